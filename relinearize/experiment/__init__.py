@@ -1,0 +1,1 @@
+"""Running stages in a row, keeping what they leave, and writing down what came out."""
