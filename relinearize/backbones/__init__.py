@@ -1,0 +1,78 @@
+"""The networks, written with nn.ReLU modules only, each called once; they know nothing of masks."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from relinearize.backbones.adapter import PixelInput
+from relinearize.backbones.resnet import ResNet
+from relinearize.backbones.vgg import VGG
+from relinearize.backbones.wide_resnet import WideResNet
+from relinearize.errors import UserError
+
+__all__ = ["BACKBONES", "CONVENTIONS", "PixelInput", "build_backbone"]
+
+CONVENTIONS = ("snl", "senet")
+
+
+def resnet8(classes: int, image_size: int, width: int | None, convention: str, channels: int) -> nn.Module:
+    """Three stages of one block each, 16-32-64 channels: for tests and small images."""
+    return ResNet((1, 1, 1), width or 16, classes, channels, stem_relu=convention == "senet")
+
+
+def resnet18(classes: int, image_size: int, width: int | None, convention: str, channels: int) -> nn.Module:
+    """64-128-256-512 channels; 491,520 (snl) or 557,056 (senet) ReLUs at 32 pixels."""
+    return ResNet((2, 2, 2, 2), width or 64, classes, channels, stem_relu=convention == "senet")
+
+
+def resnet34(classes: int, image_size: int, width: int | None, convention: str, channels: int) -> nn.Module:
+    """64-128-256-512 channels; 901,120 (snl) or 966,656 (senet) ReLUs at 32 pixels."""
+    return ResNet((3, 4, 6, 3), width or 64, classes, channels, stem_relu=convention == "senet")
+
+
+def wrn22_8(classes: int, image_size: int, width: int | None, convention: str, channels: int) -> nn.Module:
+    """128-256-512 channels (width 16 times 8); 1,359,872 (snl) or 1,392,640 (senet) ReLUs at 32 pixels."""
+    return WideResNet(22, 8, width or 16, classes, channels, final_relu=convention == "senet")
+
+
+def vgg16_bn(classes: int, image_size: int, width: int | None, convention: str, channels: int) -> nn.Module:
+    """13 convolutions; 294,912 ReLUs at 32 pixels, 1,105,920 at 64, in both conventions."""
+    return VGG(width or 64, classes, channels, image_size)
+
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": resnet8,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "wrn22_8": wrn22_8,
+    "vgg16_bn": vgg16_bn,
+}
+
+
+def build_backbone(
+    name: str,
+    *,
+    classes: int,
+    image_size: int,
+    width: int | None = None,
+    convention: str = "senet",
+    channels: int = 3,
+) -> nn.Module:
+    """A backbone of `BACKBONES` with fresh weights, for `channels` x `image_size` x `image_size` pixels.
+
+    `width`: channels of the first stage (base channels for wrn22_8, times 8 in its stages); None is the papers' width.
+    `convention`: which ReLUs exist, see CONVENTIONS. Raises UserError for unknown names and impossible sizes.
+    """
+    if name not in BACKBONES:
+        raise UserError(f"backbone.name={name} is unknown; give one of {', '.join(BACKBONES)}")
+    if convention not in CONVENTIONS:
+        raise UserError(f"backbone.convention={convention} is unknown; give one of {', '.join(CONVENTIONS)}")
+    for key, value in {"backbone.width": width, "classes": classes, "channels": channels}.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"{key}={value} is impossible for backbone {name}; give a whole number of at least 1")
+    smallest = 16 if name == "vgg16_bn" else 1
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < smallest:
+        raise UserError(
+            f"image size {image_size} is too small for backbone {name}; it needs at least {smallest} pixels"
+        )
+    return BACKBONES[name](classes, image_size, width, convention, channels)

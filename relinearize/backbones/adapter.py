@@ -1,0 +1,24 @@
+"""The input adapter: networks take pixels in [0, 1], normalisation is part of them, so attacks work in pixels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class PixelInput(nn.Module):
+    """Normalises pixels (float in [0, 1], N x C x H x W) by `mean` and `std` per channel, then calls `network`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not all(deviation > 0 for deviation in std):
+            raise ValueError(f"mean {tuple(mean)} and std {tuple(std)} need one value per channel, std above 0")
+        self.network = network
+        self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(tuple(std)).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x - self.mean) / self.std)

@@ -1,0 +1,64 @@
+"""ResNets for small images (He et al. 2016, CIFAR form): 3x3 stem, no max-pool, basic blocks.
+
+Convention "senet" has a ReLU after the stem, "snl" has none (papers: SENet and RLNet against SNL).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.initialisation import he_initialise
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; ReLU 1 follows the first, ReLU 2 the addition of the shortcut."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Stages of `blocks[i]` basic blocks with `width * 2**i` channels, each but the first halving the map.
+
+    Input N x `channels` x H x W, any H and W; output N x `classes`.
+    """
+
+    def __init__(self, blocks: Sequence[int], width: int, classes: int, channels: int, stem_relu: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU() if stem_relu else nn.Identity()
+        self.stages = len(blocks)
+        channels_in = width
+        for stage, count in enumerate(blocks):
+            channels_out = width * 2**stage
+            strides = [1 if stage == 0 else 2] + [1] * (count - 1)
+            layer = nn.Sequential()
+            for stride in strides:
+                layer.append(BasicBlock(channels_in, channels_out, stride))
+                channels_in = channels_out
+            self.add_module(f"layer{stage + 1}", layer)
+        self.linear = nn.Linear(channels_in, classes)
+        he_initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu1(self.bn1(self.conv1(x)))
+        for stage in range(1, self.stages + 1):
+            out = self.get_submodule(f"layer{stage}")(out)
+        return self.linear(torch.mean(out, dim=(2, 3)))

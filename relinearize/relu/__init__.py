@@ -1,0 +1,1 @@
+"""The heart, plain torch: masked and sloped activations, sites of any network, counting, budgets, mask file."""

@@ -1,0 +1,50 @@
+"""The two activations: a ReLU kept at some positions only, and SNL's ReLU with a slope per position.
+
+Shapes: `x` is N x *shape, masks and slopes are `shape` (no batch dimension), shared by all images.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class MaskedReLU(nn.Module):
+    """y = where(mask, relu(x), x): a ReLU at the true positions of `mask`, the identity at the others.
+
+    `mask` is a bool buffer of `shape` (C x H x W, or F for flat input), all true at first. It is not part of the state
+    dict: weights and masks are kept in files of their own. `index` is the site's place in forward order.
+    """
+
+    mask: Tensor
+
+    def __init__(self, shape: Sequence[int], index: int = 0) -> None:
+        super().__init__()
+        self.index = int(index)
+        self.register_buffer("mask", torch.ones(tuple(shape), dtype=torch.bool), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self.mask, torch.relu(x), x)
+
+    def extra_repr(self) -> str:
+        return f"shape={tuple(self.mask.shape)}, index={self.index}"
+
+
+class SlopedReLU(nn.Module):
+    """y = x - alpha*min(x, 0), i.e. alpha*relu(x) + (1 - alpha)*x (SNL, section 3).
+
+    `alpha` is an unconstrained float32 parameter of `shape`: 1 is a ReLU, 0 the identity. Starts at 1.
+    """
+
+    alpha: nn.Parameter
+
+    def __init__(self, shape: Sequence[int], index: int = 0) -> None:
+        super().__init__()
+        self.index = int(index)
+        self.alpha = nn.Parameter(torch.ones(tuple(shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.alpha * x.clamp(max=0)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"shape={tuple(self.alpha.shape)}, index={self.index}"

@@ -1,0 +1,91 @@
+"""Budgets: what the user asks, in ReLUs or as a fraction, and the mask that meets it exactly."""
+
+import math
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relinearize.errors import UserError
+from relinearize.relu.mask import Mask
+
+_FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
+_COUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([km]?)", re.IGNORECASE)
+_FORMS = "a whole number above 0 such as 37000, 37_000, 37k or 1.2M"
+
+
+def parse_count(value: Any) -> int:
+    """A number of ReLUs: 37000, "37k", "37.5K", "1.2M" -> int. Raises UserError for anything else, zero or negative."""
+    number: Fraction | None = None
+    if isinstance(value, str):
+        match = _COUNT.fullmatch(re.sub(r"(?<=\d)[_,](?=\d)", "", value.strip()))
+        if match:
+            number = Fraction(match[1]) * _FACTORS[match[2].lower()]
+    elif isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        number = Fraction(int(value)) if isinstance(value, Integral) else Fraction(float(value))
+    if number is None or number.denominator != 1 or number <= 0:
+        raise UserError(f"{value!r} is not a number of ReLUs; give {_FORMS}")
+    return int(number)
+
+
+def resolve_budget(relus: Any, fraction: Any, total: int) -> int:
+    """The budget in ReLUs, 1 to `total`; exactly one of `relus` and `fraction` is given, the other is None.
+
+    A fraction is rounded to the nearest ReLU, at least 1. Raises UserError in one line that names `total`.
+    """
+    if (relus is None) == (fraction is None):
+        given = "neither" if relus is None else "both"
+        raise UserError(f"give either budget.relus (1 to {total:,}) or budget.fraction (above 0, up to 1), not {given}")
+    if relus is not None:
+        return _checked_count(relus, total)
+    return max(1, round(_checked_fraction(fraction, total) * total))
+
+
+def _checked_count(relus: Any, total: int) -> int:
+    try:
+        budget = parse_count(relus)
+    except UserError:
+        raise UserError(f"budget.relus={relus} is not a number of ReLUs; give 1 to {total:,} (37k works too)") from None
+    if budget > total:
+        raise UserError(f"budget.relus={relus} is more than the {total:,} ReLUs of this network; give 1 to {total:,}")
+    return budget
+
+
+def _checked_fraction(fraction: Any, total: int) -> float:
+    try:
+        number = math.nan if isinstance(fraction, bool) else float(fraction)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number <= 1:  # false for NaN too
+        raise UserError(
+            f"budget.fraction={fraction} is not a fraction of the {total:,} ReLUs of this network; "
+            "give a number above 0, up to 1"
+        )
+    return number
+
+
+def top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
+    """Keep exactly the `budget` positions of largest score, over all sites together.
+
+    Ties go to the earlier site, then to the lower flat index, so the mask depends on the scores alone and the mask of a
+    smaller budget lies inside that of a larger one. Raises UserError for NaN scores or an impossible budget.
+    """
+    if not scores:
+        raise UserError("there are no scores to make a mask from")
+    for name, score in scores.items():
+        if bool(torch.isnan(score).any()):
+            raise UserError(f"the scores of site {name} hold NaN; a mask needs numbers")
+    flat = torch.cat([score.detach().reshape(-1).cpu() for score in scores.values()])
+    budget = _checked_count(budget, flat.numel())
+
+    threshold = torch.topk(flat, budget, sorted=False).values.min()
+    kept = flat > threshold
+    at_threshold = torch.nonzero(flat == threshold).squeeze(1)  # in order of site, then flat index
+    kept[at_threshold[: budget - int(kept.sum())]] = True
+
+    parts = kept.split([score.numel() for score in scores.values()])
+    return Mask({name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)})

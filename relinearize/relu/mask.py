@@ -1,0 +1,231 @@
+"""The mask of a network: which ReLUs are kept, and its file.
+
+A mask file is safetensors (uint8, 1 = kept, one tensor per site) with one JSON string under the key `relinearize` in
+its header: portable, and reading it executes nothing.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from relinearize.errors import UserError
+from relinearize.relu.activation import MaskedReLU
+from relinearize.relu.sites import named_sites, site_shapes
+
+HEADER_KEY = "relinearize"
+FILE_VERSION = 1
+
+
+@dataclass
+class MaskMetadata:
+    """What a mask belongs to and how it came about. `input_size` is (C, H, W) without batch."""
+
+    backbone: str
+    convention: str
+    input_size: tuple[int, ...]
+    asked: int
+    met: int
+    key: str
+    replacement: str = "identity"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.input_size = tuple(int(size) for size in self.input_size)
+
+    def check(
+        self, backbone: str | None = None, convention: str | None = None, input_size: tuple[int, ...] | None = None
+    ) -> None:
+        """Raise UserError, saying both sides, where the mask was made for something else. None is not compared."""
+        wanted = {
+            "backbone": backbone,
+            "convention": convention,
+            "input_size": None if input_size is None else tuple(int(size) for size in input_size),
+        }
+        for name, value in wanted.items():
+            ours = getattr(self, name)
+            if value is not None and value != ours:
+                raise UserError(f"the mask was made for {name}={_plain(ours)}, but {name}={_plain(value)} is asked")
+
+
+class Mask(Mapping[str, Tensor]):
+    """Site name -> bool tensor of the site's shape, on the CPU, in forward order; true = ReLU kept."""
+
+    def __init__(self, positions: Mapping[str, Tensor]) -> None:
+        """Copies `positions`; raises UserError for anything that is not a bool tensor."""
+        self._positions: dict[str, Tensor] = {}
+        for name, kept in positions.items():
+            if not isinstance(kept, Tensor) or kept.dtype != torch.bool:
+                found = f"a tensor of {kept.dtype}" if isinstance(kept, Tensor) else f"a {type(kept).__name__}"
+                raise UserError(f"mask of site {name} is {found}; a mask holds bool tensors only")
+            self._positions[str(name)] = kept.detach().to("cpu", copy=True).contiguous()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._positions[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._positions)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return list(self) == list(other) and all(torch.equal(kept, other[name]) for name, kept in self.items())
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"Mask({self.count:,} of {self.total:,} ReLUs kept at {len(self)} sites)"
+
+    @property
+    def count(self) -> int:
+        """Positions kept."""
+        return sum(self.counts.values())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Positions kept at each site."""
+        return {name: int(kept.sum()) for name, kept in self.items()}
+
+    @property
+    def total(self) -> int:
+        """All positions, kept or not."""
+        return sum(kept.numel() for kept in self.values())
+
+    @classmethod
+    def full(cls, network: nn.Module) -> "Mask":
+        """Every ReLU of `network` kept."""
+        return cls({name: torch.ones(shape, dtype=torch.bool) for name, shape in site_shapes(network).items()})
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "Mask":
+        """The mask that `network` carries now. Raises UserError where a site has slopes."""
+        sites = named_sites(network)
+        for name, site in sites.items():
+            if not isinstance(site, MaskedReLU):
+                raise UserError(f"site {name} has slopes and no mask; call to_masked first")
+        return cls({name: site.mask for name, site in sites.items()})
+
+    def check_fits(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise UserError, saying both sides, unless names and shapes of the sites are those of this mask."""
+        missing = [name for name in shapes if name not in self]
+        foreign = [name for name in self if name not in shapes]
+        if missing or foreign:
+            raise UserError(
+                f"the mask does not fit the network: the network's sites {_some(missing)} are not in the mask, "
+                f"the mask's sites {_some(foreign)} are not in the network"
+            )
+        for name, shape in shapes.items():
+            if tuple(self[name].shape) != tuple(shape):
+                raise UserError(
+                    f"the mask does not fit the network: site {name} is {_plain(self[name].shape)} in the mask "
+                    f"and {_plain(shape)} in the network"
+                )
+
+    def apply(self, network: nn.Module) -> None:
+        """Copy into the masks of `network`, in place. Raises UserError where names, shapes or kinds differ."""
+        sites = named_sites(network)
+        self.check_fits(site_shapes(network))
+        for name, site in sites.items():
+            if not isinstance(site, MaskedReLU):
+                raise UserError(f"site {name} has slopes and takes no mask; call to_masked(network, mask)")
+        for name, site in sites.items():
+            site.mask.copy_(self[name])
+
+    def to_file(self, path: str | os.PathLike[str], metadata: MaskMetadata) -> None:
+        """Write atomically: the file is the old one or the whole new one, never a part."""
+        if metadata.met != self.count:
+            raise ValueError(f"metadata says met={metadata.met}, but the mask keeps {self.count}")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = {"version": FILE_VERSION, "sites": list(self), "metadata": asdict(metadata)}
+        content = save(
+            {name: kept.to(torch.uint8) for name, kept in self.items()}, metadata={HEADER_KEY: json.dumps(header)}
+        )
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from colleagues
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> tuple["Mask", MaskMetadata]:
+        """Read a mask file. Raises UserError naming `path` where it is missing, damaged or something else."""
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"mask file {path} does not exist")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = (file.metadata() or {}).get(HEADER_KEY)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"mask file {path} is damaged or no safetensors file ({error})") from error
+        if header is None:
+            raise UserError(f"{path} is a safetensors file, but not a mask written by relinearize (no mask header)")
+        try:
+            content = json.loads(header)
+            version, names, metadata = content["version"], content["sites"], _metadata_from(content["metadata"])
+            if version != FILE_VERSION:
+                raise UserError(f"mask file {path} has version {version}; this program reads version {FILE_VERSION}")
+            if sorted(names) != sorted(tensors):
+                raise ValueError("its list of sites and its tensors differ")
+            for name, tensor in tensors.items():
+                if tensor.dtype not in (torch.uint8, torch.bool) or (tensor.numel() and int(tensor.max()) > 1):
+                    raise ValueError(f"site {name} holds something else than zeros and ones")
+            mask = cls({name: tensors[name].bool() for name in names})
+            if metadata.met != mask.count:
+                raise ValueError(f"it says met={metadata.met}, but keeps {mask.count}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"mask file {path} is damaged: {error}") from error
+        return mask, metadata
+
+
+def save_mask(mask: Mask, path: str | os.PathLike[str], metadata: MaskMetadata) -> None:
+    """The same as `mask.to_file(path, metadata)`."""
+    mask.to_file(path, metadata)
+
+
+def load_mask(path: str | os.PathLike[str]) -> tuple[Mask, MaskMetadata]:
+    """The same as `Mask.from_file(path)`."""
+    return Mask.from_file(path)
+
+
+def _metadata_from(content: dict[str, Any]) -> MaskMetadata:
+    expected = {entry.name: entry for entry in fields(MaskMetadata)}
+    unknown = sorted(set(content) - set(expected))
+    if unknown:
+        raise ValueError(f"unknown metadata {unknown}")
+    metadata = MaskMetadata(**content)
+    for name in ("backbone", "convention", "key", "replacement"):
+        if not isinstance(getattr(metadata, name), str):
+            raise TypeError(f"metadata {name} is not a text")
+    for name in ("asked", "met"):
+        if type(getattr(metadata, name)) is not int:
+            raise TypeError(f"metadata {name} is not a whole number")
+    return metadata
+
+
+def _plain(value: object) -> str:
+    return "x".join(str(size) for size in value) if isinstance(value, tuple) else str(value)
+
+
+def _some(names: list[str], shown: int = 4) -> str:
+    if len(names) <= shown:
+        return f"[{', '.join(names)}]"
+    return f"[{', '.join(names[:shown])} and {len(names) - shown} more]"

@@ -1,0 +1,96 @@
+"""The sites of a network: make them, find them, change their kind."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from relinearize.errors import UserError
+from relinearize.relu.activation import MaskedReLU, SlopedReLU
+from relinearize.relu.probe import Probe, describe, probe, same_outputs
+from relinearize.relu.tracing import traced_with_sites
+
+Site = MaskedReLU | SlopedReLU
+
+
+def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
+    """A copy of `model` in which every ReLU call is a site of its own, with a full mask; `model` stays as it is.
+
+    `input_size` is (C, H, W), or (F,) for flat input, without batch. Weights keep their names in the state dict.
+
+    The model is run once on random input to see its ReLU calls. Where each comes from an nn.ReLU module that is called
+    once, these modules are swapped and the copy keeps the user's class. Otherwise (functional or in-place calls, one
+    module called twice) the inference graph is traced with torch.fx and each call becomes a site.
+
+    Raises UserError where the network has no ReLU, has other activations (ReLU6, GELU, ...), cannot be traced, or does
+    not compute the same afterwards.
+    """
+    if any(isinstance(module, Site) for module in model.modules()):
+        raise UserError("the network is already linearized")
+    found = probe(model, input_size)
+    network = _swapped(model, found) if found.modules_called_once else None
+    if network is None or not same_outputs(network, found):
+        network = traced_with_sites(model, found)
+        if len(named_sites(network)) != len(found.calls) or not same_outputs(network, found):
+            raise UserError(
+                f"the network computes something else after tracing; its ReLU calls are {describe(found.calls)}: "
+                "write them as nn.ReLU modules, each called once"
+            )
+    _restore_modes(model, network)
+    return network
+
+
+def named_sites(network: nn.Module) -> dict[str, Site]:
+    """The sites of `network` by name (relative to `network`), in forward order."""
+    sites = [(name, module) for name, module in network.named_modules() if isinstance(module, Site)]
+    return dict(sorted(sites, key=lambda site: site[1].index))
+
+
+def site_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of each site (C, H, W), in forward order."""
+    return {name: tuple(_values(site).shape) for name, site in named_sites(network).items()}
+
+
+def to_sloped(network: nn.Module) -> None:
+    """Turn every site into a SlopedReLU with alpha = 1, in place, on the same device (SNL's search starts so)."""
+    for name, site in named_sites(network).items():
+        sloped = SlopedReLU(_values(site).shape, site.index).to(_values(site).device)
+        _replace(network, name, sloped.train(site.training))
+
+
+def to_masked(network: nn.Module, mask: Mapping[str, Tensor]) -> None:
+    """Turn every site into a MaskedReLU that carries its part of `mask` (a `Mask`), in place, on the same device."""
+    mask.check_fits(site_shapes(network))
+    for name, site in named_sites(network).items():
+        masked = MaskedReLU(_values(site).shape, site.index).to(_values(site).device)
+        masked.mask.copy_(mask[name])
+        _replace(network, name, masked.train(site.training))
+
+
+def _values(site: Site) -> Tensor:
+    return site.mask if isinstance(site, MaskedReLU) else site.alpha
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(owner), attribute, module)
+
+
+def _swapped(model: nn.Module, found: Probe) -> nn.Module:
+    network = copy.deepcopy(model)
+    for index, call in enumerate(found.calls):
+        site = MaskedReLU(call.shape, index).to(found.device)
+        if call.module == "":  # the model is a single nn.ReLU
+            return site
+        _replace(network, call.module, site)
+    return network
+
+
+def _restore_modes(model: nn.Module, network: nn.Module) -> None:
+    """Set train or eval of each module as in `model`; modules that `model` has not follow their owner."""
+    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    network.training = model.training
+    for name, module in network.named_modules():
+        if name not in modes:
+            modes[name] = modes[name.rpartition(".")[0]]
+        module.training = modes[name]
