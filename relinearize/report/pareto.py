@@ -1,0 +1,229 @@
+"""The Pareto table: runs that differ by nothing but their seed become one point with mean, spread and n.
+
+panel   one dataset (name, title, image size): one picture
+series  one method on one backbone, width, convention and recipe within a panel: one curve
+point   one asked budget of a series: mean and sample standard deviation over seeds
+"""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from relinearize.experiment.records import Record
+
+# Config entries that may differ between the points of one curve.
+_NOT_RECIPE = ("seed", "budget", "relus", "grid", "fraction", "weights", "name", "key", "output", "path", "folder")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (None for one value) of n values."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Spread | None":
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
+
+
+@dataclass
+class Point:
+    """The runs of one series at one asked budget. `relus`: mean number of ReLUs met."""
+
+    asked: int
+    records: list[Record]
+
+    @property
+    def relus(self) -> int:
+        return round(statistics.fmean(record.budget.met for record in self.records))
+
+    def accuracy(self, kind: str = "test") -> Spread | None:
+        """`kind`: test, test_last, holdout or teacher_test (the all-ReLU network)."""
+        return Spread.of(getattr(record.accuracy, kind) for record in self.records)
+
+
+@dataclass
+class Series:
+    """One curve. `variant` names what tells it from a series of the same method and network ("" if alone)."""
+
+    method: str
+    backbone: str
+    width: int | None
+    convention: str
+    replacement: str
+    total: int
+    recipe: dict[str, Any]
+    variant: str = ""
+    points: list[Point] = field(default_factory=list)
+
+    @property
+    def network(self) -> str:
+        width = "" if self.width is None else f" (width {self.width})"
+        return f"{self.backbone}{width}, {self.convention} convention"
+
+    @property
+    def all_relu(self) -> Spread | None:
+        """Accuracy of the all-ReLU networks, each teacher counted once however many runs share it."""
+        teachers: dict[str, float | None] = {}
+        for record in self.records:
+            stage = record.stages.get("teacher")
+            teachers.setdefault(stage.key if stage else f"seed {record.seed}", record.accuracy.teacher_test)
+        return Spread.of(teachers.values())
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for point in self.points for record in point.records]
+
+
+@dataclass
+class Panel:
+    """One dataset and its curves."""
+
+    dataset: str
+    title: str
+    image_size: int
+    series: list[Series]
+
+    def label(self, series: Series) -> str:
+        """A series' name within this panel: the method, and the network only where several are drawn."""
+        parts = [series.method + (f" [{series.variant}]" if series.variant else "")]
+        if len({other.network for other in self.series}) > 1:
+            parts.append(series.network)
+        return ", ".join(parts)
+
+
+def build_panels(records: Sequence[Record]) -> list[Panel]:
+    """Sort records into panels, series and points, deterministically and whatever their order."""
+    panels: dict[tuple, dict[str, Series]] = {}
+    for record in sorted(records, key=_record_order):
+        dataset = record.dataset
+        series_of = panels.setdefault((dataset.name, dataset.title, dataset.image_size), {})
+        recipe = _recipe(record)
+        identity = (record.method.name, record.backbone.name, record.backbone.width, record.backbone.convention)
+        series = series_of.setdefault(
+            repr((identity, sorted(recipe.items()))),
+            Series(*identity, record.replacement, record.budget.total, recipe),
+        )
+        # Records come sorted by budget, so runs of one point follow each other.
+        if not series.points or series.points[-1].asked != record.budget.asked:
+            series.points.append(Point(record.budget.asked, []))
+        series.points[-1].records.append(record)
+    built = [Panel(*key, list(series.values())) for key, series in panels.items()]
+    for panel in built:
+        _name_variants(panel.series)
+    return built
+
+
+def _record_order(record: Record) -> tuple:
+    backbone = record.backbone
+    names = (record.dataset.name, record.dataset.title, record.dataset.image_size)
+    network = (backbone.name, backbone.width or 0, backbone.convention)
+    return (*names, record.method.name, *network, -record.budget.asked, record.seed, record.key)
+
+
+def _recipe(record: Record) -> dict[str, Any]:
+    """What else must be equal for two runs to be seeds of one point: stages, epochs, data and the method's config."""
+    recipe: dict[str, Any] = {
+        "stages": "-".join((record.method.teacher, record.method.search, record.method.finetune)),
+        "replacement": record.replacement,
+        "total": record.budget.total,
+        "train images": record.dataset.train,
+        "holdout images": record.dataset.holdout,
+        "test images": record.dataset.test,
+        "data": record.dataset.fingerprint,
+        "selection": record.accuracy.selection,
+    }
+    # The number of search epochs follows from the budget; that of the other two stages is part of the recipe.
+    for name in ("teacher", "finetune"):
+        if name in record.stages:
+            recipe[f"{name} epochs"] = record.stages[name].epochs
+    for name in ("method", "teacher", "search", "finetune"):
+        recipe.update(_flattened(record.config.get(name), name))
+    return recipe
+
+
+def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if any(word in name.rsplit(".", 1)[-1] for word in _NOT_RECIPE):
+        return
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flattened(inner, f"{name}.{key}")
+    elif value is not None:
+        yield name, repr(value) if isinstance(value, list) else value
+
+
+def _name_variants(series: list[Series]) -> None:
+    alike: dict[tuple, list[Series]] = {}
+    for one in series:
+        alike.setdefault((one.method, one.network), []).append(one)
+    for group in alike.values():
+        if len(group) == 1:
+            continue
+        keys = sorted({key for one in group for key in one.recipe})
+        # Every key that differs, the shortest names first: "method.finetune.lr" says more than a fingerprint.
+        differing = [key for key in keys if len({repr(one.recipe.get(key)) for one in group}) > 1]
+        shown = sorted(differing, key=lambda key: (not key.startswith("method."), key))[:2]
+        for one in group:
+            one.variant = ", ".join(f"{key.removeprefix('method.')}={one.recipe.get(key)}" for key in shown)
+
+
+def pareto_rows(panels: Iterable[Panel]) -> list[dict[str, Any]]:
+    """One row per point; accuracies in percent, `drop` = all-ReLU minus test accuracy of the point's runs."""
+    rows = []
+    for panel in panels:
+        for series in panel.series:
+            for point in sorted(series.points, key=lambda point: point.relus):
+                test, last, holdout = (point.accuracy(kind) for kind in ("test", "test_last", "holdout"))
+                teacher = point.accuracy("teacher_test")
+                rows.append(
+                    {
+                        "dataset": panel.dataset,
+                        "title": panel.title,
+                        "backbone": series.backbone,
+                        "width": series.width,
+                        "convention": series.convention,
+                        "method": series.method,
+                        "variant": series.variant,
+                        "replacement": series.replacement,
+                        "relus_asked": point.asked,
+                        "relus": point.relus,
+                        "relus_total": series.total,
+                        "relus_percent": _rounded(100 * point.relus / series.total if series.total else None),
+                        "accuracy_mean": _rounded(test and test.mean),
+                        "accuracy_std": _rounded(test and test.std),
+                        "n": test.n if test else 0,
+                        "accuracy_last_mean": _rounded(last and last.mean),
+                        "accuracy_last_std": _rounded(last and last.std),
+                        "holdout_mean": _rounded(holdout and holdout.mean),
+                        "all_relu_mean": _rounded(teacher and teacher.mean),
+                        "drop": _rounded(teacher.mean - test.mean if teacher and test else None),
+                        "seeds": " ".join(str(record.seed) for record in point.records),
+                        "keys": " ".join(record.key for record in point.records),
+                    }
+                )
+    return rows
+
+
+def pareto_csv(panels: Iterable[Panel]) -> str:
+    """The rows as CSV text; unknown values are empty."""
+    rows = pareto_rows(panels)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
