@@ -1,0 +1,187 @@
+"""An image set made ready for training: subset, hold-out, residence, and the three kinds of loaders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from relinearize.data.images import ImageSet
+from relinearize.data.order import batch_bounds
+from relinearize.data.ordered import OrderedLoader
+from relinearize.data.resident import ResidentImages, ResidentLoader
+from relinearize.data.source import Source
+from relinearize.data.splits import choose_subset, split_holdout
+from relinearize.data.streaming import StreamingLoader
+from relinearize.errors import UserError
+
+GIB = 2**30
+DEFAULT_LIMIT_GB = 8.0
+
+
+class ImageData:
+    """Loaders over one source.
+
+    mean, std: per channel, in pixels of [0, 1]; not applied here, the network's input adapter does.
+    augment: {crop_padding: pixels of zeros around an image, flip: horizontal flips or not}, of training batches only.
+    holdout: fraction of the training images, stratified, for choosing models; 0 for none.
+    subset: number of training images to use, stratified, before the hold-out is taken; None for all.
+    seed: of the two choices above, not of the batches.
+    resident: "auto" keeps the sets on the device where they fit, True always, False never (batches are the same).
+    resident_limit_gb: what fits, in GiB; None for 8 GiB or half of the free memory, whichever is less.
+    workers: reading processes of a set that is not resident.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Mapping[str, int | bool],
+        holdout: float = 0.1,
+        subset: int | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        resident: bool | str = "auto",
+        resident_limit_gb: float | None = None,
+        workers: int = 2,
+    ) -> None:
+        self.source = source
+        self.mean = channel_values("dataset.mean", mean, source.channels)
+        self.std = channel_values("dataset.std", std, source.channels)
+        if min(self.std) <= 0:
+            raise UserError(f"dataset.std={list(self.std)}: standard deviations must be above 0")
+        self.padding, self.flip = read_augment(augment, source.image_size)
+        if resident not in ("auto", True, False):
+            raise UserError(f"dataset.resident={resident}: valid are auto, true, false")
+        self.holdout, self.subset, self.seed = holdout, subset, seed
+        self.device = torch.device(device)
+        self.resident, self.resident_limit_gb, self.workers = resident, resident_limit_gb, workers
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of images used for {"train", "holdout", "test"}."""
+        train, holdout = self._rows
+        return {"train": len(train), "holdout": len(holdout), "test": len(self._test)}
+
+    @property
+    def class_names(self) -> list[str]:
+        return self._train.class_names
+
+    def batches_per_epoch(self, batch_size: int) -> int:
+        """Number of training batches in an epoch, without building a loader."""
+        return len(batch_bounds(self.sizes["train"], batch_size)) - 1
+
+    def train_loader(
+        self, batch_size: int, seed: int, parts: int = 1, rank: int = 0, world_size: int = 1
+    ) -> ResidentLoader | StreamingLoader:
+        """Augmented training batches; batch_size counts the images of all `world_size` processes together."""
+        common = dict(flip=self.flip, parts=parts, rank=rank, world_size=world_size)
+        if self.is_resident:
+            return ResidentLoader(self._resident_train, batch_size, seed, **common)
+        return StreamingLoader(
+            self._train.images,
+            self._train.labels,
+            batch_size,
+            seed,
+            padding=self.padding,
+            device=self.device,
+            rows=self._rows[0],
+            workers=self.workers,
+            **common,
+        )
+
+    def holdout_loader(self, batch_size: int = 1000) -> OrderedLoader | None:
+        """The held-out training images, in order, without augmentation; None with holdout=0."""
+        if self.sizes["holdout"] == 0:
+            return None
+        if self.is_resident:
+            return OrderedLoader(*self._resident_holdout, batch_size, self.device)
+        return OrderedLoader(self._train.images, self._train.labels, batch_size, self.device, self._rows[1])
+
+    def test_loader(self, batch_size: int = 1000) -> OrderedLoader:
+        """The whole test set, in order, without augmentation."""
+        images, labels = self._resident_test if self.is_resident else (self._test.images, self._test.labels)
+        return OrderedLoader(images, labels, batch_size, self.device)
+
+    @cached_property
+    def is_resident(self) -> bool:
+        """Whether the sets lie on the device. Decided once, before anything is copied there."""
+        if self.resident != "auto":
+            return bool(self.resident)
+        limit = self.resident_limit_gb
+        limit_bytes = min(DEFAULT_LIMIT_GB * GIB, free_bytes(self.device) / 2) if limit is None else limit * GIB
+        return self.resident_bytes <= limit_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the padded training images, the held-out and the test images on the device."""
+        size, channels, sizes = self.source.image_size, self.source.channels, self.sizes
+        padded = (size + 2 * self.padding) ** 2 * channels
+        return sizes["train"] * padded + (sizes["holdout"] + sizes["test"]) * size**2 * channels
+
+    @cached_property
+    def _train(self) -> ImageSet:
+        return self.source.load("train")
+
+    @cached_property
+    def _test(self) -> ImageSet:
+        return self.source.load("test")
+
+    @cached_property
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """Positions of the training and of the held-out images in the source's training split."""
+        labels = self._train.labels.numpy()
+        used = torch.arange(len(labels))
+        if self.subset is not None:
+            used = torch.from_numpy(choose_subset(labels, self.subset, self.seed))
+        train, held_out = split_holdout(labels[used.numpy()], self.holdout, self.seed)
+        return used[torch.from_numpy(train)], used[torch.from_numpy(held_out)]
+
+    @cached_property
+    def _resident_train(self) -> ResidentImages:
+        return ResidentImages(
+            self._train.images, self._train.labels, padding=self.padding, device=self.device, rows=self._rows[0]
+        )
+
+    @cached_property
+    def _resident_holdout(self) -> tuple[Tensor, Tensor]:
+        rows = self._rows[1]
+        return self._train.images[rows].to(self.device), self._train.labels[rows].to(self.device)
+
+    @cached_property
+    def _resident_test(self) -> tuple[Tensor, Tensor]:
+        return self._test.images.to(self.device), self._test.labels.to(self.device)
+
+
+def channel_values(key: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != channels:
+        raise UserError(f"{key}={list(numbers)}: needs one number for each of {channels} channel(s)")
+    return numbers
+
+
+def read_augment(augment: Mapping[str, int | bool], image_size: int) -> tuple[int, bool]:
+    """(crop padding in pixels, flip); refuses unknown keys and paddings that could crop nothing but zeros."""
+    if unknown := set(augment) - {"crop_padding", "flip"}:
+        raise UserError(f"dataset.augment.{min(unknown)}: unknown; valid are crop_padding and flip")
+    padding, flip = augment.get("crop_padding", 0), augment.get("flip", False)
+    if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding < image_size:
+        raise UserError(f"dataset.augment.crop_padding={padding}: valid is 0 to {image_size - 1} pixels")
+    if not isinstance(flip, bool):
+        raise UserError(f"dataset.augment.flip={flip}: valid are true and false")
+    return padding, flip
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory of the device that is free now; unlimited where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return float("inf")

@@ -1,0 +1,40 @@
+"""Batches for evaluation: every image once, in order, without augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from relinearize.data.augment import to_pixels
+
+
+class OrderedLoader:
+    """Yields (images float32 in [0, 1], N x C x H x W, channels_last; labels int64) on the device, the same each time.
+
+    images: uint8 N x H x W x C, on the device or not (then each batch is copied there); rows: the images to show
+    (int64, positions), None for all.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int = 1000,
+        device: torch.device | str = "cpu",
+        rows: Tensor | None = None,
+    ) -> None:
+        self.images, self.labels, self.rows = images, labels, rows
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.count = len(labels) if rows is None else len(rows)
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, self.count, self.batch_size):
+            window = slice(start, start + self.batch_size)
+            chosen = window if self.rows is None else self.rows[window]
+            yield to_pixels(self.images[chosen].to(self.device)), self.labels[chosen].to(self.device)

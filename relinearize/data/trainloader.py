@@ -1,0 +1,98 @@
+"""What both training loaders share: the walk through epochs, parts, batches and shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relinearize.data.augment import draw_augmentation
+from relinearize.data.order import batch_bounds, epoch_permutation, part_bounds
+from relinearize.errors import UserError
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One batch before its pixels: which images (int64 B) and how each is cropped and flipped (int64 B x 3)."""
+
+    rows: Tensor
+    augmentation: Tensor
+
+
+class TrainLoader:
+    """Batches of (pixels, labels) of an epoch, or of one of its consecutive parts.
+
+    Yields images float32 in [0, 1], N x C x H x W, channels_last, and labels int64, both on the device. Every image is
+    seen once per epoch. The order is a function of (seed, epoch), the crops of (seed, epoch, batch): `seek` replays any
+    position bit for bit. Without `seek`, each iteration goes on with the next part.
+
+    batch_size: of all processes together. Process `rank` of `world_size` takes every world_size-th image of a batch, so
+    the shards do not overlap and together are the batch of a single process, crops included.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        *,
+        padding: int = 0,
+        flip: bool = False,
+        parts: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank={rank} is not below world_size={world_size}")
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.padding, self.flip = padding, flip
+        self.parts, self.rank, self.world_size = parts, rank, world_size
+        self._bounds = batch_bounds(count, batch_size)
+        self._part_bounds = part_bounds(self.batches_per_epoch, parts)
+        smallest = min(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
+        if smallest < 2 * world_size:
+            raise UserError(
+                f"batch_size={batch_size}: a batch of {smallest} images leaves a process of {world_size} "
+                "fewer than the 2 images that batch norm needs; give a larger batch_size or fewer devices"
+            )
+        self._next = (0, 0)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self._bounds) - 1
+
+    def __len__(self) -> int:
+        """Batches in the longest part."""
+        return self._part_bounds[1]
+
+    def seek(self, epoch: int, part: int = 0) -> None:
+        """Make the next iteration yield this part; takes effect when its first batch is asked for."""
+        if epoch < 0 or not 0 <= part < self.parts:
+            raise ValueError(f"epoch={epoch}, part={part}: there are {self.parts} parts, counted from 0")
+        self._next = (epoch, part)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # A generator: its body, and with it the look at the position, runs at the first next(), not at iter(). Trainers
+        # call iter() early and seek() later.
+        epoch, part = self._next
+        self._next = (epoch, part + 1) if part + 1 < self.parts else (epoch + 1, 0)
+        yield from self._batches(self._plans(epoch, part))
+
+    def _plans(self, epoch: int, part: int) -> Iterator[BatchPlan]:
+        order = epoch_permutation(self.count, self.seed, epoch)
+        for batch in range(*self._part_bounds[part : part + 2]):
+            rows = order[self._bounds[batch] : self._bounds[batch + 1]]
+            augmentation = draw_augmentation(len(rows), self.padding, self.flip, self.seed, epoch, batch)
+            yield BatchPlan(rows[self.rank :: self.world_size], augmentation[self.rank :: self.world_size])
+
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, Tensor]]:
+        raise NotImplementedError
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a small tensor without waiting for the device."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
