@@ -1,0 +1,6 @@
+"""`python -m relinearize`."""
+
+from relinearize.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The command line: `relinearize run | report | count | evaluate`.
+
+Imports Hydra and nothing heavier: launchers import this module in every worker, and `--cfg job` must answer at once.
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from relinearize.errors import UserError
+from relinearize.sweeps import with_budget_grid, with_sweep_name
+
+USAGE = """\
+usage: relinearize COMMAND ...
+
+  run [KEY=VALUE ...]         train, search, fine-tune and test one linearized network; -m for one per combination
+  report FOLDER ...           pareto.csv, pareto.png and report.html from all runs below the folders
+  count [backbone=...]        the ReLUs of a network, site by site, in both conventions
+  evaluate run=FOLDER         test a finished run's network again, from its files
+  --version
+
+`relinearize run --help` lists the config groups, `relinearize run --cfg job` prints the config."""
+
+
+def conf_folder() -> Path:
+    """conf/ inside the installed package, or beside it in a source checkout."""
+    packaged = Path(__file__).parent / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+def run_job(config: DictConfig) -> float:
+    """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
+    from relinearize.experiment.job import run_and_show
+
+    return run_and_show(config)
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+def count_job(config: DictConfig) -> None:
+    from relinearize.experiment.count_table import show_counts
+
+    show_counts(config)
+
+
+def run(arguments: list[str]) -> None:
+    sys.argv = ["relinearize run", *with_sweep_name(with_budget_grid(arguments))]
+    run_job()
+
+
+def count(arguments: list[str]) -> None:
+    sys.argv = ["relinearize count", *arguments]
+    count_job()
+
+
+def report(arguments: list[str]) -> None:
+    if not arguments or any(argument.startswith("-") for argument in arguments):
+        raise UserError("relinearize report FOLDER ...: give the folders of runs, for example outputs/runs")
+    from relinearize.report.command import report_folders
+
+    report_folders([Path(argument) for argument in arguments])
+
+
+def evaluate(arguments: list[str]) -> None:
+    from relinearize.experiment.evaluate import evaluate_run
+
+    evaluate_run(arguments)
+
+
+COMMANDS = {"run": run, "report": report, "count": count, "evaluate": evaluate}
+
+
+def main() -> None:
+    """Entry point. Errors of the user are one line on standard error and exit status 1."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"relinearize {version('relinearize')}")
+        return
+    if not arguments or arguments[0] not in COMMANDS:
+        wanted = bool(arguments) and arguments[0] not in ("-h", "--help")
+        print(USAGE, file=sys.stderr if wanted or not arguments else sys.stdout)
+        if wanted:
+            print(
+                f"\nrelinearize: error: unknown command {arguments[0]}; valid: {', '.join(COMMANDS)}", file=sys.stderr
+            )
+        sys.exit(2 if wanted or not arguments else 0)
+    # Hydra would print its own shortened traceback; with this it raises and the lines below decide.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # A user's own backbones and methods are found from where the command is typed, as with `python -m`.
+    sys.path.insert(0, os.getcwd())
+    try:
+        COMMANDS[arguments[0]](arguments[1:])
+    except UserError as error:
+        fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = user_error_behind(error)
+        fail(str(cause) if cause else " ".join(str(error).split()))
+    except KeyboardInterrupt:
+        print("relinearize: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def user_error_behind(error: BaseException) -> UserError | None:
+    """The UserError that Hydra's instantiate wrapped, if any."""
+    seen: Any = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def fail(message: str) -> None:
+    print(f"relinearize: error: {message}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,33 @@
+"""What `relinearize run` does with one composed config: the run, its table, and its place in a sweep."""
+
+import shutil
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from relinearize.errors import UserError
+from relinearize.experiment.pipeline import run, say
+from relinearize.experiment.records import RECORD_FILE
+from relinearize.report import print_runs
+
+
+def run_and_show(config: DictConfig) -> float:
+    """Run, print the result's table, and leave the record in the sweep's folder too. Returns the test accuracy."""
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        record, folder = run(config)
+    except UserError as error:
+        if in_sweep:  # the launcher goes on with the other jobs and reports the first error at the end only
+            say(f"relinearize: job {HydraConfig.get().job.num} failed: {error}")
+        raise
+    print_runs([record])
+    print(f"{folder / RECORD_FILE}", flush=True)
+    if in_sweep:
+        job_folder = Path(HydraConfig.get().runtime.output_dir)
+        job_folder.mkdir(parents=True, exist_ok=True)
+        temporary = job_folder / f".{RECORD_FILE}.tmp"
+        shutil.copyfile(folder / RECORD_FILE, temporary)
+        temporary.replace(job_folder / RECORD_FILE)
+    return record.accuracy.test

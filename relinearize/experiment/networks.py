@@ -1,0 +1,29 @@
+"""From a config to a network: the backbone with its initial weights, linearized, behind its pixel adapter."""
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from relinearize.backbones.adapter import PixelInput
+from relinearize.relu.sites import linearize
+
+
+def all_relu_network(config: DictConfig, source: Any = None) -> PixelInput:
+    """The network of `config.backbone` for `config.dataset`, every site a MaskedReLU that keeps all its ReLUs.
+
+    The initial weights are a function of `config.seed`; the global generator is left as it was. `backbone` may name
+    any callable that takes classes, image_size and channels (and the other keys of its file) and returns a Module.
+    """
+    source = source or instantiate(config.dataset.source)
+    settings = OmegaConf.to_container(config.backbone, resolve=True)
+    if settings["_target_"] != "relinearize.backbones.build_backbone":
+        settings.pop("name")  # a label for folders and records; our own builder is told what to build by it
+    build = instantiate(settings, _partial_=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        backbone = build(classes=source.classes, image_size=source.image_size, channels=source.channels)
+    input_size = (source.channels, source.image_size, source.image_size)
+    mean, std = (OmegaConf.to_container(config.dataset[key], resolve=True) for key in ("mean", "std"))
+    return PixelInput(linearize(backbone, input_size), mean, std)

@@ -1,0 +1,201 @@
+"""Everything that is known before the first training step: networks, images, budgets, and the key of each result.
+
+Whatever a user can get wrong is found here, in seconds, and not after the teacher's training.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from relinearize.backbones.adapter import PixelInput
+from relinearize.data.datamodule import ImageData
+from relinearize.errors import UserError
+from relinearize.experiment.networks import all_relu_network
+from relinearize.experiment.store import Artifact, Store, file_digest
+from relinearize.experiment.training import resolve_accelerator, resolve_precision
+from relinearize.relu.budget import resolve_budget
+from relinearize.relu.counting import relu_total
+from relinearize.relu.sites import site_shapes
+
+# Part of every key. Raise it when a change of the code changes what the same configuration leads to.
+RESULTS_VERSION = 1
+
+
+def plain(node: Any) -> Any:
+    """A resolved config node as plain dicts and lists."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def short_count(count: int) -> str:
+    """50000 -> "50k", 37500 -> "37500": for names of folders."""
+    return f"{count // 1000}k" if count % 1000 == 0 else str(count)
+
+
+@dataclass
+class Plan:
+    """One run, resolved. Keys are hashes of what can change a result and of nothing else (see store.py)."""
+
+    config: DictConfig
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.accelerator = resolve_accelerator(config.trainer.accelerator)
+        self.precision = resolve_precision(config.trainer.precision, self.accelerator)
+        if config.trainer.threads:
+            torch.set_num_threads(config.trainer.threads)
+        self.seed = int(config.seed)
+        self.source = instantiate(config.dataset.source)
+        self.source.check()
+        self.store = Store(Path(config.store))
+        self.all_relu = self.new_network()
+        self.total = relu_total(self.all_relu.network)
+        self.budget = self._budget(config.budget.relus, config.budget.fraction)
+        self.grid = sorted({self.budget, *(self._grid_entry(entry) for entry in config.budget.grid)}, reverse=True)
+        self._check_teacher_weights()
+
+    # ---- budgets ---------------------------------------------------------------------------------------------------
+
+    def _budget(self, relus: Any, fraction: Any) -> int:
+        if relus is None and fraction is None:
+            fraction = 0.5
+        return resolve_budget(relus, fraction, self.total)
+
+    def _grid_entry(self, entry: Any) -> int:
+        """An entry of budget.grid: below 1 a fraction, else a count ("50k")."""
+        if isinstance(entry, float) and entry <= 1:
+            return self._budget(None, entry)
+        return self._budget(entry, None)
+
+    # ---- networks --------------------------------------------------------------------------------------------------
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return (self.source.channels, self.source.image_size, self.source.image_size)
+
+    def new_network(self) -> PixelInput:
+        """The all-ReLU network with its initial weights, a function of the seed; every site a MaskedReLU."""
+        return all_relu_network(self.config, self.source)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return site_shapes(self.all_relu.network)
+
+    # ---- images ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images, loaded when first asked for: a finished run never needs them."""
+        dataset = self.config.dataset
+        return ImageData(
+            self.source,
+            mean=plain(dataset.mean),
+            std=plain(dataset.std),
+            augment=plain(dataset.augment),
+            holdout=dataset.holdout,
+            subset=dataset.subset,
+            seed=self.seed,
+            device=self.accelerator,
+            resident=dataset.get("resident", "auto"),
+        )
+
+    def validation_loader(self, selection: str) -> Any:
+        """What a stage looks at after each epoch: the hold-out, or, for paper parity, the test set."""
+        return self.data.test_loader() if selection == "test" else self.data.holdout_loader()
+
+    # ---- keys ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    @cached_property
+    def common(self) -> dict[str, Any]:
+        """What every stage of the run depends on."""
+        dataset = self.config.dataset
+        return {
+            "version": RESULTS_VERSION,
+            "images": {
+                "fingerprint": self.fingerprint,
+                "size": self.input_size,
+                **{key: plain(dataset[key]) for key in ("holdout", "subset", "mean", "std", "augment")},
+            },
+            "backbone": plain(self.config.backbone),
+            "seed": self.seed,
+            "precision": self.precision,
+            "devices": self.config.trainer.devices,
+        }
+
+    @property
+    def plain_config(self) -> dict[str, Any]:
+        return plain(self.config)
+
+    @property
+    def subject(self) -> str:
+        """What is trained, for names: resnet18-cifar10."""
+        return f"{self.config.backbone.name}-{self.config.dataset.name}"
+
+    @property
+    def name(self) -> str:
+        """The run's readable name: snl-resnet18-cifar10-50k-s0."""
+        return f"{self.config.method.name}-{self.subject}-{short_count(self.budget)}-s{self.seed}"
+
+    @cached_property
+    def teacher(self) -> Artifact:
+        weights = self.config.teacher.weights
+        if weights is not None:
+            content = {"weights": file_digest(Path(weights)), **self.common}
+        else:
+            content = {"stage": plain(self.config.method.teacher), **self.common}
+        return self.store.artifact("teacher", f"{self.subject}-s{self.seed}", content)
+
+    @cached_property
+    def search(self) -> Artifact:
+        """The search as a whole; each budget's snapshot lies in it."""
+        content = {"stage": plain(self.config.method.search), "teacher": self.teacher.key, **self.common}
+        return self.store.artifact("search", f"{self._word('search')}-{self.subject}-s{self.seed}", content)
+
+    def snapshot(self, budget: int) -> Artifact:
+        """The search's result at `budget`."""
+        return Artifact(self.search.path / f"budget-{budget}", self.search.key)
+
+    @cached_property
+    def finetune(self) -> Artifact:
+        content = {
+            "stage": plain(self.config.method.finetune),
+            "search": self.search.key,
+            "budget": self.budget,
+            "teacher": self.teacher.key,
+            **self.common,
+        }
+        prefix = (
+            f"{self._word('search')}-{self._word('finetune')}-{self.subject}-{short_count(self.budget)}-s{self.seed}"
+        )
+        return self.store.artifact("finetune", prefix, content)
+
+    @cached_property
+    def run(self) -> Artifact:
+        """The run's folder, with the record. Its key adds what only labels a result."""
+        labels = {"title": self.config.dataset.title, "method": self.config.method.name}
+        content = {"finetune": self.finetune.key, "labels": labels}
+        return Store(Path(self.config.output)).artifact("runs", self.name, content)
+
+    def _word(self, stage: str) -> str:
+        """SNLSearch -> snlsearch: the class of a stage, for names of folders."""
+        return self.config.method[stage]["_target_"].rsplit(".", 1)[-1].lower()
+
+    def stage_classes(self) -> dict[str, str]:
+        classes = {
+            stage: self.config.method[stage]["_target_"].rsplit(".", 1)[-1]
+            for stage in ("teacher", "search", "finetune")
+        }
+        return classes if self.config.teacher.weights is None else classes | {"teacher": "file"}
+
+    def _check_teacher_weights(self) -> None:
+        weights = self.config.teacher.weights
+        if weights is not None and not Path(weights).is_file():
+            raise UserError(f"teacher.weights={weights} does not exist; give a .safetensors or .pt file")

@@ -1,0 +1,83 @@
+"""What a person sees while a stage trains: a bar on a terminal, a plain line an epoch elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SHOWN = {  # key of a history row -> how it is shown
+    "relu/count": "{:,.0f} ReLUs",
+    "lasso": "lasso {:.1e}",
+    "train/loss": "loss {:.4f}",
+    "train/accuracy": "train {:.1f} %",
+    "val/accuracy": "hold-out {:.2f} %",
+}
+REFRESH_SECONDS = 0.25  # a refresh costs about a millisecond: never one a step
+
+
+def metrics_line(row: dict[str, float]) -> str:
+    return "  ".join(form.format(row[key]) for key, form in SHOWN.items() if row.get(key) is not None)
+
+
+class StageProgress(pl.Callback):
+    """`mode`: "bar", "lines", "none", or "auto" (a bar if standard error is a terminal)."""
+
+    def __init__(self, mode: str = "auto", say: Callable[[str], Any] = print) -> None:
+        self.bar_wanted = mode == "bar" or (mode == "auto" and sys.stderr.isatty())
+        self.lines_wanted = mode == "lines" or (mode == "auto" and not self.bar_wanted)
+        self.say = say
+        self.bar: Progress | None = None
+        self.shown = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, stage: Any) -> None:
+        if not self.bar_wanted:
+            return
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.bar.start()
+        total = stage.epochs * stage.train_loader.batches_per_epoch
+        self.task = self.bar.add_task(
+            stage.name,
+            total=total,
+            completed=trainer.global_step,
+            epoch=stage.position[0],
+            epochs=stage.epochs,
+            metrics="",
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        now = time.monotonic()
+        if self.bar is not None and now - self.shown > REFRESH_SECONDS:
+            self.shown = now
+            self.bar.update(self.task, completed=trainer.global_step, epoch=stage.position[0] + 1)
+
+    def epoch_finished(self, stage: Any, row: dict[str, float]) -> None:
+        """Called by the training with each complete row of the stage's history."""
+        if self.bar is not None:
+            self.bar.update(self.task, metrics=metrics_line(row))
+        elif self.lines_wanted:
+            self.say(
+                f"{stage.name:9s} epoch {row['epoch'] + 1}/{stage.epochs}  {metrics_line(row)}  {row['seconds']:.1f} s"
+            )
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def on_train_end(self, trainer: pl.Trainer, stage: Any) -> None:
+        self.close()
+
+    def on_exception(self, trainer: pl.Trainer, stage: Any, exception: BaseException) -> None:
+        self.close()

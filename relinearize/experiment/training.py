@@ -1,0 +1,126 @@
+"""One Trainer.fit: the settings of the `trainer` group applied, resumed from the last checkpoint if there is one."""
+
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from relinearize.errors import UserError
+from relinearize.experiment.progress import StageProgress
+from relinearize.methods.stage import Stage
+
+CHECKPOINT = "last.ckpt"
+PRECISIONS = ("auto", "32", "bf16")
+
+
+def resolve_accelerator(accelerator: str) -> str:
+    """ "cuda" or "cpu"; "auto" takes CUDA where there is one."""
+    if accelerator not in ("auto", "cpu", "cuda", "gpu"):
+        raise UserError(f"trainer.accelerator={accelerator} is unknown; valid: auto, cpu, cuda")
+    if accelerator == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if accelerator == "auto":
+        return "cpu"
+    raise UserError(f"trainer.accelerator={accelerator} but torch sees no CUDA device; valid here: auto, cpu")
+
+
+def resolve_precision(precision: Any, accelerator: str) -> str:
+    """ "32" or "bf16" (autocast); "auto": bf16 on CUDA, 32 elsewhere."""
+    if str(precision) not in PRECISIONS:
+        raise UserError(f"trainer.precision={precision} is unknown; valid: {', '.join(PRECISIONS)}")
+    if str(precision) == "auto":
+        return "bf16" if accelerator == "cuda" else "32"
+    return str(precision)
+
+
+class SegmentCheckpoint(pl.callbacks.Checkpoint):
+    """Saves the training at segment ends, at most once in `seconds`, and always when it stops.
+
+    A Checkpoint callback: Lightning calls it after the stage's own hooks, so the saved state is that of the segment's
+    end. The file is replaced by one rename: a kill while writing leaves the former one.
+    """
+
+    def __init__(self, path: Path, seconds: float, progress: StageProgress, log_row: Any) -> None:
+        self.path, self.seconds = path, seconds
+        self.progress, self.log_row = progress, log_row
+        self.saved_at = time.monotonic()
+        self.rows_seen: int | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, stage: Stage) -> None:
+        self.rows_seen = len(stage.history)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, stage: Stage) -> None:
+        for row in stage.history[self.rows_seen :]:
+            self.progress.epoch_finished(stage, row)
+            self.log_row(stage, row)
+        self.rows_seen = len(stage.history)
+        last = stage.current_epoch + 1 == stage.epochs * stage.segments
+        if trainer.should_stop or last or time.monotonic() - self.saved_at >= self.seconds:
+            save_checkpoint(trainer, self.path)
+            self.saved_at = time.monotonic()
+
+
+def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    trainer.save_checkpoint(temporary)
+    if trainer.is_global_zero:
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The checkpoint at `path` (plain types and tensors only), or None if there is none."""
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
+
+def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda stage, row: None) -> None:
+    """Train `stage` to its end, from `checkpoint` if that file exists, saving to it.
+
+    `settings`: the `trainer` group, resolved (accelerator, devices, precision, channels_last, compile,
+    checkpoint_seconds, progress).
+    """
+    accelerator = resolve_accelerator(settings.accelerator)
+    precision = resolve_precision(settings.precision, accelerator)
+    if settings.channels_last:
+        for network in (stage.network, *stage._frozen):
+            network.to(memory_format=torch.channels_last)
+    if settings.compile is True or (settings.compile == "auto" and accelerator == "cuda"):
+        for network in (stage.network, *stage._frozen):
+            network.compile()
+    progress = StageProgress(settings.progress)
+    quiet_lightning()
+    trainer = pl.Trainer(
+        accelerator="gpu" if accelerator == "cuda" else "cpu",
+        devices=settings.devices,
+        precision={"32": "32-true", "bf16": "bf16-mixed"}[precision],
+        max_epochs=stage.epochs * stage.segments,
+        callbacks=[progress, SegmentCheckpoint(checkpoint, settings.checkpoint_seconds, progress, log_row)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    resume = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint.is_file() else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*num_workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        trainer.fit(stage, **resume)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def quiet_lightning() -> None:
+    """Lightning announces devices and tips at every fit; three fits a run make that noise."""
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)

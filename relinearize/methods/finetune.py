@@ -1,0 +1,57 @@
+"""The last stage: the mask is fixed and the weights are trained with cross-entropy and distillation.
+
+SNL, Algorithm 1, last step: L = CE(student, y) + T^2 KL(softmax(teacher / T) || softmax(student / T)).
+"""
+
+import torch
+from torch import Tensor, nn, optim
+
+from relinearize.methods.losses import classification_loss, distillation_divergence
+from relinearize.methods.schedule import sgd
+from relinearize.methods.stage import Stage
+
+
+class Distill(Stage):
+    """Fine-tunes a linearized `network` against a frozen `teacher`.
+
+    Args:
+        network: linearized; its masks do not change.
+        teacher: pixels to logits; not trained, not saved.
+        temperature: T of the distillation term.
+        cross_entropy_weight, distillation_weight: of the two terms (both 1 in SNL).
+        stage_settings: see Stage. SNL: 100 epochs, SGD at 1e-3 with cosine decay, weight decay 5e-4, batch 128.
+    """
+
+    name = "finetune"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        *,
+        temperature: float = 4.0,
+        cross_entropy_weight: float = 1.0,
+        distillation_weight: float = 1.0,
+        **stage_settings,
+    ) -> None:
+        super().__init__(network, **stage_settings)
+        self._frozen = (teacher,)
+        self.temperature = temperature
+        self.cross_entropy_weight = cross_entropy_weight
+        self.distillation_weight = distillation_weight
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            teacher_logits = self._frozen[0](images)
+        logits = self.network(images)
+        cross_entropy = classification_loss(logits, labels)
+        divergence = distillation_divergence(logits, teacher_logits, self.temperature)
+        loss = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
+        return loss, {
+            "cross_entropy": cross_entropy.detach(),
+            "distillation": divergence.detach(),
+            "accuracy": 100 * (logits.detach().argmax(1) == labels).float().mean(),
+        }
+
+    def configure_optimizers(self) -> optim.Optimizer:
+        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)

@@ -1,0 +1,21 @@
+"""The losses that the methods combine. All take logits N x classes and return a scalar."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def distillation_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Batch-mean KL(softmax(teacher / T) || softmax(student / T)) times T squared.
+
+    Hinton et al. 2015; SNL and SENet both use T = 4. Computed in at least float32: softmax tails underflow in bf16.
+    """
+    dtype = torch.promote_types(student_logits.dtype, torch.float32)
+    student = F.log_softmax(student_logits.to(dtype) / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits.to(dtype) / temperature, dim=1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits N x classes against int64 labels N, in at least float32."""
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)

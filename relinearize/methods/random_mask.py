@@ -1,0 +1,21 @@
+"""The control of every search: keep positions drawn uniformly over the whole network.
+
+A method that cannot beat a random mask of the same budget, fine-tuned equally, has found nothing.
+"""
+
+import torch
+from torch import Tensor
+
+
+class RandomMask:
+    """Scores drawn from U(0, 1): the top B of them are a uniformly random mask of exactly B positions.
+
+    One seed gives one order of all positions, so the masks of several budgets are nested.
+    """
+
+    name = "search"
+
+    def scores(self, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+        """Site name -> float64 scores of the site's shape. float64: ties among millions of draws do not happen."""
+        generator = torch.Generator().manual_seed(seed)
+        return {name: torch.rand(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}

@@ -1,0 +1,209 @@
+"""The base of every training stage: one loss, one optimizer, epochs that can stop and go on between any two segments.
+
+A *segment* is one of `segments` near-equal parts of a data epoch and is what Lightning calls an epoch. Everything that
+looks at the training (stopping, checkpoints) does so at segment ends only, where the whole state is the weights, the
+optimizer and a few numbers: batches and learning rates are functions of (seed, epoch, segment), so a killed run
+continues to the very same result.
+"""
+
+import copy
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from relinearize.errors import UserError
+from relinearize.methods.accuracy import accuracy
+from relinearize.methods.schedule import learning_rate
+
+SELECTIONS = ("best", "last", "test")
+
+
+class Diverged(UserError):
+    """The loss of a stage became NaN or infinite."""
+
+
+class Stage(pl.LightningModule):
+    """Trains `network` (pixels in, logits out) for `epochs` epochs; subclasses say with which loss and optimizer.
+
+    Args:
+        network: pixels N x C x H x W in [0, 1] to logits; trained in place.
+        epochs: passes over the training images.
+        batch_size: images a step, over all processes.
+        learning_rate: of the first epoch; `schedule`, `milestones` and `gamma` as in schedule.py.
+        momentum, weight_decay: of SGD.
+        selection: which weights count as the result. "best": highest accuracy on the hold-out (earliest on ties);
+            "last": those of the last epoch; "test": highest accuracy on the test set, as the official codes choose
+            (paper parity; the record says so).
+        segments: parts of an epoch between which the training may stop, be checked and be saved.
+    """
+
+    name = "stage"  # the directory of the store and the word in messages: teacher, search, finetune
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        schedule: str = "constant",
+        milestones: tuple[float, ...] = (),
+        gamma: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        selection: str = "best",
+        segments: int = 1,
+    ) -> None:
+        super().__init__()
+        if selection not in SELECTIONS:
+            raise UserError(f"method.{self.name}.selection={selection} is unknown; valid: {', '.join(SELECTIONS)}")
+        if epochs < 1 or batch_size < 2 or segments < 1:
+            raise UserError(f"method.{self.name}: epochs and segments must be at least 1, batch_size at least 2")
+        self.network = network
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.base_learning_rate = learning_rate
+        self.schedule, self.milestones, self.gamma = schedule, tuple(milestones), gamma
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.selection = selection
+        self.segments = segments
+        self.train_loader: Any = None
+        self.validation_loader: Any = None
+        self.precision_name = "32"
+        self.seed = 0
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": -1, "weights": None}
+        self.seconds = 0.0
+        self._segment_started = time.monotonic()
+        self._sums: dict[str, Tensor] = {}
+        self._seen = 0
+        self._first_bad_step: Tensor | None = None
+        # Networks that are used but neither trained nor saved; a tuple hides them from Module's registration.
+        self._frozen: tuple[nn.Module, ...] = ()
+        self.automatic_optimization = True
+
+    # ---- what a subclass gives -------------------------------------------------------------------------------------
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one batch and the detached per-image means to be averaged over the epoch (`train/...`)."""
+        raise NotImplementedError
+
+    def segment_end(self, last_of_epoch: bool) -> None:
+        """Called after each segment, before the epoch's row is written."""
+
+    def epoch_end(self, row: dict[str, float]) -> None:
+        """Called with the epoch's metrics, which it may extend."""
+
+    # ---- the set-up ------------------------------------------------------------------------------------------------
+
+    def use(self, *, train_loader: Any, validation_loader: Any, precision: str, seed: int) -> None:
+        """Give the stage its batches (see data.resident), its precision ("32" or "bf16") and its seed."""
+        if self.selection != "last" and validation_loader is None:
+            raise UserError(
+                f"method.{self.name}.selection={self.selection} needs held-out images but dataset.holdout=0; "
+                f"give dataset.holdout (0.1, say) or method.{self.name}.selection=last"
+            )
+        self.train_loader, self.validation_loader = train_loader, validation_loader
+        self.precision_name, self.seed = precision, seed
+
+    def train_dataloader(self) -> Any:
+        return self.train_loader
+
+    def on_fit_start(self) -> None:
+        for network in self._frozen:
+            network.to(self.device)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(epoch, segment) that is trained now, both from 0."""
+        return divmod(self.current_epoch, self.segments)
+
+    # ---- the loop, in the order it runs ----------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        epoch, segment = self.position
+        self._segment_started = time.monotonic()
+        self.train_loader.seek(epoch, segment)
+        # The only user of the global generator is a network with dropout; this makes it a function of the position.
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) % 2**63)
+        self.set_learning_rate(epoch)
+        if segment == 0:
+            self._sums, self._seen = {}, 0
+        self._first_bad_step = None
+
+    def set_learning_rate(self, epoch: int) -> None:
+        for group in self.optimizers().param_groups:
+            base = group.get("base_learning_rate", self.base_learning_rate)
+            group["lr"] = learning_rate(base, self.schedule, epoch, self.epochs, self.milestones, self.gamma)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        images, labels = batch
+        loss, metrics = self.loss(images, labels)
+        with torch.no_grad():  # sums stay on the device: no synchronisation inside the loop
+            for key, value in {"loss": loss.detach(), **metrics}.items():
+                weighted = value.float() * len(labels)
+                self._sums[key] = self._sums[key] + weighted if key in self._sums else weighted
+            self._seen += len(labels)
+            step = torch.where(torch.isfinite(loss), math.inf, float(self.global_step))
+            self._first_bad_step = step if self._first_bad_step is None else torch.minimum(self._first_bad_step, step)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        epoch, segment = self.position
+        bad_step = self._first_bad_step.item() if self._first_bad_step is not None else math.inf
+        if math.isfinite(bad_step):
+            raise Diverged(
+                f"the loss of stage {self.name} became NaN or infinite at step {int(bad_step)} (epoch {epoch}); "
+                f"lower method.{self.name}.learning_rate or use trainer.precision=32"
+            )
+        last_of_epoch = segment == self.segments - 1
+        self.segment_end(last_of_epoch)
+        if last_of_epoch:
+            self._finish_epoch(epoch)
+        self.seconds += time.monotonic() - self._segment_started
+
+    def _finish_epoch(self, epoch: int) -> None:
+        row: dict[str, float] = {"epoch": epoch}
+        row |= {f"train/{key}": value.item() / self._seen for key, value in self._sums.items()}
+        row["lr"] = self.optimizers().param_groups[0]["lr"]
+        if self.validation_loader is not None:
+            row["val/accuracy"] = accuracy(self.network, self.validation_loader, self.precision_name)
+            if self.selection != "last" and row["val/accuracy"] > self.best["accuracy"]:
+                self.best = {"accuracy": row["val/accuracy"], "epoch": epoch, "weights": self.weights()}
+        self.epoch_end(row)
+        row["seconds"] = round(self.seconds + time.monotonic() - self._segment_started, 3)
+        self.history.append(row)
+
+    # ---- the result ------------------------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy on the CPU of the weights that are trained now, under the backbone's own names."""
+        inner = getattr(self.network, "network", self.network)
+        return {key: value.detach().cpu().clone() for key, value in inner.state_dict().items()}
+
+    def selected(self) -> tuple[dict[str, Tensor], int]:
+        """The weights that `selection` picks and the epoch they come from."""
+        if self.selection == "last":
+            return self.weights(), len(self.history) - 1
+        return self.best["weights"], self.best["epoch"]
+
+    # ---- checkpoints: plain types and tensors only, so that weights_only loading suffices --------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stage"] = {
+            "history": copy.deepcopy(self.history),
+            "best": dict(self.best),
+            "seconds": self.seconds,
+            "sums": dict(self._sums),
+            "seen": self._seen,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["stage"]
+        self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
+        self._sums = {key: value.to(self.device) for key, value in state["sums"].items()}
+        self._seen = state["seen"]

@@ -1,0 +1,33 @@
+"""What a multirun needs to know about itself: its name, and the budgets it will ask of one search."""
+
+from datetime import datetime
+
+MULTIRUN = ("-m", "--multirun")
+
+
+def with_budget_grid(arguments: list[str]) -> list[str]:
+    """Tell each job of `-m budget=100k,50k` the budgets of all, as `budget.grid`.
+
+    Whichever job walks the search first then leaves a snapshot for every other. The grid is no part of any key.
+    `budget=` names files of the group: 50k is the file and the count alike; names that are no counts (half) are left
+    to the order of the sweep.
+    """
+    if not any(flag in arguments for flag in MULTIRUN) or any("budget.grid=" in argument for argument in arguments):
+        return arguments
+    grid: list[str] = []
+    for argument in arguments:
+        key, _, values = argument.partition("=")
+        if key in ("budget", "budget.relus", "budget.fraction") and "," in values:
+            for value in values.strip("[]").split(","):
+                value = value.strip()
+                number = value.rstrip("kKmM")
+                if number.replace(".", "", 1).isdigit():
+                    grid.append(value if key != "budget.fraction" else str(float(value)))
+    return [*arguments, f"budget.grid=[{','.join(grid)}]"] if len(grid) > 1 else arguments
+
+
+def with_sweep_name(arguments: list[str]) -> list[str]:
+    """A multirun without a name gets the time of its start; jobs launched later must not each read the clock."""
+    if not any(flag in arguments for flag in MULTIRUN) or any(argument.startswith("sweep=") for argument in arguments):
+        return arguments
+    return [*arguments, f"sweep={datetime.now():%Y-%m-%d_%H-%M-%S}"]
