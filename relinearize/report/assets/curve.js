@@ -1,0 +1,201 @@
+// The Pareto curve: our runs in colour, published points in grey.
+
+const SHAPES = { // path of a marker of radius r around (0, 0), by what replaces a removed ReLU
+  identity: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`,
+  quadratic: (r) => `M0,${-r * 1.2}L${r * 1.1},${r * 0.9}L${-r * 1.1},${r * 0.9}z`,
+  polynomial: (r) => `M0,${r * 1.2}L${r * 1.1},${-r * 0.9}L${-r * 1.1},${-r * 0.9}z`,
+  architecture: (r) => `M${-r},${-r}h${2 * r}v${2 * r}h${-2 * r}z`,
+  unknown: (r) => `M${-r},${-r}L${r},${r}M${-r},${r}L${r},${-r}`,
+};
+const DASHES = ["", "8 4", "2 3", "8 3 2 3"];
+function marker(kind, x, y, radius) {
+  const open = kind === "identity" || kind === "unknown";
+  return svg("path", {
+    d: SHAPES[kind](radius), transform: `translate(${x},${y})`, fill: open ? (kind === "unknown" ? "none" : "var(--card)") : "var(--grey)",
+    stroke: "var(--grey)", "stroke-width": kind === "unknown" ? 2 : 1.3,
+  });
+}
+
+function seriesPoints(series, kind) { // one entry per asked budget, by growing count
+  const groups = new Map();
+  for (const index of series.runs) {
+    const run = DATA.runs[index];
+    if (!groups.has(run.budget.asked)) groups.set(run.budget.asked, []);
+    groups.get(run.budget.asked).push(run);
+  }
+  return [...groups.values()].map((runs) => ({
+    runs, relus: spread(runs.map((run) => run.budget.met)).mean, accuracy: spread(runs.map((run) => run.accuracy[kind])),
+  })).sort((a, b) => a.relus - b.relus);
+}
+
+function placeNames(groups, dots, frame) { // greedy: each name beside the point where it covers least
+  const taken = [], placed = [];
+  const hits = (box, [x, y], pad) => x >= box.x - pad && x <= box.x + box.w + pad && y >= box.y - pad && y <= box.y + box.h + pad;
+  const overlap = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
+  for (const { name, places } of groups) {
+    const w = 5.4 * name.length, h = 11;
+    let best = null;
+    for (const [x, y] of places)
+      for (const far of [1, 2.6])
+        for (const [sx, sy] of [[1, 0], [-1, 0], [0, 1], [0, -1], [1, 1], [-1, -1], [1, -1], [-1, 1]]) {
+          const gap = 7 * far;
+          const box = { x: x + (sx > 0 ? gap : sx < 0 ? -gap - w : -w / 2), y: y + (sy > 0 ? gap : sy < 0 ? -gap - h : -h / 2), w, h };
+          let cost = far > 1 ? 0.6 : 0;
+          for (const dot of dots) if (hits(box, dot.at, 2)) cost += dot.weight;
+          for (const other of taken) if (overlap(box, other)) cost += 6;
+          if (box.x < frame.left || box.x + w > frame.right || box.y < frame.top || box.y + h > frame.bottom) cost += 40;
+          if (!best || cost < best.cost) best = { cost, box };
+        }
+    taken.push(best.box);
+    placed.push({ name, x: best.box.x, y: best.box.y + 9 });
+  }
+  return placed;
+}
+
+function drawCurve(holder, panel, state, select) {
+  const width = Math.max(300, holder.clientWidth), narrow = width < 560;
+  const height = Math.round(Math.min(540, Math.max(330, width * 0.47)));
+  const frame = { left: narrow ? 38 : 50, right: width - 14, top: 14, bottom: height - 44 };
+  const relative = state.axis === "percent";
+  const series = panel.series.map((one, index) => ({ ...one, index, points: seriesPoints(one, state.kind) })).filter((one) => !state.off.has(one.id));
+  const published = state.published && !relative ? panel.published : [];
+  const xOf = (relus, one) => (relative ? (100 * relus) / one.total : relus);
+  const xs = [], ys = [];
+  for (const one of series) {
+    for (const point of one.points) {
+      if (!point.accuracy) continue;
+      xs.push(xOf(point.relus, one));
+      for (const run of point.runs) if (isNumber(run.accuracy[state.kind])) ys.push(run.accuracy[state.kind]);
+      if (point.accuracy.std) ys.push(point.accuracy.mean - point.accuracy.std, point.accuracy.mean + point.accuracy.std);
+    }
+    if (one.allRelu) { xs.push(xOf(one.total, one)); ys.push(one.allRelu.mean); }
+  }
+  for (const point of published) { xs.push(point.relus); ys.push(point.accuracy); }
+  if (!xs.length) { holder.replaceChildren(el("p", { class: "note" }, "No run here has this accuracy.")); return; }
+  const xLow = Math.min(...xs) / 1.18, xHigh = Math.max(...xs) * 1.18;
+  const room = Math.max(1, Math.max(...ys) - Math.min(...ys)) * 0.07;
+  const yLow = Math.max(0, Math.min(...ys) - room), yHigh = Math.min(100.5, Math.max(...ys) + room);
+  const x = scale(xLow, xHigh, frame.left, frame.right, true), y = scale(yLow, yHigh, frame.bottom, frame.top, false);
+  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": "Accuracy against ReLU count" });
+
+  for (const tick of linearTicks(yLow, yHigh, 7))
+    root.append(svg("line", { class: "grid", x1: frame.left, x2: frame.right, y1: y(tick), y2: y(tick) }),
+      svg("text", { x: frame.left - 8, y: y(tick) + 4, "text-anchor": "end" }, String(tick)));
+  for (const tick of logTicks(xLow, xHigh, narrow ? 6 : 11))
+    root.append(svg("line", { class: "grid", x1: x(tick), x2: x(tick), y1: frame.top, y2: frame.bottom }),
+      svg("text", { x: x(tick), y: frame.bottom + 17, "text-anchor": "middle" }, relative ? tick + " %" : short(tick)));
+  root.append(svg("line", { class: "axis", x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }),
+    svg("text", { class: "title", x: (frame.left + frame.right) / 2, y: height - 6, "text-anchor": "middle" },
+      relative ? "ReLUs kept, share of the network's own (log scale)" : "ReLUs kept per image (log scale)"),
+    svg("text", { class: "title", x: 0, y: 4 }, `${KINDS[state.kind]} accuracy (%)`));
+
+  const targets = [], dots = [];
+  const along = (a, b) => {
+    const pieces = Math.max(2, Math.round(Math.hypot(b[0] - a[0], b[1] - a[1]) / 7));
+    for (let i = 0; i <= pieces; i++) dots.push({ at: [a[0] + ((b[0] - a[0]) * i) / pieces, a[1] + ((b[1] - a[1]) * i) / pieces], weight: 3 });
+  };
+  const groups = new Map();
+  for (const point of published) {
+    const key = point.method + "\n" + point.replacement;
+    if (!groups.has(key)) groups.set(key, { method: point.method, replacement: point.replacement, points: [] });
+    groups.get(key).points.push(point);
+  }
+  const namesOf = (method) => [...groups.values()].filter((group) => group.method === method).length;
+  for (const group of groups.values()) {
+    group.name = namesOf(group.method) > 1 ? `${group.method} (${DATA.words[group.replacement]})` : group.method;
+    group.places = group.points.sort((a, b) => a.relus - b.relus).map((point) => [x(point.relus), y(point.accuracy)]);
+    root.append(svg("polyline", { points: group.places.map((place) => place.join(",")).join(" "), fill: "none", stroke: "var(--hair)" }));
+  }
+  for (const point of published) {
+    const at = [x(point.relus), y(point.accuracy)];
+    root.append(marker(point.replacement, ...at, 3.6));
+    dots.push({ at, weight: 1 });
+    targets.push({ at, reach: 12, published: point });
+  }
+  const levels = new Map();
+  for (const one of series) if (one.allRelu) levels.set(one.network + one.allRelu.mean.toFixed(2), one);
+  for (const one of levels.values()) {
+    const level = y(one.allRelu.mean), at = [x(xOf(one.total, one)), level];
+    root.append(svg("line", { x1: frame.left, x2: frame.right, y1: level, y2: level, stroke: "var(--ink)", "stroke-dasharray": "5 4", "stroke-width": 1.2, opacity: .75 }),
+      svg("rect", { x: -4.4, y: -4.4, width: 8.8, height: 8.8, transform: `translate(${at}) rotate(45)`, fill: "var(--ink)", stroke: "var(--card)" }));
+    along([frame.left, level], [frame.right, level]);
+    targets.push({ at, reach: 16, allRelu: one });
+  }
+  for (const one of series) {
+    const colour = DATA.colours[one.method];
+    const points = one.points.filter((point) => point.accuracy);
+    const places = points.map((point) => [x(xOf(point.relus, one)), y(point.accuracy.mean)]);
+    root.append(svg("polyline", { points: places.map((place) => place.join(",")).join(" "), fill: "none", stroke: colour, "stroke-width": 2.4, "stroke-linejoin": "round", "stroke-dasharray": DASHES[one.dash % DASHES.length] }));
+    places.forEach((place, index) => {
+      const point = points[index];
+      if (index) along(places[index - 1], place);
+      dots.push({ at: place, weight: 3 });
+      if (point.accuracy.std) {
+        const up = y(point.accuracy.mean + point.accuracy.std), down = y(point.accuracy.mean - point.accuracy.std);
+        root.append(svg("path", { d: `M${place[0]},${up}V${down}M${place[0] - 4},${up}h8M${place[0] - 4},${down}h8`, stroke: colour, "stroke-width": 1.4 }));
+      }
+      for (const run of point.runs) {
+        if (!isNumber(run.accuracy[state.kind])) continue;
+        const at = [x(xOf(run.budget.met, one)), y(run.accuracy[state.kind])];
+        if (point.runs.length > 1) root.append(svg("circle", { cx: at[0], cy: at[1], r: 2.6, fill: colour, opacity: .5 }));
+        targets.push({ at, reach: 26, run, series: one, colour });
+      }
+      root.append(svg("circle", { cx: place[0], cy: place[1], r: 5, fill: colour, stroke: "var(--card)", "stroke-width": 1.4 }));
+      if (point.runs.length > 1) targets.push({ at: place, reach: 5, point, series: one, colour });
+    });
+  }
+  const ordered = [...groups.values()].sort((a, b) => a.points.length - b.points.length || (a.name < b.name ? -1 : 1));
+  if (!narrow) for (const { name, x: left, y: base } of placeNames(ordered, dots, frame)) root.append(svg("text", { class: "name", x: left, y: base }, name));
+  const chosen = targets.find((target) => target.run && target.run.key === state.selected);
+  if (chosen) root.append(svg("circle", { cx: chosen.at[0], cy: chosen.at[1], r: 9.5, fill: "none", stroke: chosen.colour, "stroke-width": 1.8 }));
+  const halo = svg("circle", { r: 8, fill: "none", stroke: "var(--ink)", "stroke-width": 1.6, visibility: "hidden" });
+  root.append(halo);
+
+  const nearest = (event) => {
+    const box = root.getBoundingClientRect(), px = ((event.clientX - box.left) * width) / box.width, py = ((event.clientY - box.top) * height) / box.height;
+    let best = null;
+    for (const target of targets) {
+      const distance = Math.hypot(target.at[0] - px, target.at[1] - py);
+      if (distance <= target.reach && (!best || distance < best.distance - (target.run ? 0 : 0.01))) best = { distance, target };
+    }
+    return best && best.target;
+  };
+  root.addEventListener("pointermove", (event) => {
+    const target = nearest(event);
+    halo.setAttribute("visibility", target ? "visible" : "hidden");
+    root.style.cursor = target && (target.run || target.point) ? "pointer" : "";
+    if (!target) return tip.hide();
+    halo.setAttribute("cx", target.at[0]);
+    halo.setAttribute("cy", target.at[1]);
+    tip.show(event, tipFor(target, state, panel));
+  });
+  root.addEventListener("pointerleave", () => { tip.hide(); halo.setAttribute("visibility", "hidden"); });
+  root.addEventListener("click", (event) => {
+    const target = nearest(event);
+    if (target && (target.run || target.point)) select((target.run || target.point.runs[0]).key, true);
+  });
+  holder.replaceChildren(root);
+}
+
+function tipFor(target, state, panel) {
+  if (target.published) {
+    const point = target.published;
+    return [el("b", {}, point.method), tip.rows([
+      ["accuracy", percent(point.accuracy) + " %"], ["ReLUs", whole(point.relus)], ["published in", point.paper], ["network", point.backbone],
+      ["replacement", DATA.words[point.replacement]], ["convention", point.convention], ["confidence", point.confidence], ["source", point.source]])];
+  }
+  if (target.allRelu) {
+    const one = target.allRelu;
+    return [el("b", {}, "all-ReLU network"), tip.rows([["network", one.network], ["test accuracy", spreadText(one.allRelu) + " %"], ["ReLUs", whole(one.total)], ["networks", one.allRelu.n]])];
+  }
+  if (target.point) {
+    const { runs, accuracy, relus } = target.point;
+    return [el("b", {}, `${target.series.label}: ${spreadText(accuracy)} %`),
+      tip.rows([["ReLUs met", `${whole(relus)} (${share(relus, target.series.total)})`], ...runs.map((run) => [`seed ${run.seed}`, percent(run.accuracy[state.kind]) + " %"])])];
+  }
+  const run = target.run;
+  return [el("b", {}, run.name), tip.rows([
+    ["test", percent(run.accuracy.test) + " %"], ["last epoch", percent(run.accuracy.test_last) + " %"], ["hold-out", percent(run.accuracy.holdout) + " %"],
+    ["ReLUs met", `${whole(run.budget.met)} (${share(run.budget.met, run.budget.total)})`], ["asked", whole(run.budget.asked)],
+    ["seed", run.seed], ["data", panel.title], ["key", run.key.slice(0, 12)]]), el("span", { class: "faint" }, "click for details")];
+}

@@ -1,0 +1,114 @@
+// State, and what is drawn anew when it changes.
+const state = {
+  panel: 0, kind: "test", axis: "count", published: true, off: new Set(), filter: "", sites: "share", rival: "", heat: 0,
+  selected: null, sort: { column: 3, way: -1 },
+};
+const panel = () => DATA.panels[state.panel];
+const byKey = new Map(DATA.runs.map((run) => [run.key, run]));
+
+DATA.panels.forEach((one, index) => {
+  const dashes = {};
+  one.series.forEach((series, position) => {
+    series.id = `${index}/${position}`;
+    series.dash = dashes[series.method] = (dashes[series.method] ?? -1) + 1;
+  });
+});
+
+function drawTop() {
+  $("summary").textContent = DATA.summary;
+  $("panels").replaceChildren(...(DATA.panels.length < 2 ? [] : DATA.panels.map((one, index) =>
+    el("button", { type: "button", "aria-pressed": String(index === state.panel), onclick: () => { openPanel(index); drawAll(); } }, one.title))));
+  const runs = panel().runs.map((index) => DATA.runs[index]);
+  const exact = runs.filter((run) => run.budget.met === run.budget.asked).length;
+  const best = runs.filter((run) => isNumber(difference(run))).sort((a, b) => a.budget.met / a.budget.total - b.budget.met / b.budget.total);
+  const within = best.find((run) => difference(run) >= -1);
+  const tile = (title, value, note) => el("div", { class: "tile" }, el("span", {}, title), el("b", {}, value), el("small", {}, note));
+  const counts = runs.map((run) => run.budget.met), seeds = new Set(runs.map((run) => run.seed)).size;
+  const level = spread(panel().series.map((one) => one.allRelu && one.allRelu.mean));
+  const totals = [...new Set(panel().series.map((one) => short(one.total)))];
+  $("tiles").replaceChildren(
+    tile("Runs", String(runs.length), `${panel().series.length} curve${panel().series.length > 1 ? "s" : ""}, ${seeds} seed${seeds > 1 ? "s" : ""}`),
+    tile("Budgets met exactly", `${exact} of ${runs.length}`, counts.length > 1 ? `${short(Math.min(...counts))} to ${short(Math.max(...counts))} ReLUs` : `${short(counts[0])} ReLUs`),
+    tile("All-ReLU network", level ? level.mean.toFixed(2) + " %" : MISSING, `${totals.join(", ")} ReLUs`),
+    tile("Fewest ReLUs within 1 point", within ? short(within.budget.met) : MISSING, within ? `${share(within.budget.met, within.budget.total)} of the network's, ${within.method.name}` : "no run so close to the all-ReLU network"),
+  );
+}
+
+function drawCurveCard() {
+  const one = panel();
+  const networks = [...new Set(one.series.map((series) => series.network))];
+  $("h-curve").textContent = `Accuracy against ReLU count, ${one.title}`;
+  $("curve-sub").textContent = networks.length === 1 ? networks[0] : `${networks.length} networks`;
+  const kinds = Object.entries(KINDS).filter(([kind]) => one.runs.some((index) => isNumber(DATA.runs[index].accuracy[kind])));
+  if (!kinds.some(([kind]) => kind === state.kind)) state.kind = kinds.length ? kinds[0][0] : "test";
+  const change = (name) => (value) => { state[name] = value; drawCurveCard(); };
+  $("curve-controls").replaceChildren(
+    kinds.length > 1 ? segments(kinds.map(([kind]) => [kind, { test: "test", test_last: "last epoch", holdout: "hold-out" }[kind]]), state.kind, change("kind"), "Accuracy") : "",
+    segments([["count", "count"], ["percent", "% of ReLUs"]], state.axis, change("axis"), "Horizontal axis"),
+    one.published.length ? el("label", { class: "toggle" }, el("input", { type: "checkbox", checked: state.published && state.axis === "count", disabled: state.axis !== "count", onchange: (event) => change("published")(event.target.checked) }), "published points") : "");
+  const flip = (id) => { if (state.off.has(id)) state.off.delete(id); else state.off.add(id); drawCurveCard(); };
+  const drawn = state.published && state.axis === "count" ? Object.keys(SHAPES).filter((kind) => one.published.some((point) => point.replacement === kind)) : [];
+  $("legend").replaceChildren(
+    ...one.series.map((series) => el("button", { type: "button", "aria-pressed": String(!state.off.has(series.id)), title: "Show or hide", onclick: () => flip(series.id) },
+      svg("svg", { width: 26, height: 12 }, svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: DATA.colours[series.method], "stroke-width": 2.4, "stroke-dasharray": DASHES[series.dash % DASHES.length] }), svg("circle", { cx: 13, cy: 6, r: 4.2, fill: DATA.colours[series.method] })), series.label)),
+    one.series.some((series) => series.allRelu) ? el("span", { class: "key" }, svg("svg", { width: 26, height: 12 }, svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: "var(--ink)", "stroke-dasharray": "5 4" }), svg("rect", { x: -3.6, y: -3.6, width: 7.2, height: 7.2, transform: "translate(13,6) rotate(45)", fill: "var(--ink)" })), "all-ReLU network") : "",
+    ...drawn.map((kind) => el("span", { class: "key" }, svg("svg", { width: 12, height: 12 }, marker(kind, 6, 6, 3.6)), `published: ${DATA.words[kind]}`)));
+  const several = one.series.some((series) => seriesPoints(series, state.kind).some((point) => point.runs.length > 1));
+  $("curve-note").textContent = [
+    several ? "Large dots: mean over seeds, bars: sample standard deviation, small dots: single runs." : "",
+    "Hover for the run behind a dot, click to open it.",
+    drawn.length ? "Grey: the papers' own numbers, on their own networks and recipes; thin grey lines join one paper's points." : "",
+  ].filter(Boolean).join(" ");
+  drawCurve($("curve"), one, state, select);
+  $("points-sub").textContent = `${KINDS[state.kind]} accuracy in percent, mean ± standard deviation over seeds`;
+  $("points").replaceChildren(pointsTable(one, state));
+}
+
+function drawHeat() {
+  const series = panel().series;
+  if (state.heat >= series.length) state.heat = 0;
+  $("heat-controls").replaceChildren(series.length > 1 ? (series.length < 5
+    ? segments(series.map((one, index) => [index, one.label]), state.heat, (index) => { state.heat = index; drawHeat(); }, "Curve")
+    : el("select", { "aria-label": "Curve", onchange: (event) => { state.heat = Number(event.target.value); drawHeat(); } }, series.map((one, index) => el("option", { value: index, selected: index === state.heat }, one.label)))) : "");
+  $("heat").replaceChildren(heatTable(series[state.heat]));
+}
+
+const drawTable = () => drawRuns($("runs"), panel(), state, select, drawTable);
+const drawRun = () => drawDetails($("details"), byKey.get(state.selected), panel(), state, drawRun);
+
+function select(key, move) {
+  state.selected = key;
+  history.replaceState(null, "", "#run=" + key);
+  drawCurve($("curve"), panel(), state, select);
+  drawTable();
+  drawRun();
+  if (move) $("details").scrollIntoView({ block: "start" });
+}
+
+function openPanel(index, key = null) {
+  state.panel = index;
+  state.heat = 0;
+  state.rival = "";
+  const runs = panel().runs.map((position) => DATA.runs[position]);
+  state.selected = key ?? runs.reduce((best, run) => ((run.accuracy.test ?? -1) > (best.accuracy.test ?? -1) ? run : best)).key;
+}
+
+function drawAll() {
+  drawTop();
+  drawCurveCard();
+  drawHeat();
+  drawTable();
+  drawRun();
+}
+
+const asked = byKey.get(new URLSearchParams(location.hash.slice(1)).get("run"));
+if (asked) openPanel(DATA.panels.findIndex((one) => one.runs.some((index) => DATA.runs[index] === asked)), asked.key);
+else openPanel(0);
+$("filter").addEventListener("input", (event) => { state.filter = event.target.value; drawTable(); });
+drawAll();
+let drawnWidth = $("curve").clientWidth;
+new ResizeObserver(() => {
+  if ($("curve").clientWidth === drawnWidth) return;
+  drawnWidth = $("curve").clientWidth;
+  drawCurve($("curve"), panel(), state, select);
+}).observe($("curve"));

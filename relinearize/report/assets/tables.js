@@ -1,0 +1,94 @@
+// Tables: accuracy at each budget, where the ReLUs stay, and the runs.
+
+function pointsTable(panel, state) {
+  const columns = panel.series.map((one) => ({ one, points: new Map(seriesPoints(one, state.kind).map((point) => [point.runs[0].budget.asked, point])) }));
+  const budgets = [...new Set(columns.flatMap(({ points }) => [...points.keys()]))].sort((a, b) => b - a);
+  const totals = new Set(panel.series.map((one) => one.total));
+  const head = el("tr", {}, el("th", { class: "text" }, "ReLUs asked"), totals.size === 1 ? el("th", {}, "share") : null,
+    columns.map(({ one }) => el("th", {}, dot(DATA.colours[one.method]), " ", one.label)));
+  const rows = budgets.map((asked) => {
+    const cells = columns.map(({ points }) => points.get(asked));
+    const best = Math.max(...cells.map((point) => (point && point.accuracy ? point.accuracy.mean : -1)));
+    return el("tr", {}, el("td", { class: "text" }, whole(asked)), totals.size === 1 ? el("td", { class: "faint" }, share(asked, [...totals][0])) : null,
+      cells.map((point) => {
+        if (!point || !point.accuracy) return el("td", { class: "faint" }, MISSING);
+        const text = spreadText(point.accuracy);
+        const strong = columns.length > 1 && point.accuracy.mean === best;
+        const n = point.accuracy.n;
+        return el("td", { title: `${n} run${n > 1 ? "s" : ""}` }, strong ? el("b", {}, text) : text);
+      }));
+  });
+  const teachers = columns.map(({ one }) => one.allRelu);
+  if (teachers.some(Boolean) && state.kind !== "holdout")
+    rows.unshift(el("tr", {}, el("td", { class: "text" }, "all ReLUs" + (totals.size === 1 ? ` (${whole([...totals][0])})` : "")), totals.size === 1 ? el("td", { class: "faint" }, "100 %") : null,
+      teachers.map((level) => el("td", {}, spreadText(level)))));
+  return el("table", {}, el("thead", {}, head), el("tbody", {}, rows));
+}
+
+function heatTable(series) { // rows: sites, columns: budgets
+  const points = seriesPoints(series, "test").reverse();
+  const [r, g, b] = [1, 3, 5].map((at) => parseInt(DATA.colours[series.method].slice(at, at + 2), 16));
+  const sites = points[0].runs[0].sites;
+  const head = el("tr", {}, el("th", { class: "text" }, ""), points.map((point) => el("th", {}, short(point.relus))));
+  const rows = sites.map((site, index) => el("tr", {}, el("th", { class: "text" }, site.name),
+    points.map((point) => {
+      const kept = spread(point.runs.map((run) => (run.sites[index] ? run.sites[index].kept / run.sites[index].total : null))).mean;
+      // The square root keeps small shares visible: most budgets worth looking at are below a tenth.
+      const strength = Math.sqrt(kept);
+      return el("td", {
+        style: { background: `rgba(${r},${g},${b},${(0.04 + 0.96 * strength).toFixed(3)})`, color: strength > 0.62 ? "#fff" : "var(--ink)" },
+        title: `${site.name}: ${whole(kept * site.total)} of ${whole(site.total)} kept`,
+      }, kept === 0 ? "0" : (100 * kept).toFixed(kept < 0.0995 ? 1 : 0));
+    })));
+  return el("table", { class: "heat" }, el("thead", {}, head), el("tbody", {}, rows));
+}
+
+const COLUMNS = [
+  { title: "run", text: true, of: (run) => run.name, cell: (run) => [dot(DATA.colours[run.method.name]), run.name || "(no name)"] },
+  { title: "method", text: true, of: (run) => run.method.name },
+  { title: "network", text: true, of: (run) => run.network },
+  { title: "asked", of: (run) => run.budget.asked, cell: (run) => whole(run.budget.asked) },
+  { title: "met", of: (run) => run.budget.met, cell: (run) => (run.budget.met === run.budget.asked ? whole(run.budget.met) : el("span", { class: "warn", title: "not the number asked" }, whole(run.budget.met))) },
+  { title: "share", of: (run) => run.budget.met / run.budget.total, cell: (run) => share(run.budget.met, run.budget.total) },
+  { title: "test", of: (run) => run.accuracy.test, cell: (run) => el("b", {}, percent(run.accuracy.test)) },
+  { title: "last", of: (run) => run.accuracy.test_last, cell: (run) => percent(run.accuracy.test_last) },
+  { title: "hold-out", of: (run) => run.accuracy.holdout, cell: (run) => percent(run.accuracy.holdout) },
+  { title: "all-ReLU", of: (run) => run.accuracy.teacher_test, cell: (run) => percent(run.accuracy.teacher_test) },
+  { title: "difference", of: (run) => difference(run), cell: (run) => signed(difference(run)) },
+  { title: "seed", of: (run) => run.seed },
+  { title: "time", of: (run) => runSeconds(run), cell: (run) => duration(runSeconds(run)) },
+];
+const difference = (run) => (isNumber(run.accuracy.test) && isNumber(run.accuracy.teacher_test) ? run.accuracy.test - run.accuracy.teacher_test : null);
+const runSeconds = (run) => run.stages.reduce((sum, stage) => sum + stage.seconds, 0);
+
+function drawRuns(table, panel, state, select, redraw) {
+  const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  const column = COLUMNS[state.sort.column];
+  const runs = panel.runs.map((index) => DATA.runs[index]).filter((run) => {
+    const text = `${run.name} ${run.method.name} ${run.network} seed ${run.seed} s${run.seed} ${run.budget.asked} ${run.key}`.toLowerCase();
+    return words.every((word) => text.includes(word));
+  });
+  runs.sort((a, b) => {
+    const [left, right] = [column.of(a), column.of(b)];
+    if (left === right) return a.name < b.name ? -1 : 1;
+    if (left === null || left === undefined) return 1; // unknown values last, whichever way
+    if (right === null || right === undefined) return -1;
+    return (left < right ? -1 : 1) * state.sort.way;
+  });
+  const header = COLUMNS.map((one, index) => {
+    const sort = () => {
+      state.sort = { column: index, way: state.sort.column === index ? -state.sort.way : one.text ? 1 : -1 };
+      redraw();
+    };
+    return el("th", {
+      class: one.text ? "text" : null, scope: "col", tabindex: 0, onclick: sort, onkeydown: (event) => { if (event.key === "Enter") sort(); },
+      "aria-sort": index === state.sort.column ? (state.sort.way > 0 ? "ascending" : "descending") : null,
+    }, one.title);
+  });
+  const body = runs.map((run) => el("tr", {
+    tabindex: 0, "aria-selected": String(run.key === state.selected), onclick: () => select(run.key, true),
+    onkeydown: (event) => { if (event.key === "Enter") select(run.key, true); },
+  }, COLUMNS.map((one) => el("td", { class: one.text ? "text" : null }, one.cell ? one.cell(run) : one.of(run)))));
+  if (!body.length) body.push(el("tr", {}, el("td", { class: "text faint", colspan: COLUMNS.length }, "No run fits this filter.")));
+  table.replaceChildren(el("thead", {}, el("tr", {}, header)), el("tbody", {}, body));
+}

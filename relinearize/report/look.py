@@ -1,0 +1,51 @@
+"""Colours, markers and number formats that the picture and the page share."""
+
+import math
+from collections.abc import Iterable
+
+# Distinguishable with the common colour-vision deficiencies, on white and on near-black.
+_PALETTE = ("#2f6fde", "#e07020", "#0f9d76", "#a556c9", "#d33f6a", "#8a7a12", "#1596b4", "#7a5c43")
+_KNOWN = {"snl": 0, "random": 1, "senet": 2, "rlnet": 3}
+
+# What stands where a ReLU was removed -> matplotlib marker. The page draws the same shapes.
+MARKERS = {"identity": "o", "quadratic": "^", "polynomial": "v", "architecture": "s", "unknown": "X"}
+REPLACEMENT_WORDS = {
+    "identity": "identity",
+    "quadratic": "quadratic",
+    "polynomial": "polynomial",
+    "architecture": "smaller network",
+    "unknown": "replacement not stated",
+}
+
+
+def method_colours(methods: Iterable[str]) -> dict[str, str]:
+    """One colour per method: the known ones always the same, others in alphabetic order from what is left."""
+    methods = sorted(set(methods))
+    free = [index for index in range(len(_PALETTE)) if index not in {_KNOWN.get(method) for method in methods}]
+    colours = {}
+    others = 0
+    for method in methods:
+        if method in _KNOWN:
+            colours[method] = _PALETTE[_KNOWN[method]]
+        else:
+            colours[method] = _PALETTE[free[others % len(free)] if free else others % len(_PALETTE)]
+            others += 1
+    return colours
+
+
+def short_count(count: float) -> str:
+    """12900 -> "12.9K", 491520 -> "492K", 1359872 -> "1.36M"."""
+    for size, letter in ((1e6, "M"), (1e3, "K")):
+        if count >= size * 0.9995:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:.3g}"
+
+
+def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
+    """Round numbers between `low` and `high` for a logarithmic axis: 1-2-5 steps, fewer where these are too many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+        if len(ticks) <= most:
+            break
+    return ticks

@@ -1,0 +1,127 @@
+"""report.html: one self-contained page, readable offline for as long as there are browsers.
+
+The page is a template with style, scripts and data put in; nothing is loaded from anywhere. All text reaches the
+document as text nodes, and the data block escapes what could end it, so no name in a record can become markup.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from relinearize.experiment.records import Record, StageRecord
+from relinearize.report.look import REPLACEMENT_WORDS, method_colours
+from relinearize.report.pareto import Panel, Series
+from relinearize.report.published import published_for
+
+SCRIPTS = ("elements.js", "curve.js", "tables.js", "details.js", "main.js")
+STAGES = ("teacher", "search", "finetune")
+MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels and make the page heavy
+
+
+def render_page(panels: Sequence[Panel], paths: dict[str, Path], title: str = "Network linearization runs") -> str:
+    """The whole page as HTML text. `paths`: record key -> where the record lies, for display."""
+    data = page_data(panels, paths)
+    parts = {
+        "TITLE": escape(title),
+        "STYLE": _asset("page.css"),
+        "SCRIPT": "\n".join(_asset(name) for name in SCRIPTS),
+        "DATA": embed_json(data),
+    }
+    # One pass over the template's own marks: what is put in is never searched for marks again.
+    first, *rest = _asset("page.html").split("@@")
+    return first + "".join(parts[piece] if index % 2 == 0 else piece for index, piece in enumerate(rest))
+
+
+def page_data(panels: Sequence[Panel], paths: dict[str, Path]) -> dict[str, Any]:
+    """Everything the scripts draw from."""
+    histories: dict[str, int] = {}
+    runs: list[dict[str, Any]] = []
+    drawn_panels = []
+    for panel in panels:
+        drawn_series = []
+        for series in panel.series:
+            positions = []
+            for record in series.records:
+                positions.append(len(runs))
+                runs.append(_run(record, series, paths.get(record.key), histories))
+            drawn_series.append(_series(panel, series, positions))
+        drawn_panels.append(
+            {
+                "dataset": panel.dataset,
+                "title": panel.title,
+                "series": drawn_series,
+                "runs": [position for series in drawn_series for position in series["runs"]],
+                "published": [asdict(point) for point in published_for(panel.dataset, panel.image_size)],
+            }
+        )
+    methods = sorted({series.method for panel in panels for series in panel.series})
+    titles = [panel.title for panel in panels]
+    return {
+        "summary": f"{len(runs)} run{'s' * (len(runs) != 1)} on {', '.join(titles)}; methods: {', '.join(methods)}",
+        "colours": method_colours(methods),
+        "words": REPLACEMENT_WORDS,
+        "panels": drawn_panels,
+        "runs": runs,
+        "histories": [json.loads(history) for history in histories],
+    }
+
+
+def embed_json(data: Any) -> str:
+    """JSON that is safe inside a <script> element: no character in it can end the element or open a comment."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _series(panel: Panel, series: Series, positions: list[int]) -> dict[str, Any]:
+    return {
+        "label": panel.label(series),
+        "method": series.method,
+        "network": series.network,
+        "total": series.total,
+        "allRelu": asdict(series.all_relu) if series.all_relu else None,
+        "runs": positions,
+    }
+
+
+def _run(record: Record, series: Series, path: Path | None, histories: dict[str, int]) -> dict[str, Any]:
+    run = record.model_dump(mode="json", exclude={"stages", "config", "schema_version"})
+    run["network"] = series.network
+    run["path"] = "" if path is None else str(path)
+    run["config"] = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True, width=100)
+    run["stages"] = [
+        {
+            **record.stages[name].model_dump(mode="json", exclude={"history"}),
+            "name": name,
+            # Runs of a sweep share their teacher, often their search: each history is stored once.
+            "history": histories.setdefault(json.dumps(_columns(record.stages[name])), len(histories)),
+        }
+        for name in STAGES
+        if name in record.stages
+    ]
+    return run
+
+
+def _columns(stage: StageRecord) -> dict[str, list[float | int | None]]:
+    """A stage's history, one list per metric; long ones thinned evenly, the last row always kept."""
+    rows = stage.history
+    if len(rows) > MOST_EPOCHS:
+        rows = [rows[round(index * (len(rows) - 1) / (MOST_EPOCHS - 1))] for index in range(MOST_EPOCHS)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [_short(row.get(name)) for row in rows] for name in names}
+    if rows and "epoch" not in columns:
+        columns["epoch"] = list(range(len(rows)))
+    return columns
+
+
+def _short(value: float | int | None) -> float | int | None:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _asset(name: str) -> str:
+    return resources.files("relinearize.report").joinpath("assets", name).read_text(encoding="utf-8").strip("\n")

@@ -1,0 +1,59 @@
+"""The runs as a table for the terminal, printed at the end of a run and of a report."""
+
+from collections.abc import Iterable
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from relinearize.experiment.records import Record
+
+
+def runs_table(records: Iterable[Record]) -> Table:
+    """One row per run, sorted by dataset, method and budget; accuracies in percent, time in seconds."""
+    records = sorted(records, key=_order)
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    several_sets = len({record.dataset.title for record in records}) > 1
+    table.add_column("run", overflow="fold")
+    if several_sets:
+        table.add_column("dataset")
+    table.add_column("method")
+    for name in ("asked", "met", "ReLU %", "test", "last", "all-ReLU", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for record in records:
+        budget, accuracy = record.budget, record.accuracy
+        met = f"{budget.met:,}"
+        cells = [escape(record.name)]
+        if several_sets:
+            cells.append(escape(record.dataset.title))
+        cells += [
+            escape(record.method.name),
+            f"{budget.asked:,}",
+            met if budget.met == budget.asked else f"[red]{met}[/red]",
+            f"{100 * budget.met / budget.total:.2f}" if budget.total else "-",
+            f"[bold]{_percent(accuracy.test)}[/bold]",
+            _percent(accuracy.test_last),
+            _percent(accuracy.teacher_test),
+            f"{sum(stage.seconds for stage in record.stages.values() if not stage.reused):.1f}",
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def print_table(records: Iterable[Record], console: Console | None = None) -> None:
+    """Print the table; where there is no terminal, wide enough that no row is folded."""
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, 160))
+    console.print(runs_table(records))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _order(record: Record) -> tuple:
+    last = record.method.name == "random"  # the yardstick comes after the methods
+    names = (record.dataset.name, record.backbone.name, last, record.method.name)
+    return (*names, -record.budget.asked, record.seed, record.name)
