@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from relinearize.data.augment import crop_and_flip, pad_with_zeros, to_pixels
+from relinearize.data.augment import crop_and_flip, to_pixels
 from relinearize.data.trainloader import BatchPlan, TrainLoader, to_device
 
 
@@ -31,11 +31,11 @@ class ResidentImages:
         rows = torch.arange(len(labels)) if rows is None else rows
         count, (height, width, channels) = len(rows), images.shape[1:]
         shape = (count, height + 2 * padding, width + 2 * padding, channels)
-        self.padded = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        self.padded = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        inside = self.padded[:, padding : padding + height, padding : padding + width]
         # In pieces: the set, its chosen rows and the padded copy need not all be in memory at once.
         for start in range(0, count, 4096):
-            piece = images[rows[start : start + 4096]].to(self.device)
-            self.padded[start : start + len(piece)] = pad_with_zeros(piece, padding)
+            inside[start : start + 4096] = images[rows[start : start + 4096]].to(self.device)
         self.labels = labels[rows].to(self.device)
 
     def __len__(self) -> int:
