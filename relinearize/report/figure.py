@@ -9,15 +9,17 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.transforms import Bbox
 
-from relinearize.report.look import MARKERS, REPLACEMENT_WORDS, log_ticks, method_colours, short_count
+from relinearize.report.look import MARKERS, REPLACEMENT_WORDS, SHORT_WORDS, log_ticks, method_colours, short_count
+from relinearize.report.names import place_names
 from relinearize.report.pareto import Panel, Series
 from relinearize.report.published import PublishedPoint, published_for
 
 GREY, GREY_TEXT = "#a3a9b3", "#6d7480"
+PANEL_INCHES = 6.4  # usable width of a panel
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -38,9 +40,13 @@ def draw_pareto(panels: Sequence[Panel]) -> bytes:
     colours = method_colours(series.method for panel in panels for series in panel.series)
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
-    width, height = (8.8, 6.2) if columns == 1 else (14.0, 5.6 * rows)
+    # A legend line more for every curve beyond three, so that many curves do not squeeze the axes.
+    most_curves = max(len(panel.series) for panel in panels)
+    height = (6.2 if columns == 1 else 5.6) + 0.42 * max(0, most_curves - 3)
     with plt.rc_context(_STYLE):
-        figure, grid = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(8.8 if columns == 1 else 14.0, height * rows), squeeze=False, layout="constrained"
+        )
         try:
             for axes in grid.flat[len(panels) :]:
                 axes.set_axis_off()
@@ -92,8 +98,19 @@ def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
     ]
     _set_axes(axes, panel)
     # Below the axes: inside, it would cover points of one dataset or another.
-    below = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.12), "ncols": 3, "frameon": False}
+    columns = _legend_columns([str(handle.get_label()) for handle in handles])
+    below = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.12), "ncols": columns, "frameon": False}
     axes.legend(handles=handles, fontsize=8.2, columnspacing=1.6, handletextpad=0.6, borderaxespad=0, **below)
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """As many columns, up to three, as fit below a panel (about 0.063 inches a letter)."""
+    for columns in (3, 2):
+        rows = math.ceil(len(labels) / columns)
+        longest = [max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
+        if sum(0.063 * length + 0.55 for length in longest) <= PANEL_INCHES:
+            return columns
+    return 1
 
 
 def _draw_curves(axes: Axes, panel: Panel, colours: dict[str, str]) -> list[Line2D]:
@@ -149,16 +166,15 @@ def _legend(panel: Panel, series: Series) -> str:
 def _draw_all_relu(axes: Axes, panel: Panel) -> list[Line2D]:
     """A dashed line at the accuracy of each all-ReLU network, with a tick of the same kind at its ReLU total."""
     handles = []
-    levels: dict[tuple, tuple[Series, float]] = {}
-    for series in panel.series:
-        if (spread := series.all_relu) is not None:
-            levels.setdefault((series.network, round(spread.mean, 2)), (series, spread.mean))
-    for shade, (series, level) in zip(("#22262c", "#5d6570", "#868d98") * len(levels), levels.values(), strict=False):
-        axes.axhline(level, color=shade, linestyle=(0, (4, 3)), linewidth=1.1, zorder=3)
-        axes.plot(series.total, level, marker="D", markersize=5.5, color=shade, zorder=6)
-        label = f"all ReLUs ({short_count(series.total)}): {level:.1f} %"
-        if len({one.network for one in panel.series}) > 1:
-            label += f", {series.network}"
+    shades = ("#22262c", "#5d6570", "#868d98", "#aab0b9")
+    levels = panel.all_relu_levels()
+    for index, level in enumerate(levels):
+        shade = shades[index % len(shades)]
+        axes.axhline(level.accuracy.mean, color=shade, linestyle=(0, (4, 3)), linewidth=1.1, zorder=3)
+        axes.plot(level.total, level.accuracy.mean, marker="D", markersize=5.5, color=shade, zorder=6)
+        label = f"all ReLUs ({short_count(level.total)}): {level.accuracy.mean:.1f} %"
+        if len(levels) > 1:
+            label += f", {level.network}"
         handles.append(Line2D([], [], color=shade, linestyle=(0, (4, 3)), marker="D", markersize=5, label=label))
     return handles
 
@@ -181,41 +197,33 @@ def _set_axes(axes: Axes, panel: Panel) -> None:
 
 
 def _name_published(axes: Axes, published: Sequence[PublishedPoint]) -> None:
-    """Write each published method's name once, beside the point where it covers least of everything else."""
+    """Write each published method's name once, in small grey letters."""
     if not published:
         return
     renderer = axes.figure.canvas.get_renderer()
-    frame = axes.get_window_extent(renderer)
-    unit = axes.figure.dpi / 72
-    grey_dots = [tuple(axes.transData.transform((point.relus, point.accuracy))) for point in published]
-    our_dots = _our_dots(axes)
-    taken: list[Bbox] = []
     groups = _by_method(published)
-    for (method, replacement), points in sorted(groups.items(), key=lambda item: (len(item[1]), item[0])):
-        several = len({other for name, other in groups if name == method}) > 1
-        name = f"{method} ({REPLACEMENT_WORDS[replacement]})" if several else method
-        text = axes.text(0, 0, name, fontsize=7, color=GREY_TEXT, zorder=2.5, style="italic")
-        size = text.get_window_extent(renderer)
+    several = {method for method, _ in groups if sum(name == method for name, _ in groups) > 1}
+    # Methods with few points have few places to stand: they choose first.
+    ordered = sorted(groups.items(), key=lambda item: (len(item[1]), item[0]))
+    names = [f"{method} ({SHORT_WORDS[kind]})" if method in several else method for (method, kind), _ in ordered]
+    texts = [axes.text(0, 0, name, fontsize=7, color=GREY_TEXT, zorder=2.5, style="italic") for name in names]
+    extents = [text.get_window_extent(renderer) for text in texts]
+    frame = axes.get_window_extent(renderer)
+    boxes = place_names(
+        [(extent.width, extent.height) for extent in extents],
+        [_display(axes, points) for _, points in ordered],
+        _display(axes, published),
+        _own_marks(axes),
+        (frame.x0, frame.y0, frame.x1, frame.y1),
+        axes.figure.dpi / 72,
+    )
+    for text, box in zip(texts, boxes, strict=True):
+        baseline = box[1] + 0.2 * (box[3] - box[1])
+        text.set_position(axes.transData.inverted().transform((box[0], baseline)))
 
-        def cost(box: Bbox) -> float:
-            outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1)
-            on_grey = sum(_inside(box.padded(2 * unit), dot) for dot in grey_dots)
-            on_ours = sum(_inside(box.padded(2 * unit), dot) for dot in our_dots)
-            return on_grey + 3 * on_ours + 6 * sum(box.overlaps(other) for other in taken) + 30 * outside
 
-        candidates = []
-        for point in points:
-            x, y = axes.transData.transform((point.relus, point.accuracy))
-            for far in (1, 2.5):
-                for sideways, upwards in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, 1), (1, 1), (-1, -1)):
-                    gap = (4 if upwards and sideways else 5) * unit * far
-                    left = x + (gap if sideways > 0 else -gap - size.width if sideways < 0 else -size.width / 2)
-                    down = y + (gap if upwards > 0 else -gap - size.height if upwards < 0 else -size.height / 2)
-                    box = Bbox.from_bounds(left, down, size.width, size.height)
-                    candidates.append((cost(box) + 0.6 * (far > 1), len(candidates), box))
-        best = min(candidates)[2]
-        text.set_position(axes.transData.inverted().transform((best.x0, best.y0 + 0.2 * size.height)))
-        taken.append(best)
+def _display(axes: Axes, points: Sequence[PublishedPoint]) -> np.ndarray:
+    return axes.transData.transform([(point.relus, point.accuracy) for point in points])
 
 
 def _by_method(published: Sequence[PublishedPoint]) -> dict[tuple[str, str], list[PublishedPoint]]:
@@ -225,19 +233,15 @@ def _by_method(published: Sequence[PublishedPoint]) -> dict[tuple[str, str], lis
     return groups
 
 
-def _our_dots(axes: Axes) -> list[tuple[float, float]]:
-    """Display coordinates along everything of ours that a name must not cover: the curves and the all-ReLU lines."""
-    dots = []
+def _own_marks(axes: Axes) -> np.ndarray:
+    """Display coordinates (N x 2) along everything that a name must not cover: our curves, the all-ReLU lines."""
+    marks = []
     for line in axes.get_lines():
         if line.get_zorder() < 3:
             continue
-        ends = [tuple(end) for end in line.get_transform().transform(line.get_xydata())]
-        dots += ends
-        for a, b in pairwise(ends):
-            pieces = max(2, int(math.dist(a, b) / 6))
-            dots += [(a[0] + (b[0] - a[0]) * i / pieces, a[1] + (b[1] - a[1]) * i / pieces) for i in range(pieces)]
-    return dots
-
-
-def _inside(box: Bbox, dot: tuple[float, float]) -> bool:
-    return box.x0 <= dot[0] <= box.x1 and box.y0 <= dot[1] <= box.y1
+        ends = line.get_transform().transform(line.get_xydata())
+        marks.append(ends)
+        for start, end in pairwise(ends):
+            pieces = max(2, int(np.hypot(*(end - start)) / 6))
+            marks.append(start + (end - start) * np.linspace(0, 1, pieces)[:, None])
+    return np.vstack(marks) if marks else np.empty((0, 2))

@@ -16,6 +16,8 @@ REPLACEMENT_WORDS = {
     "architecture": "smaller network",
     "unknown": "replacement not stated",
 }
+# In brackets after a method's name, where it was published with several replacements.
+SHORT_WORDS = {**REPLACEMENT_WORDS, "unknown": "unstated"}
 
 
 def method_colours(methods: Iterable[str]) -> dict[str, str]:

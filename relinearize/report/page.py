@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from relinearize.experiment.records import Record, StageRecord
-from relinearize.report.look import REPLACEMENT_WORDS, method_colours
+from relinearize.report.look import REPLACEMENT_WORDS, SHORT_WORDS, method_colours
 from relinearize.report.pareto import Panel, Series
 from relinearize.report.published import published_for
 
@@ -56,6 +56,7 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path]) -> dict[str, Any]
                 "dataset": panel.dataset,
                 "title": panel.title,
                 "series": drawn_series,
+                "levels": [asdict(level) for level in panel.all_relu_levels()],
                 "runs": [position for series in drawn_series for position in series["runs"]],
                 "published": [asdict(point) for point in published_for(panel.dataset, panel.image_size)],
             }
@@ -66,6 +67,7 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path]) -> dict[str, Any]
         "summary": f"{len(runs)} run{'s' * (len(runs) != 1)} on {', '.join(titles)}; methods: {', '.join(methods)}",
         "colours": method_colours(methods),
         "words": REPLACEMENT_WORDS,
+        "shortWords": SHORT_WORDS,
         "panels": drawn_panels,
         "runs": runs,
         "histories": [json.loads(history) for history in histories],
@@ -84,7 +86,6 @@ def _series(panel: Panel, series: Series, positions: list[int]) -> dict[str, Any
         "method": series.method,
         "network": series.network,
         "total": series.total,
-        "allRelu": asdict(series.all_relu) if series.all_relu else None,
         "runs": positions,
     }
 

@@ -73,17 +73,17 @@ class Series:
         return f"{self.backbone}{width}, {self.convention} convention"
 
     @property
-    def all_relu(self) -> Spread | None:
-        """Accuracy of the all-ReLU networks, each teacher counted once however many runs share it."""
-        teachers: dict[str, float | None] = {}
-        for record in self.records:
-            stage = record.stages.get("teacher")
-            teachers.setdefault(stage.key if stage else f"seed {record.seed}", record.accuracy.teacher_test)
-        return Spread.of(teachers.values())
-
-    @property
     def records(self) -> list[Record]:
         return [record for point in self.points for record in point.records]
+
+
+@dataclass(frozen=True)
+class AllReLULevel:
+    """The all-ReLU networks of one kind: `total` ReLUs, accuracy over distinct teachers."""
+
+    network: str
+    total: int
+    accuracy: Spread
 
 
 @dataclass
@@ -94,6 +94,19 @@ class Panel:
     title: str
     image_size: int
     series: list[Series]
+
+    def all_relu_levels(self) -> list[AllReLULevel]:
+        """One level per network and teacher recipe, each teacher counted once however many runs share it."""
+        teachers: dict[tuple, dict[str, float | None]] = {}
+        for series in self.series:
+            recipe = repr(sorted(item for item in series.recipe.items() if "teacher" in item[0]))
+            for record in series.records:
+                stage = record.stages.get("teacher")
+                name = stage.key if stage else f"seed {record.seed}"
+                kind = teachers.setdefault((series.network, series.total, recipe), {})
+                kind[name] = record.accuracy.teacher_test
+        spreads = {kind: Spread.of(accuracies.values()) for kind, accuracies in teachers.items()}
+        return [AllReLULevel(kind[0], kind[1], spread) for kind, spread in spreads.items() if spread is not None]
 
     def label(self, series: Series) -> str:
         """A series' name within this panel: the method, and the network only where several are drawn."""

@@ -30,18 +30,20 @@ function seriesPoints(series, kind) { // one entry per asked budget, by growing 
 
 function placeNames(groups, dots, frame) { // greedy: each name beside the point where it covers least
   const taken = [], placed = [];
+  const ruler = document.createElement("canvas").getContext("2d");
+  ruler.font = `italic 10.5px ${getComputedStyle(document.body).fontFamily}`;
   const hits = (box, [x, y], pad) => x >= box.x - pad && x <= box.x + box.w + pad && y >= box.y - pad && y <= box.y + box.h + pad;
   const overlap = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
   for (const { name, places } of groups) {
-    const w = 5.4 * name.length, h = 11;
+    const w = ruler.measureText(name).width, h = 11;
     let best = null;
     for (const [x, y] of places)
-      for (const far of [1, 2.6])
+      for (const far of [1, 1.7, 2.6])
         for (const [sx, sy] of [[1, 0], [-1, 0], [0, 1], [0, -1], [1, 1], [-1, -1], [1, -1], [-1, 1]]) {
           const gap = 7 * far;
           const box = { x: x + (sx > 0 ? gap : sx < 0 ? -gap - w : -w / 2), y: y + (sy > 0 ? gap : sy < 0 ? -gap - h : -h / 2), w, h };
-          let cost = far > 1 ? 0.6 : 0;
-          for (const dot of dots) if (hits(box, dot.at, 2)) cost += dot.weight;
+          let cost = 0.5 * (far - 1);
+          for (const dot of dots) if (hits(box, dot.at, 4)) cost += dot.weight;
           for (const other of taken) if (overlap(box, other)) cost += 6;
           if (box.x < frame.left || box.x + w > frame.right || box.y < frame.top || box.y + h > frame.bottom) cost += 40;
           if (!best || cost < best.cost) best = { cost, box };
@@ -55,10 +57,12 @@ function placeNames(groups, dots, frame) { // greedy: each name beside the point
 function drawCurve(holder, panel, state, select) {
   const width = Math.max(300, holder.clientWidth), narrow = width < 560;
   const height = Math.round(Math.min(540, Math.max(330, width * 0.47)));
-  const frame = { left: narrow ? 38 : 50, right: width - 14, top: 14, bottom: height - 44 };
+  const frame = { left: narrow ? 38 : 50, right: width - 14, top: 24, bottom: height - 44 };
   const relative = state.axis === "percent";
   const series = panel.series.map((one, index) => ({ ...one, index, points: seriesPoints(one, state.kind) })).filter((one) => !state.off.has(one.id));
   const published = state.published && !relative ? panel.published : [];
+  const shown = new Set(series.map((one) => one.network));
+  const levels = state.kind === "holdout" ? [] : panel.levels.filter((level) => shown.has(level.network));
   const xOf = (relus, one) => (relative ? (100 * relus) / one.total : relus);
   const xs = [], ys = [];
   for (const one of series) {
@@ -68,8 +72,8 @@ function drawCurve(holder, panel, state, select) {
       for (const run of point.runs) if (isNumber(run.accuracy[state.kind])) ys.push(run.accuracy[state.kind]);
       if (point.accuracy.std) ys.push(point.accuracy.mean - point.accuracy.std, point.accuracy.mean + point.accuracy.std);
     }
-    if (one.allRelu) { xs.push(xOf(one.total, one)); ys.push(one.allRelu.mean); }
   }
+  for (const level of levels) { xs.push(xOf(level.total, level)); ys.push(level.accuracy.mean); }
   for (const point of published) { xs.push(point.relus); ys.push(point.accuracy); }
   if (!xs.length) { holder.replaceChildren(el("p", { class: "note" }, "No run here has this accuracy.")); return; }
   const xLow = Math.min(...xs) / 1.18, xHigh = Math.max(...xs) * 1.18;
@@ -87,7 +91,7 @@ function drawCurve(holder, panel, state, select) {
   root.append(svg("line", { class: "axis", x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }),
     svg("text", { class: "title", x: (frame.left + frame.right) / 2, y: height - 6, "text-anchor": "middle" },
       relative ? "ReLUs kept, share of the network's own (log scale)" : "ReLUs kept per image (log scale)"),
-    svg("text", { class: "title", x: 0, y: 4 }, `${KINDS[state.kind]} accuracy (%)`));
+    svg("text", { class: "title", x: 0, y: 10 }, `${KINDS[state.kind]} accuracy (%)`));
 
   const targets = [], dots = [];
   const along = (a, b) => {
@@ -102,7 +106,7 @@ function drawCurve(holder, panel, state, select) {
   }
   const namesOf = (method) => [...groups.values()].filter((group) => group.method === method).length;
   for (const group of groups.values()) {
-    group.name = namesOf(group.method) > 1 ? `${group.method} (${DATA.words[group.replacement]})` : group.method;
+    group.name = namesOf(group.method) > 1 ? `${group.method} (${DATA.shortWords[group.replacement]})` : group.method;
     group.places = group.points.sort((a, b) => a.relus - b.relus).map((point) => [x(point.relus), y(point.accuracy)]);
     root.append(svg("polyline", { points: group.places.map((place) => place.join(",")).join(" "), fill: "none", stroke: "var(--hair)" }));
   }
@@ -112,10 +116,8 @@ function drawCurve(holder, panel, state, select) {
     dots.push({ at, weight: 1 });
     targets.push({ at, reach: 12, published: point });
   }
-  const levels = new Map();
-  for (const one of series) if (one.allRelu) levels.set(one.network + one.allRelu.mean.toFixed(2), one);
-  for (const one of levels.values()) {
-    const level = y(one.allRelu.mean), at = [x(xOf(one.total, one)), level];
+  for (const one of levels) {
+    const level = y(one.accuracy.mean), at = [x(xOf(one.total, one)), level];
     root.append(svg("line", { x1: frame.left, x2: frame.right, y1: level, y2: level, stroke: "var(--ink)", "stroke-dasharray": "5 4", "stroke-width": 1.2, opacity: .75 }),
       svg("rect", { x: -4.4, y: -4.4, width: 8.8, height: 8.8, transform: `translate(${at}) rotate(45)`, fill: "var(--ink)", stroke: "var(--card)" }));
     along([frame.left, level], [frame.right, level]);
@@ -186,7 +188,7 @@ function tipFor(target, state, panel) {
   }
   if (target.allRelu) {
     const one = target.allRelu;
-    return [el("b", {}, "all-ReLU network"), tip.rows([["network", one.network], ["test accuracy", spreadText(one.allRelu) + " %"], ["ReLUs", whole(one.total)], ["networks", one.allRelu.n]])];
+    return [el("b", {}, "all-ReLU network"), tip.rows([["network", one.network], ["test accuracy", spreadText(one.accuracy) + " %"], ["ReLUs", whole(one.total)], ["trained networks", one.accuracy.n]])];
   }
   if (target.point) {
     const { runs, accuracy, relus } = target.point;

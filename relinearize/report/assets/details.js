@@ -77,7 +77,7 @@ function siteBars(run, mode, other) {
       el("div", { class: "room" }, el("div", { class: "track", style: { width: wide(length(site.total, site.total)) } }),
         site.kept ? el("div", { class: "fill", style: { width: wide(length(site.kept, site.total)), background: DATA.colours[run.method.name] } }) : null,
         rival ? el("div", { class: "mark", style: { left: wide(length(rival.kept, site.total)) }, title: `${other.name}: ${whole(rival.kept)}` }) : null),
-      el("div", { class: "value" }, whole(site.kept), el("span", { class: "faint" }, ` / ${short(site.total)} · ${share(site.kept, site.total)}`)));
+      el("div", { class: "value" }, whole(site.kept), el("span", { class: "faint of" }, ` / ${short(site.total)}`), el("span", { class: "faint" }, ` · ${share(site.kept, site.total)}`)));
   });
 }
 
@@ -90,7 +90,8 @@ function drawDetails(holder, run, panel, state, redraw) {
   const rival = others.find((other) => other.key === state.rival) || null;
   const table = (pairs) => el("table", {}, el("tbody", {}, pairs.map(([name, value]) => el("tr", {}, el("td", { class: "text" }, name), el("td", { class: "text", style: { whiteSpace: "normal", overflowWrap: "anywhere" } }, value)))));
   const copy = el("button", { type: "button", class: "chip", onclick: () => { navigator.clipboard?.writeText(run.config); copy.textContent = "copied"; setTimeout(() => { copy.textContent = "copy"; }, 1200); } }, "copy");
-  holder.replaceChildren(
+  // An element drops null children; replaceChildren itself would write the word.
+  holder.replaceChildren(el("div", {},
     el("div", { class: "head" }, el("div", {},
       el("h2", {}, dot(DATA.colours[run.method.name]), " ", run.name || "(no name)"),
       el("p", { class: "sub" }, `${panel.title} · ${run.network} · ${run.method.teacher} → ${run.method.search} → ${run.method.finetune} · replacement: ${run.replacement}`))),
@@ -105,7 +106,7 @@ function drawDetails(holder, run, panel, state, redraw) {
       fact("share kept", share(run.budget.met, run.budget.total)),
       fact("seed", String(run.seed)),
       fact("training time", duration(runSeconds(run)), `new in this run: ${duration(own)}`),
-      fact("created", run.created.slice(0, 16).replace("T", " ")),
+      fact("created", run.created.slice(0, 10), run.created),
       fact("key", run.key.slice(0, 12), run.key)),
     run.budget.reached ? null : el("p", { class: "note warn" }, "The search ended before it came down to this budget; the mask is its projection."),
     el("div", { class: "block" },
@@ -125,5 +126,5 @@ function drawDetails(holder, run, panel, state, redraw) {
       el("div", {}, el("h3", {}, "Made with"), table([
         ["hardware", `${run.hardware.accelerator}: ${run.hardware.name}`], ["threads", run.hardware.threads ?? MISSING], ["precision", run.hardware.precision],
         ...Object.entries(run.versions), ["git commit", run.git_commit ?? MISSING], ["data fingerprint", run.dataset.fingerprint.slice(0, 16)],
-        ["images", `${whole(run.dataset.train)} train, ${whole(run.dataset.holdout)} hold-out, ${whole(run.dataset.test)} test`], ["record", run.path]]))));
+        ["images", `${whole(run.dataset.train)} train, ${whole(run.dataset.holdout)} hold-out, ${whole(run.dataset.test)} test`], ["record", run.path]])))));
 }

@@ -21,16 +21,18 @@ function drawTop() {
   const runs = panel().runs.map((index) => DATA.runs[index]);
   const exact = runs.filter((run) => run.budget.met === run.budget.asked).length;
   const best = runs.filter((run) => isNumber(difference(run))).sort((a, b) => a.budget.met / a.budget.total - b.budget.met / b.budget.total);
-  const within = best.find((run) => difference(run) >= -1);
+  const margin = [1, 2, 3, 5].find((points) => best.some((run) => difference(run) >= -points)) ?? 10;
+  const within = best.find((run) => difference(run) >= -margin);
   const tile = (title, value, note) => el("div", { class: "tile" }, el("span", {}, title), el("b", {}, value), el("small", {}, note));
   const counts = runs.map((run) => run.budget.met), seeds = new Set(runs.map((run) => run.seed)).size;
-  const level = spread(panel().series.map((one) => one.allRelu && one.allRelu.mean));
+  const levels = panel().levels, means = levels.map((one) => one.accuracy.mean);
   const totals = [...new Set(panel().series.map((one) => short(one.total)))];
   $("tiles").replaceChildren(
     tile("Runs", String(runs.length), `${panel().series.length} curve${panel().series.length > 1 ? "s" : ""}, ${seeds} seed${seeds > 1 ? "s" : ""}`),
     tile("Budgets met exactly", `${exact} of ${runs.length}`, counts.length > 1 ? `${short(Math.min(...counts))} to ${short(Math.max(...counts))} ReLUs` : `${short(counts[0])} ReLUs`),
-    tile("All-ReLU network", level ? level.mean.toFixed(2) + " %" : MISSING, `${totals.join(", ")} ReLUs`),
-    tile("Fewest ReLUs within 1 point", within ? short(within.budget.met) : MISSING, within ? `${share(within.budget.met, within.budget.total)} of the network's, ${within.method.name}` : "no run so close to the all-ReLU network"),
+    tile(levels.length > 1 ? "All-ReLU networks" : "All-ReLU network",
+      levels.length > 1 ? `${Math.min(...means).toFixed(1)} to ${Math.max(...means).toFixed(1)} %` : levels.length ? spreadText(levels[0].accuracy) + " %" : MISSING, `${totals.join(", ")} ReLUs`),
+    tile(`Fewest ReLUs within ${margin} point${margin > 1 ? "s" : ""}`, within ? short(within.budget.met) : MISSING, within ? `${share(within.budget.met, within.budget.total)} of the network's, ${within.method.name}` : "no run so close to the all-ReLU network"),
   );
 }
 
@@ -51,7 +53,7 @@ function drawCurveCard() {
   $("legend").replaceChildren(
     ...one.series.map((series) => el("button", { type: "button", "aria-pressed": String(!state.off.has(series.id)), title: "Show or hide", onclick: () => flip(series.id) },
       svg("svg", { width: 26, height: 12 }, svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: DATA.colours[series.method], "stroke-width": 2.4, "stroke-dasharray": DASHES[series.dash % DASHES.length] }), svg("circle", { cx: 13, cy: 6, r: 4.2, fill: DATA.colours[series.method] })), series.label)),
-    one.series.some((series) => series.allRelu) ? el("span", { class: "key" }, svg("svg", { width: 26, height: 12 }, svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: "var(--ink)", "stroke-dasharray": "5 4" }), svg("rect", { x: -3.6, y: -3.6, width: 7.2, height: 7.2, transform: "translate(13,6) rotate(45)", fill: "var(--ink)" })), "all-ReLU network") : "",
+    one.levels.length && state.kind !== "holdout" ? el("span", { class: "key" }, svg("svg", { width: 26, height: 12 }, svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: "var(--ink)", "stroke-dasharray": "5 4" }), svg("rect", { x: -3.6, y: -3.6, width: 7.2, height: 7.2, transform: "translate(13,6) rotate(45)", fill: "var(--ink)" })), "all-ReLU network") : "",
     ...drawn.map((kind) => el("span", { class: "key" }, svg("svg", { width: 12, height: 12 }, marker(kind, 6, 6, 3.6)), `published: ${DATA.words[kind]}`)));
   const several = one.series.some((series) => seriesPoints(series, state.kind).some((point) => point.runs.length > 1));
   $("curve-note").textContent = [
@@ -66,6 +68,8 @@ function drawCurveCard() {
 
 function drawHeat() {
   const series = panel().series;
+  // Many or long column titles need the whole width.
+  document.querySelector(".pair").classList.toggle("stack", series.length > 3 || series.some((one) => one.label.length > 22));
   if (state.heat >= series.length) state.heat = 0;
   $("heat-controls").replaceChildren(series.length > 1 ? (series.length < 5
     ? segments(series.map((one, index) => [index, one.label]), state.heat, (index) => { state.heat = index; drawHeat(); }, "Curve")

@@ -12,18 +12,24 @@ function pointsTable(panel, state) {
     return el("tr", {}, el("td", { class: "text" }, whole(asked)), totals.size === 1 ? el("td", { class: "faint" }, share(asked, [...totals][0])) : null,
       cells.map((point) => {
         if (!point || !point.accuracy) return el("td", { class: "faint" }, MISSING);
-        const text = spreadText(point.accuracy);
+        const text = spreadCell(point.accuracy);
         const strong = columns.length > 1 && point.accuracy.mean === best;
         const n = point.accuracy.n;
         return el("td", { title: `${n} run${n > 1 ? "s" : ""}` }, strong ? el("b", {}, text) : text);
       }));
   });
-  const teachers = columns.map(({ one }) => one.allRelu);
+  // The all-ReLU networks that a column's own runs were made from.
+  const teachers = columns.map(({ one }) => {
+    const distinct = new Map(one.runs.map((index) => DATA.runs[index]).map((run) => [(run.stages.find((stage) => stage.name === "teacher") || { key: run.seed }).key, run.accuracy.teacher_test]));
+    return spread([...distinct.values()]);
+  });
   if (teachers.some(Boolean) && state.kind !== "holdout")
-    rows.unshift(el("tr", {}, el("td", { class: "text" }, "all ReLUs" + (totals.size === 1 ? ` (${whole([...totals][0])})` : "")), totals.size === 1 ? el("td", { class: "faint" }, "100 %") : null,
-      teachers.map((level) => el("td", {}, spreadText(level)))));
+    rows.unshift(el("tr", {}, el("td", { class: "text" }, totals.size === 1 ? el("span", { title: "all ReLUs" }, whole([...totals][0])) : "all ReLUs"), totals.size === 1 ? el("td", { class: "faint" }, "100 %") : null,
+      teachers.map((level) => el("td", {}, spreadCell(level)))));
   return el("table", {}, el("thead", {}, head), el("tbody", {}, rows));
 }
+
+const spreadCell = (value) => (value ? [value.mean.toFixed(2), value.std === null ? null : el("small", {}, ` ±${value.std.toFixed(2)}`)] : MISSING);
 
 function heatTable(series) { // rows: sites, columns: budgets
   const points = seriesPoints(series, "test").reverse();
@@ -46,7 +52,7 @@ function heatTable(series) { // rows: sites, columns: budgets
 const COLUMNS = [
   { title: "run", text: true, of: (run) => run.name, cell: (run) => [dot(DATA.colours[run.method.name]), run.name || "(no name)"] },
   { title: "method", text: true, of: (run) => run.method.name },
-  { title: "network", text: true, of: (run) => run.network },
+  { title: "network", text: true, of: (run) => run.network, wanted: (panel) => new Set(panel.series.map((one) => one.network)).size > 1 },
   { title: "asked", of: (run) => run.budget.asked, cell: (run) => whole(run.budget.asked) },
   { title: "met", of: (run) => run.budget.met, cell: (run) => (run.budget.met === run.budget.asked ? whole(run.budget.met) : el("span", { class: "warn", title: "not the number asked" }, whole(run.budget.met))) },
   { title: "share", of: (run) => run.budget.met / run.budget.total, cell: (run) => share(run.budget.met, run.budget.total) },
@@ -54,7 +60,7 @@ const COLUMNS = [
   { title: "last", of: (run) => run.accuracy.test_last, cell: (run) => percent(run.accuracy.test_last) },
   { title: "hold-out", of: (run) => run.accuracy.holdout, cell: (run) => percent(run.accuracy.holdout) },
   { title: "all-ReLU", of: (run) => run.accuracy.teacher_test, cell: (run) => percent(run.accuracy.teacher_test) },
-  { title: "difference", of: (run) => difference(run), cell: (run) => signed(difference(run)) },
+  { title: "Δ", of: (run) => difference(run), cell: (run) => signed(difference(run)) },
   { title: "seed", of: (run) => run.seed },
   { title: "time", of: (run) => runSeconds(run), cell: (run) => duration(runSeconds(run)) },
 ];
@@ -63,7 +69,7 @@ const runSeconds = (run) => run.stages.reduce((sum, stage) => sum + stage.second
 
 function drawRuns(table, panel, state, select, redraw) {
   const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
-  const column = COLUMNS[state.sort.column];
+  const column = COLUMNS[state.sort.column], columns = COLUMNS.filter((one) => !one.wanted || one.wanted(panel));
   const runs = panel.runs.map((index) => DATA.runs[index]).filter((run) => {
     const text = `${run.name} ${run.method.name} ${run.network} seed ${run.seed} s${run.seed} ${run.budget.asked} ${run.key}`.toLowerCase();
     return words.every((word) => text.includes(word));
@@ -75,7 +81,8 @@ function drawRuns(table, panel, state, select, redraw) {
     if (right === null || right === undefined) return -1;
     return (left < right ? -1 : 1) * state.sort.way;
   });
-  const header = COLUMNS.map((one, index) => {
+  const header = columns.map((one) => {
+    const index = COLUMNS.indexOf(one);
     const sort = () => {
       state.sort = { column: index, way: state.sort.column === index ? -state.sort.way : one.text ? 1 : -1 };
       redraw();
@@ -88,7 +95,7 @@ function drawRuns(table, panel, state, select, redraw) {
   const body = runs.map((run) => el("tr", {
     tabindex: 0, "aria-selected": String(run.key === state.selected), onclick: () => select(run.key, true),
     onkeydown: (event) => { if (event.key === "Enter") select(run.key, true); },
-  }, COLUMNS.map((one) => el("td", { class: one.text ? "text" : null }, one.cell ? one.cell(run) : one.of(run)))));
+  }, columns.map((one) => el("td", { class: one.text ? "text" : null }, one.cell ? one.cell(run) : one.of(run)))));
   if (!body.length) body.push(el("tr", {}, el("td", { class: "text faint", colspan: COLUMNS.length }, "No run fits this filter.")));
   table.replaceChildren(el("thead", {}, el("tr", {}, header)), el("tbody", {}, body));
 }

@@ -1,0 +1,59 @@
+"""The picture: it is drawn in every case; ticks, colours and names by hand."""
+
+import numpy as np
+import pytest
+from fake_records import fake_record, fake_sweep
+
+from relinearize.report.figure import draw_pareto
+from relinearize.report.look import log_ticks, method_colours, short_count
+from relinearize.report.names import place_names
+from relinearize.report.pareto import build_panels
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "records",
+    [
+        fake_sweep(),
+        [fake_record(holdout=False, teacher=False)],
+        [fake_record(), fake_record(finetune_lr=0.01), fake_record(dataset="digits", title="digits", image_size=8)],
+    ],
+    ids=["sweep", "one run", "two datasets"],
+)
+def test_picture_is_a_png(records):
+    picture = draw_pareto(build_panels(records))
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(12_900, "12.9K"), (50_000, "50K"), (491_520, "492K"), (1_359_872, "1.36M"), (999_999, "1M"), (37, "37")],
+)
+def test_short_count(count, text):
+    assert short_count(count) == text
+
+
+def test_log_ticks_are_round_and_few():
+    assert log_ticks(8_000, 120_000) == [10_000, 15_000, 20_000, 30_000, 50_000, 70_000, 100_000]
+    assert log_ticks(900, 1_100_000) == [1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6]
+    assert len(log_ticks(10, 1e9)) <= 9
+
+
+def test_method_colours_are_distinct_and_known_ones_fixed():
+    colours = method_colours(["snl", "random", "mine", "another", "snl"])
+    assert len(set(colours.values())) == 4
+    assert colours["snl"] == method_colours(["snl"])["snl"]
+    assert len(method_colours([f"method {index}" for index in range(30)])) == 30
+
+
+def test_names_avoid_each_other_points_and_the_frame():
+    frame = (0.0, 0.0, 200.0, 100.0)
+    anchors = [np.array([[100.0, 50.0]]), np.array([[100.0, 50.0]]), np.array([[199.0, 99.0]])]
+    heavy = np.array([[110.0 + step, 50.0] for step in range(0, 60, 5)])
+    boxes = place_names([(40.0, 8.0)] * 3, anchors, np.empty((0, 2)), heavy, frame)
+    for box in boxes:
+        assert frame[0] <= box[0] and box[2] <= frame[2] and frame[1] <= box[1] and box[3] <= frame[3]
+        assert not any(box[0] <= x <= box[2] and box[1] <= y <= box[3] for x, y in heavy)
+    first, second = boxes[:2]
+    assert first[2] <= second[0] or second[2] <= first[0] or first[3] <= second[1] or second[3] <= first[1]

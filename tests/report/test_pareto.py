@@ -1,0 +1,101 @@
+"""The Pareto table: what is averaged with what."""
+
+import csv
+import io
+import random
+
+import pytest
+from fake_records import BUDGETS, fake_record, fake_sweep
+
+from relinearize.report.pareto import Spread, build_panels, pareto_csv, pareto_rows
+
+
+def with_accuracy(record, test):
+    return record.model_copy(update={"accuracy": record.accuracy.model_copy(update={"test": test})})
+
+
+def test_spread_by_hand():
+    assert Spread.of([]) is None
+    assert Spread.of([None, 3.0]) == Spread(3.0, None, 1)
+    spread = Spread.of([1.0, 2.0, 4.0, None])
+    assert (spread.mean, spread.n) == (pytest.approx(7 / 3), 3)
+    assert spread.std == pytest.approx((7 / 3) ** 0.5)
+    assert str(Spread(90.5, 0.25, 2)) == "90.50 ± 0.25"
+
+
+def test_seeds_become_one_point():
+    records = [with_accuracy(fake_record("snl", 7_000, seed), 80.0 + seed) for seed in range(3)]
+    (row,) = pareto_rows(build_panels(records))
+    assert (row["relus"], row["relus_asked"], row["relus_total"], row["n"]) == (7_000, 7_000, 139_264, 3)
+    assert (row["accuracy_mean"], row["accuracy_std"], row["seeds"]) == (81.0, 1.0, "0 1 2")
+    assert row["relus_percent"] == pytest.approx(5.0264)
+    assert row["all_relu_mean"] == pytest.approx(92.8)
+    assert row["drop"] == pytest.approx(11.8)
+
+
+def test_one_curve_per_method_and_one_row_per_budget():
+    panels = build_panels(fake_sweep())
+    assert [[series.method for series in panel.series] for panel in panels] == [["snl", "random"]]
+    assert len(pareto_rows(panels)) == 2 * len(BUDGETS)
+
+
+def test_order_of_records_does_not_matter():
+    records = fake_sweep()
+    shuffled = random.Random(1).sample(records, len(records))
+    assert pareto_csv(build_panels(shuffled)) == pareto_csv(build_panels(records))
+
+
+@pytest.mark.parametrize(
+    ("other", "labels"),
+    [
+        ({"finetune_lr": 0.01}, {"snl [finetune.lr=0.001]", "snl [finetune.lr=0.01]"}),
+        ({"width": 64}, {"snl, resnet18 (width 16), senet convention", "snl, resnet18 (width 64), senet convention"}),
+        (
+            {"convention": "snl"},
+            {"snl, resnet18 (width 16), senet convention", "snl, resnet18 (width 16), snl convention"},
+        ),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(other, labels):
+    (panel,) = build_panels([fake_record(seed=0), fake_record(seed=1, **other)])
+    assert {panel.label(series) for series in panel.series} == labels
+    assert [row["n"] for row in pareto_rows([panel])] == [1, 1]
+
+
+def test_budget_and_paths_in_the_config_do_not_split_a_curve():
+    records = []
+    for asked, seed in ((7_000, 0), (14_000, 1)):
+        record = fake_record("snl", asked, seed)
+        config = {**record.config, "method": {**record.config["method"], "budget": asked, "seed": seed}}
+        records.append(record.model_copy(update={"config": config}))
+    (panel,) = build_panels(records)
+    assert len(panel.series) == 1
+
+
+def test_hold_out_split_tells_runs_apart():
+    (panel,) = build_panels([fake_record(seed=0), fake_record(seed=1, holdout=False)])
+    assert len(panel.series) == 2
+    assert all(series.variant for series in panel.series)
+
+
+def test_datasets_are_panels():
+    panels = build_panels([fake_record(), fake_record(dataset="cifar100", title="CIFAR-100")])
+    assert [(panel.dataset, panel.title) for panel in panels] == [
+        ("cifar10", "CIFAR-10 (JPEG)"),
+        ("cifar100", "CIFAR-100"),
+    ]
+
+
+def test_each_teacher_counts_once():
+    (panel,) = build_panels(fake_sweep(seeds=(0,)) + fake_sweep(methods=("snl",), budgets=(7_000,), seeds=(1,)))
+    (level,) = panel.all_relu_levels()
+    assert (level.total, level.accuracy.n, level.accuracy.mean) == (139_264, 2, pytest.approx(92.7))
+    (panel,) = build_panels([fake_record(teacher=False)])
+    assert panel.all_relu_levels() == []
+
+
+def test_csv_reads_back():
+    rows = list(csv.DictReader(io.StringIO(pareto_csv(build_panels([fake_record(holdout=False, teacher=False)])))))
+    assert len(rows) == 1
+    assert rows[0]["dataset"] == "cifar10"
+    assert (rows[0]["accuracy_std"], rows[0]["holdout_mean"], rows[0]["drop"]) == ("", "", "")

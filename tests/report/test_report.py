@@ -1,0 +1,81 @@
+"""The report as a whole: three files, a table for the terminal, no torch."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_records import fake_record, fake_sweep, write_records
+from rich.console import Console
+
+from relinearize.errors import UserError
+from relinearize.report import print_runs, write_report
+
+
+def test_three_files_in_the_first_folder_or_where_asked(tmp_path):
+    first = write_records(fake_sweep(seeds=(0,)), tmp_path / "a")
+    second = write_records([fake_record(seed=1)], tmp_path / "b")
+    paths = write_report([first, second])
+    assert [paths.csv, paths.png, paths.html] == [first / name for name in ("pareto.csv", "pareto.png", "report.html")]
+    assert all(path.stat().st_size > 500 for path in (paths.csv, paths.png, paths.html))
+    elsewhere = write_report([str(second)], str(tmp_path / "out" / "deep"))
+    assert elsewhere.html == tmp_path / "out" / "deep" / "report.html"
+    assert sorted(path.name for path in elsewhere.html.parent.iterdir()) == ["pareto.csv", "pareto.png", "report.html"]
+
+
+def test_a_report_can_be_made_again(tmp_path):
+    folder = write_records([fake_record()], tmp_path)
+    before = write_report([folder]).csv.read_bytes()
+    assert write_report([folder]).csv.read_bytes() == before
+
+
+def test_errors_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="at least one folder"):
+        write_report([])
+    with pytest.raises(UserError, match=r"holds no record\.json"):
+        write_report([tmp_path])
+    folder = write_records([fake_record()], tmp_path / "runs")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report([folder], tmp_path / "file")
+
+
+def printed(records, **options):
+    file = io.StringIO()
+    print_runs(records, Console(file=file, **options))
+    return file.getvalue()
+
+
+def test_terminal_table_shows_the_numbers():
+    record = fake_record("snl", 35_000, name="[bold]mine[/bold]")
+    text = printed([record, fake_record("random", 35_000)])
+    line = next(line for line in text.splitlines() if "mine" in line)
+    assert "[bold]mine[/bold]" in line
+    for part in ("snl", "35,000", "25.13", f"{record.accuracy.test:.2f}", f"{record.accuracy.test_last:.2f}", "92.60"):
+        assert part in line
+    assert text.index("mine") < text.index("random")
+
+
+def test_terminal_table_without_teacher_and_with_two_datasets():
+    text = printed([fake_record(teacher=False), fake_record(dataset="cifar100", title="CIFAR-100 (PNG)")], width=200)
+    assert "CIFAR-100 (PNG)" in text
+    assert " - " in text
+
+
+def test_the_report_never_imports_torch(tmp_path):
+    folder = write_records([fake_record()], tmp_path)
+    code = (
+        "import sys\n"
+        "import relinearize.report as report\n"
+        "heavy = {'torch', 'matplotlib', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        f"report.write_report([{str(folder)!r}])\n"
+        "from relinearize.experiment.records import find_records\n"
+        f"report.print_runs([record for _, record in find_records([{str(folder)!r}])])\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "snl" in done.stdout
