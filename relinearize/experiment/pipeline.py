@@ -65,7 +65,7 @@ def make_run(plan: Plan) -> None:
     folder.mkdir(parents=True)
     record.write(folder / RECORD_FILE)
     write_text(folder / CONFIG, OmegaConf.to_yaml(plan.config, resolve=True))
-    for artifact, file in ((plan.finetune, WEIGHTS), (snapshot, MASK)):
+    for artifact, file in ((plan.finetune, WEIGHTS), (plan.snapshot(plan.budget), MASK)):
         copy_file(artifact.path / file, folder / file)
     with open_logger(plan, "finetune", plan.finetune) as logger:
         logger.finish(record, folder)
