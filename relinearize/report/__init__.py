@@ -1,5 +1,6 @@
 """Tables, picture and page, made from records alone. Imports no torch, and matplotlib only when it draws."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,9 @@ def write_report(folders: Sequence[Path | str], out: Path | str | None = None) -
     try:
         write_atomically(paths.csv, pareto_csv(panels).encode())
         write_atomically(paths.png, draw_pareto(panels))
-        page = render_page(panels, {record.key: path for path, record in found})
-        write_atomically(paths.html, page.encode())
+        # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
+        lying = {record.key: Path(os.path.relpath(path, place)) for path, record in found}
+        write_atomically(paths.html, render_page(panels, lying).encode())
     except OSError as error:
         raise UserError(f"{place}: the report cannot be written here ({error.strerror})") from error
     return paths

@@ -25,7 +25,7 @@ MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels
 
 
 def render_page(panels: Sequence[Panel], paths: dict[str, Path], title: str = "Network linearization runs") -> str:
-    """The whole page as HTML text. `paths`: record key -> where the record lies, for display."""
+    """The whole page as HTML text. `paths`: record key -> where the record lies, as seen from the page."""
     data = page_data(panels, paths)
     parts = {
         "TITLE": escape(title),
@@ -64,7 +64,8 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path]) -> dict[str, Any]
     methods = sorted({series.method for panel in panels for series in panel.series})
     titles = [panel.title for panel in panels]
     return {
-        "summary": f"{len(runs)} run{'s' * (len(runs) != 1)} on {', '.join(titles)}; methods: {', '.join(methods)}",
+        "summary": f"{_counted(len(runs), 'run')} on {', '.join(titles)}; {_counted(len(methods), 'method')}: "
+        + ", ".join(methods),
         "colours": method_colours(methods),
         "words": REPLACEMENT_WORDS,
         "shortWords": SHORT_WORDS,
@@ -78,6 +79,10 @@ def embed_json(data: Any) -> str:
     """JSON that is safe inside a <script> element: no character in it can end the element or open a comment."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _series(panel: Panel, series: Series, positions: list[int]) -> dict[str, Any]:

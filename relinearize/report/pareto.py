@@ -15,7 +15,7 @@ from typing import Any
 from relinearize.experiment.records import Record
 
 # Config entries that may differ between the points of one curve.
-_NOT_RECIPE = ("seed", "budget", "relus", "grid", "fraction", "weights", "name", "key", "output", "path", "folder")
+_NOT_RECIPE = {"seed", "budget", "relus", "grid", "fraction", "weights", "name", "key", "output", "path", "folder"}
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _recipe(record: Record) -> dict[str, Any]:
 
 
 def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if any(word in name.rsplit(".", 1)[-1] for word in _NOT_RECIPE):
+    if name.rsplit(".", 1)[-1] in _NOT_RECIPE:
         return
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -185,9 +185,9 @@ def _name_variants(series: list[Series]) -> None:
         if len(group) == 1:
             continue
         keys = sorted({key for one in group for key in one.recipe})
-        # Every key that differs, the shortest names first: "method.finetune.lr" says more than a fingerprint.
         differing = [key for key in keys if len({repr(one.recipe.get(key)) for one in group}) > 1]
-        shown = sorted(differing, key=lambda key: (not key.startswith("method."), key))[:2]
+        # Two are enough for a name: the classes of the stages, then their settings, then what follows from these.
+        shown = sorted(differing, key=lambda key: (key != "stages", "_target_" in key, "." not in key, key))[:2]
         for one in group:
             one.variant = ", ".join(f"{key.removeprefix('method.')}={one.recipe.get(key)}" for key in shown)
 

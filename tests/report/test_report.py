@@ -24,10 +24,12 @@ def test_three_files_in_the_first_folder_or_where_asked(tmp_path):
     assert sorted(path.name for path in elsewhere.html.parent.iterdir()) == ["pareto.csv", "pareto.png", "report.html"]
 
 
-def test_a_report_can_be_made_again(tmp_path):
+def test_a_report_can_be_made_again_and_names_no_machine(tmp_path):
     folder = write_records([fake_record()], tmp_path)
     before = write_report([folder]).csv.read_bytes()
-    assert write_report([folder]).csv.read_bytes() == before
+    again = write_report([folder])
+    assert again.csv.read_bytes() == before
+    assert str(tmp_path) not in again.html.read_text()
 
 
 def test_errors_are_one_line(tmp_path):

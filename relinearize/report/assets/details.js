@@ -42,8 +42,9 @@ function lineChart({ title, lines, log = false, level = null, unit = "" }) {
     })));
   });
   root.addEventListener("pointerleave", () => { tip.hide(); cursor.setAttribute("visibility", "hidden"); });
-  const legend = usable.length > 1 || level !== null
-    ? el("div", { class: "small-legend" }, usable.map((line) => el("span", {}, el("i", { style: { background: line.colour } }), line.name)), level !== null ? el("span", {}, `dashed: budget ${short(level)}`) : null) : null;
+  const named = usable.length > 1 || level !== null;
+  const legend = el("div", { class: "small-legend" }, named ? usable.map((line) => el("span", {}, el("i", { style: { background: line.colour } }), line.name)) : null,
+    level !== null ? el("span", {}, `dashed: budget ${short(level)}`) : null);
   return el("figure", { style: { margin: "0" } }, el("h3", {}, title), legend, el("div", { class: "chart" }, root));
 }
 
