@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from relinearize.relu.kernels import MaskedReLUFunction, SlopedReLUFunction
+
 
 class MaskedReLU(nn.Module):
     """y = where(mask, relu(x), x): a ReLU at the true positions of `mask`, the identity at the others.
@@ -24,7 +26,7 @@ class MaskedReLU(nn.Module):
         self.register_buffer("mask", torch.ones(tuple(shape), dtype=torch.bool), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.where(self.mask, torch.relu(x), x)
+        return MaskedReLUFunction.apply(x, self.mask)
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.mask.shape)}, index={self.index}"
@@ -44,7 +46,9 @@ class SlopedReLU(nn.Module):
         self.alpha = nn.Parameter(torch.ones(tuple(shape)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.alpha * x.clamp(max=0)).to(x.dtype)
+        if torch.compiler.is_compiling():  # the compiler fuses the formula, forward and backward, in float32
+            return (x - self.alpha * x.clamp(max=0)).to(x.dtype)
+        return SlopedReLUFunction.apply(x, self.alpha)
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.alpha.shape)}, index={self.index}"

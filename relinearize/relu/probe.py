@@ -4,33 +4,19 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from relinearize.errors import UserError
+from relinearize.relu.activation import MaskedReLU
+from relinearize.relu.nonlinearities import GATES, OTHER_ACTIVATIONS, RELU_FUNCTIONS
 
 PROBE_BATCH = 2
-
-RELU_FUNCTIONS = frozenset({F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
-INPLACE_RELU_FUNCTIONS = frozenset({torch.relu_, Tensor.relu_})
-
-# Activations that cost a comparison or worse and are no ReLU: they would stay in the network, uncounted.
-OTHER_ACTIVATIONS: dict[Callable[..., Any], str] = {
-    F.relu6: "ReLU6", F.hardtanh: "Hardtanh", F.hardtanh_: "Hardtanh", F.leaky_relu: "LeakyReLU",
-    F.leaky_relu_: "LeakyReLU", F.prelu: "PReLU", torch.prelu: "PReLU", Tensor.prelu: "PReLU", F.rrelu: "RReLU",
-    F.rrelu_: "RReLU", F.elu: "ELU", F.elu_: "ELU", F.selu: "SELU", F.selu_: "SELU", F.celu: "CELU", F.celu_: "CELU",
-    F.gelu: "GELU", F.silu: "SiLU", F.mish: "Mish", F.hardswish: "Hardswish", F.softplus: "Softplus",
-    F.threshold: "Threshold", F.threshold_: "Threshold", F.hardshrink: "Hardshrink", F.softshrink: "Softshrink",
-    F.tanhshrink: "Tanhshrink", F.softsign: "Softsign", F.logsigmoid: "LogSigmoid", F.glu: "GLU",
-    torch.clamp: "clamp", Tensor.clamp: "clamp", Tensor.clamp_: "clamp", torch.clamp_min: "clamp",
-    Tensor.clamp_min: "clamp", Tensor.clamp_min_: "clamp", torch.clip: "clamp", Tensor.clip: "clamp",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,13 +31,12 @@ class Call:
 
 @dataclass
 class Probe:
-    """What one run in eval mode showed. `input` is the random batch, `outputs` are what the model made of it."""
+    """What one run in eval mode showed: the random `input`, what the model made of it, `owners` of ReLU calls."""
 
     calls: list[Call]
     input: Tensor
     outputs: list[Any]
-    training_calls: list[Call] | None = None
-    owners: set[str] = field(default_factory=set)
+    owners: set[str]
 
     @property
     def device(self) -> torch.device:
@@ -74,46 +59,61 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
     """
     network = copy.deepcopy(model).eval()
     sample = _random_input(model, input_size)
-    calls, others, owners, outputs = _watched(network, sample, input_size)
-    if others:
+    watch, outputs = _watched(network, sample, input_size)
+    if watch.others:
         raise UserError(
-            f"the network has activations that are no ReLU and cannot be linearized: {_listed(others)}; "
+            f"the network has activations that are no ReLU and cannot be linearized: {listed(watch.others)}; "
             "replace them by nn.ReLU first"
         )
-    if not calls:
+    if not watch.calls:
         raise UserError("the network has no ReLU, so there is nothing to linearize")
-    for call in calls:
+    for call in watch.calls:
         if call.shape is None:
             raise UserError(
                 f"{describe([call])} is not called with one row per image, so its positions cannot be counted per image"
             )
-    found = Probe(calls, sample, outputs, owners=owners)
+    if watch.gates:
+        warnings.warn(f"not ReLUs, neither linearized nor counted: {listed(watch.gates)}", stacklevel=3)
+    found = Probe(watch.calls, sample, outputs, watch.owners)
     _compare_with_training(network, found, input_size)
     return found
 
 
-def same_outputs(network: nn.Module, found: Probe) -> bool:
-    """Whether `network` gives the probed outputs in eval mode, up to rounding. Leaves `network` as it was."""
+def does_the_same(network: nn.Module, found: Probe) -> bool:
+    """Whether `network` runs one site for each probed call, in order, and gives the probed outputs up to rounding.
+
+    Compared in eval mode, on a copy. A site that does not run is one that the model reaches by another way than its
+    attribute, say from a list that it keeps.
+    """
     copied = copy.deepcopy(network).eval()
+    ran: list[int] = []
+    for module in copied.modules():
+        if isinstance(module, MaskedReLU):
+            module.register_forward_hook(lambda site, *_: ran.append(site.index))
     with torch.no_grad():
         outputs = pytree.tree_leaves(copied(found.input.clone()))
-    if len(outputs) != len(found.outputs):
+    if ran != list(range(len(found.calls))) or len(outputs) != len(found.outputs):
         return False
     return all(_close(ours, theirs) for ours, theirs in zip(outputs, found.outputs, strict=True))
 
 
 def describe(calls: Sequence[Call]) -> str:
     """The calls in words: `layer1.relu (nn.ReLU)`, `layer1 (F.relu)`."""
-    return _listed([f"{call.module or 'the network itself'} ({call.function})" for call in calls])
+    return listed([f"{call.module or 'the network itself'} ({call.function})" for call in calls])
 
 
-def _listed(items: Sequence[str], shown: int = 6) -> str:
+def listed(items: Sequence[str], shown: int = 6) -> str:
+    """The first few distinct items, and how many more there are."""
     distinct = list(dict.fromkeys(items))
     more = f" and {len(distinct) - shown} more" if len(distinct) > shown else ""
     return ", ".join(distinct[:shown]) + more
 
 
 def _random_input(model: nn.Module, input_size: Sequence[int]) -> Tensor:
+    if not input_size or not all(isinstance(length, int) and length > 0 for length in input_size):
+        raise UserError(
+            f"input size {tuple(input_size)} is impossible; give channels, height, width such as (3, 32, 32)"
+        )
     example = next((weight for weight in model.parameters() if weight.is_floating_point()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn((PROBE_BATCH, *input_size), generator=generator)
@@ -139,6 +139,7 @@ class _Watch(TorchFunctionMode):
         self.running: list[tuple[str, nn.Module]] = []
         self.calls: list[Call] = []
         self.others: list[str] = []
+        self.gates: list[str] = []
         self.owners: set[str] = set()
 
     def __torch_function__(
@@ -152,10 +153,12 @@ class _Watch(TorchFunctionMode):
             shape = tuple(given.shape[1:]) if given.dim() > 1 and given.shape[0] == PROBE_BATCH else None
             self.calls.append(Call(path, is_module, "nn.ReLU" if is_module else function.__name__, shape))
             self.owners.update(name for name, _ in self.running)
-        elif function in OTHER_ACTIVATIONS:
+        elif function in OTHER_ACTIVATIONS or function in GATES:
             given = args[0] if args else kwargs.get("input")
             if isinstance(given, Tensor) and given.is_floating_point():
-                self.others.append(f"{path or 'the network itself'} is {_kind(module, OTHER_ACTIVATIONS[function])}")
+                kind = _kind(module, OTHER_ACTIVATIONS.get(function) or GATES[function])
+                noted = self.others if function in OTHER_ACTIVATIONS else self.gates
+                noted.append(f"{path or 'the network itself'} is {kind}")
         return function(*args, **kwargs)
 
 
@@ -164,9 +167,7 @@ def _kind(module: nn.Module | None, activation: str) -> str:
     return type(module).__name__ if of_torch else f"using {activation}"
 
 
-def _watched(
-    network: nn.Module, sample: Tensor, input_size: Sequence[int]
-) -> tuple[list[Call], list[str], set[str], list[Any]]:
+def _watched(network: nn.Module, sample: Tensor, input_size: Sequence[int]) -> tuple[_Watch, list[Any]]:
     watch = _Watch()
     handles = []
     for name, module in network.named_modules():
@@ -179,16 +180,14 @@ def _watched(
     try:
         with torch.no_grad(), watch:
             outputs = network(sample.clone())
-    except UserError:
-        raise
-    except Exception as error:
+    except Exception as error:  # this is the user's code: anything can be raised there
         reason = str(error).strip().split("\n")[0]
         size = "x".join(str(length) for length in input_size)
         raise UserError(f"the network does not run on input of {size}: {reason or type(error).__name__}") from error
     finally:
         for handle in handles:
             handle.remove()
-    return watch.calls, watch.others, watch.owners, pytree.tree_leaves(outputs)
+    return watch, pytree.tree_leaves(outputs)
 
 
 def _compare_with_training(network: nn.Module, found: Probe, input_size: Sequence[int]) -> None:
@@ -196,7 +195,7 @@ def _compare_with_training(network: nn.Module, found: Probe, input_size: Sequenc
     devices = [found.device] if found.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
-            calls = _watched(network.train(), found.input, input_size)[0]
+            calls = _watched(network.train(), found.input, input_size)[0].calls
         except UserError:
             return  # e.g. batch norm on 1 x 1 maps: nothing to compare
     seen = {call.module for call in found.calls}

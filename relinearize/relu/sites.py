@@ -1,13 +1,14 @@
 """The sites of a network: make them, find them, change their kind."""
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
 from relinearize.relu.activation import MaskedReLU, SlopedReLU
-from relinearize.relu.probe import Probe, describe, probe, same_outputs
+from relinearize.relu.probe import Probe, describe, does_the_same, listed, probe
 from relinearize.relu.tracing import traced_with_sites
 
 Site = MaskedReLU | SlopedReLU
@@ -16,7 +17,8 @@ Site = MaskedReLU | SlopedReLU
 def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     """A copy of `model` in which every ReLU call is a site of its own, with a full mask; `model` stays as it is.
 
-    `input_size` is (C, H, W), or (F,) for flat input, without batch. Weights keep their names in the state dict.
+    `input_size` is (C, H, W), or (F,) for flat input, without batch. Weights keep their names in the state dict
+    (those that inference does not use may be left out, with a warning).
 
     The model is run once on random input to see its ReLU calls. Where each comes from an nn.ReLU module that is called
     once, these modules are swapped and the copy keeps the user's class. Otherwise (functional or in-place calls, one
@@ -29,13 +31,14 @@ def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
         raise UserError("the network is already linearized")
     found = probe(model, input_size)
     network = _swapped(model, found) if found.modules_called_once else None
-    if network is None or not same_outputs(network, found):
+    if network is None or not does_the_same(network, found):
         network = traced_with_sites(model, found)
-        if len(named_sites(network)) != len(found.calls) or not same_outputs(network, found):
+        if not does_the_same(network, found):
             raise UserError(
                 f"the network computes something else after tracing; its ReLU calls are {describe(found.calls)}: "
                 "write them as nn.ReLU modules, each called once"
             )
+        _warn_of_left_out_weights(model, network)
     _restore_modes(model, network)
     return network
 
@@ -52,8 +55,10 @@ def site_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def to_sloped(network: nn.Module) -> None:
-    """Turn every site into a SlopedReLU with alpha = 1, in place, on the same device (SNL's search starts so)."""
+    """Turn every MaskedReLU into a SlopedReLU with alpha = 1, in place, on the same device (SNL's search starts so)."""
     for name, site in named_sites(network).items():
+        if isinstance(site, SlopedReLU):
+            continue
         sloped = SlopedReLU(_values(site).shape, site.index).to(_values(site).device)
         _replace(network, name, sloped.train(site.training))
 
@@ -72,8 +77,12 @@ def _values(site: Site) -> Tensor:
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    owner, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(owner), attribute, module)
+    """Put `module` in the place of that at `name`, under every name which that one has in `network`."""
+    old = network.get_submodule(name)
+    for path, other in list(network.named_modules(remove_duplicate=False)):
+        if other is old:
+            owner, _, attribute = path.rpartition(".")
+            setattr(network.get_submodule(owner), attribute, module)
 
 
 def _swapped(model: nn.Module, found: Probe) -> nn.Module:
@@ -81,9 +90,16 @@ def _swapped(model: nn.Module, found: Probe) -> nn.Module:
     for index, call in enumerate(found.calls):
         site = MaskedReLU(call.shape, index).to(found.device)
         if call.module == "":  # the model is a single nn.ReLU
-            return site
+            return nn.Sequential(site)
         _replace(network, call.module, site)
     return network
+
+
+def _warn_of_left_out_weights(model: nn.Module, network: nn.Module) -> None:
+    kept = network.state_dict().keys()
+    left_out = [name for name in model.state_dict() if name not in kept]
+    if left_out:
+        warnings.warn(f"weights that inference does not use are left out: {listed(left_out)}", stacklevel=3)
 
 
 def _restore_modes(model: nn.Module, network: nn.Module) -> None:

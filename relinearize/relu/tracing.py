@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from relinearize.errors import UserError
 from relinearize.relu.activation import MaskedReLU
-from relinearize.relu.probe import INPLACE_RELU_FUNCTIONS, RELU_FUNCTIONS, Probe, describe
+from relinearize.relu.nonlinearities import INPLACE_RELU_FUNCTIONS, RELU_FUNCTIONS
+from relinearize.relu.probe import Probe, describe
 
 _RELU_METHODS = {"relu", "relu_"}
 _DROPOUTS = {

@@ -1,0 +1,147 @@
+"""The passes over memory behind the two activations: each as few and as vectorised as torch's own operators allow.
+
+On a CPU an activation costs its memory traffic, so what counts is the number of passes over N x C x H x W values, that
+no pass runs the scalar code which bool operands (`where`, `masked_fill`, `relu * mask`) and `_prelu_kernel_backward`
+fall into, and that intermediate results stay in the cache. The choices were measured against each other for float32 and
+bfloat16, contiguous and channels_last.
+"""
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+# Bytes handled at a time in SlopedReLU's backward on a CPU: the intermediate results of a part then fit the cache.
+PART_BYTES = 2**21
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def in_layout_of(x: Tensor, values: Tensor) -> Tensor:
+    """`values` (shape without batch) as 1 x shape, in the memory order of `x`: mixed orders run far slower."""
+    values = values.unsqueeze(0)
+    layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    return values.contiguous(memory_format=layout)
+
+
+def _floor(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where kept, -inf where not: log(1) and log(0), which is faster than `where` on bools."""
+    return mask.to(dtype).log().to(dtype)  # autocast computes log in float32
+
+
+def _linear(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where kept, 1 where not."""
+    return mask.logical_not().to(dtype)
+
+
+# A compiled CPU kernel that reads a bool mask per value is ten times slower than one that reads floats; behind a custom
+# operator the small conversion stays out of the compiler's fusion.
+@torch.library.custom_op("relinearize::floor", mutates_args=())
+def _opaque_floor(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return _floor(mask, dtype)
+
+
+@torch.library.custom_op("relinearize::linear", mutates_args=())
+def _opaque_linear(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return _linear(mask, dtype)
+
+
+@_opaque_floor.register_fake
+def _(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(mask, dtype=dtype)
+
+
+@_opaque_linear.register_fake
+def _(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(mask, dtype=dtype)
+
+
+def _compiling_for_cpu(x: Tensor) -> bool:
+    return torch.compiler.is_compiling() and x.device.type == "cpu"
+
+
+class MaskedReLUFunction(torch.autograd.Function):
+    """where(mask, relu(x), x) as maximum(x, 0 or -inf); saves its output (which the next layer saves too) and the mask.
+
+    Gradient: 0 where the position is kept and the output is not above 0 (as ReLU has it), else the incoming one.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, mask: Tensor) -> Tensor:
+        floor = _opaque_floor if _compiling_for_cpu(x) else _floor
+        return torch.maximum(x, floor(in_layout_of(x, mask), x.dtype))
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output, inputs[1])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        output, mask = ctx.saved_tensors
+        linear = _opaque_linear if _compiling_for_cpu(output) else _linear
+        # Above zero exactly where the gradient passes; NaN stays NaN and passes, as in ReLU.
+        passing = torch.maximum(output.detach(), linear(in_layout_of(output, mask), output.dtype))
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or gradient.stride() != passing.stride():
+            return aten.threshold_backward(gradient, passing, 0), None
+        return aten.threshold_backward.grad_input(gradient, passing, 0, grad_input=passing), None
+
+
+class SlopedReLUFunction(torch.autograd.Function):
+    """x - alpha*min(x, 0), one pass; saves x. With respect to alpha: -sum over the batch of gradient*min(x, 0).
+
+    At x = 0 the gradient is (1 - alpha) times the incoming one: ReLU's where alpha is 1.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, alpha: Tensor) -> Tensor:
+        return aten._prelu_kernel(x, in_layout_of(x, (1 - alpha).to(x.dtype)))
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, alpha = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient itself is to be differentiated
+            below = torch.where(x <= 0, gradient, 0)
+            return (gradient - alpha * below).to(x.dtype), -(below * x).to(alpha.dtype).sum(0)
+        layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+        x, gradient = x.contiguous(memory_format=layout), gradient.contiguous(memory_format=layout)
+        input_gradient = torch.empty_like(x)
+        flat_alpha = _rows(in_layout_of(x, alpha))
+        alpha_gradient = _backward_by_parts(
+            _rows(x), _rows(gradient), flat_alpha, out=_rows(input_gradient), count=_images_per_part(x)
+        )
+        if layout is torch.channels_last:
+            channels, height, width = alpha.shape
+            return input_gradient, alpha_gradient.view(height, width, channels).permute(2, 0, 1)
+        return input_gradient, alpha_gradient.view(alpha.shape)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """A view of N x positions in the order in which they lie in memory."""
+    return (x.permute(0, 2, 3, 1) if _is_channels_last(x) else x).flatten(1)
+
+
+def _images_per_part(x: Tensor) -> int:
+    images = x.shape[0]
+    if x.device.type != "cpu" or not images:
+        return max(1, images)
+    return min(images, max(1, PART_BYTES // max(1, x[0].nbytes)))
+
+
+def _backward_by_parts(x: Tensor, gradient: Tensor, alpha: Tensor, out: Tensor, count: int) -> Tensor:
+    """Write the gradient for x into `out` and return that for alpha, summed in alpha's dtype or better."""
+    dtype = torch.promote_types(alpha.dtype, x.dtype)
+    total = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
+    minus_alpha = alpha.neg().to(x.dtype)
+    # hardtanh_backward passes what lies inside its bounds, both exclusive: x <= 0 is x < the smallest number above 0.
+    upper = 2**-24 if x.dtype == torch.float16 else torch.finfo(x.dtype).tiny
+    for x_part, gradient_part, out_part in zip(x.split(count), gradient.split(count), out.split(count), strict=True):
+        below = aten.hardtanh_backward(gradient_part, x_part, -torch.inf, upper)
+        torch.addcmul(gradient_part, below, minus_alpha, out=out_part)
+        total.sub_(below.mul_(x_part).sum(0, dtype=dtype))
+    return total.to(alpha.dtype)

@@ -1,0 +1,117 @@
+"""ReLUs per site and weights of the backbones, against the official code's (counted there by running it)."""
+
+import pytest
+import torch
+from torch import nn
+
+from relinearize.backbones import BACKBONES, build_backbone
+from relinearize.errors import UserError
+from relinearize.relu.counting import relu_counts
+from relinearize.relu.sites import linearize
+
+# Per site at 32 pixels, all ReLUs ("senet"); ResNets and WRN have four times as many at 64.
+RESNET18 = [65_536] * 5 + [32_768] * 4 + [16_384] * 4 + [8_192] * 4
+RESNET34 = [65_536] * 7 + [32_768] * 8 + [16_384] * 12 + [8_192] * 6
+WRN22_8 = [16_384] + [131_072] * 6 + [65_536] * 6 + [32_768] * 6
+VGG16_32 = [65_536] * 2 + [32_768] * 2 + [16_384] * 3 + [8_192] * 6
+VGG16_64 = [262_144] * 2 + [131_072] * 2 + [65_536] * 3 + [32_768] * 3 + [8_192] * 3
+
+
+def fourfold(counts: list[int]) -> list[int]:
+    return [4 * count for count in counts]
+
+
+TABLE = [
+    ("resnet18", 32, "senet", RESNET18, 557_056),
+    ("resnet18", 32, "snl", RESNET18[1:], 491_520),
+    ("resnet18", 64, "senet", fourfold(RESNET18), 2_228_224),
+    ("resnet18", 64, "snl", fourfold(RESNET18[1:]), 1_966_080),
+    ("resnet34", 32, "senet", RESNET34, 966_656),
+    ("resnet34", 32, "snl", RESNET34[1:], 901_120),
+    ("resnet34", 64, "senet", fourfold(RESNET34), 3_866_624),
+    ("resnet34", 64, "snl", fourfold(RESNET34[1:]), 3_604_480),
+    ("wrn22_8", 32, "senet", WRN22_8, 1_392_640),
+    ("wrn22_8", 32, "snl", WRN22_8[:-1], 1_359_872),
+    ("wrn22_8", 64, "senet", fourfold(WRN22_8), 5_570_560),
+    ("wrn22_8", 64, "snl", fourfold(WRN22_8[:-1]), 5_439_488),
+    ("vgg16_bn", 32, "senet", VGG16_32, 294_912),
+    ("vgg16_bn", 32, "snl", VGG16_32, 294_912),
+    ("vgg16_bn", 64, "senet", VGG16_64, 1_105_920),
+    ("vgg16_bn", 64, "snl", VGG16_64, 1_105_920),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "convention", "sites", "total"), TABLE)
+def test_relus_per_site(name: str, size: int, convention: str, sites: list[int], total: int) -> None:
+    model = build_backbone(name, classes=10, image_size=size, convention=convention)
+    network = linearize(model, (3, size, size))
+    assert list(relu_counts(network).values()) == sites and sum(sites) == total
+    assert type(network) is type(model)
+
+
+def test_the_activated_tensor_feeds_wrns_wide_shortcuts() -> None:
+    block = build_backbone("wrn22_8", classes=2, image_size=8, width=2).block2[0].eval()
+    seen = []
+    block.shortcut.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    block.relu1.register_forward_hook(lambda _, __, output: seen.append(output))
+    block(torch.randn(2, 16, 8, 8))
+    assert seen[0] is seen[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("resnet18", 11_220_132), ("wrn22_8", 17_204_276), ("resnet34", 21_328_292)]
+)
+def test_weights_for_cifar100(name: str, weights: int) -> None:
+    model = build_backbone(name, classes=100, image_size=32, convention="snl")
+    assert sum(weight.numel() for weight in model.parameters()) == weights
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("convention", ["snl", "senet"])
+def test_each_relu_is_a_module_called_once(name: str, convention: str) -> None:
+    size = 16 if name == "vgg16_bn" else 8
+    model = build_backbone(name, classes=3, image_size=size, width=2, convention=convention, channels=1)
+    calls: list[nn.Module] = []
+    relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
+    for relu in relus:
+        relu.register_forward_hook(lambda module, *_: calls.append(module))
+    assert model(torch.randn(2, 1, size, size)).shape == (2, 3)
+    assert len(calls) == len(relus) and set(calls) == set(relus)
+
+
+def test_any_image_size_works() -> None:
+    model = build_backbone("resnet18", classes=3, image_size=40, width=2).eval()
+    assert model(torch.randn(2, 3, 40, 24)).shape == (2, 3)
+    assert build_backbone("vgg16_bn", classes=3, image_size=48, width=2).eval()(torch.randn(1, 3, 48, 48)).shape == (
+        1,
+        3,
+    )
+
+
+def test_width_scales_the_count() -> None:
+    model = build_backbone("resnet18", classes=10, image_size=32, width=16)
+    assert sum(relu_counts(linearize(model, (3, 32, 32))).values()) == 139_264
+
+
+def test_fresh_weights_keep_the_signal() -> None:
+    for name in BACKBONES:
+        model = build_backbone(name, classes=10, image_size=32, width=8 if name != "wrn22_8" else 2)
+        scores = model(torch.randn(8, 3, 32, 32)).detach()
+        assert bool(scores.isfinite().all()) and 1e-3 < float(scores.std()) < 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "resnet20"}, r"backbone\.name=resnet20 is unknown; give one of resnet8, resnet18"),
+        ({"convention": "deepreduce"}, r"backbone\.convention=deepreduce is unknown; give one of snl, senet"),
+        ({"width": 0}, r"backbone\.width=0 is impossible"),
+        ({"width": 1.5}, r"backbone\.width=1.5 is impossible"),
+        ({"classes": -1}, "classes=-1 is impossible"),
+        ({"name": "vgg16_bn", "image_size": 8}, "image size 8 is too small for backbone vgg16_bn; .* 16 pixels"),
+        ({"image_size": 0}, "image size 0 is too small"),
+    ],
+)
+def test_refusals(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_backbone(**{"name": "resnet18", "classes": 10, "image_size": 32, **changes})
