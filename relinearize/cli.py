@@ -6,11 +6,14 @@ Imports Hydra and nothing heavier: launchers import this module in every worker,
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,14 +43,28 @@ def run_job(config: DictConfig) -> float:
     """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
     from relinearize.experiment.job import run_and_show
 
-    return run_and_show(config)
+    return one_line_errors(run_and_show, config)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def count_job(config: DictConfig) -> None:
     from relinearize.experiment.count_table import show_counts
 
-    show_counts(config)
+    one_line_errors(show_counts, config)
+
+
+def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    """`task(config)`; outside a sweep a user's error ends the program here, before Hydra adds a line of its own.
+
+    In a sweep it is raised: the launcher goes on with the other jobs and reports at the end.
+    """
+    try:
+        return task(config)
+    except Exception as error:
+        cause = user_error_behind(error)
+        if cause is None or HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        fail(str(cause))
 
 
 def run(arguments: list[str]) -> None:
@@ -103,13 +120,22 @@ def main() -> None:
         fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         cause = user_error_behind(error)
-        fail(str(cause) if cause else " ".join(str(error).split()))
+        fail(str(cause) if cause else explained(error))
     except KeyboardInterrupt:
         print("relinearize: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     except Exception:
         traceback.print_exc()
         sys.exit(1)
+
+
+def explained(error: Exception) -> str:
+    """Hydra's message in one line; for an unknown key with the groups and keys that exist at the top."""
+    message = " ".join(str(error).split())
+    if "Could not override" not in message:
+        return message
+    groups = sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir())
+    return f"{message}; groups: {', '.join(groups)}; all keys: relinearize run --cfg job"
 
 
 def user_error_behind(error: BaseException) -> UserError | None:
