@@ -56,6 +56,7 @@ def make_run(plan: Plan) -> None:
         "search": plan.snapshot(plan.budget).complete,
         "finetune": plan.finetune.complete,
     }
+    check_stages(plan)
     make_teacher(plan)
     make_snapshot(plan)
     make_finetuned(plan)
@@ -70,6 +71,23 @@ def make_run(plan: Plan) -> None:
     with open_logger(plan, "finetune", plan.finetune) as logger:
         logger.finish(record, folder)
     plan.run.publish(folder, {"record": RECORD_FILE})
+
+
+def check_stages(plan: Plan) -> None:
+    """Build every stage once, so that a wrong setting of the last is not found after the training of the first."""
+    sloped = plan.new_network()
+    to_sloped(sloped.network)
+    inputs = {
+        "teacher": {"network": plan.all_relu},
+        "search": {"network": sloped, "teacher": plan.all_relu, "budgets": [plan.budget], "on_snapshot": None},
+        "finetune": {"network": plan.all_relu, "teacher": plan.all_relu},
+    }
+    for name, given in inputs.items():
+        build = instantiate(plan.config.method[name], _partial_=True, _convert_="all")
+        if hasattr(build.func, "scores"):
+            build()
+        elif not (name == "teacher" and plan.config.teacher.weights):
+            build(**given).check_selection(plan.config.dataset.holdout)
 
 
 def copy_file(source: Path, target: Path) -> None:

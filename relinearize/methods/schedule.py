@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 from torch import optim
 
-from relinearize.errors import UserError
-
 SCHEDULES = ("constant", "cosine", "milestones")
 
 
@@ -25,7 +23,7 @@ def learning_rate(
         return base * (1 + math.cos(math.pi * epoch / epochs)) / 2
     if schedule == "milestones":
         return base * gamma ** sum(epoch >= fraction * epochs for fraction in milestones)
-    raise UserError(f"schedule={schedule} is unknown; valid: {', '.join(SCHEDULES)}")
+    raise ValueError(f"schedule={schedule} is unknown; valid: {', '.join(SCHEDULES)}")
 
 
 def sgd(parameters, learning_rate: float, momentum: float, weight_decay: float) -> optim.Optimizer:

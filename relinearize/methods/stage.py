@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from relinearize.errors import UserError
 from relinearize.methods.accuracy import accuracy
-from relinearize.methods.schedule import learning_rate
+from relinearize.methods.schedule import SCHEDULES, learning_rate
 
 SELECTIONS = ("best", "last", "test")
 
@@ -61,6 +61,8 @@ class Stage(pl.LightningModule):
         super().__init__()
         if selection not in SELECTIONS:
             raise UserError(f"method.{self.name}.selection={selection} is unknown; valid: {', '.join(SELECTIONS)}")
+        if schedule not in SCHEDULES:
+            raise UserError(f"method.{self.name}.schedule={schedule} is unknown; valid: {', '.join(SCHEDULES)}")
         if epochs < 1 or batch_size < 2 or segments < 1:
             raise UserError(f"method.{self.name}: epochs and segments must be at least 1, batch_size at least 2")
         self.network = network
@@ -98,15 +100,18 @@ class Stage(pl.LightningModule):
     def epoch_end(self, row: dict[str, float]) -> None:
         """Called with the epoch's metrics, which it may extend."""
 
+    def check_selection(self, holdout: float) -> None:
+        """UserError where the result is to be chosen on a hold-out of which `holdout` (a share) leaves nothing."""
+        if self.selection == "best" and not holdout:
+            raise UserError(
+                f"method.{self.name}.selection=best needs held-out images but dataset.holdout=0; "
+                f"give dataset.holdout (0.1, say) or method.{self.name}.selection=last"
+            )
+
     # ---- the set-up ------------------------------------------------------------------------------------------------
 
     def use(self, *, train_loader: Any, validation_loader: Any, precision: str, seed: int) -> None:
         """Give the stage its batches (see data.resident), its precision ("32" or "bf16") and its seed."""
-        if self.selection != "last" and validation_loader is None:
-            raise UserError(
-                f"method.{self.name}.selection={self.selection} needs held-out images but dataset.holdout=0; "
-                f"give dataset.holdout (0.1, say) or method.{self.name}.selection=last"
-            )
         self.train_loader, self.validation_loader = train_loader, validation_loader
         self.precision_name, self.seed = precision, seed
 
