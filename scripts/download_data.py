@@ -3,7 +3,7 @@
 
     python scripts/download_data.py cifar10 cifar100 tiny_imagenet --root data
 
-Unpacks into ROOT/cifar-10-batches-py, ROOT/cifar-100-python and ROOT/tiny-imagenet-200 (590 MB of downloads in all), checks
+Unpacks into ROOT/cifar-10-batches-py, ROOT/cifar-100-python and ROOT/tiny-imagenet-200 (590 MB of downloads), checks
 them and prints their fingerprints. A set that is already there is only checked.
 """
 

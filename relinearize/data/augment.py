@@ -47,7 +47,9 @@ def crop_and_flip(padded: Tensor, rows: Tensor, augmentation: Tensor, padding: i
     )
     top, left, flipped = augmentation.unbind(1)
     crops = windows[rows, top, left].view(-1, height, width, channels)
-    return torch.where(flipped.bool()[:, None, None, None], crops.flip(2), crops)
+    # Exclusive-or with a mask of ones or zeros chooses between the two; torch.where on bytes takes three times as long.
+    chosen = flipped.neg().to(torch.uint8)[:, None, None, None]
+    return crops ^ ((crops ^ crops.flip(2)) & chosen)
 
 
 def to_pixels(images: Tensor) -> Tensor:

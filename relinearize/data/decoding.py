@@ -7,8 +7,8 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -20,8 +20,7 @@ CACHE_VERSION = 1  # raise it when the same files would be decoded to other byte
 CHUNK = 256  # files per task
 
 
-@dataclass(frozen=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """One labelled file; `key` names it within the set whatever the layout of the folders, size is in bytes."""
 
     path: str
@@ -37,8 +36,7 @@ def list_digest(files: Sequence[ImageFile], image_size: int) -> str:
     same length goes unnoticed.
     """
     content = hashlib.sha256(f"{CACHE_VERSION} {image_size}\n".encode())
-    for key, size in sorted((file.key, file.size) for file in files):
-        content.update(f"{key}\0{size}\n".encode())
+    content.update("".join(f"{key}\0{size}\n" for key, size in sorted((f.key, f.size) for f in files)).encode())
     return content.hexdigest()
 
 

@@ -27,7 +27,7 @@ def epoch_permutation(count: int, seed: int, epoch: int) -> Tensor:
 def batch_bounds(count: int, batch_size: int) -> list[int]:
     """Where the batches of an epoch begin, and where the last one ends.
 
-    All batches have `batch_size` images but the last, which takes what is left. A remainder below an eighth of a batch
+    All batches have `batch_size` images but the last, which takes what is left. A remainder below a quarter of a batch
     is too small for batch-norm statistics (one image has none at all): it is shared with the batch before it, half and
     half, so that every image is still seen once per epoch.
     """
@@ -37,7 +37,7 @@ def batch_bounds(count: int, batch_size: int) -> list[int]:
         raise UserError(f"{count} training image(s): batch norm needs at least 2; give more images")
     bounds = [*range(0, count, batch_size), count]
     remainder = count % batch_size
-    if len(bounds) > 2 and 0 < remainder < max(2, batch_size // 8):
+    if len(bounds) > 2 and 0 < remainder < max(2, batch_size // 4):
         shared = batch_size + remainder
         bounds[-2:-1] = [] if shared < 4 else [count - shared // 2]
     return bounds

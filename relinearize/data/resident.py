@@ -35,7 +35,7 @@ class ResidentImages:
         inside = self.padded[:, padding : padding + height, padding : padding + width]
         # In pieces: the set, its chosen rows and the padded copy need not all be in memory at once.
         for start in range(0, count, 4096):
-            inside[start : start + 4096] = images[rows[start : start + 4096]].to(self.device)
+            inside[start : start + 4096] = images.index_select(0, rows[start : start + 4096]).to(self.device)
         self.labels = labels[rows].to(self.device)
 
     def __len__(self) -> int:

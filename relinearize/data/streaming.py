@@ -23,7 +23,7 @@ class ImageRows(Dataset):
 
     def __getitem__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         chosen = torch.tensor(rows)
-        return self.images[chosen], self.labels[chosen]
+        return self.images.index_select(0, chosen), self.labels[chosen]
 
 
 class PlannedRows:

@@ -1,0 +1,239 @@
+"""Sources of single files: layouts, cache, and damaged images."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from fake_sets import write_tiny, write_tree
+from PIL import Image
+
+from relinearize.data import decoding
+from relinearize.data.image_folder import ImageFolder
+from relinearize.data.tiny_imagenet import TinyImageNet
+from relinearize.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+    return tmp_path / "user-cache"
+
+
+@pytest.fixture(scope="module")
+def tiny_original(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("tiny")).parent
+
+
+@pytest.fixture
+def tiny(tiny_original, tmp_path):
+    shutil.copytree(tiny_original, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def decodes(monkeypatch) -> list:
+    """Collects the paths that are decoded from now on."""
+    seen, original = [], decoding.decode
+
+    def spy(path, *arguments):
+        seen.append(path)
+        return original(path, *arguments)
+
+    monkeypatch.setattr(decoding, "decode", spy)
+    return seen
+
+
+def test_tiny_imagenet_reads_the_original_layout(tiny):
+    source = TinyImageNet(tiny)
+    train, test = source.load("train"), source.load("test")
+    assert train.images.shape == (400, 64, 64, 3) and test.images.shape == (200, 64, 64, 3)
+    assert train.labels.bincount().tolist() == [2] * 200 and test.labels.tolist() == list(range(200))
+    assert train.class_names[7] == "n00000007"
+    folder = tiny / "tiny-imagenet-200"
+    first = np.asarray(Image.open(folder / "train/n00000003/images/n00000003_1.JPEG").convert("RGB"))
+    assert np.array_equal(train.images[7].numpy(), first)
+    third = np.asarray(Image.open(folder / "val/images/val_21.JPEG").convert("RGB"))
+    assert np.array_equal(test.images[3].numpy(), third)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_val_sorted_into_class_folders_is_the_same_set(tiny, deep):
+    original = TinyImageNet(tiny)
+    fingerprint, images = original.fingerprint(), original.load("test").images.clone()
+    val = tiny / "tiny-imagenet-200" / "val"
+    for line in (val / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        folder = val / wnid / "images" if deep else val / wnid
+        folder.mkdir(parents=True)
+        (val / "images" / name).rename(folder / name)
+    (val / "images").rmdir()
+    shutil.rmtree(tiny / "tiny-imagenet-200" / ".relinearize")
+    resorted = TinyImageNet(tiny)
+    assert resorted.fingerprint() == fingerprint and torch.equal(resorted.load("test").images, images)
+
+
+def test_decoded_once_then_read_from_the_cache(tiny, monkeypatch):
+    images = TinyImageNet(tiny).load("test").images
+    seen = decodes(monkeypatch)
+    again = TinyImageNet(tiny).load("test").images
+    assert torch.equal(images, again) and not seen
+    names = {path.suffix for path in (tiny / "tiny-imagenet-200" / ".relinearize").iterdir()}
+    assert names <= {".npy", ".json", ".lock"}
+
+
+def test_writing_to_loaded_images_leaves_the_cache_alone(tmp_path):
+    source = ImageFolder(write_tree(tmp_path / "set"), image_size=16)
+    images = source.load("train").images
+    images.zero_()
+    assert source.load("train").images.sum() > 0
+
+
+def test_stale_cache_is_rebuilt_and_removed(tmp_path):
+    root = write_tree(tmp_path / "set")
+    before = ImageFolder(root, image_size=16)
+    assert len(before.load("train")) == 6
+    Image.new("RGB", (16, 16), (255, 0, 0)).save(root / "train" / "cat" / "0.png")
+    after = ImageFolder(root, image_size=16)
+    assert after.load("train").images[0].tolist() == [[[255, 0, 0]] * 16] * 16
+    assert after.fingerprint() != before.fingerprint()
+    assert len(list((root / ".relinearize").glob("train-*.npy"))) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "no sidecar", "broken sidecar", "other digest", "garbage"])
+def test_damaged_cache_is_rebuilt(tmp_path, damage, monkeypatch):
+    root = write_tree(tmp_path / "set")
+    images = ImageFolder(root, image_size=16).load("train").images.clone()
+    array = next((root / ".relinearize").glob("train-*.npy"))
+    sidecar = array.with_suffix(".json")
+    if damage == "cut":
+        array.write_bytes(array.read_bytes()[:-100])
+    elif damage == "garbage":
+        array.write_bytes(b"garbage")
+    elif damage == "no sidecar":
+        sidecar.unlink()
+    elif damage == "broken sidecar":
+        sidecar.write_text("[")
+    else:
+        sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "files": "0"}))
+    seen = decodes(monkeypatch)
+    assert torch.equal(ImageFolder(root, image_size=16).load("train").images, images) and len(seen) == 6
+
+
+def test_failed_decoding_leaves_no_cache(tmp_path):
+    root = write_tree(tmp_path / "set")
+    (root / "train" / "dog" / "1.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"dog.1\.png: cannot be decoded"):
+        ImageFolder(root, image_size=16).load("train")
+    assert not [path for path in (root / ".relinearize").iterdir() if path.suffix != ".lock"]
+
+
+def test_read_only_set_is_cached_for_the_user(tmp_path, user_cache, monkeypatch):
+    root = write_tree(tmp_path / "set")
+    (root / ".relinearize").write_text("a file: nothing can be written here")
+    images = ImageFolder(root, image_size=16).load("train").images
+    assert len(list(user_cache.rglob("train-*.npy"))) == 1
+    seen = decodes(monkeypatch)
+    assert torch.equal(ImageFolder(root, image_size=16).load("train").images, images) and not seen
+
+
+def test_no_place_for_the_cache(tmp_path, user_cache):
+    root = write_tree(tmp_path / "set")
+    (root / ".relinearize").write_text("")
+    user_cache.write_text("")
+    with pytest.raises(UserError, match=r"neither to .*\.relinearize.* nor to .*user-cache.*XDG_CACHE_HOME"):
+        ImageFolder(root, image_size=16).load("train")
+
+
+def test_truncated_jpeg_is_named(tiny):
+    file = tiny / "tiny-imagenet-200" / "train" / "n00000009" / "images" / "n00000009_0.JPEG"
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"n00000009_0\.JPEG: cannot be decoded .*truncated"):
+        TinyImageNet(tiny).load("train")
+
+
+def test_tiny_imagenet_of_another_size(tiny):
+    file = tiny / "tiny-imagenet-200" / "train" / "n00000009" / "images" / "n00000009_0.JPEG"
+    Image.new("RGB", (32, 48)).save(file)
+    with pytest.raises(UserError, match=r"n00000009_0\.JPEG: is 32 x 48 pixels, expected 64 x 64"):
+        TinyImageNet(tiny).load("train")
+
+
+def test_grey_palette_and_cmyk_images_become_rgb(tmp_path):
+    root = write_tree(tmp_path / "set")
+    Image.new("L", (16, 16), 100).save(root / "train" / "cat" / "0.png")
+    Image.new("CMYK", (16, 16), (0, 0, 0, 255)).save(root / "train" / "cat" / "1.jpg")
+    Image.new("RGB", (16, 16), (9, 8, 7)).quantize(2).save(root / "train" / "cat" / "2.png")
+    (root / "train" / "cat" / "1.png").unlink()
+    images = ImageFolder(root, image_size=16).load("train").images
+    assert images[0].unique().tolist() == [100]
+    assert images[1].max() < 10
+    assert images[2, 0, 0].tolist() == [9, 8, 7]
+
+
+def test_resized_and_cropped_to_the_centre(tmp_path):
+    root = write_tree(tmp_path / "set")
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = 200
+    Image.fromarray(wide).save(root / "train" / "cat" / "0.png")
+    images = ImageFolder(root, image_size=10).load("train").images
+    assert images[0, :, 1:-1].unique().tolist() == [200]
+
+
+def test_image_folder_prefers_test_and_has_its_classes(tmp_path):
+    root = write_tree(tmp_path / "set", classes=("b", "a", "c"), test="test")
+    source = ImageFolder(str(root), image_size=8)
+    assert source.class_names == ["a", "b", "c"] and source.classes == 3
+    assert len(source.load("test")) == 9 and source.load("train").labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    moved = shutil.move(root, tmp_path / "elsewhere")
+    assert ImageFolder(moved, image_size=8).fingerprint() == source.fingerprint()
+    assert ImageFolder(moved, image_size=9).fingerprint() != source.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: shutil.rmtree(root / "train"), "train: no such folder"),
+        (lambda root: shutil.rmtree(root / "val"), "test: no such folder, and no val/ either"),
+        (lambda root: shutil.rmtree(root / "train" / "dog"), r"train: 1 class folder\(s\), a classifier needs"),
+        (lambda root: [file.unlink() for file in root.glob("val/*/*")], "test split: holds no images"),
+        (lambda root: [file.unlink() for file in root.glob("train/*/*")], "train split: holds no images"),
+        (lambda root: [file.unlink() for file in root.glob("train/dog/*")], "class dog has no training images"),
+        (lambda root: (root / "val" / "dog").rename(root / "val" / "dgo"), "dgo: this class has no folder under"),
+    ],
+)
+def test_bad_trees_are_named_before_training(tmp_path, damage, message):
+    root = write_tree(tmp_path / "set")
+    damage(root)
+    with pytest.raises(UserError, match=message):
+        ImageFolder(root, image_size=8).check()
+
+
+@pytest.mark.parametrize("image_size", [0, -1, 3.5, None, "64px", True])
+def test_image_size_must_be_pixels(image_size):
+    with pytest.raises(UserError, match=r"dataset\.image_size="):
+        ImageFolder("anywhere", image_size=image_size)
+
+
+def test_tiny_imagenet_missing_folder(tmp_path):
+    with pytest.raises(UserError, match=r"tiny-imagenet-200: no such folder; .*dataset.root.*dataset.download=true"):
+        TinyImageNet(tmp_path).check()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tiny: shutil.rmtree(tiny / "train" / "n00000003"), "199 class folders, expected 200"),
+        (lambda tiny: shutil.rmtree(tiny / "train" / "n00000003" / "images"), "n00000003 has no training images"),
+        (lambda tiny: shutil.rmtree(tiny / "train"), "train: cannot be read"),
+        (lambda tiny: shutil.rmtree(tiny / "val"), "val: cannot be read"),
+        (lambda tiny: (tiny / "val" / "val_annotations.txt").unlink(), "val_annotations.txt: cannot be read"),
+        (lambda tiny: (tiny / "val" / "val_annotations.txt").write_text(""), "test split: holds no images"),
+        (lambda tiny: (tiny / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn9\n"), "line 1: 'n9' is none"),
+        (lambda tiny: (tiny / "val" / "images" / "val_5.JPEG").unlink(), "val_5.JPEG: missing, but listed"),
+    ],
+)
+def test_bad_tiny_imagenet_is_named_before_training(tiny, damage, message):
+    damage(tiny / "tiny-imagenet-200")
+    with pytest.raises(UserError, match=message):
+        TinyImageNet(tiny).check()
