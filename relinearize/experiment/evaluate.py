@@ -2,17 +2,15 @@
 
 from pathlib import Path
 
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from relinearize.data.datamodule import ImageData
 from relinearize.errors import UserError
+from relinearize.experiment.images import open_images, open_source
 from relinearize.experiment.networks import all_relu_network
 from relinearize.experiment.pipeline import CONFIG, MASK, WEIGHTS
-from relinearize.experiment.plan import plain
 from relinearize.experiment.records import RECORD_FILE, Record
 from relinearize.experiment.store import write_json
 from relinearize.experiment.training import resolve_accelerator
@@ -52,19 +50,7 @@ def evaluate_run(arguments: list[str], console: Console | None = None) -> dict[s
     network.network.load_state_dict(read_weights(folder / WEIGHTS))
     network.to(accelerator)
 
-    dataset = config.dataset
-    source = instantiate(dataset.source)
-    source.check()
-    data = ImageData(
-        source,
-        mean=plain(dataset.mean),
-        std=plain(dataset.std),
-        augment=plain(dataset.augment),
-        holdout=0.0,
-        seed=config.seed,
-        device=accelerator,
-        resident=dataset.get("resident", "auto"),
-    )
+    data = open_images(config, open_source(config), accelerator, holdout=0.0)
     batches = data.test_loader(int(options["batch_size"]))
     found = accuracy(network, track(batches, description="test", console=Console(stderr=True), transient=True))
     result = {

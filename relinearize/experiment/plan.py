@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.data.datamodule import ImageData
 from relinearize.errors import UserError
+from relinearize.experiment.images import open_images, open_source
 from relinearize.experiment.networks import all_relu_network
 from relinearize.experiment.store import Artifact, Store, file_digest
 from relinearize.experiment.training import resolve_accelerator, resolve_precision
@@ -49,8 +49,7 @@ class Plan:
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
         self.seed = int(config.seed)
-        self.source = instantiate(config.dataset.source)
-        self.source.check()
+        self.source = open_source(config)
         self.store = Store(Path(config.store))
         self.all_relu = self.new_network()
         self.total = relu_total(self.all_relu.network)
@@ -90,18 +89,7 @@ class Plan:
     @cached_property
     def data(self) -> ImageData:
         """The images, loaded when first asked for: a finished run never needs them."""
-        dataset = self.config.dataset
-        return ImageData(
-            self.source,
-            mean=plain(dataset.mean),
-            std=plain(dataset.std),
-            augment=plain(dataset.augment),
-            holdout=dataset.holdout,
-            subset=dataset.subset,
-            seed=self.seed,
-            device=self.accelerator,
-            resident=dataset.get("resident", "auto"),
-        )
+        return open_images(self.config, self.source, self.accelerator)
 
     def validation_loader(self, selection: str) -> Any:
         """What a stage looks at after each epoch: the hold-out, or, for paper parity, the test set."""
