@@ -95,6 +95,9 @@ def write_cache(array: Path, digest: str, files: Sequence[ImageFile], image_size
     part = array.with_suffix(".part")
     try:
         pixels = np.lib.format.open_memmap(part, "w+", np.uint8, (len(files), image_size, image_size, 3))
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later, in mapped memory, it would be a crash
+            with open(part, "rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
         decode_all(files, pixels, exact, description=f"decoding {array.parent.parent.name} {array.name.split('-')[0]}")
         pixels.flush()
         del pixels

@@ -1,7 +1,9 @@
 """Sources of single files: layouts, cache, and damaged images."""
 
+import errno
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -118,6 +120,28 @@ def test_damaged_cache_is_rebuilt(tmp_path, damage, monkeypatch):
         sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "files": "0"}))
     seen = decodes(monkeypatch)
     assert torch.equal(ImageFolder(root, image_size=16).load("train").images, images) and len(seen) == 6
+
+
+def test_two_jobs_at_once_decode_once(tmp_path, monkeypatch):
+    root = write_tree(tmp_path / "set", per_class=20)
+    seen = decodes(monkeypatch)
+    with ThreadPoolExecutor(2) as jobs:
+        loaded = list(jobs.map(lambda _job: ImageFolder(root, image_size=16).load("train").images, range(2)))
+    assert torch.equal(*loaded) and len(seen) == 40
+
+
+def test_full_disk_falls_back_to_the_user_cache(tmp_path, user_cache, monkeypatch):
+    root = write_tree(tmp_path / "set")
+    answers = iter([OSError(errno.ENOSPC, "No space left on device"), None])
+
+    def allocate(*_arguments):
+        if error := next(answers):
+            raise error
+
+    monkeypatch.setattr(decoding.os, "posix_fallocate", allocate, raising=False)
+    assert len(ImageFolder(root, image_size=16).load("train")) == 6
+    assert len(list(user_cache.rglob("*.npy"))) == 1 and not list((root / ".relinearize").glob("*.npy"))
+    assert not list(root.rglob("*.part"))
 
 
 def test_failed_decoding_leaves_no_cache(tmp_path):
