@@ -12,7 +12,7 @@ from torch import Tensor
 aten = torch.ops.aten
 
 # Bytes handled at a time in SlopedReLU's backward on a CPU: the intermediate results of a part then fit the cache.
-PART_BYTES = 2**21
+PART_BYTES = 2**22
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -87,7 +87,7 @@ def test_gradcheck(layout: str) -> None:
     assert torch.autograd.gradgradcheck(kernels.SlopedReLUFunction.apply, (x, alpha))
 
 
-@pytest.mark.parametrize("part_bytes", [1, 2000, 2**21])
+@pytest.mark.parametrize("part_bytes", [1, 2000, 2**22])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_parts_of_the_batch_do_not_matter(layout: str, part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "PART_BYTES", part_bytes)
