@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.experiment.loggers import open_logger
@@ -25,6 +25,7 @@ from relinearize.experiment.store import Artifact, write_text
 from relinearize.experiment.training import CHECKPOINT, fit, read_checkpoint
 from relinearize.experiment.weights import match_weights, read_weights, write_weights
 from relinearize.methods.accuracy import accuracy
+from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.snl import Snapshot
 from relinearize.methods.stage import Stage
 from relinearize.relu.budget import top_mask
@@ -106,9 +107,8 @@ def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
     return network
 
 
-def frozen_teacher(plan: Plan) -> PixelInput:
-    network = load_into(plan.new_network(), read_weights(plan.teacher.path / WEIGHTS))
-    return network.eval().requires_grad_(False)
+def frozen_teacher(plan: Plan) -> nn.Module:
+    return frozen_copy(load_into(plan.new_network(), read_weights(plan.teacher.path / WEIGHTS)))
 
 
 def train(plan: Plan, stage: Stage, artifact: Artifact, checkpoint: Path) -> None:

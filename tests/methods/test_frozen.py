@@ -1,0 +1,98 @@
+"""The frozen copy answers as the network does and leaves the network alone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from relinearize.backbones import PixelInput, build_backbone
+from relinearize.methods.frozen import frozen_copy
+from relinearize.relu.activation import MaskedReLU
+from relinearize.relu.sites import linearize, named_sites
+
+
+def pixel_network(name: str, size: int, width: int) -> PixelInput:
+    torch.manual_seed(0)
+    backbone = build_backbone(name, classes=5, image_size=size, width=width)
+    network = PixelInput(linearize(backbone, (3, size, size)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)).double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return network
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet8", 4), ("resnet18", 4), ("wrn22_8", 1), ("vgg16_bn", 4)])
+def test_answers_are_those_of_the_network(name, width):
+    network = pixel_network(name, 16, width)
+    before = copy.deepcopy(network.state_dict())
+    frozen = frozen_copy(network)
+    images = torch.rand(4, 3, 16, 16, dtype=torch.float64)
+    kept = images.clone()
+    torch.testing.assert_close(frozen(images), network.eval()(images), rtol=1e-10, atol=1e-10)
+    assert torch.equal(images, kept)
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_nothing_of_it_is_trained():
+    network = pixel_network("resnet8", 8, 4).train()
+    frozen = frozen_copy(network)
+    assert not frozen.training and network.training
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_every_batch_norm_of_a_resnet_and_every_full_mask_is_gone():
+    frozen = frozen_copy(pixel_network("resnet18", 8, 4))
+    assert not any(isinstance(module, nn.BatchNorm2d | MaskedReLU) for module in frozen.modules())
+
+
+def test_masks_that_are_not_full_stay():
+    network = pixel_network("resnet8", 8, 4)
+    name, site = next(iter(named_sites(network).items()))
+    site.mask[0] = False
+    frozen = frozen_copy(network)
+    assert list(named_sites(frozen)) == [name]
+    images = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(frozen(images), network.eval()(images), rtol=1e-10, atol=1e-10)
+
+
+class Branching(nn.Module):
+    """A convolution whose output is also used without its batch norm, and a ReLU input that is used again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.relu, self.last = MaskedReLU((3, 4, 4)), MaskedReLU((3, 4, 4), 1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        z = self.bn(y)
+        return self.last(self.relu(z) + z + y)
+
+
+class Untraceable(Branching):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > -1e9 else x
+
+
+@pytest.mark.parametrize("kind", [Branching, Untraceable])
+def test_shared_results_and_untraceable_networks(kind):
+    torch.manual_seed(1)
+    network = kind()
+    network.bn.running_mean.normal_()
+    network.bn.running_var.uniform_(0.5, 2.0)
+    frozen = frozen_copy(network)
+    images = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(frozen(images), network.eval()(images))
+    assert isinstance(frozen.bn, nn.BatchNorm2d)
+
+
+def test_copies_are_bit_for_bit_the_same():
+    network = pixel_network("resnet18", 8, 4).float()
+    images = torch.rand(4, 3, 8, 8)
+    assert torch.equal(frozen_copy(network)(images), frozen_copy(network)(images))
