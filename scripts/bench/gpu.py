@@ -1,0 +1,59 @@
+"""Training steps on a CUDA card: images a second and the share of the card's bf16 matrix rate."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import search
+from bench.common import Row, Settings, interleaved
+from bench.steps import StageStep, batch_of, stage_of
+
+NAMES = {"teacher": "teacher step", "search": "SNL search step", "finetune": "distillation step"}
+STEPS = 10  # timed together: a step is a few milliseconds
+
+
+def measure(settings: Settings, device: str = "cuda", matrix: int = 8192) -> Iterator[Row]:
+    """Every stage in bf16, eager and compiled, then the search against the plain float32 implementation.
+
+    Operations are those of convolutions and matrix products, forward and backward, as torch counts them; the rate they
+    are compared with is that of a product of two `matrix` x `matrix` bf16 matrices in the same run. `device` "cpu" and
+    a small matrix run the same code where there is no card (a test does).
+    """
+    settings = replace(settings, clock="wall")
+    peak = matrix_rate(device, matrix, settings.rounds)
+    yield Row("gpu", device_name(device), f"bf16 product of {matrix} x {matrix}", peak / 1e12, "TFLOP/s")
+    images, labels = batch_of(settings.batch, device)
+    for kind, name in NAMES.items():
+        operations = count_operations(kind, settings, device)
+        variants = {}
+        for mode in ("eager", "compiled") if device == "cuda" or settings.compile else ("eager",):
+            step = StageStep(stage_of(kind, settings.width, settings.batch), "bf16", device, mode == "compiled")
+            variants[mode] = lambda step=step: step.step(images, labels)
+        seconds = interleaved(variants, settings.rounds, device=device, warmup=2, calls=STEPS)
+        for mode, taken in seconds.items():
+            case = f"resnet18 width {settings.width}, batch {settings.batch}, bf16, {mode}"
+            yield Row("gpu", case, name, settings.batch / taken, "images/s")
+            yield Row("gpu", case, f"{name}: of the matrix rate", 100 * operations / taken / peak, "%")
+    for row in search.measure(settings, device, ["bf16"]):
+        yield replace(row, benchmark="gpu")
+
+
+def matrix_rate(device: str, size: int, rounds: int) -> float:
+    """Operations a second of a large bf16 matrix product."""
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = interleaved({"product": lambda: left @ right}, rounds, device=device, warmup=2)
+    return 2 * size**3 / seconds["product"]
+
+
+def count_operations(kind: str, settings: Settings, device: str) -> int:
+    """Operations of one step; per image they do not depend on the batch, so two images are enough."""
+    step = StageStep(stage_of(kind, settings.width, settings.batch), "32", device)
+    with FlopCounterMode(display=False) as counter:
+        step.step(*batch_of(2, device))
+    return counter.get_total_flops() * settings.batch // 2
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device

@@ -1,0 +1,33 @@
+"""The resident loader on CIFAR-sized images: random crops (padding 4) and flips, batches of 128."""
+
+from collections.abc import Iterator
+
+import torch
+
+from bench.common import Row, Settings, interleaved
+from relinearize.data.resident import ResidentImages, ResidentLoader
+
+COUNT = 50_000
+
+
+def measure(settings: Settings) -> Iterator[Row]:
+    """Images a second, and the share of the speed of a loader that neither crops nor flips."""
+    count = COUNT // 5 if settings.quick else COUNT
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (count,), generator=generator)
+    loader = ResidentLoader(ResidentImages(images, labels, padding=4), settings.batch, seed=0, flip=True)
+
+    def ours() -> None:
+        loader.seek(0)
+        for _ in loader:
+            pass
+
+    def plain() -> None:
+        for rows in torch.randperm(count).split(settings.batch):
+            images[rows].permute(0, 3, 1, 2).float().div_(255), labels[rows]
+
+    seconds = interleaved({"ours": ours, "plain": plain}, settings.rounds, clock=settings.clock)
+    case = f"32 x 32 x 3, batch {settings.batch}, {settings.threads} thread(s)"
+    yield Row("loader", case, "crop, flip, to float", count / seconds["ours"], "images/s", ">= 50,000 on one thread")
+    yield Row("loader", case, "against no crop, no flip", seconds["plain"] / seconds["ours"], "x its speed")
