@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.errors import UserError
-from relinearize.sweeps import with_budget_grid, with_sweep_name
+from relinearize.sweeps import MULTIRUN, with_budget_grid, with_sweep_name
 
 USAGE = """\
 usage: relinearize COMMAND ...
@@ -68,7 +68,9 @@ def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> An
 
 
 def run(arguments: list[str]) -> None:
-    sys.argv = ["relinearize run", *with_sweep_name(with_budget_grid(arguments))]
+    # argparse, below Hydra, takes no overrides on both sides of a flag; behind the flags they are always fine.
+    flags_first = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
+    sys.argv = ["relinearize run", *with_sweep_name(with_budget_grid(flags_first))]
     run_job()
 
 

@@ -1,6 +1,7 @@
 """One run: teacher, search, finetune, test, record. A straight line; what was done before answers at once."""
 
 import contextlib
+import math
 import os
 import platform
 import shutil
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import PixelInput
-from relinearize.experiment.loggers import open_logger
+from relinearize.experiment.loggers import NoLogger, open_logger
 from relinearize.experiment.plan import Plan, plain
 from relinearize.experiment.records import RECORD_FILE, Record
 from relinearize.experiment.store import Artifact, write_text
@@ -111,7 +112,7 @@ def frozen_teacher(plan: Plan) -> nn.Module:
     return frozen_copy(load_into(plan.new_network(), read_weights(plan.teacher.path / WEIGHTS)))
 
 
-def train(plan: Plan, stage: Stage, artifact: Artifact, checkpoint: Path) -> None:
+def train(plan: Plan, stage: Stage, artifact: Artifact, checkpoint: Path, logged: bool = True) -> None:
     """Fit `stage` with the run's images, precision and loggers, from `checkpoint` if there is one."""
     seed = plan.seed * 10 + ("teacher", "search", "finetune").index(stage.name)  # stages draw different batches
     stage.use(
@@ -123,7 +124,7 @@ def train(plan: Plan, stage: Stage, artifact: Artifact, checkpoint: Path) -> Non
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if checkpoint.is_file():
         say(f"{stage.name}: going on from {checkpoint}")
-    with open_logger(plan, stage.name, artifact) as logger:
+    with open_logger(plan, stage.name, artifact) if logged else contextlib.nullcontext(NoLogger()) as logger:
         fit(stage, plan.config.trainer, checkpoint, log_row=logger.row)
 
 
@@ -212,7 +213,8 @@ def walk_search(plan: Plan, search: Any) -> None:
     wanted = [budget for budget in plan.grid if not plan.snapshot(budget).complete]
     if passed:
         wanted = [budget for budget in wanted if budget >= plan.budget]
-    elif checkpoint is not None:
+        checkpoint = read_checkpoint(target)  # of a second walk that was interrupted
+    if checkpoint is not None:  # what lies behind the point where this walk goes on cannot be left by it
         wanted = [budget for budget in wanted if budget < checkpoint["search"]["lowest_checked"]]
     network = load_into(plan.new_network(), read_weights(plan.teacher.path / WEIGHTS))
     to_sloped(network.network)
@@ -222,7 +224,7 @@ def walk_search(plan: Plan, search: Any) -> None:
         budgets=wanted,
         on_snapshot=lambda snapshot: keep_snapshot(plan, snapshot),
     )
-    train(plan, stage, plan.search, target)
+    train(plan, stage, plan.search, target, logged=not passed)  # a second walk's rows stand in the log already
     unreached = stage.finish()
     if unreached:
         say(
@@ -312,7 +314,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
         stages[name] = {
             "key": content["key"],
             "seconds": float(content["seconds"]),
-            "epochs": sum("seconds" in row for row in content["history"]),  # the search ends in a row of its own
+            "epochs": epochs_begun(content["history"]),
             "reused": reused[name],
             "history": content["history"],
         }
@@ -357,6 +359,14 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
             "hardware": hardware(plan),
         }
     )
+
+
+def epochs_begun(history: list[dict[str, float]]) -> int:
+    """Epochs that a stage trained, a last one in part included.
+
+    Rows of whole epochs carry their index; the search ends in a row with the epochs walked by then (4.25, say).
+    """
+    return math.ceil(max((row["epoch"] + ("seconds" in row) for row in history), default=0))
 
 
 def versions() -> dict[str, str]:
