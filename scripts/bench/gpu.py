@@ -48,11 +48,18 @@ def matrix_rate(device: str, size: int, rounds: int) -> float:
 
 
 def count_operations(kind: str, settings: Settings, device: str) -> int:
-    """Operations of one step; per image they do not depend on the batch, so two images are enough."""
-    step = StageStep(stage_of(kind, settings.width, settings.batch), "32", device)
-    with FlopCounterMode(display=False) as counter:
-        step.step(*batch_of(2, device))
-    return counter.get_total_flops() * settings.batch // 2
+    """Operations of one step: forward of every network, and twice that backward for the one that is trained.
+
+    Per image they do not depend on the batch, so two images are enough.
+    """
+    stage = stage_of(kind, settings.width, settings.batch)
+    images, _ = batch_of(2, device)
+    operations = 0
+    for network, passes in ((stage.network, 3), *((teacher, 1) for teacher in stage._frozen)):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network.to(device)(images)
+        operations += passes * counter.get_total_flops()
+    return operations * settings.batch // 2
 
 
 def device_name(device: str) -> str:

@@ -1,0 +1,66 @@
+"""Every benchmark runs to its end, at tiny sizes; the code for a CUDA card is run on the CPU."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import benchmark
+
+    yield benchmark
+    for name in [name for name in sys.modules if name == "benchmark" or name.split(".")[0] == "bench"]:
+        del sys.modules[name]
+
+
+# Below 8 channels the 1x1 strided convolution of torch 2.15 (AVX2, channels_last) writes beyond its memory.
+TINY = {"width": 8, "batch": 4, "rounds": 1, "quick": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["search", "lightning", "loader", "topk"])
+def test_benchmarks_yield_positive_numbers(benchmark, name):
+    rows = list(benchmark.BENCHMARKS[name].measure(benchmark.Settings(**TINY)))
+    assert rows and all(row.benchmark == name for row in rows)
+    if name != "lightning":  # an overhead may be below zero by chance
+        assert all(row.value > 0 for row in rows if "student" not in row.measure)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_card_on_the_cpu(benchmark):
+    settings = benchmark.Settings(**TINY)
+    rows = list(benchmark.BENCHMARKS["gpu"].measure(settings, device="cpu", matrix=64))
+    measures = [row.measure for row in rows]
+    assert {"teacher step", "SNL search step", "distillation step", "ours against naive"} <= set(measures)
+    assert all(row.value > 0 for row in rows if row.measure.endswith("of the matrix rate"))
+
+
+@pytest.mark.gpu
+def test_the_benchmark_of_the_card_on_the_card(benchmark):
+    settings = benchmark.Settings(**TINY)
+    assert list(benchmark.BENCHMARKS["gpu"].measure(settings, matrix=512))
+
+
+@pytest.mark.slow
+def test_the_command_writes_json(benchmark, monkeypatch, tmp_path):
+    target = tmp_path / "rows.json"
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "topk", "--quick", "--threads", "1", "--out", str(target)])
+    assert benchmark.main() == 0
+    report = json.loads(target.read_text())
+    assert report["settings"]["threads"] == 1
+    assert {row["benchmark"] for row in report["rows"]} == {"topk"}
+
+
+@pytest.mark.slow
+def test_the_card_is_skipped_in_words_where_there_is_none(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "gpu", "--threads", "1"])
+    assert benchmark.main() == 0
+    assert "skipped, torch sees no CUDA device" in capsys.readouterr().out
