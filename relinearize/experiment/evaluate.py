@@ -14,11 +14,11 @@ from relinearize.experiment.pipeline import CONFIG, MASK, WEIGHTS
 from relinearize.experiment.records import RECORD_FILE, Record
 from relinearize.experiment.store import write_json
 from relinearize.experiment.training import resolve_accelerator
-from relinearize.experiment.weights import read_weights
+from relinearize.experiment.weights import match_weights, read_weights
 from relinearize.methods.accuracy import accuracy
 from relinearize.relu.counting import relu_total
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import to_masked
+from relinearize.relu.sites import site_shapes, to_masked
 
 OPTIONS = {"run": None, "accelerator": "auto", "root": None, "batch_size": 1000}
 EVALUATION = "evaluation.json"
@@ -32,6 +32,9 @@ def evaluate_run(arguments: list[str], console: Console | None = None) -> dict[s
     """
     options = parse_options(arguments)
     folder = Path(options["run"])
+    batch_size = int(options["batch_size"]) if str(options["batch_size"]).isdigit() else 0
+    if batch_size < 1:
+        raise UserError(f"batch_size={options['batch_size']}: give a whole number of images, at least 1")
     for file in (RECORD_FILE, CONFIG, MASK, WEIGHTS):
         if not (folder / file).is_file():
             raise UserError(f"run={folder} is no finished run: {file} is missing there")
@@ -46,12 +49,15 @@ def evaluate_run(arguments: list[str], console: Console | None = None) -> dict[s
     mask, metadata = Mask.from_file(folder / MASK)
     backbone = config.backbone
     metadata.check(backbone.name, backbone.get("convention", "all"), tuple(network_input(record)))
+    if mask.count != record.budget.met:
+        raise UserError(f"{folder / MASK} keeps {mask.count:,} ReLUs, but the record says {record.budget.met:,}")
+    mask.check_fits(site_shapes(network.network))
     to_masked(network.network, mask)
-    network.network.load_state_dict(read_weights(folder / WEIGHTS))
+    network.network.load_state_dict(match_weights(network.network, read_weights(folder / WEIGHTS), folder / WEIGHTS))
     network.to(accelerator)
 
     data = open_images(config, open_source(config), accelerator, holdout=0.0)
-    batches = data.test_loader(int(options["batch_size"]))
+    batches = data.test_loader(batch_size)
     found = accuracy(network, track(batches, description="test", console=Console(stderr=True), transient=True))
     result = {
         "test": found,

@@ -1,5 +1,6 @@
 """What a person sees while a stage trains: a bar on a terminal, a plain line an epoch elsewhere."""
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -26,10 +27,10 @@ def metrics_line(row: dict[str, float]) -> str:
 class StageProgress(pl.Callback):
     """`mode`: "bar", "lines", "none", or "auto" (a bar if standard error is a terminal)."""
 
-    def __init__(self, mode: str = "auto", say: Callable[[str], Any] = print) -> None:
+    def __init__(self, mode: str = "auto", say: Callable[[str], Any] | None = None) -> None:
         self.bar_wanted = mode == "bar" or (mode == "auto" and sys.stderr.isatty())
         self.lines_wanted = mode == "lines" or (mode == "auto" and not self.bar_wanted)
-        self.say = say
+        self.say = say or functools.partial(print, flush=True)  # a log file is read while the run goes on
         self.bar: Progress | None = None
         self.shown = 0.0
 

@@ -92,6 +92,9 @@ class Artifact:
             announce(f"waiting for another process that works on {self.path.name}")
             lock.acquire(poll_interval=0.2)
         try:
+            for folder in (self.path, self.work):  # half-written files of a holder that was killed
+                for leftover in folder.rglob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
             yield
         finally:
             lock.release()

@@ -37,7 +37,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be read as weights: {reason}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError for files that would execute code
         raise UserError(f"{path} holds more than tensors and is refused ({type(error).__name__})") from error
     for wrapper in WRAPPERS:

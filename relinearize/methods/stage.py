@@ -165,6 +165,12 @@ class Stage(pl.LightningModule):
                 f"the loss of stage {self.name} became NaN or infinite at step {int(bad_step)} (epoch {epoch}); "
                 f"lower method.{self.name}.learning_rate or use trainer.precision=32"
             )
+        # The last step's loss is finite even if the weights that it leaves are not.
+        if not torch.stack([torch.isfinite(weight).all() for weight in self.network.parameters()]).all():
+            raise Diverged(
+                f"the weights of stage {self.name} became NaN or infinite at step {self.global_step - 1} "
+                f"(epoch {epoch}); lower method.{self.name}.learning_rate"
+            )
         last_of_epoch = segment == self.segments - 1
         self.segment_end(last_of_epoch)
         if last_of_epoch:
