@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.errors import UserError
@@ -59,6 +59,11 @@ def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> An
     In a sweep it is raised: the launcher goes on with the other jobs and reports at the end.
     """
     try:
+        missing = sorted(
+            key for key in OmegaConf.missing_keys(config) if ".source." not in key
+        )  # source.* repeat others
+        if missing:
+            raise UserError(f"{' and '.join(missing)} must be given (key=value)")
         return task(config)
     except Exception as error:
         cause = user_error_behind(error)

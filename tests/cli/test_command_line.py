@@ -1,0 +1,186 @@
+"""The commands as they are typed: what they print, where, and with which exit status."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiment"))
+
+from quick_runs import QUICK, SEARCH, quick_command, shell, trained_epochs
+
+from relinearize import cli
+from relinearize.experiment import pipeline
+from relinearize.experiment.records import find_records
+from relinearize.sweeps import with_budget_grid, with_sweep_name
+
+
+@pytest.fixture
+def typed(monkeypatch, capfd, tmp_path):
+    """typed("run", ...) -> (status, standard output, standard error) of the program, in this process."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["relinearize", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        printed = capfd.readouterr()
+        return status, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def refuse(*arguments, **settings):
+        raise AssertionError("trained before looking")
+
+    monkeypatch.setattr(pipeline, "fit", refuse)
+
+
+RUN_ERRORS = {
+    "budget too large": (["budget.relus=5000"], ["budget.relus=5000", "2,304"]),
+    "budget zero": (["budget.relus=0"], ["budget.relus=0", "2,304"]),
+    "budget negative": (["budget.relus=-3"], ["budget.relus=-3", "2,304"]),
+    "budget nonsense": (["budget.relus=many"], ["budget.relus=many", "2,304"]),
+    "fraction above one": (["budget.fraction=1.5"], ["budget.fraction=1.5", "2,304"]),
+    "both budgets": (["budget.relus=9", "budget.fraction=0.5"], ["budget.relus", "budget.fraction", "not both"]),
+    "unknown group": (["methods=snl"], ["methods", "method"]),
+    "unknown choice": (["method=snail"], ["method/snail", "random", "snl"]),
+    "unknown key": (["method.teacher.lerning_rate=1"], ["lerning_rate"]),
+    "unknown selection": (["method.finetune.selection=newest"], ["method.finetune.selection=newest", "best, last, test"]),
+    "no hold-out to select on": (["dataset.holdout=0"], ["selection=best", "dataset.holdout=0"]),
+    "missing data folder": (["dataset=cifar10", "dataset.root=/nowhere"], ["/nowhere"]),
+    "missing mandatory value": (["dataset=image_folder"], ["dataset.image_size and dataset.root must be given"]),
+    "unknown logger": (["logger.name=tensorboard"], ["logger.name=tensorboard", "csv, wandb, none"]),
+    "unknown precision": (["trainer.precision=fp8"], ["trainer.precision=fp8", "auto, 32, bf16"]),
+    "unknown accelerator": (["trainer.accelerator=tpu"], ["trainer.accelerator=tpu", "cpu, cuda"]),
+    "no teacher file": (["teacher.weights=/nowhere.pt"], ["teacher.weights=/nowhere.pt"]),
+    "syntax": (["budget.fraction"], ["budget.fraction"]),
+    "bad grid": (["budget.grid=[9999]"], ["9999", "2,304"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RUN_ERRORS)
+def test_user_errors_are_one_line_before_any_training(typed, no_training, case):
+    overrides, words = RUN_ERRORS[case]
+    status, _, err = typed("run", *QUICK, *SEARCH, *overrides)
+    lines = [line for line in err.splitlines() if not line.startswith("snl-resnet8")]  # what is about to be run
+    assert status == 1, err
+    assert len(lines) == 1, err
+    assert lines[0].startswith("relinearize: error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["evaluate", "run=/nowhere"], "record.json is missing"),
+        (["evaluate"], "run=FOLDER"),
+        (["evaluate", "runs=x"], "runs=x"),
+        (["report"], "FOLDER"),
+        (["report", "/nowhere"], "/nowhere"),
+        (["report", "."], "record.json"),
+        (["count", "backbone.width=-1"], "width"),
+        (["count", "backbone=lenet"], "lenet"),
+    ],
+)
+def test_errors_of_the_other_commands_are_one_line(typed, arguments, word):
+    status, _, err = typed(*arguments)
+    assert status == 1 and len(err.splitlines()) == 1, err
+    assert err.startswith("relinearize: error: ") and word in err
+
+
+def test_version_usage_and_unknown_commands(typed):
+    status, out, _ = typed("--version")
+    assert status == 0 and out.startswith("relinearize 0.")
+    status, out, _ = typed("--help")
+    assert status == 0 and all(name in out for name in ("run", "report", "count", "evaluate"))
+    status, out, err = typed()
+    assert status == 2 and not out and "usage:" in err
+    status, _, err = typed("train")
+    assert status == 2 and "unknown command train; valid: run, report, count, evaluate" in err
+
+
+def test_config_is_shown_without_importing_torch():
+    program = (
+        "import sys; from relinearize.cli import main; sys.argv = ['relinearize', 'run', '--cfg', 'job', 'seed=7']; "
+        "main(); heavy = {'torch', 'pytorch_lightning', 'sklearn', 'matplotlib', 'wandb'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    done = shell([sys.executable, "-c", program])
+    assert done.returncode == 0, done.stderr
+    assert "seed: 7" in done.stdout and "_target_: relinearize.methods.snl.SNLSearch" in done.stdout
+
+
+def test_count_prints_each_site_and_both_totals(typed):
+    status, out, _ = typed("count", "dataset=cifar10", "backbone=resnet18")
+    assert status == 0
+    assert "557,056" in out and "491,520" in out and "layer4.1" in out and "65,536" in out
+
+
+def test_grid_and_name_of_a_multirun():
+    arguments = with_budget_grid(["-m", "budget.fraction=0.5,0.25", "seed=1,2"])
+    assert arguments[-1] == "budget.grid=[0.5,0.25]"
+    assert with_budget_grid(["-m", "budget=100k,50k"])[-1] == "budget.grid=[100k,50k]"
+    for same in (["budget=100k"], ["-m", "seed=1,2"], ["-m", "budget=1k,2k", "budget.grid=[3k]"]):
+        assert with_budget_grid(same) == same
+    assert with_sweep_name(["-m"])[1].startswith("sweep=2")
+    assert with_sweep_name(["-m", "sweep=mine"]) == ["-m", "sweep=mine"]
+    assert with_sweep_name(["seed=1"]) == ["seed=1"]
+
+
+def test_failing_job_of_a_multirun_leaves_the_others_running(typed, tmp_path):
+    overrides = ["method.teacher.learning_rate=1e20,0.05", "-m", "method=random", f"output={tmp_path}"]
+    status, _, err = typed("run", *QUICK, *overrides)
+    assert status == 1
+    assert "job 0 failed: the loss of stage teacher became NaN" in err
+    assert err.splitlines()[-1].startswith("relinearize: error: the loss of stage teacher")
+    assert "Traceback" not in err
+    ((path, _),) = find_records([tmp_path / "sweeps"])
+    assert path.parent.name == "1"
+
+
+def test_run_report_and_evaluate_as_a_newcomer_types_them(typed, tmp_path):
+    status, out, err = typed("run", *QUICK, *SEARCH, "budget.fraction=0.6", f"output={tmp_path}")
+    assert status == 0, err
+    record = Path(out.splitlines()[-1])
+    assert record.is_file() and record.name == "record.json"
+    assert "1,382" in out
+    assert trained_epochs(tmp_path)
+    status, out, err = typed("evaluate", f"run={record.parent}")
+    assert status == 0 and "1,382" in out, err
+    status, out, err = typed("report", tmp_path / "runs")
+    assert status == 0, err
+    assert all((tmp_path / "runs" / name).is_file() for name in ("pareto.csv", "pareto.png", "report.html"))
+
+
+@pytest.mark.slow
+def test_diverged_run_as_a_program_ends_with_one_line(tmp_path):
+    done = shell(quick_command(tmp_path, "method.teacher.learning_rate=1e20"))
+    assert done.returncode == 1
+    assert "relinearize: error: the loss of stage teacher became NaN or infinite at step" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_interrupted_run_says_how_to_go_on(tmp_path):
+    import signal
+    import subprocess
+
+    process = subprocess.Popen(
+        quick_command(tmp_path, "method.teacher.epochs=10000", "trainer.progress=lines"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].endswith("the same command goes on from the last checkpoint")
