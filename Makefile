@@ -1,0 +1,55 @@
+# `make demo` and `make test` set up everything they need in .venv; a second time this takes no time.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# On a busy machine two torch threads can be ten times slower than one for small tensors.
+demo test test-all: export OMP_NUM_THREADS = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all test-gpu lint format bench clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@echo "  PYTHON=python3.12 chooses the interpreter of the environment (3.11 or newer)."
+
+setup: $(INSTALLED) ## .venv with the exact versions of requirements.lock, and this project in it
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "make: $(PYTHON) not found; give a Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1); relinearize needs 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## SNL against random masks on real digits: table, picture and page (minutes)
+	$(BIN)/relinearize run -m experiment=demo
+	$(BIN)/relinearize report outputs/demo/runs
+
+test: setup ## the test suite without its slow part
+	$(BIN)/python -m pytest
+
+test-all: setup ## the whole suite, the slow part too
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: setup ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## benchmarks: ratios measured in one run
+	$(BIN)/python scripts/benchmark.py
+
+clean: ## remove caches, builds and the demo's results; .venv stays
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis outputs/demo
+	find relinearize scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
