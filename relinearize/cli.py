@@ -6,7 +6,7 @@ Imports Hydra and nothing heavier: launchers import this module in every worker,
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,7 @@ def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> An
     In a sweep it is raised: the launcher goes on with the other jobs and reports at the end.
     """
     try:
-        missing = sorted(
-            key for key in OmegaConf.missing_keys(config) if ".source." not in key
-        )  # source.* repeat others
+        missing = sorted(missing_keys(OmegaConf.to_container(config, resolve=False)))
         if missing:
             raise UserError(f"{' and '.join(missing)} must be given (key=value)")
         return task(config)
@@ -70,6 +68,15 @@ def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> An
         if cause is None or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         fail(str(cause))
+
+
+def missing_keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Keys that the config leaves to the user (`???`); those that only refer to such a key are not named."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from missing_keys(value, f"{prefix}{key}.")
+        elif value == "???":
+            yield f"{prefix}{key}"
 
 
 def run(arguments: list[str]) -> None:

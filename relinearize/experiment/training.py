@@ -89,9 +89,9 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
     """
     accelerator = resolve_accelerator(settings.accelerator)
     precision = resolve_precision(settings.precision, accelerator)
-    if settings.channels_last:
-        for network in (stage.network, *stage._frozen):
-            network.to(memory_format=torch.channels_last)
+    stage.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+    for network in (stage.network, *stage._frozen):
+        network.to(memory_format=stage.memory_format)
     if settings.compile is True or (settings.compile == "auto" and accelerator == "cuda"):
         for network in (stage.network, *stage._frozen):
             network.compile()
@@ -115,7 +115,11 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
         warnings.filterwarnings("ignore", message=".*num_workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-        trainer.fit(stage, **resume)
+        try:
+            trainer.fit(stage, **resume)
+        except SystemExit:  # what Lightning makes of an interrupt
+            if not trainer.interrupted:
+                raise
     if trainer.interrupted:
         raise KeyboardInterrupt
 

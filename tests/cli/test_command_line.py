@@ -54,7 +54,7 @@ RUN_ERRORS = {
     "unknown group": (["methods=snl"], ["methods", "method"]),
     "unknown choice": (["method=snail"], ["method/snail", "random", "snl"]),
     "unknown key": (["method.teacher.lerning_rate=1"], ["lerning_rate"]),
-    "unknown selection": (["method.finetune.selection=newest"], ["method.finetune.selection=newest", "best, last, test"]),
+    "unknown selection": (["method.finetune.selection=newest"], ["finetune.selection=newest", "best, last, test"]),
     "no hold-out to select on": (["dataset.holdout=0"], ["selection=best", "dataset.holdout=0"]),
     "missing data folder": (["dataset=cifar10", "dataset.root=/nowhere"], ["/nowhere"]),
     "missing mandatory value": (["dataset=image_folder"], ["dataset.image_size and dataset.root must be given"]),

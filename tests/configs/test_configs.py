@@ -27,10 +27,10 @@ def composed(*overrides):
 def test_every_file_of_a_group_composes_and_resolves(group):
     choices = [name for name in files_of(group) if "/" not in name]  # method/teacher/... are groups of their own
     for choice in choices:
-        config = composed(f"{group}={choice}", "dataset.root=/data")
-        if "dataset.image_size" not in OmegaConf.missing_keys(config):
-            OmegaConf.resolve(config)
-        assert config[group] is not None
+        given = ["dataset.image_size=8"] if choice == "image_folder" else []
+        config = composed(f"{group}={choice}", "dataset.root=/data", *given)
+        OmegaConf.resolve(config)
+        assert group == "debug" or config[group] is not None
 
 
 @pytest.mark.parametrize("stage", ["teacher", "search", "finetune"])
