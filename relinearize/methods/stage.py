@@ -76,6 +76,7 @@ class Stage(pl.LightningModule):
         self.train_loader: Any = None
         self.validation_loader: Any = None
         self.precision_name = "32"
+        self.memory_format = torch.channels_last  # as the loaders give them; of the images of a training step
         self.seed = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": -1, "weights": None}
@@ -147,6 +148,7 @@ class Stage(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, labels = batch
+        images = images.contiguous(memory_format=self.memory_format)
         loss, metrics = self.loss(images, labels)
         with torch.no_grad():  # sums stay on the device: no synchronisation inside the loop
             for key, value in {"loss": loss.detach(), **metrics}.items():
