@@ -282,8 +282,8 @@ def publish(
     """Turn the work folder into the finished artifact; the checkpoint goes."""
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(weights, folder / WEIGHTS)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
     artifact.publish(folder, {**description, "config": plain(config)})
+    (artifact.path / CHECKPOINT).unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
 
 
 def mask_metadata(plan: Plan, asked: int, mask: Mask) -> MaskMetadata:
