@@ -1,0 +1,118 @@
+"""The examples of README.md, taken from its text and run as a reader would: files written, commands typed."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from relinearize import cli
+from relinearize.experiment.records import Record, find_records
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL))
+BLOCK = re.compile(r"(?:`([\w/.]+)`:\n\n)?```(\w+)\n(.*?)```", flags=re.DOTALL)
+LONGEST = 40  # lines: what a newcomer is asked to write
+
+
+def blocks(example: str, language: str | None = None) -> list[tuple[str, str, str]]:
+    """(file name or "", language, text) of each fenced block of an example."""
+    found = BLOCK.findall(EXAMPLES[example])
+    return [block for block in found if language in (None, block[1])]
+
+
+@pytest.fixture
+def run_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Record]:
+    """run_example(name, override, ...): write the example's files, type its commands, made short; returns the record.
+
+    In this process: importing torch takes longer than what the examples do.
+    """
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.chdir(tmp_path)
+
+    def run(example: str, *short: str) -> Record:
+        for name, language, text in blocks(example):
+            if language != "sh":
+                assert name, f"the example {example} does not say where this goes: {text[:60]}"
+                Path(name).parent.mkdir(parents=True, exist_ok=True)
+                Path(name).write_text(text, encoding="utf-8")
+        for command in "".join(text for _, _, text in blocks(example, "sh")).splitlines():
+            arguments = shlex.split(command)
+            assert arguments[0] == "relinearize"
+            if arguments[1] == "run":
+                arguments += [*short, "trainer.progress=none", "logger=none"]
+            monkeypatch.setattr(sys, "argv", arguments)
+            cli.main()
+        ((_, record),) = find_records([Path("outputs/debug/runs")])
+        return record
+
+    return run
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_are_short(example: str) -> None:
+    lines = [line for _, _, text in blocks(example) for line in text.splitlines() if line.strip()]
+    assert 0 < len(lines) < LONGEST
+
+
+def test_own_images(tmp_path: Path, run_example: Callable[..., Record]) -> None:
+    draw = np.random.default_rng(0)
+    for split, count in {"train": 30, "test": 4}.items():
+        for level, name in ((60, "rose"), (200, "tulip")):
+            (tmp_path / "flowers" / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = draw.integers(level - 50, level + 50, (70 + index, 80, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "flowers" / split / name / f"{index}.png")
+    record = run_example("images", "debug=default", "dataset.subset=null")
+    assert record.dataset.title == "Flowers" and record.dataset.image_size == 64
+    assert record.dataset.train + record.dataset.holdout == 60
+
+
+def test_own_dataset(tmp_path: Path, run_example: Callable[..., Record]) -> None:
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for split, count in {"train": 240, "test": 40}.items():
+        labels = np.arange(count) % 2
+        arrays[f"{split}_images"] = draw.integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
+        arrays[f"{split}_labels"] = labels
+    np.savez(tmp_path / "shapes.npz", **arrays)
+    record = run_example("dataset", "debug=default")
+    assert (record.dataset.name, record.dataset.classes, record.accuracy.n_test) == ("shapes", 2, 40)
+
+
+def test_own_backbone(run_example: Callable[..., Record]) -> None:
+    record = run_example("backbone", "debug=default")
+    assert record.backbone.name == "small_net"
+    assert [site.total for site in record.sites] == [8 * 8 * 8] * 2
+    assert record.budget.met == record.budget.asked == round(0.1 * 2 * 8 * 8 * 8)
+
+
+def test_own_search(run_example: Callable[..., Record]) -> None:
+    record = run_example("search", "debug=scored")
+    assert (record.method.name, record.method.search) == ("late-first", "LateFirst")
+    kept = [site.kept / site.total for site in record.sites]
+    assert kept == sorted(kept) and kept[-1] == 1
+
+
+def test_own_stage(run_example: Callable[..., Record]) -> None:
+    record = run_example("stage", "debug=scored")
+    assert record.method.finetune == "NoisyDistill"
+    assert record.config["method"]["finetune"]["noise"] == 0.05
+
+
+def test_python_interface(tmp_path: Path) -> None:
+    ((_, _, text),) = blocks("api", "python")
+    code = [line for line in text.splitlines() if line and not line.startswith("import")]
+    assert len(code) == 10
+    check = "assert mask.count == relinearize.relu_total(network) == 10_000"
+    command = [sys.executable, "-W", "error", "-c", text + check]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("47104 {'relu': 16384, ")
+    assert (tmp_path / "mask.safetensors").is_file()
