@@ -65,10 +65,13 @@ class Plan:
         return resolve_budget(relus, fraction, self.total)
 
     def _grid_entry(self, entry: Any) -> int:
-        """An entry of budget.grid: below 1 a fraction, else a count ("50k")."""
-        if isinstance(entry, float) and entry <= 1:
-            return self._budget(None, entry)
-        return self._budget(entry, None)
+        """An entry of budget.grid: up to 1 and not whole a fraction, else a count ("50k")."""
+        try:
+            return self._budget(None, entry) if isinstance(entry, float) and entry <= 1 else self._budget(entry, None)
+        except UserError as error:
+            raise UserError(
+                f"budget.grid: {str(error).replace('budget.relus=', '').replace('budget.fraction=', '')}"
+            ) from None
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
