@@ -18,9 +18,10 @@ def run_and_show(config: DictConfig) -> float:
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         record, folder = run(config)
-    except UserError as error:
+    except Exception as error:
         if in_sweep:  # the launcher goes on with the other jobs and reports the first error at the end only
-            say(f"relinearize: job {HydraConfig.get().job.num} failed: {error}")
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            say(f"relinearize: job {HydraConfig.get().job.num} failed: {kind}{error}")
         raise
     print_runs([record])
     print(f"{folder / RECORD_FILE}", flush=True)

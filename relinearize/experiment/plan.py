@@ -17,7 +17,7 @@ from relinearize.errors import UserError
 from relinearize.experiment.images import open_images, open_source
 from relinearize.experiment.networks import all_relu_network
 from relinearize.experiment.store import Artifact, Store, file_digest
-from relinearize.experiment.training import resolve_accelerator, resolve_precision
+from relinearize.experiment.training import check_settings, resolve_accelerator, resolve_precision
 from relinearize.relu.budget import resolve_budget
 from relinearize.relu.counting import relu_total
 from relinearize.relu.sites import site_shapes
@@ -44,6 +44,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         config = self.config
+        check_settings(config.trainer)
         self.accelerator = resolve_accelerator(config.trainer.accelerator)
         self.precision = resolve_precision(config.trainer.precision, self.accelerator)
         if config.trainer.threads:

@@ -40,6 +40,16 @@ def resolve_precision(precision: Any, accelerator: str) -> str:
     return str(precision)
 
 
+def check_settings(settings: Any) -> None:
+    """UserError for values of the `trainer` group that only a started training would trip over."""
+    valid = {"compile": ("auto", True, False), "progress": ("auto", "bar", "lines", "none")}
+    for key, values in valid.items():
+        if not any(settings[key] is value or settings[key] == value for value in values):
+            raise UserError(f"trainer.{key}={settings[key]} is unknown; valid: {', '.join(map(str, values)).lower()}")
+    if type(settings.devices) is not int or settings.devices < 1:
+        raise UserError(f"trainer.devices={settings.devices} is not a number of devices; give 1 or more")
+
+
 class SegmentCheckpoint(pl.callbacks.Checkpoint):
     """Saves the training at segment ends, at most once in `seconds`, and always when it stops.
 
