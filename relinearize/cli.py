@@ -41,9 +41,13 @@ def conf_folder() -> Path:
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def run_job(config: DictConfig) -> float:
     """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
-    from relinearize.experiment.job import run_and_show
+    from relinearize.experiment import job
+    from relinearize.report import print_runs
 
-    return one_line_errors(run_and_show, config)
+    record, folder = one_line_errors(job.run_job, config)
+    print_runs([record])
+    print(folder / "record.json", flush=True)
+    return record.accuracy.test
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")

@@ -1,4 +1,4 @@
-"""What `relinearize run` does with one composed config: the run, its table, and its place in a sweep."""
+"""What one job of `relinearize run` does with its composed config: the run, and its place in a sweep."""
 
 import shutil
 from pathlib import Path
@@ -9,12 +9,11 @@ from omegaconf import DictConfig
 
 from relinearize.errors import UserError
 from relinearize.experiment.pipeline import run, say
-from relinearize.experiment.records import RECORD_FILE
-from relinearize.report import print_runs
+from relinearize.experiment.records import RECORD_FILE, Record
 
 
-def run_and_show(config: DictConfig) -> float:
-    """Run, print the result's table, and leave the record in the sweep's folder too. Returns the test accuracy."""
+def run_job(config: DictConfig) -> tuple[Record, Path]:
+    """Run, and leave the record in the sweep's folder too. Returns the record and the run's folder."""
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         record, folder = run(config)
@@ -23,12 +22,10 @@ def run_and_show(config: DictConfig) -> float:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             say(f"relinearize: job {HydraConfig.get().job.num} failed: {kind}{error}")
         raise
-    print_runs([record])
-    print(f"{folder / RECORD_FILE}", flush=True)
     if in_sweep:
         job_folder = Path(HydraConfig.get().runtime.output_dir)
         job_folder.mkdir(parents=True, exist_ok=True)
         temporary = job_folder / f".{RECORD_FILE}.tmp"
         shutil.copyfile(folder / RECORD_FILE, temporary)
         temporary.replace(job_folder / RECORD_FILE)
-    return record.accuracy.test
+    return record, folder

@@ -3,10 +3,9 @@
 SNL, Algorithm 1, last step: L = CE(student, y) + T^2 KL(softmax(teacher / T) || softmax(student / T)).
 """
 
-import torch
 from torch import Tensor, nn, optim
 
-from relinearize.methods.losses import classification_loss, distillation_divergence
+from relinearize.methods.losses import student_losses
 from relinearize.methods.schedule import sgd
 from relinearize.methods.stage import Stage
 
@@ -41,17 +40,10 @@ class Distill(Stage):
         self.distillation_weight = distillation_weight
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            teacher_logits = self._frozen[0](images)
-        logits = self.network(images)
-        cross_entropy = classification_loss(logits, labels)
-        divergence = distillation_divergence(logits, teacher_logits, self.temperature)
-        loss = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
-        return loss, {
-            "cross_entropy": cross_entropy.detach(),
-            "distillation": divergence.detach(),
-            "accuracy": 100 * (logits.detach().argmax(1) == labels).float().mean(),
-        }
+        cross_entropy, divergence, metrics = student_losses(
+            self.network, self._frozen[0], images, labels, self.temperature
+        )
+        return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
 
     def configure_optimizers(self) -> optim.Optimizer:
         return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from relinearize.errors import UserError
-from relinearize.methods.losses import classification_loss, distillation_divergence
+from relinearize.methods.losses import student_losses
 from relinearize.methods.stage import Stage
 from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.budget import top_mask
@@ -114,17 +114,10 @@ class SNLSearch(Stage):
         self.segments_done = 0
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            teacher_logits = self._frozen[0](images)
-        logits = self.network(images)
-        cross_entropy = classification_loss(logits, labels)
-        divergence = distillation_divergence(logits, teacher_logits, self.temperature)
-        loss = cross_entropy + divergence + self.lasso * lasso_penalty(self.alphas.values())
-        return loss, {
-            "cross_entropy": cross_entropy.detach(),
-            "distillation": divergence.detach(),
-            "accuracy": 100 * (logits.detach().argmax(1) == labels).float().mean(),
-        }
+        cross_entropy, divergence, metrics = student_losses(
+            self.network, self._frozen[0], images, labels, self.temperature
+        )
+        return cross_entropy + divergence + self.lasso * lasso_penalty(self.alphas.values()), metrics
 
     def configure_optimizers(self) -> optim.Optimizer:
         """Adam at its default betas without weight decay, on weights and alphas alike (the paper's recipe)."""
