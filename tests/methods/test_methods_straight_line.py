@@ -127,7 +127,7 @@ def run_steps(stage, batches):
 
 @pytest.mark.parametrize("alpha_learning_rate", [None, 0.4])
 def test_three_search_steps_equal_the_formulas(networks, batches, alpha_learning_rate):
-    """Adam (0.9, 0.999, 1e-8) on weights and alphas; with the rate 0.4 some alphas turn negative, where |alpha| bends."""
+    """Adam (0.9, 0.999, 1e-8) on weights and alphas; at rate 0.4 some alphas turn negative, where |alpha| bends."""
     student, teacher = networks
     lasso, rate = 0.05, 1e-3
     alpha_rate = alpha_learning_rate or rate
