@@ -46,8 +46,9 @@ def check_settings(settings: Any) -> None:
     for key, values in valid.items():
         if not any(settings[key] is value or settings[key] == value for value in values):
             raise UserError(f"trainer.{key}={settings[key]} is unknown; valid: {', '.join(map(str, values)).lower()}")
-    if type(settings.devices) is not int or settings.devices < 1:
-        raise UserError(f"trainer.devices={settings.devices} is not a number of devices; give 1 or more")
+    if settings.devices != 1:
+        # Each process of a DDP launch would run the whole pipeline and wait for the first one's locks.
+        raise UserError(f"trainer.devices={settings.devices}: one run trains on one device so far; give 1")
 
 
 class SegmentCheckpoint(pl.callbacks.Checkpoint):
