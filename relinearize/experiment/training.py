@@ -120,6 +120,7 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
         limit_val_batches=0,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        benchmark=accelerator == "cuda",  # cuDNN tries its algorithms once: the shapes of the batches stay
     )
     resume = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint.is_file() else {}
     with warnings.catch_warnings():
