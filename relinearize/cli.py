@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.errors import UserError
-from relinearize.sweeps import MULTIRUN, with_budget_grid, with_sweep_name
+from relinearize.sweeps import MULTIRUN, name_sweep, with_budget_grid
 
 USAGE = """\
 usage: relinearize COMMAND ...
@@ -86,7 +86,8 @@ def missing_keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def run(arguments: list[str]) -> None:
     # argparse, below Hydra, takes no overrides on both sides of a flag; behind the flags they are always fine.
     flags_first = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
-    sys.argv = ["relinearize run", *with_sweep_name(with_budget_grid(flags_first))]
+    name_sweep(arguments)
+    sys.argv = ["relinearize run", *with_budget_grid(flags_first)]
     run_job()
 
 

@@ -1,8 +1,10 @@
 """What a multirun needs to know about itself: its name, and the budgets it will ask of one search."""
 
+import os
 from datetime import datetime
 
 MULTIRUN = ("-m", "--multirun")
+SWEEP_VARIABLE = "RELINEARIZE_SWEEP"
 
 
 def with_budget_grid(arguments: list[str]) -> list[str]:
@@ -26,8 +28,11 @@ def with_budget_grid(arguments: list[str]) -> list[str]:
     return [*arguments, f"budget.grid=[{','.join(grid)}]"] if len(grid) > 1 else arguments
 
 
-def with_sweep_name(arguments: list[str]) -> list[str]:
-    """A multirun without a name gets the time of its start; jobs launched later must not each read the clock."""
-    if not any(flag in arguments for flag in MULTIRUN) or any(argument.startswith("sweep=") for argument in arguments):
-        return arguments
-    return [*arguments, f"sweep={datetime.now():%Y-%m-%d_%H-%M-%S}"]
+def name_sweep(arguments: list[str]) -> None:
+    """Give a multirun that is not named otherwise the time of its start as its name (config key `sweep`).
+
+    Through the environment: launchers hand it on, so jobs started later do not each read the clock, and an experiment
+    file or the command line can still say `sweep`.
+    """
+    if any(flag in arguments for flag in MULTIRUN):
+        os.environ.setdefault(SWEEP_VARIABLE, f"{datetime.now():%Y-%m-%d_%H-%M-%S}")

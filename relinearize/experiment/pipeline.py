@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import PixelInput
+from relinearize.errors import UserError
 from relinearize.experiment.describe import MASK, make_record
 from relinearize.experiment.loggers import NoLogger, open_logger
 from relinearize.experiment.plan import Plan, plain
@@ -81,10 +82,14 @@ def check_stages(plan: Plan) -> None:
     }
     for name, given in inputs.items():
         build = instantiate(plan.config.method[name], _partial_=True, _convert_="all")
-        if hasattr(build.func, "scores"):
-            build()
-        elif not (name == "teacher" and plan.config.teacher.weights):
-            build(**given).check_selection(plan.config.dataset.holdout)
+        try:
+            if hasattr(build.func, "scores"):
+                build()
+            elif not (name == "teacher" and plan.config.teacher.weights):
+                build(**given).check_selection(plan.config.dataset.holdout)
+        except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since
+            keys = ", ".join(key for key in plan.config.method[name] if not key.startswith("_"))
+            raise UserError(f"method.{name} ({build.func.__name__}) does not take all of {keys}: {error}") from error
 
 
 def copy_file(source: Path, target: Path) -> None:

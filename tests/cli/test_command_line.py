@@ -1,5 +1,6 @@
 """The commands as they are typed: what they print, where, and with which exit status."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from quick_runs import QUICK, SEARCH, quick_command, shell, trained_epochs
 from relinearize import cli
 from relinearize.experiment import pipeline
 from relinearize.experiment.records import find_records
-from relinearize.sweeps import with_budget_grid, with_sweep_name
+from relinearize.sweeps import SWEEP_VARIABLE, name_sweep, with_budget_grid
 
 
 @pytest.fixture
@@ -62,6 +63,7 @@ RUN_ERRORS = {
     "unknown precision": (["trainer.precision=fp8"], ["trainer.precision=fp8", "auto, 32, bf16"]),
     "unknown progress": (["trainer.progress=loud"], ["trainer.progress=loud", "auto, bar, lines, none"]),
     "unknown compile": (["trainer.compile=maybe"], ["trainer.compile=maybe", "auto, true, false"]),
+    "keys of another class": (["+method.teacher.lasso=1"], ["method.teacher (Classifier)", "lasso"]),
     "several devices": (["trainer.devices=2"], ["trainer.devices=2", "one device"]),
     "no devices": (["trainer.devices=0"], ["trainer.devices=0", "give 1"]),
     "unknown accelerator": (["trainer.accelerator=tpu"], ["trainer.accelerator=tpu", "cpu, cuda"]),
@@ -136,9 +138,19 @@ def test_grid_and_name_of_a_multirun():
     assert with_budget_grid(["-m", "budget=100k,50k"])[-1] == "budget.grid=[100k,50k]"
     for same in (["budget=100k"], ["-m", "seed=1,2"], ["-m", "budget=1k,2k", "budget.grid=[3k]"]):
         assert with_budget_grid(same) == same
-    assert with_sweep_name(["-m"])[1].startswith("sweep=2")
-    assert with_sweep_name(["-m", "sweep=mine"]) == ["-m", "sweep=mine"]
-    assert with_sweep_name(["seed=1"]) == ["seed=1"]
+
+
+def test_a_multirun_is_named_by_its_start_unless_it_has_a_name(monkeypatch, typed):
+    for arguments, named in ((["seed=1"], False), (["-m", "seed=1,2"], True)):
+        monkeypatch.delenv(SWEEP_VARIABLE, raising=False)
+        name_sweep(arguments)
+        assert (SWEEP_VARIABLE in os.environ) == named
+    assert os.environ[SWEEP_VARIABLE].startswith("2")
+    monkeypatch.setenv(SWEEP_VARIABLE, "mine")
+    name_sweep(["-m"])
+    assert os.environ[SWEEP_VARIABLE] == "mine"
+    _, out, _ = typed("run", "experiment=demo", "--cfg", "job")
+    assert "sweep: demo" in out
 
 
 def test_failing_job_of_a_multirun_leaves_the_others_running(typed, tmp_path):
