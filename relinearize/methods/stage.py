@@ -139,6 +139,8 @@ class Stage(pl.LightningModule):
         self.set_learning_rate(epoch)
         if segment == 0:
             self._sums, self._seen = {}, 0
+        # A checkpoint is read before Lightning moves the module, so its sums are still on the CPU.
+        self._sums = {key: value.to(self.device) for key, value in self._sums.items()}
         self._first_bad_step = None
 
     def set_learning_rate(self, epoch: int) -> None:
@@ -218,5 +220,4 @@ class Stage(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["stage"]
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
-        self._sums = {key: value.to(self.device) for key, value in state["sums"].items()}
-        self._seen = state["seen"]
+        self._sums, self._seen = dict(state["sums"]), state["seen"]
