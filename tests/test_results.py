@@ -1,0 +1,39 @@
+"""What results/ says is what its records say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from relinearize.experiment.records import find_records
+
+RESULTS = Path(__file__).parents[1] / "results"
+README = (RESULTS / "README.md").read_text(encoding="utf-8")
+TABLES = re.findall(r"<!-- records: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("folder", "table"), TABLES, ids=[folder for folder, _ in TABLES])
+def test_tables_equal_the_records(folder: str, table: str) -> None:
+    records = [record for _, record in find_records([RESULTS / folder])]
+    found = set()
+    for line in table.strip().splitlines()[2:]:
+        method, asked, met, *accuracies = [cell.strip().replace(",", "") for cell in line.strip("|").split("|")]
+        found.add((method, int(asked), int(met), *(float(value) for value in accuracies)))
+    assert found == {
+        (
+            record.method.name,
+            record.budget.asked,
+            record.budget.met,
+            round(record.accuracy.test, 2),
+            round(record.accuracy.test_last, 2),
+            round(record.accuracy.holdout, 2),
+        )
+        for record in records
+    }
+
+
+def test_every_result_is_in_a_table_and_names_no_machine() -> None:
+    folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
+    assert folders == {folder for folder, _ in TABLES}
+    for path in [*RESULTS.rglob("*.json"), *RESULTS.rglob("*.yaml"), *RESULTS.rglob("*.html")]:
+        assert not re.search(r"[\"' ]/(home|work|root|tmp)/", path.read_text(encoding="utf-8")), path
