@@ -49,7 +49,9 @@ class Plan:
         self.precision = resolve_precision(config.trainer.precision, self.accelerator)
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
-        self.seed = int(config.seed)
+        if type(config.seed) is not int or config.seed < 0:
+            raise UserError(f"seed={config.seed} is not a seed; give a whole number from 0 on")
+        self.seed = config.seed
         self.source = open_source(config)
         self.store = Store(Path(config.store))
         self.all_relu = self.new_network()

@@ -61,6 +61,7 @@ RUN_ERRORS = {
     "missing mandatory value": (["dataset=image_folder"], ["dataset.image_size and dataset.root must be given"]),
     "unknown logger": (["logger.name=tensorboard"], ["logger.name=tensorboard", "csv, wandb, none"]),
     "unknown precision": (["trainer.precision=fp8"], ["trainer.precision=fp8", "auto, 32, bf16"]),
+    "seed nonsense": (["seed=x"], ["seed=x", "whole number"]),
     "unknown progress": (["trainer.progress=loud"], ["trainer.progress=loud", "auto, bar, lines, none"]),
     "unknown compile": (["trainer.compile=maybe"], ["trainer.compile=maybe", "auto, true, false"]),
     "keys of another class": (["+method.teacher.lasso=1"], ["method.teacher (Classifier)", "lasso"]),
