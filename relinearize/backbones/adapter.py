@@ -22,3 +22,8 @@ class PixelInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network((x - self.mean) / self.std)
+
+
+def inner_network(network: nn.Module) -> nn.Module:
+    """The network behind a pixel adapter, whose names weights and masks go by; any other network is itself."""
+    return network.network if isinstance(network, PixelInput) else network

@@ -23,7 +23,7 @@ from relinearize.experiment.training import CHECKPOINT, fit, read_checkpoint
 from relinearize.experiment.weights import match_weights, read_weights, write_weights
 from relinearize.methods.accuracy import accuracy
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.snl import Snapshot
+from relinearize.methods.snapshot import Snapshot
 from relinearize.methods.stage import Stage
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask, MaskMetadata

@@ -11,31 +11,20 @@ search serves every budget that it passes: it leaves a snapshot (weights, mask) 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 
+from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.losses import student_losses
+from relinearize.methods.snapshot import Snapshot
 from relinearize.methods.stage import Stage
 from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import named_sites
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a search leaves at a budget: the mask that meets it and the weights of that moment."""
-
-    budget: int
-    mask: Mask
-    weights: dict[str, Tensor]
-    reached: bool  # False: the epochs ran out first and the mask is the projection of where the search stood
-    seconds: float
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def lasso_penalty(alphas: Iterable[Tensor]) -> Tensor:
@@ -105,7 +94,7 @@ class SNLSearch(Stage):
         self.patience_epochs = patience_epochs
         self.alpha_learning_rate = alpha_learning_rate
         self.paper_parity = paper_parity
-        sites = named_sites(getattr(network, "network", network))
+        sites = named_sites(inner_network(network))
         if not all(isinstance(site, SlopedReLU) for site in sites.values()):
             raise ValueError("SNLSearch needs a network whose sites are SlopedReLU; see relinearize.relu.to_sloped")
         self.alphas = {name: site.alpha for name, site in sites.items()}

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.accuracy import accuracy
 from relinearize.methods.schedule import SCHEDULES, learning_rate
@@ -42,6 +43,7 @@ class Stage(pl.LightningModule):
     """
 
     name = "stage"  # the directory of the store and the word in messages: teacher, search, finetune
+    config_group = "method."  # what stands before the name in config keys
 
     def __init__(
         self,
@@ -60,11 +62,11 @@ class Stage(pl.LightningModule):
     ) -> None:
         super().__init__()
         if selection not in SELECTIONS:
-            raise UserError(f"method.{self.name}.selection={selection} is unknown; valid: {', '.join(SELECTIONS)}")
+            raise UserError(f"{self.config_key}.selection={selection} is unknown; valid: {', '.join(SELECTIONS)}")
         if schedule not in SCHEDULES:
-            raise UserError(f"method.{self.name}.schedule={schedule} is unknown; valid: {', '.join(SCHEDULES)}")
+            raise UserError(f"{self.config_key}.schedule={schedule} is unknown; valid: {', '.join(SCHEDULES)}")
         if epochs < 1 or batch_size < 2 or segments < 1:
-            raise UserError(f"method.{self.name}: epochs and segments must be at least 1, batch_size at least 2")
+            raise UserError(f"{self.config_key}: epochs and segments must be at least 1, batch_size at least 2")
         self.network = network
         self.epochs = epochs
         self.batch_size = batch_size
@@ -89,6 +91,11 @@ class Stage(pl.LightningModule):
         self._frozen: tuple[nn.Module, ...] = ()
         self.automatic_optimization = True
 
+    @property
+    def config_key(self) -> str:
+        """Where the stage's settings stand in the config, for messages: method.search."""
+        return f"{self.config_group}{self.name}"
+
     # ---- what a subclass gives -------------------------------------------------------------------------------------
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -105,8 +112,8 @@ class Stage(pl.LightningModule):
         """UserError where the result is to be chosen on a hold-out of which `holdout` (a share) leaves nothing."""
         if self.selection == "best" and not holdout:
             raise UserError(
-                f"method.{self.name}.selection=best needs held-out images but dataset.holdout=0; "
-                f"give dataset.holdout (0.1, say) or method.{self.name}.selection=last"
+                f"{self.config_key}.selection=best needs held-out images but dataset.holdout=0; "
+                f"give dataset.holdout (0.1, say) or {self.config_key}.selection=last"
             )
 
     # ---- the set-up ------------------------------------------------------------------------------------------------
@@ -167,13 +174,13 @@ class Stage(pl.LightningModule):
         if math.isfinite(bad_step):
             raise Diverged(
                 f"the loss of stage {self.name} became NaN or infinite at step {int(bad_step)} (epoch {epoch}); "
-                f"lower method.{self.name}.learning_rate or use trainer.precision=32"
+                f"lower {self.config_key}.learning_rate or use trainer.precision=32"
             )
         # The last step's loss is finite even if the weights that it leaves are not.
         if not torch.stack([torch.isfinite(weight).all() for weight in self.network.parameters()]).all():
             raise Diverged(
                 f"the weights of stage {self.name} became NaN or infinite at step {self.global_step - 1} "
-                f"(epoch {epoch}); lower method.{self.name}.learning_rate"
+                f"(epoch {epoch}); lower {self.config_key}.learning_rate"
             )
         last_of_epoch = segment == self.segments - 1
         self.segment_end(last_of_epoch)
@@ -197,8 +204,8 @@ class Stage(pl.LightningModule):
 
     def weights(self) -> dict[str, Tensor]:
         """A copy on the CPU of the weights that are trained now, under the backbone's own names."""
-        inner = getattr(self.network, "network", self.network)
-        return {key: value.detach().cpu().clone() for key, value in inner.state_dict().items()}
+        state = inner_network(self.network).state_dict()
+        return {key: value.detach().cpu().clone() for key, value in state.items()}
 
     def selected(self) -> tuple[dict[str, Tensor], int]:
         """The weights that `selection` picks and the epoch they come from."""
