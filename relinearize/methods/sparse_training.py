@@ -1,0 +1,179 @@
+"""Computed sensitivities: train the all-ReLU network sparse and see where the weights that are left lie.
+
+SENet (Kundu et al., ICLR 2023) calls a site sensitive whose layer tolerates pruning: with d_l the density of its layer
+after sparse learning to a small global density d (0.1), eta_l = 1 - d_l. The paper leaves the sparse learning to any
+method of its kind and no code of it is released.
+
+Ours is dynamic pruning with feedback (Lin et al., ICLR 2020): the mask is the global top d of the magnitudes, over all
+layers together, and is drawn anew at the start of each segment; the dense weights are kept and receive the gradient
+taken at the pruned ones (equation 5: w <- w - rate * gradient(mask * w)), so a weight that was pruned too early grows
+back. The density falls from 1 to d on a cubic (Zhu and Gupta 2017). Chosen because nothing fixes a layer's density: it
+settles where the magnitudes want it, which is what eta reads. RigL keeps the layer densities that it was given; sparse
+momentum (Dettmers and Zettlemoyer 2019) redistributes them by a second rule of its own; ADMM (Zhang et al., ECCV 2018)
+wants a density per layer as input, or two more optimization variables per weight for a global one.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.nn.utils import parametrize
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.errors import UserError
+from relinearize.methods.losses import classification_loss
+from relinearize.methods.schedule import sgd
+from relinearize.methods.site_layers import site_layers
+from relinearize.methods.stage import Stage
+
+
+def density_after(progress: float, density: float) -> float:
+    """1 - s of Zhu and Gupta's cubic: 1 at `progress` 0, `density` from 1 on."""
+    return density + (1 - density) * (1 - min(progress, 1.0)) ** 3
+
+
+def largest(weights: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """True at exactly the `count` weights of largest magnitude over all layers together; bool, the weights' shapes.
+
+    Ties go to the earlier layer, then to the lower flat index. `count` is 0 to the number of weights.
+    """
+    magnitudes = torch.cat([weight.detach().abs().reshape(-1) for weight in weights.values()])
+    if not 0 <= count <= magnitudes.numel():
+        raise ValueError(f"{count} of {magnitudes.numel()} weights cannot be kept")
+    if count == 0:
+        kept = torch.zeros_like(magnitudes, dtype=torch.bool)
+    else:
+        threshold = magnitudes.kthvalue(magnitudes.numel() - count + 1).values
+        kept = magnitudes > threshold
+        at_threshold = torch.nonzero(magnitudes == threshold).squeeze(1)  # in order of index
+        kept[at_threshold[: count - int(kept.sum())]] = True
+    parts = kept.split([weight.numel() for weight in weights.values()])
+    return {name: part.view(weight.shape) for (name, weight), part in zip(weights.items(), parts, strict=True)}
+
+
+class PrunedWeight(nn.Module):
+    """A parametrization: weight -> kept * weight, whose gradient goes to the dense weight as it is (straight through).
+
+    `kept` is a bool buffer of the weight's shape, all true at first, part of the state dict.
+    """
+
+    kept: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.ones_like(weight, dtype=torch.bool))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        # Exact in floating point: w + (w - w) = w and w + (0 - w) = 0.
+        return weight + (weight * self.kept - weight).detach()
+
+
+class SparseTraining(Stage):
+    """Sparse learning of the all-ReLU network, for the densities of its layers.
+
+    Pruned are the layers in front of sites (see site_layers.py); shortcuts and the classifier stay dense.
+
+    Args:
+        network: all-ReLU; starts from the teacher's weights.
+        density: d, the share of the prunable weights that is kept in the end, exactly (rounded to whole weights).
+        pruning_share: the part of the training, 0 to 1, after which d is reached. In what is left the masks still move.
+        updates_per_epoch: how often the mask is drawn anew.
+        stage_settings: see Stage. `selection` is "last": only the end has the density asked for.
+
+    `use` runs the network once, to see which layers lead into which sites.
+    """
+
+    name = "sensitivity"
+    config_group = ""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        density: float = 0.1,
+        pruning_share: float = 0.5,
+        updates_per_epoch: int = 4,
+        **stage_settings: Any,
+    ) -> None:
+        super().__init__(network, segments=updates_per_epoch, selection="last", **stage_settings)
+        if not 0 < density < 1:
+            raise UserError(f"{self.config_key}.density={density} must lie between 0 and 1; SENet: 0.1")
+        if not 0 < pruning_share <= 1:
+            raise UserError(f"{self.config_key}.pruning_share={pruning_share} must be above 0, up to 1")
+        self.density, self.pruning_share = density, pruning_share
+        self.layers: dict[str, str] = {}
+        self.pruned: dict[str, nn.Module] = {}
+
+    # ---- the set-up ------------------------------------------------------------------------------------------------
+
+    def use(self, *, train_loader: Any, **rest: Any) -> None:
+        super().use(train_loader=train_loader, **rest)
+        train_loader.seek(0, 0)
+        images, _ = next(iter(train_loader))
+        example = next(self.network.parameters())
+        self.prepare(images[:1].to(device=example.device, dtype=example.dtype))
+
+    def prepare(self, sample: Tensor) -> None:
+        """Find the layers to prune by running `sample` (1 x C x H x W) and make their weights prunable, once."""
+        if self.layers:
+            return
+        self.layers = site_layers(self.network, sample)
+        inner = inner_network(self.network)
+        for name in dict.fromkeys(self.layers.values()):
+            layer = inner.get_submodule(name)
+            parametrize.register_parametrization(layer, "weight", PrunedWeight(layer.weight))
+            self.pruned[name] = layer
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self.network(images)
+        accuracy = 100 * (logits.detach().argmax(1) == labels).float().mean()
+        return classification_loss(logits, labels), {"accuracy": accuracy}
+
+    def configure_optimizers(self) -> optim.Optimizer:
+        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)
+
+    def on_train_epoch_start(self) -> None:
+        # At the start and not at the end of a segment, so that what is tested is what was trained.
+        super().on_train_epoch_start()
+        self.prune(self.current_epoch)
+
+    def prune(self, segment: int) -> None:
+        """Draw the mask of `segment` (from 0, over the whole training): a function of it and of the dense weights."""
+        steps = max(1, math.ceil(self.pruning_share * self.epochs * self.segments))
+        share = density_after((segment + 1) / steps, self.density)
+        dense = {name: layer.parametrizations.weight.original for name, layer in self.pruned.items()}
+        count = max(1, round(share * sum(weight.numel() for weight in dense.values())))
+        for name, kept in largest(dense, count).items():
+            self.pruned[name].parametrizations.weight[0].kept.copy_(kept)
+
+    def epoch_end(self, row: dict[str, float]) -> None:
+        kept = sum(int(layer.parametrizations.weight[0].kept.sum()) for layer in self.pruned.values())
+        row["density"] = kept / sum(layer.parametrizations.weight[0].kept.numel() for layer in self.pruned.values())
+
+    # ---- the result ------------------------------------------------------------------------------------------------
+
+    def densities(self) -> dict[str, float]:
+        """Layer -> the share of its weights that is kept now, in forward order."""
+        return {
+            name: layer.parametrizations.weight[0].kept.double().mean().item() for name, layer in self.pruned.items()
+        }
+
+    def sensitivities(self) -> dict[str, float]:
+        """Site -> eta = 1 - d of the layer in front of it, in forward order."""
+        densities = self.densities()
+        return {site: 1 - densities[layer] for site, layer in self.layers.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The pruned weights, under the backbone's own names, so that an ordinary network takes them."""
+        result = {}
+        for key, value in super().weights().items():
+            layer, found, part = key.partition(".parametrizations.weight.")
+            if not found:
+                result[key] = value
+            elif part == "original":
+                result[f"{layer}.weight"] = self.pruned[layer].weight.detach().cpu().clone()
+        return result
