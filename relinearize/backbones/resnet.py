@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.initialisation import he_initialise
+from relinearize.errors import UserError
 
 
 class BasicBlock(nn.Module):
@@ -17,6 +18,7 @@ class BasicBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
+        self.identity_shortcut = True  # see drop_identity_shortcuts
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels_out)
         self.relu1 = nn.ReLU()
@@ -34,7 +36,10 @@ class BasicBlock(nn.Module):
         # A strided 1x1 convolution reads every stride-th pixel. Taking these first is the same, and keeps clear of the
         # strided 1x1 kernel of torch 2.15 for CPUs: below 8 channels, channels_last, its backward writes out of bounds.
         picked = x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
-        return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(picked))
+        out = self.bn2(self.conv2(out))
+        if self.identity_shortcut or len(self.shortcut):
+            out = out + self.shortcut(picked)
+        return self.relu2(out)
 
 
 class ResNet(nn.Module):
@@ -66,3 +71,16 @@ class ResNet(nn.Module):
         for stage in range(1, self.stages + 1):
             out = self.get_submodule(f"layer{stage}")(out)
         return self.linear(torch.mean(out, dim=(2, 3)))
+
+
+def drop_identity_shortcuts(network: nn.Module) -> None:
+    """Let the blocks of a ResNet that have no projection add nothing, in place: 5 of 8 blocks of a ResNet-18.
+
+    The students of SENet's and RLNet's released code are such networks (their teachers are not), so their published
+    numbers may be, too. Raises UserError for a network without such blocks.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, BasicBlock)]
+    if not blocks:
+        raise UserError("backbone.student_skip=false is for the project's ResNets; this backbone has no such blocks")
+    for block in blocks:
+        block.identity_shortcut = False

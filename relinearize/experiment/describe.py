@@ -12,22 +12,21 @@ from typing import Any
 import torch
 
 from relinearize.experiment.plan import Plan, plain
-from relinearize.experiment.records import Record
+from relinearize.experiment.records import SCHEMA_VERSION, Record
+from relinearize.experiment.store import MASK
 from relinearize.relu.mask import Mask
-
-MASK = "mask.safetensors"  # the file name of a mask in an artifact
 
 
 def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
     """The record of a run whose stages are all in the store."""
     config = plan.config
-    teacher, snapshot, tuned = (
-        artifact.describe() for artifact in (plan.teacher, plan.snapshot(plan.budget), plan.finetune)
-    )
+    described = {name: artifact.describe() for name, artifact in plan.artifacts.items()}
+    teacher, snapshot, tuned = (described[name] for name in ("teacher", "search", "finetune"))
     mask, _ = Mask.from_file(plan.snapshot(plan.budget).path / MASK)
     shapes = plan.shapes
+    sensitivities = plan.allocation.values() if plan.allocated else {}
     stages = {}
-    for name, content in (("teacher", teacher), ("search", snapshot), ("finetune", tuned)):
+    for name, content in described.items():
         stages[name] = {
             "key": content["key"],
             "seconds": float(content["seconds"]),
@@ -37,7 +36,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
         }
     return Record.model_validate(
         {
-            "schema_version": 1,
+            "schema_version": SCHEMA_VERSION,
             "key": plan.run.key,
             "name": plan.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -65,7 +64,13 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
                 "reached": snapshot["reached"],
             },
             "sites": [
-                {"name": site, "shape": tuple(shapes[site]), "total": kept.numel(), "kept": int(kept.sum())}
+                {
+                    "name": site,
+                    "shape": tuple(shapes[site]),
+                    "total": kept.numel(),
+                    "kept": int(kept.sum()),
+                    "sensitivity": sensitivities.get(site),
+                }
                 for site, kept in mask.items()
             ],
             "accuracy": {**tuned["accuracy"], "teacher_test": teacher["accuracy"]["test"]},

@@ -9,10 +9,10 @@ from rich.table import Table
 
 from relinearize.errors import UserError
 from relinearize.experiment.images import open_images, open_source
+from relinearize.experiment.making import CONFIG, WEIGHTS
 from relinearize.experiment.networks import all_relu_network
-from relinearize.experiment.pipeline import CONFIG, MASK, WEIGHTS
 from relinearize.experiment.records import RECORD_FILE, Record
-from relinearize.experiment.store import write_json
+from relinearize.experiment.store import MASK, write_json
 from relinearize.experiment.training import resolve_accelerator
 from relinearize.experiment.weights import match_weights, read_weights
 from relinearize.methods.accuracy import accuracy
@@ -45,7 +45,7 @@ def evaluate_run(arguments: list[str], console: Console | None = None) -> dict[s
         config.dataset.source.root = options["root"]
     accelerator = resolve_accelerator(options["accelerator"])
 
-    network = all_relu_network(config)
+    network = all_relu_network(config, student=True)
     mask, metadata = Mask.from_file(folder / MASK)
     backbone = config.backbone
     metadata.check(backbone.name, backbone.get("convention", "all"), tuple(network_input(record)))

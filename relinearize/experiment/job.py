@@ -8,7 +8,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from relinearize.errors import UserError
-from relinearize.experiment.pipeline import run, say
+from relinearize.experiment.making import say
+from relinearize.experiment.pipeline import run
 from relinearize.experiment.records import RECORD_FILE, Record
 
 

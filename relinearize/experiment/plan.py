@@ -3,17 +3,21 @@
 Whatever a user can get wrong is found here, in seconds, and not after the teacher's training.
 """
 
+import copy
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.data.datamodule import ImageData
 from relinearize.errors import UserError
+from relinearize.experiment.allocation import Allocation
 from relinearize.experiment.images import open_images, open_source
 from relinearize.experiment.networks import all_relu_network
 from relinearize.experiment.store import Artifact, Store, file_digest
@@ -86,9 +90,18 @@ class Plan:
         """The all-ReLU network with its initial weights, a function of the seed; every site a MaskedReLU."""
         return all_relu_network(self.config, self.source)
 
+    def new_student(self) -> PixelInput:
+        """The network that is searched and fine-tuned; the same but for `backbone.student_skip` (paper parity)."""
+        return all_relu_network(self.config, self.source, student=True)
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return site_shapes(self.all_relu.network)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Positions of each site."""
+        return {name: math.prod(shape) for name, shape in self.shapes.items()}
 
     # ---- images ----------------------------------------------------------------------------------------------------
 
@@ -148,14 +161,33 @@ class Plan:
         return self.store.artifact("teacher", f"{self.subject}-s{self.seed}", content)
 
     @cached_property
+    def allocated(self) -> bool:
+        """Whether the search is given the sensitivities of the sites and one budget, instead of serving a curve."""
+        return getattr(get_class(self.config.method.search["_target_"]), "allocated", False)
+
+    @cached_property
+    def allocation(self) -> Allocation:
+        """Where an allocated search gets its sensitivities from."""
+        return Allocation(self)
+
+    @cached_property
     def search(self) -> Artifact:
-        """The search as a whole; each budget's snapshot lies in it."""
+        """The search as a whole; each budget's snapshot lies in it (an allocated search has one budget)."""
         content = {"stage": plain(self.config.method.search), "teacher": self.teacher.key, **self.common}
+        if self.allocated:
+            content |= {"budget": self.budget, "sensitivity": self.allocation.identity}
         return self.store.artifact("search", f"{self._word('search')}-{self.subject}-s{self.seed}", content)
 
     def snapshot(self, budget: int) -> Artifact:
         """The search's result at `budget`."""
         return Artifact(self.search.path / f"budget-{budget}", self.search.key)
+
+    def with_settings(self, settings: dict[str, Any]) -> "Plan":
+        """The plan of the same config with other values at some dotted keys."""
+        config = copy.deepcopy(self.config)
+        for key, value in settings.items():
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+        return Plan(config)
 
     @cached_property
     def finetune(self) -> Artifact:
@@ -170,6 +202,13 @@ class Plan:
             f"{self._word('search')}-{self._word('finetune')}-{self.subject}-{short_count(self.budget)}-s{self.seed}"
         )
         return self.store.artifact("finetune", prefix, content)
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        """The result of each stage by name; with what makes the sensitivities, where something has to."""
+        stages = {"teacher": self.teacher, "search": self.snapshot(self.budget), "finetune": self.finetune}
+        made = self.allocation.artifact if self.allocated else None
+        return stages if made is None else {**stages, "sensitivity": made}
 
     @cached_property
     def run(self) -> Artifact:

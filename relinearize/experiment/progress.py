@@ -69,7 +69,7 @@ class StageProgress(pl.Callback):
             self.bar.update(self.task, metrics=metrics_line(row))
         elif self.lines_wanted:
             self.say(
-                f"{stage.name:9s} epoch {row['epoch'] + 1}/{stage.epochs}  {metrics_line(row)}  {row['seconds']:.1f} s"
+                f"{stage.name:11s} epoch {row['epoch'] + 1}/{stage.epochs}  {metrics_line(row)}  {row['seconds']:.1f} s"
             )
 
     def close(self) -> None:

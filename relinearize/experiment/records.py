@@ -18,7 +18,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from relinearize.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: the stage "sensitivity" and each site's value, sub-models
+READABLE_VERSIONS = (1, 2)
 RECORD_FILE = "record.json"
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ Seconds = Annotated[float, Field(ge=0)]
 IsoTime = Annotated[str, AfterValidator(_iso_time)]
 Metric = Annotated[int | float | None, BeforeValidator(_finite_or_null)]
 Shape = Annotated[tuple[int, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
-StageName = Literal["teacher", "search", "finetune"]
+StageName = Literal["teacher", "search", "finetune", "sensitivity"]
 
 
 class _Part(BaseModel):
@@ -88,12 +89,16 @@ class BudgetRecord(_Part):
 
 
 class SiteRecord(_Part):
-    """One ReLU site: `shape` is C x H x W, `kept` of `total` positions are still ReLUs."""
+    """One ReLU site: `shape` is C x H x W, `kept` of `total` positions are still ReLUs.
+
+    `sensitivity`: what its share of the budget was proportional to, where the search was given such (since version 2).
+    """
 
     name: str
     shape: Shape
     total: Count
     kept: Count
+    sensitivity: float | None = None
 
     @model_validator(mode="after")
     def _kept_within_total(self) -> Self:
@@ -125,6 +130,16 @@ class StageRecord(_Part):
     history: list[dict[str, Metric]]
 
 
+class SubmodelRecord(_Part):
+    """A narrower network inside of a run's (SENet++): `fraction` of the channels of the run with key `run`.
+
+    Its budget is not asked for by anybody: asked is what its part of the mask keeps.
+    """
+
+    fraction: Annotated[float, Field(gt=0, lt=1)]
+    run: str
+
+
 class HardwareRecord(_Part):
     """Where the run was computed."""
 
@@ -140,7 +155,7 @@ class Record(_Part):
     Beyond the field types: the budget met equals the sum of what the sites keep, the total the sum of their totals.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     key: str
     name: str
     created: IsoTime
@@ -157,6 +172,7 @@ class Record(_Part):
     versions: dict[str, str]
     git_commit: str | None
     hardware: HardwareRecord
+    submodel: SubmodelRecord | None = None
 
     @model_validator(mode="after")
     def _sites_add_up(self) -> Self:
@@ -215,7 +231,7 @@ def _check_version(path: Path, version: Any) -> None:
         raise UserError(
             f"{path}: schema_version: {version} is newer than this program's {SCHEMA_VERSION}; update relinearize"
         )
-    if version < SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS:
         raise UserError(
             f"{path}: schema_version: {version} is older than this program's {SCHEMA_VERSION}; run it again"
         )

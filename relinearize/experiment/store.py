@@ -21,6 +21,7 @@ from relinearize.errors import UserError
 
 KEY_LENGTH = 12  # hex digits in folder names; the whole key stands in artifact.json
 DESCRIPTION = "artifact.json"
+MASK = "mask.safetensors"  # the file name of a mask in an artifact
 
 
 def content_key(content: Any) -> str:

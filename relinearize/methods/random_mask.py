@@ -19,3 +19,9 @@ class RandomMask:
         """Site name -> float64 scores of the site's shape. float64: ties among millions of draws do not happen."""
         generator = torch.Generator().manual_seed(seed)
         return {name: torch.rand(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+class AllocatedRandomMask(RandomMask):
+    """Random positions under an allocation: each site keeps what its sensitivity allots it."""
+
+    allocated = True

@@ -213,6 +213,10 @@ class Stage(pl.LightningModule):
             return self.weights(), len(self.history) - 1
         return self.best["weights"], self.best["epoch"]
 
+    def variants(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """The state dicts of the networks that `weights` hold, by name; one, "", unless the stage trains several."""
+        return {"": weights}
+
     # ---- checkpoints: plain types and tensors only, so that weights_only loading suffices --------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -75,20 +75,58 @@ def top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
     Ties go to the earlier site, then to the lower flat index, so the mask depends on the scores alone and the mask of a
     smaller budget lies inside that of a larger one. Raises UserError for NaN scores or an impossible budget.
     """
+    _check_scores(scores)
+    flat = torch.cat([score.detach().reshape(-1).cpu() for score in scores.values()])
+    kept = _top(flat, _checked_count(budget, flat.numel()))
+    parts = kept.split([score.numel() for score in scores.values()])
+    return Mask({name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)})
+
+
+def site_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
+    """Keep exactly `counts[name]` positions of largest score at each site.
+
+    Ties go to the lower flat index. Raises UserError for NaN scores, and ValueError for counts that do not fit.
+    """
+    _check_scores(scores)
+    kept = {}
+    for name, score in scores.items():
+        if not 0 <= counts[name] <= score.numel():
+            raise ValueError(f"site {name} has {score.numel()} positions and cannot keep {counts[name]}")
+        kept[name] = _top(score.detach().reshape(-1).cpu(), counts[name]).view(score.shape)
+    return Mask(kept)
+
+
+def channel_mask(scores: Mapping[str, Tensor], channels: Mapping[str, int]) -> Mask:
+    """Keep `channels[name]` whole channels at each site: those of largest mean score (float64), ties as in site_mask.
+
+    Scores are C x H x W, or F for flat input, where each feature is a channel.
+    """
+    means = {name: score.double().flatten(1).mean(1) if score.dim() > 1 else score for name, score in scores.items()}
+    kept = site_mask(means, channels)
+    return Mask(
+        {
+            name: kept[name].view(-1, *[1] * (score.dim() - 1)).expand(score.shape).contiguous()
+            for name, score in scores.items()
+        }
+    )
+
+
+def _check_scores(scores: Mapping[str, Tensor]) -> None:
     if not scores:
         raise UserError("there are no scores to make a mask from")
     for name, score in scores.items():
         if bool(torch.isnan(score).any()):
             raise UserError(f"the scores of site {name} hold NaN; a mask needs numbers")
-    flat = torch.cat([score.detach().reshape(-1).cpu() for score in scores.values()])
-    budget = _checked_count(budget, flat.numel())
 
+
+def _top(flat: Tensor, count: int) -> Tensor:
+    """True at exactly the `count` largest of `flat`; among equals the lower index wins."""
+    if count == 0:
+        return torch.zeros(flat.numel(), dtype=torch.bool)
     comparable = flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat
-    rank = flat.numel() - budget
+    rank = flat.numel() - count
     threshold = np.partition(comparable.numpy(), rank)[rank].item()  # ten times faster than torch.topk here
     kept = flat > threshold
-    at_threshold = torch.nonzero(flat == threshold).squeeze(1)  # in order of site, then flat index
-    kept[at_threshold[: budget - int(kept.sum())]] = True
-
-    parts = kept.split([score.numel() for score in scores.values()])
-    return Mask({name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)})
+    at_threshold = torch.nonzero(flat == threshold).squeeze(1)  # in order of index
+    kept[at_threshold[: count - int(kept.sum())]] = True
+    return kept

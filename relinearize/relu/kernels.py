@@ -15,14 +15,14 @@ aten = torch.ops.aten
 PART_BYTES = 2**22
 
 
-def _is_channels_last(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def in_layout_of(x: Tensor, values: Tensor) -> Tensor:
     """`values` (shape without batch) as 1 x shape, in the memory order of `x`: mixed orders run far slower."""
     values = values.unsqueeze(0)
-    layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     return values.contiguous(memory_format=layout)
 
 
@@ -108,12 +108,12 @@ class SlopedReLUFunction(torch.autograd.Function):
         if torch.is_grad_enabled():  # the gradient itself is to be differentiated
             below = torch.where(x <= 0, gradient, 0)
             return (gradient - alpha * below).to(x.dtype), -(below * x).to(alpha.dtype).sum(0)
-        layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+        layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
         x, gradient = x.contiguous(memory_format=layout), gradient.contiguous(memory_format=layout)
         input_gradient = torch.empty_like(x)
-        flat_alpha = _rows(in_layout_of(x, alpha))
+        flat_alpha = rows(in_layout_of(x, alpha))
         alpha_gradient = _backward_by_parts(
-            _rows(x), _rows(gradient), flat_alpha, out=_rows(input_gradient), count=_images_per_part(x)
+            rows(x), rows(gradient), flat_alpha, out=rows(input_gradient), count=images_per_part(x)
         )
         if layout is torch.channels_last:
             channels, height, width = alpha.shape
@@ -121,12 +121,12 @@ class SlopedReLUFunction(torch.autograd.Function):
         return input_gradient, alpha_gradient.view(alpha.shape)
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows(x: Tensor) -> Tensor:
     """A view of N x positions in the order in which they lie in memory."""
-    return (x.permute(0, 2, 3, 1) if _is_channels_last(x) else x).flatten(1)
+    return (x.permute(0, 2, 3, 1) if is_channels_last(x) else x).flatten(1)
 
 
-def _images_per_part(x: Tensor) -> int:
+def images_per_part(x: Tensor) -> int:
     images = x.shape[0]
     if x.device.type != "cpu" or not images:
         return max(1, images)

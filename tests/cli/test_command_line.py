@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiment"))
 from quick_runs import QUICK, SEARCH, quick_command, shell, trained_epochs
 
 from relinearize import cli
-from relinearize.experiment import pipeline
+from relinearize.experiment import making
 from relinearize.experiment.records import find_records
 from relinearize.sweeps import SWEEP_VARIABLE, name_sweep, with_budget_grid
 
@@ -42,7 +42,7 @@ def no_training(monkeypatch):
     def refuse(*arguments, **settings):
         raise AssertionError("trained before looking")
 
-    monkeypatch.setattr(pipeline, "fit", refuse)
+    monkeypatch.setattr(making, "fit", refuse)
 
 
 RUN_ERRORS = {

@@ -9,8 +9,10 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from relinearize.cli import conf_folder
-from relinearize.experiment.pipeline import MASK, WEIGHTS, run
+from relinearize.experiment.making import WEIGHTS
+from relinearize.experiment.pipeline import run
 from relinearize.experiment.plan import Plan
+from relinearize.experiment.store import MASK
 from relinearize.relu.mask import Mask
 
 QUICK = [

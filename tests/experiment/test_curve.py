@@ -17,7 +17,7 @@ from quick_runs import (
     trained_epochs,
 )
 
-from relinearize.experiment import pipeline
+from relinearize.experiment import making, searching
 from relinearize.experiment.records import find_records
 
 
@@ -25,13 +25,13 @@ from relinearize.experiment.records import find_records
 def fits(monkeypatch):
     """The names of the stages that were really trained, in order."""
     names = []
-    fit = pipeline.fit
+    fit = making.fit
 
     def counted(stage, *arguments, **settings):
         names.append(stage.name)
         return fit(stage, *arguments, **settings)
 
-    monkeypatch.setattr(pipeline, "fit", counted)
+    monkeypatch.setattr(making, "fit", counted)
     return names
 
 
@@ -82,17 +82,17 @@ def test_grid_leaves_snapshots_for_budgets_asked_later(tmp_path, alone, fits):
 def test_larger_grid_entry_is_never_left_from_where_an_interrupted_second_walk_stands(tmp_path, alone, monkeypatch):
     """A second walk, to MIDDLE, dies just above it; the command that goes on also wants LARGE, which lies behind."""
     quick_run(tmp_path, f"budget.fraction={SMALL}")
-    publish = pipeline.keep_snapshot
+    publish = searching.keep_snapshot
 
     def die(plan, snapshot):
         raise RuntimeError("killed here")
 
-    monkeypatch.setattr(pipeline, "keep_snapshot", die)
+    monkeypatch.setattr(searching, "keep_snapshot", die)
     again = (f"budget.fraction={MIDDLE}", "trainer.checkpoint_seconds=0")
     with pytest.raises(RuntimeError, match="killed here"):
         quick_run(tmp_path, *again)
     assert list(tmp_path.glob("store/search/*/again-*")), "the interrupted walk should have left a checkpoint"
-    monkeypatch.setattr(pipeline, "keep_snapshot", publish)
+    monkeypatch.setattr(searching, "keep_snapshot", publish)
     quick_run(tmp_path, *again, f"budget.grid=[{LARGE}]")
     _, folder = quick_run(tmp_path, f"budget.fraction={LARGE}")
     assert_same_tensors(folder, alone[LARGE][1])
@@ -128,7 +128,7 @@ def test_paper_parity_undershoots_at_epoch_ends(tmp_path):
         for key, value in state.items()
         if key.endswith(".alpha")
     }
-    mask, _ = pipeline.Mask.from_file(folder / "mask.safetensors")
+    mask, _ = searching.Mask.from_file(folder / "mask.safetensors")
     assert list(mask) == list(alphas)
     assert all(torch.equal(kept, alphas[site] > 0.01) for site, kept in mask.items())
 
@@ -137,7 +137,7 @@ def test_random_masks_are_exact_nested_and_need_no_search(tmp_path, fits):
     masks = []
     for share in (MIDDLE, SMALL):
         record, folder = quick_run(tmp_path, f"budget.fraction={share}", method="random")
-        masks.append(pipeline.Mask.from_file(folder / "mask.safetensors")[0])
+        masks.append(searching.Mask.from_file(folder / "mask.safetensors")[0])
         assert masks[-1].count == record.budget.met == record.budget.asked
         assert record.method.name == "random" and record.stages["search"].epochs == 0
     assert all(bool((masks[0][site] | ~masks[1][site]).all()) for site in masks[0])

@@ -8,9 +8,10 @@ from quick_runs import SMALL, assert_same_tensors, quick_run
 from safetensors.torch import load_file, save_file
 
 from relinearize.errors import UserError
-from relinearize.experiment import pipeline
+from relinearize.experiment import making
 from relinearize.experiment.evaluate import evaluate_run
-from relinearize.experiment.pipeline import MASK, WEIGHTS
+from relinearize.experiment.making import WEIGHTS
+from relinearize.experiment.store import MASK
 from relinearize.relu.mask import Mask
 
 
@@ -60,7 +61,7 @@ def test_wrong_settings_of_later_stages_are_found_before_the_first_trains(tmp_pa
     def refuse(*arguments, **settings):
         raise AssertionError("trained before looking")
 
-    monkeypatch.setattr(pipeline, "fit", refuse)
+    monkeypatch.setattr(making, "fit", refuse)
     with pytest.raises(Exception) as caught:
         quick_run(tmp_path, *overrides)
     from relinearize.cli import user_error_behind

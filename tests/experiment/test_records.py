@@ -15,7 +15,7 @@ from relinearize.errors import UserError
 from relinearize.experiment.records import Record, find_records
 
 VALUES = {
-    "schema_version": 1,
+    "schema_version": 2,
     "key": "ab12",
     "name": "snl-resnet8-digits-30-s0",
     "created": "2025-01-02T03:04:05+00:00",
@@ -36,8 +36,8 @@ VALUES = {
     "replacement": "identity",
     "budget": {"asked": 30, "met": 30, "total": 128, "reached": True},
     "sites": [
-        {"name": "relu1", "shape": [1, 8, 8], "total": 64, "kept": 20},
-        {"name": "relu2", "shape": [1, 8, 8], "total": 64, "kept": 10},
+        {"name": "relu1", "shape": [1, 8, 8], "total": 64, "kept": 20, "sensitivity": 0.5},
+        {"name": "relu2", "shape": [1, 8, 8], "total": 64, "kept": 10, "sensitivity": None},
     ],
     "accuracy": {
         "test": 91,
@@ -62,6 +62,7 @@ VALUES = {
     "versions": {"torch": "2.11"},
     "git_commit": None,
     "hardware": {"accelerator": "cpu", "name": "cpu", "threads": 2, "precision": "32"},
+    "submodel": {"fraction": 0.5, "run": "ef56"},
 }
 
 
@@ -95,6 +96,16 @@ def test_round_trip(tmp_path):
     assert isinstance(epoch, int)
 
 
+def test_records_of_version_1_are_read():
+    """They lack what version 2 added: sensitivities and sub-models."""
+    values = values_with(schema_version=1)
+    values.pop("submodel")
+    for site in values["sites"]:
+        site.pop("sensitivity")
+    record = Record.model_validate(values)
+    assert record.submodel is None and [site.sensitivity for site in record.sites] == [None, None]
+
+
 def test_not_a_number_becomes_null():
     values = values_with(stages__finetune__history=[{"epoch": 0, "train/loss": float("nan")}])
     assert Record.model_validate(values).stages["finetune"].history[0]["train/loss"] is None
@@ -114,7 +125,7 @@ def test_not_a_number_becomes_null():
         ({"stages__warmup": VALUES["stages"]["finetune"]}, "stages.warmup"),
         ({"created": "yesterday"}, "created"),
         ({"schema_version": 0}, "schema_version: 0 is older"),
-        ({"schema_version": 2}, "schema_version: 2 is newer"),
+        ({"schema_version": 3}, "schema_version: 3 is newer"),
         ({"schema_version": "1"}, "schema_version: '1'"),
     ],
 )

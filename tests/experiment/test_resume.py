@@ -22,7 +22,7 @@ from quick_runs import (
     quick_run,
 )
 
-from relinearize.experiment import pipeline
+from relinearize.experiment import making
 from relinearize.experiment.records import Record, find_records
 
 OFTEN = "trainer.checkpoint_seconds=0"
@@ -137,7 +137,7 @@ def test_finished_run_asked_again_trains_and_loads_nothing(tmp_path, alone, monk
     def refuse(*arguments, **settings):
         raise AssertionError("a finished run must neither train nor load images")
 
-    monkeypatch.setattr(pipeline, "fit", refuse)
+    monkeypatch.setattr(making, "fit", refuse)
     monkeypatch.setattr("relinearize.data.digits.Digits.load", refuse)
     started = time.monotonic()
     again, place = quick_run(folder.parents[1], f"budget.fraction={SMALL}")

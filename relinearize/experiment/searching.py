@@ -1,0 +1,171 @@
+"""The search of a run: the mask of its budget and the weights of that moment, from the store or by searching."""
+
+import time
+from functools import partial
+from typing import Any
+
+from hydra.utils import instantiate
+
+from relinearize.experiment.allocation import Allocation
+from relinearize.experiment.making import WEIGHTS, frozen_teacher, load_into, publish, say, tested, train
+from relinearize.experiment.plan import Plan
+from relinearize.experiment.store import MASK
+from relinearize.experiment.teaching import make_teacher
+from relinearize.experiment.training import CHECKPOINT, read_checkpoint
+from relinearize.experiment.weights import read_weights
+from relinearize.methods.snapshot import Snapshot
+from relinearize.relu.allocation import allocate
+from relinearize.relu.budget import site_mask, top_mask
+from relinearize.relu.mask import Mask, MaskMetadata
+from relinearize.relu.sites import to_sloped
+
+
+def make_snapshot(plan: Plan) -> None:
+    """The search of `plan`, done as far as its budget."""
+    if plan.snapshot(plan.budget).complete:
+        return
+    sensitivities = make_sensitivities(plan) if plan.allocated else {}  # before the lock: it may need other searches
+    with plan.search.lock(say):
+        if plan.snapshot(plan.budget).complete:
+            return
+        search = instantiate(plan.config.method.search, _partial_=True, _convert_="all")
+        if hasattr(search.func, "scores"):
+            scored_snapshot(plan, search(), sensitivities)
+        elif plan.allocated:
+            allocated_search(plan, search, sensitivities)
+        else:
+            walk_search(plan, search)
+
+
+def make_sensitivities(plan: Plan) -> dict[str, float]:
+    """The sensitivity of each site, from wherever the `sensitivity` group says; trained if it must be."""
+    allocation = plan.allocation
+    if allocation.artifact is not None:
+        make_teacher(allocation.source)
+        if allocation.learned:
+            make_snapshot(allocation.source)
+        elif not allocation.artifact.complete:
+            with allocation.artifact.lock(say):
+                if not allocation.artifact.complete:
+                    train_sensitivity(allocation.source, allocation)
+    return allocation.values()
+
+
+def train_sensitivity(source: Plan, allocation: Allocation) -> None:
+    """The stage that computes them, from the teacher's weights; its pruned network is tested, to be looked at."""
+    network = load_into(source.new_network(), read_weights(source.teacher.path / WEIGHTS))
+    stage = allocation.build(network=network)
+    folder = allocation.artifact.work
+    train(source, stage, allocation.artifact, folder / CHECKPOINT)
+    weights, accuracies = tested(source, stage, source.new_network())
+    description = {
+        "sensitivities": stage.sensitivities(),
+        "densities": stage.densities(),
+        "seconds": stage.seconds,
+        "history": stage.history,
+        "accuracy": accuracies,
+    }
+    publish(allocation.artifact, folder, source.config, description, weights)
+
+
+def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float]) -> None:
+    """A search without training: the mask is the top of its scores, the weights are the teacher's."""
+    started = time.monotonic()
+    scores = search.scores(plan.shapes, plan.seed)
+    if plan.allocated:
+        mask = site_mask(scores, allocate(plan.sizes, sensitivities, plan.budget))
+    else:
+        mask = top_mask(scores, plan.budget)
+    weights = read_weights(plan.teacher.path / WEIGHTS)
+    keep_snapshot(plan, Snapshot(plan.budget, mask, weights, True, time.monotonic() - started))
+
+
+def allocated_search(plan: Plan, search: partial, sensitivities: dict[str, float]) -> None:
+    """A search for one budget under a given allocation (SENet)."""
+    stage = search(
+        network=plan.new_student(),
+        teacher=frozen_teacher(plan),
+        sensitivities=sensitivities,
+        budget=plan.budget,
+    )
+    if stage.start == "teacher":
+        load_into(stage.network, read_weights(plan.teacher.path / WEIGHTS))
+    checkpoint = plan.search.path / CHECKPOINT
+    train(plan, stage, plan.search, checkpoint)
+    keep_snapshot(plan, stage.snapshot())
+    checkpoint.unlink(missing_ok=True)
+
+
+def walk_search(plan: Plan, search: Any) -> None:
+    """A search that walks down through the budgets, continued from where it stood last.
+
+    A budget that an earlier walk passed without leaving a snapshot (nobody had asked) is walked to again from the
+    start, beside the trajectory, which stays where it is: the same steps lead to the same snapshot.
+    """
+    trajectory = plan.search.path / CHECKPOINT
+    checkpoint = read_checkpoint(trajectory)
+    passed = checkpoint is not None and checkpoint["search"]["lowest_checked"] <= plan.budget
+    target = plan.search.path / f"again-{plan.budget}.ckpt" if passed else trajectory
+    wanted = [budget for budget in plan.grid if not plan.snapshot(budget).complete]
+    if passed:
+        wanted = [budget for budget in wanted if budget >= plan.budget]
+        checkpoint = read_checkpoint(target)  # of a second walk that was interrupted
+    if checkpoint is not None:  # what lies behind the point where this walk goes on cannot be left by it
+        wanted = [budget for budget in wanted if budget < checkpoint["search"]["lowest_checked"]]
+    network = load_into(plan.new_student(), read_weights(plan.teacher.path / WEIGHTS))
+    to_sloped(network.network)
+    stage = search(
+        network=network,
+        teacher=frozen_teacher(plan),
+        budgets=wanted,
+        on_snapshot=lambda snapshot: keep_snapshot(plan, snapshot),
+    )
+    train(plan, stage, plan.search, target, logged=not passed)  # a second walk's rows stand in the log already
+    unreached = stage.finish()
+    if unreached:
+        say(
+            f"search: {stage.epochs} epochs ended at {stage.count:,} ReLUs; budgets {unreached} are met by projection. "
+            f"More method.search.epochs or a larger method.search.lasso would reach them"
+        )
+    if passed:
+        target.unlink()
+
+
+def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
+    artifact = plan.snapshot(snapshot.budget)
+    if artifact.complete:
+        return
+    folder = artifact.work
+    folder.mkdir(parents=True, exist_ok=True)
+    snapshot.mask.to_file(folder / MASK, mask_metadata(plan, snapshot.budget, snapshot.mask))
+    description = {
+        "asked": snapshot.budget,
+        "met": snapshot.mask.count,
+        "reached": snapshot.reached,
+        "seconds": snapshot.seconds,
+        "history": snapshot.history,
+    }
+    publish(artifact, folder, plan.config, description, snapshot.weights)
+
+
+def mask_metadata(plan: Plan, asked: int, mask: Mask) -> MaskMetadata:
+    backbone = plan.config.backbone
+    return MaskMetadata(
+        backbone=backbone.name,
+        convention=backbone.get("convention", "all"),
+        input_size=plan.input_size,
+        asked=asked,
+        met=mask.count,
+        key=plan.search.key,
+    )
+
+
+def search_inputs(plan: Plan) -> dict[str, Any]:
+    """Arguments to build the search stage with, before there is anything to search: for finding wrong settings."""
+    network = plan.new_student()
+    inputs: dict[str, Any] = {"network": network, "teacher": plan.new_network()}
+    if plan.allocated:
+        known = plan.allocation.known or dict.fromkeys(plan.shapes, 1.0)
+        return inputs | {"sensitivities": known, "budget": plan.budget}
+    to_sloped(network.network)
+    return inputs | {"budgets": [plan.budget], "on_snapshot": None}

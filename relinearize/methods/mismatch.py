@@ -1,0 +1,68 @@
+"""SENet's measure of what a linearized position costs: by how much its activation differs from the all-ReLU network's.
+
+D_l = sum over the images of an epoch of |post-activation of the teacher - post-activation of the student|, one value
+per position of site l (SENet, stage 2; official code: helper/loops.py).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.methods.site_outputs import SiteOutputs
+from relinearize.relu.kernels import images_per_part, is_channels_last, rows
+
+
+def add_mismatch(total: Tensor, student: Tensor, teacher: Tensor) -> None:
+    """Add sum over the batch of |teacher - student| (N x C x H x W each) to `total` (C x H x W), in its dtype.
+
+    By parts of the batch that fit the cache, each in the memory order of `student`: one pass over both tensors.
+    """
+    layout = torch.channels_last if is_channels_last(student) else torch.contiguous_format
+    student, teacher = student.contiguous(memory_format=layout), teacher.contiguous(memory_format=layout)
+    count = images_per_part(student)
+    summed = torch.zeros(rows(student).shape[1], dtype=total.dtype, device=total.device)
+    for ours, theirs in zip(rows(student).split(count), rows(teacher).split(count), strict=True):
+        summed += (theirs - ours).abs_().sum(0, dtype=total.dtype)
+    if layout is torch.channels_last:
+        channels, height, width = total.shape
+        summed = summed.view(height, width, channels).permute(2, 0, 1)
+    total += summed.view(total.shape)
+
+
+class Mismatch:
+    """Accumulates D_l on the device while two networks answer the same images, the student first.
+
+    The student's outputs are those that its backward pass keeps anyway, the teacher's are compared and dropped one by
+    one: no further copy of a feature map lives longer than its own comparison.
+
+    Args:
+        student, teacher: networks with modules of the same names at their sites (see SiteOutputs).
+        shapes: of the sites, C x H x W.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.sums = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        self._student = SiteOutputs(student, shapes)
+        self._teacher = SiteOutputs(teacher, shapes, take=self._compare)
+        self.networks = (student, teacher)
+
+    def to(self, device: torch.device) -> None:
+        self.sums = {name: total.to(device) for name, total in self.sums.items()}
+
+    def reset(self) -> None:
+        for total in self.sums.values():
+            total.zero_()
+
+    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits of the student with their graph, logits of the teacher without); adds the batch to the sums."""
+        student, teacher = self.networks
+        with self._student.watching():
+            logits = student(images)
+        with torch.no_grad(), self._teacher.watching():
+            teacher_logits = teacher(images)
+        self._student.values.clear()  # what is alive now is the graph's alone
+        return logits, teacher_logits
+
+    def _compare(self, name: str, output: Tensor) -> None:
+        add_mismatch(self.sums[name], self._student.values[name].detach(), output)
