@@ -21,16 +21,13 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
 
-def student_losses(
-    student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor, temperature: float
+def logit_losses(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Cross-entropy and distillation of one batch, and both with the accuracy (percent) as detached metrics.
 
-    `images` are pixels N x C x H x W, `labels` int64 N. The teacher answers without a graph.
+    `labels` are int64 N.
     """
-    with torch.no_grad():
-        teacher_logits = teacher(images)
-    logits = student(images)
     cross_entropy = classification_loss(logits, labels)
     divergence = distillation_divergence(logits, teacher_logits, temperature)
     metrics = {
@@ -39,3 +36,12 @@ def student_losses(
         "accuracy": 100 * (logits.detach().argmax(1) == labels).float().mean(),
     }
     return cross_entropy, divergence, metrics
+
+
+def student_losses(
+    student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """`logit_losses` of pixels N x C x H x W. The teacher answers without a graph."""
+    with torch.no_grad():
+        teacher_logits = teacher(images)
+    return logit_losses(student(images), teacher_logits, labels, temperature)

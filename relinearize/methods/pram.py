@@ -1,0 +1,230 @@
+"""Fine-tuning with PRAM (post-ReLU activation mismatch), SENet's third stage (Kundu et al., ICLR 2023).
+
+    L = gamma * CE(student, y) + alpha * T^2 KL(softmax(teacher / T) || softmax(student / T)) + beta * PRAM
+
+where PRAM compares what the ReLU sites of the student and of the all-ReLU teacher put out, in one of two forms:
+
+attention    what the official code does: per sample, where in the map the energy lies (mean over channels of the
+             squares), summed over the ends of the stages; gamma 0.1, alpha 0.5, beta 1000
+activations  the paper: half the L2 distance of the normalised activation vectors, summed over the sites;
+             gamma 1 - lambda, alpha lambda, lambda 0.9, beta 1000
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+from torch.autograd.function import once_differentiable
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.errors import UserError
+from relinearize.methods.losses import logit_losses
+from relinearize.methods.schedule import sgd
+from relinearize.methods.site_outputs import SiteOutputs
+from relinearize.methods.stage import Stage
+from relinearize.relu.sites import site_shapes
+
+# Norms below are taken for zero: a sample whose activations are all zero has no direction.
+NORM_FLOOR = 1e-12
+
+# ---- the two distances, in at least float32 --------------------------------------------------------------------------
+
+
+def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference, over batch and positions, of the two attention maps (SENet's official code).
+
+    Both are N x C x H x W; the numbers of channels may differ. A sample's map is the mean over channels of the squares,
+    as a vector of H*W values and L2 norm 1. Maps of one position are always equal: distance 0.
+    """
+    return (_attention(student) - _attention(teacher)).square().mean()
+
+
+def _attention(outputs: Tensor) -> Tensor:
+    # A sum, as the norm takes the factor 1/C away: the gradient of a mean is one more pass, in another memory layout.
+    energy = _at_least_float32(outputs).square().sum(1)
+    return F.normalize(energy.reshape(len(outputs), -1), eps=NORM_FLOOR)
+
+
+def activation_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Batch mean of the L2 distance between the L2-normalised activation vectors of each sample (SENet, the paper).
+
+    Student N x C x H x W (or N x F); the teacher's first C channels are compared with it. The gradient goes to the
+    student alone. It is 0 where the distance is 0 and in samples whose activations are all zero on either side.
+    """
+    return _NormalisedDistance.apply(student, teacher[:, : student.shape[1]]).mean()
+
+
+class _NormalisedDistance(torch.autograd.Function):
+    """Per sample d = |s/|s| - t/|t||, in a third of the passes over memory that autograd's operators need.
+
+    With unit vectors u of s and v of t: d's gradient for s is (u - v - u (u . (u - v))) / (d |s|), and u . (u - v) is
+    d^2 / 2.
+    """
+
+    @staticmethod
+    def forward(ctx, student: Tensor, teacher: Tensor) -> Tensor:
+        student_norm, teacher_norm = _norms(student), _norms(teacher)
+        # Scaled by the ratio of the norms, which is exactly 1 for equal tensors: their distance is exactly 0.
+        difference = (student * (teacher_norm / student_norm)).sub_(teacher)
+        distance = _norms(difference, floor=0) / teacher_norm
+        ctx.save_for_backward(student, teacher, student_norm, teacher_norm, distance)
+        return distance.flatten()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        student, teacher, student_norm, teacher_norm, distance = ctx.saved_tensors
+        smooth = (distance > 0) & (student_norm > NORM_FLOOR) & (teacher_norm > NORM_FLOOR)
+        factor = torch.where(smooth, gradient.view_as(distance) / (distance * student_norm), 0)
+        along_student = factor * (1 - distance.square() / 2) / student_norm
+        return (student * along_student).addcmul_(teacher, -factor / teacher_norm).to(student.dtype), None
+
+
+def _norms(outputs: Tensor, floor: float = NORM_FLOOR) -> Tensor:
+    """The L2 norm of each sample, N x 1 x 1 x 1, `floor` where it is smaller."""
+    dtype = torch.promote_types(outputs.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(outputs, dim=tuple(range(1, outputs.dim())), keepdim=True, dtype=dtype)
+    return norms.clamp_min(floor)
+
+
+def _at_least_float32(outputs: Tensor) -> Tensor:
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+# The distance at a site, and the factor of the sum over sites (the paper's term is beta / 2 times the sum).
+FORMS = {"attention": (attention_distance, 1.0), "activations": (activation_distance, 0.5)}
+
+
+def activation_mismatch(form: str, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+    """The PRAM term before its weight beta: a scalar from the outputs of each of `student`'s sites, in form `form`."""
+    distance, factor = FORMS[form]
+    return factor * torch.stack([distance(outputs, teacher[name]) for name, outputs in student.items()]).sum()
+
+
+# ---- the sites -------------------------------------------------------------------------------------------------------
+
+
+def stage_sites(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """The last site of each map size H x W, in forward order; `shapes` as of `site_shapes`, C x H x W each.
+
+    ResNets: the ReLUs that end layer1, layer2, ... Wide ResNets, which activate before they convolve: the ReLU that
+    reads a block's output for the next one and the final one (in convention snl, which has no final ReLU, the last of
+    the third block); the official code compares batch-normed with raw sums there. VGG16: the ends of its blocks, but at
+    32 pixels blocks 4 and 5 have the same map size, so only the end of block 5. `sites` takes a list instead.
+    """
+    last = {tuple(shape[1:]): name for name, shape in shapes.items()}
+    return [name for name, shape in shapes.items() if last[tuple(shape[1:])] == name]
+
+
+def chosen_sites(sites: Any, shapes: Mapping[str, Sequence[int]], key: str) -> list[str]:
+    """`sites` ("stages", "all", one name or a list of names) as names in forward order.
+
+    Raises UserError, naming the config key `key`, for what is no site.
+    """
+    if sites == "stages":
+        return stage_sites(shapes)
+    if sites == "all":
+        return list(shapes)
+    wanted = list(sites) if isinstance(sites, list | tuple) else [sites]
+    unknown = [name for name in wanted if name not in shapes]
+    if unknown or not wanted:
+        names = list(shapes)
+        raise UserError(
+            f"{key}={sites} names {f'no site {unknown[0]}' if unknown else 'nothing'}; valid: stages, all, "
+            f"or a list of sites ({names[0]} ... {names[-1]}; `relinearize count` lists all {len(names)})"
+        )
+    return [name for name in shapes if name in wanted]
+
+
+# ---- the stage -------------------------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """What a network makes of N images: logits N x classes and, by site, outputs N x C x H x W."""
+
+    logits: Tensor
+    sites: dict[str, Tensor]
+
+
+class Observed:
+    """A network together with the outputs of its sites `names`: called with images, it gives an Answer.
+
+    To be made before the network is compiled. Raises UserError for a name that the network does not have.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        self.network, self.names = network, list(names)
+        self.outputs = SiteOutputs(network, names)
+
+    def __call__(self, images: Tensor) -> Answer:
+        with self.outputs.watching():
+            logits = self.network(images)
+        seen = dict(self.outputs.values)
+        self.outputs.values.clear()  # nothing but the answer keeps the graph alive
+        unseen = [name for name in self.names if name not in seen]
+        if unseen:  # torch.compile takes a graph of a former network of the same kind without looking at its hooks
+            raise RuntimeError(f"site {unseen[0]} was not seen; call torch.compiler.reset() before compiling")
+        return Answer(logits, {name: seen[name] for name in self.names})
+
+
+class PRAMDistill(Stage):
+    """Fine-tunes a linearized `network` against a frozen `teacher` with distillation and PRAM.
+
+    Args:
+        network: linearized; its masks do not change.
+        teacher: pixels to logits, with modules of the same names as the network's sites (as of `frozen_copy`); not
+            trained, not saved.
+        form: how outputs are compared, see FORMS.
+        sites: where: "stages" (see stage_sites), "all" or a list of site names.
+        temperature: T of the distillation term.
+        cross_entropy_weight, distillation_weight, pram_weight: gamma, alpha and beta. With form=activations beta
+            multiplies half the sum over the sites.
+        stage_settings: see Stage.
+    """
+
+    name = "finetune"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        *,
+        form: str = "attention",
+        sites: str | Sequence[str] = "stages",
+        temperature: float = 4.0,
+        cross_entropy_weight: float = 0.1,
+        distillation_weight: float = 0.5,
+        pram_weight: float = 1000.0,
+        **stage_settings: Any,
+    ) -> None:
+        super().__init__(network, **stage_settings)
+        if form not in FORMS:
+            raise UserError(f"{self.config_key}.form={form} is unknown; valid: {', '.join(FORMS)}")
+        self.form = form
+        self.temperature = temperature
+        self.cross_entropy_weight = cross_entropy_weight
+        self.distillation_weight = distillation_weight
+        self.pram_weight = pram_weight
+        self._frozen = (teacher,)
+        names = chosen_sites(sites, site_shapes(inner_network(network)), f"{self.config_key}.sites")
+        self.student, self.teacher = Observed(network, names), Observed(teacher, names)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            wanted = self.teacher(images)
+        return self.compared(self.student(images), wanted, labels)
+
+    def compared(self, found: Answer, wanted: Answer, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a student's answer to the teacher's, and the terms before their weights as detached metrics.
+
+        The student may have fewer channels than the teacher. May be called several times with one teacher's answer.
+        """
+        cross_entropy, divergence, metrics = logit_losses(found.logits, wanted.logits, labels, self.temperature)
+        mismatch = activation_mismatch(self.form, found.sites, wanted.sites)
+        loss = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
+        return loss + self.pram_weight * mismatch, {**metrics, "pram": mismatch.detach()}
+
+    def configure_optimizers(self) -> optim.Optimizer:
+        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)
