@@ -148,25 +148,13 @@ class Answer(NamedTuple):
     sites: dict[str, Tensor]
 
 
-class Observed:
-    """A network together with the outputs of its sites `names`: called with images, it gives an Answer.
-
-    To be made before the network is compiled. Raises UserError for a name that the network does not have.
-    """
-
-    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
-        self.network, self.names = network, list(names)
-        self.outputs = SiteOutputs(network, names)
-
-    def __call__(self, images: Tensor) -> Answer:
-        with self.outputs.watching():
-            logits = self.network(images)
-        seen = dict(self.outputs.values)
-        self.outputs.values.clear()  # nothing but the answer keeps the graph alive
-        unseen = [name for name in self.names if name not in seen]
-        if unseen:  # torch.compile takes a graph of a former network of the same kind without looking at its hooks
-            raise RuntimeError(f"site {unseen[0]} was not seen; call torch.compiler.reset() before compiling")
-        return Answer(logits, {name: seen[name] for name in self.names})
+def answer(network: nn.Module, outputs: SiteOutputs, images: Tensor) -> Answer:
+    """One forward pass of `network`, whose sites `outputs` sees."""
+    with outputs.watching():
+        logits = network(images)
+    sites = dict(outputs.values)
+    outputs.values.clear()  # nothing but the answer keeps the graph alive
+    return Answer(logits, sites)
 
 
 class PRAMDistill(Stage):
@@ -207,20 +195,29 @@ class PRAMDistill(Stage):
         self.cross_entropy_weight = cross_entropy_weight
         self.distillation_weight = distillation_weight
         self.pram_weight = pram_weight
+        self.compared_sites = chosen_sites(sites, site_shapes(inner_network(network)), f"{self.config_key}.sites")
         self._frozen = (teacher,)
-        names = chosen_sites(sites, site_shapes(inner_network(network)), f"{self.config_key}.sites")
-        self.student, self.teacher = Observed(network, names), Observed(teacher, names)
+        self._student_outputs = SiteOutputs(network, self.compared_sites)
+        self._teacher_outputs = SiteOutputs(teacher, self.compared_sites)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        wanted = self.teacher_answer(images)
+        return self.compared(answer(self.network, self._student_outputs, images), wanted, labels)
+
+    def teacher_answer(self, images: Tensor) -> Answer:
+        """The teacher's answer, without a graph."""
         with torch.no_grad():
-            wanted = self.teacher(images)
-        return self.compared(self.student(images), wanted, labels)
+            return answer(self._frozen[0], self._teacher_outputs, images)
 
     def compared(self, found: Answer, wanted: Answer, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a student's answer to the teacher's, and the terms before their weights as detached metrics.
 
         The student may have fewer channels than the teacher. May be called several times with one teacher's answer.
         """
+        for name in self.compared_sites:
+            # torch.compile takes the graph of a former network of the same kind without looking at its hooks.
+            if name not in found.sites or name not in wanted.sites:
+                raise RuntimeError(f"site {name} was not seen; torch.compiler.reset() is needed before compile()")
         cross_entropy, divergence, metrics = logit_losses(found.logits, wanted.logits, labels, self.temperature)
         mismatch = activation_mismatch(self.form, found.sites, wanted.sites)
         loss = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
