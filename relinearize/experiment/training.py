@@ -104,6 +104,8 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
     for network in (stage.network, *stage._frozen):
         network.to(memory_format=stage.memory_format)
     if settings.compile is True or (settings.compile == "auto" and accelerator == "cuda"):
+        # Graphs of the stages before would be taken for those of this one: the compiler does not look at hooks.
+        torch.compiler.reset()
         for network in (stage.network, *stage._frozen):
             network.compile()
     progress = StageProgress(settings.progress)

@@ -45,6 +45,7 @@ class Mismatch:
         self.sums = {name: torch.zeros(shape) for name, shape in shapes.items()}
         self._student = SiteOutputs(student, shapes)
         self._teacher = SiteOutputs(teacher, shapes, take=self._compare)
+        self._compared = 0
         self.networks = (student, teacher)
 
     def to(self, device: torch.device) -> None:
@@ -62,7 +63,11 @@ class Mismatch:
         with torch.no_grad(), self._teacher.watching():
             teacher_logits = teacher(images)
         self._student.values.clear()  # what is alive now is the graph's alone
+        seen, self._compared = self._compared, 0
+        if seen != len(self.sums):  # torch.compile takes the graph of a like network and not its hooks
+            raise RuntimeError(f"{seen} of {len(self.sums)} sites were seen; torch.compiler.reset() is needed")
         return logits, teacher_logits
 
     def _compare(self, name: str, output: Tensor) -> None:
+        self._compared += 1
         add_mismatch(self.sums[name], self._student.values[name].detach(), output)
