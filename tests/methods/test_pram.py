@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import nn
 
 from relinearize.backbones import PixelInput, build_backbone
+from relinearize.cli import conf_folder
 from relinearize.errors import UserError
 from relinearize.methods.finetune import Distill
 from relinearize.methods.frozen import frozen_copy
@@ -19,6 +21,7 @@ from relinearize.methods.pram import (
     PRAMDistill,
     activation_distance,
     activation_mismatch,
+    answer,
     attention_distance,
     chosen_sites,
     stage_sites,
@@ -134,10 +137,9 @@ def test_samples_of_zeros_give_finite_values_and_no_gradient(form, dead):
     assert student.grad[1:].abs().max() > 0
     if form == "activations":
         assert not student.grad[0].any()
-        share = 0 if dead == "both" else 1  # a unit vector against zeros
-        torch.testing.assert_close(
-            3 * distance.item() - 2 * activation_distance(student[1:], teacher[1:]).item(), share
-        )
+        expected = 0.0 if dead == "both" else 1.0  # a unit vector against zeros
+        rest = activation_distance(student[1:], teacher[1:]).item()
+        assert 3 * distance.item() - 2 * rest == pytest.approx(expected, abs=1e-12)
 
 
 def test_attention_of_narrower_students_needs_no_cut():
@@ -224,7 +226,7 @@ def test_sites_that_are_none_are_one_line(sites):
 
 def test_an_unknown_form_is_one_line():
     network = pixel_network("resnet8", 2, 8)
-    with pytest.raises(UserError, match="method.finetune.form=cosine is unknown; valid: attention, activations"):
+    with pytest.raises(UserError, match=r"method.finetune.form=cosine is unknown; valid: attention, activations"):
         PRAMDistill(network, frozen_copy(network), form="cosine", **SETTINGS)
 
 
@@ -310,6 +312,22 @@ def test_the_defaults_are_the_official_values():
     assert not any(value.requires_grad for value in metrics.values())
 
 
+@pytest.mark.parametrize(
+    ("file", "form", "sites", "alpha"),
+    [("senet", "attention", "stages", 0.5), ("senet_activations", "activations", "all", 0.9)],
+)
+def test_config_files_hold_the_sources_values(file, form, sites, alpha):
+    """papers.md 4.3 and 4.4: 240 epochs, decay after 150, 180 and 210."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        tune = compose("config", [f"method/finetune={file}"]).method.finetune
+    assert (tune.form, tune.sites) == (form, sites)
+    assert (tune.cross_entropy_weight, tune.distillation_weight, tune.pram_weight) == (0.1, alpha, 1000.0)
+    assert (tune.epochs, tune.batch_size, tune.learning_rate, tune.schedule) == (240, 128, 0.01, "milestones")
+    assert [tune.epochs * milestone for milestone in tune.milestones] == [150, 180, 210]
+    assert (tune.gamma, tune.momentum, tune.weight_decay, tune.temperature) == (0.1, 0.9, 5e-4, 4.0)
+    assert tune.selection == "best"
+
+
 def test_one_answer_of_the_teacher_serves_several_students_of_fewer_channels():
     teacher = frozen_copy(pixel_network("resnet8", 4, 8, seed=1))
     stage = PRAMDistill(pixel_network("resnet8", 4, 8), teacher, form="activations", sites="all", **SETTINGS)
@@ -318,7 +336,7 @@ def test_one_answer_of_the_teacher_serves_several_students_of_fewer_channels():
     kept = {name: values.clone() for name, values in wanted.sites.items()}
     for width in (4, 2):
         narrow = PRAMDistill(pixel_network("resnet8", width, 8), teacher, sites="all", **SETTINGS)
-        found = narrow_answer(narrow, images)
+        found = answer(narrow.network, narrow._student_outputs, images)
         loss, metrics = stage.compared(found, wanted, labels)
         loss.backward()
         cut = {name: values[:, : found.sites[name].shape[1]] for name, values in wanted.sites.items()}
@@ -327,12 +345,6 @@ def test_one_answer_of_the_teacher_serves_several_students_of_fewer_channels():
         ]
         assert metrics["pram"].item() == pytest.approx(sum(distances) / 2, rel=1e-10)
     assert all(torch.equal(values, kept[name]) for name, values in wanted.sites.items())
-
-
-def narrow_answer(stage: PRAMDistill, images: torch.Tensor):
-    from relinearize.methods.pram import answer
-
-    return answer(stage.network, stage._student_outputs, images)
 
 
 def test_nothing_of_a_step_is_kept():
@@ -349,9 +361,10 @@ def test_outputs_that_were_not_seen_are_an_error():
     stage = PRAMDistill(student, teacher, **SETTINGS)
     images, labels = batch(8)
     wanted = stage.teacher_answer(images)
+    found = answer(student, stage._student_outputs, images)
     del wanted.sites["layer2.0.relu2"]
     with pytest.raises(RuntimeError, match=r"site layer2.0.relu2 was not seen"):
-        stage.compared(narrow_answer(stage, images), wanted, labels)
+        stage.compared(found, wanted, labels)
 
 
 @pytest.mark.slow
