@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Compare the sensitivities of finished runs with those that SENet's released keep lists imply.
+
+    python scripts/compare_sensitivity.py outputs/runs/NAME
+    python scripts/compare_sensitivity.py results/senet/runs --out results/senet
+
+Takes records or folders that hold some. Prints, for each vector of sensitivities among them, a table of the sites (both
+relative to their maximum) and Spearman's rank correlation, and writes sensitivity.csv and sensitivity.png, beside the
+first record that is used or into --out. For resnet18, resnet34, wrn22_8 and vgg16_bn.
+"""
+
+import argparse
+import csv
+import io
+import math
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from relinearize.errors import UserError
+from relinearize.experiment.records import Record, find_records, write_atomically
+from relinearize.methods.released_sensitivity import RELEASED, released_vector
+from relinearize.report.figure import GREY
+from relinearize.report.look import method_colours
+
+STYLE = {"font.size": 9, "axes.edgecolor": "#9aa0a9", "axes.spines.top": False, "axes.spines.right": False}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The sensitivities of one or several runs beside the released ones, relative to their maxima, in forward order."""
+
+    title: str
+    sites: tuple[str, ...]
+    ours: tuple[float, ...]
+    released: tuple[float, ...]
+
+    @property
+    def correlation(self) -> tuple[float, float]:
+        """Spearman's rank correlation and its p-value; NaN where all sites are alike."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scipy's word about constant input
+            result = spearmanr(self.ours, self.released)
+        return float(result.statistic), float(result.pvalue)
+
+    @property
+    def correlation_of_order(self) -> float:
+        """What the bare order of the sites would reach: the measure to hold the correlation against."""
+        return float(spearmanr(range(len(self.sites)), self.released).statistic)
+
+    @property
+    def difference(self) -> float:
+        """The mean absolute difference."""
+        return sum(abs(own - other) for own, other in zip(self.ours, self.released, strict=True)) / len(self.sites)
+
+
+def compare(record: Record) -> Comparison:
+    """Raises UserError, without the path, where the record has nothing to compare."""
+    values = [site.sensitivity for site in record.sites]
+    if not values or None in values:
+        raise UserError("the run used no sensitivities; only searches that allocate do, such as method=senet")
+    if "Released" in str(record.config.get("sensitivity", {}).get("_target_")):
+        raise UserError("the run used the released sensitivities themselves; give one of sensitivity=computed")
+    released = released_vector(record.backbone.name, len(values))
+    if released is None:
+        raise UserError(
+            f"nothing is released for {record.backbone.name} with {len(values)} sites; only for {', '.join(RELEASED)}"
+        )
+    title = f"{record.backbone.name}, width {record.backbone.width}, {record.dataset.title}"
+    if not max(values) > 0:
+        raise UserError("all its sensitivities are 0")
+    return Comparison(
+        title,
+        tuple(site.name for site in record.sites),
+        tuple(value / max(values) for value in values),
+        tuple(value / max(released) for value in released),
+    )
+
+
+def in_words(comparison: Comparison) -> str:
+    correlation, chance = comparison.correlation
+    if math.isnan(correlation):
+        return "rank correlation not defined: all sites are equally sensitive"
+    order = comparison.correlation_of_order
+    return f"Spearman {correlation:.3f} (p = {chance:.1g}; by the order of the sites alone {order:.3f})"
+
+
+def show(comparison: Comparison, runs: list[str], console: Console) -> None:
+    result = Table()
+    result.add_column("site")
+    result.add_column("ours", justify="right")
+    result.add_column("released", justify="right")
+    for site, own, other in zip(comparison.sites, comparison.ours, comparison.released, strict=True):
+        result.add_row(site, f"{own:.3f}", f"{other:.3f}")
+    more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+    console.print(f"{comparison.title}: {runs[0]}{more}", soft_wrap=True)
+    console.print(result)
+    console.print(f"{in_words(comparison)}; mean difference {comparison.difference:.3f}", soft_wrap=True)
+
+
+def as_csv(comparisons: dict[Comparison, list[str]]) -> str:
+    """A row per vector and site; `runs` are the names of those that used the vector."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["network", "runs", "site", "ours", "released", "spearman", "p"])
+    for comparison, runs in comparisons.items():
+        correlation = [f"{value:.6g}" for value in comparison.correlation]
+        for site, own, other in zip(comparison.sites, comparison.ours, comparison.released, strict=True):
+            writer.writerow([comparison.title, " ".join(runs), site, f"{own:.6f}", f"{other:.6f}", *correlation])
+    return file.getvalue()
+
+
+def picture(comparisons: dict[Comparison, list[str]]) -> bytes:
+    """PNG: one panel per vector, sensitivity against site."""
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            len(comparisons), 1, figsize=(8.8, 4.6 * len(comparisons)), squeeze=False, layout="constrained"
+        )
+        for axes, comparison in zip(grid.flat, comparisons, strict=True):
+            places = range(len(comparison.sites))
+            axes.plot(places, comparison.released, color=GREY, marker="s", markersize=5, label="released (SENet)")
+            ours = method_colours(["senet"])["senet"]
+            axes.plot(places, comparison.ours, color=ours, marker="o", markersize=6, linewidth=2, label="ours")
+            axes.set_title(f"{comparison.title}\n{in_words(comparison)}", fontsize=9.5)
+            axes.set_xticks(places, comparison.sites, rotation=60, ha="right", rotation_mode="anchor", fontsize=7.5)
+            axes.set_ylabel("sensitivity, relative to the largest")
+            axes.set_ylim(0, 1.05)
+            axes.grid(axis="y", color="#e6e8ec", linewidth=0.8)
+            axes.legend(frameon=False)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=150, facecolor="white")
+        plt.close(figure)
+    return file.getvalue()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", nargs="+", type=Path, help="record.json files, or folders that hold some")
+    parser.add_argument("--out", type=Path, help="folder for sensitivity.csv and sensitivity.png")
+    options = parser.parse_args(arguments)
+    try:
+        found = find_records(options.records)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    comparisons: dict[Comparison, list[str]] = {}
+    folder = options.out
+    for path, record in found:
+        try:
+            comparisons.setdefault(compare(record), []).append(record.name)
+        except UserError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            continue
+        folder = folder or path.parent
+    if not comparisons:
+        return 1
+    console = Console()
+    for comparison, runs in comparisons.items():
+        show(comparison, runs, console)
+    write_atomically(folder / "sensitivity.csv", as_csv(comparisons).encode())
+    write_atomically(folder / "sensitivity.png", picture(comparisons))
+    console.print(f"written: {folder / 'sensitivity.csv'}, {folder / 'sensitivity.png'}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
