@@ -196,7 +196,7 @@ def fit_stage(stage, folder, **settings):
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
-    whole, killed, resumed = quick_stage(), quick_stage(Batches(killed_in_epoch=2)), quick_stage()
+    whole, killed, resumed = quick_stage(), quick_stage(Batches(killed_in_epoch=3)), quick_stage()
     (tmp_path / "whole").mkdir()
     fit_stage(whole, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="killed"):
@@ -265,6 +265,17 @@ def test_selection_is_by_the_mean_of_the_widths(monkeypatch, selection, epoch):
     weights, selected = stage.selected()
     assert selected == epoch
     assert (weights["full.network.linear.bias"] == epoch).all()
+
+
+def test_a_resumed_stage_knows_the_best_mean_of_before(monkeypatch):
+    killed, resumed = quick_stage(), quick_stage()
+    monkeypatch.setattr(ordered_finetune, "accuracy", lambda network, *_: 60.0)
+    killed.epoch_end({"epoch": 0, "val/accuracy": 80.0})
+    checkpoint = {}
+    killed.on_save_checkpoint(checkpoint)
+    resumed.on_load_checkpoint(checkpoint)
+    resumed.epoch_end({"epoch": 1, "val/accuracy": 70.0})
+    assert resumed.selected()[1] == 0
 
 
 @pytest.mark.parametrize(
