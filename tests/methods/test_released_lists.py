@@ -1,0 +1,93 @@
+"""The released lists: their sums, and that a budget of the sum is allocated exactly so."""
+
+import math
+
+import pytest
+
+from relinearize.backbones import build_backbone
+from relinearize.errors import UserError
+from relinearize.methods.released_lists import LISTS, ReleasedList
+from relinearize.relu.allocation import allocate
+from relinearize.relu.sites import linearize, site_shapes
+
+# Computed from the released fractions (papers.md 4.1) before the rounding at each site.
+SUMS = {
+    "ResNet18_c100_relu25k": 25_330,
+    "ResNet18_c100_relu50k": 49_971,
+    "ResNet18_c100_relu82k": 82_657,
+    "ResNet18_c100_relu100k": 99_988,
+    "ResNet18_c100_relu120k": 119_767,
+    "ResNet18_C10_relu82k": 82_657,
+    "ResNet18_C10_relu150k": 148_898,
+    "ResNet18_tiny_imagenet_relu150k": 150_000,
+    "ResNet18_tiny_imagenet_relu300k": 300_000,
+    "ResNet18_imagenet_relu300k": 301_859,
+    "VGG16bn_C10_relu29k": 28_803,
+    "VGG16bn_C10_relu49k": 48_546,
+    "VGG16bn_C10_relu120k": 119_702,
+    "WRN22_8_C100_relu240k": 239_436,
+    "WRN22_8_C100_relu300k": 299_314,
+}
+TOTALS = {("resnet18", 32): 557_056, ("resnet18", 64): 2_228_224, ("resnet18", 224): 2_308_096,
+          ("vgg16_bn", 32): 294_912, ("wrn22_8", 32): 1_392_640}  # fmt: skip
+
+
+def full_shapes(backbone: str, image_size: int, convention: str = "senet") -> dict[str, tuple[int, ...]]:
+    """The shapes at the usual width, from a network of width 2: channels grow in proportion."""
+    if image_size == 224:  # another stem: no network of ours
+        pixels = [112] + [56] * 4 + [28] * 4 + [14] * 4 + [7] * 4
+        return {f"site{index}": (64 * 56 // min(side, 56), side, side) for index, side in enumerate(pixels)}
+    narrow = linearize(
+        build_backbone(backbone, classes=10, image_size=image_size, width=2, convention=convention),
+        (3, image_size, image_size),
+    )
+    factor = (16 if backbone == "wrn22_8" else 64) // 2
+    return {name: (factor * shape[0], *shape[1:]) for name, shape in site_shapes(narrow).items()}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_at_its_own_sum_the_allocation_is_the_list(name: str) -> None:
+    kept = LISTS[name]
+    shapes = full_shapes(kept.backbone, kept.image_size)
+    sizes = {site: math.prod(shape) for site, shape in shapes.items()}
+    assert sum(sizes.values()) == TOTALS[kept.backbone, kept.image_size]
+    found = ReleasedList(name).sensitivities(shapes, kept.backbone)
+    assert allocate(sizes, found, sum(kept.counts)) == dict(zip(shapes, kept.counts, strict=True))
+    assert abs(sum(kept.counts) - SUMS[name]) <= 3
+    of_fractions = allocate(sizes, found, SUMS[name])
+    assert all(abs(of_fractions[site] - found[site]) <= 1 for site in shapes)
+
+
+def test_every_list_but_the_ones_without_counts() -> None:
+    assert LISTS.keys() == SUMS.keys()
+
+
+def test_other_budgets_are_split_alike() -> None:
+    shapes = full_shapes("resnet18", 32)
+    sizes = {site: math.prod(shape) for site, shape in shapes.items()}
+    found = ReleasedList("ResNet18_c100_relu50k").sensitivities(shapes, "resnet18")
+    half = allocate(sizes, found, 49_971 // 2)
+    assert all(abs(2 * count - found[site]) <= 2 for site, count in half.items())
+
+
+@pytest.mark.parametrize("name", [None, "ResNet18_c100_relu51k", "VGG16bn_C10_relu12.5k"])
+def test_unknown_lists_are_answered_with_the_valid_ones(name: str | None) -> None:
+    with pytest.raises(UserError, match=r"sensitivity\.list=.* is no released list; valid: ResNet18_c100_relu25k, "):
+        ReleasedList(name)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "convention"), [("vgg16_bn", "senet"), ("resnet34", "senet"), ("resnet18", "snl")]
+)
+def test_other_networks_are_refused(backbone: str, convention: str) -> None:
+    shapes = full_shapes(backbone, 32, convention)
+    wanted = rf"is for resnet18 with 17 sites \(backbone\.convention=senet\), not for {backbone} with {len(shapes)}$"
+    with pytest.raises(UserError, match=wanted):
+        ReleasedList("ResNet18_c100_relu50k").sensitivities(shapes, backbone)
+
+
+def test_smaller_images_are_refused() -> None:
+    shapes = full_shapes("resnet18", 32)
+    wanted = r"keeps 14,114 ReLUs at site layer4\.0\.relu1, which has 8,192; the list is for images of 64 pixels"
+    with pytest.raises(UserError, match=wanted):
+        ReleasedList("ResNet18_tiny_imagenet_relu150k").sensitivities(shapes, "resnet18")
