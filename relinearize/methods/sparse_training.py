@@ -6,11 +6,16 @@ method of its kind and no code of it is released.
 
 Ours is dynamic pruning with feedback (Lin et al., ICLR 2020): the mask is the global top d of the magnitudes, over all
 layers together, and is drawn anew at the start of each segment; the dense weights are kept and receive the gradient
-taken at the pruned ones (equation 5: w <- w - rate * gradient(mask * w)), so a weight that was pruned too early grows
-back. The density falls from 1 to d on a cubic (Zhu and Gupta 2017). Chosen because nothing fixes a layer's density: it
-settles where the magnitudes want it, which is what eta reads. RigL keeps the layer densities that it was given; sparse
+taken at the pruned ones (w <- w - rate * gradient(mask * w)), so a weight that was pruned too early grows back. The
+density falls from 1 to d on a cubic (Zhu and Gupta 2017). Chosen because nothing fixes a layer's density: it settles
+where the magnitudes want it, which is what eta reads. RigL keeps the layer densities that it was given; sparse
 momentum (Dettmers and Zettlemoyer 2019) redistributes them by a second rule of its own; ADMM (Zhang et al., ECCV 2018)
 wants a density per layer as input, or two more optimization variables per weight for a global one.
+
+Magnitudes are compared as they are. He initialisation and weight decay leave smaller weights in wider layers, so that
+the density falls with depth, as in the released lists; much of the order is there before any training. Magnitudes times
+the factor of the batch norm behind them agree less with these lists (rank correlation 0.81 against 0.995 on a trained
+ResNet-18 of width 16).
 """
 
 import math
