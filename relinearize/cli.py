@@ -42,10 +42,11 @@ def conf_folder() -> Path:
 def run_job(config: DictConfig) -> float:
     """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
     from relinearize.experiment import job
+    from relinearize.experiment.records import find_records
     from relinearize.report import print_runs
 
     record, folder = one_line_errors(job.run_job, config)
-    print_runs([record])
+    print_runs([found for _, found in find_records([folder])])  # with its sub-models, if it has any
     print(folder / "record.json", flush=True)
     return record.accuracy.test
 

@@ -7,6 +7,7 @@
 
     activation  MaskedReLU and SlopedReLU against relu and against the formulas, eager and compiled
     search      SNL's search step of ResNet-18 against a plain implementation of the paper's formulas
+    senet       SENet's search and PRAM steps against plain distillation, time and memory
     lightning   the pipeline's fit() against a bare loop of the same step
     loader      images a second of the resident loader
     topk        exact budgets over 1.4 million scores against torch.topk
@@ -28,12 +29,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 import torch  # noqa: E402
-from bench import activation, gpu, lightning, loader, search, topk  # noqa: E402
+from bench import activation, gpu, lightning, loader, search, senet, topk  # noqa: E402
 from bench.common import CLOCKS, Row, Settings  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-BENCHMARKS = {module.__name__.split(".")[-1]: module for module in (activation, search, lightning, loader, topk, gpu)}
+BENCHMARKS = {
+    module.__name__.split(".")[-1]: module for module in (activation, search, senet, lightning, loader, topk, gpu)
+}
 
 
 def parse(arguments: list[str] | None = None) -> tuple[list[str], Settings, Path | None]:

@@ -51,10 +51,15 @@ def train(plan: Plan, stage: Stage, artifact: Artifact, checkpoint: Path, logged
         fit(stage, plan.config.trainer, checkpoint, log_row=logger.row)
 
 
-def tested(plan: Plan, stage: Stage, network: PixelInput) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The selected weights of a trained stage, and the accuracies of these and of the last epoch's on the test set."""
-    selected, epoch = stage.selected()
-    last = stage.weights()
+def tested(
+    plan: Plan, stage: Stage, network: PixelInput, variant: str = ""
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The selected weights of a trained stage, and the accuracies of these and of the last epoch's on the test set.
+
+    `variant`: which of the networks that the stage leaves (see Stage.variants); `network` is built like it.
+    """
+    weights, epoch = stage.selected()
+    selected, last = (stage.variants(state)[variant] for state in (weights, stage.weights()))
     network.to(plan.accelerator)
     test_last = accuracy(load_into(network, last), plan.data.test_loader())
     test = accuracy(load_into(network, selected), plan.data.test_loader())

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -9,16 +10,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
-from relinearize.experiment.describe import MASK, make_record
+from relinearize.experiment.describe import make_record
 from relinearize.experiment.loggers import open_logger
 from relinearize.experiment.making import CONFIG, WEIGHTS, frozen_teacher, load_into, publish, say, tested, train
 from relinearize.experiment.plan import Plan
 from relinearize.experiment.records import RECORD_FILE, Record
 from relinearize.experiment.searching import make_snapshot, search_inputs
-from relinearize.experiment.store import write_text
+from relinearize.experiment.store import MASK, write_text
+from relinearize.experiment.submodels import (
+    check_submodels,
+    submodel_config,
+    submodel_fractions,
+    submodel_network,
+    submodel_record,
+)
 from relinearize.experiment.teaching import make_teacher
 from relinearize.experiment.training import CHECKPOINT
-from relinearize.experiment.weights import read_weights
+from relinearize.experiment.weights import read_weights, write_weights
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import to_masked
 
@@ -49,6 +57,7 @@ def make_run(plan: Plan) -> None:
     write_text(folder / CONFIG, OmegaConf.to_yaml(plan.config, resolve=True))
     for artifact, file in ((plan.finetune, WEIGHTS), (plan.snapshot(plan.budget), MASK)):
         copy_file(artifact.path / file, folder / file)
+    leave_submodels(plan, record, folder)
     with open_logger(plan, "finetune", plan.finetune) as logger:
         logger.finish(record, folder)
     plan.run.publish(folder, {"record": RECORD_FILE})
@@ -74,10 +83,25 @@ def check_stages(plan: Plan) -> None:
             if hasattr(build.func, "scores"):
                 build()
             else:
-                build(**inputs[key]).check_selection(config.dataset.holdout)
+                stage = build(**inputs[key])
+                stage.check_selection(config.dataset.holdout)
+                check_submodels(plan, stage)
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since
             keys = ", ".join(name for name in OmegaConf.select(config, key) if not name.startswith("_"))
             raise UserError(f"{key} ({build.func.__name__}) does not take all of {keys}: {error}") from error
+
+
+def leave_submodels(plan: Plan, record: Record, folder: Path) -> None:
+    """A folder in `folder` for each narrower network of the fine-tuning, as complete as that of a run."""
+    run_mask, metadata = Mask.from_file(folder / MASK)
+    for name, content in plan.finetune.describe().get("submodels", {}).items():
+        place, fraction = folder / name, content["fraction"]
+        place.mkdir()
+        mask = Mask.of(submodel_network(plan, fraction, run_mask).network)
+        submodel_record(record, mask, fraction, content["accuracy"]).write(place / RECORD_FILE)
+        write_text(place / CONFIG, OmegaConf.to_yaml(submodel_config(plan.config, fraction), resolve=True))
+        mask.to_file(place / MASK, replace(metadata, asked=mask.count, met=mask.count))
+        copy_file(plan.finetune.path / name / WEIGHTS, place / WEIGHTS)
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -108,5 +132,11 @@ def make_finetuned(plan: Plan) -> None:
         folder = plan.finetune.work
         train(plan, stage, plan.finetune, folder / CHECKPOINT)
         weights, accuracies = tested(plan, stage, linearized())
-        description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies}
+        description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies, "submodels": {}}
+        for name, fraction in submodel_fractions(stage).items():
+            network = submodel_network(plan, fraction, mask)
+            part, found = tested(plan, stage, network, name)
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            write_weights(part, folder / name / WEIGHTS)
+            description["submodels"][name] = {"fraction": fraction, "accuracy": found}
         publish(plan.finetune, folder, plan.config, description, weights)

@@ -214,8 +214,13 @@ class Stage(pl.LightningModule):
         return self.best["weights"], self.best["epoch"]
 
     def variants(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """The state dicts of the networks that `weights` hold, by name; one, "", unless the stage trains several."""
+        """The state dict of each of `variant_fractions` in `weights`, as `weights()` and `selected()` give them."""
         return {"": weights}
+
+    @property
+    def variant_fractions(self) -> dict[str, float]:
+        """Name -> share of the channels of each network that the stage leaves; "" is the full one."""
+        return {"": 1.0}
 
     # ---- checkpoints: plain types and tensors only, so that weights_only loading suffices --------------------------
 

@@ -1,5 +1,6 @@
 """The pipeline's own training steps, without the pipeline: stage, loss and optimizer as it uses them."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,10 +9,12 @@ from torch import Tensor, nn
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.methods.finetune import Distill
 from relinearize.methods.frozen import frozen_copy
+from relinearize.methods.pram import PRAMDistill
+from relinearize.methods.senet import SENetSearch
 from relinearize.methods.snl import SNLSearch
 from relinearize.methods.stage import Stage
 from relinearize.methods.teacher import Classifier
-from relinearize.relu.sites import linearize, to_sloped
+from relinearize.relu.sites import linearize, site_shapes, to_sloped
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SIZE = 32
@@ -25,7 +28,11 @@ def network_of(width: int) -> PixelInput:
 
 
 def stage_of(kind: str, width: int, batch: int, *, search: Callable[..., SNLSearch] = SNLSearch, **settings) -> Stage:
-    """The stage "teacher", "search" or "finetune" as the pipeline makes it, in channels_last."""
+    """A stage as the pipeline makes it, in channels_last.
+
+    "teacher", "search" (SNL's), "finetune" (distillation); under a mask of a quarter of the ReLUs: "mask search"
+    (SENet's) and "pram".
+    """
     network = network_of(width)
     common = {"epochs": 1, "batch_size": batch, "learning_rate": 1e-3} | settings
     if kind == "teacher":
@@ -34,6 +41,14 @@ def stage_of(kind: str, width: int, batch: int, *, search: Callable[..., SNLSear
         teacher = frozen_copy(network)
         if kind == "finetune":
             stage = Distill(network, teacher, **common)
+        elif kind == "pram":
+            stage = PRAMDistill(network, teacher, **common)
+        elif kind == "mask search":
+            shapes = site_shapes(network.network)
+            even = dict.fromkeys(shapes, 1.0)
+            budget = sum(math.prod(shape) for shape in shapes.values()) // 4
+            stage = SENetSearch(network, teacher, sensitivities=even, budget=budget, **common)
+            stage.put_on(stage.first_mask(0))
         else:
             to_sloped(network.network)
             stage = search(network, teacher, budgets=[1], on_snapshot=lambda snapshot: None, **common)
