@@ -48,8 +48,9 @@ def allocate_channels(
 
     Starts from the whole channels in `allocate`'s counts. Then one more channel each to the sites with the largest
     broken-off part of a channel, as far as it fits; then whatever still fits, largest map first (sensitivity above 0
-    before sensitivity 0; among equal maps the site that is furthest below its count, then the earlier). At the end no
-    further channel fits, so the shortfall is below the smallest map that is not full.
+    before sensitivity 0; among equal maps the site that is furthest below its count, then the earlier). Where the sites
+    of small maps are full, one more large channel takes the place of a few small ones if that comes closer. At the end
+    neither a further channel nor such an exchange comes closer to the budget.
 
     Args:
         shapes: site -> (C, H, W), or (F,) for flat input, where each feature is a channel.
@@ -80,7 +81,27 @@ def allocate_channels(
         chosen = max(fitting, key=preference)
         channels[chosen] += 1
         rest -= maps[chosen]
+    while (exchange := _closest_exchange(channels, maps, shapes, rest)) is not None:
+        rest, _, more, less, number = exchange
+        channels[more] += 1
+        channels[less] -= number
     return channels
+
+
+def _closest_exchange(
+    channels: Mapping[str, int], maps: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], rest: int
+) -> tuple[int, int, str, str, int] | None:
+    """(new rest, positions moved, site with one channel more, site with fewer, how many fewer), or None."""
+    best = None
+    for more in (name for name in shapes if channels[name] < shapes[name][0]):
+        for less in (name for name in shapes if name != more and channels[name]):
+            number = -((rest - maps[more]) // maps[less])  # rounded up
+            left = rest - maps[more] + number * maps[less]
+            if not 0 < number <= channels[less] or left >= rest:
+                continue
+            if best is None or (left, maps[more]) < best[:2]:
+                best = (left, maps[more], more, less, number)
+    return best
 
 
 def _capped_shares(caps: Sequence[int], etas: Sequence[Fraction], budget: int) -> list[Fraction]:

@@ -1,5 +1,6 @@
 """Allocation: the papers' lists, exact sums whatever the numbers, whole channels."""
 
+import itertools
 import math
 
 import pytest
@@ -153,8 +154,10 @@ def test_channels_by_hand() -> None:
     shapes = {"a": (4, 4, 4), "b": (8, 2, 2)}  # maps of 16 and 4
     # Counts 24 and 24: one channel of a and half of another (which does not fit), all six of b; two more of b fit.
     assert allocate_channels(shapes, {"a": 1, "b": 1}, 48) == {"a": 1, "b": 8}
-    # Counts 28 and 28: three quarters of a channel of a are broken off, but 12 are left; b has one to fill, 8 are lost.
-    assert allocate_channels(shapes, {"a": 1, "b": 1}, 56) == {"a": 1, "b": 8}
+    # Counts 28 and 28: one channel of a and all of b leave 8, too little for a; two channels of b less, and it fits.
+    assert allocate_channels(shapes, {"a": 1, "b": 1}, 56) == {"a": 2, "b": 6}
+    # Maps of 25 and 4: counts 18 and 12; b's three channels leave 18. One of a and one of b are 29 of 30.
+    assert allocate_channels({"a": (4, 5, 5), "b": (3, 2, 2)}, {"a": 1, "b": 2}, 30) == {"a": 1, "b": 1}
     assert allocate_channels(shapes, {"a": 1, "b": 1}, 96) == {"a": 4, "b": 8}
     assert allocate_channels({"flat": (7,)}, {"flat": 1}, 3) == {"flat": 3}
     # One channel is left; both have half of one broken off, and the earlier gets it.
@@ -181,9 +184,11 @@ def test_channels_never_above_and_no_more_fits(data: st.DataObject) -> None:
     assert all(0 <= channels[name] <= shapes[name][0] for name in shapes)
     assert all(maps[name] > rest for name in shapes if channels[name] < shapes[name][0])
     assert channels == allocate_channels(shapes, etas, budget)
-    # Never less than the whole channels that the plain allocation holds.
-    counts = allocate({name: math.prod(shape) for name, shape in shapes.items()}, etas, budget)
-    assert all(channels[name] >= counts[name] // maps[name] for name in shapes)
+    # Nor does one channel more at one site for a few less at another come closer.
+    for more, less in itertools.permutations(shapes, 2):
+        for number in range(1, channels[less] + 1):
+            left = rest - maps[more] + number * maps[less]
+            assert channels[more] == shapes[more][0] or left < 0 or left >= rest
 
 
 def test_channels_refuse_less_than_one() -> None:
