@@ -78,6 +78,9 @@ def check_stages(plan: Plan) -> None:
     if plan.allocated and plan.allocation.trained:
         inputs["sensitivity"] = {"network": plan.new_network()}
         builds["sensitivity"] = plan.allocation.build
+    if plan.allocated and plan.allocation.learned:
+        inputs["sensitivity.search"] = search_inputs(plan.allocation.source)
+        builds["sensitivity.search"] = instantiate(config.sensitivity.search, _partial_=True, _convert_="all")
     for key, build in builds.items():
         try:
             if hasattr(build.func, "scores"):

@@ -25,6 +25,16 @@ SEARCH = [
     "method.search.epochs=8", "method.search.batch_size=60", "method.search.alpha_learning_rate=0.1",
     "method.search.lasso=3e-4", "method.search.checks_per_epoch=3",
 ]  # fmt: skip
+SENET_SEARCH = ["method.search.epochs=3", "method.search.batch_size=60", "method.search.learning_rate=0.02"]
+COMPUTED = ["sensitivity.epochs=2", "sensitivity.batch_size=60"]
+# What makes each method quick, beside QUICK; others are given no further settings.
+METHODS = {
+    "snl": SEARCH,
+    "senet": ["method=senet", *SENET_SEARCH, *COMPUTED],
+    "senet, any sensitivity": ["method=senet", *SENET_SEARCH],
+    "senetpp": ["method=senetpp", *SENET_SEARCH, *COMPUTED],
+    "any search": ["method=snl"],
+}
 # Shares of the 2,304 ReLUs that this search reaches one after the other, within its first six epochs; UNREACHED never.
 LARGE, MIDDLE, SMALL, UNREACHED = 0.6, 0.4, 0.27, 0.1
 VOLATILE = {"seconds", "reused", "created", "git_commit"}  # of a record: when and how it came about, not what
@@ -32,9 +42,9 @@ VOLATILE = {"seconds", "reused", "created", "git_commit"}  # of a record: when a
 
 def composed(folder, *overrides, method="snl"):
     """The config of a quick run whose results and store lie in `folder`."""
-    search = SEARCH if method == "snl" else [f"method={method}"]
+    settings = METHODS.get(method, [f"method={method}"])
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose("config", [*QUICK, *search, f"output={folder}", *overrides])
+        return compose("config", [*QUICK, *settings, f"output={folder}", *overrides])
 
 
 def quick_plan(folder, *overrides, method="snl"):

@@ -17,22 +17,8 @@ from quick_runs import (
     trained_epochs,
 )
 
-from relinearize.experiment import making, searching
+from relinearize.experiment import searching
 from relinearize.experiment.records import find_records
-
-
-@pytest.fixture
-def fits(monkeypatch):
-    """The names of the stages that were really trained, in order."""
-    names = []
-    fit = making.fit
-
-    def counted(stage, *arguments, **settings):
-        names.append(stage.name)
-        return fit(stage, *arguments, **settings)
-
-    monkeypatch.setattr(making, "fit", counted)
-    return names
 
 
 def test_multirun_of_three_budgets_does_one_searchs_worth_of_epochs(tmp_path, alone):
