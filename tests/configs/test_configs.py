@@ -1,5 +1,8 @@
 """Every config file composes; every experiment really starts (slow)."""
 
+import copy
+import functools
+import re
 import sys
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiment"))
+sys.path[:0] = [str(Path(__file__).parents[1] / "experiment"), str(Path(__file__).parents[1] / "data")]
 
 from relinearize.cli import conf_folder
 
@@ -18,17 +21,30 @@ def files_of(group):
     return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
 
 
-def composed(*overrides):
+@functools.cache
+def _composed(overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", [*overrides])
+        return compose("config", list(overrides))
 
 
-@pytest.mark.parametrize("group", ["method", "dataset", "backbone", "budget", "trainer", "logger", "debug"])
+def composed(*overrides):
+    return copy.deepcopy(_composed(overrides))
+
+
+def swept(experiment):
+    """Key -> values of the file's own sweep."""
+    params = OmegaConf.select(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml"), "hydra.sweeper.params")
+    return {key: str(values).split(",") for key, values in (params or {}).items()}
+
+
+@pytest.mark.parametrize(
+    "group", ["method", "sensitivity", "dataset", "backbone", "budget", "trainer", "logger", "debug"]
+)
 def test_every_file_of_a_group_composes_and_resolves(group):
     choices = [name for name in files_of(group) if "/" not in name]  # method/teacher/... are groups of their own
     for choice in choices:
-        given = ["dataset.image_size=8"] if choice == "image_folder" else []
-        config = composed(f"{group}={choice}", "dataset.root=/data", *given)
+        given = ["dataset.image_size=8", "dataset.root=/data"] if choice == "image_folder" else []
+        config = composed(f"{group}={choice}", *given)
         OmegaConf.resolve(config)
         assert group == "debug" or config[group] is not None
 
@@ -77,25 +93,39 @@ def test_every_experiment_composes(experiment):
     assert config.method.name and config.dataset.name
 
 
-# As small as it gets; overrides of keys that a method lacks are left out.
+# As small as it gets, two steps a stage; overrides of keys that a method lacks are left out.
 TINY = {
-    "method.teacher.epochs": 1, "method.search.epochs": 1, "method.finetune.epochs": 1,
-    "method.teacher.batch_size": 20, "method.search.batch_size": 20, "method.finetune.batch_size": 20,
+    "method.teacher.epochs": 1, "method.search.epochs": 1, "method.finetune.epochs": 1, "sensitivity.epochs": 1,
+    "method.teacher.batch_size": 10, "method.search.batch_size": 10, "method.finetune.batch_size": 10,
+    "sensitivity.batch_size": 10, "sensitivity.updates_per_epoch": 2, "sensitivity.search.epochs": 1,
     "dataset.subset": 40, "dataset.holdout": 0.5, "trainer.accelerator": "cpu", "trainer.precision": 32,
     "trainer.progress": "none", "budget.relus": None, "budget.fraction": 0.5, "budget.grid": [], "backbone.width": 8,
 }  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("experiment", files_of("experiment"))
-def test_every_experiment_trains_on_tiny_images(experiment, tmp_path):
-    """One step a stage or two, on the digits in place of its images."""
-    from relinearize.experiment.pipeline import run
-
-    config = composed(f"experiment={experiment}", f"output={tmp_path}", "dataset=digits", "logger=none")
+def tiny(config):
     for key, value in TINY.items():
         if OmegaConf.select(config, key, default="absent") != "absent":
             OmegaConf.update(config, key, value)
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "method"),
+    [(experiment, method) for experiment in files_of("experiment") for method in swept(experiment).get("method", [""])],
+)
+def test_every_experiment_trains_on_tiny_images(experiment, method, tmp_path):
+    """With each method of its sweep, on the digits in place of its images; VGG16 pools too often for these."""
+    from fake_sets import write_cifar10
+
+    from relinearize.experiment.pipeline import run
+
+    overrides = ["dataset=digits", *([f"method={method}"] if method else [])]
+    if "vgg" in experiment:
+        write_cifar10(tmp_path)
+        overrides = ["dataset=cifar10", f"dataset.root={tmp_path}", "dataset.verify=false"]
+    config = tiny(composed(f"experiment={experiment}", f"output={tmp_path}", "logger=none", *overrides))
     record, _ = run(config)
     assert record.budget.met == record.budget.asked
 
@@ -111,3 +141,142 @@ def test_bf16_option_trains_on_a_cpu(tmp_path):
     )  # fmt: skip
     assert record.hardware.precision == "bf16"
     assert record.budget.met == record.budget.asked == 1152
+
+
+# ---- SENet's experiments: what they promise --------------------------------------------------------------------------
+
+SENET = [experiment for experiment in files_of("experiment/paper") if experiment.startswith("senet")]
+TOTALS = {"resnet18": 557_056, "resnet34": 966_656, "wrn22_8": 1_392_640, "vgg16_bn": 294_912}  # at 32 pixels
+EPOCHS = {"cifar10": (240, 150, 240), "cifar100": (240, 150, 240), "tiny_imagenet": (120, 100, 120)}
+
+
+@pytest.mark.parametrize("experiment", SENET)
+def test_senet_experiments_have_the_papers_epochs_and_possible_budgets(experiment):
+    from relinearize.relu.budget import resolve_budget
+
+    config = composed(f"experiment=paper/{experiment}")
+    stages = (config.method.teacher, config.method.search, config.method.finetune)
+    assert tuple(stage.epochs for stage in stages) == EPOCHS[config.dataset.name]
+    assert config.backbone.convention == "senet"
+    assert config.sensitivity._target_ == "relinearize.methods.sparse_training.SparseTraining"
+    total = TOTALS[config.backbone.name] * (4 if config.dataset.name == "tiny_imagenet" else 1)
+    budgets = [resolve_budget(value, None, total) for value in swept(f"paper/{experiment}")["budget.relus"]]
+    assert budgets == sorted(budgets, reverse=True)
+
+
+def test_every_published_point_of_senet_is_in_a_sweep():
+    from relinearize.relu.budget import parse_count
+    from relinearize.report.published import load_published
+
+    points = [point for point in load_published() if point.method == "SENet"]
+    assert len(points) == 7
+    for point in points:
+        budgets = swept(f"paper/senet_{point.dataset}_{point.backbone}")["budget.relus"]
+        assert point.relus in [parse_count(value) for value in budgets], point
+
+
+def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():
+    from relinearize.methods.released_lists import LISTS
+
+    named = set()
+    for experiment in SENET:
+        config = composed(f"experiment=paper/{experiment}")
+        header = (CONF / "experiment/paper" / f"{experiment}.yaml").read_text()
+        for name, budget in re.findall(r"sensitivity\.list=(\S+) budget\.relus=(\d+)", header):
+            kept = LISTS[name]
+            pixels = 64 if config.dataset.name == "tiny_imagenet" else 32
+            assert (kept.backbone, kept.image_size, sum(kept.counts)) == (config.backbone.name, pixels, int(budget))
+            named.add(name)
+    assert LISTS.keys() - named == {"ResNet18_imagenet_relu300k"}
+    listed = re.findall(r"(\d+k) \((?:sum )?(\d+)\)", (CONF / "sensitivity/released_list.yaml").read_text())
+    assert sorted(int(count) for _, count in listed) == sorted(sum(kept.counts) for kept in LISTS.values())
+
+
+# ---- combinations ----------------------------------------------------------------------------------------------------
+
+SEARCHES = ["snl", "random", "senet", "random_allocated"]
+FINETUNES = ["distill", "senet", "senet_activations", "senetpp"]
+SENSITIVITIES = {
+    "computed": [], "uniform": [], "proportional": [], "snl": [], "list": ["sensitivity.values=[1,2,3,4,5,6,7]"],
+}  # fmt: skip
+SMALL = ["dataset=digits", "backbone=resnet8", "backbone.width=8", "trainer.accelerator=cpu", "trainer.progress=none"]
+
+
+def accepted(*overrides):
+    """The plan of a combination, each of whose stages could be built."""
+    from relinearize.experiment.pipeline import check_stages
+    from relinearize.experiment.plan import Plan
+
+    plan = Plan(composed(*SMALL, *overrides))
+    check_stages(plan)
+    assert set(plan.artifacts) >= {"teacher", "search", "finetune"}
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("overrides", "allocated"),
+    [
+        ("method=snl method/finetune=senet", False),
+        ("method=snl method/finetune=senet_activations", False),
+        ("method=snl method/search=random_allocated sensitivity=uniform", True),
+        ("method=senet method/finetune=distill", True),
+        ("method=senet method/finetune=senet_activations", True),
+        ("method=senet sensitivity=snl", True),
+        ("method=senet sensitivity=snl method/search@sensitivity.search=snl_short", True),
+        ("method=senet sensitivity=list sensitivity.values=[1,2,3,4,5,6,7]", True),
+        ("method=senetpp method/search=snl_short", False),
+        ("method=senet method.search.paper_parity=true method.teacher.selection=test method.finetune.selection=test "
+         "dataset.holdout=0 +backbone.student_skip=false", True),
+    ],
+)  # fmt: skip
+def test_stages_of_the_methods_combine(overrides, allocated, tmp_path):
+    assert accepted(f"output={tmp_path}", *overrides.split()).allocated == allocated
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", SEARCHES)
+def test_every_search_finetuning_and_sensitivity_combine(search, tmp_path):
+    for finetune in FINETUNES:
+        for sensitivity, given in SENSITIVITIES.items():
+            if search in ("snl", "random") and sensitivity != "computed":
+                continue
+            plan = accepted(
+                f"output={tmp_path}", f"method/search={search}", f"method/finetune={finetune}",
+                f"sensitivity={sensitivity}", *given,
+            )  # fmt: skip
+            made = "sensitivity" in plan.artifacts
+            assert made == (plan.allocated and sensitivity in ("computed", "snl"))
+
+
+def test_a_released_list_is_allocated_exactly(tmp_path):
+    from fake_sets import write_cifar10
+
+    from relinearize.experiment.plan import Plan
+    from relinearize.methods.released_lists import LISTS
+    from relinearize.relu.allocation import allocate
+
+    write_cifar10(tmp_path, per_file=1)
+    name = "ResNet18_C10_relu150k"
+    plan = Plan(composed(
+        "experiment=paper/senet_cifar10_resnet18", f"dataset.root={tmp_path}", "dataset.verify=false",
+        "sensitivity=released_list", f"sensitivity.list={name}", "budget.relus=148897", "trainer.accelerator=cpu",
+    ))  # fmt: skip
+    counts = allocate(plan.sizes, plan.allocation.values(), plan.budget)
+    assert tuple(counts.values()) == LISTS[name].counts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "method=senet sensitivity=snl method.search.granularity=channel",
+        "method=snl method/search=random_allocated method/finetune=senet_activations",
+        "method=snl method/finetune=senet method.finetune.sites=all",
+        "method=senet method.search.paper_parity=true +backbone.student_skip=false sensitivity=uniform",
+    ],
+)
+def test_combinations_run(overrides, tmp_path):
+    from relinearize.experiment.pipeline import run
+
+    record, _ = run(tiny(composed(*SMALL, f"output={tmp_path}", *overrides.split())))
+    assert 0 < record.budget.met <= record.budget.asked
