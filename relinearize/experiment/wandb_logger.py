@@ -10,7 +10,8 @@ from typing import Any
 
 import wandb
 
-from relinearize.experiment.records import Record
+from relinearize.experiment.plan import short_count
+from relinearize.experiment.records import Record, find_records
 from relinearize.experiment.store import KEY_LENGTH, Artifact
 
 
@@ -25,27 +26,34 @@ class WandbRows:
         self.run.log(dict(row), step=int(row["epoch"]))
 
     def finish(self, record: Record, folder: Path) -> None:
-        accuracy = record.accuracy
-        self.run.summary.update(
-            {
-                "relu/count": record.budget.met,
-                "relu/asked": record.budget.asked,
-                "relu/total": record.budget.total,
-                "test/accuracy": accuracy.test,
-                "test/accuracy_last": accuracy.test_last,
-                "test/accuracy_teacher": accuracy.teacher_test,
-                "val/accuracy_selected": accuracy.holdout,
-                "record/key": record.key,
-            }
-        )
-        table = wandb.Table(columns=["site", "shape", "total", "kept"])
+        self.run.summary.update(summary_columns(record))
+        for _, narrow in find_records([folder]):
+            if narrow.submodel is not None:
+                columns = summary_columns(narrow).items()
+                self.run.summary.update({f"width-{narrow.submodel.fraction:g}/{key}": value for key, value in columns})
+        table = wandb.Table(columns=["site", "shape", "total", "kept", "sensitivity"])
         for site in record.sites:
-            table.add_data(site.name, "x".join(map(str, site.shape)), site.total, site.kept)
+            table.add_data(site.name, "x".join(map(str, site.shape)), site.total, site.kept, site.sensitivity)
         self.run.log({"relu/sites": table})
         for kind in ("mask", "weights"):
             artifact = wandb.Artifact(f"{kind}-{record.name}", type=kind, metadata={"record": record.key})
             artifact.add_file(str(folder / f"{kind}.safetensors"))
             self.run.log_artifact(artifact)
+
+
+def summary_columns(record: Record) -> dict[str, Any]:
+    """What W&B's table of runs shows of a finished run."""
+    accuracy = record.accuracy
+    return {
+        "relu/count": record.budget.met,
+        "relu/asked": record.budget.asked,
+        "relu/total": record.budget.total,
+        "test/accuracy": accuracy.test,
+        "test/accuracy_last": accuracy.test_last,
+        "test/accuracy_teacher": accuracy.teacher_test,
+        "val/accuracy_selected": accuracy.holdout,
+        "record/key": record.key,
+    }
 
 
 @contextlib.contextmanager
@@ -55,10 +63,16 @@ def open_wandb(plan: Any, stage_name: str, artifact: Artifact) -> Iterator[Wandb
     settings = config.logger
     # A search serves many budgets and a teacher many searches: their names and tags leave out what is not theirs.
     subject = f"{plan.subject}-s{plan.seed}"
-    names = {"teacher": f"teacher-{subject}", "search": f"{config.method.name}-search-{subject}", "finetune": plan.name}
+    searched = f"{short_count(plan.budget)}-{subject}" if plan.allocated else subject
+    names = {
+        "teacher": f"teacher-{subject}",
+        "sensitivity": f"sensitivity-{subject}",
+        "search": f"{config.method.name}-search-{searched}",
+        "finetune": plan.name,
+    }
     tags = [config.dataset.name, config.backbone.name]
-    tags += [config.method.name] if stage_name != "teacher" else []
-    tags += [f"{plan.budget}-relus"] if stage_name == "finetune" else []
+    tags += [config.method.name] if stage_name not in ("teacher", "sensitivity") else []
+    tags += [f"{plan.budget}-relus"] if stage_name == "finetune" or (plan.allocated and stage_name == "search") else []
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(

@@ -20,7 +20,7 @@ from relinearize.report.pareto import Panel, Series
 from relinearize.report.published import published_for
 
 SCRIPTS = ("elements.js", "curve.js", "tables.js", "details.js", "main.js")
-STAGES = ("teacher", "search", "finetune")
+STAGES = ("teacher", "sensitivity", "search", "finetune")
 MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels and make the page heavy
 
 

@@ -199,3 +199,15 @@ def test_command_shows_the_submodels_and_reports_both(tmp_path):
     assert "senetpp-resnet8-digits-461-s0-w0.5" in done.stdout
     done = shell(command("report", str(tmp_path / "runs")))
     assert done.returncode == 0 and "w0.5" in done.stdout
+
+
+@pytest.mark.slow
+def test_compiled_stages_one_after_the_other_see_their_sites(tmp_path, senet):
+    """torch.compile would take the teacher's graph for the student's, hooks and all, if fit() did not reset it."""
+    record, _ = quick_run(tmp_path, SHARE, "trainer.compile=true", method="senet")
+    for stage in ("search", "finetune"):
+        eager, compiled = (run.stages[stage].history for run in (senet[0], record))
+        assert [row["train/loss"] for row in compiled] == pytest.approx([row["train/loss"] for row in eager], rel=1e-2)
+    assert record.stages["search"].history[0]["mask/distance"] == pytest.approx(
+        senet[0].stages["search"].history[0]["mask/distance"], abs=0.02
+    )

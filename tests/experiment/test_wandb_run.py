@@ -9,6 +9,7 @@ import pytest
 from quick_runs import SMALL, lasting, quick_run
 
 from relinearize.errors import UserError
+from relinearize.experiment.records import Record
 
 wandb = pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2
@@ -104,6 +105,20 @@ def test_offline_run_holds_everything_that_a_comparison_needs(tmp_path, alone, o
     assert summary["record/key"] == record.key
     artifacts = [artifact for content in runs["finetune"] for artifact in content["artifacts"]]
     assert ("mask", f"mask-{record.name}") in artifacts and ("weights", f"weights-{record.name}") in artifacts
+
+
+def test_stages_and_submodels_of_senetpp_are_there_too(tmp_path, offline):
+    record, folder = quick_run(tmp_path, "budget.fraction=0.2", *offline, method="senetpp")
+    runs = runs_below(tmp_path)
+    assert set(runs) == {"teacher", "sensitivity", "search", "finetune"}
+    assert "461-relus" in runs["search"][0]["run"].tags and "senetpp" not in runs["sensitivity"][0]["run"].tags
+    assert [row["mask/distance"] for row in runs["search"][0]["history"]] == pytest.approx(
+        [row["mask/distance"] for row in record.stages["search"].history]
+    )
+    summary = {key: value for content in runs["finetune"] for key, value in content["summary"].items()}
+    narrow = Record.read(folder / "width-0.5" / "record.json")
+    assert summary["relu/count"] == 461 and summary["width-0.5/relu/count"] == narrow.budget.met
+    assert summary["width-0.5/test/accuracy"] == narrow.accuracy.test
 
 
 def test_failing_run_is_closed_as_failed(tmp_path, offline):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from relinearize.experiment.records import Record
+from relinearize.methods.mismatch import add_mismatch
 from relinearize.relu.activation import MaskedReLU, SlopedReLU
 from relinearize.relu.budget import top_mask
 
@@ -57,15 +58,29 @@ def test_activations_equal_their_formulas(device: str, dtype: torch.dtype, layou
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mismatch_is_summed_on_the_device(device: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(9, 4, 5, 5, generator=generator).to(device, dtype) for _ in range(2))
+    total = torch.zeros(4, 5, 5, device=device)
+    add_mismatch(total, student.contiguous(memory_format=torch.channels_last), teacher)
+    expected = (teacher - student).abs().float().sum(0)
+    assert total.device.type == device
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_masks_do_not_depend_on_the_device(device: str) -> None:
     scores = {"a": torch.arange(24.0).remainder(7).view(2, 3, 4), "b": torch.arange(10.0).remainder(4)}
     assert top_mask({name: score.to(device) for name, score in scores.items()}, 13) == top_mask(scores, 13)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_run_from_teacher_to_record(device: str, tmp_path) -> None:
-    """On CUDA with the defaults there: bf16 autocast and torch.compile."""
-    command = [sys.executable, "-m", "relinearize", "run", *TINY, f"trainer.accelerator={device}", f"output={tmp_path}"]
+@pytest.mark.parametrize("method", [["method=snl"], ["method=senetpp", "sensitivity.epochs=2"]])
+def test_a_run_from_teacher_to_record(device: str, method: list[str], tmp_path) -> None:
+    """On CUDA with the defaults there: bf16 autocast and torch.compile, whose graphs must see the hooks on sites."""
+    settings = [*TINY, *method, f"trainer.accelerator={device}", f"output={tmp_path}"]
+    command = [sys.executable, "-m", "relinearize", "run", *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("runs/*/record.json")
