@@ -1,36 +1,64 @@
 #!/usr/bin/env bash
-# What to do with a CUDA machine that is there for a limited time: tests, benchmark, then SNL with the paper's recipe on
-# CIFAR-10, ordered so that a cut at any moment leaves a usable curve. Run again with the same folder, it goes on.
+# What to do with a CUDA machine that is there for a limited time: tests, benchmark, then SNL and SENet with the papers'
+# recipes on CIFAR-10, ordered so that a cut at any moment leaves a usable curve. Run again with the same folder, it
+# goes on.
 #
-#   scripts/gpu_session.sh IMAGES OUT MINUTES [OVERRIDES ...]
+#   scripts/gpu_session.sh IMAGES OUT MINUTES [NAME=VALUE ...] [OVERRIDES ...]
 #
-# IMAGES holds cifar-10-batches-py/; records, masks, report and logs go to OUT. Copies of CIFAR-10 that went through
-# JPEG: dataset.verify=false 'dataset.title="CIFAR-10 (JPEG)"' as OVERRIDES. A dry run on a CPU:
-#   scripts/gpu_session.sh unused /tmp/dry 5 dataset=digits backbone=resnet8 method.teacher.epochs=1 \
-#       method.search.epochs=1 method.finetune.epochs=1 "budget.grid=[]" BUDGETS="2000 1000"
+# IMAGES holds cifar-10-batches-py/; records, masks, report and logs go to OUT. NAME=VALUE:
+#   BUDGETS="150k 50k"      of SNL, largest first; "" leaves SNL out
+#   SENET_BUDGETS="50k"     of SENet, in any order; "" leaves SENet out
+#   SENET_TEACHER=snl       SENet on SNL's network and teacher (no stem ReLU) instead of its own: a teacher less to
+#                           train and the same all-ReLU network under both curves, but not the paper's; a folder of its own
+#   CHECKS=no               no tests and no benchmark first
+# Copies of CIFAR-10 that went through JPEG: dataset.verify=false 'dataset.title="CIFAR-10 (JPEG)"' as OVERRIDES. A dry
+# run on a CPU:
+#   scripts/gpu_session.sh unused /tmp/dry 5 dataset=digits backbone=resnet8 "budget.grid=[]" BUDGETS="2000 1000" \
+#       SENET_BUDGETS="2000 1000" method.{teacher,search,finetune}.epochs=1 sensitivity.epochs=1
 set -euo pipefail
-images=${1:?usage: gpu_session.sh IMAGES OUT MINUTES [OVERRIDES ...]} out=$2 minutes=$3
+images=${1:?usage: gpu_session.sh IMAGES OUT MINUTES [NAME=VALUE ...] [OVERRIDES ...]} out=$2 minutes=$3
 shift 3
-budgets="150k 100k 50k 25k 15k" overrides=()
+budgets="150k 100k 50k 25k 15k" senet_budgets="150k 25k 82k 50k" senet_teacher=own checks=yes overrides=()
 for argument in "$@"; do
     case $argument in
-    BUDGETS=*) budgets=${argument#BUDGETS=} ;;
+    BUDGETS=*) budgets=${argument#*=} ;;
+    SENET_BUDGETS=*) senet_budgets=${argument#*=} ;;
+    SENET_TEACHER=*) senet_teacher=${argument#*=} ;;
+    CHECKS=*) checks=${argument#*=} ;;
     *) overrides+=("$argument") ;;
     esac
 done
+case $senet_teacher in
+own) senet=() ;;
+snl) senet=(method/teacher=classifier backbone.convention=snl) ;;
+*) echo "SENET_TEACHER=$senet_teacher is unknown; valid: own, snl" >&2 && exit 1 ;;
+esac
 end=$((SECONDS + minutes * 60))
 left() { echo $((end - SECONDS > 1 ? end - SECONDS : 1)); }
 mkdir -p "$out"
 
-timeout "$(left)" python3 -m pytest -m gpu tests 2>&1 | tee "$out/gpu_tests.txt" || true
-timeout "$(left)" python3 scripts/benchmark.py gpu --out "$out/benchmark.json" 2>&1 | tee "$out/benchmark.txt" || true
+run() { # EXPERIMENT BUDGET [OVERRIDES ...]: one run, whose files are collected at once
+    local found
+    timeout "$(left)" python3 -m relinearize run "experiment=paper/$1" budget=default "budget.relus=$2" \
+        "dataset.root=$images" "output=$out/work" trainer.progress=lines "${@:3}" 2>&1 |
+        tee -a "$out/runs.txt" || return 1
+    for found in "$out"/work/runs/*/; do
+        [ -f "$found/record.json" ] || continue
+        mkdir -p "$out/runs/$(basename "$found")"
+        cp "$found"/{record.json,config.yaml,mask.safetensors} "$out/runs/$(basename "$found")"
+    done
+    python3 -m relinearize report "$out/runs" > "$out/report.txt" || true
+}
+
+if [ "$checks" = yes ]; then
+    timeout "$(left)" python3 -m pytest -m gpu tests 2>&1 | tee "$out/gpu_tests.txt" || true
+    timeout "$(left)" python3 scripts/benchmark.py gpu --out "$out/benchmark.json" 2>&1 |
+        tee "$out/benchmark.txt" || true
+fi
 for budget in $budgets; do # one search: each budget goes on where the one before it stopped
-    timeout "$(left)" python3 -m relinearize run experiment=paper/snl_cifar10_resnet18 budget=default "budget.relus=$budget" \
-        "dataset.root=$images" "output=$out/work" trainer.progress=lines "${overrides[@]}" 2>&1 | tee -a "$out/runs.txt" || break
+    run snl_cifar10_resnet18 "$budget" "${overrides[@]}" || break
 done
-for run in "$out"/work/runs/*/; do
-    [ -f "$run/record.json" ] || continue
-    mkdir -p "$out/runs/$(basename "$run")"
-    cp "$run"/{record.json,config.yaml,mask.safetensors} "$out/runs/$(basename "$run")"
+for budget in $senet_budgets; do # a search each: the ends of the curve first, then between them
+    run senet_cifar10_resnet18 "$budget" "${senet[@]}" "${overrides[@]}" || break
 done
-[ -d "$out/runs" ] && python3 -m relinearize report "$out/runs"
+cat "$out/report.txt" 2> /dev/null || true
