@@ -30,6 +30,10 @@ def test_no_result_stands_twice():
         ("cifar100", "SNL", 49_400, 73.75, "identity"),
         ("cifar10", "SNL", 12_900, 88.23, "identity"),
         ("cifar100", "SNL (independent rerun)", 14_621, 67.16, "identity"),
+        ("cifar10", "SENet", 82_000, 93.05, "identity"),
+        ("cifar10", "SENet", 150_000, 94.91, "identity"),
+        ("cifar100", "SENet", 24_600, 70.59, "identity"),
+        ("cifar100", "SENet", 150_000, 78.32, "identity"),
         ("tiny_imagenet", "SENet", 142_000, 58.9, "identity"),
         ("tiny_imagenet", "SENet", 298_000, 64.96, "identity"),
         ("cifar100", "SENet", 49_600, 75.28, "identity"),
@@ -48,6 +52,9 @@ def test_conventions_and_uncertain_rows():
     points = load_published()
     assert {point.convention for point in points if point.method == "SNL"} == {"snl"}
     assert {point.convention for point in points if point.method == "SENet"} == {"senet"}
+    wide = {(point.dataset, point.relus) for point in points if (point.method, point.backbone) == ("SENet", "wrn22_8")}
+    assert wide == {("cifar100", 150_000)}
+    assert {point.backbone for point in points if point.method == "SENet"} == {"resnet18", "wrn22_8"}
     # Rejected as doubtful: SENet's 49.1K on CIFAR-10, SNL's 240K on CIFAR-10.
     doubtful = {("cifar10", "SENet", 49_100), ("cifar10", "SNL", 240_000)}
     assert not doubtful & {(point.dataset, point.method, point.relus) for point in points}
