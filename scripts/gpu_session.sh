@@ -9,7 +9,7 @@
 #   BUDGETS="150k 50k"      of SNL, largest first; "" leaves SNL out
 #   SENET_BUDGETS="50k"     of SENet, in any order; "" leaves SENet out
 #   SENET_TEACHER=snl       SENet on SNL's network and teacher (no stem ReLU) instead of its own: a teacher less to
-#                           train and the same all-ReLU network under both curves, but not the paper's; a folder of its own
+#                           train and one all-ReLU network under both curves, but not the paper's; give another OUT
 #   CHECKS=no               no tests and no benchmark first
 # Copies of CIFAR-10 that went through JPEG: dataset.verify=false 'dataset.title="CIFAR-10 (JPEG)"' as OVERRIDES. A dry
 # run on a CPU:
