@@ -24,7 +24,8 @@ USAGE = """\
 usage: relinearize COMMAND ...
 
   run [KEY=VALUE ...]         train, search, fine-tune and test one linearized network; -m for one per combination
-  report FOLDER ...           pareto.csv, pareto.png and report.html from all runs below the folders
+  report FOLDER ...           pareto.csv, pareto.png and report.html from all runs below the folders; with
+                              published=false without the papers' points
   count [backbone=...]        the ReLUs of a network, site by site, in both conventions
   evaluate run=FOLDER         test a finished run's network again, from its files
   --version
@@ -98,11 +99,17 @@ def count(arguments: list[str]) -> None:
 
 
 def report(arguments: list[str]) -> None:
-    if not arguments or any(argument.startswith("-") for argument in arguments):
-        raise UserError("relinearize report FOLDER ...: give the folders of runs, for example outputs/runs")
+    options = {"published=true": True, "published=false": False}
+    folders = [argument for argument in arguments if argument not in options]
+    wrong = [argument for argument in folders if argument.startswith(("-", "published="))]
+    if not folders or wrong:
+        raise UserError(
+            "relinearize report FOLDER ... [published=false]: give the folders of runs, for example outputs/runs"
+        )
     from relinearize.report.command import report_folders
 
-    report_folders([Path(argument) for argument in arguments])
+    published = [options[argument] for argument in arguments if argument in options]
+    report_folders([Path(folder) for folder in folders], published=all(published))
 
 
 def evaluate(arguments: list[str]) -> None:

@@ -21,10 +21,11 @@ class ReportPaths:
     html: Path
 
 
-def write_report(folders: Sequence[Path | str], out: Path | str | None = None) -> ReportPaths:
+def write_report(folders: Sequence[Path | str], out: Path | str | None = None, published: bool = True) -> ReportPaths:
     """Write pareto.csv, pareto.png and report.html from every record below `folders`.
 
-    `out`: the folder they go to, the first of `folders` if None. Each file is written atomically.
+    `out`: the folder they go to, the first of `folders` if None. Each file is written atomically. `published`: with the
+    papers' points on the same images, which runs at reduced scale cannot be compared with.
     Raises UserError where there is nothing to report or `out` cannot be written.
     """
     from relinearize.errors import UserError
@@ -39,7 +40,7 @@ def write_report(folders: Sequence[Path | str], out: Path | str | None = None) -
     found = find_records(folders)
     first = folders[0].parent if folders[0].is_file() else folders[0]
     place = first if out is None else Path(out)
-    panels = build_panels([record for _, record in found])
+    panels = build_panels([record for _, record in found], published)
     paths = ReportPaths(place / "pareto.csv", place / "pareto.png", place / "report.html")
     try:
         write_atomically(paths.csv, pareto_csv(panels).encode())

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from relinearize.report.look import MARKERS, REPLACEMENT_WORDS, SHORT_WORDS, log_ticks, method_colours, short_count
 from relinearize.report.names import place_names
 from relinearize.report.pareto import Panel, Series
-from relinearize.report.published import PublishedPoint, published_for
+from relinearize.report.published import PublishedPoint
 
 GREY, GREY_TEXT = "#a3a9b3", "#6d7480"
 PANEL_INCHES = 6.4  # usable width of a panel
@@ -55,7 +55,7 @@ def draw_pareto(panels: Sequence[Panel]) -> bytes:
             figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
             figure.canvas.draw()
             for axes, panel in zip(grid.flat, panels, strict=False):
-                _name_published(axes, published_for(panel.dataset, panel.image_size))
+                _name_published(axes, panel.published)
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=150, facecolor="white")
         finally:
@@ -64,7 +64,7 @@ def draw_pareto(panels: Sequence[Panel]) -> bytes:
 
 
 def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
-    published = published_for(panel.dataset, panel.image_size)
+    published = panel.published
     # A hair line says which points belong to one paper's method; our curves are drawn from our records alone.
     for points in _by_method(published).values():
         axes.plot(

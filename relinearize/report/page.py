@@ -17,7 +17,6 @@ import yaml
 from relinearize.experiment.records import Record, StageRecord
 from relinearize.report.look import REPLACEMENT_WORDS, SHORT_WORDS, method_colours
 from relinearize.report.pareto import Panel, Series
-from relinearize.report.published import published_for
 
 SCRIPTS = ("elements.js", "curve.js", "tables.js", "details.js", "main.js")
 STAGES = ("teacher", "sensitivity", "search", "finetune")
@@ -58,7 +57,7 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path]) -> dict[str, Any]
                 "series": drawn_series,
                 "levels": [asdict(level) for level in panel.all_relu_levels()],
                 "runs": [position for series in drawn_series for position in series["runs"]],
-                "published": [asdict(point) for point in published_for(panel.dataset, panel.image_size)],
+                "published": [asdict(point) for point in panel.published],
             }
         )
     methods = sorted({series.method for panel in panels for series in panel.series})

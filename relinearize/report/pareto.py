@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relinearize.experiment.records import Record
+from relinearize.report.published import PublishedPoint, published_for
 
 # Config entries that may differ between the points of one curve.
 _NOT_RECIPE = {"seed", "budget", "relus", "grid", "fraction", "weights", "name", "key", "output", "path", "folder"}
@@ -94,6 +95,7 @@ class Panel:
     title: str
     image_size: int
     series: list[Series]
+    published: list[PublishedPoint] = field(default_factory=list)  # the papers' points on the same images
 
     def all_relu_levels(self) -> list[AllReLULevel]:
         """One level per network and teacher recipe, each teacher counted once however many runs share it."""
@@ -116,8 +118,11 @@ class Panel:
         return ", ".join(parts)
 
 
-def build_panels(records: Sequence[Record]) -> list[Panel]:
-    """Sort records into panels, series and points, deterministically and whatever their order."""
+def build_panels(records: Sequence[Record], published: bool = True) -> list[Panel]:
+    """Sort records into panels, series and points, deterministically and whatever their order.
+
+    `published`: with the papers' points on the same images.
+    """
     panels: dict[tuple, dict[str, Series]] = {}
     for record in sorted(records, key=_record_order):
         dataset = record.dataset
@@ -135,6 +140,7 @@ def build_panels(records: Sequence[Record]) -> list[Panel]:
     built = [Panel(*key, list(series.values())) for key, series in panels.items()]
     for panel in built:
         _name_variants(panel.series)
+        panel.published = published_for(panel.dataset, panel.image_size) if published else []
     return built
 
 

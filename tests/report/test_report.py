@@ -24,6 +24,15 @@ def test_three_files_in_the_first_folder_or_where_asked(tmp_path):
     assert sorted(path.name for path in elsewhere.html.parent.iterdir()) == ["pareto.csv", "pareto.png", "report.html"]
 
 
+def test_published_points_can_be_left_out(tmp_path):
+    runs = write_records(fake_sweep(seeds=(0,)), tmp_path / "runs")
+    with_them = write_report([runs], tmp_path / "with")
+    without = write_report([runs], tmp_path / "without", published=False)
+    assert with_them.csv.read_text() == without.csv.read_text()
+    assert '"published":[]' not in with_them.html.read_text() and '"published":[]' in without.html.read_text()
+    assert with_them.png.read_bytes() != without.png.read_bytes()
+
+
 def test_a_report_can_be_made_again_and_names_no_machine(tmp_path):
     folder = write_records([fake_record()], tmp_path)
     before = write_report([folder]).csv.read_bytes()
