@@ -44,6 +44,8 @@ class Stage(pl.LightningModule):
 
     name = "stage"  # the directory of the store and the word in messages: teacher, search, finetune
     config_group = "method."  # what stands before the name in config keys
+    second_view: str | None = None  # another augmentation of each batch's images that the loss wants: "augmix"
+    routed = False  # whether the stage uses the batch-norm routes of the network (see backbones.routes)
 
     def __init__(
         self,
@@ -99,7 +101,10 @@ class Stage(pl.LightningModule):
     # ---- what a subclass gives -------------------------------------------------------------------------------------
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one batch and the detached per-image means to be averaged over the epoch (`train/...`)."""
+        """The loss of one batch and the detached per-image means to be averaged over the epoch (`train/...`).
+
+        A stage with a `second_view` is given that view of the same images (N x C x H x W) as third argument.
+        """
         raise NotImplementedError
 
     def segment_end(self, last_of_epoch: bool) -> None:
@@ -155,10 +160,10 @@ class Stage(pl.LightningModule):
             base = group.get("base_learning_rate", self.base_learning_rate)
             group["lr"] = learning_rate(base, self.schedule, epoch, self.epochs, self.milestones, self.gamma)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        images, labels = batch
-        images = images.contiguous(memory_format=self.memory_format)
-        loss, metrics = self.loss(images, labels)
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        images, labels, *views = batch
+        views = [view.contiguous(memory_format=self.memory_format) for view in views]
+        loss, metrics = self.loss(images.contiguous(memory_format=self.memory_format), labels, *views)
         with torch.no_grad():  # sums stay on the device: no synchronisation inside the loop
             for key, value in {"loss": loss.detach(), **metrics}.items():
                 weighted = value.float() * len(labels)
