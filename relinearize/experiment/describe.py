@@ -79,6 +79,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
             "versions": versions(),
             "git_commit": git_commit(),
             "hardware": hardware(plan),
+            "route": "clean" if len(plan.stage_routes("finetune")) > 1 else None,
         }
     )
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import PixelInput
+from relinearize.backbones.routes import route_state, routed_state, routes_of
 from relinearize.experiment.loggers import NoLogger, open_logger
 from relinearize.experiment.plan import Plan, plain
 from relinearize.experiment.store import Artifact
@@ -27,19 +28,33 @@ def say(message: str) -> None:
 
 
 def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
+    """Load a state dict, with or without batch-norm routes, into a network with or without them.
+
+    Routes that the weights lack start as their one set; a network without routes gets the clean ones.
+    """
+    wanted = network.network.state_dict().keys()
+    if weights.keys() != wanted:
+        routes = routes_of(network.network)
+        weights = routed_state(weights, routes) if len(routes) > 1 else route_state(weights, "clean")
     network.network.load_state_dict(weights)
     return network
 
 
-def frozen_teacher(plan: Plan) -> nn.Module:
-    return frozen_copy(load_into(plan.new_network(), read_weights(plan.teacher.path / WEIGHTS)))
+def frozen_teacher(plan: Plan, stage: str) -> nn.Module:
+    """The teacher for `stage`: all routes of its batch norms where the stage uses them, else one and folded away."""
+    weights = read_weights(plan.teacher.path / WEIGHTS)
+    network = load_into(plan.teacher_network(stage), weights)
+    if len(plan.stage_routes(stage)) == 1:
+        return frozen_copy(network)
+    return network.eval().requires_grad_(False)
 
 
 def train(plan: Plan, stage: Stage, artifact: Artifact, checkpoint: Path, logged: bool = True) -> None:
     """Fit `stage` with the run's images, precision and loggers, from `checkpoint` if there is one."""
     seed = plan.seed * 10 + STAGES.index(stage.name)  # stages draw different batches
+    views = {} if stage.second_view is None else {"second_view": stage.second_view}
     stage.use(
-        train_loader=plan.data.train_loader(stage.batch_size, seed=seed, parts=stage.segments),
+        train_loader=plan.data.train_loader(stage.batch_size, seed=seed, parts=stage.segments, **views),
         validation_loader=plan.validation_loader(stage.selection),
         precision=plan.precision,
         seed=seed,

@@ -8,7 +8,6 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
 from relinearize.experiment.describe import make_record
 from relinearize.experiment.loggers import open_logger
@@ -20,9 +19,9 @@ from relinearize.experiment.store import MASK, write_text
 from relinearize.experiment.submodels import (
     check_submodels,
     submodel_config,
-    submodel_fractions,
     submodel_network,
     submodel_record,
+    submodels,
 )
 from relinearize.experiment.teaching import make_teacher
 from relinearize.experiment.training import CHECKPOINT
@@ -66,11 +65,13 @@ def make_run(plan: Plan) -> None:
 def check_stages(plan: Plan) -> None:
     """Build every stage once, so that a wrong setting of the last is not found after the training of the first."""
     config = plan.config
-    finetune_inputs = {"network": plan.new_student(), "teacher": plan.new_network()}
     inputs = {
-        "method.teacher": {"network": plan.new_network()},
+        "method.teacher": {"network": plan.stage_network("teacher")},
         "method.search": search_inputs(plan),
-        "method.finetune": finetune_inputs,
+        "method.finetune": {
+            "network": plan.stage_network("finetune"),
+            "teacher": plan.teacher_network("finetune"),
+        },
     }
     if config.teacher.weights:
         inputs.pop("method.teacher")
@@ -95,13 +96,13 @@ def check_stages(plan: Plan) -> None:
 
 
 def leave_submodels(plan: Plan, record: Record, folder: Path) -> None:
-    """A folder in `folder` for each narrower network of the fine-tuning, as complete as that of a run."""
+    """A folder in `folder` for each further network of the fine-tuning, as complete as that of a run."""
     run_mask, metadata = Mask.from_file(folder / MASK)
     for name, content in plan.finetune.describe().get("submodels", {}).items():
         place, fraction = folder / name, content["fraction"]
         place.mkdir()
         mask = Mask.of(submodel_network(plan, fraction, run_mask).network)
-        submodel_record(record, mask, fraction, content["accuracy"]).write(place / RECORD_FILE)
+        submodel_record(record, name, mask, fraction, content["accuracy"]).write(place / RECORD_FILE)
         write_text(place / CONFIG, OmegaConf.to_yaml(submodel_config(plan.config, fraction), resolve=True))
         mask.to_file(place / MASK, replace(metadata, asked=mask.count, met=mask.count))
         copy_file(plan.finetune.path / name / WEIGHTS, place / WEIGHTS)
@@ -124,21 +125,18 @@ def make_finetuned(plan: Plan) -> None:
             return
         mask, _ = Mask.from_file(plan.snapshot(plan.budget).path / MASK)
 
-        def linearized() -> PixelInput:
-            network = plan.new_student()
-            to_masked(network.network, mask)
-            return load_into(network, read_weights(plan.snapshot(plan.budget).path / WEIGHTS))
-
+        network = plan.stage_network("finetune")
+        to_masked(network.network, mask)
+        load_into(network, read_weights(plan.snapshot(plan.budget).path / WEIGHTS))
         stage = instantiate(plan.config.method.finetune, _partial_=True, _convert_="all")(
-            network=linearized(), teacher=frozen_teacher(plan)
+            network=network, teacher=frozen_teacher(plan, "finetune")
         )
         folder = plan.finetune.work
         train(plan, stage, plan.finetune, folder / CHECKPOINT)
-        weights, accuracies = tested(plan, stage, linearized())
+        weights, accuracies = tested(plan, stage, submodel_network(plan, 1.0, mask))
         description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies, "submodels": {}}
-        for name, fraction in submodel_fractions(stage).items():
-            network = submodel_network(plan, fraction, mask)
-            part, found = tested(plan, stage, network, name)
+        for name, fraction in submodels(stage).items():
+            part, found = tested(plan, stage, submodel_network(plan, fraction, mask), name)
             (folder / name).mkdir(parents=True, exist_ok=True)
             write_weights(part, folder / name / WEIGHTS)
             description["submodels"][name] = {"fraction": fraction, "accuracy": found}

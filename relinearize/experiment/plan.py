@@ -15,6 +15,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from relinearize.backbones.adapter import PixelInput
+from relinearize.backbones.routes import ROUTES, with_routes
 from relinearize.data.datamodule import ImageData
 from relinearize.errors import UserError
 from relinearize.experiment.allocation import Allocation
@@ -63,6 +64,7 @@ class Plan:
         self.budget = self._budget(config.budget.relus, config.budget.fraction)
         self.grid = sorted({self.budget, *(self._grid_entry(entry) for entry in config.budget.grid)}, reverse=True)
         self._check_teacher_weights()
+        _ = self.routes  # refuses what is impossible
 
     # ---- budgets ---------------------------------------------------------------------------------------------------
 
@@ -93,6 +95,32 @@ class Plan:
     def new_student(self) -> PixelInput:
         """The network that is searched and fine-tuned; the same but for `backbone.student_skip` (paper parity)."""
         return all_relu_network(self.config, self.source, student=True)
+
+    def stage_network(self, stage: str) -> PixelInput:
+        """The network that `stage` trains: with the batch-norm routes of the method where the stage uses them."""
+        return self._with_routes(self.new_network() if stage == "teacher" else self.new_student(), stage)
+
+    def teacher_network(self, stage: str) -> PixelInput:
+        """The network that takes the teacher's weights for `stage`, with the routes that the stage uses."""
+        return self._with_routes(self.new_network(), stage)
+
+    def _with_routes(self, network: PixelInput, stage: str) -> PixelInput:
+        if len(self.stage_routes(stage)) > 1:
+            network.network = with_routes(network.network, self.stage_routes(stage))
+        return network
+
+    def stage_routes(self, stage: str) -> tuple[str, ...]:
+        """The batch-norm routes that `stage` trains; one, "clean", unless it uses routes and the method has them."""
+        routed = getattr(get_class(self.config.method[stage]["_target_"]), "routed", False)
+        return self.routes if routed else ROUTES[1]
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The routes of `method.routes`."""
+        number = self.config.method.get("routes", 1)
+        if number not in ROUTES:
+            raise UserError(f"method.routes={number} is impossible; valid: {', '.join(map(str, ROUTES))}")
+        return ROUTES[number]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -157,7 +185,7 @@ class Plan:
         if weights is not None:
             content = {"weights": file_digest(Path(weights)), **self.common}
         else:
-            content = {"stage": plain(self.config.method.teacher), **self.common}
+            content = {**self._stage_content("teacher"), **self.common}
         return self.store.artifact("teacher", f"{self.subject}-s{self.seed}", content)
 
     @cached_property
@@ -173,7 +201,7 @@ class Plan:
     @cached_property
     def search(self) -> Artifact:
         """The search as a whole; each budget's snapshot lies in it (an allocated search has one budget)."""
-        content = {"stage": plain(self.config.method.search), "teacher": self.teacher.key, **self.common}
+        content = {**self._stage_content("search"), "teacher": self.teacher.key, **self.common}
         if self.allocated:
             content |= {"budget": self.budget, "sensitivity": self.allocation.identity}
         return self.store.artifact("search", f"{self._word('search')}-{self.subject}-s{self.seed}", content)
@@ -192,7 +220,7 @@ class Plan:
     @cached_property
     def finetune(self) -> Artifact:
         content = {
-            "stage": plain(self.config.method.finetune),
+            **self._stage_content("finetune"),
             "search": self.search.key,
             "budget": self.budget,
             "teacher": self.teacher.key,
@@ -216,6 +244,12 @@ class Plan:
         labels = {"title": self.config.dataset.title, "method": self.config.method.name}
         content = {"finetune": self.finetune.key, "labels": labels}
         return Store(Path(self.config.output)).artifact("runs", self.name, content)
+
+    def _stage_content(self, stage: str) -> dict[str, Any]:
+        """What of a stage's own settings can change its result."""
+        routes = self.stage_routes(stage)
+        content = {"stage": plain(self.config.method[stage])}
+        return content if routes == ROUTES[1] else {**content, "routes": routes}
 
     def _word(self, stage: str) -> str:
         """SNLSearch -> snlsearch: the class of a stage, for names of folders."""

@@ -131,12 +131,12 @@ class StageRecord(_Part):
 
 
 class SubmodelRecord(_Part):
-    """A narrower network inside of a run's (SENet++): `fraction` of the channels of the run with key `run`.
+    """A network beside the main one of the run with key `run`: of `fraction` of its channels, or of another route.
 
-    Its budget is not asked for by anybody: asked is what its part of the mask keeps.
+    The budget of a narrower one is not asked for by anybody: asked is what its part of the mask keeps.
     """
 
-    fraction: Annotated[float, Field(gt=0, lt=1)]
+    fraction: Annotated[float, Field(gt=0, le=1)]
     run: str
 
 
@@ -173,6 +173,7 @@ class Record(_Part):
     git_commit: str | None
     hardware: HardwareRecord
     submodel: SubmodelRecord | None = None
+    route: str | None = None  # the batch-norm route of this network, where the method has several (RLNet)
 
     @model_validator(mode="after")
     def _sites_add_up(self) -> Self:

@@ -83,8 +83,8 @@ def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float]) ->
 def allocated_search(plan: Plan, search: partial, sensitivities: dict[str, float]) -> None:
     """A search for one budget under a given allocation (SENet)."""
     stage = search(
-        network=plan.new_student(),
-        teacher=frozen_teacher(plan),
+        network=plan.stage_network("search"),
+        teacher=frozen_teacher(plan, "search"),
         sensitivities=sensitivities,
         budget=plan.budget,
     )
@@ -116,7 +116,7 @@ def walk_search(plan: Plan, search: Any) -> None:
     to_sloped(network.network)
     stage = search(
         network=network,
-        teacher=frozen_teacher(plan),
+        teacher=frozen_teacher(plan, "search"),
         budgets=wanted,
         on_snapshot=lambda snapshot: keep_snapshot(plan, snapshot),
     )
@@ -162,8 +162,8 @@ def mask_metadata(plan: Plan, asked: int, mask: Mask) -> MaskMetadata:
 
 def search_inputs(plan: Plan) -> dict[str, Any]:
     """Arguments to build the search stage with, before there is anything to search: for finding wrong settings."""
-    network = plan.new_student()
-    inputs: dict[str, Any] = {"network": network, "teacher": plan.new_network()}
+    network = plan.stage_network("search")
+    inputs: dict[str, Any] = {"network": network, "teacher": plan.teacher_network("search")}
     if plan.allocated:
         known = plan.allocation.known or dict.fromkeys(plan.shapes, 1.0)
         return inputs | {"sensitivities": known, "budget": plan.budget}

@@ -1,7 +1,9 @@
-"""The narrower networks that one fine-tuning leaves beside the full one (SENet++): each an ordinary finished run.
+"""The networks that one fine-tuning leaves beside the main one, each an ordinary finished run.
 
-A sub-model of fraction s is the backbone with `width` times s, its mask the first channels of the run's. It lies in a
-folder of the run's own, with a record, config, mask and weights that `relinearize evaluate` and `report` take as any.
+SENet++ leaves narrower ones: of fraction s, the backbone with `width` times s, under the first channels of the run's
+mask. RLNet leaves one per route: the same mask and weights with the batch norms of that route. Each lies in a folder
+of the run's own (`width-0.5`, `route-adversarial`), with a record, config, mask and weights that `relinearize evaluate`
+and `report` take as any.
 """
 
 import copy
@@ -20,14 +22,18 @@ from relinearize.methods.stage import Stage
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import site_shapes, to_masked
 
+ROUTE = "route-"  # what stands before a route in the name of its folder
 
-def submodel_fractions(stage: Stage) -> dict[str, float]:
-    """Name of the folder -> fraction of the channels, of each network that `stage` leaves beside the full one."""
-    return {name: fraction for name, fraction in stage.variant_fractions.items() if fraction != 1}
+
+def submodels(stage: Stage) -> dict[str, float]:
+    """Name of the folder -> fraction of the channels, of each network that `stage` leaves beside the main one."""
+    return {name: fraction for name, fraction in stage.variant_fractions.items() if name}
 
 
 def submodel_config(config: DictConfig, fraction: float) -> DictConfig:
     """The config whose backbone is the sub-model. UserError where `backbone.width` cannot say so."""
+    if fraction == 1:
+        return config
     width = config.backbone.get("width")
     if not isinstance(width, int) or round(width * fraction) != width * fraction:
         raise UserError(
@@ -40,7 +46,7 @@ def submodel_config(config: DictConfig, fraction: float) -> DictConfig:
 
 
 def submodel_network(plan: Plan, fraction: float, mask: Mask) -> PixelInput:
-    """The sub-model with its part of `mask`, the run's, and initial weights."""
+    """The network of `fraction` of the channels, without routes, under its part of `mask`; initial weights."""
     network = all_relu_network(submodel_config(plan.config, fraction), plan.source, student=True)
     shapes = site_shapes(network.network)
     to_masked(network.network, Mask({name: kept[: shapes[name][0]] for name, kept in mask.items()}))
@@ -49,7 +55,7 @@ def submodel_network(plan: Plan, fraction: float, mask: Mask) -> PixelInput:
 
 def check_submodels(plan: Plan, stage: Stage) -> None:
     """UserError unless each sub-model of `stage` is the backbone of its width, by names and shapes."""
-    for fraction in submodel_fractions(stage).values():
+    for fraction in set(submodels(stage).values()) - {1.0}:
         built = submodel_network(plan, fraction, Mask.full(plan.all_relu.network)).network.state_dict()
         cut = narrowed(plan.new_student(), fraction).network.state_dict()
         if [(name, value.shape) for name, value in built.items()] != [(name, cut[name].shape) for name in cut]:
@@ -59,17 +65,20 @@ def check_submodels(plan: Plan, stage: Stage) -> None:
             )
 
 
-def submodel_record(record: Record, mask: Mask, fraction: float, accuracies: dict[str, Any]) -> Record:
-    """The record of a sub-model with its part of the mask, from that of its run."""
+def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accuracies: dict[str, Any]) -> Record:
+    """The record of the sub-model in folder `name`, under its part of the mask, from that of its run."""
     values = record.model_dump()
-    values["key"] = content_key({"run": record.key, "submodel": fraction})
-    values["name"] = f"{record.name}-w{fraction:g}"
-    values["backbone"]["width"] = round(record.backbone.width * fraction)
-    values["config"]["backbone"]["width"] = values["backbone"]["width"]
-    values["budget"] |= {"asked": mask.count, "met": mask.count, "total": mask.total}
+    values["key"] = content_key({"run": record.key, "submodel": name})
+    values["submodel"] = {"fraction": fraction, "run": record.key}
+    if name.startswith(ROUTE):
+        values["route"] = name.removeprefix(ROUTE)
+    values["name"] = f"{record.name}-{values['route'] if name.startswith(ROUTE) else f'w{fraction:g}'}"
+    if fraction < 1:
+        values["backbone"]["width"] = round(record.backbone.width * fraction)
+        values["config"]["backbone"]["width"] = values["backbone"]["width"]
+        values["budget"] |= {"asked": mask.count, "met": mask.count, "total": mask.total}
     for site in values["sites"]:
         kept = mask[site["name"]]
         site |= {"shape": tuple(kept.shape), "total": kept.numel(), "kept": int(kept.sum())}
     values["accuracy"] |= accuracies
-    values["submodel"] = {"fraction": fraction, "run": record.key}
     return Record.model_validate(values)

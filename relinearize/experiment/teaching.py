@@ -31,9 +31,10 @@ def make_teacher(plan: Plan) -> None:
             }
             description = {"seconds": 0.0, "history": [], "accuracy": accuracies}
         else:
-            network = plan.new_network()
+            network = plan.stage_network("teacher")
             stage = instantiate(plan.config.method.teacher, _partial_=True, _convert_="all")(network=network)
             train(plan, stage, plan.teacher, folder / CHECKPOINT)
-            weights, accuracies = tested(plan, stage, plan.new_network())
+            _, accuracies = tested(plan, stage, plan.new_network())
+            weights, _ = stage.selected()  # with all routes
             description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies}
         publish(plan.teacher, folder, plan.config, description, weights)

@@ -27,10 +27,10 @@ class WandbRows:
 
     def finish(self, record: Record, folder: Path) -> None:
         self.run.summary.update(summary_columns(record))
-        for _, narrow in find_records([folder]):
+        for path, narrow in find_records([folder]):
             if narrow.submodel is not None:
                 columns = summary_columns(narrow).items()
-                self.run.summary.update({f"width-{narrow.submodel.fraction:g}/{key}": value for key, value in columns})
+                self.run.summary.update({f"{path.parent.name}/{key}": value for key, value in columns})
         table = wandb.Table(columns=["site", "shape", "total", "kept", "sensitivity"])
         for site in record.sites:
             table.add_data(site.name, "x".join(map(str, site.shape)), site.total, site.kept, site.sensitivity)

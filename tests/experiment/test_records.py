@@ -63,6 +63,7 @@ VALUES = {
     "git_commit": None,
     "hardware": {"accelerator": "cpu", "name": "cpu", "threads": 2, "precision": "32"},
     "submodel": {"fraction": 0.5, "run": "ef56"},
+    "route": "clean",
 }
 
 
@@ -99,7 +100,7 @@ def test_round_trip(tmp_path):
 def test_records_of_version_1_are_read():
     """They lack what version 2 added: sensitivities and sub-models."""
     values = values_with(schema_version=1)
-    values.pop("submodel")
+    values.pop("submodel"), values.pop("route")
     for site in values["sites"]:
         site.pop("sensitivity")
     record = Record.model_validate(values)
