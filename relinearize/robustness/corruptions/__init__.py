@@ -1,0 +1,1 @@
+"""Common corruptions of images (Hendrycks and Dietterich, 2019): the published files, or ours made alike."""
