@@ -1,7 +1,13 @@
 """SENet's measure of what a linearized position costs: by how much its activation differs from the all-ReLU network's.
 
-D_l = sum over the images of an epoch of |post-activation of the teacher - post-activation of the student|, one value
-per position of site l (SENet, stage 2; official code: helper/loops.py).
+D_l = sum over the images of an epoch of |post-activation of the teacher - that of the student|, one value per position
+of site l, in one of two measures:
+
+activation  the student's activation as it is (SENet, stage 2; official code: helper/loops.py). A kept position then
+            looks better than a linear one, so the next mask takes others and masks never settle (results/README.md).
+linear      what the student's activation would be were the position linear, its pre-activation z, at kept and linear
+            positions alike. The teacher's t is at least 0, so |t - z| = |t - relu(z)| + (relu(z) - z): the first
+            measure plus what the student's own ReLU changes. No pre-activation has to be kept for it.
 """
 
 from collections.abc import Mapping
@@ -11,6 +17,8 @@ from torch import Tensor, nn
 
 from relinearize.methods.site_outputs import SiteOutputs
 from relinearize.relu.kernels import images_per_part, is_channels_last, rows
+
+MEASURES = ("linear", "activation")
 
 
 def add_mismatch(total: Tensor, student: Tensor, teacher: Tensor) -> None:
@@ -39,11 +47,20 @@ class Mismatch:
     Args:
         student, teacher: networks with modules of the same names at their sites (see SiteOutputs).
         shapes: of the sites, C x H x W.
+        measure: see MEASURES.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        shapes: Mapping[str, tuple[int, ...]],
+        measure: str = "linear",
+    ) -> None:
         self.sums = {name: torch.zeros(shape) for name, shape in shapes.items()}
-        self._student = SiteOutputs(student, shapes)
+        self.measure = measure
+        self._outputs: dict[str, Tensor] = {}
+        self._student = SiteOutputs(student, shapes, take=self._keep)
         self._teacher = SiteOutputs(teacher, shapes, take=self._compare)
         self._compared = 0
         self.networks = (student, teacher)
@@ -62,12 +79,17 @@ class Mismatch:
             logits = student(images)
         with torch.no_grad(), self._teacher.watching():
             teacher_logits = teacher(images)
-        self._student.values.clear()  # what is alive now is the graph's alone
+        self._outputs.clear()  # what is alive now is the graph's alone
         seen, self._compared = self._compared, 0
         if seen != len(self.sums):  # torch.compile takes the graph of a like network and not its hooks
             raise RuntimeError(f"{seen} of {len(self.sums)} sites were seen; torch.compiler.reset() is needed")
         return logits, teacher_logits
 
-    def _compare(self, name: str, output: Tensor) -> None:
+    def _keep(self, name: str, given: Tensor, output: Tensor) -> None:
+        self._outputs[name] = output.detach()
+        if self.measure == "linear":
+            add_mismatch(self.sums[name], given.detach(), output.detach())
+
+    def _compare(self, name: str, given: Tensor, output: Tensor) -> None:
         self._compared += 1
-        add_mismatch(self.sums[name], self._student.values[name].detach(), output)
+        add_mismatch(self.sums[name], self._outputs[name], output)

@@ -18,7 +18,7 @@ from torch import Tensor, nn, optim
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.losses import classification_loss, distillation_divergence
-from relinearize.methods.mismatch import Mismatch
+from relinearize.methods.mismatch import MEASURES, Mismatch
 from relinearize.methods.schedule import sgd
 from relinearize.methods.snapshot import Snapshot
 from relinearize.methods.stage import Stage
@@ -28,13 +28,14 @@ from relinearize.relu.mask import Mask
 from relinearize.relu.sites import site_shapes
 
 CHOICES = {
+    "mismatch": MEASURES,
     "granularity": ("position", "channel"),
     "initial_mask": ("exact", "spatial"),
     "top": ("exact", "strict"),
     "start": ("teacher", "scratch"),
 }
 # What the official code does (papers.md 4.2, 4.6), as values of the switches.
-PARITY = {"initial_mask": "spatial", "top": "strict", "start": "scratch"}
+PARITY = {"mismatch": "activation", "initial_mask": "spatial", "top": "strict", "start": "scratch"}
 STAGE_PARITY = {"schedule": "constant", "selection": "test"}
 
 
@@ -75,12 +76,14 @@ class SENetSearch(Stage):
         network: sites are MaskedReLU. teacher: frozen all-ReLU network with the same sites.
         sensitivities: eta_l per site; the allotment is min(N_l, c * eta_l), summing to `budget`.
         cross_entropy_weight, distillation_weight: gamma and alpha. temperature: T.
+        mismatch: "linear" or "activation" (the official one), see mismatch.py.
         granularity: "position"; or "channel": whole channels, those of largest mean mismatch, as many as fit below the
             budget (the record says what was met).
         initial_mask: "exact": n_l random positions of each site; "spatial": the official one, see spatial_mask.
         top: "exact": n_l positions, ties to the lower index; "strict": the official code's n_l - 1 or fewer.
         start: "teacher": the student starts from the teacher's weights (paper); "scratch": from its own (code).
-        paper_parity: the official code throughout: spatial, strict, scratch, constant rate, selection on the test set.
+        paper_parity: the official code throughout: activation, spatial, strict, scratch, constant rate, selection on
+            the test set.
         stop_distance: end after `stop_patience` epochs in a row whose mask differs from the one before in no more than
             this share of the positions (the paper's threshold is remembered as 0.05); None: all epochs.
         stage_settings: see Stage. selection "last" is the last mask with the weights trained towards it.
@@ -99,6 +102,7 @@ class SENetSearch(Stage):
         cross_entropy_weight: float = 0.5,
         distillation_weight: float = 0.5,
         temperature: float = 4.0,
+        mismatch: str = "linear",
         granularity: str = "position",
         initial_mask: str = "exact",
         top: str = "exact",
@@ -108,7 +112,13 @@ class SENetSearch(Stage):
         stop_patience: int = 3,
         **stage_settings: Any,
     ) -> None:
-        switches = {"granularity": granularity, "initial_mask": initial_mask, "top": top, "start": start}
+        switches = {
+            "mismatch": mismatch,
+            "granularity": granularity,
+            "initial_mask": initial_mask,
+            "top": top,
+            "start": start,
+        }
         if paper_parity:
             switches, stage_settings = switches | PARITY, stage_settings | STAGE_PARITY
         super().__init__(network, **stage_settings)
@@ -119,7 +129,7 @@ class SENetSearch(Stage):
             raise UserError(f"method.search.stop_distance={stop_distance} is no share; give 0 to 1, or null")
         if stop_patience < 1:
             raise UserError(f"method.search.stop_patience={stop_patience}: give a number of epochs, at least 1")
-        self.granularity, self.initial_mask, self.top, self.start = switches.values()
+        measure, self.granularity, self.initial_mask, self.top, self.start = switches.values()
         if self.granularity == "channel" and self.top == "strict":
             raise UserError("method.search.granularity=channel keeps exact counts; give method.search.top=exact")
         self._frozen = (teacher,)
@@ -129,7 +139,7 @@ class SENetSearch(Stage):
         self.stop_distance, self.stop_patience = stop_distance, stop_patience
         self.shapes = site_shapes(inner_network(network))
         self.counts = self._allotment(sensitivities)
-        self.mismatch = Mismatch(network, teacher, self.shapes)
+        self.mismatch = Mismatch(network, teacher, self.shapes, measure)
         self.mask = Mask.full(inner_network(network))
         self.distance = 1.0
         self.settled_epochs = 0

@@ -21,13 +21,13 @@ class SiteOutputs:
         outputs.values["layer1.0.relu1"]  # N x C x H x W, with its graph
 
     Args:
-        take: called with (name, output) in the order of the calls, instead of keeping the output in `values`.
+        take: called with (name, input, output) in the order of the calls, instead of keeping the output in `values`.
 
     Raises UserError for a name that the network does not have.
     """
 
     def __init__(
-        self, network: nn.Module, names: Iterable[str], take: Callable[[str, Tensor], None] | None = None
+        self, network: nn.Module, names: Iterable[str], take: Callable[[str, Tensor, Tensor], None] | None = None
     ) -> None:
         self.values: dict[str, Tensor] = {}
         self.take = take
@@ -55,6 +55,6 @@ class SiteOutputs:
             if self.take is None:
                 self.values[name] = output
             else:
-                self.take(name, output)
+                self.take(name, inputs[0], output)
 
         return look

@@ -37,22 +37,29 @@ def search(student, teacher, budget=30, **settings):
     return stage
 
 
-def outputs_and_logits(images, state, masks, train):
-    """Both post-activation maps and the logits of the small network, where(mask, relu(x), x) written out."""
+def outputs_and_logits(images, state, masks, train, before=None):
+    """Both post-activation maps and the logits of the small network, where(mask, relu(x), x) written out.
+
+    `before`: a list that takes both pre-activation maps.
+    """
+    before = [] if before is None else before
     first = reference_norm(torch.conv2d(images, state["conv1.weight"], padding=1), state, "bn1", train)
+    before.append(first)
     first = torch.where(masks[0], first.clamp(min=0), first)
     second = reference_norm(torch.conv2d(first, state["conv2.weight"], stride=2), state, "bn2", train)
+    before.append(second)
     second = torch.where(masks[1], second.clamp(min=0), second)
     return first, second, second.mean((2, 3)) @ state["linear.weight"].T + state["linear.bias"]
 
 
+@pytest.mark.parametrize("measure", ["linear", "activation"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_one_search_epoch_equals_the_formulas(networks, batches, layout):  # noqa: F811
+def test_one_search_epoch_equals_the_formulas(networks, batches, layout, measure):  # noqa: F811
     """Weights, batch-norm statistics, summed mismatch and the new mask of three steps of SGD."""
     student, teacher = networks
     state, teacher_state = reference_state(student), reference_state(teacher)
     weights = (0.3, 0.7)
-    stage = search(student, teacher, cross_entropy_weight=weights[0], distillation_weight=weights[1])
+    stage = search(student, teacher, cross_entropy_weight=weights[0], distillation_weight=weights[1], mismatch=measure)
     assert stage.counts == {"relu1": 20, "relu2": 10} or sum(stage.counts.values()) == 30
     masks = [site.mask.clone() for site in named_sites(student).values()]
     assert [int(mask.sum()) for mask in masks] == list(stage.counts.values())
@@ -63,8 +70,10 @@ def test_one_search_epoch_equals_the_formulas(networks, batches, layout):  # noq
     velocity = {}
     ones = [torch.ones_like(mask) for mask in masks]
     for images, labels in batches:
-        *ours, logits = outputs_and_logits(images, state, masks, train=True)
+        before = []
+        *ours, logits = outputs_and_logits(images, state, masks, train=True, before=before)
         *theirs, teacher_logits = outputs_and_logits(images, teacher_state, ones, train=False)
+        ours = before if measure == "linear" else ours
         for total, found, wanted in zip(mismatch, ours, theirs, strict=True):
             total += (wanted - found.detach()).abs().sum(0)
         cross_entropy = -torch.log(torch.softmax(logits, 1)[torch.arange(IMAGES), labels]).mean()
@@ -81,7 +90,7 @@ def test_one_search_epoch_equals_the_formulas(networks, batches, layout):  # noq
     for total, found in zip(mismatch, stage.mismatch.sums.values(), strict=True):
         assert torch.allclose(total, found, rtol=0, atol=1e-10)
 
-    before = stage.mask
+    former = stage.mask
     stage.segment_end(last_of_epoch=True)
     changed = 0
     for total, (name, site), old in zip(mismatch, named_sites(student).items(), masks, strict=True):
@@ -90,7 +99,7 @@ def test_one_search_epoch_equals_the_formulas(networks, batches, layout):  # noq
         expected[kept] = True
         assert torch.equal(site.mask.flatten(), expected)
         changed += int((expected.view(old.shape) != old).sum())
-    assert stage.distance == changed / before.total == hamming_distance(before, stage.mask) > 0
+    assert stage.distance == changed / former.total == hamming_distance(former, stage.mask) > 0
     assert all(not total.any() for total in stage.mismatch.sums.values())
 
 
@@ -109,7 +118,7 @@ def test_student_of_ones_with_the_teachers_weights_is_the_teacher(name, folded):
     student = copy.deepcopy(network).eval()
     to_masked(student, Mask.full(student))
     teacher = frozen_copy(network) if folded else copy.deepcopy(network).eval()
-    mismatch = Mismatch(student, teacher, site_shapes(student))
+    mismatch = Mismatch(student, teacher, site_shapes(student), "activation")
     logits, teacher_logits = mismatch.answers(images)
     worst = max(total.max().item() for total in mismatch.sums.values())
     if folded:
@@ -140,7 +149,7 @@ def test_compiled_mismatch_equals_eager(networks, batches):  # noqa: F811
     pairs = [(copy.deepcopy(student), copy.deepcopy(teacher)) for _ in range(2)]
     sums = []
     for compiled, (ours, theirs) in zip((False, True), pairs, strict=True):
-        mismatch = Mismatch(ours, theirs, shapes)
+        mismatch = Mismatch(ours, theirs, shapes, "linear")
         if compiled:
             ours.compile()
             theirs.compile()
@@ -204,6 +213,7 @@ def test_parity_sets_every_switch(networks):  # noqa: F811
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"mismatch": "squared"}, "method.search.mismatch=squared"),
         ({"granularity": "row"}, "method.search.granularity=row is unknown; valid: position, channel"),
         ({"top": "soft"}, "method.search.top=soft"),
         ({"initial_mask": "none"}, "method.search.initial_mask=none"),
