@@ -1,0 +1,69 @@
+"""The attack inside of a training step: PGD with few steps, its start a function of where the training stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.data.order import seeded_generator
+from relinearize.errors import UserError
+from relinearize.robustness.attack import LOSSES, pgd
+
+PIXEL = 1 / 255
+
+
+@dataclass(frozen=True)
+class InnerAttack:
+    """RLNet's (5.2): L-infinity PGD-7 from a uniform start. `epsilon` and `step_size` in pixels of 0 to 255.
+
+    loss: what it raises. "ce", "margin": that of the labels; "kl": KL_T of the given logits and the network's.
+    """
+
+    epsilon: float = 8.0
+    step_size: float = 2.0
+    steps: int = 7
+    loss: str = "ce"
+    random_start: bool = True
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any] | None, key: str, **defaults: Any) -> "InnerAttack":
+        """From the mapping at config key `key`. UserError for unknown keys and impossible values."""
+        settings = defaults | dict(settings or {})
+        names = [field.name for field in fields(cls)]
+        if unknown := set(settings) - set(names):
+            raise UserError(f"{key}.{min(unknown)} is unknown; valid: {', '.join(names)}")
+        attack = cls(**settings)
+        if attack.loss not in LOSSES:
+            raise UserError(f"{key}.loss={attack.loss} is unknown; valid: {', '.join(LOSSES)}")
+        for name, least in {"epsilon": 0, "step_size": 0}.items():
+            value = getattr(attack, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least < value <= 255:
+                raise UserError(
+                    f"{key}.{name}={value} must be above 0 and up to 255: it is given in pixels of 0 to 255"
+                )
+        if type(attack.steps) is not int or attack.steps < 1:
+            raise UserError(f"{key}.steps={attack.steps}: give a whole number of at least 1")
+        return attack
+
+    def __call__(
+        self, network: nn.Module, images: Tensor, targets: Tensor, *, start: tuple[object, ...], temperature: float = 1
+    ) -> Tensor:
+        """Adversarial examples of pixels N x C x H x W in [0, 1]; `targets` int64 labels N, or logits for "kl".
+
+        `start`: what the random start is a function of, so that a resumed training attacks as it would have.
+        """
+        generator = torch.Generator(images.device).manual_seed(seeded_generator("attack", *start).initial_seed())
+        return pgd(
+            network,
+            images,
+            targets,
+            epsilon=self.epsilon * PIXEL,
+            step_size=self.step_size * PIXEL,
+            steps=self.steps,
+            loss=self.loss,
+            random_start=self.random_start,
+            generator=generator,
+            temperature=temperature,
+        )
