@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "methods": ["errors", "relu.", "data.", "backbones."],
     "robustness": ["errors", "relu.", "data.", "backbones."],
     "experiment": ["errors", "relu.", "data.", "backbones.", "methods.", "robustness."],
-    "report": ["errors", "experiment.records"],
+    "report": ["errors", "experiment.records", "experiment.robust_records"],
     "cli": ["errors", "sweeps", "experiment.", "report."],
     "__main__": ["cli"],
     "__init__": [],

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from relinearize.experiment.records import Record
+    from relinearize.report.pareto import Panel
+    from relinearize.report.robustness import RobustTable
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,13 @@ class ReportPaths:
     csv: Path
     png: Path
     html: Path
+    robustness: tuple[Path, ...] = ()  # robustness.md and what goes with it, where there are robust records
 
 
 def write_report(folders: Sequence[Path | str], out: Path | str | None = None, published: bool = True) -> ReportPaths:
     """Write pareto.csv, pareto.png and report.html from every record below `folders`.
 
+    Where there are robust records, robustness.md, robustness.csv, robustness_corruptions.csv and robustness.png, too.
     `out`: the folder they go to, the first of `folders` if None. Each file is written atomically. `published`: with the
     papers' points on the same images, which runs at reduced scale cannot be compared with.
     Raises UserError where there is nothing to report or `out` cannot be written.
@@ -41,16 +45,44 @@ def write_report(folders: Sequence[Path | str], out: Path | str | None = None, p
     first = folders[0].parent if folders[0].is_file() else folders[0]
     place = first if out is None else Path(out)
     panels = build_panels([record for _, record in found], published)
-    paths = ReportPaths(place / "pareto.csv", place / "pareto.png", place / "report.html")
+    tables = robust_tables(folders, panels)
+    robust_files = _robust_files(tables, place)
+    paths = ReportPaths(place / "pareto.csv", place / "pareto.png", place / "report.html", tuple(robust_files))
     try:
         write_atomically(paths.csv, pareto_csv(panels).encode())
         write_atomically(paths.png, draw_pareto(panels))
         # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
         lying = {record.key: Path(os.path.relpath(path, place)) for path, record in found}
-        write_atomically(paths.html, render_page(panels, lying).encode())
+        write_atomically(paths.html, render_page(panels, lying, robustness=tables).encode())
+        for path, content in robust_files.items():
+            write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{place}: the report cannot be written here ({error.strerror})") from error
     return paths
+
+
+def robust_tables(folders: "Iterable[Path | str]", panels: "Sequence[Panel]") -> "list[RobustTable]":
+    """The robustness tables of the runs below `folders`, none where no run was evaluated so."""
+    from relinearize.experiment.robust_records import ROBUST_FILE, find_robust_records
+    from relinearize.report.robustness import build_tables
+
+    # A record that was named itself stands for its folder's robust record.
+    named = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in map(Path, folders)]
+    return build_tables([record for _, record in find_robust_records(path for path in named if path.exists())], panels)
+
+
+def _robust_files(tables: "Sequence[RobustTable]", place: Path) -> dict[Path, bytes]:
+    if not tables:
+        return {}
+    from relinearize.report.robustness_figure import draw_robustness
+    from relinearize.report.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
+
+    return {
+        place / "robustness.md": robustness_markdown(tables).encode(),
+        place / "robustness.csv": robustness_csv(tables).encode(),
+        place / "robustness_corruptions.csv": corruptions_csv(tables).encode(),
+        place / "robustness.png": draw_robustness(tables),
+    }
 
 
 def print_runs(records: "Iterable[Record]", console: "Console | None" = None) -> None:

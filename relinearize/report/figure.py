@@ -21,7 +21,7 @@ from relinearize.report.published import PublishedPoint
 GREY, GREY_TEXT = "#a3a9b3", "#6d7480"
 PANEL_INCHES = 6.4  # usable width of a panel
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.edgecolor": "#9aa0a9",
@@ -43,7 +43,7 @@ def draw_pareto(panels: Sequence[Panel]) -> bytes:
     # A legend line more for every curve beyond three, so that many curves do not squeeze the axes.
     most_curves = max(len(panel.series) for panel in panels)
     height = (6.2 if columns == 1 else 5.6) + 0.42 * max(0, most_curves - 3)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             rows, columns, figsize=(8.8 if columns == 1 else 14.0, height * rows), squeeze=False, layout="constrained"
         )

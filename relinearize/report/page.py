@@ -17,20 +17,35 @@ import yaml
 from relinearize.experiment.records import Record, StageRecord
 from relinearize.report.look import REPLACEMENT_WORDS, SHORT_WORDS, method_colours
 from relinearize.report.pareto import Panel, Series
+from relinearize.report.robustness import RobustTable
+from relinearize.report.robustness_page import robustness_data
 
 SCRIPTS = ("elements.js", "curve.js", "tables.js", "details.js", "main.js")
 STAGES = ("teacher", "sensitivity", "search", "finetune")
 MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels and make the page heavy
 
 
-def render_page(panels: Sequence[Panel], paths: dict[str, Path], title: str = "Network linearization runs") -> str:
-    """The whole page as HTML text. `paths`: record key -> where the record lies, as seen from the page."""
+def render_page(
+    panels: Sequence[Panel],
+    paths: dict[str, Path],
+    title: str = "Network linearization runs",
+    robustness: Sequence[RobustTable] = (),
+) -> str:
+    """The whole page as HTML text. `paths`: record key -> where the record lies, as seen from the page.
+
+    `robustness`: tables of a section of their own; without any, nothing of it is in the page.
+    """
     data = page_data(panels, paths)
+    styles, scripts = ("page.css",), SCRIPTS
+    if robustness:
+        data["robustness"] = robustness_data(robustness)
+        styles, scripts = (*styles, "robustness.css"), (*scripts, "robustness.js")
     parts = {
         "TITLE": escape(title),
-        "STYLE": _asset("page.css"),
-        "SCRIPT": "\n".join(_asset(name) for name in SCRIPTS),
+        "STYLE": "\n".join(_asset(name) for name in styles),
+        "SCRIPT": "\n".join(_asset(name) for name in scripts),
         "DATA": embed_json(data),
+        "ROBUSTNESS": _asset("robustness.html") + "\n\n" if robustness else "",
     }
     # One pass over the template's own marks: what is put in is never searched for marks again.
     first, *rest = _asset("page.html").split("@@")

@@ -164,6 +164,8 @@ def _recipe(record: Record) -> dict[str, Any]:
         "data": record.dataset.fingerprint,
         "selection": record.accuracy.selection,
     }
+    if record.route is not None:  # the same weights with other batch norms: another network, no seed of the first
+        recipe["route"] = record.route
     # The number of search epochs follows from the budget; that of the other two stages is part of the recipe.
     for name in ("teacher", "finetune"):
         if name in record.stages:

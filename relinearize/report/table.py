@@ -1,4 +1,4 @@
-"""The runs as a table for the terminal, printed at the end of a run and of a report."""
+"""The runs, and their robustness, as tables for the terminal, printed at the end of a run and of a report."""
 
 from collections.abc import Iterable
 
@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from relinearize.experiment.records import Record
+from relinearize.report.robustness import RobustTable
 
 
 def runs_table(records: Iterable[Record]) -> Table:
@@ -41,12 +42,46 @@ def runs_table(records: Iterable[Record]) -> Table:
     return table
 
 
+def robustness_table(table: RobustTable) -> Table:
+    """One row per checkpoint and route, seeds averaged; the oracle's reading is left to the files and the page."""
+    shown = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(table.title), title_justify="left")
+    several = len(table.networks) > 1
+    for name in ("method", *(["network"] if several else []), "route"):
+        shown.add_column(name, overflow="fold")
+    shown.add_column("ReLUs", justify="right", no_wrap=True)
+    for column in table.columns:
+        counts = sorted({row.cells[column.key].n for row in table.rows if column.key in row.cells})
+        numbers = "\nn " + " or ".join(f"{count:,}" for count in counts) if counts else ""
+        shown.add_column(escape(column.title) + numbers, justify="right", no_wrap=True)
+    for name in ("seeds", "checks"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in table.rows:
+        cells = [escape(row.method), *([escape(row.network)] if several else []), row.route, f"{row.first.relus:,}"]
+        for column in table.columns:
+            text = str(row.cells.get(column.key, "-"))
+            cells.append(f"[bold]{text}[/bold]" if column.key in row.best else text)
+        passed, number = row.checks
+        warned = f"[red]{number - passed} warn[/red]" if passed < number else "pass" if number else "-"
+        shown.add_row(*cells, ", ".join(map(str, row.seeds)), warned)
+    return shown
+
+
 def print_table(records: Iterable[Record], console: Console | None = None) -> None:
     """Print the table; where there is no terminal, wide enough that no row is folded."""
+    _print(runs_table(records), console)
+
+
+def print_robustness(tables: Iterable[RobustTable], console: Console | None = None) -> None:
+    """Print each robustness table, likewise."""
+    for table in tables:
+        _print(robustness_table(table), console)
+
+
+def _print(table: Table, console: Console | None) -> None:
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=max(console.width, 160))
-    console.print(runs_table(records))
+    console.print(table)
 
 
 def _percent(value: float | None) -> str:

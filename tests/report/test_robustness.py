@@ -1,0 +1,343 @@
+"""The robustness table: which number stands beside which, what is averaged, and what the files and the page say."""
+
+import csv
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_records import fake_record, fake_sweep, write_records
+from fake_robust_records import ATTACKS, CORRUPTIONS, EXTRA, fake_robust, fake_robust_runs, routed, write_robust
+from rich.console import Console
+
+from relinearize.experiment.robust_records import RobustRecord
+from relinearize.report import write_report
+from relinearize.report.page import render_page
+from relinearize.report.pareto import build_panels, pareto_rows
+from relinearize.report.robustness import ORACLE, build_tables
+from relinearize.report.robustness_columns import interval_95
+from relinearize.report.robustness_figure import attacked_column, draw_robustness
+from relinearize.report.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
+from relinearize.report.table import print_robustness
+
+FILES = ["robustness.md", "robustness.csv", "robustness_corruptions.csv", "robustness.png"]
+
+
+def table_of(records, **options):
+    (table,) = build_tables([fake_robust(record, **options) for record in records], build_panels(records))
+    return table
+
+
+def with_clean(robust: RobustRecord, accuracy: float) -> RobustRecord:
+    return robust.model_copy(update={"clean": robust.clean.model_copy(update={"accuracy": accuracy})})
+
+
+def markdown_rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+
+
+def csv_rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_every_number_of_a_row_is_of_one_checkpoint_and_route():
+    records = fake_robust_runs()
+    table = table_of(records)
+    assert len(table.rows) == len(table.checkpoints) == len(records) == 8
+    for row in table.checkpoints:
+        (record,) = row.records
+        assert row.cells["ca"].value == record.clean.accuracy
+        assert row.cells["npa"].value == record.corruptions.npa
+        assert row.cells["mce"].value == record.corruptions.mce
+        assert [row.cells[attack.name].value for attack in record.attacks] == [one.accuracy for one in record.attacks]
+        assert row.route == (record.route or "-")
+
+
+def test_order_is_budget_method_route_and_not_that_of_the_files():
+    records = [*fake_robust_runs(routes=("clean", "augmix", "adversarial")), fake_record("random", 13_926)]
+    shuffled = random.Random(2).sample(records, len(records))
+    table = table_of(shuffled)
+    shown = [(row.first.relus, row.method, row.route) for row in table.rows]
+    routes = [("rlnet", "clean"), ("rlnet", "augmix"), ("rlnet", "adversarial"), ("senet", "-"), ("snl", "-")]
+    assert shown == [(n, *one) for n in (34_816, 13_926) for one in routes] + [(13_926, "random", "-")]
+    assert robustness_csv([table]) == robustness_csv([table_of(records)])
+
+
+def test_seeds_are_averaged_and_nothing_else():
+    records = [fake_record("snl", 7_000, seed) for seed in range(3)]
+    robust = [with_clean(fake_robust(record), 80.0 + record.seed) for record in records]
+    (table,) = build_tables(robust, build_panels(records))
+    (row,) = table.rows
+    assert (row.kind, row.seeds, len(table.checkpoints)) == ("mean", [0, 1, 2], 3)
+    assert (row.cells["ca"].value, row.cells["ca"].deviation, row.cells["ca"].seeds) == (81.0, 1.0, 3)
+    assert str(row.cells["ca"]) == "81.0 ± 1.0"
+    other = [records[0], fake_record("snl", 7_000, 1, finetune_lr=0.01)]
+    assert [row.kind for row in table_of(other).rows] == ["checkpoint", "checkpoint"]
+    assert len({row.method for row in table_of(other).rows}) == 2
+
+
+def test_what_was_measured_otherwise_is_neither_averaged_nor_compared():
+    records = [fake_record("snl", 7_000, seed) for seed in range(3)]
+    robust = [fake_robust(record, n=n) for record, n in zip(records, (500, 500, 1_000), strict=True)]
+    (table,) = build_tables(robust, build_panels(records))
+    assert table.rows[0].cells == {}  # 500 images here, 1,000 there: no mean at all
+    robust = [fake_robust(records[0]), fake_robust(records[1], attacks=("fgsm",)), fake_robust(records[2])]
+    (table,) = build_tables(robust, build_panels(records))
+    assert (table.rows[0].cells["pgd20"].seeds, table.rows[0].cells["fgsm"].seeds) == (2, 3)
+    assert "(2 of 3 seeds)" in robustness_markdown([table])
+    two = [fake_record("snl", 7_000), fake_record("senet", 7_000)]
+    assert any(row.best for row in table_of(two).rows)
+    robust = [fake_robust(two[0]), fake_robust(two[1], n=500)]
+    assert not any(row.best for row in build_tables(robust, build_panels(two))[0].rows)
+
+
+def test_best_is_marked_within_one_number_of_relus():
+    records = [fake_record(method, asked) for method in ("snl", "senet") for asked in (34_816, 13_926)]
+    clean = dict(zip((record.key for record in records), (90.0, 70.0, 85.0, 75.0), strict=True))
+    robust = [with_clean(fake_robust(record), clean[record.key]) for record in records]
+    (table,) = build_tables(robust, build_panels(records))
+    assert [row.cells["ca"].value for row in table.rows if "ca" in row.best] == [90.0, 75.0]
+    for relus in (34_816, 13_926):  # a low mCE is good
+        rows = [row for row in table.rows if row.first.relus == relus]
+        lowest = min(rows, key=lambda row: row.cells["mce"].value)
+        assert [row for row in rows if "mce" in row.best] == [lowest]
+
+
+def test_without_the_runs_records_only_names_tell_seeds():
+    robust = [fake_robust(fake_record("snl", 7_000, seed)) for seed in range(2)]
+    (table,) = build_tables(robust)
+    assert [row.kind for row in table.rows] == ["mean"]
+    renamed = robust[1].model_copy(update={"name": "another-s1"})
+    (table,) = build_tables([robust[0], renamed])
+    assert [row.kind for row in table.rows] == ["checkpoint", "checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("routes", "corrupted"), [(("clean", "adversarial"), "clean"), (("clean", "augmix", "adversarial"), "augmix")]
+)
+def test_oracle_reading_stands_apart(routes, corrupted):
+    table = table_of(fake_robust_runs(budgets=(34_816,), routes=routes))
+    (oracle,) = table.oracles
+    of = {row.first.route: row for row in table.checkpoints}
+    assert oracle.kind == "oracle" and oracle.route == ORACLE and not oracle.best
+    assert oracle.cells["ca"] == of["clean"].cells["ca"]
+    assert oracle.cells["npa"] == of[corrupted].cells["npa"] and oracle.cells["mce"] == of[corrupted].cells["mce"]
+    for attack in ATTACKS:
+        assert oracle.cells[attack] == of["adversarial"].cells[attack]
+        assert oracle.routes[attack] == "adversarial"
+    assert all(row.kind != "oracle" for row in (*table.rows, *table.checkpoints))
+
+
+def test_oracle_is_never_averaged_and_needs_both_routes():
+    table = table_of(fake_robust_runs(budgets=(34_816,), seeds=(0, 1)))
+    assert [row.kind for row in table.oracles] == ["oracle", "oracle"]
+    assert [row.seeds for row in table.oracles] == [[0], [1]]
+    assert {row.kind for row in table.rows} == {"mean"}
+    assert table_of(routed(fake_record("rlnet"), ("clean", "augmix"))).oracles == []
+    assert table_of(routed(fake_record("rlnet"), ("adversarial",))).oracles == []
+
+
+def test_routes_are_no_seeds_of_the_accuracy_curve():
+    records = routed(fake_record("rlnet", 7_000), ("clean", "adversarial"))
+    rows = pareto_rows(build_panels(records))
+    assert [(row["n"], row["variant"]) for row in rows] == [(1, "route=adversarial"), (1, "route=clean")]
+    assert [row.method for row in table_of(records).rows] == ["rlnet", "rlnet"]
+
+
+def test_missing_parts_are_dashes():
+    record = fake_record("snl", 7_000)
+    table = table_of([record], corruptions=False, attacks=("fgsm",), checks=False)
+    head, row = markdown_rows(robustness_markdown([table]))
+    shown = dict(zip(head, row, strict=True))
+    assert {shown[name] for name in ("NPA", "mCE", "PGD-20 (not run)", "AutoAttack (not run)", "checks")} == {"-"}
+    assert shown["FGSM (n 10,000)"] != "-"
+    (line,) = csv_rows(robustness_csv([table]))
+    assert (line["npa"], line["npa_source"], line["pgd20"], line["checks"]) == ("", "", "", "0")
+    assert csv_rows(corruptions_csv([table])) == []
+
+
+def test_another_radius_is_another_column():
+    records = [fake_record("snl", 7_000), fake_record("senet", 7_000)]
+    robust = [fake_robust(records[0]), fake_robust(records[1], epsilon=4.0)]
+    (table,) = build_tables(robust, build_panels(records))
+    titles = [column.title for column in table.columns if column.title.startswith("PGD-20")]
+    assert titles == ["PGD-20, ε 4/255", "PGD-20, ε 8/255"]
+    assert all(len(row.cells) == 3 + len(ATTACKS) for row in table.rows)
+    assert {row.strength for row in table.rows} == {"4 / 2", "8 / 2"}
+    assert {"pgd20_ε_4_255", "pgd20_ε_8_255"} <= set(csv_rows(robustness_csv([table]))[0])
+
+
+def test_attacks_are_known_by_their_settings():
+    robust = fake_robust(fake_record("snl", 7_000), attacks=("pgd20",))
+    (attack,) = robust.attacks
+    renamed = attack.model_copy(update={"name": "pgd-twenty"})
+    weaker = attack.model_copy(update={"steps": 3, "name": "pgd20"})
+    (table,) = build_tables([robust.model_copy(update={"attacks": [renamed, weaker]})])
+    assert "pgd20" in table.rows[0].cells
+    (other,) = [column for column in table.columns if column.key == "pgd20_other"]
+    assert "3 steps" in other.described
+
+
+def test_intervals_by_hand():
+    assert interval_95(50.0, 1_000) == pytest.approx(3.09, abs=0.01)
+    assert interval_95(0.0, 1_000) == pytest.approx(0.383, abs=0.001)  # Wilson's does not vanish at the end
+    assert interval_95(100.0, 1_000) == pytest.approx(interval_95(0.0, 1_000))
+
+
+def test_markdown_says_what_numbers_stand_on():
+    text = robustness_markdown([table_of(fake_robust_runs(seeds=(0, 1)))])
+    head, *rows = markdown_rows(text.split("Oracle (not")[0])
+    assert "NPA (generated with cifar constants, 14 of 15, no frost, n 10,000)" in head
+    assert {"mCE (anchor: mean error)", "AutoAttack (n 1,000)", "CA (n 10,000)"} <= set(head)
+    assert len(rows) == 8 + 16  # every mean, and the checkpoints it is the mean of
+    apart = markdown_rows(text.split("Oracle (not")[1])
+    assert len(apart) == 1 + 4
+    assert all(cell.startswith("*") and cell.endswith("*") for row in apart[1:] for cell in row)
+    assert "(route clean)*" in apart[1][3] and "(route adversarial)*" in apart[1][-4]
+    assert re.search(r"- AutoAttack: ε 8/255, version pyautoattack 0\.2\.0, standard; n 1,000; 95 % interval", text)
+    assert re.search(r"- \*\*warn\*\*: other loss: .*\(margin: [\d.]+, ce: [\d.]+\)", text)
+    assert "- pass: epsilon sweep: falls to 0.0 % at 64/255 (1: " in text
+
+
+def test_cells_say_what_differs_within_a_column():
+    records = [fake_record("snl", 7_000), fake_record("senet", 7_000)]
+    robust = [fake_robust(records[0]), fake_robust(records[1], left_out=(), anchor="ResNet-18 of RLNet's authors")]
+    text = robustness_markdown(build_tables(robust, build_panels(records)))
+    head, first, second = markdown_rows(text)
+    assert {"NPA", "mCE"} <= set(head)
+    assert any("all 15" in cell for cell in first) and any("no frost" in cell for cell in second)
+    assert any("ResNet-18 of RLNet" in cell for cell in first) and any("mean error" in cell for cell in second)
+
+
+def test_nasty_names_do_not_break_the_markdown():
+    record = fake_record("snl|<b>*x*", 7_000)
+    head, row = markdown_rows(robustness_markdown([table_of([record])]))
+    assert len(head) == len(row)
+    assert row[0] == "snl&#124;&lt;b>&#42;x&#42;"
+
+
+def test_csv_has_the_same_rows():
+    table = table_of(fake_robust_runs(seeds=(0, 1)))
+    rows = csv_rows(robustness_csv([table]))
+    assert [row["row"] for row in rows].count("mean") == 8
+    assert [row["row"] for row in rows].count("checkpoint") == 16
+    assert [row["row"] for row in rows].count("oracle") == 4
+    mean = next(row for row in rows if row["row"] == "mean")
+    own = [row for row in rows if row["row"] == "checkpoint" and row["keys"] in mean["keys"].split()]
+    assert float(mean["pgd20"]) == pytest.approx(sum(float(row["pgd20"]) for row in own) / 2, abs=1e-3)
+    assert mean["seeds"] == "0 1" and mean["npa_source"] == "generated" and mean["left_out"] == "frost"
+    assert own[0]["autoattack_n"] == "1000" and float(own[0]["autoattack_interval95"]) > 0
+    assert "pyautoattack" in own[0]["autoattack_settings"] and own[0]["mce_anchor"] == "mean error"
+
+
+def test_corruptions_csv_holds_every_severity():
+    table = table_of(fake_robust_runs(budgets=(34_816,)))
+    rows = csv_rows(corruptions_csv([table]))
+    assert len(rows) == 4 * 5 * (len(CORRUPTIONS) - 1 + len(EXTRA))
+    record = table.checkpoints[0].first
+    own = [row for row in rows if row["key"] == record.key]
+    standard = [float(row["accuracy"]) for row in own if row["standard"] == "True"]
+    assert sum(standard) / len(standard) == pytest.approx(record.corruptions.npa)
+    fog = [float(row["accuracy"]) for row in own if row["corruption"] == "fog"]
+    assert fog == record.corruptions.accuracy["fog"]
+
+
+class Data(HTMLParser):
+    """The page's data block."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.inside, self.text, self.ids = False, "", set()
+        self.feed(text)
+        self.values = json.loads(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = dict(attrs).get("id") == "data"
+        self.ids.add(dict(attrs).get("id"))
+
+    def handle_data(self, data):
+        if self.inside:
+            self.text += data
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+
+def test_page_holds_the_table_and_is_still_self_contained():
+    records = fake_robust_runs(seeds=(0, 1))
+    panels = build_panels(records)
+    robust = [fake_robust(record) for record in records]
+    text = render_page(panels, {}, robustness=build_tables(robust, panels))
+    page = Data(text)
+    (table,) = page.values["robustness"]
+    assert "robustness" in page.ids and "robust-heat" in page.ids
+    assert len(table["records"]) == len(records)
+    assert {one["key"] for one in table["records"]} == {record.key for record in records}
+    assert [row["kind"] for row in table["rows"]] == ["mean"] * 8 and len(table["oracles"]) == 4
+    mean = table["rows"][0]["cells"]["ca"]
+    assert [seed for seed, _ in mean["each"]] == [0, 1] and mean["interval"] is None
+    first = table["records"][0]
+    assert len(first["corruptions"]["accuracy"]["fog"]) == 5 and first["corruptions"]["left_out"] == ["frost"]
+    assert first["checks"][0]["numbers"] and first["attacks"][-1]["interval"] > 0
+    assert "default-src 'none'" in text and "url(" not in text and "fetch(" not in text and "@import" not in text
+    assert set(re.findall(r"https?://[^\"'`\s<]+", text)) <= {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text)
+
+
+def test_picture_is_drawn_with_the_attack_that_most_rows_have():
+    tables = [table_of(fake_robust_runs(budgets=(34_816,), routes=("clean", "augmix", "adversarial")))]
+    assert attacked_column(tables[0]).key == "autoattack"
+    assert draw_robustness(tables).startswith(b"\x89PNG")
+    records = [fake_record("snl", 7_000), fake_record("senet", 7_000)]
+    robust = [fake_robust(records[0]), fake_robust(records[1], attacks=("fgsm",), corruptions=False)]
+    tables = build_tables(robust, build_panels(records))
+    assert attacked_column(tables[0]).key == "fgsm"
+    bare = [table_of([records[0]], attacks=(), corruptions=False)]
+    assert attacked_column(bare[0]) is None
+    assert draw_robustness(bare).startswith(b"\x89PNG")
+
+
+def test_terminal_shows_the_table():
+    file = io.StringIO()
+    print_robustness([table_of(fake_robust_runs(budgets=(34_816,)))], Console(file=file))
+    text = file.getvalue()
+    assert "AutoAttack" in text and "n 1,000" in text and "adversarial" in text and "oracle" not in text
+
+
+def test_nothing_changes_without_robust_records(tmp_path):
+    runs = write_records(fake_sweep(seeds=(0,)), tmp_path / "runs")
+    paths = write_report([runs], tmp_path / "out")
+    assert paths.robustness == ()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pareto.csv", "pareto.png", "report.html"]
+    assert "robust" not in paths.html.read_text().lower() and "@@" not in paths.html.read_text()
+
+
+def test_report_finds_robust_records_and_never_imports_torch(tmp_path):
+    runs = write_robust(fake_robust_runs(budgets=(34_816,)), tmp_path / "runs")
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from relinearize.report.command import report_folders\n"
+        f"report_folders([Path({str(runs)!r})])\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in FILES:
+        assert (runs / name).stat().st_size > 500
+        assert str(runs / name) in done.stdout
+    assert str(tmp_path) not in (runs / "report.html").read_text()
+    assert "PGD-100 x 5" in done.stdout
+
+
+def test_a_named_record_stands_for_its_folder(tmp_path):
+    runs = write_robust(fake_robust_runs(budgets=(34_816,)), tmp_path / "runs")
+    paths = write_report([runs / "run-000" / "record.json"], tmp_path / "out")
+    assert [path.name for path in paths.robustness] == FILES
+    assert len(csv_rows(paths.robustness[1].read_text())) == 1
