@@ -1,0 +1,275 @@
+"""Two steps of each of RLNet's stages against rlnet_reference.py, in float64, with one, two and three routes."""
+
+import pytest
+import rlnet_reference as reference
+import torch
+from torch import nn
+
+from relinearize.backbones.routes import ROUTES, on_route, routes_of, with_routes
+from relinearize.methods.rlnet_finetune import RobustDistill
+from relinearize.methods.rlnet_search import RLNetSearch
+from relinearize.methods.rlnet_teacher import RobustClassifier
+from relinearize.relu.mask import Mask
+from relinearize.relu.sites import linearize, named_sites, to_masked
+
+SIZE, CLASSES, IMAGES = 6, 3, 12
+STEPS, PGD_STEPS = 2, 2
+ATTACK = {"steps": PGD_STEPS, "random_start": False}
+SETTINGS = {"epochs": 1, "batch_size": 24, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+ETA = {"relu1": 1.0, "relu2": 2.0}
+
+
+class SmallNetwork(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.bn1, self.relu1 = nn.BatchNorm2d(4), nn.ReLU()
+        self.conv2 = nn.Conv2d(4, 5, 3, stride=2, bias=False)
+        self.bn2, self.relu2 = nn.BatchNorm2d(5), nn.ReLU()
+        self.linear = nn.Linear(5, CLASSES)
+
+    def forward(self, images):
+        features = self.relu1(self.bn1(self.conv1(images)))
+        features = self.relu2(self.bn2(self.conv2(features)))
+        return self.linear(features.mean((2, 3)))
+
+
+def network_of(count, seed):
+    """Routes that differ: affine and statistics of their own."""
+    torch.manual_seed(seed)
+    network = linearize(SmallNetwork(), (2, SIZE, SIZE)).double()
+    if count > 1:
+        network = with_routes(network, ROUTES[count])
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    nn.init.normal_(network.linear.weight)
+    return network
+
+
+def state_of(network):
+    state = {key: value.detach().clone() for key, value in network.state_dict().items() if "tracked" not in key}
+    for key, value in state.items():
+        value.requires_grad_("running" not in key)
+    return state
+
+
+def batches():
+    torch.manual_seed(6)
+    pixels = (2, SIZE, SIZE)
+    return [
+        (torch.rand(IMAGES, *pixels).double(), torch.randint(CLASSES, (IMAGES,)), torch.rand(IMAGES, *pixels).double())
+        for _ in range(STEPS)
+    ]
+
+
+def compare(network, state):
+    own = {key: value for key, value in network.state_dict().items() if "tracked" not in key}
+    assert own.keys() == state.keys()
+    for key, value in state.items():
+        assert torch.allclose(own[key], value.detach(), rtol=0, atol=1e-10), key
+
+
+def rows(count, split):
+    """(rows, route) of the clean, AugMix and adversarial part, as in 5.4; one route has no name."""
+    everything = slice(0, IMAGES)
+    if count == 1:
+        return [(everything, None)] * 3
+    routes = ("clean", "clean" if count == 2 else "augmix", "adversarial")
+    half, third = IMAGES // 2, IMAGES // 3
+    shares = {
+        2: (slice(0, half), slice(0, half), slice(half, IMAGES)),
+        3: (slice(0, third), slice(third, 2 * third), slice(2 * third, IMAGES)),
+    }[count]
+    return list(zip([everything] * 3 if split == "full" else shares, routes, strict=True))
+
+
+def run(stage, state, expected_loss):
+    """The steps of `stage`, each compared with the reference: its loss, then all weights and statistics."""
+    stage.train()
+    optimizer, ours = stage.configure_optimizers(), reference.SGD(0.05, 0.9, 5e-4)
+    for batch in batches():
+        optimizer.zero_grad()
+        loss, metrics = stage.loss(*batch)
+        loss.backward()
+        optimizer.step()
+        expected = expected_loss(*batch)
+        torch.testing.assert_close(loss.detach(), expected.detach(), rtol=1e-9, atol=1e-10)
+        ours.step(state, expected)
+        compare(stage.network, state)
+        assert all(not value.requires_grad for value in metrics.values())
+
+
+CASES = [(1, "shares"), (2, "shares"), (3, "shares"), (2, "full"), (3, "full")]
+
+
+@pytest.mark.parametrize(("count", "split"), CASES)
+def test_teacher(count, split):
+    network = network_of(count, seed=1)
+    state = state_of(network)
+    full = [torch.ones_like(site.mask) for site in named_sites(network).values()]
+    weights = {"clean": 1.0, "augmix": 0.5, "adversarial": 2.0}
+    stage = RobustClassifier(network, attack=ATTACK, split=split, part_weights=weights, **SETTINGS)
+
+    def loss(images, labels, augmix):
+        (clean, on_clean), (mixed, on_mixed), (hit, on_hit) = rows(count, split)
+        adversarial = reference.attacked(
+            images[hit], state, full, on_hit, PGD_STEPS, lambda logits: reference.cross_entropy(logits, labels[hit])
+        )
+        terms = [
+            reference.cross_entropy(reference.forward(shown, state, full, route, train=True)[0], labels[part])
+            for shown, route, part in (
+                (images[clean], on_clean, clean),
+                (augmix[mixed], on_mixed, mixed),
+                (adversarial, on_hit, hit),
+            )
+        ]
+        return (terms[0] + 0.5 * terms[1] + 2.0 * terms[2]) / 3
+
+    run(stage, state, loss)
+
+
+def test_teacher_without_augmix_is_half_clean_half_adversarial():
+    network = network_of(2, seed=1)
+    state = state_of(network)
+    full = [torch.ones_like(site.mask) for site in named_sites(network).values()]
+    stage = RobustClassifier(network, attack=ATTACK, second_view=None, **SETTINGS)
+    half = IMAGES // 2
+
+    def loss(images, labels):
+        adversarial = reference.attacked(
+            images[half:],
+            state,
+            full,
+            "adversarial",
+            PGD_STEPS,
+            lambda logits: reference.cross_entropy(logits, labels[half:]),
+        )
+        clean, _ = reference.forward(images[:half], state, full, "clean", train=True)
+        hit, _ = reference.forward(adversarial, state, full, "adversarial", train=True)
+        return 0.5 * reference.cross_entropy(clean, labels[:half]) + 0.5 * reference.cross_entropy(hit, labels[half:])
+
+    run(stage, state, lambda images, labels, augmix: loss(images, labels))
+
+
+def test_trades():
+    """One route: cross-entropy on the clean images, and KL between the two answers, both with gradients."""
+    network = network_of(1, seed=1)
+    state = state_of(network)
+    full = [torch.ones_like(site.mask) for site in named_sites(network).values()]
+    stage = RobustClassifier(
+        network, attack={"loss": "kl", "epsilon": 16}, second_view=None, trades_weight=6.0, **SETTINGS
+    )
+    shown = {}
+    original = stage.shown
+
+    def recorded(part, *batch):
+        shown[part.name] = original(part, *batch)
+        return shown[part.name]
+
+    stage.shown = recorded  # the attack has a random start: at the images themselves this loss has no slope
+
+    def loss(images, labels, augmix):
+        assert torch.equal(shown["clean"], images)
+        moved = (shown["adversarial"] - images).abs().amax((1, 2, 3))
+        assert (moved <= 16 / 255 + 1e-9).all() and (moved > 15 / 255).all()
+        clean, _ = reference.forward(images, state, full, None, train=True)
+        hit, _ = reference.forward(shown["adversarial"], state, full, None, train=True)
+        return reference.cross_entropy(clean, labels) + 6.0 * reference.divergence(hit, clean, temperature=1.0)
+
+    run(stage, state, loss)
+
+
+def student_and_teacher(count, share=0.4):
+    student, teacher = network_of(count, seed=1), network_of(count, seed=2)
+    to_masked(student, Mask({name: torch.rand(site.mask.shape) < share for name, site in named_sites(student).items()}))
+    if count == 1:
+        return student, teacher
+    assert routes_of(student) == ROUTES[count]
+    return student, teacher.requires_grad_(False).eval()
+
+
+def soft_labels(teacher_state, images, count):
+    with torch.no_grad():
+        full = [torch.ones(4, SIZE, SIZE).bool(), torch.ones(5, 2, 2).bool()]
+        route = None if count == 1 else "clean"
+        return reference.forward(images, teacher_state, full, route, train=False)
+
+
+def three_answers(images, labels, augmix, state, masks, wanted, count, split, attack_loss):
+    """[(rows, images shown, logits, sites)] of the three parts."""
+    (clean, on_clean), (mixed, on_mixed), (hit, on_hit) = rows(count, split)
+    loss = {
+        "kl": lambda logits: reference.divergence(logits, wanted[hit]),
+        "ce": lambda logits: reference.cross_entropy(logits, labels[hit]),
+    }[attack_loss]
+    adversarial = reference.attacked(images[hit], state, masks, on_hit, PGD_STEPS, loss)
+    shown = ((clean, images[clean], on_clean), (mixed, augmix[mixed], on_mixed), (hit, adversarial, on_hit))
+    return [(part, what, *reference.forward(what, state, masks, route, True)) for part, what, route in shown]
+
+
+@pytest.mark.parametrize("attack_loss", ["kl", "ce"])
+@pytest.mark.parametrize(("count", "split"), CASES)
+def test_search(count, split, attack_loss):
+    student, teacher = student_and_teacher(count)
+    state, teacher_state = state_of(student), state_of(teacher)
+    gamma, alpha = 0.3, 0.7
+    stage = RLNetSearch(
+        student, teacher, sensitivities=ETA, budget=40, cross_entropy_weight=gamma, distillation_weight=alpha,
+        mismatch="activation", attack=ATTACK | {"loss": attack_loss}, split=split, selection="last", **SETTINGS,
+    )  # fmt: skip
+    stage.use(train_loader=None, validation_loader=None, precision="32", seed=11)
+    stage.mismatch.sums = {name: total.double() for name, total in stage.mismatch.sums.items()}
+    masks = [site.mask.clone() for site in named_sites(student).values()]
+    assert sum(int(mask.sum()) for mask in masks) == 40
+    mismatch = [torch.zeros(mask.shape).double() for mask in masks]
+
+    def loss(images, labels, augmix):
+        wanted, teacher_sites = soft_labels(teacher_state, images, count)
+        answers = three_answers(images, labels, augmix, state, masks, wanted, count, split, attack_loss)
+        clean = answers[0][0]
+        for total, ours, theirs in zip(mismatch, answers[0][3], teacher_sites, strict=True):
+            total += (theirs[clean] - ours.detach()).abs().sum(0)
+        entropies = [reference.cross_entropy(logits, labels[part]) for part, _, logits, _ in answers]
+        divergences = [reference.divergence(logits, wanted[part]) for part, _, logits, _ in answers]
+        return gamma * sum(entropies) / 3 + alpha * sum(divergences) / 3
+
+    run(stage, state, loss)
+    compare(teacher, teacher_state)
+    for total, found in zip(mismatch, stage.mismatch.sums.values(), strict=True):
+        assert torch.allclose(total, found, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("with_adversarial", [False, True])
+@pytest.mark.parametrize(("count", "split"), CASES)
+def test_finetune(count, split, with_adversarial):
+    student, teacher = student_and_teacher(count)
+    state, teacher_state = state_of(student), state_of(teacher)
+    masks = [site.mask.clone() for site in named_sites(student).values()]
+    full = [torch.ones_like(mask) for mask in masks]
+    gamma, alpha, beta = 0.5, 0.4, 20.0
+    stage = RobustDistill(
+        student, teacher, cross_entropy_weight=gamma, distillation_weight=alpha, pram_weight=beta, sites="all",
+        pram_part_weights={"adversarial": 1.0 if with_adversarial else 0.0}, attack=ATTACK, split=split, **SETTINGS,
+    )  # fmt: skip
+
+    def loss(images, labels, augmix):
+        wanted, _ = soft_labels(teacher_state, images, count)
+        answers = three_answers(images, labels, augmix, state, masks, wanted, count, split, "kl")
+        entropies = [reference.cross_entropy(logits, labels[part]) for part, _, logits, _ in answers]
+        divergences = [reference.divergence(logits, wanted[part]) for part, _, logits, _ in answers]
+        distances = []
+        for (_, shown, _, sites), (_, route) in zip(answers, rows(count, split), strict=True):
+            with torch.no_grad():
+                _, teacher_sites = reference.forward(shown, teacher_state, full, route, train=False)
+            distances.append(reference.attention(sites, teacher_sites))
+        mean = sum(distances) / 3 if with_adversarial else sum(distances[:2]) / 2
+        return gamma * sum(entropies) / 3 + alpha * sum(divergences) / 3 + beta * mean
+
+    run(stage, state, loss)
+    compare(teacher, teacher_state)
+    with on_route(stage.network, "clean"):
+        assert [torch.equal(site.mask, mask) for site, mask in zip(named_sites(student).values(), masks, strict=True)]
