@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.errors import UserError
+from relinearize.experiment.conf_folder import conf_folder
 from relinearize.sweeps import MULTIRUN, name_sweep, with_budget_grid
 
 USAGE = """\
@@ -27,16 +28,12 @@ usage: relinearize COMMAND ...
   report FOLDER ...           pareto.csv, pareto.png and report.html from all runs below the folders; with
                               published=false without the papers' points
   count [backbone=...]        the ReLUs of a network, site by site, in both conventions
-  evaluate run=FOLDER         test a finished run's network again, from its files
+  evaluate run=FOLDER         test a finished run's network again, from its files; with evaluation=robust under attacks
+                              and corruptions
   --version
 
-`relinearize run --help` lists the config groups, `relinearize run --cfg job` prints the config."""
-
-
-def conf_folder() -> Path:
-    """conf/ inside the installed package, or beside it in a source checkout."""
-    packaged = Path(__file__).parent / "conf"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "conf"
+`relinearize run --help` lists the config groups, `relinearize run --cfg job` prints the config;
+`relinearize evaluate --help` prints the keys of an evaluation."""
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
@@ -113,6 +110,11 @@ def report(arguments: list[str]) -> None:
 
 
 def evaluate(arguments: list[str]) -> None:
+    if set(arguments) & {"-h", "--help"}:
+        from relinearize.experiment.evaluation_options import help_text
+
+        print(help_text())
+        return
     from relinearize.experiment.evaluate import evaluate_run
 
     evaluate_run(arguments)

@@ -1,7 +1,9 @@
 """A finished run's folder, opened again: its record, its config and its network with mask and weights."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,7 +12,7 @@ from relinearize.errors import UserError
 from relinearize.experiment.making import CONFIG, WEIGHTS
 from relinearize.experiment.networks import all_relu_network
 from relinearize.experiment.records import RECORD_FILE, Record
-from relinearize.experiment.store import MASK
+from relinearize.experiment.store import MASK, file_digest
 from relinearize.experiment.weights import match_weights, read_weights
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import site_shapes, to_masked
@@ -37,6 +39,18 @@ class FinishedRun:
             config.dataset.root = root
             config.dataset.source.root = root
         return cls(folder, Record.read(folder / RECORD_FILE), config)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines the network's answers and its test, wherever the folder lies."""
+        config = self.config
+        return {
+            "weights": file_digest(self.folder / WEIGHTS),
+            "mask": file_digest(self.folder / MASK),
+            "backbone": OmegaConf.to_container(config.backbone, resolve=True),
+            "normalisation": [list(config.dataset[key]) for key in ("mean", "std")],
+            "images": self.record.dataset.fingerprint,
+        }
 
     def network(self) -> PixelInput:
         """The network as it was tested, on the CPU. UserError unless mask, weights and record fit each other."""

@@ -1,0 +1,63 @@
+"""The end of `relinearize evaluate evaluation=robust` on a terminal: one row per route, then the sanity checks."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from relinearize.experiment.robust_records import RobustRecord
+
+RouteCell = tuple[str, int]  # value, n
+
+
+def show_robustness(records: Sequence[RobustRecord], console: Console) -> None:
+    """All accuracies in percent. Where the rows of a column have the same n it stands in the column's head."""
+    first = records[0]
+    table = Table(title=f"{first.name} on {first.title}, %", title_justify="left")
+    table.add_column("route")
+    table.add_column("ReLUs", justify="right")
+    rows = [cells(record) for record in records]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        counts = {row[name][1] for row in rows if name in row}
+        table.add_column(f"{name}\n{f'n = {counts.pop():,}' if len(counts) == 1 else 'n in brackets'}", justify="right")
+        if counts:
+            for row in rows:
+                if name in row:
+                    row[name] = (f"{row[name][0]} ({row[name][1]:,})", row[name][1])
+    for record, row in zip(records, rows, strict=True):
+        values = [row[name][0] if name in row else "-" for name in names]
+        table.add_row(row_name(record, records), f"{record.relus:,}", *values)
+    console.print(table)
+    for record in records:
+        notes(record, row_name(record, records), console)
+
+
+def cells(record: RobustRecord) -> dict[str, RouteCell]:
+    """Column -> (value, n) of one row."""
+    found = {"CA": (f"{record.clean.accuracy:.2f}", record.clean.n)}
+    if corrupted := record.corruptions:
+        found["NPA"] = (f"{corrupted.npa:.2f}", corrupted.n)
+        found[f"mCE ({corrupted.mce_anchor})"] = (f"{corrupted.mce:.2f}", corrupted.n)
+    for attack in record.attacks:
+        radius = "" if attack.epsilon is None else f" {attack.epsilon:g}/255"
+        found[f"{attack.label}{radius}"] = (f"{attack.accuracy:.2f}", attack.n)
+    return found
+
+
+def row_name(record: RobustRecord, records: Sequence[RobustRecord]) -> str:
+    """The route, and the width where the rows differ in it."""
+    route = record.route or "(one)"
+    return route if len({other.width for other in records}) == 1 else f"{route}, width {record.width}"
+
+
+def notes(record: RobustRecord, name: str, console: Console) -> None:
+    """What was left out, where corrupted images are from, and a line for each check."""
+    if corrupted := record.corruptions:
+        left_out = f"; left out: {', '.join(corrupted.left_out)}" if corrupted.left_out else ""
+        count = len(corrupted.accuracy)
+        console.print(f"{name}: {count} corruptions, {corrupted.source}, {corrupted.constants} constants{left_out}")
+    for check in record.checks:
+        verdict = "[green]pass[/green]" if check.passed else "[bold yellow]warn[/bold yellow]"
+        console.print(f"{escape(name)}: {verdict}  {escape(check.name)}: {escape(check.message)}", highlight=False)
