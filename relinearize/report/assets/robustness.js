@@ -91,22 +91,24 @@ function drawRobustHeat(table, record) {
     const strength = rival ? Math.min(1, Math.abs(shown ?? 0) / 25) : Math.max(0, Math.min(1, (value - low) / (high - low || 1)));
     const colour = rival ? (shown >= 0 ? "#0d8a63" : "#c23a3a") : methodColour(record.method);
     return el("td", {
-      class: extra, style: { background: tinted(colour, rival ? 0.85 * strength : 0.05 + 0.95 * strength), color: strength > 0.6 ? "#fff" : "var(--ink)" },
+      class: extra, style: { background: tinted(colour, rival ? 0.85 * strength : 0.05 + 0.95 * strength), color: strength > (rival ? 0.72 : 0.6) ? "#fff" : "var(--ink)" },
       title: `${name}, ${what}: ${tenth(value)} %` + (isNumber(other) ? `, other: ${tenth(other)} %` : `, ${tenth(record.clean.accuracy - value)} points below clean`),
     }, rival ? (isNumber(shown) ? (shown > 0 ? "+" : shown < 0 ? "−" : "") + Math.abs(shown).toFixed(1) : MISSING) : tenth(value));
   };
   const line = (name, values, others, kind) => el("tr", { class: kind }, el("th", { class: "text" }, name),
     values.map((value, index) => square(name, `severity ${index + 1}`, value, others && others[index])), square(name, "mean", mean(values), others && mean(others), "gap"));
   const rows = Object.entries(own.accuracy).map(([name, values]) => line(name, values, rival && rival.corruptions.accuracy[name]));
-  const columnMeans = (one) => [0, 1, 2, 3, 4].map((index) => mean(Object.values(one.accuracy).map((values) => values[index])));
+  // Two means are compared over the corruptions that both have.
+  const names = Object.keys(own.accuracy).filter((name) => !rival || rival.corruptions.accuracy[name]);
+  const columnMeans = (one) => [0, 1, 2, 3, 4].map((index) => mean(names.map((name) => one.accuracy[name][index])));
   const left = own.left_out.map((name) => el("tr", {}, el("th", { class: "text faint" }, name), el("td", { colspan: 5, class: "faint" }, "left out"), el("td", { class: "faint gap" }, MISSING)));
   const extra = Object.entries(own.extra).map(([name, values], index) => line(name, values, rival && rival.corruptions.extra[name], index ? null : "apart"));
   $("robust-heat").replaceChildren(el("table", { class: "heat" },
     el("thead", {}, el("tr", {}, el("th", { class: "text" }, "severity"), [1, 2, 3, 4, 5].map((severity) => el("th", {}, String(severity))), el("th", {}, "mean"))),
-    el("tbody", {}, rows, left, line("mean (NPA)", columnMeans(own), rival && columnMeans(rival.corruptions), "mean"), extra)));
+    el("tbody", {}, rows, left, !names.length ? null : line(names.length < Object.keys(own.accuracy).length ? "mean of both" : "mean (NPA)", columnMeans(own), rival && columnMeans(rival.corruptions), "mean"), extra)));
   $("robust-heat-note").textContent = [
     `Images: ${own.note}; n ${whole(own.n)} for each corruption and severity. Clean: ${tenth(record.clean.accuracy)} %.`,
-    rival ? `Green: better than ${rival.label}.` : "", extra.length ? "Below the mean: extra corruptions, not part of NPA and mCE." : "",
+    rival ? `Green: better than ${rival.label}${rival.corruptions.note === own.note ? "" : `, whose images are others: ${rival.corruptions.note}`}.` : "", extra.length ? "Below the mean: extra corruptions, not part of NPA and mCE." : "",
     `mCE ${tenth(own.mce)} (anchor: ${own.mce_anchor}).`].filter(Boolean).join(" ");
 }
 
