@@ -13,9 +13,14 @@ from torch import Tensor
 from relinearize.data.order import seeded_generator
 
 
-def draw_augmentation(count: int, padding: int, flip: bool, seed: int, epoch: int, batch: int) -> Tensor:
-    """int64, count x 3: top and left corner of the window (0 .. 2 * padding) and 1 where the image is flipped."""
-    generator = seeded_generator("augmentation", seed, epoch, batch)
+def draw_augmentation(
+    count: int, padding: int, flip: bool, seed: int, epoch: int, batch: int, stream: str = "augmentation"
+) -> Tensor:
+    """int64, count x 3: top and left corner of the window (0 .. 2 * padding) and 1 where the image is flipped.
+
+    `stream` names independent draws for the same batch.
+    """
+    generator = seeded_generator(stream, seed, epoch, batch)
     corners = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator)
     flips = torch.randint(0, 2, (count, 1), generator=generator)  # drawn anyway: `flip` must not shift the crops
     return torch.cat([corners, flips * int(flip)], dim=1)

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from relinearize.data.augmix import AugMix
 from relinearize.data.images import ImageSet
 from relinearize.data.order import batch_bounds
 from relinearize.data.ordered import OrderedLoader
@@ -77,10 +78,19 @@ class ImageData:
         return len(batch_bounds(self.sizes["train"], batch_size)) - 1
 
     def train_loader(
-        self, batch_size: int, seed: int, parts: int = 1, rank: int = 0, world_size: int = 1
+        self,
+        batch_size: int,
+        seed: int,
+        parts: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        second_view: AugMix | str | None = None,
     ) -> ResidentLoader | StreamingLoader:
-        """Augmented training batches; batch_size counts the images of all `world_size` processes together."""
-        common = dict(flip=self.flip, parts=parts, rank=rank, world_size=world_size)
+        """Augmented training batches; batch_size counts the images of all `world_size` processes together.
+
+        second_view: "augmix" (or settings of it) for batches of (images, labels, AugMix images); see TrainLoader.
+        """
+        common = dict(flip=self.flip, parts=parts, rank=rank, world_size=world_size, second_view=second_view)
         if self.is_resident:
             return ResidentLoader(self._resident_train, batch_size, seed, **common)
         return StreamingLoader(

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from relinearize.data.augment import crop_and_flip, to_pixels
-from relinearize.data.trainloader import BatchPlan, TrainLoader, to_device
+from relinearize.data.augmix import AugMix, mixed
+from relinearize.data.trainloader import BatchPlan, TrainLoader
+from relinearize.data.transfer import to_device
 
 
 class ResidentImages:
@@ -55,6 +57,7 @@ class ResidentLoader(TrainLoader):
         parts: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        second_view: AugMix | str | None = None,
     ) -> None:
         super().__init__(
             len(images),
@@ -65,13 +68,22 @@ class ResidentLoader(TrainLoader):
             parts=parts,
             rank=rank,
             world_size=world_size,
+            second_view=second_view,
         )
         self.images = images
 
-    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, ...]]:
         images = self.images
         for plan in plans:
-            # One copy to the device per batch: row, top, left and flip travel together.
-            packed = to_device(torch.cat([plan.rows[:, None], plan.augmentation], dim=1), images.device)
+            # One copy to the device per batch: row, top, left and flip (of the second view, too) travel together.
+            columns = [plan.rows[:, None], plan.augmentation]
+            if plan.second is not None:
+                columns.append(plan.second.augmentation)
+            packed = to_device(torch.cat(columns, dim=1), images.device)
             rows = packed[:, 0]
-            yield to_pixels(crop_and_flip(images.padded, rows, packed[:, 1:], images.padding)), images.labels[rows]
+            crops = crop_and_flip(images.padded, rows, packed[:, 1:4], images.padding)
+            batch = to_pixels(crops), images.labels[rows]
+            if plan.second is not None:
+                crops = crop_and_flip(images.padded, rows, packed[:, 4:], images.padding)
+                batch = *batch, mixed(crops, plan.second.augmix)
+            yield batch

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from relinearize.data.augment import crop_and_flip, pad_with_zeros, to_pixels
-from relinearize.data.trainloader import BatchPlan, TrainLoader, to_device
+from relinearize.data.augmix import AugMix, mixed
+from relinearize.data.trainloader import BatchPlan, TrainLoader
+from relinearize.data.transfer import to_device
 
 
 class ImageRows(Dataset):
@@ -61,6 +63,7 @@ class StreamingLoader(TrainLoader):
         device: torch.device | str = "cpu",
         rows: Tensor | None = None,
         workers: int = 2,
+        second_view: AugMix | str | None = None,
     ) -> None:
         self.rows = torch.arange(len(labels)) if rows is None else rows
         super().__init__(
@@ -72,6 +75,7 @@ class StreamingLoader(TrainLoader):
             parts=parts,
             rank=rank,
             world_size=world_size,
+            second_view=second_view,
         )
         self.device = torch.device(device)
         self._sampler = PlannedRows()
@@ -86,11 +90,15 @@ class StreamingLoader(TrainLoader):
             generator=torch.Generator().manual_seed(seed & 0x7FFFFFFF),
         )
 
-    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, ...]]:
         planned = list(plans)
         self._sampler.batches = [self.rows[plan.rows].tolist() for plan in planned]
         for plan, (images, labels) in zip(planned, self._reader, strict=True):
             images = pad_with_zeros(images.to(self.device, non_blocking=True), self.padding)
             every = torch.arange(len(labels), device=self.device)
             crops = crop_and_flip(images, every, to_device(plan.augmentation, self.device), self.padding)
-            yield to_pixels(crops), labels.to(self.device, non_blocking=True)
+            batch = to_pixels(crops), labels.to(self.device, non_blocking=True)
+            if plan.second is not None:
+                second = to_device(plan.second.augmentation, self.device)
+                batch = *batch, mixed(crop_and_flip(images, every, second, self.padding), plan.second.augmix)
+            yield batch

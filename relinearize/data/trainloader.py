@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from relinearize.data.augment import draw_augmentation
-from relinearize.data.order import batch_bounds, epoch_permutation, part_bounds
+from relinearize.data.augmix import AugMix, AugMixDraw
+from relinearize.data.order import batch_bounds, epoch_permutation, part_bounds, seeded_generator
 from relinearize.errors import UserError
+
+
+@dataclass(frozen=True)
+class SecondView:
+    """How the same images are seen a second time: their crops and flips (int64 B x 3), and their AugMix."""
+
+    augmentation: Tensor
+    augmix: AugMixDraw
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,7 @@ class BatchPlan:
 
     rows: Tensor
     augmentation: Tensor
+    second: SecondView | None = None
 
 
 class TrainLoader:
@@ -30,6 +39,10 @@ class TrainLoader:
 
     batch_size: of all processes together. Process `rank` of `world_size` takes every world_size-th image of a batch, so
     the shards do not overlap and together are the batch of a single process, crops included.
+
+    second_view: with "augmix", or AugMix settings, batches are (pixels, labels, second pixels): AugMix of the same
+    images under a crop and flip of their own, as RLNet takes them from a second copy of the set. The first two are the
+    same with and without it.
     """
 
     def __init__(
@@ -43,12 +56,14 @@ class TrainLoader:
         parts: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        second_view: AugMix | str | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} is not below world_size={world_size}")
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.padding, self.flip = padding, flip
         self.parts, self.rank, self.world_size = parts, rank, world_size
+        self.second_view = read_second_view(second_view)
         self._bounds = batch_bounds(count, batch_size)
         self._part_bounds = part_bounds(self.batches_per_epoch, parts)
         smallest = min(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
@@ -73,7 +88,7 @@ class TrainLoader:
             raise ValueError(f"epoch={epoch}, part={part}: there are {self.parts} parts, counted from 0")
         self._next = (epoch, part)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         # A generator: its body, and with it the look at the position, runs at the first next(), not at iter(). Trainers
         # call iter() early and seek() later.
         epoch, part = self._next
@@ -85,14 +100,23 @@ class TrainLoader:
         for batch in range(*self._part_bounds[part : part + 2]):
             rows = order[self._bounds[batch] : self._bounds[batch + 1]]
             augmentation = draw_augmentation(len(rows), self.padding, self.flip, self.seed, epoch, batch)
-            yield BatchPlan(rows[self.rank :: self.world_size], augmentation[self.rank :: self.world_size])
+            second = None if self.second_view is None else self._second_view(len(rows), epoch, batch)
+            yield BatchPlan(rows[self.rank :: self.world_size], augmentation[self.rank :: self.world_size], second)
 
-    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _second_view(self, count: int, epoch: int, batch: int) -> SecondView:
+        augmentation = draw_augmentation(
+            count, self.padding, self.flip, self.seed, epoch, batch, stream="second augmentation"
+        )
+        augmix = self.second_view.draw(count, seeded_generator("augmix", self.seed, epoch, batch))
+        return SecondView(augmentation[self.rank :: self.world_size], augmix.shard(self.rank, self.world_size))
+
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, ...]]:
         raise NotImplementedError
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a small tensor without waiting for the device."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+def read_second_view(second_view: AugMix | str | None) -> AugMix | None:
+    if second_view == "augmix":
+        return AugMix()
+    if second_view is None or isinstance(second_view, AugMix):
+        return second_view
+    raise UserError(f"second_view={second_view}: valid are augmix (or AugMix settings) and none")
