@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "relu": ["errors"],
     "backbones": ["errors"],
     "data": ["errors"],
-    "methods": ["errors", "relu.", "data.", "backbones."],
+    "methods": ["errors", "relu.", "data.", "backbones.", "robustness."],
     "robustness": ["errors", "relu.", "data.", "backbones."],
     "experiment": ["errors", "relu.", "data.", "backbones.", "methods.", "robustness."],
     "report": ["errors", "experiment.records", "experiment.robust_records"],
