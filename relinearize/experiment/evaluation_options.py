@@ -1,4 +1,4 @@
-"""What `relinearize evaluate` is asked: key=value arguments over the files of conf/evaluation, attack and corruptions."""
+"""What `relinearize evaluate` is asked: key=value arguments over the files of conf/evaluation and its companions."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

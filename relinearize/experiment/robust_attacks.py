@@ -72,7 +72,7 @@ def attacked(
     inside = bool(((found >= 0) & (found <= 1)).all())
     if not inside or (epsilon is not None and distance > epsilon / 255 + SLACK):
         raise RuntimeError(
-            f"attack {attack.name} left the threat model: a change of {255 * distance:.3f}/255 with epsilon {epsilon}/255"
+            f"attack {attack.name} left its threat model: change {255 * distance:.3f}/255, epsilon {epsilon}/255"
             f", {'inside' if inside else 'outside of'} [0, 1]"
         )
     right[right.clone()] = subject.right(found, labels)
