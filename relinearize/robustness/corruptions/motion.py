@@ -30,7 +30,11 @@ def motion_kernel(radius: float, sigma: float, angle: float) -> tuple[np.ndarray
 
 
 def blur_motion(image: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarray:
-    """One uint8 image, H x W or H x W x C -> the same, rounded; beyond its edges the edge goes on."""
+    """One uint8 image, H x W or H x W x C -> the same; beyond its edges the edge goes on.
+
+    ImageMagick rounds to 16 bits (257 steps a level), and of these a PNG file's 8 bits are the whole levels.
+    """
     kernel, anchor = motion_kernel(radius, sigma, angle)
-    blurred = cv2.filter2D(image, -1, kernel, anchor=anchor, borderType=cv2.BORDER_REPLICATE)
-    return blurred.reshape(image.shape)  # OpenCV drops a single channel
+    blurred = cv2.filter2D(image, cv2.CV_32F, kernel, anchor=anchor, borderType=cv2.BORDER_REPLICATE)
+    levels = np.rint(blurred * 257).astype(np.uint16) // 257
+    return levels.astype(np.uint8).reshape(image.shape)  # OpenCV drops a single channel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -33,6 +33,7 @@ class Photographs:
         self.files = published if len(published) == len(PUBLISHED) else found
         if not self.files:
             raise UserError(f"corruptions.frost_images={folder}: holds no photograph ({', '.join(ENDINGS)})")
+        self._textures: dict[tuple, list[np.ndarray]] = {}
 
     @cached_property
     def sha256(self) -> str:
@@ -42,10 +43,12 @@ class Photographs:
             content.update(hashlib.sha256(path.read_bytes()).digest())
         return content.hexdigest()
 
-    @lru_cache(maxsize=2)  # noqa: B019 - one folder, one or two scales, for the life of the process
     def textures(self, scale: float, height: int, width: int, channels: int) -> list[np.ndarray]:
         """All photographs, uint8 H' x W' x channels, scaled; UserError if crops of height x width do not fit in."""
-        return [self._texture(path, scale, height, width, channels) for path in self.files]
+        key = scale, height, width, channels
+        if key not in self._textures:
+            self._textures[key] = [self._texture(path, *key) for path in self.files]
+        return self._textures[key]
 
     def _texture(self, path: Path, scale: float, height: int, width: int, channels: int) -> np.ndarray:
         try:
