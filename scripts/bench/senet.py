@@ -1,6 +1,7 @@
 """SENet's steps against plain distillation of the same masked network: the time and memory of mismatch and PRAM."""
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,8 +48,13 @@ def peak_memory(name: str, settings: Settings, precision: str, device: str) -> i
     """Bytes that two steps need at most: of the card, or, on Linux, of a process of their own beyond its start."""
     if torch.device(device).type == "cuda":
         return peak_of_steps(name, settings, precision, device)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(peak_of_steps, (name, settings, precision, device))
+    # Tensors in mappings of their own: freed ones leave the process at once, as a card's allocator would have it.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    try:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(peak_of_steps, (name, settings, precision, device))
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
 
 
 def peak_of_steps(name: str, settings: Settings, precision: str, device: str) -> int:
