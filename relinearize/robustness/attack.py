@@ -79,7 +79,7 @@ def pgd(
             rows = (~best_wrong if active_only else torch.ones_like(best_wrong)).nonzero().squeeze(1)
             if not len(rows):
                 break
-            parts = [_rows(part, rows) for part in (x, lower, upper, targets)]
+            parts = [rows_of(part, rows) for part in (x, lower, upper, targets)]
             found = _ascend(network, *parts, per_image, step_size, steps, active_only)
             with torch.no_grad():
                 logits = network(found)
@@ -156,14 +156,14 @@ def _ascend(
             rows = rows[going]
             if not len(rows):
                 return result
-            x, gradient, lower, upper, targets = (_rows(part, going) for part in (x, gradient, lower, upper, targets))
+            x, gradient, lower, upper, targets = (rows_of(part, going) for part in (x, gradient, lower, upper, targets))
         x.add_(gradient.sign_(), alpha=step_size).clamp_(lower, upper)
     if x is not result:
         result[rows] = x
     return result
 
 
-def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
+def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:
     """Some rows in the same memory format, which indexing alone does not keep."""
     some = tensor[rows]
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():

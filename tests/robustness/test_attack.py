@@ -2,37 +2,17 @@
 
 import copy
 import itertools
-import random
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchattacks
-from torch import Tensor, nn
+from attack_toys import CLASSES, batch, everything_about, mixed_modes, own_labels, right, toy_network
+from torch import Tensor
 
-from relinearize.backbones import PixelInput, build_backbone
 from relinearize.robustness.attack import LOSSES, fgsm, pgd
 
-EPSILON, STEP, CLASSES = 8 / 255, 2 / 255, 5
-
-
-def toy_network(seed: int = 0) -> PixelInput:
-    """A small ResNet behind its pixel adapter, with batch norms that do something; in eval mode."""
-    torch.manual_seed(seed)
-    network = build_backbone("resnet8", classes=CLASSES, image_size=8, width=8, convention="senet")
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2.0)
-    return PixelInput(network, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)).eval()
-
-
-def batch(images: int = 8, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Pixels with whole areas at 0 and 1, where the box matters, and labels."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels = (torch.rand(images, 3, 8, 8, generator=generator) * 1.4 - 0.2).clamp(0, 1)
-    return pixels, torch.randint(CLASSES, (images,), generator=generator)
+EPSILON, STEP = 8 / 255, 2 / 255
 
 
 def drawn_from(seed: int) -> torch.Generator:
@@ -41,11 +21,6 @@ def drawn_from(seed: int) -> torch.Generator:
 
 def targets_for(loss: str, labels: Tensor) -> Tensor:
     return torch.randn(len(labels), CLASSES, generator=drawn_from(3)) * 3 if loss == "kl" else labels
-
-
-def right(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return network(images).argmax(1) == labels
 
 
 # ---- what it computes ------------------------------------------------------------------------------------------------
@@ -133,11 +108,6 @@ def test_channels_last_is_kept_and_starts_are_the_same_in_it() -> None:
 # ---- restarts and early stop -----------------------------------------------------------------------------------------
 
 
-def own_labels(network: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return network(images).argmax(1)
-
-
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 @pytest.mark.parametrize("active_only", [False, True])
 def test_restarts_never_help_the_network(loss: str, active_only: bool) -> None:
@@ -216,29 +186,6 @@ def test_active_only_stops_when_nobody_is_left() -> None:
 
 
 # ---- leaves no trace -------------------------------------------------------------------------------------------------
-
-
-def mixed_modes(network: nn.Module) -> None:
-    """Top in train, one batch norm frozen in eval; one parameter frozen, one with a gradient waiting."""
-    network.train()
-    next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d)).eval()
-    frozen, waiting, *_ = network.parameters()
-    frozen.requires_grad_(False)
-    waiting.grad = torch.full_like(waiting, 3.0)
-
-
-def everything_about(network: nn.Module) -> list:
-    """All that an attack could change, in comparable form."""
-    state = {name: value.clone() for name, value in network.state_dict().items()}
-    return [
-        [module.training for module in network.modules()],
-        [parameter.requires_grad for parameter in network.parameters()],
-        [None if parameter.grad is None else parameter.grad.sum().item() for parameter in network.parameters()],
-        {name: value.double().sum().item() for name, value in state.items()},
-        torch.get_rng_state().tolist(),
-        np.random.get_state()[1].tolist(),
-        random.getstate(),
-    ]
 
 
 @pytest.mark.parametrize("loss", LOSSES)

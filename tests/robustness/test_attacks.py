@@ -1,0 +1,209 @@
+"""The attacks that conf/attack names, and robust accuracy in batches."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from attack_toys import batch, everything_about, mixed_modes, own_labels, right, toy_network
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from relinearize.errors import UserError
+from relinearize.robustness.attack import fgsm, pgd
+from relinearize.robustness.attacks import FGSM, PGD
+from relinearize.robustness.foreign_attacks import APGD, AutoAttack, Square, Torchattacks
+from relinearize.robustness.robust_accuracy import batch_seed, robust_accuracy
+
+CONF = Path(__file__).parents[2] / "conf" / "attack"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+LABELS = {
+    "apgd": "APGD-100 (CE and DLR)",
+    "autoattack": "AutoAttack",
+    "fgsm": "FGSM",
+    "pgd": "PGD-10 (CE)",
+    "pgd20": "PGD-20 (CE)",
+    "pgd100x5": "PGD-100 x 5 (CE and margin)",
+    "square": "Square (5,000)",
+    "torchattacks": "torchattacks MIFGSM",
+}
+SHORT = {  # overrides that make each short
+    "apgd": {"steps": 2},
+    "pgd20": {"steps": 2},
+    "pgd100x5": {"steps": 2, "restarts": 2},
+    "pgd": {"steps": 2, "losses": ["kl", "margin"], "restarts": 2},
+    "square": {"queries": 5},
+    "torchattacks": {"arguments": {"steps": 2}, "step_size": 3},
+}
+
+
+def made(name: str, **overrides):
+    """As the program makes it: the file, overridden, through Hydra."""
+    return instantiate(OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), overrides))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config(name: str) -> None:
+    attack = made(name)
+    assert (attack.name, attack.label) == (name, LABELS[name])
+    description = attack.describe()
+    assert list(description) == ["epsilon", "step", "steps", "restarts", "losses", "version"]
+    assert description["epsilon"] == 8.0
+    assert made(name, epsilon=4).describe()["epsilon"] == 4.0
+    assert (description["version"] is None) == (name in ("fgsm", "pgd", "pgd20", "pgd100x5"))
+    assert type(description["losses"]) is list
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "autoattack"])
+def test_every_config_attacks(name: str) -> None:
+    """Alike twice, inside its ball, without a trace, in inference mode and under autocast."""
+    network, (images, labels) = toy_network(), batch()
+    attack = made(name, **SHORT.get(name, {}))
+    mixed_modes(network)
+    before = everything_about(network)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        one = attack(network, images, labels, 4)
+    assert everything_about(network) == before
+    assert not one.requires_grad
+    assert one.dtype == torch.float32
+    assert (one - images).abs().max() <= 8 / 255 + 1e-6
+    assert torch.equal(one, attack(network, images, labels, 4))
+
+
+def test_descriptions_say_what_is_done() -> None:
+    assert PGD(steps=100, restarts=5, losses=["ce", "margin"]).describe() == {
+        "epsilon": 8.0,
+        "step": 2.0,
+        "steps": 100,
+        "restarts": 5,
+        "losses": ["ce", "margin"],
+        "version": None,
+    }
+    assert FGSM(4).describe()["step"] == 4.0
+    assert AutoAttack().describe()["version"] == "pyautoattack 0.2.0, standard"
+    assert Square(queries=1000).describe()["steps"] == 1000
+    tried = Torchattacks("PGD", epsilon=4, arguments={"steps": 3}).describe()
+    assert (tried["epsilon"], tried["step"], tried["steps"]) == (4.0, 2.0, 3)
+    assert tried["version"].endswith(", PGD")
+    for away in (Torchattacks("CW"), Torchattacks("PGDL2"), Torchattacks("FAB", arguments={"norm": "L2"})):
+        assert away.describe()["epsilon"] is None
+        assert away.describe()["version"].endswith(", L2")
+    assert Torchattacks("AutoAttack").label == "TA-AA-10"
+
+
+def test_torchattacks_epsilon_is_in_pixels_times_255() -> None:
+    network, (images, labels) = toy_network(), batch()
+    attack = Torchattacks("PGD", epsilon=4, step_size=1, arguments={"steps": 5, "random_start": False})
+    expected = pgd(network, images, labels, epsilon=4 / 255, step_size=1 / 255, steps=5, random_start=False)
+    assert (attack(network, images, labels, 0) - expected).abs().max() <= 1e-6
+    pifgsm = Torchattacks("PIFGSM", epsilon=4, arguments={"num_iter_set": 2})
+    assert (pifgsm(network, images, labels, 0) - images).abs().max() <= 4 / 255 + 1e-6
+
+
+def test_fgsm_and_pgd_are_the_plain_functions() -> None:
+    network, (images, labels) = toy_network(), batch()
+    assert torch.equal(FGSM(8)(network, images, labels, 0), fgsm(network, images, labels, epsilon=8 / 255))
+    settings = {"epsilon": 8 / 255, "step_size": 2 / 255, "steps": 3, "generator": torch.Generator().manual_seed(6)}
+    attack = PGD(steps=3, early_stop=False)
+    assert torch.equal(attack(network, images, labels, 6), pgd(network, images, labels, **settings))
+    assert not torch.equal(attack(network, images, labels, 6), attack(network, images, labels, 7))
+
+
+def test_several_losses_are_the_worst_case() -> None:
+    """Who falls to one of the losses alone has fallen, and the second loss finds some that the first does not."""
+    network, (images, _) = toy_network(), batch(48)
+    labels = own_labels(network, images)
+    settings = {"epsilon": 16, "step_size": 4, "steps": 4}
+    both = right(network, PGD(losses=["ce", "margin"], **settings)(network, images, labels, 0), labels)
+    first = right(network, PGD(losses="ce", **settings)(network, images, labels, 0), labels)
+    assert not (both & ~first).any()
+    assert 0 < both.sum() <= first.sum() < 48
+    from_margin = PGD(losses=["margin"], **settings)
+    generator_moved_on = right(network, from_margin(network, images, labels, 0), labels)
+    assert both.sum() <= generator_moved_on.sum() + 2
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: PGD(epsilon=0.031), "attack.epsilon=0.031: this is 0.031/255"),
+        (lambda: FGSM(epsilon=300), "attack.epsilon=300: give pixels times 255"),
+        (lambda: Square(epsilon="8/255"), "attack.epsilon=8/255: give pixels times 255"),
+        (lambda: PGD(step_size=-1), "attack.step_size=-1"),
+        (lambda: PGD(steps=0), "attack.steps=0: give a whole number"),
+        (lambda: PGD(restarts=1.5), "attack.restarts=1.5"),
+        (lambda: PGD(losses=["cw"]), r"attack.losses=\[cw\]: give some of ce, margin, kl"),
+        (lambda: PGD(losses=[]), r"attack.losses=\[\]"),
+        (lambda: APGD(losses=["ce", "ce"]), "give some of ce, dlr, t, each once"),
+        (lambda: Square(queries=0), "attack.queries=0"),
+        (lambda: Torchattacks("Nothing"), "no 'Nothing'; valid are APGD"),
+        (lambda: Torchattacks("PGD", arguments={"step": 1}), "PGD does not take step; it takes eps, alpha"),
+    ],
+)
+def test_wrong_settings(build, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+# ---- robust accuracy -------------------------------------------------------------------------------------------------
+
+
+def batches(sizes=(8, 8, 5)):
+    return [batch(size, seed) for seed, size in enumerate(sizes)]
+
+
+def test_robust_accuracy_counts() -> None:
+    network, parts = toy_network(), batches()
+    parts = [(x, torch.where(torch.arange(len(y)) % 4 == 0, y, own_labels(network, x))) for x, y in parts]
+    attack = PGD(epsilon=16, step_size=4, steps=3)
+    seen = []
+    result = robust_accuracy(network, parts, attack, 5, on_batch=lambda number, found: seen.append((number, found)))
+    images, labels = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+    assert torch.equal(result.clean, right(network, images, labels))
+    expected = []
+    for number, (x, y) in enumerate(parts):
+        clean = right(network, x, y)
+        x, y = x[clean], y[clean]
+        flags = clean.clone()
+        flags[clean] = right(network, attack(network, x, y, batch_seed(5, number)), y)
+        expected.append(flags)
+    assert torch.equal(result.robust, torch.cat(expected))
+    assert 0 < result.robust.sum() < result.clean.sum() < 21
+    assert result.robust_percent == pytest.approx(100 * result.robust.sum().item() / 21)
+    assert result.clean_percent == pytest.approx(100 * result.clean.sum().item() / 21)
+    assert [number for number, _ in seen] == [0, 1, 2]
+
+    def refuse(*_):
+        raise AssertionError("computed again")
+
+    resumed = robust_accuracy(network, parts, attack, 5, known=[found for _, found in seen[:2]])
+    assert torch.equal(resumed.robust, result.robust)
+    assert torch.equal(robust_accuracy(network, parts, refuse, 5, known=[f for _, f in seen]).robust, result.robust)
+
+
+def test_robust_accuracy_leaves_no_trace_and_is_float32() -> None:
+    network, parts = toy_network(), batches()
+    mixed_modes(network)
+    before = everything_about(network)
+    expected = robust_accuracy(network, parts, PGD(steps=2), 0)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = robust_accuracy(network, parts, PGD(steps=2), 0)
+    assert everything_about(network) == before
+    assert torch.equal(found.robust, expected.robust)
+    assert torch.equal(found.clean, expected.clean)
+
+
+def test_robust_accuracy_refuses() -> None:
+    network, parts = toy_network(), batches()
+    parts = [(x, own_labels(network, x)) for x, _ in parts]
+    with pytest.raises(ValueError, match="no images"):
+        robust_accuracy(network, [], FGSM(), 0)
+
+    class Cheat(FGSM):
+        def __call__(self, network, images, labels, seed):
+            return (images + 0.1).clamp(0, 1)
+
+    with pytest.raises(RuntimeError, match=r"epsilon is 0\.0313725"):
+        robust_accuracy(network, parts, Cheat(), 0)
+    known = [robust_accuracy(network, parts[2:], FGSM(), 0)]
+    with pytest.raises(ValueError, match="batch 0 has 8 images, its known result 5"):
+        robust_accuracy(network, parts, FGSM(), 0, known=known)
