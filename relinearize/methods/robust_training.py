@@ -41,6 +41,7 @@ class RobustTraining(Stage):
             each on the test set and goes on with the best clean one: selection=test, select_by=clean.
     """
 
+    routed = True
     attack_loss = "ce"
     masks_change = False
 
