@@ -27,6 +27,10 @@ SEARCH = [
 ]  # fmt: skip
 SENET_SEARCH = ["method.search.epochs=3", "method.search.batch_size=60", "method.search.learning_rate=0.02"]
 COMPUTED = ["sensitivity.epochs=2", "sensitivity.batch_size=60"]
+QUICK_ATTACKS = [
+    f"method.{stage}.{setting}" for stage in ("teacher", "search", "finetune")
+    for setting in ("attack.steps=2", "robust_validation.steps=2", "robust_validation.images=20")
+]  # fmt: skip
 # What makes each method quick, beside QUICK; others are given no further settings.
 METHODS = {
     "snl": SEARCH,
@@ -34,6 +38,7 @@ METHODS = {
     "senet, any sensitivity": ["method=senet", *SENET_SEARCH],
     "senetpp": ["method=senetpp", *SENET_SEARCH, *COMPUTED],
     "any search": ["method=snl"],
+    "rlnet": ["method=rlnet", *SENET_SEARCH, *COMPUTED, *QUICK_ATTACKS],
 }
 # Shares of the 2,304 ReLUs that this search reaches one after the other, within its first six epochs; UNREACHED never.
 LARGE, MIDDLE, SMALL, UNREACHED = 0.6, 0.4, 0.27, 0.1

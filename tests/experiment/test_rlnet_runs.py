@@ -1,0 +1,120 @@
+"""Whole runs of RLNet: routes in every stage, a record for each route, what is shared and what is resumed."""
+
+import signal
+
+import pytest
+from quick_runs import METHODS, QUICK_ATTACKS, assert_same_tensors, lasting, quick_plan, quick_run
+from safetensors.torch import load_file
+from test_resume import OFTEN, child
+
+from relinearize.backbones.routes import ROUTES
+from relinearize.errors import UserError
+from relinearize.experiment.evaluate import evaluate_run
+from relinearize.experiment.pipeline import check_stages
+from relinearize.experiment.records import find_records
+
+SHARE = "budget.fraction=0.2"
+BUDGET = 461  # of 2,304
+SHORT = ["method.teacher.epochs=1", "method.search.epochs=1", "method.finetune.epochs=1", "sensitivity.epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def rlnet(tmp_path_factory):
+    """(record, folder) of an RLNet run on its own."""
+    return quick_run(tmp_path_factory.mktemp("rlnet"), SHARE, method="rlnet")
+
+
+def route_names(weights):
+    return {part for key in weights for part in key.split(".") if part in ROUTES[3]}
+
+
+def test_each_route_is_a_finished_run_of_one_checkpoint(rlnet):
+    record, folder = rlnet
+    (_, clean), (path, adversarial) = find_records([folder])
+    assert path.parent == folder / "route-adversarial"
+    assert (clean.route, adversarial.route) == ("clean", "adversarial")
+    assert adversarial.submodel.run == clean.key == record.key and clean.submodel is None
+    assert clean.budget == adversarial.budget and clean.budget.met == BUDGET and clean.sites == adversarial.sites
+    ours, theirs = (load_file(place / "weights.safetensors") for place in (folder, path.parent))
+    assert list(ours) == list(theirs) and not route_names(ours)
+    shared = [key for key in ours if ours[key].equal(theirs[key])]
+    assert all("bn" not in key and "shortcut.1" not in key for key in shared if "tracked" not in key)
+    assert all("bn" in key or "shortcut.1" in key for key in set(ours) - set(shared))
+    for place, found in ((folder, clean), (path.parent, adversarial)):
+        assert evaluate_run([f"run={place}"])["test"] == found.accuracy.test
+
+
+def test_stages_hand_all_routes_on(rlnet):
+    _, folder = rlnet
+    store = folder.parents[1] / "store"
+    (teacher,) = store.glob("teacher/*/weights.safetensors")
+    (snapshot,) = store.glob("search/*/budget-*/weights.safetensors")
+    (pruned,) = store.glob("sensitivity/*/weights.safetensors")
+    assert route_names(load_file(teacher)) == route_names(load_file(snapshot)) == set(ROUTES[2])
+    assert not route_names(load_file(pruned)), "densities are those of the route for clean images"
+
+
+@pytest.mark.parametrize("routes", [1, 3])
+def test_one_and_three_routes(tmp_path, routes):
+    record, folder = quick_run(tmp_path, SHARE, f"method.routes={routes}", *SHORT, method="rlnet")
+    found = {narrow.route for _, narrow in find_records([folder])}
+    assert found == ({None} if routes == 1 else set(ROUTES[3])) and record.budget.met == BUDGET
+
+
+def test_stages_with_and_without_routes_go_together(tmp_path, fits):
+    quick_run(tmp_path, SHARE, method="rlnet")
+    record, folder = quick_run(
+        tmp_path, SHARE, "method/finetune=distill", "method.finetune.epochs=1", method="distilled"
+    )
+    assert fits[4:] == ["finetune"] and record.route is None and len(find_records([folder])) == 1
+    robust = [value for value in QUICK_ATTACKS if ".finetune." in value]
+    _, folder = quick_run(
+        tmp_path, SHARE, "method=random", "method/finetune=rlnet", "+method.routes=2", *robust,
+        "method.finetune.epochs=1", method="random",
+    )  # fmt: skip
+    assert {narrow.route for _, narrow in find_records([folder])} == set(ROUTES[2])
+
+
+METHODS["distilled"] = [entry for entry in METHODS["rlnet"] if ".finetune." not in entry]
+
+
+def test_number_of_routes_is_in_the_keys_of_the_stages_that_have_them(tmp_path):
+    two, three = (quick_plan(tmp_path, SHARE, f"method.routes={number}", method="rlnet") for number in (2, 3))
+    assert two.teacher.key != three.teacher.key
+    plain = quick_plan(tmp_path, SHARE, "+method.routes=2", method="senet")
+    assert plain.teacher.key == quick_plan(tmp_path, SHARE, method="senet").teacher.key
+
+
+def test_killed_in_each_stage_it_goes_on_to_the_same_result(tmp_path, rlnet):
+    for writes in (5, 9, 13, 13):
+        assert child(run_rlnet_and_die_at, tmp_path, writes) == -signal.SIGKILL
+    assert child(run_rlnet_and_die_at, tmp_path, 10_000) == 0
+    found = find_records([tmp_path / "runs"])
+    for (path, record), (other, expected) in zip(found, find_records([rlnet[1]]), strict=True):
+        assert_same_tensors(path.parent, other.parent)
+        ours, theirs = lasting(record), lasting(expected)
+        for values in (ours, theirs):
+            values["config"].pop("trainer")
+        assert ours == theirs
+
+
+def run_rlnet_and_die_at(folder, writes):
+    import test_resume
+
+    test_resume.quick_run = lambda *arguments: quick_run(*arguments, method="rlnet")
+    test_resume.run_and_die_at(folder, writes, (SHARE, OFTEN))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("method.routes=4", "method.routes=4 is impossible; valid: 1, 2, 3"),
+        ("method.teacher.attack.steps=0", "attack.steps=0"),
+        ("method.search.attack.epsilon=-1", "attack.epsilon=-1"),
+        ("method.finetune.split=thirds", "split=thirds"),
+    ],
+)
+def test_wrong_settings_are_found_before_anything_is_trained(tmp_path, setting, words):
+    with pytest.raises(UserError, match=words) as refusal:
+        check_stages(quick_plan(tmp_path, setting, method="rlnet"))
+    assert "\n" not in str(refusal.value)
