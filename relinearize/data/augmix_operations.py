@@ -34,7 +34,7 @@ def autocontrast(images: Tensor, _unused: Tensor | None = None) -> Tensor:
 def equalize(images: Tensor, _unused: Tensor | None = None) -> Tensor:
     """Spread the values of each channel evenly over 0 .. 255, by the cumulated histogram."""
     count, channels, height, width = images.shape
-    values = images.view(count, channels, height * width).to(torch.int64)
+    values = images.flatten(2).to(torch.int64)
     one = torch.ones_like(values, dtype=torch.int32)  # in full: an expanded one takes three times as long
     histogram = torch.zeros(count, channels, 256, dtype=torch.int32, device=images.device).scatter_add_(2, values, one)
     brightest = histogram.gather(2, values.amax(2, keepdim=True))

@@ -102,9 +102,8 @@ def test_image_data_hands_it_out():
     assert images.shape == view.shape == (16, 1, 8, 8) and labels.shape == (16,)
     assert torch.equal(before, torch.get_rng_state())
     streamed = ImageData(Digits(), subset=40, resident=False, workers=0, **settings)
-    assert equal(
-        list(streamed.train_loader(16, 0, second_view="augmix")), list(data.train_loader(16, 0, second_view="augmix"))
-    )
+    ours, theirs = (list(source.train_loader(16, 0, second_view="augmix")) for source in (data, streamed))
+    assert equal(ours, theirs)
     with pytest.raises(UserError, match="second_view=cutmix"):
         data.train_loader(16, 0, second_view="cutmix")
 
