@@ -37,12 +37,10 @@ class InnerAttack:
         attack = cls(**settings)
         if attack.loss not in LOSSES:
             raise UserError(f"{key}.loss={attack.loss} is unknown; valid: {', '.join(LOSSES)}")
-        for name, least in {"epsilon": 0, "step_size": 0}.items():
+        for name in ("epsilon", "step_size"):
             value = getattr(attack, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least < value <= 255:
-                raise UserError(
-                    f"{key}.{name}={value} must be above 0 and up to 255: it is given in pixels of 0 to 255"
-                )
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 255:
+                raise UserError(f"{key}.{name}={value} is impossible; give pixels of 0 to 255, above 0 (RLNet: 8, 2)")
         if type(attack.steps) is not int or attack.steps < 1:
             raise UserError(f"{key}.steps={attack.steps}: give a whole number of at least 1")
         return attack
