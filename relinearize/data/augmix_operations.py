@@ -49,7 +49,7 @@ def equalize(images: Tensor, _unused: Tensor | None = None) -> Tensor:
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
     """Keep the highest `bits` (0 .. 8) bits of each value."""
-    kept = (256 - torch.exp2(8 - bits)).to(torch.uint8)
+    kept = (256 - (1 << (8 - bits).to(torch.int64))).to(torch.uint8)
     return images & kept[:, None, None, None]
 
 
