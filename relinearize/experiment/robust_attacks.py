@@ -1,24 +1,26 @@
 """Clean and attacked accuracy of a subject, in pieces: one chunk of images each."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from relinearize.experiment.robust_pieces import flags_to_text
-from relinearize.experiment.robust_records import AttackRecord, CleanAccuracy
+from relinearize.experiment.robust_records import AttackRecord, CheckRecord, CleanAccuracy
 from relinearize.experiment.robust_subject import Piece, Subject, piece_seed
+from relinearize.robustness.robust_accuracy import attacked_batch
 
-SLACK = 1e-6  # of float32 pixels beside the radius
-PASSES = 3  # forward and backward, in units of forward
+PASSES = 3  # of a step: forward and backward, in forward passes
+UNSAID_STEPS = 400  # AutoAttack takes about 20 times as long as PGD-20
 
 
 def clean_pieces(subject: Subject, count: int | None, batch_size: int) -> list[Piece]:
     """Which of the first `count` images are right as they are; all of them in the batches of the run's own test."""
     pieces = []
     for first, rows in chunks(subject.rows(count), batch_size):
-        what = {"kind": "clean", "rows": described(subject, count), "first": first, "n": len(rows)}
+        what = {"kind": "clean", "rows": subject.which(count), "first": first, "n": len(rows)}
 
         def compute(rows: torch.Tensor = rows) -> dict[str, Any]:
             start = time.perf_counter()
@@ -29,79 +31,64 @@ def clean_pieces(subject: Subject, count: int | None, batch_size: int) -> list[P
     return pieces
 
 
-def attack_pieces(subject: Subject, attack: Any, settings: dict[str, Any], count: int, chunk: int) -> list[Piece]:
-    """Which of the first `count` images are right before and after `attack`, whose config is `settings`."""
+def attack_pieces(
+    subject: Subject, name: str, attack: Any, settings: dict[str, Any], count: int, chunk: int
+) -> list[Piece]:
+    """Which of the first `count` images are right before and after `attack`, which was made of `settings`.
+
+    The seed of a chunk is a function of (evaluation.seed, `name`, place of its first image).
+    """
     description = attack.describe()
     pieces = []
     for first, rows in chunks(subject.order[:count], chunk):
-        what = {
-            "kind": "attack",
-            "attack": attack.name,
-            "settings": settings,
-            "version": description["version"],
-            "seed": subject.seed,
-            "first": first,
-            "n": len(rows),
-        }
+        seed = piece_seed(subject.seed, name, first)
+        what = {"kind": "attack", "attack": name, "settings": settings, "version": description["version"]}
+        what |= {"rows": f"permutation {subject.seed}", "first": first, "n": len(rows), "seed": seed}
 
-        def compute(first: int = first, rows: torch.Tensor = rows) -> dict[str, Any]:
+        def compute(rows: torch.Tensor = rows, seed: int = seed) -> dict[str, Any]:
             start = time.perf_counter()
-            seed = piece_seed(subject.seed, attack.name, first)
-            flags, distance = attacked(subject, attack, rows, seed, description["epsilon"])
-            return {"right": flags_to_text(flags), "distance": distance, "seconds": time.perf_counter() - start}
+            epsilon = None if description["epsilon"] is None else description["epsilon"] / 255
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                result = attacked_batch(subject.network, *subject.batch(rows), attack, seed, epsilon)
+            return {
+                "right": flags_to_text(result.robust),
+                "warnings": sorted({str(warning.message) for warning in caught if warning.category is UserWarning}),
+                "seconds": time.perf_counter() - start,
+            }
 
         pieces.append(Piece(attack.label, what, len(rows) * cost(description), compute))
     return pieces
 
 
-def attacked(
-    subject: Subject, attack: Any, rows: torch.Tensor, seed: int, epsilon: float | None
-) -> tuple[torch.Tensor, float]:
-    """(bool N: right before and after; the largest change of a pixel, times 255).
-
-    Images that are wrong anyway are not attacked. `epsilon`: pixels times 255, None for attacks without a radius in the
-    maximum norm. An attack that leaves the ball or [0, 1] is a bug, and no accuracy: RuntimeError.
-    """
-    pixels, labels = subject.batch(rows)
-    right = subject.right(pixels, labels)
-    if not bool(right.any()):
-        return right, 0.0
-    pixels, labels = pixels[right], labels[right]
-    found = attack(subject.network, pixels, labels, seed)
-    distance = (found - pixels).abs().max().item()
-    inside = bool(((found >= 0) & (found <= 1)).all())
-    if not inside or (epsilon is not None and distance > epsilon / 255 + SLACK):
-        raise RuntimeError(
-            f"attack {attack.name} left its threat model: change {255 * distance:.3f}/255, epsilon {epsilon}/255"
-            f", {'inside' if inside else 'outside of'} [0, 1]"
-        )
-    right[right.clone()] = subject.right(found, labels)
-    return right, 255 * distance
-
-
 def cost(description: dict[str, Any]) -> float:
     """Of attacking one image, in forward passes; a guess for the progress bar."""
-    steps, restarts = description.get("steps") or 1, description.get("restarts") or 1
-    return PASSES * steps * restarts * max(1, len(description.get("losses") or ()))
+    steps, restarts = description["steps"] or UNSAID_STEPS, description["restarts"] or 1
+    return PASSES * steps * restarts * max(1, len(description["losses"]))
 
 
 def clean_accuracy(results: Sequence[dict[str, Any]]) -> CleanAccuracy:
+    """Of the results of `clean_pieces`."""
     accuracy, count = share(results)
     return CleanAccuracy(accuracy=accuracy, n=count)
 
 
-def attack_record(attack: Any, seed: int, results: Sequence[dict[str, Any]]) -> AttackRecord:
+def attack_record(name: str, attack: Any, seed: int, results: Sequence[dict[str, Any]]) -> AttackRecord:
+    """Of the results of `attack_pieces`."""
     accuracy, count = share(results)
-    description = attack.describe()
+    seconds = sum(result["seconds"] for result in results)
     return AttackRecord(
-        name=attack.name,
-        label=attack.label,
-        **{key: description[key] for key in ("epsilon", "step", "steps", "restarts", "losses", "version")},
-        n=count,
-        seed=seed,
-        accuracy=accuracy,
-        seconds=sum(result["seconds"] for result in results),
+        name=name, label=attack.label, **attack.describe(), n=count, seed=seed, accuracy=accuracy, seconds=seconds
     )
+
+
+def attack_warnings(name: str, attack: Any, results: Sequence[dict[str, Any]]) -> CheckRecord | None:
+    """What an attack of another package found wrong with the network or itself; None where it said nothing."""
+    found = sorted({message for result in results for message in result["warnings"]})
+    if not found:
+        return None
+    message = "; ".join(" ".join(line.split()) for line in found)
+    return CheckRecord(name=f"warnings of {name}", passed=False, message=f"{attack.label}: {message}", numbers={})
 
 
 def share(results: Sequence[dict[str, Any]]) -> tuple[float, int]:
@@ -113,8 +100,3 @@ def share(results: Sequence[dict[str, Any]]) -> tuple[float, int]:
 def chunks(rows: torch.Tensor, size: int) -> list[tuple[int, torch.Tensor]]:
     """(place of the first, rows) of consecutive parts of `size`."""
     return [(first, rows[first : first + size]) for first in range(0, len(rows), size)]
-
-
-def described(subject: Subject, count: int | None) -> str:
-    """Which images `subject.rows(count)` are; the number is not in it, since more contain the fewer."""
-    return "all in order" if count is None or count >= len(subject.images) else f"permutation {subject.seed}"

@@ -8,7 +8,7 @@ import torch
 from hydra.utils import instantiate
 
 from relinearize.data.images import ImageSet
-from relinearize.experiment.robust_attacks import described, share
+from relinearize.experiment.robust_attacks import share
 from relinearize.experiment.robust_pieces import flags_to_text
 from relinearize.experiment.robust_records import CorruptionsRecord
 from relinearize.experiment.robust_subject import Piece, Subject
@@ -31,7 +31,7 @@ class CorruptedAccuracy:
         self.rows = subject.rows(count)
         self.description = source.describe()
         self.cells = [(name, severity) for name in source.names for severity in SEVERITIES]
-        which = described(subject, count)
+        which = subject.which(count)
         self.pieces = [
             Piece(
                 f"corruption {name}",

@@ -58,6 +58,10 @@ class Subject:
             return torch.arange(len(self.images))
         return self.order[:count]
 
+    def which(self, count: int | None) -> str:
+        """What `rows` gives, in words. The number is not in it, since more contain the fewer."""
+        return "all in order" if count is None or count >= len(self.images) else f"permutation {self.seed}"
+
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(pixels, labels int64 N) of these test images, on the device; see `pixels`."""
         return self.pixels(self.images.images[rows], self.images.labels[rows])

@@ -1,6 +1,6 @@
 """The end of `relinearize evaluate evaluation=robust` on a terminal: one row per route, then the sanity checks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from relinearize.experiment.robust_records import RobustRecord
 
-RouteCell = tuple[str, int]  # value, n
+Cell = tuple[str, int]  # value, n
 
 
 def show_robustness(records: Sequence[RobustRecord], console: Console) -> None:
@@ -31,10 +31,12 @@ def show_robustness(records: Sequence[RobustRecord], console: Console) -> None:
         table.add_row(row_name(record, records), f"{record.relus:,}", *values)
     console.print(table)
     for record in records:
-        notes(record, row_name(record, records), console)
+        prefix = f"{row_name(record, records)}: " if len(records) > 1 else ""
+        for line in notes(record):
+            console.print(escape(prefix) + line, highlight=False, soft_wrap=True)
 
 
-def cells(record: RobustRecord) -> dict[str, RouteCell]:
+def cells(record: RobustRecord) -> dict[str, Cell]:
     """Column -> (value, n) of one row."""
     found = {"CA": (f"{record.clean.accuracy:.2f}", record.clean.n)}
     if corrupted := record.corruptions:
@@ -48,16 +50,16 @@ def cells(record: RobustRecord) -> dict[str, RouteCell]:
 
 def row_name(record: RobustRecord, records: Sequence[RobustRecord]) -> str:
     """The route, and the width where the rows differ in it."""
-    route = record.route or "(one)"
+    route = record.route or "-"
     return route if len({other.width for other in records}) == 1 else f"{route}, width {record.width}"
 
 
-def notes(record: RobustRecord, name: str, console: Console) -> None:
-    """What was left out, where corrupted images are from, and a line for each check."""
+def notes(record: RobustRecord) -> Iterator[str]:
+    """What was left out, where corrupted images are from, and a line for each check; with Rich's markup."""
     if corrupted := record.corruptions:
         left_out = f"; left out: {', '.join(corrupted.left_out)}" if corrupted.left_out else ""
         count = len(corrupted.accuracy)
-        console.print(f"{name}: {count} corruptions, {corrupted.source}, {corrupted.constants} constants{left_out}")
+        yield escape(f"{count} corruptions, {corrupted.source}, {corrupted.constants} constants{left_out}")
     for check in record.checks:
         verdict = "[green]pass[/green]" if check.passed else "[bold yellow]warn[/bold yellow]"
-        console.print(f"{escape(name)}: {verdict}  {escape(check.name)}: {escape(check.message)}", highlight=False)
+        yield f"{verdict}  {escape(f'{check.name}: {check.message}')}"
