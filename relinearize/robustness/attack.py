@@ -34,6 +34,7 @@ def pgd(
     restarts: int = 1,
     temperature: float = 1.0,
     active_only: bool = False,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Images N x C x H x W in [0, 1], none of whose values is further than `epsilon` from `images`, that raise a loss.
 
@@ -50,10 +51,12 @@ def pgd(
             then the one of largest loss ("kl", which knows no label: of largest loss).
         active_only: an image that is misclassified stays as it is and leaves the batch, which gets smaller with the
             steps. As valid an attack as one that goes on, and faster in evaluation; other images than without it.
+        start: begin at these, for example where an attack of fewer steps ended, instead of at random.
 
     Works under no_grad and inference_mode. Under autocast the network computes as that says, the rest in float32.
     Returns a detached tensor. Raises ValueError for settings that make no attack.
     """
+    random_start = random_start and start is None
     _check(images, targets, epsilon, step_size, steps, loss, random_start, generator, restarts, active_only)
     with torch.inference_mode(False), torch.enable_grad(), under_attack(network):
         clean = images.detach().to(torch.promote_types(images.dtype, torch.float32))
@@ -62,20 +65,20 @@ def pgd(
         targets = log_probabilities(targets.detach(), temperature) if loss == "kl" else targets.clone()
         per_image = partial(losses, loss=loss, temperature=temperature)
 
-        def start() -> Tensor:
-            x = clean.clone()
+        def begin() -> Tensor:
+            x = clean.clone() if start is None else start.detach().to(clean.dtype).clamp(lower, upper)
             if random_start:
                 noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
                 x.add_(noise.mul_(2 * epsilon).sub_(epsilon)).clamp_(lower, upper)
             return x
 
         if restarts == 1:
-            return _ascend(network, start(), lower, upper, targets, per_image, step_size, steps, active_only)
+            return _ascend(network, begin(), lower, upper, targets, per_image, step_size, steps, active_only)
         best = clean.clone()
         best_value = torch.full((len(clean),), -torch.inf, dtype=clean.dtype, device=clean.device)
         best_wrong = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         for _ in range(restarts):
-            x = start()  # of all images: what a restart draws does not depend on who is left
+            x = begin()  # of all images: what a restart draws does not depend on who is left
             rows = (~best_wrong if active_only else torch.ones_like(best_wrong)).nonzero().squeeze(1)
             if not len(rows):
                 break

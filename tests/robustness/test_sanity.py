@@ -1,0 +1,141 @@
+"""Sanity checks: an honest network passes all, networks with masked gradients and other defects are caught."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attack_toys import everything_about
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from relinearize.robustness.attack import fgsm
+from relinearize.robustness.network_checks import clean_agreement, threat_model
+from relinearize.robustness.sanity import CHECKS, black_box, sanity_checks, transfer
+
+EPSILON = 24  # times 1/255; digits have strong contrasts
+TESTED = 100
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    found = load_digits()
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
+    return images[order], torch.tensor(found.target)[order].long()
+
+
+def trained_network(seed: int = 0) -> nn.Module:
+    """A small network trained on digits, half of each batch attacked by one step; a few seconds."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9)
+    images, labels = (part[TESTED:] for part in digits())
+    for step in range(200):
+        rows = torch.arange(step * 128, step * 128 + 128) % len(labels)
+        x, y = images[rows], labels[rows]
+        x = torch.cat([x[:64], fgsm(network, x[64:], y[64:], epsilon=16 / 255)])
+        optimizer.zero_grad()
+        F.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def honest() -> nn.Module:
+    return trained_network()
+
+
+@pytest.fixture(scope="module")
+def tested() -> tuple[Tensor, Tensor]:
+    images, labels = digits()
+    return images[:TESTED], labels[:TESTED]
+
+
+class Changed(nn.Module):
+    """A network with something before or behind it."""
+
+    def __init__(self, network: nn.Module, before=lambda x: x, behind=lambda logits: logits) -> None:
+        super().__init__()
+        self.network, self.before, self.behind = network, before, behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(self.network(self.before(x)))
+
+
+def failed(network: nn.Module, tested, **settings) -> set[str]:
+    found = sanity_checks(network.eval(), *tested, epsilon=EPSILON, **settings)
+    assert all(check.message and "\n" not in check.message for check in found)
+    assert all(isinstance(value, int | float) for check in found for value in check.numbers.values())
+    return {check.name for check in found if not check.passed}
+
+
+def test_an_honest_network_passes_all(honest: nn.Module, tested) -> None:
+    other = trained_network(1)
+    before = everything_about(honest)
+    checks = sanity_checks(honest, *tested, epsilon=EPSILON, others={"other seed": other}, reference=honest)
+    assert everything_about(honest) == before
+    assert [check.name for check in checks] == [*CHECKS, "transfer", "clean agreement"]
+    assert not [check for check in checks if not check.passed]
+    numbers = {check.name: check.numbers for check in checks}
+    assert list(numbers["epsilon sweep"]) == ["3", "6", "12", "24", "48", "96", "192"]
+    assert 20 < numbers["single step"]["pgd"] < numbers["epsilon sweep"]["3"] < 100, "the network shows nothing"
+    assert numbers["transfer"]["other seed"] > numbers["transfer"]["own"]
+
+
+def test_quantised_pixels_mask_gradients(honest: nn.Module, tested) -> None:
+    """torch.round has gradient zero: PGD does not leave its start, Square and transferred attacks get through."""
+    masked = Changed(honest, before=lambda x: (x * 8).round() / 8)
+    caught = failed(masked, tested, others={"without rounding": honest})
+    assert caught >= {"zero gradients", "epsilon sweep", "black box", "transfer"}
+
+
+def test_saturated_logits_mask_gradients(honest: nn.Module, tested) -> None:
+    """Probabilities of exactly 1 in float32: the cross-entropy has no gradient, the margin has."""
+    masked = Changed(honest, behind=lambda logits: logits * 1e4)
+    assert failed(masked, tested, others={"unscaled": honest}) >= {
+        "zero gradients",
+        "epsilon sweep",
+        "other loss",
+        "black box",
+        "transfer",
+    }
+
+
+def test_probabilities_are_caught(honest: nn.Module, tested) -> None:
+    assert "logits" in failed(Changed(honest, behind=lambda logits: logits.softmax(1)), tested)
+
+
+def test_a_random_network_is_caught(honest: nn.Module, tested) -> None:
+    """Its noise is drawn from the global random state, and one start more finds what the last one did not."""
+    caught = failed(Changed(honest, before=lambda x: x + 0.1 * torch.randn_like(x)), tested)
+    assert caught >= {"determinism", "random state"}
+
+
+def test_train_mode_is_caught(honest: nn.Module, tested) -> None:
+    training = Changed(honest).train()
+    check = CHECKS["determinism"](training, *tested)
+    assert not check.passed
+    assert check.numbers["training"] == len(list(training.modules()))
+    honest.eval()
+
+
+def test_normalised_images_are_caught(honest: nn.Module, tested) -> None:
+    images, labels = tested
+    assert not threat_model(honest, (images - 0.3) / 0.2, labels, epsilon=EPSILON).passed
+    assert threat_model(honest, images, labels, epsilon=EPSILON).passed
+
+
+def test_a_wrong_adapter_is_caught(honest: nn.Module, tested) -> None:
+    images, _ = tested
+    assert clean_agreement(honest, images, lambda x: honest(x)).passed
+    check = clean_agreement(Changed(honest, before=lambda x: x * 1.001), images, honest)
+    assert not check.passed
+    assert check.numbers["difference"] > 1e-5
+
+
+def test_numbers_are_those_of_the_attacks(honest: nn.Module, tested) -> None:
+    from relinearize.robustness.attacks import PGD
+    from relinearize.robustness.robust_accuracy import robust_accuracy
+
+    images, labels = tested[0][:50], tested[1][:50]
+    own = robust_accuracy(honest, [(images, labels)], PGD(EPSILON, 4, 20), 3).robust_percent
+    assert black_box(honest, images, labels, epsilon=EPSILON, seed=3, queries=3).numbers["pgd"] == own
+    assert transfer(honest, images, labels, {}, epsilon=EPSILON, seed=3).numbers == {"own": own}
