@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -71,6 +72,10 @@ def runs_below(folder):
     runs = defaultdict(list)
     for path in sorted(folder.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime):
         content = read_run(path)
+        deadline = time.monotonic() + 60  # W&B's own process writes the file; on a busy machine after finish() returned
+        while "run" not in content and time.monotonic() < deadline:
+            time.sleep(0.2)
+            content = read_run(path)
         runs[content["run"].job_type].append(content)
     return runs
 
