@@ -133,7 +133,10 @@ def test_array_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=match):
             CorruptionFiles(images, test_labels, CLASSES, folder=folder, **{"expected": 6} | options)
 
-    refused(r"belongs to a test set of 10,000 images, but dataset's has 6; take corruptions=generated", expected=10_000)
+    refused(
+        r"belongs to a test set of 10,000 images, but dataset's has 6; take evaluation\.corruptions=generated",
+        expected=10_000,
+    )
     refused(r"speckle_noise\.npy: missing", extra=True)
     refused(r"labels\.npy: 2 of the 6 labels of severity 1 are not the test set's \(first at row 0: 0, not 2\)",
             np.array([2, 1, 2, 2, 1, 2]))  # fmt: skip

@@ -43,14 +43,14 @@ class CorruptionFiles(CorruptedImages):
         self.left_out = {}
         if not self.folder.is_dir():
             raise UserError(f"corruptions.folder={folder}: no such folder; give that of CIFAR-10-C, CIFAR-100-C or "
-                            "Tiny-ImageNet-C, or take corruptions=generated")  # fmt: skip
+                            "Tiny-ImageNet-C, or take evaluation.corruptions=generated")  # fmt: skip
         labels = np.asarray(labels).astype(np.int64)
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images and {len(labels)} labels do not match")
         if len(labels) != expected:
             raise UserError(
                 f"corruptions.folder={folder}: belongs to a test set of {expected:,} images, but dataset's has "
-                f"{len(labels):,}; take corruptions=generated"
+                f"{len(labels):,}; take evaluation.corruptions=generated"
             )
         shape = tuple(images.shape[1:])
         self._expected = expected
