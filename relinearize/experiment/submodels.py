@@ -81,4 +81,6 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
         kept = mask[site["name"]]
         site |= {"shape": tuple(kept.shape), "total": kept.numel(), "kept": int(kept.sum())}
     values["accuracy"] |= accuracies
+    if fraction < 1:
+        values["accuracy"]["teacher_test"] = None  # the teacher is of full width
     return Record.model_validate(values)

@@ -152,6 +152,7 @@ def test_submodels_are_runs_of_their_own(tmp_path):
     assert path.parent == folder / "width-0.5"
     assert (narrow.submodel.fraction, narrow.submodel.run) == (0.5, whole.key) and whole.submodel is None
     assert (whole.backbone.width, narrow.backbone.width) == (8, 4)
+    assert whole.accuracy.teacher_test is not None and narrow.accuracy.teacher_test is None
     mask, _ = Mask.from_file(folder / "mask.safetensors")
     for site, wide in zip(narrow.sites, whole.sites, strict=True):
         assert site.shape == (wide.shape[0] // 2, *wide.shape[1:])
