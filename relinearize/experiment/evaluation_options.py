@@ -166,7 +166,8 @@ def read_config(
             continue
         *parents, last = key.removeprefix(prefix).split(".")
         place = OmegaConf.select(content, ".".join(parents)) if parents else content
-        if not isinstance(place, DictConfig) or (len(place) and last not in place):  # an empty one takes any key
+        names = list(place) if isinstance(place, DictConfig) else None  # `in` denies keys that are left to the user
+        if names is None or (names and last not in names):  # an empty mapping takes any key
             raise UserError(f"{key} is unknown; valid: {valid}")
         place[last] = plain_value(key, value)
     if missing := OmegaConf.missing_keys(content):

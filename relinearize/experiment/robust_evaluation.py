@@ -18,6 +18,7 @@ from relinearize.errors import UserError
 from relinearize.experiment.evaluation_options import EvaluationOptions
 from relinearize.experiment.finished import FinishedRun
 from relinearize.experiment.images import open_source
+from relinearize.experiment.records import RECORD_FILE
 from relinearize.experiment.robust_corruptions import open_corruptions
 from relinearize.experiment.robust_records import ROBUST_FILE, RobustRecord
 from relinearize.experiment.robust_row import RowEvaluation, asked_of, checkpoint_of
@@ -36,10 +37,20 @@ def evaluate_robustness(options: EvaluationOptions, console: Console) -> list[Ro
     missing = [one for one, record in zip(runs, records, strict=True) if record is None]
     if missing:
         with exact_arithmetic():
-            made = iter(evaluated(missing, runs, options))
+            made = iter(evaluated(missing, [*runs, *siblings(run, options)], options))
         records = [record or next(made) for record in records]
     show_robustness(records, console)
     return records
+
+
+def siblings(run: FinishedRun, options: EvaluationOptions) -> list[FinishedRun]:
+    """The other routes of the checkpoint if `run` is the sub-folder of one route: attacks are made on them, too."""
+    folder = run.folder.resolve()
+    if not folder.name.startswith("route-") or not (folder.parent / RECORD_FILE).is_file():
+        return []
+    main = FinishedRun.open(folder.parent, options.root)
+    others = [FinishedRun.open(place, options.root) for place in main.parts() if place != folder]
+    return [main, *others]
 
 
 def check_classes(run: FinishedRun, options: EvaluationOptions) -> None:
@@ -80,7 +91,7 @@ def evaluated(
     rows = [
         RowEvaluation(subject, options, attacks, source, others_of(subject, subjects))
         for subject in subjects
-        if subject.run in wanted
+        if subject.run.folder in {run.folder for run in wanted}
     ]
     records = []
     with WorkProgress(sum(piece.units for row in rows for piece in row.pieces)) as progress:
