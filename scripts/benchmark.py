@@ -8,6 +8,7 @@
     activation  MaskedReLU and SlopedReLU against relu and against the formulas, eager and compiled
     search      SNL's search step of ResNet-18 against a plain implementation of the paper's formulas
     senet       SENet's search and PRAM steps against plain distillation, time and memory
+    attack      robust accuracy under PGD-20 against torchattacks
     lightning   the pipeline's fit() against a bare loop of the same step
     loader      images a second of the resident loader
     topk        exact budgets over 1.4 million scores against torch.topk
@@ -29,13 +30,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 import torch  # noqa: E402
-from bench import activation, gpu, lightning, loader, search, senet, topk  # noqa: E402
+from bench import activation, attack, gpu, lightning, loader, search, senet, topk  # noqa: E402
 from bench.common import CLOCKS, Row, Settings  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 BENCHMARKS = {
-    module.__name__.split(".")[-1]: module for module in (activation, search, senet, lightning, loader, topk, gpu)
+    module.__name__.split(".")[-1]: module
+    for module in (activation, search, senet, attack, lightning, loader, topk, gpu)
 }
 
 
