@@ -66,7 +66,7 @@ def theirs(network: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -
 
 
 def halving_epsilon(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The epsilon (pixels times 255) at which about half of the images survive PGD-20; found by halving in six steps."""
+    """The epsilon (pixels times 255) at which half of the images survive PGD-20; found by halving in six steps."""
     low, high = LEAST_RADIUS, 64.0
     for _ in range(6):
         middle = (low * high) ** 0.5
