@@ -107,7 +107,7 @@ def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
     assert record.corruptions.n == 4 and record.corruptions.mce == pytest.approx(100 - record.corruptions.npa)
     assert [check.name for check in record.checks] == ["clean agreement", "logits", "determinism"]
     assert all(check.passed for check in record.checks)
-    for words in ("n = 360", "n = 16", "14 corruptions, generated", "left out: frost", "pass  determinism"):
+    for words in ("n=360", "n=16", "14 corruptions, generated", "left out: frost", "pass  determinism"):
         assert words in printed
     again = evaluate_run(arguments, Console(quiet=True))  # answers from the file
     assert again == [record] and len(chunks) == 9
@@ -322,6 +322,12 @@ def test_few_classes_and_other_images_are_refused(folder):
     write_json(folder / "record.json", {**values, "dataset": {**values["dataset"], "fingerprint": "00"}})
     with pytest.raises(UserError, match="are not those of random-"):
         evaluate(folder)
+
+
+def test_table_keeps_all_columns_on_a_narrow_terminal(folder, capsys):
+    evaluate_run([f"run={folder}", *SETTINGS, *ATTACKS, *ALONE], Console(width=40))
+    printed = capsys.readouterr().out
+    assert all(words in printed for words in ("route", "ReLUs", "CA", "FGSM", "PGD-2", "margin)"))
 
 
 def test_progress_is_a_bar_or_lines(capsys):
