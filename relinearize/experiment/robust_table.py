@@ -37,7 +37,9 @@ def show_robustness(records: Sequence[RobustRecord], console: Console) -> None:
         values = [row[name][0] if name in row else "-" for name in names]
         table.add_row(row_name(record, records), f"{record.relus:,}", *values)
     least = Measurement.get(console, console.options.update(width=WIDE), table).minimum
-    console.print(table, width=max(console.width, least), crop=False)  # cut off, the last columns would be missing
+    if least > console.width:  # on a narrow terminal lines wrap; cut off, the last columns would be missing
+        table.width = least
+    console.print(table, crop=False)
     for record in records:
         prefix = f"{row_name(record, records)}: " if len(records) > 1 else ""
         for line in notes(record):

@@ -1,5 +1,6 @@
 """What RLNet's three stages share: parts of a batch on their routes, the attack inside the step, robust validation."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from relinearize.methods.stage import Stage
 
 SELECT_BY = ("mean", "clean", "robust")
 VALIDATION = {"steps": 10, "images": 500, "every": 1}
+GRAPHS = 32  # that torch.compile may make of one forward: routes, hooks, networks and what is differentiated all count
 
 
 class RobustTraining(Stage):
@@ -100,6 +102,16 @@ class RobustTraining(Stage):
             )
         return settings
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        # Beyond its limit of 8 the compiler would run what comes later, the attack perhaps, without compiling it.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        # Graphs for the sizes of an epoch's last batch would double the time that compilation takes.
+        with contextlib.nullcontext() if len(batch[0]) == self.batch_size else not_compiled():
+            return super().training_step(batch, batch_index)
+
     # ---- for the loss of a step --------------------------------------------------------------------------------------
 
     def begin_step(self, count: int) -> list[Part]:
@@ -124,7 +136,7 @@ class RobustTraining(Stage):
         if part.name == "augmix":
             if augmix_images is None:
                 raise ValueError("the batch has no AugMix images; the loader must give the stage's second_view")
-            return augmix_images[part.rows].contiguous(memory_format=self.memory_format)
+            return augmix_images[part.rows]
         clean = images[part.rows]
         if part.name == "clean":
             return clean
@@ -171,6 +183,10 @@ class RobustTraining(Stage):
 
         Every epoch from the same random starts. In float32; the network's modes are left as they are.
         """
+        with not_compiled():
+            return self._robust_accuracy()
+
+    def _robust_accuracy(self) -> float:
         self._attacked.follow()
         attack = replace(self.attack, steps=self.robust_validation["steps"], loss="ce")
         left, right, seen = self.robust_validation["images"], 0, 0
@@ -199,6 +215,11 @@ class RobustTraining(Stage):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._best = self.best
+
+
+def not_compiled() -> contextlib.AbstractContextManager:
+    """For passes that are too few to be worth a graph: compiled networks run as if they were not."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def variant_name(route: str) -> str:

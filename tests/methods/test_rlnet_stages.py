@@ -366,3 +366,30 @@ def test_official_choices_and_what_needs_no_robust_validation():
 def test_a_batch_without_the_second_view_is_refused():
     with pytest.raises(ValueError, match="second_view"):
         teacher_stage().loss(*BATCH[:2])
+
+
+# ---- compiled --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_a_compiled_stage_makes_few_graphs_and_the_same_losses(kind):
+    """One per route and use, none for the odd sizes of last batches: each takes the compiler half a minute."""
+
+    def steps(compiled):
+        stage = STAGES[kind](3, batch_size=24)
+        stage.batch_size = IMAGES  # a whole batch here; the stage would not take so few
+        stage.train()
+        for network in (stage.network, *stage._frozen) if compiled else ():
+            network.compile(backend="eager")
+        stage.use(train_loader=None, validation_loader=HELD_OUT, precision="32", seed=3)
+        losses = [stage.training_step([part[:size] for part in BATCH], 0) for size in (IMAGES, 9, IMAGES)]
+        sums = list(stage.mismatch.sums.values()) if kind == "search" else []
+        return [*losses, torch.tensor(stage.robust_accuracy()), *sums]
+
+    wanted = steps(compiled=False)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    for one, other in zip(wanted, steps(compiled=True), strict=True):
+        torch.testing.assert_close(one, other)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs == {"teacher": 4, "search": 6, "finetune": 6}[kind]
