@@ -8,7 +8,9 @@
     activation  MaskedReLU and SlopedReLU against relu and against the formulas, eager and compiled
     search      SNL's search step of ResNet-18 against a plain implementation of the paper's formulas
     senet       SENet's search and PRAM steps against plain distillation, time and memory
+    robust      RLNet's training steps (PGD-7, two routes) against plain ones of the same formulas
     attack      robust accuracy under PGD-20 against torchattacks
+    corruptions the whole corrupted set of 10,000 images
     lightning   the pipeline's fit() against a bare loop of the same step
     loader      images a second of the resident loader
     topk        exact budgets over 1.4 million scores against torch.topk
@@ -30,14 +32,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 import torch  # noqa: E402
-from bench import activation, attack, gpu, lightning, loader, search, senet, topk  # noqa: E402
+from bench import activation, attack, corruptions, gpu, lightning, loader, robust, search, senet, topk  # noqa: E402
 from bench.common import CLOCKS, Row, Settings  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 BENCHMARKS = {
     module.__name__.split(".")[-1]: module
-    for module in (activation, search, senet, attack, lightning, loader, topk, gpu)
+    for module in (activation, search, senet, robust, attack, corruptions, lightning, loader, topk, gpu)
 }
 
 
@@ -52,7 +54,7 @@ def parse(arguments: list[str] | None = None) -> tuple[list[str], Settings, Path
     )
     parser.add_argument("--rounds", type=int, help="times each variant is measured; the least counts (5; 3 if --quick)")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time, for one thread")
-    parser.add_argument("--compile", action="store_true", help="search: measure torch.compile as well")
+    parser.add_argument("--compile", action="store_true", help="search, robust: measure torch.compile as well")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds")
     parser.add_argument("--out", type=Path, help="write the rows as JSON to this file")
     options = parser.parse_args(arguments)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.initialisation import he_initialise
+from relinearize.backbones.shortcut import every_pixel
 from relinearize.errors import UserError
 
 
@@ -33,12 +34,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
-        # A strided 1x1 convolution reads every stride-th pixel. Taking these first is the same, and keeps clear of the
-        # strided 1x1 kernel of torch 2.15 for CPUs: below 8 channels, channels_last, its backward writes out of bounds.
-        picked = x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
         out = self.bn2(self.conv2(out))
         if self.identity_shortcut or len(self.shortcut):
-            out = out + self.shortcut(picked)
+            out = out + self.shortcut(every_pixel(x, self.stride))
         return self.relu2(out)
 
 

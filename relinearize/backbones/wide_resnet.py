@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.initialisation import he_initialise
+from relinearize.backbones.shortcut import every_pixel
 
 
 class PreActivationBlock(nn.Module):
@@ -14,6 +15,7 @@ class PreActivationBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.bn1 = nn.BatchNorm2d(channels_in)
         self.relu1 = nn.ReLU()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
@@ -22,12 +24,12 @@ class PreActivationBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
         self.shortcut = None
         if stride != 1 or channels_in != channels_out:
-            self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+            self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu1(self.bn1(x))
         out = self.conv2(self.relu2(self.bn2(self.conv1(activated))))
-        return out + (x if self.shortcut is None else self.shortcut(activated))
+        return out + (x if self.shortcut is None else self.shortcut(every_pixel(activated, self.stride)))
 
 
 class WideResNet(nn.Module):
