@@ -56,7 +56,7 @@ class RobustStep(StageStep):
 
 
 def robust_stage(kind: str, width: int, batch: int) -> Stage:
-    """The teacher's stage, or ("student") the mask search's under a mask of a quarter of the ReLUs; in channels_last."""
+    """The teacher's stage, or ("student") the mask search's under a mask of a quarter of the ReLUs. channels_last."""
     network = with_routes(network_of(width), ROUTES[2])
     common = {"epochs": 1, "batch_size": batch, "learning_rate": 1e-3}
     if kind == "teacher":
