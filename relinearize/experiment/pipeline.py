@@ -86,6 +86,8 @@ def check_stages(plan: Plan) -> None:
         try:
             if hasattr(build.func, "scores"):
                 build()
+                if getattr(build.func, "keeps_all", False) and plan.budget < plan.total:
+                    raise UserError(f"{key}=none keeps all {plan.total:,} ReLUs, not {plan.budget:,}; give budget=all")
             else:
                 stage = build(**inputs[key])
                 stage.check_selection(config.dataset.holdout)

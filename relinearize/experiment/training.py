@@ -96,8 +96,10 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
     """Train `stage` to its end, from `checkpoint` if that file exists, saving to it.
 
     `settings`: the `trainer` group, resolved (accelerator, devices, precision, channels_last, compile,
-    checkpoint_seconds, progress).
+    checkpoint_seconds, progress). Without epochs nothing is done.
     """
+    if not stage.epochs:
+        return
     accelerator = resolve_accelerator(settings.accelerator)
     precision = resolve_precision(settings.precision, accelerator)
     stage.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format

@@ -22,6 +22,7 @@ class Distill(Stage):
     """
 
     name = "finetune"
+    least_epochs = 0
 
     def __init__(
         self,

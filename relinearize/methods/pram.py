@@ -173,6 +173,7 @@ class PRAMDistill(Stage):
     """
 
     name = "finetune"
+    least_epochs = 0
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class Stage(pl.LightningModule):
 
     Args:
         network: pixels N x C x H x W in [0, 1] to logits; trained in place.
-        epochs: passes over the training images.
+        epochs: passes over the training images; 0, for a fine-tuning: the weights stay as they are.
         batch_size: images a step, over all processes.
         learning_rate: of the first epoch; `schedule`, `milestones` and `gamma` as in schedule.py.
         momentum, weight_decay: of SGD.
@@ -45,6 +45,7 @@ class Stage(pl.LightningModule):
     name = "stage"  # the directory of the store and the word in messages: teacher, search, finetune
     config_group = "method."  # what stands before the name in config keys
     second_view: str | None = None  # another augmentation of each batch's images that the loss wants: "augmix"
+    least_epochs = 1
     routed = False  # whether the stage uses the batch-norm routes of the network (see backbones.routes)
 
     def __init__(
@@ -67,8 +68,11 @@ class Stage(pl.LightningModule):
             raise UserError(f"{self.config_key}.selection={selection} is unknown; valid: {', '.join(SELECTIONS)}")
         if schedule not in SCHEDULES:
             raise UserError(f"{self.config_key}.schedule={schedule} is unknown; valid: {', '.join(SCHEDULES)}")
-        if epochs < 1 or batch_size < 2 or segments < 1:
-            raise UserError(f"{self.config_key}: epochs and segments must be at least 1, batch_size at least 2")
+        if epochs < self.least_epochs or batch_size < 2 or segments < 1:
+            raise UserError(
+                f"{self.config_key}: epochs must be at least {self.least_epochs}, segments at least 1, batch_size at "
+                "least 2"
+            )
         self.network = network
         self.epochs = epochs
         self.batch_size = batch_size
@@ -212,8 +216,10 @@ class Stage(pl.LightningModule):
         state = inner_network(self.network).state_dict()
         return {key: value.detach().cpu().clone() for key, value in state.items()}
 
-    def selected(self) -> tuple[dict[str, Tensor], int]:
-        """The weights that `selection` picks and the epoch they come from."""
+    def selected(self) -> tuple[dict[str, Tensor], int | None]:
+        """The weights that `selection` picks and the epoch they come from; without epochs as they are, None."""
+        if not self.epochs:
+            return self.weights(), None
         if self.selection == "last":
             return self.weights(), len(self.history) - 1
         return self.best["weights"], self.best["epoch"]

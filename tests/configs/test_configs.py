@@ -78,7 +78,7 @@ def test_defaults_are_the_papers_recipe():
 def test_named_budgets_are_what_their_names_say():
     from relinearize.relu.budget import parse_count
 
-    shares = {"half": 0.5, "quarter": 0.25, "tenth": 0.1, "twentieth": 0.05}
+    shares = {"all": 1.0, "half": 0.5, "quarter": 0.25, "tenth": 0.1, "twentieth": 0.05}
     for choice in files_of("budget"):
         budget = composed(f"budget={choice}").budget
         if choice in shares:
@@ -96,10 +96,12 @@ def test_every_experiment_composes(experiment):
 # As small as it gets, two steps a stage; overrides of keys that a method lacks are left out.
 TINY = {
     "method.teacher.epochs": 1, "method.search.epochs": 1, "method.finetune.epochs": 1, "sensitivity.epochs": 1,
-    "method.teacher.batch_size": 10, "method.search.batch_size": 10, "method.finetune.batch_size": 10,
-    "sensitivity.batch_size": 10, "sensitivity.updates_per_epoch": 2, "sensitivity.search.epochs": 1,
-    "dataset.subset": 40, "dataset.holdout": 0.5, "trainer.accelerator": "cpu", "trainer.precision": 32,
+    "method.teacher.batch_size": 16, "method.search.batch_size": 16, "method.finetune.batch_size": 16,
+    "sensitivity.batch_size": 16, "sensitivity.updates_per_epoch": 2, "sensitivity.search.epochs": 1,
+    "dataset.subset": 64, "dataset.holdout": 0.5, "trainer.accelerator": "cpu", "trainer.precision": 32,
     "trainer.progress": "none", "budget.relus": None, "budget.fraction": 0.5, "budget.grid": [], "backbone.width": 8,
+    **{f"method.{stage}.{key}": 1 for stage in ("teacher", "search", "finetune") for key in (
+        "attack.steps", "robust_validation.steps", "robust_validation.images")},
 }  # fmt: skip
 
 
@@ -146,12 +148,13 @@ def test_bf16_option_trains_on_a_cpu(tmp_path):
 # ---- SENet's experiments: what they promise --------------------------------------------------------------------------
 
 SENET = [experiment for experiment in files_of("experiment/paper") if experiment.startswith("senet")]
+RLNET = [experiment for experiment in files_of("experiment/paper") if experiment.startswith("rlnet")]
 TOTALS = {"resnet18": 557_056, "resnet34": 966_656, "wrn22_8": 1_392_640, "vgg16_bn": 294_912}  # at 32 pixels
 EPOCHS = {"cifar10": (240, 150, 240), "cifar100": (240, 150, 240), "tiny_imagenet": (120, 100, 120)}
 
 
-@pytest.mark.parametrize("experiment", SENET)
-def test_senet_experiments_have_the_papers_epochs_and_possible_budgets(experiment):
+@pytest.mark.parametrize("experiment", SENET + RLNET)
+def test_allocated_experiments_have_the_papers_epochs_and_possible_budgets(experiment):
     from relinearize.relu.budget import resolve_budget
 
     config = composed(f"experiment=paper/{experiment}")
@@ -175,11 +178,49 @@ def test_every_published_point_of_senet_is_in_a_sweep():
         assert point.relus in [parse_count(value) for value in budgets], point
 
 
+@pytest.mark.parametrize("experiment", RLNET)
+def test_rlnet_experiments_train_as_the_official_code(experiment):
+    config = composed(f"experiment=paper/{experiment}")
+    teacher, search, finetune = config.method.teacher, config.method.search, config.method.finetune
+    assert [stage.learning_rate for stage in (teacher, search, finetune)] == [0.05, 0.05, 0.01]
+    for stage in (teacher, search, finetune):
+        assert (stage.attack.epsilon, stage.attack.step_size, stage.attack.steps) == (8, 2, 7)
+        assert stage.batch_size == 128 and stage.second_view == "augmix" and stage.weight_decay == 5e-4
+    assert (teacher.attack.loss, search.attack.loss, finetune.attack.loss) == ("ce", "kl", "kl")
+    assert (search.cross_entropy_weight, search.distillation_weight, search.temperature) == (0.5, 0.5, 4)
+    assert (finetune.cross_entropy_weight, finetune.distillation_weight) == (0.5, 0.5)
+    assert finetune.pram_weight == 1000 and finetune.pram_part_weights == {"clean": 1, "augmix": 1, "adversarial": 0}
+    assert config.method.routes == 2
+
+
+@pytest.mark.parametrize("experiment", [name for name in SENET + RLNET if "senetpp" not in name])
+def test_the_parity_settings_of_a_header_build_all_stages(experiment, tmp_path):
+    from fake_sets import write_cifar10
+
+    from relinearize.experiment.pipeline import check_stages
+    from relinearize.experiment.plan import Plan
+
+    header = (CONF / "experiment/paper" / f"{experiment}.yaml").read_text().split("# parity")[1]
+    lines = header.replace("#", " ").split("\n")
+    settings = [
+        word for line in lines[: next(i for i, line in enumerate(lines) if "Epochs" in line or "Teacher" in line)]
+        for word in line.split() if re.fullmatch(r"\+?[a-z_.]+=\S+", word)
+    ]  # fmt: skip
+    assert "method.search.paper_parity=true" in settings and "dataset.holdout=0" in settings
+    write_cifar10(tmp_path)
+    sizes = ["dataset=cifar10", f"dataset.root={tmp_path}", "dataset.verify=false", "backbone.width=8"]
+    settings = [word for word in settings if not word.startswith(("dataset.mean", "dataset.std"))]
+    check_stages(Plan(composed(
+        f"experiment=paper/{experiment}", f"output={tmp_path}", "trainer.accelerator=cpu", "budget.fraction=0.5",
+        *sizes, *settings,
+    )))  # fmt: skip
+
+
 def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():
     from relinearize.methods.released_lists import LISTS
 
     named = set()
-    for experiment in SENET:
+    for experiment in SENET + RLNET:
         config = composed(f"experiment=paper/{experiment}")
         header = (CONF / "experiment/paper" / f"{experiment}.yaml").read_text()
         for name, budget in re.findall(r"sensitivity\.list=(\S+) budget\.relus=(\d+)", header):
@@ -194,8 +235,8 @@ def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():
 
 # ---- combinations ----------------------------------------------------------------------------------------------------
 
-SEARCHES = ["snl", "random", "senet", "random_allocated"]
-FINETUNES = ["distill", "senet", "senet_activations", "senetpp"]
+SEARCHES = ["snl", "random", "senet", "random_allocated", "rlnet"]
+FINETUNES = ["distill", "senet", "senet_activations", "senetpp", "rlnet"]
 SENSITIVITIES = {
     "computed": [], "uniform": [], "proportional": [], "snl": [], "list": ["sensitivity.values=[1,2,3,4,5,6,7]"],
 }  # fmt: skip
