@@ -48,7 +48,8 @@ def pgd(
         random_start: begin uniformly in the ball (cut off at [0, 1]), drawn from `generator`, which is on the images'
             device; the global random state is never used. Else begin at `images`.
         restarts: so many starts; each image gets the worst result: one that is misclassified before one that is not,
-            then the one of largest loss ("kl", which knows no label: of largest loss).
+            then the one of largest loss. "kl" knows no label, so that of largest loss may be right where another is
+            not: attacks.PGD asks for its restarts one by one.
         active_only: an image that is misclassified stays as it is and leaves the batch, which gets smaller with the
             steps. As valid an attack as one that goes on, and faster in evaluation; other images than without it.
         start: begin at these, for example where an attack of fewer steps ended, instead of at random.

@@ -62,22 +62,27 @@ class PGD:
         check_counts(steps=self.steps, restarts=self.restarts)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-        generator = Generator(images.device).manual_seed(seed)
         settings = {"epsilon": self.epsilon / 255, "step_size": self.step_size / 255, "steps": self.steps}
-        settings |= {"restarts": self.restarts, "generator": generator}
+        settings["generator"] = Generator(images.device).manual_seed(seed)
+        # The restarts of "kl" are attacks one after the other: without labels pgd cannot tell which of them fooled.
+        attempts = []
+        for loss in self.losses:
+            attempts += [(loss, 1)] * self.restarts if loss == "kl" else [(loss, self.restarts)]
 
-        def attacked(clean: Tensor, true: Tensor, loss: str) -> Tensor:
+        def attacked(clean: Tensor, true: Tensor, loss: str, restarts: int) -> Tensor:
             targets = answer(network, clean) if loss == "kl" else true
-            return pgd(network, clean, targets, loss=loss, active_only=self.early_stop and loss != "kl", **settings)
+            settings["active_only"] = self.early_stop and loss != "kl"
+            return pgd(network, clean, targets, loss=loss, restarts=restarts, **settings)
 
         with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
             images = images.float()
-            first, *further = self.losses
-            found = attacked(images, labels, first)
-            for loss in further:
+            first, *further = attempts
+            found = attacked(images, labels, *first)
+            for attempt in further:
                 left = (answer(network, found).argmax(1) == labels).nonzero().squeeze(1)
-                if len(left):
-                    found[left] = attacked(rows_of(images, left), labels[left], loss)
+                if not len(left):
+                    break
+                found[left] = attacked(rows_of(images, left), labels[left], *attempt)
         return found
 
     @property

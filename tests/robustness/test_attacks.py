@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from relinearize.errors import UserError
 from relinearize.robustness.attack import fgsm, pgd
-from relinearize.robustness.attacks import FGSM, PGD
+from relinearize.robustness.attacks import FGSM, PGD, answer
 from relinearize.robustness.foreign_attacks import APGD, AutoAttack, Square, Torchattacks
 from relinearize.robustness.robust_accuracy import batch_seed, robust_accuracy
 
@@ -120,6 +120,29 @@ def test_several_losses_are_the_worst_case() -> None:
     from_margin = PGD(losses=["margin"], **settings)
     generator_moved_on = right(network, from_margin(network, images, labels, 0), labels)
     assert both.sum() <= generator_moved_on.sum() + 2
+
+
+def test_restarts_of_kl_are_the_worst_case_too() -> None:
+    """An image is right only if it is so after each single attack; the one of largest KL does not decide that."""
+    network, (images, _) = toy_network(), batch(48)
+    labels = own_labels(network, images)
+    settings = {"epsilon": 24 / 255, "step_size": 6 / 255, "steps": 2, "loss": "kl"}
+    wanted, generator = answer(network, images), torch.Generator().manual_seed(3)
+    left = torch.arange(48)
+    survivors = []
+    for _ in range(6):
+        single = pgd(network, images[left], wanted[left], generator=generator, **settings)
+        left = left[right(network, single, labels[left])]
+        survivors.append(set(left.tolist()))
+    assert 0 < len(survivors[-1]) < len(survivors[0]) < 48, "the case shows nothing"
+    for restarts in (1, 3, 6):
+        attack = PGD(epsilon=24, step_size=6, steps=2, restarts=restarts, losses=["kl"])
+        assert (
+            set(right(network, attack(network, images, labels, 3), labels).nonzero()[:, 0].tolist())
+            == (survivors[restarts - 1])
+        )
+    largest = pgd(network, images, wanted, generator=torch.Generator().manual_seed(3), restarts=6, **settings)
+    assert right(network, largest, labels).sum() > len(survivors[-1])
 
 
 @pytest.mark.parametrize(
