@@ -10,14 +10,17 @@ from torch import Tensor, nn
 from relinearize.data.order import seeded_generator
 from relinearize.errors import UserError
 from relinearize.robustness.attack import LOSSES, pgd
+from relinearize.robustness.attacks import check_radius
 
 PIXEL = 1 / 255
 
 
 @dataclass(frozen=True)
 class InnerAttack:
-    """RLNet's (5.2): L-infinity PGD-7 from a uniform start. `epsilon` and `step_size` in pixels of 0 to 255.
+    """RLNet's (CVPRW 2024, its official code): L-infinity PGD-7 from a uniform start.
 
+    epsilon, step_size: in pixels times 255. Refused where they look like pixels of [0, 1]: 0.031 would be an attack of
+    0.031/255, a training that is not robust without a word.
     loss: what it raises. "ce", "margin": that of the labels; "kl": KL_T of the given logits and the network's.
     """
 
@@ -38,9 +41,7 @@ class InnerAttack:
         if attack.loss not in LOSSES:
             raise UserError(f"{key}.loss={attack.loss} is unknown; valid: {', '.join(LOSSES)}")
         for name in ("epsilon", "step_size"):
-            value = getattr(attack, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 255:
-                raise UserError(f"{key}.{name}={value} is impossible; give pixels of 0 to 255, above 0 (RLNet: 8, 2)")
+            check_radius(f"{key}.{name}", getattr(attack, name), zero=False)
         if type(attack.steps) is not int or attack.steps < 1:
             raise UserError(f"{key}.steps={attack.steps}: give a whole number of at least 1")
         return attack

@@ -29,7 +29,7 @@ class FGSM:
     label: ClassVar[str] = "FGSM"
 
     def __post_init__(self) -> None:
-        check_radius("epsilon", self.epsilon)
+        check_radius("attack.epsilon", self.epsilon)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
@@ -57,8 +57,8 @@ class PGD:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "losses", checked_losses(self.losses, LOSSES))
-        check_radius("epsilon", self.epsilon)
-        check_radius("step_size", self.step_size)
+        check_radius("attack.epsilon", self.epsilon)
+        check_radius("attack.step_size", self.step_size, zero=False)
         check_counts(steps=self.steps, restarts=self.restarts)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -124,12 +124,14 @@ def checked_losses(losses: str | Sequence[str], valid: Sequence[str]) -> tuple[s
     return losses
 
 
-def check_radius(key: str, value: Any) -> None:
-    """UserError unless `value` can be a distance in pixels times 255."""
+def check_radius(key: str, value: Any, zero: bool = True) -> None:
+    """UserError, naming `key`, unless `value` can be a distance in pixels times 255. `zero`: whether 0 can be one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 255:
-        raise UserError(f"attack.{key}={value}: give pixels times 255, from 0 to 255 (8 for 8/255)")
+        raise UserError(f"{key}={value}: give pixels times 255, from 0 to 255 (8 for 8/255)")
     if 0 < value < LEAST_RADIUS:
-        raise UserError(f"attack.{key}={value}: this is {value}/255; give pixels times 255 (8 for 8/255)")
+        raise UserError(f"{key}={value}: this is {value}/255; give pixels times 255 (8 for 8/255)")
+    if not (value or zero):
+        raise UserError(f"{key}={value} makes no attack; give pixels times 255, above 0 (8 for 8/255)")
 
 
 def check_counts(**counts: Any) -> None:

@@ -6,11 +6,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from relinearize.errors import UserError
 from relinearize.robustness.attacks import check_counts, check_radius, checked_losses, description
 from relinearize.robustness.autoattack import QUERIES, RESTARTS, STEPS, autoattack
 from relinearize.robustness.guard import OTHER_DISTANCES, check_arguments, torchattacks_attack
 
 APGD_LOSSES = {"ce": "CE", "dlr": "DLR", "t": "targeted DLR"}
+# Arguments of torchattacks' classes that are distances, and our own key for each.
+RADII = {"eps": "epsilon", "max_epsilon": "epsilon", "alpha": "step_size"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class APGD:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "losses", checked_losses(self.losses, APGD_LOSSES))
-        check_radius("epsilon", self.epsilon)
+        check_radius("attack.epsilon", self.epsilon)
         check_counts(steps=self.steps, restarts=self.restarts)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -51,7 +54,7 @@ class Square:
     name: str = "square"
 
     def __post_init__(self) -> None:
-        check_radius("epsilon", self.epsilon)
+        check_radius("attack.epsilon", self.epsilon)
         check_counts(queries=self.queries)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -75,7 +78,7 @@ class AutoAttack:
     label: ClassVar[str] = "AutoAttack"
 
     def __post_init__(self) -> None:
-        check_radius("epsilon", self.epsilon)
+        check_radius("attack.epsilon", self.epsilon)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         return autoattack(network, images, labels, epsilon=self.epsilon / 255, seed=seed)
@@ -99,22 +102,27 @@ class Torchattacks:
     name: str = "torchattacks"
 
     def __post_init__(self) -> None:
-        check_radius("epsilon", self.epsilon)
+        check_radius("attack.epsilon", self.epsilon)
         if self.step_size is not None:
-            check_radius("step_size", self.step_size)
+            check_radius("attack.step_size", self.step_size, zero=False)
         object.__setattr__(self, "arguments", dict(self.arguments))
         check_arguments(self.attack, self.arguments)
+        for key in RADII if self._distance == "Linf" else ():  # an L2 ball may be wider than any pixel's range
+            value = self.arguments.get(key)
+            if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise UserError(
+                    f"attack.arguments.{key}={value}: {self.attack} takes pixels of [0, 1], so {key} 1 at most "
+                    f"(0.0314 for 8/255); attack.{RADII[key]} is in pixels times 255"
+                )
 
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments of the class, without its defaults."""
         taken, settings = check_arguments(self.attack, self.arguments), dict(self.arguments)
         if self._distance == "Linf":
-            for key in ("eps", "max_epsilon"):
-                if key in taken:
-                    settings.setdefault(key, self.epsilon / 255)
-            if "alpha" in taken and self.step_size is not None:
-                settings.setdefault("alpha", self.step_size / 255)
+            for key, own in RADII.items():
+                if key in taken and getattr(self, own) is not None:
+                    settings.setdefault(key, getattr(self, own) / 255)
         return settings
 
     @property

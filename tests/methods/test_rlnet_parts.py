@@ -76,8 +76,11 @@ def test_refused_weights_of_parts(weights, count, message):
     [
         ({"radius": 8}, "attack.radius is unknown; valid: epsilon, step_size, steps, loss, random_start"),
         ({"loss": "dlr"}, "attack.loss=dlr is unknown; valid: ce, margin, kl"),
-        ({"epsilon": 0}, "attack.epsilon=0 is impossible; give pixels of 0 to 255"),
-        ({"step_size": "2"}, "attack.step_size=2 is impossible"),
+        ({"epsilon": 0}, "attack.epsilon=0 makes no attack; give pixels times 255, above 0"),
+        ({"epsilon": 0.031}, "attack.epsilon=0.031: this is 0.031/255; give pixels times 255"),
+        ({"step_size": 0.0078}, "attack.step_size=0.0078: this is 0.0078/255; give pixels times 255"),
+        ({"epsilon": 256}, "attack.epsilon=256: give pixels times 255, from 0 to 255"),
+        ({"step_size": "2"}, "attack.step_size=2: give pixels times 255"),
         ({"steps": 2.5}, "attack.steps=2.5"),
     ],
 )

@@ -137,10 +137,8 @@ def test_restarts_of_kl_are_the_worst_case_too() -> None:
     assert 0 < len(survivors[-1]) < len(survivors[0]) < 48, "the case shows nothing"
     for restarts in (1, 3, 6):
         attack = PGD(epsilon=24, step_size=6, steps=2, restarts=restarts, losses=["kl"])
-        assert (
-            set(right(network, attack(network, images, labels, 3), labels).nonzero()[:, 0].tolist())
-            == (survivors[restarts - 1])
-        )
+        found = right(network, attack(network, images, labels, 3), labels)
+        assert set(found.nonzero().flatten().tolist()) == survivors[restarts - 1]
     largest = pgd(network, images, wanted, generator=torch.Generator().manual_seed(3), restarts=6, **settings)
     assert right(network, largest, labels).sum() > len(survivors[-1])
 
@@ -152,6 +150,7 @@ def test_restarts_of_kl_are_the_worst_case_too() -> None:
         (lambda: FGSM(epsilon=300), "attack.epsilon=300: give pixels times 255"),
         (lambda: Square(epsilon="8/255"), "attack.epsilon=8/255: give pixels times 255"),
         (lambda: PGD(step_size=-1), "attack.step_size=-1"),
+        (lambda: PGD(step_size=0), "attack.step_size=0 makes no attack; give pixels times 255"),
         (lambda: PGD(steps=0), "attack.steps=0: give a whole number"),
         (lambda: PGD(restarts=1.5), "attack.restarts=1.5"),
         (lambda: PGD(losses=["cw"]), r"attack.losses=\[cw\]: give some of ce, margin, kl"),
@@ -160,11 +159,23 @@ def test_restarts_of_kl_are_the_worst_case_too() -> None:
         (lambda: Square(queries=0), "attack.queries=0"),
         (lambda: Torchattacks("Nothing"), "no 'Nothing'; valid are APGD"),
         (lambda: Torchattacks("PGD", arguments={"step": 1}), "PGD does not take step; it takes eps, alpha"),
+        (lambda: Torchattacks("PGD", arguments={"eps": 8}), "eps=8: PGD takes pixels of .0, 1., so eps 1 at most"),
+        (lambda: Torchattacks("PGD", arguments={"eps": "8/255"}), "arguments.eps=8/255: PGD takes pixels of"),
+        (lambda: Torchattacks("PGD", arguments={"alpha": 2}), "attack.arguments.alpha=2: PGD takes pixels of"),
+        (lambda: Torchattacks("PIFGSM", arguments={"max_epsilon": 16}), "attack.arguments.max_epsilon=16: PIFGSM"),
+        (lambda: Torchattacks("FAB", arguments={"eps": 3, "norm": "Linf"}), "attack.arguments.eps=3: FAB"),
     ],
 )
 def test_wrong_settings(build, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build()
+
+
+def test_radii_of_other_distances_may_be_above_1() -> None:
+    for attack, arguments in (("PGDL2", {"eps": 3.0, "alpha": 1.5}), ("FAB", {"eps": 3, "norm": "L2"})):
+        assert Torchattacks(attack, arguments=arguments).settings.items() >= arguments.items()
+    assert Torchattacks("FAB", arguments={"eps": None, "norm": "Linf"}).settings["eps"] is None
+    assert Torchattacks("PGD", arguments={"eps": 1}).describe()["epsilon"] == 255
 
 
 # ---- robust accuracy -------------------------------------------------------------------------------------------------
