@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import search
+from bench import robust, search
 from bench.common import Row, Settings, interleaved
 from bench.steps import StageStep, batch_of, stage_of
 
@@ -15,7 +15,7 @@ STEPS = 10  # timed together: a step is a few milliseconds
 
 
 def measure(settings: Settings, device: str = "cuda", matrix: int = 8192) -> Iterator[Row]:
-    """Every stage in bf16, eager and compiled, then the search against the plain float32 implementation.
+    """Every stage in bf16, eager and compiled, then the search and RLNet's steps against plain float32 implementations.
 
     Operations are those of convolutions and matrix products, forward and backward, as torch counts them; the rate they
     are compared with is that of a product of two `matrix` x `matrix` bf16 matrices in the same run. `device` "cpu" and
@@ -37,6 +37,9 @@ def measure(settings: Settings, device: str = "cuda", matrix: int = 8192) -> Ite
             yield Row("gpu", case, name, settings.batch / taken, "images/s")
             yield Row("gpu", case, f"{name}: of the matrix rate", 100 * operations / taken / peak, "%")
     for row in search.measure(settings, device, ["bf16"]):
+        yield replace(row, benchmark="gpu")
+    compiled = device == "cuda" or settings.compile
+    for row in robust.measure(replace(settings, precision="bf16", compile=compiled), device):
         yield replace(row, benchmark="gpu")
 
 

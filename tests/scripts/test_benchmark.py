@@ -25,7 +25,7 @@ TINY = {"width": 8, "batch": 4, "rounds": 1, "quick": True}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["search", "senet", "attack", "lightning", "loader", "topk"])
+@pytest.mark.parametrize("name", ["search", "senet", "robust", "attack", "corruptions", "lightning", "loader", "topk"])
 def test_benchmarks_yield_positive_numbers(benchmark, name):
     rows = list(benchmark.BENCHMARKS[name].measure(benchmark.Settings(**TINY)))
     assert rows and all(row.benchmark == name for row in rows)
