@@ -1,4 +1,4 @@
-"""RLNet, stage 2: robust fine-tuning under a fixed mask (papers: 5.6).
+"""RLNet (CVPRW 2024; its official code), stage 2: robust fine-tuning under a fixed mask.
 
     L = gamma * (CE_c + CE_aug + CE_adv) / 3 + alpha * (KL_c + KL_aug + KL_adv) / 3 + beta * (AT_c + AT_aug) / 2
 
@@ -6,7 +6,18 @@ The first two as in the search (rlnet_search.py). AT compares the sites of stude
 the student is shown, both on the part's route: clean images on route clean, AugMix views on route clean (three routes:
 augmix), and, where it has a weight, the student's adversarial images on route adversarial (then the mean of three).
 
-The official modes: `rslad` gamma = beta = 0, `rslad+attn` pram_part_weights.augmix = 0, `+advattn` its adversarial = 1.
+The official code's modes in these weights. Without "+ce" its KL terms have weight 1, whatever its option alpha says:
+
+    mode                           gamma  alpha  beta  pram_part_weights   attack.loss
+    rslad                          0      1      0                         kl
+    rslad+attn                     0      1      1000  augmix 0            kl
+    rslad+attn+augattn             0      1      1000                      kl
+    rslad+attn+augattn+advattn     0      1      1000  adversarial 1       kl
+    rslad+attn+augattn+ce          .5     .5     1000                      kl (its README's and our default)
+    rslad+attn+augattn+advattn+ce  .5     .5     1000  adversarial 1       kl
+    pgd                            1      0      0                         ce
+
+With three sets of batch norms it knows the first two alone; here each part is compared on its own route then, too.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""RLNet, stage 1: SENet's mask search on clean, AugMix and adversarial images (papers: 5.5).
+"""RLNet (CVPRW 2024; its official code), stage 1: SENet's mask search on clean, AugMix and adversarial images.
 
     L = gamma * (CE_c + CE_aug + CE_adv) / 3 + alpha * (KL_c + KL_aug + KL_adv) / 3
 
@@ -7,9 +7,12 @@ answers to the *clean* images of the same rows on route clean, and the attack le
 at temperature T). The mismatch that ranks the positions is that of the clean part, on route clean of both networks.
 
 Which rows are which part: see batch_parts.py. With three routes the AugMix part goes through the student's route
-augmix, and its soft labels are those of the same rows' clean images on the teacher's route clean.
+augmix, and its soft labels are those of the same rows' clean images on the teacher's route clean. So has the official
+code, which cannot be run with three sets as released: it builds networks that lack them. We do not follow it in
+normalising AugMix images twice there.
 
-gamma = 0 is the official mode `rslad`; alpha = 0 with attack.loss = ce its mode `pgd`.
+The official code's modes: `rslad+ce` has gamma = alpha = 0.5 (its README's and our default), `rslad` gamma = 0 and
+alpha = 1, `pgd` gamma = 1, alpha = 0 and attack.loss = ce. With three sets of batch norms it knows `rslad` alone.
 """
 
 from typing import Any

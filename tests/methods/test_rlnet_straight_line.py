@@ -1,8 +1,11 @@
 """Two steps of each of RLNet's stages against rlnet_reference.py, in float64, with one, two and three routes."""
 
+from pathlib import Path
+
 import pytest
 import rlnet_reference as reference
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from relinearize.backbones.routes import ROUTES, on_route, routes_of, with_routes
@@ -74,7 +77,7 @@ def compare(network, state):
 
 
 def rows(count, split):
-    """(rows, route) of the clean, AugMix and adversarial part, as in 5.4; one route has no name."""
+    """(rows, route) of the clean, AugMix and adversarial part, as in the official code; one route has no name."""
     everything = slice(0, IMAGES)
     if count == 1:
         return [(everything, None)] * 3
@@ -211,15 +214,13 @@ def three_answers(images, labels, augmix, state, masks, wanted, count, split, at
     return [(part, what, *reference.forward(what, state, masks, route, True)) for part, what, route in shown]
 
 
-@pytest.mark.parametrize("attack_loss", ["kl", "ce"])
-@pytest.mark.parametrize(("count", "split"), CASES)
-def test_search(count, split, attack_loss):
+def search(count, split, **settings):
+    """The stage; a function of its loss's terms: lists (CE, KL) of the three parts; a check of all it summed up."""
     student, teacher = student_and_teacher(count)
     state, teacher_state = state_of(student), state_of(teacher)
-    gamma, alpha = 0.3, 0.7
     stage = RLNetSearch(
-        student, teacher, sensitivities=ETA, budget=40, cross_entropy_weight=gamma, distillation_weight=alpha,
-        mismatch="activation", attack=ATTACK | {"loss": attack_loss}, split=split, selection="last", **SETTINGS,
+        student, teacher, sensitivities=ETA, budget=40, mismatch="activation", split=split, selection="last",
+        **SETTINGS | settings,
     )  # fmt: skip
     stage.use(train_loader=None, validation_loader=None, precision="32", seed=11)
     stage.mismatch.sums = {name: total.double() for name, total in stage.mismatch.sums.items()}
@@ -227,49 +228,156 @@ def test_search(count, split, attack_loss):
     assert sum(int(mask.sum()) for mask in masks) == 40
     mismatch = [torch.zeros(mask.shape).double() for mask in masks]
 
-    def loss(images, labels, augmix):
+    def terms(images, labels, augmix):
         wanted, teacher_sites = soft_labels(teacher_state, images, count)
-        answers = three_answers(images, labels, augmix, state, masks, wanted, count, split, attack_loss)
+        answers = three_answers(images, labels, augmix, state, masks, wanted, count, split, settings["attack"]["loss"])
         clean = answers[0][0]
         for total, ours, theirs in zip(mismatch, answers[0][3], teacher_sites, strict=True):
             total += (theirs[clean] - ours.detach()).abs().sum(0)
-        entropies = [reference.cross_entropy(logits, labels[part]) for part, _, logits, _ in answers]
-        divergences = [reference.divergence(logits, wanted[part]) for part, _, logits, _ in answers]
-        return gamma * sum(entropies) / 3 + alpha * sum(divergences) / 3
+        return (
+            [reference.cross_entropy(logits, labels[part]) for part, _, logits, _ in answers],
+            [reference.divergence(logits, wanted[part]) for part, _, logits, _ in answers],
+        )
+
+    def compare_sums():
+        compare(teacher, teacher_state)
+        for total, found in zip(mismatch, stage.mismatch.sums.values(), strict=True):
+            assert torch.allclose(total, found, rtol=0, atol=1e-10)
+
+    return stage, state, terms, compare_sums
+
+
+@pytest.mark.parametrize("attack_loss", ["kl", "ce"])
+@pytest.mark.parametrize(("count", "split"), CASES)
+def test_search(count, split, attack_loss):
+    weights = {"cross_entropy_weight": 0.3, "distillation_weight": 0.7}
+    stage, state, terms, compare_sums = search(count, split, attack=ATTACK | {"loss": attack_loss}, **weights)
+
+    def loss(*batch):
+        entropies, divergences = terms(*batch)
+        return 0.3 * sum(entropies) / 3 + 0.7 * sum(divergences) / 3
 
     run(stage, state, loss)
-    compare(teacher, teacher_state)
-    for total, found in zip(mismatch, stage.mismatch.sums.values(), strict=True):
-        assert torch.allclose(total, found, rtol=0, atol=1e-10)
+    compare_sums()
 
 
-@pytest.mark.parametrize("with_adversarial", [False, True])
-@pytest.mark.parametrize(("count", "split"), CASES)
-def test_finetune(count, split, with_adversarial):
+# Mode of the official code -> our settings, and its own formula of the three parts' CE, KL (and AT).
+SEARCH_MODES = {
+    "rslad": (
+        {"cross_entropy_weight": 0.0, "distillation_weight": 1.0, "attack": ATTACK | {"loss": "kl"}},
+        lambda ce, kl: (kl[0] + kl[1] + kl[2]) / 3,
+    ),
+    "rslad+ce": (
+        {"attack": ATTACK | {"loss": "kl"}},
+        lambda ce, kl: 0.5 * (ce[0] + ce[1] + ce[2]) / 3 + 0.5 * (kl[0] + kl[1] + kl[2]) / 3,
+    ),
+    "pgd": (
+        {"cross_entropy_weight": 1.0, "distillation_weight": 0.0, "attack": ATTACK | {"loss": "ce"}},
+        lambda ce, kl: (ce[0] + ce[1] + ce[2]) / 3,
+    ),
+}
+
+
+def defaults_of(stage):
+    """The weights in our config file."""
+    settings = OmegaConf.load(Path(__file__).parents[2] / "conf" / "method" / stage / "rlnet.yaml")
+    names = ("cross_entropy_weight", "distillation_weight", "pram_weight", "pram_part_weights")
+    return {name: OmegaConf.to_container(settings)[name] for name in names if name in settings}
+
+
+@pytest.mark.parametrize("mode", SEARCH_MODES)
+def test_official_modes_of_the_search(mode):
+    settings, formula = SEARCH_MODES[mode]
+    stage, state, terms, compare_sums = search(2, "shares", **defaults_of("search") | settings)
+    run(stage, state, lambda *batch: formula(*terms(*batch)))
+    compare_sums()
+
+
+def finetune(count, split, **settings):
+    """The stage; a function of its loss's terms: lists (CE, KL, AT) of the three parts; a check of what stays."""
     student, teacher = student_and_teacher(count)
     state, teacher_state = state_of(student), state_of(teacher)
     masks = [site.mask.clone() for site in named_sites(student).values()]
     full = [torch.ones_like(mask) for mask in masks]
-    gamma, alpha, beta = 0.5, 0.4, 20.0
-    stage = RobustDistill(
-        student, teacher, cross_entropy_weight=gamma, distillation_weight=alpha, pram_weight=beta, sites="all",
-        pram_part_weights={"adversarial": 1.0 if with_adversarial else 0.0}, attack=ATTACK, split=split, **SETTINGS,
-    )  # fmt: skip
+    stage = RobustDistill(student, teacher, sites="all", split=split, **SETTINGS | settings)
+    attack_loss = settings["attack"].get("loss", "kl")
 
-    def loss(images, labels, augmix):
+    def terms(images, labels, augmix):
         wanted, _ = soft_labels(teacher_state, images, count)
-        answers = three_answers(images, labels, augmix, state, masks, wanted, count, split, "kl")
-        entropies = [reference.cross_entropy(logits, labels[part]) for part, _, logits, _ in answers]
-        divergences = [reference.divergence(logits, wanted[part]) for part, _, logits, _ in answers]
+        answers = three_answers(images, labels, augmix, state, masks, wanted, count, split, attack_loss)
         distances = []
         for (_, shown, _, sites), (_, route) in zip(answers, rows(count, split), strict=True):
             with torch.no_grad():
                 _, teacher_sites = reference.forward(shown, teacher_state, full, route, train=False)
             distances.append(reference.attention(sites, teacher_sites))
+        return (
+            [reference.cross_entropy(logits, labels[part]) for part, _, logits, _ in answers],
+            [reference.divergence(logits, wanted[part]) for part, _, logits, _ in answers],
+            distances,
+        )
+
+    def compare_rest():
+        compare(teacher, teacher_state)
+        with on_route(stage.network, "clean"):
+            found = [site.mask for site in named_sites(student).values()]
+            assert all(torch.equal(one, mask) for one, mask in zip(found, masks, strict=True))
+
+    return stage, state, terms, compare_rest
+
+
+@pytest.mark.parametrize("with_adversarial", [False, True])
+@pytest.mark.parametrize(("count", "split"), CASES)
+def test_finetune(count, split, with_adversarial):
+    weights = {"cross_entropy_weight": 0.5, "distillation_weight": 0.4, "pram_weight": 20.0}
+    part_weights = {"adversarial": 1.0 if with_adversarial else 0.0}
+    stage, state, terms, compare_rest = finetune(count, split, attack=ATTACK, pram_part_weights=part_weights, **weights)
+
+    def loss(*batch):
+        entropies, divergences, distances = terms(*batch)
         mean = sum(distances) / 3 if with_adversarial else sum(distances[:2]) / 2
-        return gamma * sum(entropies) / 3 + alpha * sum(divergences) / 3 + beta * mean
+        return 0.5 * sum(entropies) / 3 + 0.4 * sum(divergences) / 3 + 20.0 * mean
 
     run(stage, state, loss)
-    compare(teacher, teacher_state)
-    with on_route(stage.network, "clean"):
-        assert [torch.equal(site.mask, mask) for site, mask in zip(named_sites(student).values(), masks, strict=True)]
+    compare_rest()
+
+
+WITHOUT_CE = {"cross_entropy_weight": 0.0, "distillation_weight": 1.0}
+FINETUNE_MODES = {
+    "rslad": ({**WITHOUT_CE, "pram_weight": 0.0}, lambda ce, kl, at: (kl[0] + kl[1] + kl[2]) / 3),
+    "rslad+attn": (
+        {**WITHOUT_CE, "pram_part_weights": {"augmix": 0.0}},
+        lambda ce, kl, at: (kl[0] + kl[1] + kl[2]) / 3 + 1000 * at[0],
+    ),
+    "rslad+attn+augattn": (WITHOUT_CE, lambda ce, kl, at: (kl[0] + kl[1] + kl[2]) / 3 + 1000 * (at[0] + at[1]) / 2),
+    "rslad+attn+augattn+advattn": (
+        {**WITHOUT_CE, "pram_part_weights": {"adversarial": 1.0}},
+        lambda ce, kl, at: (kl[0] + kl[1] + kl[2]) / 3 + 1000 * (at[0] + at[1] + at[2]) / 3,
+    ),
+    "rslad+attn+augattn+ce": (
+        {},
+        lambda ce, kl, at: 0.5 * (sum(ce) / 3 + sum(kl) / 3) + 1000 * (at[0] + at[1]) / 2,
+    ),
+    "rslad+attn+augattn+advattn+ce": (
+        {"pram_part_weights": {"adversarial": 1.0}},
+        lambda ce, kl, at: 0.5 * (sum(ce) / 3 + sum(kl) / 3) + 1000 * (at[0] + at[1] + at[2]) / 3,
+    ),
+    "pgd": (
+        {
+            "cross_entropy_weight": 1.0,
+            "distillation_weight": 0.0,
+            "pram_weight": 0.0,
+            "attack": ATTACK | {"loss": "ce"},
+        },
+        lambda ce, kl, at: (ce[0] + ce[1] + ce[2]) / 3,
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", FINETUNE_MODES)
+def test_official_modes_of_the_finetuning(mode):
+    settings, formula = FINETUNE_MODES[mode]
+    stage, state, terms, compare_rest = finetune(
+        2, "shares", **{"attack": ATTACK, **defaults_of("finetune"), **settings}
+    )
+    run(stage, state, lambda *batch: formula(*terms(*batch)))
+    compare_rest()
