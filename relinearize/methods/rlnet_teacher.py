@@ -1,11 +1,15 @@
-"""RLNet, stage 0: the robust all-ReLU network (papers: 5.4; batch-norm sets: 5.1).
+"""RLNet (CVPRW 2024; its official code), stage 0: the robust all-ReLU network.
 
     L = (CE_clean + CE_augmix + CE_adversarial) / 3
 
 Two routes: the clean half of the batch and the AugMix views of the same images through batch norm "clean", the other
-half, under PGD-7, through "adversarial". Three routes: a third of the batch each, through its own. (In the official
-code three sets cannot run in the later stages; its teacher's thirds are read so.) Every part is a forward pass of its
-own, so batch statistics are never taken over two of them together.
+half, under PGD-7, through "adversarial". Three routes: a third of the batch each, through its own, as in the official
+code's teacher (its later stages cannot run with three sets as released; see rlnet_search.py for how they are read).
+Every part is a forward pass of its own, so batch statistics are never taken over two of them together.
+
+Every batch norm has one set per route. In the official two-set ResNet teacher those of the projection shortcuts have a
+single set, in which clean and adversarial statistics mix; its students, its three-set teacher and its wide ResNets have
+one each. We follow these: only so is a route a network of its own that can be deployed without the others.
 """
 
 from typing import Any
