@@ -43,6 +43,15 @@ class RobustSettings(BaseModel):
     seed: Annotated[int, Field(ge=0)]
     chunk: Images | None
 
+    @field_validator("epsilon")
+    @classmethod
+    def _in_pixels(cls, epsilon: float) -> float:
+        from relinearize.robustness.attacks import LEAST_RADIUS  # `--help` needs no torch
+
+        if epsilon < LEAST_RADIUS:
+            raise ValueError(f"this is {epsilon}/255; give pixels times 255 (8 for 8/255)")
+        return epsilon
+
     @field_validator("attacks")
     @classmethod
     def _each_once(cls, attacks: list[str]) -> list[str]:
@@ -105,10 +114,7 @@ def parse_options(arguments: list[str]) -> EvaluationOptions:
             raise UserError(f"{key}: no such attack in evaluation.attacks=[{','.join(robust.attacks)}]")
         if key.startswith("corruptions.") and robust.corruptions == "none":
             raise UserError(f"{key} is for evaluation.corruptions=generated or files, not none")
-    attacks = {
-        name: read_config("attack", name, "evaluation.attacks", f"attack.{name}.", {"epsilon": robust.epsilon}, further)
-        for name in robust.attacks
-    }
+    attacks = {name: read_attack(name, robust.epsilon, further) for name in robust.attacks}
     corruptions = None
     if robust.corruptions != "none":
         chosen_seed = {"seed": robust.seed}
@@ -150,6 +156,17 @@ def config_file(group: str, name: str, key: str) -> Path:
     return conf_folder() / group / f"{name}.yaml"
 
 
+def read_attack(name: str, epsilon: float, arguments: list[tuple[str, str]]) -> dict[str, Any]:
+    """conf/attack/NAME.yaml; torchattacks-CW is torchattacks.yaml with attack=CW, so that there can be several."""
+    file, _, attack = name.partition("-")
+    common: dict[str, Any] = {"epsilon": epsilon}
+    if file == "torchattacks" and attack:
+        common |= {"name": name, "attack": attack}
+    else:
+        file = name
+    return read_config("attack", file, "evaluation.attacks", f"attack.{name}.", common, arguments)
+
+
 def read_config(
     group: str, name: str, choice: str, prefix: str, common: dict[str, Any], arguments: list[tuple[str, str]]
 ) -> dict[str, Any]:
@@ -188,4 +205,4 @@ def help_text() -> str:
         text = (conf_folder() / f"{name}.yaml").read_text(encoding="utf-8")
         shown = [line for line in text.splitlines() if line and not line.startswith("_")]
         lines += [f"conf/{name}.yaml", *("  " + (line if line[0] == "#" else prefix + line) for line in shown), ""]
-    return "\n".join([*lines, f"attacks (conf/attack): {', '.join(names_in('attack'))}"])
+    return "\n".join([*lines, f"attacks (conf/attack): {', '.join(names_in('attack'))}, torchattacks-CLASS"])

@@ -34,6 +34,8 @@ from relinearize.robustness.robust_accuracy import Attack, robust_accuracy
 STEPS = 20
 STEP_SHARE = 4  # the step size is epsilon / 4: 2/255 at 8/255
 QUERIES = 1000
+FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # of epsilon, for the sweep; at 8/255 from 1/255 to 64/255
+FATAL_RADIUS = 64.0  # in a ball of a quarter of the range of pixels any image can be made another
 
 
 def attacked_accuracy(network: nn.Module, images: Tensor, labels: Tensor, attack: Attack, seed: int) -> float:
@@ -51,20 +53,18 @@ def slack(images: Tensor) -> float:
     return max(1.0, 100.0 / len(images)) + 1e-4
 
 
-def epsilon_sweep(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    epsilon: float = 8,
-    seed: int = 0,
-    factors: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8),
-) -> Check:
-    """PGD-20 at radii around `epsilon` (8: from 1 to 64): accuracy falls, to almost nothing at the largest.
+def sweep_radii(epsilon: float) -> list[float]:
+    """Around `epsilon`, without those too small for an attack, up to at least one that no image should survive."""
+    radii = {min(255.0, factor * epsilon) for factor in FACTORS}
+    return sorted(radius for radius in {*radii, max(FATAL_RADIUS, *radii)} if radius >= LEAST_RADIUS)
 
-    In a ball of a quarter of the range of pixels any image can be made another; who survives there was not attacked.
+
+def epsilon_sweep(network: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float = 8, seed: int = 0) -> Check:
+    """PGD-20 at radii around `epsilon`: accuracy falls, to almost nothing at the largest.
+
+    Who survives there was not attacked.
     """
-    radii = sorted({min(255.0, factor * epsilon) for factor in factors})
+    radii = sweep_radii(epsilon)
     found = {radius: attacked_accuracy(network, images, labels, usual_pgd(radius), seed) for radius in radii}
     values, allowed = list(found.values()), slack(images)
     falls = all(larger <= smaller + allowed for smaller, larger in pairwise(values))

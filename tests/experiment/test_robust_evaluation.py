@@ -261,6 +261,7 @@ OPTION_ERRORS = {
     "no folder": (["evaluation.corruptions=files"], ["corruptions.folder must be given"]),
     "settings of none": (["evaluation.corruptions=none", "corruptions.seed=1"], ["corruptions.seed", "none"]),
     "radius": (["evaluation.epsilon=-1"], ["evaluation.epsilon=-1", "greater than 0"]),
+    "pixels of 1": (["evaluation.epsilon=0.03"], ["evaluation.epsilon=0.03", "give pixels times 255 (8 for 8/255)"]),
     "batch size": (["batch_size=0"], ["batch_size=0"]),
 }  # fmt: skip
 
@@ -291,7 +292,7 @@ def test_options_reach_attacks_and_corruptions():
 def test_errors_behind_the_options_are_one_line_of_the_program(folder, monkeypatch, capsys):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     wrong = {
-        "evaluation.epsilon=0.03": "give pixels times 255",
+        "evaluation.epsilon=0.03": "evaluation.epsilon=0.03: this is 0.03/255; give pixels times 255",
         "attack.pgd20.losses=[hinge]": "ce, margin, kl",
         "corruptions.frost_images=/nowhere": "no such folder",
         "evaluation.corruptions=files corruptions.folder=/nowhere": "no such folder",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from relinearize.robustness.attack import fgsm
 from relinearize.robustness.network_checks import clean_agreement, threat_model
-from relinearize.robustness.sanity import CHECKS, black_box, sanity_checks, transfer
+from relinearize.robustness.sanity import CHECKS, black_box, sanity_checks, sweep_radii, transfer
 
 EPSILON = 24  # times 1/255; digits have strong contrasts
 TESTED = 100
@@ -78,6 +78,17 @@ def test_an_honest_network_passes_all(honest: nn.Module, tested) -> None:
     assert list(numbers["epsilon sweep"]) == ["3", "6", "12", "24", "48", "96", "192"]
     assert 20 < numbers["single step"]["pgd"] < numbers["epsilon sweep"]["3"] < 100, "the network shows nothing"
     assert numbers["transfer"]["other seed"] > numbers["transfer"]["own"]
+
+
+def test_sweeps_reach_from_what_an_attack_takes_to_what_nobody_survives(honest: nn.Module, tested) -> None:
+    assert sweep_radii(8) == [1, 2, 4, 8, 16, 32, 64]
+    assert sweep_radii(0.5) == [0.125, 0.25, 0.5, 1, 2, 4, 64]
+    assert sweep_radii(0.1) == [0.1, 0.2, 0.4, 0.8, 64]
+    assert sweep_radii(200) == [25, 50, 100, 200, 255]
+    images, labels = tested
+    for name, check in CHECKS.items():
+        if name not in ("restarts", "steps", "black box"):  # slow, and without radii of their own
+            assert check(honest, images[:50], labels[:50], epsilon=0.5).passed, name
 
 
 def test_quantised_pixels_mask_gradients(honest: nn.Module, tested) -> None:
