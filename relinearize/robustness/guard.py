@@ -137,6 +137,8 @@ def check_classes(classes: int, what: str, least: int) -> None:
 
 def torchattacks_class(name: str) -> type[torchattacks.attack.Attack]:
     """The class of that name; UserError for another."""
+    if name in WRAPPERS:
+        raise UserError(f"attack: torchattacks' {name} is made of other attacks or training, not of a network alone")
     if name not in TORCHATTACKS:
         raise UserError(f"attack: torchattacks has no {name!r}; valid are {', '.join(TORCHATTACKS)}")
     return getattr(torchattacks, name)

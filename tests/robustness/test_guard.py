@@ -117,8 +117,9 @@ def test_unknown_names_and_arguments() -> None:
     network, (images, labels) = toy_network(), batch()
     with pytest.raises(UserError, match=r"no 'PGDX'; valid are APGD, .*PGD, "):
         torchattacks_attack("PGDX", network, images, labels, seed=0, arguments={})
-    with pytest.raises(UserError, match="valid are"):
-        torchattacks_attack("LGV", network, images, labels, seed=0, arguments={})
+    for name in ("LGV", "MultiAttack"):
+        with pytest.raises(UserError, match=f"torchattacks' {name} is made of other attacks or training"):
+            torchattacks_attack(name, network, images, labels, seed=0, arguments={})
     with pytest.raises(UserError, match="PGD does not take epsilon; it takes eps, alpha, steps"):
         torchattacks_attack("PGD", network, images, labels, seed=0, arguments={"epsilon": 1})
 
