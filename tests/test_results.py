@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from relinearize.experiment.records import find_records
+from relinearize.experiment.robust_records import find_robust_records
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = (RESULTS / "README.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"<!-- records: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+ROBUST_TABLES = re.findall(r"<!-- robustness: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(("folder", "table"), TABLES, ids=[folder for folder, _ in TABLES])
@@ -30,6 +32,20 @@ def test_tables_equal_the_records(folder: str, table: str) -> None:
         )
         for record in records
     }
+
+
+@pytest.mark.parametrize(("folder", "table"), ROBUST_TABLES, ids=[folder for folder, _ in ROBUST_TABLES])
+def test_robustness_tables_equal_the_records(folder: str, table: str) -> None:
+    heading, _, *lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()
+    ]  # fmt: skip
+    attacks = ["fgsm", "pgd20", "pgd100x5", "autoattack"]
+    wanted = set()
+    for _, record in find_robust_records([RESULTS / folder]):
+        accuracy = {attack.name: attack.accuracy for attack in record.attacks}
+        values = (record.clean.accuracy, record.corruptions.npa, *(accuracy[name] for name in attacks))
+        wanted.add((record.method, record.route or "-", f"{record.relus:,}", *(f"{value:.2f}" for value in values)))
+    assert len(heading) == 9 and {tuple(line) for line in lines} == wanted
 
 
 def test_every_result_is_in_a_table_and_names_no_machine() -> None:

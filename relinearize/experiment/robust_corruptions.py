@@ -52,6 +52,8 @@ class CorruptedAccuracy:
     def of_one(self, name: str) -> dict[str, Any]:
         """What of the source's description can change the images of one corruption."""
         content = {key: value for key, value in self.description.items() if key not in ("names", "left_out")}
+        if name != "frost" and "frost_images_sha256" in content:
+            content["frost_images_sha256"] = None  # as where there are none: frost added later costs frost only
         if isinstance(digests := content.get("sha256"), dict):
             content["sha256"] = digests[name]
         return content

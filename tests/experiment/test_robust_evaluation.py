@@ -7,6 +7,7 @@ import pytest
 import torch
 from quick_runs import quick_run
 from rich.console import Console
+from robust_runs import ALONE, ATTACKS, FGSM, SETTINGS, evaluate, lasting, pieces, random_run
 
 from relinearize import cli
 from relinearize.errors import UserError
@@ -22,20 +23,11 @@ from relinearize.robustness.network_checks import determinism, logits_not_probab
 from relinearize.robustness.robust_accuracy import RobustAccuracy
 
 SHORT = ["method.teacher.epochs=1", "method.finetune.epochs=1"]
-ATTACKS = [
-    "evaluation.attacks=[fgsm,pgd20,pgd100x5]", "attack.pgd20.steps=2",
-    "attack.pgd100x5.steps=2", "attack.pgd100x5.restarts=2",
-]  # fmt: skip
-ALONE = ["evaluation.corruptions=none", "evaluation.checks=false"]
-FGSM = ["evaluation.attacks=[fgsm]", *ALONE]
-SETTINGS = ["evaluation=robust", "accelerator=cpu", "evaluation.n_attack=16", "evaluation.chunk=6"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a run without routes; random masks, since they are quick."""
-    epochs = ["method.teacher.epochs=12", "method.finetune.epochs=8", "method.finetune.learning_rate=0.05"]
-    return quick_run(tmp_path_factory.mktemp("random"), "budget.fraction=0.95", *epochs, method="random")[1]
+    return random_run(tmp_path_factory.mktemp("random"))
 
 
 @pytest.fixture
@@ -68,18 +60,6 @@ def chunks(monkeypatch):
 
     monkeypatch.setattr(robust_attacks, "attacked_batch", counted)
     return sizes
-
-
-def evaluate(folder, *arguments):
-    return evaluate_run([f"run={folder}", *SETTINGS, *arguments], Console(quiet=True))
-
-
-def lasting(record):
-    """The parts of a record that must not depend on when and in how many attempts it was made."""
-    values = record.model_dump()
-    for attack in values["attacks"]:
-        del attack["seconds"]
-    return {key: value for key, value in values.items() if key not in ("created", "seconds")}
 
 
 def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
@@ -133,8 +113,7 @@ def test_a_killed_evaluation_goes_on_and_equals_an_undisturbed_one(folder, finis
 
 def flags(folder):
     """Name of a piece -> which images are right."""
-    pieces = json.loads((folder / PIECES_FILE).read_text())["pieces"].values()
-    return {json.dumps(piece["what"], sort_keys=True): piece["result"]["right"] for piece in pieces}
+    return {json.dumps(what, sort_keys=True): result["right"] for what, result in pieces(folder)}
 
 
 def test_other_options_take_over_what_they_share_and_other_weights_nothing(folder, chunks):
@@ -163,12 +142,9 @@ def test_images_are_those_of_a_fixed_permutation_and_each_has_its_flag(folder):
     subject = robust_evaluation.Subject(run, robust_evaluation.test_images(run), "cpu", 0)
     assert sorted(subject.order.tolist()) == list(range(360))
     assert subject.rows(16).equal(subject.rows(100)[:16]) and subject.rows(None).equal(torch.arange(360))
-    pieces = [
-        piece for piece in json.loads((folder / PIECES_FILE).read_text())["pieces"].values()
-        if piece["what"]["kind"] == "clean"
-    ]  # fmt: skip
-    assert [(piece["what"]["first"], piece["what"]["n"]) for piece in pieces] == [(0, 30), (30, 30), (60, 30), (90, 10)]
-    found = text_to_flags("".join(piece["result"]["right"] for piece in pieces))
+    clean = [(what, result) for what, result in pieces(folder) if what["kind"] == "clean"]
+    assert [(what["first"], what["n"]) for what, _ in clean] == [(0, 30), (30, 30), (60, 30), (90, 10)]
+    found = text_to_flags("".join(result["right"] for _, result in clean))
     assert found.equal(subject.right(*subject.batch(subject.rows(100))))
 
 

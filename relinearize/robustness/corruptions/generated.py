@@ -84,7 +84,8 @@ class GeneratedCorruptions(CorruptedImages):
     def _read(self, name: str, severity: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._cache_folder is None:
             return self._generate(name, severity, positions), self._labels[positions]
-        whole = self._cache.load(f"{name}-{severity}", self._images.shape, lambda: self._whole(name, severity))
+        cache = self._frost_cache if name == "frost" else self._cache
+        whole = cache.load(f"{name}-{severity}", self._images.shape, lambda: self._whole(name, severity))
         return whole[positions], self._labels[positions]
 
     def _generate(self, name: str, severity: int, positions: np.ndarray) -> np.ndarray:
@@ -103,9 +104,17 @@ class GeneratedCorruptions(CorruptedImages):
             yield self._generate(name, severity, np.arange(start, min(start + CHUNK, len(self))))
 
     @cached_property
-    def _cache(self) -> ArrayCache:
+    def _content(self) -> dict[str, Any]:
+        """What cached arrays depend on; not on what else is made."""
         pixels = hashlib.sha256(np.ascontiguousarray(self._images)).hexdigest()
-        settings = self.describe()
-        # What is made does not depend on what else is made.
-        del settings["names"], settings["left_out"]
-        return ArrayCache(self._cache_folder, {"pixels": pixels, "shape": list(self._images.shape), **settings})
+        settings = {key: value for key, value in self.describe().items() if key not in ("names", "left_out")}
+        return {"pixels": pixels, "shape": list(self._images.shape), **settings}
+
+    @cached_property
+    def _frost_cache(self) -> ArrayCache:
+        return ArrayCache(self._cache_folder, self._content)
+
+    @cached_property
+    def _cache(self) -> ArrayCache:
+        """Of all others, which see no photograph."""
+        return ArrayCache(self._cache_folder, {**self._content, "frost_images_sha256": None})
