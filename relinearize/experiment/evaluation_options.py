@@ -34,8 +34,8 @@ class RobustSettings(BaseModel):
     attacks: list[str]
     epsilon: Annotated[float, Field(gt=0, le=255)]
     n_clean: Images | None
-    n_attack: Images
-    n_autoattack: Images
+    n_attack: Images | None
+    n_autoattack: Images | None
     corruptions: str
     n_corruptions: Images | None
     checks: bool

@@ -14,6 +14,8 @@ from relinearize.robustness.robust_accuracy import attacked_batch
 
 PASSES = 3  # of a step: forward and backward, in forward passes
 UNSAID_STEPS = 400  # AutoAttack takes about 20 times as long as PGD-20
+CHUNK = {"cpu": 125, "cuda": 1000}  # images attacked at once
+COSTLY, COSTLY_CHUNK = 1000, 25  # forward passes an image; a kill shall cost minutes and the bar shall move
 
 
 def clean_pieces(subject: Subject, count: int | None, batch_size: int) -> list[Piece]:
@@ -32,9 +34,9 @@ def clean_pieces(subject: Subject, count: int | None, batch_size: int) -> list[P
 
 
 def attack_pieces(
-    subject: Subject, name: str, attack: Any, settings: dict[str, Any], count: int, chunk: int
+    subject: Subject, name: str, attack: Any, settings: dict[str, Any], count: int | None, chunk: int
 ) -> list[Piece]:
-    """Which of the first `count` images are right before and after `attack`, which was made of `settings`.
+    """Which of the first `count` images (None: all) are right before and after `attack`, which was made of `settings`.
 
     The seed of a chunk is a function of (evaluation.seed, `name`, place of its first image).
     """
@@ -59,6 +61,12 @@ def attack_pieces(
 
         pieces.append(Piece(attack.label, what, len(rows) * cost(description), compute))
     return pieces
+
+
+def chunk_for(attack: Any, device: str) -> int:
+    """Images attacked at once if the user does not say."""
+    costly = device == "cpu" and cost(attack.describe()) > COSTLY
+    return COSTLY_CHUNK if costly else CHUNK[device]
 
 
 def cost(description: dict[str, Any]) -> float:

@@ -17,6 +17,7 @@ from relinearize.experiment.robust_attacks import (
     attack_pieces,
     attack_record,
     attack_warnings,
+    chunk_for,
     clean_accuracy,
     clean_pieces,
     share,
@@ -30,7 +31,6 @@ from relinearize.experiment.work_progress import WorkProgress
 from relinearize.robustness.corruptions.sources import CorruptedImages
 
 EVALUATION_VERSION = 1  # raise it when the same options would give other results
-CHUNK = {"cpu": 125, "cuda": 1000}
 PACKAGES = ("torchattacks", "pyautoattack", "opencv-python-headless", "scipy", "pillow")
 
 
@@ -65,7 +65,6 @@ class RowEvaluation:
     ) -> None:
         settings = options.robust
         self.subject, self.options, self.attacks = subject, options, attacks
-        self.chunk = settings.chunk or CHUNK[subject.device]
         self.clean = clean_pieces(subject, settings.n_clean, options.batch_size)
         self.attacked = {
             name: attack_pieces(
@@ -74,7 +73,7 @@ class RowEvaluation:
                 attack,
                 options.attacks[name],
                 settings.n_autoattack if name == "autoattack" else settings.n_attack,
-                self.chunk,
+                settings.chunk or chunk_for(attack, subject.device),
             )
             for name, attack in attacks.items()
         }
@@ -82,6 +81,11 @@ class RowEvaluation:
         if source is not None:
             self.corrupted = CorruptedAccuracy(subject, source, settings.n_corruptions, options.batch_size)
         self.checks = check_pieces(subject, others, settings) if settings.checks else []
+
+    @property
+    def chunks(self) -> dict[str, int]:
+        """Attack -> images attacked at once."""
+        return {name: pieces[0].what["n"] for name, pieces in self.attacked.items()}
 
     @property
     def folder(self) -> Path:
@@ -155,7 +159,7 @@ class RowEvaluation:
             ],
             corruptions=self.corrupted.record(self.of(self.corrupted.pieces)) if self.corrupted else None,
             checks=self.check_records(),
-            evaluation={**asked_of(run, self.options), "chunk_used": self.chunk},
+            evaluation={**asked_of(run, self.options), "chunk_used": self.chunks},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=sum(result["seconds"] for result in self.results.values()),
             versions=all_versions(),
