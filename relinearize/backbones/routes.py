@@ -1,8 +1,9 @@
-"""Multi-route batch norm: one set of convolution and linear weights, one full batch norm per route (RLNet, 5.1).
+"""Multi-route batch norm: one set of convolution and linear weights, one full batch norm per route.
 
-A *route* is one way through the network: it picks one batch norm (affine and statistics) of each set, shortcuts
-included. Everything else is shared. A network plus a route exports to an ordinary network, which is what is deployed:
-its batch norms fold into linear layers, so in private inference a route costs nothing.
+From RLNet (CVPRW 2024; its official code). A *route* is one way through the network: it picks one batch norm (affine
+and statistics) of each set, shortcuts included. Everything else is shared. A network plus a route exports to an
+ordinary network, which is what is deployed: its batch norms fold into linear layers, so in private inference a route
+costs nothing.
 
     routed = with_routes(network, ROUTES[2])
     with on_route(routed, "adversarial"):

@@ -1,4 +1,4 @@
-"""Which images of a batch are seen as what, and on which route (RLNet, 5.4 and 5.5).
+"""Which images of a batch are seen as what, and on which route (RLNet, CVPRW 2024; its official code).
 
 Three parts: the images as they are, their AugMix views, and adversarial examples of them. Every route takes an equal
 share of the batch, so with two routes an image is, in an epoch, either clean and AugMix (first half, route clean) or

@@ -34,7 +34,7 @@ CHOICES = {
     "top": ("exact", "strict"),
     "start": ("teacher", "scratch"),
 }
-# What the official code does (papers.md 4.2, 4.6), as values of the switches.
+# What SENet's official code does (ICLR 2023), as values of the switches.
 PARITY = {"mismatch": "activation", "initial_mask": "spatial", "top": "strict", "start": "scratch"}
 STAGE_PARITY = {"schedule": "constant", "selection": "test"}
 

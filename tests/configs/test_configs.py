@@ -57,7 +57,7 @@ def test_every_stage_file_can_be_exchanged_on_its_own(stage):
 
 
 def test_defaults_are_the_papers_recipe():
-    """papers.md 3.2: SNL's pre-training, search and fine-tuning."""
+    """SNL (ICML 2022), scripts of its official code: pre-training, search and fine-tuning."""
     method = composed("method=snl").method
     teacher, search, tune = method.teacher, method.search, method.finetune
     assert (teacher.epochs, teacher.batch_size, teacher.learning_rate) == (160, 256, 0.1)

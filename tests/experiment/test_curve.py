@@ -99,7 +99,7 @@ def test_unreached_budget_is_projected_and_says_so(tmp_path, capfd):
 
 
 def test_paper_parity_undershoots_at_epoch_ends(tmp_path):
-    """papers.md 3.4.1: the count is looked at after whole epochs only and kept as it is: alpha > epsilon."""
+    """As in SNL's official code the count is looked at after whole epochs only and kept as it is: alpha > epsilon."""
     import torch
 
     record, folder = quick_run(tmp_path, f"budget.fraction={MIDDLE}", "method.search.paper_parity=true")

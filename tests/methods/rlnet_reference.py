@@ -1,4 +1,4 @@
-"""RLNet's formulas written out (papers.md 5.4 to 5.6), for the tests: nothing here knows of the project.
+"""The formulas of RLNet (CVPRW 2024; its official code) written out, for the tests: knows nothing of the project.
 
 Own forward pass with a batch norm per route, own PGD, own losses, own SGD; everything float64.
 """

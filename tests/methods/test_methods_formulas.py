@@ -52,7 +52,7 @@ def test_lasso_penalty_is_a_plain_sum_of_magnitudes():
 
 
 def test_kept_count_compares_signed_alphas_strictly():
-    """papers.md 3.4: a negative alpha is linear; one exactly at the threshold is linear too."""
+    """As in SNL's official code a negative alpha is linear; one exactly at the threshold is linear too."""
     alphas = [torch.tensor([1.0, 0.02, 0.01, 0.0]), torch.tensor([-1.0, -0.02, 0.5])]
     assert kept_count(alphas, threshold=0.01) == 3
 

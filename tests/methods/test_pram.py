@@ -301,7 +301,7 @@ def test_without_its_term_it_is_plain_distillation():
 
 
 def test_the_defaults_are_the_official_values():
-    """papers.md 4.3: gamma 0.1, alpha 0.5, beta 1000, T 4; the loss is made of the metrics."""
+    """README of SENet's official code, CIFAR: gamma 0.1, alpha 0.5, beta 1000, T 4; the loss is made of the metrics."""
     student, teacher = pixel_network("resnet8", 4, 8), frozen_copy(pixel_network("resnet8", 4, 8, seed=1))
     stage = PRAMDistill(student, teacher, **SETTINGS)
     loss, metrics = stage.loss(*batch(8))
@@ -317,7 +317,7 @@ def test_the_defaults_are_the_official_values():
     [("senet", "attention", "stages", 0.5), ("senet_activations", "activations", "all", 0.9)],
 )
 def test_config_files_hold_the_sources_values(file, form, sites, alpha):
-    """papers.md 4.3 and 4.4: 240 epochs, decay after 150, 180 and 210."""
+    """SENet's official code: 240 epochs, decay after 150, 180 and 210."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         tune = compose("config", [f"method/finetune={file}"]).method.finetune
     assert (tune.form, tune.sites) == (form, sites)

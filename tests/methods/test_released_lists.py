@@ -10,7 +10,7 @@ from relinearize.methods.released_lists import LISTS, ReleasedList
 from relinearize.relu.allocation import allocate
 from relinearize.relu.sites import linearize, site_shapes
 
-# Computed from the released fractions (papers.md 4.1) before the rounding at each site.
+# Computed from the fractions of RLNet's official code (sensitivity_list.yaml) before the rounding at each site.
 SUMS = {
     "ResNet18_c100_relu25k": 25_330,
     "ResNet18_c100_relu50k": 49_971,

@@ -182,7 +182,7 @@ def test_official_first_mask_is_alike_in_all_channels_and_met_in_expectation_onl
 
 
 def test_official_choice_keeps_one_less_and_fewer_among_ties():
-    """papers.md 4.2: 127 of 128; a quarter of the map at zero and all asked: the zeros are lost."""
+    """SENet's official code keeps 127 of 128; a quarter of the map at zero and all asked: the zeros are lost."""
     scores = {"plain": torch.arange(256.0), "dead": torch.cat([torch.zeros(64), torch.arange(1.0, 193)])}
     assert strict_mask(scores, {"plain": 128, "dead": 256}).counts == {"plain": 127, "dead": 192}
     assert strict_mask(scores, {"plain": 0, "dead": 1}).counts == {"plain": 0, "dead": 0}

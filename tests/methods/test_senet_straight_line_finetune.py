@@ -1,7 +1,8 @@
 """SENet's fine-tuning against the formulas written out below, in float64: both forms, one and two steps.
 
 The reference knows nothing of the project: its own forward pass (with batch statistics and running averages), its own
-losses, its own SGD. Sources: papers.md 4.3, the official code's attention form and the paper's activation vectors.
+losses, its own SGD. Sources: SENet (ICLR 2023), the official code's attention form and the paper's
+activation vectors.
 """
 
 import pytest
