@@ -114,7 +114,7 @@ def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) 
         checkpoints = [row for group in groups.values() for row in group]
         rows = [group[0] if len(group) == 1 else _mean_row(group) for group in groups.values()]
         marked = _marked(rows, columns), _marked(checkpoints, columns)
-        tables.append(RobustTable(dataset, title, columns, *marked, _oracle_rows(checkpoints)))
+        tables.append(RobustTable(dataset, title, columns, *marked, _oracle_rows(checkpoints, columns)))
     return tables
 
 
@@ -156,7 +156,7 @@ def _mean_row(group: Sequence[Row]) -> Row:
     return Row("mean", tuple(row.first for row in group), group[0].variant, cells)
 
 
-def _oracle_rows(checkpoints: Sequence[Row]) -> list[Row]:
+def _oracle_rows(checkpoints: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
     """The papers' reading: clean images on the clean route, attacked ones on the adversarial route.
 
     Corrupted images go to the clean route, too, or to that of AugMix where there is one (RLNet's triple batch norm).
@@ -172,11 +172,11 @@ def _oracle_rows(checkpoints: Sequence[Row]) -> list[Row]:
         if "clean" not in of or "adversarial" not in of:
             continue
         cells, source = {}, {}
-        for key in dict.fromkeys(key for row in of.values() for key in row.cells):
-            corrupted = "augmix" if "augmix" in of else "clean"
-            route = {"ca": "clean", "npa": corrupted, "mce": corrupted}.get(key, "adversarial")
-            if key in of[route].cells:
-                cells[key], source[key] = of[route].cells[key], route
+        corrupted = "augmix" if "augmix" in of else "clean"
+        for column in columns:
+            route = {"ca": "clean", "npa": corrupted, "mce": corrupted}.get(column.name, "adversarial")
+            if column.key in of[route].cells:
+                cells[column.key], source[column.key] = of[route].cells[column.key], route
         shown = (of["clean"].first, *(row.first for name, row in of.items() if name != "clean"))
         oracles.append(Row("oracle", shown, of["clean"].variant, cells, source))
     return oracles

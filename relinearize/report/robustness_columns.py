@@ -1,6 +1,7 @@
 """The columns of the robustness table, and the values in them with everything they stand on.
 
-A column holds values that may be compared: an attack at another radius, or with other steps, is another column.
+A column holds values that may be compared: an attack at another radius, or with other steps, is another column, and so
+is the mean over other corrupted images, or over fewer corruptions.
 """
 
 import math
@@ -14,25 +15,31 @@ from relinearize.experiment.robust_records import AttackRecord, CleanAccuracy, C
 STANDARD_ATTACKS = {"fgsm": "FGSM", "pgd20": "PGD-20", "pgd100x5": "PGD-100 x 5", "autoattack": "AutoAttack"}
 MEANS = {"ca": "CA", "npa": "NPA", "mce": "mCE"}
 CORRUPTIONS = 15  # NPA and mCE are means over these, times five severities
-_SETTINGS = ("epsilon", "step", "steps", "restarts", "losses", "version")
+_ATTACK_SETTINGS = ("epsilon", "step", "steps", "restarts", "losses", "version")
+_DIGITS = 8  # of a file's checksum: enough to tell two apart
 _NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One value in percent, of `n` images. `basis`: what must be equal in two of them for a comparison or a mean.
+    """One value in percent, of `n` images; `seed`: of the attack's or the corruptions' random numbers, if any.
 
-    `note`: the same for people, short. `interval`: points to the farther end of the 95 % interval; None where the
-    value is no share of n images. `deviation`: sample standard deviation over `seeds` checkpoints, if several.
+    `note`: for people, short. `interval`: points to the farther end of the 95 % interval; None where the value is no
+    share of n images. `deviation`: sample standard deviation over `seeds` checkpoints, if several.
     """
 
     value: float
     n: int
-    basis: tuple
     note: str
+    seed: int | None = None
     interval: float | None = None
     deviation: float | None = None
     seeds: int = 1
+
+    @property
+    def basis(self) -> tuple[int, int | None]:
+        """What must be equal in two of one column for a comparison or a mean."""
+        return self.n, self.seed
 
     def __str__(self) -> str:
         return f"{self.value:.1f}" + ("" if self.deviation is None else f" ± {self.deviation:.1f}")
@@ -40,55 +47,63 @@ class Measure:
 
 @dataclass(frozen=True)
 class Column:
-    """`key` names it in files, `title` for people; `settings`: those of its attack, empty if it is none or none ran."""
+    """`key` names it in files, `title` for people.
+
+    `settings`: of its attack or its corrupted images; empty for clean accuracy and where nothing was measured.
+    """
 
     key: str
     title: str
     settings: tuple[tuple[str, Any], ...] = ()
 
     @property
+    def name(self) -> str:
+        """The key without the settings that tell it from others of its name: "npa", "pgd20"."""
+        return self.key.split(" ")[0]
+
+    @property
     def lower_is_better(self) -> bool:
-        return self.key == "mce"
+        return self.name == "mce"
 
     @property
     def is_attack(self) -> bool:
-        return self.key not in MEANS
+        return self.name not in MEANS
 
     @property
     def described(self) -> str:
-        """The attack's settings in words: "ε 8/255, step 2/255, 20 steps, 1 restart, loss ce"."""
-        words = [_described(name, value) for name, value in self.settings if value is not None and value != ()]
-        return ", ".join(words)
+        """The settings in words: "ε 8/255, step 2/255, 20 steps, 1 restart, loss ce"."""
+        return ", ".join(filter(None, (_described(name, value) for name, value in self.settings)))
 
 
 def columns_of(records: Sequence[RobustRecord]) -> list[Column]:
     """CA, NPA, mCE, the standard attacks (whether run or not), then all others by name."""
     found: dict[str, set[Column]] = {}
     for record in records:
-        for attack in record.attacks:
-            column = _column(attack)
+        corrupted = [] if record.corruptions is None else _corrupted_columns(record.corruptions)
+        for column in (*corrupted, *map(_attack_column, record.attacks)):
             found.setdefault(column.key, set()).add(column)
-    columns = [Column(key, title) for key, title in MEANS.items()]
-    for key in (*STANDARD_ATTACKS, *sorted(set(found) - set(STANDARD_ATTACKS))):
-        alike = sorted(found.get(key, {Column(key, STANDARD_ATTACKS.get(key, key))}), key=repr)
+    titles = MEANS | STANDARD_ATTACKS
+    columns = []
+    for key in (*titles, *sorted(set(found) - set(titles))):
+        alike = sorted(found.get(key, {Column(key, titles.get(key, key))}), key=repr)
         columns += alike if len(alike) == 1 else _told_apart(alike)
     return columns
 
 
 def measures_of(record: RobustRecord, columns: Sequence[Column]) -> dict[str, Measure]:
     """Column key -> value; what was not measured is missing."""
+    keys = {(column.name, column.settings): column.key for column in columns}
     cells = {"ca": _share(record.clean)}
     corruptions = record.corruptions
     if corruptions is not None:
-        n, left_out = corruptions.n, tuple(corruptions.left_out)
-        basis = (corruptions.source, corruptions.constants, corruptions.seed, left_out, n)
-        cells["npa"] = Measure(corruptions.npa, n, basis, f"{source_note(corruptions)}, n {n:,}")
-        anchor = corruptions.mce_anchor
-        cells["mce"] = Measure(corruptions.mce, n, (*basis, anchor), f"anchor: {anchor}")
-    by_attack = {(column.key.split(" ")[0], column.settings): column.key for column in columns if column.is_attack}
+        n, seed = corruptions.n, corruptions.seed
+        notes = (f"{source_note(corruptions)}, n {n:,}", f"anchor: {corruptions.mce_anchor}")
+        values = (corruptions.npa, corruptions.mce)
+        for own, value, note in zip(_corrupted_columns(corruptions), values, notes, strict=True):
+            cells[keys[own.key, own.settings]] = Measure(value, n, note, seed)
     for attack in record.attacks:
-        own = _column(attack)
-        cells[by_attack[own.key, own.settings]] = _share(attack, attack.seed)
+        own = _attack_column(attack)
+        cells[keys[own.key, own.settings]] = _share(attack, attack.seed)
     return cells
 
 
@@ -111,12 +126,20 @@ def interval_95(accuracy: float, n: int) -> float:
     return 100 * (half + abs(centre - share))
 
 
-def _share(measured: CleanAccuracy | AttackRecord, *basis: int) -> Measure:
+def _share(measured: CleanAccuracy | AttackRecord, seed: int | None = None) -> Measure:
     n = measured.n
-    return Measure(measured.accuracy, n, (n, *basis), f"n {n:,}", interval_95(measured.accuracy, n))
+    return Measure(measured.accuracy, n, f"n {n:,}", seed, interval_95(measured.accuracy, n))
 
 
-def _column(attack: AttackRecord) -> Column:
+def _corrupted_columns(corruptions: CorruptionsRecord) -> tuple[Column, Column]:
+    """NPA and mCE. Another anchor changes mCE only."""
+    source, constants, left_out = corruptions.source, corruptions.constants, tuple(corruptions.left_out)
+    images = (("source", source), ("constants", constants), ("left_out", left_out))
+    anchored = (*images, ("anchor", corruptions.mce_anchor))
+    return Column("npa", MEANS["npa"], images), Column("mce", MEANS["mce"], anchored)
+
+
+def _attack_column(attack: AttackRecord) -> Column:
     """An attack's column. The standard PGDs are known by their settings, whatever the config called them."""
     key, title, losses = attack.name.replace(" ", "_"), attack.label, tuple(attack.losses)
     if key.startswith("pgd"):
@@ -126,13 +149,14 @@ def _column(attack: AttackRecord) -> Column:
             key = "pgd100x5"
         elif key in STANDARD_ATTACKS:
             key += "_other"
-    settings = {name: getattr(attack, name) for name in _SETTINGS} | {"losses": losses}
+    settings = {name: getattr(attack, name) for name in _ATTACK_SETTINGS} | {"losses": losses}
     return Column(key, STANDARD_ATTACKS.get(key, title), tuple(settings.items()))
 
 
 def _told_apart(alike: Sequence[Column]) -> list[Column]:
-    """One attack under several settings: what differs goes into the names."""
-    differing = [name for name in _SETTINGS if len({repr(dict(column.settings)[name]) for column in alike}) > 1]
+    """One attack or mean under several settings: what differs goes into the names."""
+    names = dict(alike[0].settings)
+    differing = [name for name in names if len({repr(dict(column.settings)[name]) for column in alike}) > 1]
     named = []
     for column in alike:
         values = dict(column.settings)
@@ -142,8 +166,17 @@ def _told_apart(alike: Sequence[Column]) -> list[Column]:
 
 
 def _described(name: str, value: Any) -> str:
-    if value is None or value == ():
+    if name == "left_out":
+        return f"no {', '.join(value)}" if value else f"all {CORRUPTIONS}"
+    if value is None or value in ((), ""):
         return ""
+    if name == "source":
+        *words, last = value.split()
+        return " ".join([*words, last[:_DIGITS] if "sha256" in words else last])
+    if name == "constants":
+        return f"{value} constants"
+    if name == "anchor":
+        return f"anchor: {value}"
     if name in ("epsilon", "step"):
         return f"{'ε' if name == 'epsilon' else 'step'} {value:g}/255"
     if name in ("steps", "restarts"):

@@ -19,7 +19,7 @@ from relinearize.report.look import log_ticks, method_colours, short_count
 from relinearize.report.robustness import RobustTable, Row
 from relinearize.report.robustness_columns import Column
 
-_LINES = (("-", "o"), ((0, (5, 2)), "s"), ((0, (1, 1.6)), "^"))  # CA, NPA, AdvA
+CLEAN, CORRUPTED, ATTACKED = ("-", "o"), ((0, (5, 2)), "s"), ((0, (1, 1.6)), "^")  # line and marker
 
 
 def draw_robustness(tables: Sequence[RobustTable]) -> bytes:
@@ -40,21 +40,30 @@ def draw_robustness(tables: Sequence[RobustTable]) -> bytes:
 
 def attacked_column(table: RobustTable) -> Column | None:
     """The attack to draw: that of most rows, among these the strongest (the lowest mean)."""
+    return _of_most_rows(table, [column for column in table.columns if column.is_attack])
+
+
+def corrupted_column(table: RobustTable) -> Column | None:
+    """The NPA to draw, likewise: one line never joins values on other corrupted images."""
+    return _of_most_rows(table, [column for column in table.columns if column.name == "npa"])
+
+
+def _of_most_rows(table: RobustTable, columns: Sequence[Column]) -> Column | None:
     known = {}
-    for column in table.columns:
+    for column in columns:
         values = [row.cells[column.key].value for row in table.rows if column.key in row.cells]
-        if column.is_attack and values:
-            known[column.key] = (-len(values), statistics.fmean(values))
-    return min(
-        (column for column in table.columns if column.key in known), key=lambda one: known[one.key], default=None
-    )
+        if values:
+            known[column] = (-len(values), statistics.fmean(values))
+    return min(known, key=known.__getitem__, default=None)
 
 
 def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None:
-    attacked = attacked_column(table)
-    names = {"ca": "clean (CA)", "npa": "corrupted (NPA)"}
+    corrupted, attacked = corrupted_column(table), attacked_column(table)
+    drawn = [("ca", "clean (CA)", CLEAN)]
+    if corrupted is not None:
+        drawn.append((corrupted.key, f"corrupted ({corrupted.title})", CORRUPTED))
     if attacked is not None:
-        names[attacked.key] = f"{attacked.title} (AdvA)"
+        drawn.append((attacked.key, f"{attacked.title} (AdvA)", ATTACKED))
     series: dict[tuple, list[Row]] = {}
     for row in table.rows:
         series.setdefault((row.method, row.network, row.route), []).append(row)
@@ -63,7 +72,7 @@ def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None
         colour = colours[rows[0].first.method]
         look = {"color": colour, "markeredgecolor": colour, "markerfacecoloralt": "white"}
         look["fillstyle"] = {"adversarial": "none", "augmix": "bottom"}.get(route, "full")
-        for key, (line, marker) in zip(names, _LINES, strict=False):
+        for key, _, (line, marker) in drawn:
             # Rows come sorted by ReLUs.
             points = [(row.first.relus, row.cells[key]) for row in rows if key in row.cells]
             axes.errorbar(
@@ -82,7 +91,7 @@ def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None
         handles.append(Line2D([], [], linewidth=1.7, marker="o", label=label, **look))
     handles += [
         Line2D([], [], color="#22262c", linestyle=line, marker=marker, markersize=5.5, label=name)
-        for name, (line, marker) in zip(names.values(), _LINES, strict=False)
+        for _, name, (line, marker) in drawn
     ]
     _set_axes(axes, table)
     below = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.12), "ncols": 2, "frameon": False}

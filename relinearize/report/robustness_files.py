@@ -7,7 +7,7 @@ from typing import Any
 
 from relinearize.experiment.robust_records import RobustRecord
 from relinearize.report.robustness import RobustTable, Row
-from relinearize.report.robustness_columns import Column, source_note
+from relinearize.report.robustness_columns import Column
 
 _DASH = "-"
 
@@ -99,9 +99,7 @@ def _seeds(row: Row) -> str:
 def _settings(table: RobustTable) -> list[str]:
     """One line per column: what the numbers stand on."""
     lines = ["- CA: accuracy on unchanged test images; seeds: mean ± sample standard deviation."]
-    notes = {source_note(row.first.corruptions) for row in table.checkpoints if row.first.corruptions is not None}
-    for note in sorted(notes):
-        lines.append(f"- NPA, mCE: mean over corruptions and 5 severities; {_plain(note)}.")
+    lines.append("- NPA: mean accuracy over corruptions and 5 severities; mCE: mean error, low is good.")
     for column in table.columns:
         if not column.settings:
             continue
@@ -110,7 +108,7 @@ def _settings(table: RobustTable) -> list[str]:
         numbers = " or ".join(f"{count:,}" for count in counts)
         widest = max((measure.interval or 0 for measure in known), default=0)
         text = f"- {_plain(column.title)}: {_plain(column.described)}; n {numbers}"
-        small = counts[0] < 10_000 or column.key.startswith("autoattack")
+        small = column.is_attack and (counts[0] < 10_000 or column.name == "autoattack")
         lines.append(text + (f"; 95 % interval at most ± {widest:.1f} points." if small else "."))
     return lines
 
@@ -166,17 +164,16 @@ def _values(table: RobustTable, row: Row) -> dict[str, Any]:
         values[name] = None if measure is None else round(measure.value, 4)
         values[f"{name}_sd"] = None if measure is None or measure.deviation is None else round(measure.deviation, 4)
         values[f"{name}_n"] = None if measure is None else measure.n
-        if column.key not in ("npa", "mce"):
+        if column.name not in ("npa", "mce"):
             interval = None if measure is None or row.kind == "mean" else measure.interval
             values[f"{name}_interval95"] = None if interval is None else round(interval, 4)
         if column.is_attack:
             values[f"{name}_settings"] = column.described if measure is not None else None
-        if column.key == "npa":
-            values["npa_source"] = None if measure is None else measure.basis[0]
-        if column.key == "mce":
-            values["mce_anchor"] = None if measure is None else measure.basis[-1]
-    corruptions = record.corruptions
-    values["left_out"] = "" if corruptions is None else " ".join(corruptions.left_out)
+        if column.name in ("npa", "mce"):
+            settings = {} if measure is None else dict(column.settings)
+            for part in ("source", "constants", "left_out", *(["anchor"] if column.name == "mce" else [])):
+                value = settings.get(part)
+                values[f"{name}_{part}"] = " ".join(value) if part == "left_out" and value else value
     passed, checks = row.checks
     values |= {"checks_passed": passed, "checks": checks}
     values["names"] = " ".join(each.name for each in row.records)

@@ -52,7 +52,7 @@ def robustness_table(table: RobustTable) -> Table:
     for column in table.columns:
         counts = sorted({row.cells[column.key].n for row in table.rows if column.key in row.cells})
         numbers = "\nn " + " or ".join(f"{count:,}" for count in counts) if counts else ""
-        shown.add_column(escape(column.title) + numbers, justify="right", no_wrap=True)
+        shown.add_column(escape(column.title.replace(", ", "\n")) + numbers, justify="right", no_wrap=True)
     for name in ("seeds", "checks"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in table.rows:

@@ -21,7 +21,7 @@ from relinearize.report.page import render_page
 from relinearize.report.pareto import build_panels, pareto_rows
 from relinearize.report.robustness import ORACLE, build_tables
 from relinearize.report.robustness_columns import interval_95
-from relinearize.report.robustness_figure import attacked_column, draw_robustness
+from relinearize.report.robustness_figure import attacked_column, corrupted_column, draw_robustness
 from relinearize.report.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
 from relinearize.report.table import print_robustness
 
@@ -172,6 +172,56 @@ def test_another_radius_is_another_column():
     assert {"pgd20_ε_4_255", "pgd20_ε_8_255"} <= set(csv_rows(robustness_csv([table]))[0])
 
 
+FILES_A, FILES_B = ("files sha256 " + digit * 64 for digit in "ab")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "titles"),
+    [
+        ({}, {"source": FILES_A}, {"files sha256 aaaaaaaa", "generated"}),
+        ({"source": FILES_A}, {"source": FILES_B}, {"files sha256 aaaaaaaa", "files sha256 bbbbbbbb"}),
+        ({}, {"constants": "tiny"}, {"cifar constants", "tiny constants"}),
+        ({}, {"left_out": ()}, {"no frost", "all 15"}),
+        ({}, {"source": FILES_A, "left_out": ()}, {"generated, no frost", "files sha256 aaaaaaaa, all 15"}),
+    ],
+)
+def test_other_corrupted_images_are_another_column(first, second, titles):
+    records = [fake_record("snl", 7_000), fake_record("senet", 7_000)]
+    robust = [fake_robust(records[0], **first), fake_robust(records[1], **second)]
+    (table,) = build_tables(robust, build_panels(records))
+    text, rows = robustness_markdown([table]), csv_rows(robustness_csv([table]))
+    head, *_ = markdown_rows(text)
+    for mean in ("NPA", "mCE"):
+        own = [column for column in table.columns if column.name == mean.lower()]
+        assert {column.title for column in own} == {f"{mean}, {title}" for title in titles}
+        for column in own:
+            assert sum(column.key in row.cells for row in table.rows) == 1
+            assert not any(column.key in row.best for row in table.rows)
+            assert sum(cell.startswith(f"{column.title} (") for cell in head) == 1 and f"- {column.title}: " in text
+            slug = "_".join(column.key.replace(",", "").replace(":", "").split())
+            assert sum(row[slug] != "" for row in rows) == sum(row[f"{slug}_source"] != "" for row in rows) == 1
+    assert draw_robustness([table]).startswith(b"\x89PNG")
+
+
+def test_seeds_on_other_corrupted_images_are_not_averaged():
+    records = [fake_record("snl", 7_000, seed) for seed in range(3)]
+    sources = ("generated", FILES_A, FILES_A)
+    robust = [fake_robust(record, source=source) for record, source in zip(records, sources, strict=True)]
+    (table,) = build_tables(robust, build_panels(records))
+    (row,) = table.rows
+    assert {row.cells[column.key].seeds for column in table.columns if column.name == "npa"} == {1, 2}
+    assert corrupted_column(table).title == "NPA, generated"  # of one row each: the lower one
+
+
+def test_another_anchor_is_another_mce_but_the_same_npa():
+    records = [fake_record("snl", 7_000), fake_record("senet", 7_000)]
+    robust = [fake_robust(records[0]), fake_robust(records[1], anchor="fixed ResNet-18")]
+    (table,) = build_tables(robust, build_panels(records))
+    titles = ["CA", "NPA", "mCE, anchor: fixed ResNet-18", "mCE, anchor: mean error"]
+    assert [column.title for column in table.columns][:4] == titles
+    assert all(column.lower_is_better for column in table.columns[2:4])
+
+
 def test_attacks_are_known_by_their_settings():
     robust = fake_robust(fake_record("snl", 7_000), attacks=("pgd20",))
     (attack,) = robust.attacks
@@ -206,12 +256,11 @@ def test_markdown_says_what_numbers_stand_on():
 
 def test_cells_say_what_differs_within_a_column():
     records = [fake_record("snl", 7_000), fake_record("senet", 7_000)]
-    robust = [fake_robust(records[0]), fake_robust(records[1], left_out=(), anchor="ResNet-18 of RLNet's authors")]
+    robust = [fake_robust(records[0]), fake_robust(records[1], n=500)]
     text = robustness_markdown(build_tables(robust, build_panels(records)))
     head, first, second = markdown_rows(text)
-    assert {"NPA", "mCE"} <= set(head)
-    assert any("all 15" in cell for cell in first) and any("no frost" in cell for cell in second)
-    assert any("ResNet-18 of RLNet" in cell for cell in first) and any("mean error" in cell for cell in second)
+    assert {"CA", "NPA", "PGD-20"} <= set(head)
+    assert any("no frost, n 500" in cell for cell in first) and any("no frost, n 10,000" in cell for cell in second)
 
 
 def test_nasty_names_do_not_break_the_markdown():
@@ -230,7 +279,7 @@ def test_csv_has_the_same_rows():
     mean = next(row for row in rows if row["row"] == "mean")
     own = [row for row in rows if row["row"] == "checkpoint" and row["keys"] in mean["keys"].split()]
     assert float(mean["pgd20"]) == pytest.approx(sum(float(row["pgd20"]) for row in own) / 2, abs=1e-3)
-    assert mean["seeds"] == "0 1" and mean["npa_source"] == "generated" and mean["left_out"] == "frost"
+    assert mean["seeds"] == "0 1" and mean["npa_source"] == "generated" and mean["npa_left_out"] == "frost"
     assert own[0]["autoattack_n"] == "1000" and float(own[0]["autoattack_interval95"]) > 0
     assert "pyautoattack" in own[0]["autoattack_settings"] and own[0]["mce_anchor"] == "mean error"
 

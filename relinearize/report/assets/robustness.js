@@ -18,8 +18,7 @@ function robustCell(row, column) {
   const small = column.attack || column.key === "ca";
   const hover = (event) => tip.show(event, el("b", {}, `${column.title}: ${tenth(cell.value)}${isNumber(cell.deviation) ? " ± " + tenth(cell.deviation) : ""} %`), tip.rows([
     ["measured on", cell.route ? `route ${cell.route}` : "the only route"], ["images", whole(cell.n)],
-    cell.note.startsWith("n ") ? null : ["stands on", cell.note],
-    column.settings ? ["attack", column.settings] : null,
+    column.settings ? [column.attack ? "attack" : "corrupted images", column.settings] : null,
     small && isNumber(cell.interval) && (cell.n < 10000 || column.key.startsWith("autoattack")) ? ["95 % interval", `± ${tenth(cell.interval)} points`] : null,
     ...(cell.each || []).map(([seed, one]) => [`seed ${seed}`, tenth(one) + " %"]),
     row.kind === "oracle" ? ["note", "not deployable: takes for granted which images are attacked"] : null]));
@@ -63,7 +62,7 @@ function drawRobustTable(table) {
     };
     return el("th", { class: column.text ? "text" : null, scope: "col", tabindex: 0, title: column.hint || null, onclick: sort, onkeydown: (event) => { if (event.key === "Enter") sort(); },
       "aria-sort": sorted === column ? (robust.sort.way > 0 ? "ascending" : "descending") : null },
-      el("span", { class: "title" }, column.title), column.note ? el("small", {}, pieces(column.note)) : null);
+      el("span", { class: "title" }, pieces(column.title)), column.note ? el("small", {}, pieces(column.note)) : null);
   });
   const chosen = (row) => row.records.some((position) => table.records[position].key === robust.key);
   const open = (row) => { robust.key = table.records[row.records[0]].key; drawRobustness(); };
@@ -108,7 +107,7 @@ function drawRobustHeat(table, record) {
     el("tbody", {}, rows, left, !names.length ? null : line(names.length < Object.keys(own.accuracy).length ? "mean of both" : "mean (NPA)", columnMeans(own), rival && columnMeans(rival.corruptions), "mean"), extra)));
   $("robust-heat-note").textContent = [
     `Images: ${own.note}; n ${whole(own.n)} for each corruption and severity. Clean: ${tenth(record.clean.accuracy)} %.`,
-    rival ? `Green: better than ${rival.label}${rival.corruptions.note === own.note ? "" : `, whose images are others: ${rival.corruptions.note}`}.` : "", extra.length ? "Below the mean: extra corruptions, not part of NPA and mCE." : "",
+    rival ? `Green: better than ${rival.label}${rival.corruptions.source === own.source && rival.corruptions.note === own.note ? "" : `, whose images are others: ${rival.corruptions.note}`}.` : "", extra.length ? "Below the mean: extra corruptions, not part of NPA and mCE." : "",
     `mCE ${tenth(own.mce)} (anchor: ${own.mce_anchor}).`].filter(Boolean).join(" ");
 }
 
