@@ -7,7 +7,7 @@ from typing import Any
 
 from relinearize.experiment.robust_records import RobustRecord
 from relinearize.report.robustness import RobustTable, Row
-from relinearize.report.robustness_columns import Column
+from relinearize.report.robustness_columns import Column, Measure
 
 _DASH = "-"
 
@@ -104,8 +104,8 @@ def _settings(table: RobustTable) -> list[str]:
         if not column.settings:
             continue
         known = [row.cells[column.key] for row in table.checkpoints if column.key in row.cells]
-        counts = sorted({measure.n for measure in known})
-        numbers = " or ".join(f"{count:,}" for count in counts)
+        counts, seeds = sorted({measure.n for measure in known}), sorted({measure.seed for measure in known})
+        numbers = " or ".join(f"{count:,}" for count in counts) + f"; seed {' or '.join(map(str, seeds))}"
         widest = max((measure.interval or 0 for measure in known), default=0)
         text = f"- {_plain(column.title)}: {_plain(column.described)}; n {numbers}"
         small = column.is_attack and (counts[0] < 10_000 or column.name == "autoattack")
@@ -159,21 +159,7 @@ def _values(table: RobustTable, row: Row) -> dict[str, Any]:
     values |= {"relus": record.relus, "relus_total": record.total}
     values["seeds"] = " ".join(map(str, row.seeds))
     for column in table.columns:
-        name = _slug(column.key)
-        measure = row.cells.get(column.key)
-        values[name] = None if measure is None else round(measure.value, 4)
-        values[f"{name}_sd"] = None if measure is None or measure.deviation is None else round(measure.deviation, 4)
-        values[f"{name}_n"] = None if measure is None else measure.n
-        if column.name not in ("npa", "mce"):
-            interval = None if measure is None or row.kind == "mean" else measure.interval
-            values[f"{name}_interval95"] = None if interval is None else round(interval, 4)
-        if column.is_attack:
-            values[f"{name}_settings"] = column.described if measure is not None else None
-        if column.name in ("npa", "mce"):
-            settings = {} if measure is None else dict(column.settings)
-            for part in ("source", "constants", "left_out", *(["anchor"] if column.name == "mce" else [])):
-                value = settings.get(part)
-                values[f"{name}_{part}"] = " ".join(value) if part == "left_out" and value else value
+        values |= {_slug(column.key) + part: value for part, value in _measured(row, column).items()}
     passed, checks = row.checks
     values |= {"checks_passed": passed, "checks": checks}
     values["names"] = " ".join(each.name for each in row.records)
@@ -181,10 +167,38 @@ def _values(table: RobustTable, row: Row) -> dict[str, Any]:
     return values
 
 
+def _measured(row: Row, column: Column) -> dict[str, Any]:
+    """What is said of one value, as endings of its column's name; all None where it is missing.
+
+    The route is said of each, as an oracle's values are of several.
+    """
+    measure = row.cells.get(column.key, Measure(0.0, 0, ""))
+    values: dict[str, Any] = {"": round(measure.value, 4), "_sd": _rounded(measure.deviation), "_n": measure.n}
+    values["_route"] = row.routes.get(column.key, row.first.route)
+    if column.name != "ca":
+        values["_seed"] = measure.seed
+    if column.is_attack or column.name == "ca":
+        values["_interval95"] = None if row.kind == "mean" else _rounded(measure.interval)
+    if column.is_attack:
+        values["_settings"] = column.described
+    elif column.name != "ca":
+        settings = dict(column.settings)
+        values |= {"_source": settings.get("source"), "_constants": settings.get("constants")}
+        values["_left_out"] = " ".join(settings.get("left_out", ()))
+        if column.name == "mce":
+            values["_anchor"] = settings.get("anchor")
+    return values if column.key in row.cells else dict.fromkeys(values)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
 def corruptions_csv(tables: Iterable[RobustTable]) -> str:
     """One line per checkpoint and route, corruption and severity; `standard`: one of the 15 that NPA is the mean of."""
     rows = [line for table in tables for row in table.checkpoints for line in _severities(row)]
-    names = "dataset title backbone width convention method variant route relus seed key source constants corruption"
+    names = "dataset title backbone width convention method variant route relus seed key source constants "
+    names += "corruption_seed corruption"
     return _csv([*names.split(), "standard", "severity", "accuracy", "n"], rows)
 
 
@@ -194,7 +208,8 @@ def _severities(row: Row) -> Iterable[dict[str, Any]]:
         return
     same = {name: getattr(record, name) for name in ("dataset", "title", "backbone", "width", "convention", "method")}
     same |= {"variant": row.variant, "route": row.route, "relus": record.relus, "seed": record.seed, "key": record.key}
-    same |= {"source": record.corruptions.source, "constants": record.corruptions.constants, "n": record.corruptions.n}
+    same |= {"source": record.corruptions.source, "constants": record.corruptions.constants}
+    same |= {"corruption_seed": record.corruptions.seed, "n": record.corruptions.n}
     for standard, accuracies in ((True, record.corruptions.accuracy), (False, record.corruptions.extra)):
         for corruption, by_severity in accuracies.items():
             for severity, accuracy in enumerate(by_severity, start=1):

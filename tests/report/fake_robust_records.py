@@ -42,6 +42,8 @@ def fake_robust(
     extra: bool = True,
     checks: bool = True,
     anchor: str = "mean error",
+    attack_seed: int = 0,
+    corruption_seed: int = 0,
 ) -> RobustRecord:
     """The robust record beside `record`, on its route."""
     route = record.route
@@ -74,11 +76,11 @@ def fake_robust(
         "total": record.budget.total,
         "seed": record.seed,
         "clean": {"accuracy": round(clean, 2), "n": n or 10_000},
-        "attacks": [_attack(name, epsilon, n, round(attacked * drops[name], 1)) for name in attacks],
+        "attacks": [_attack(name, epsilon, n, attack_seed, round(attacked * drops[name], 1)) for name in attacks],
         "corruptions": {
             "source": source,
             "constants": constants,
-            "seed": 0,
+            "seed": corruption_seed,
             "n": n or 10_000,
             "left_out": list(left_out),
             "accuracy": accuracy,
@@ -100,10 +102,10 @@ def fake_robust(
     return RobustRecord.model_validate(values)
 
 
-def _attack(name: str, epsilon: float, n: int | None, accuracy: float) -> dict:
+def _attack(name: str, epsilon: float, n: int | None, seed: int, accuracy: float) -> dict:
     label, step, steps, restarts, losses, version, usual = ATTACKS[name]
     settings = {"epsilon": epsilon, "step": step, "steps": steps, "restarts": restarts}
-    settings |= {"losses": losses, "version": version, "n": n or usual, "seed": 0}
+    settings |= {"losses": losses, "version": version, "n": n or usual, "seed": seed}
     return {"name": name, "label": label, **settings, "accuracy": accuracy, "seconds": 33.0}
 
 

@@ -249,7 +249,9 @@ def test_markdown_says_what_numbers_stand_on():
     assert len(apart) == 1 + 4
     assert all(cell.startswith("*") and cell.endswith("*") for row in apart[1:] for cell in row)
     assert "(route clean)*" in apart[1][3] and "(route adversarial)*" in apart[1][-4]
-    assert re.search(r"- AutoAttack: ε 8/255, version pyautoattack 0\.2\.0, standard; n 1,000; 95 % interval", text)
+    assert re.search(
+        r"- AutoAttack: ε 8/255, version pyautoattack 0\.2\.0, standard; n 1,000; seed 0; 95 % interval", text
+    )
     assert re.search(r"- \*\*warn\*\*: other loss: .*\(margin: [\d.]+, ce: [\d.]+\)", text)
     assert "- pass: epsilon sweep: falls to 0.0 % at 64/255 (1: " in text
 
@@ -282,6 +284,27 @@ def test_csv_has_the_same_rows():
     assert mean["seeds"] == "0 1" and mean["npa_source"] == "generated" and mean["npa_left_out"] == "frost"
     assert own[0]["autoattack_n"] == "1000" and float(own[0]["autoattack_interval95"]) > 0
     assert "pyautoattack" in own[0]["autoattack_settings"] and own[0]["mce_anchor"] == "mean error"
+
+
+def test_csv_says_route_seed_and_n_of_every_value():
+    records = fake_robust_runs(budgets=(34_816,), routes=("clean", "augmix", "adversarial"))
+    table = table_of(records, attack_seed=3, corruption_seed=5)
+    rows = csv_rows(robustness_csv([table]))
+    (oracle,) = [row for row in rows if row["row"] == "oracle"]
+    measured = {"ca": "clean", "npa": "augmix", "mce": "augmix"} | dict.fromkeys(ATTACKS, "adversarial")
+    assert {name: oracle[f"{name}_route"] for name in measured} == measured
+    for name, route in measured.items():
+        (of_route,) = [row for row in rows if row["row"] == "checkpoint" and row["route"] == route]
+        same = [column for column in oracle if column == name or column.startswith(f"{name}_")]
+        assert [oracle[column] for column in same] == [of_route[column] for column in same]
+    for row in rows:
+        assert (
+            row["ca_n"] == row["npa_n"] == row["mce_n"] == row["pgd20_n"] == "10000" and row["autoattack_n"] == "1000"
+        )
+        assert {row[f"{attack}_seed"] for attack in ATTACKS} == {"3"} and row["npa_seed"] == row["mce_seed"] == "5"
+        if row["row"] == "checkpoint":
+            assert {row[f"{name}_route"] for name in measured} == {row["route"].strip("-")}
+    assert {row["corruption_seed"] for row in csv_rows(corruptions_csv([table]))} == {"5"}
 
 
 def test_corruptions_csv_holds_every_severity():
