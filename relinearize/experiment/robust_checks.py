@@ -6,11 +6,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from relinearize.experiment.evaluation_options import RobustSettings
-from relinearize.experiment.robust_records import CheckRecord
+from relinearize.experiment.robust_records import CheckRecord, CleanAccuracy
 from relinearize.experiment.robust_subject import Piece, Subject
+from relinearize.experiment.robust_teacher import teacher_of
 from relinearize.robustness.network_checks import Check, clean_agreement
 from relinearize.robustness.sanity import CHECKS, FACTORS, FATAL_RADIUS, transfer
 
@@ -20,7 +21,10 @@ USUAL_COST = 60
 
 
 def check_pieces(subject: Subject, others: Sequence[Subject], settings: RobustSettings) -> list[Piece]:
-    """All checks on the first `settings.n_checks` images; `others`: the other routes of the checkpoint."""
+    """All checks on the first `settings.n_checks` images; `others`: the other routes of the checkpoint.
+
+    Without other routes attacks are transferred from the run's teacher, if the store still has it.
+    """
     epsilon, count = settings.epsilon, settings.n_checks
     pieces = []
 
@@ -42,9 +46,13 @@ def check_pieces(subject: Subject, others: Sequence[Subject], settings: RobustSe
     add("clean agreement", lambda pixels, _: clean_agreement(subject.network, pixels, by_hand(subject)))
     for name, function in CHECKS.items():
         add(name, partial(called, subject, function, epsilon))
+    others = {f"route {other.run.record.route}": (other.network, other.run.identity["weights"]) for other in others}
+    if not others and (teacher := teacher_of(subject.run)):
+        others = {"its teacher": (teacher.network.to(subject.device), teacher.weights)}
     if others:
-        identities = [other.run.identity["weights"] for other in others]
-        add("transfer", partial(called, subject, partial(across, others), epsilon), others=identities)
+        networks = {name: network for name, (network, _) in others.items()}
+        identities = [digest for _, digest in others.values()]
+        add("transfer", partial(called, subject, partial(transfer, others=networks), epsilon), others=identities)
     return pieces
 
 
@@ -56,12 +64,6 @@ def revision(name: str, epsilon: float) -> dict[str, Any]:
 
 def called(subject: Subject, check: Callable[..., Check], epsilon: float, pixels: Tensor, labels: Tensor) -> Check:
     return check(subject.network, pixels, labels, epsilon=epsilon, seed=subject.seed)
-
-
-def across(others: Sequence[Subject], network: nn.Module, pixels: Tensor, labels: Tensor, **settings: Any) -> Check:
-    """Attacks made on the other routes against this one."""
-    networks = {f"route {other.run.record.route}": other.network for other in others}
-    return transfer(network, pixels, labels, networks, **settings)
 
 
 def by_hand(subject: Subject) -> Callable[[Tensor], Tensor]:
@@ -76,6 +78,20 @@ def by_hand(subject: Subject) -> Callable[[Tensor], Tensor]:
         return subject.network.network((pixels - mean) / std)
 
     return answer
+
+
+def clean_accuracy_check(subject: Subject, clean: CleanAccuracy) -> CheckRecord | None:
+    """Is what is attacked the network whose accuracy the run recorded? None where not all test images were looked at.
+
+    One image in a thousand may come out differently on another device.
+    """
+    recorded = subject.run.record.accuracy
+    if clean.n != recorded.n_test:
+        return None
+    passed = abs(clean.accuracy - recorded.test) <= max(0.1, 100 / clean.n) + 1e-6
+    message = f"{clean.accuracy:.2f} % of the test images, the run's record says {recorded.test:.2f} %"
+    numbers = {"measured": clean.accuracy, "recorded": recorded.test}
+    return CheckRecord(name="clean accuracy", passed=passed, message=message, numbers=numbers)
 
 
 def check_records(results: Sequence[dict[str, Any]]) -> list[CheckRecord]:

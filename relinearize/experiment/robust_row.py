@@ -22,7 +22,7 @@ from relinearize.experiment.robust_attacks import (
     clean_pieces,
     share,
 )
-from relinearize.experiment.robust_checks import check_pieces, check_records
+from relinearize.experiment.robust_checks import check_pieces, check_records, clean_accuracy_check
 from relinearize.experiment.robust_corruptions import CorruptedAccuracy
 from relinearize.experiment.robust_pieces import PIECES_FILE, Pieces
 from relinearize.experiment.robust_records import ROBUST_SCHEMA_VERSION, CheckRecord, RobustHardware, RobustRecord
@@ -171,10 +171,11 @@ class RowEvaluation:
 
     def check_records(self) -> list[CheckRecord]:
         """The checks, then what attacks complained about."""
+        clean = clean_accuracy_check(self.subject, clean_accuracy(self.of(self.clean))) if self.checks else None
         complaints = [
             attack_warnings(name, self.attacks[name], self.of(pieces)) for name, pieces in self.attacked.items()
         ]
-        return [*check_records(self.of(self.checks)), *(complaint for complaint in complaints if complaint)]
+        return [check for check in (clean, *check_records(self.of(self.checks)), *complaints) if check]
 
 
 def all_versions() -> dict[str, str]:

@@ -73,7 +73,7 @@ def clean_agreement(network: nn.Module, images: Tensor, reference: nn.Module | C
     mine = answer(network, images).float()
     other = answer(reference, images) if isinstance(reference, nn.Module) else reference(images).detach()
     difference = (mine - other.float()).abs().max().item() / max(1.0, mine.abs().max().item())
-    message = f"logits differ by {difference:.1g} from those of the network as it was trained"
+    message = f"logits differ by {difference:.1g} from those of the network behind its adapter"
     return Check("clean agreement", difference <= 1e-5, {"difference": difference}, message)
 
 

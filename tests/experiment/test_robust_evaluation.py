@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from quick_runs import quick_run
 from rich.console import Console
 from robust_runs import ALONE, ATTACKS, FGSM, SETTINGS, evaluate, lasting, pieces, random_run
+from safetensors.torch import load_file, save_file
 
 from relinearize import cli
 from relinearize.errors import UserError
@@ -85,7 +87,9 @@ def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
     assert record.corruptions.left_out == ["frost"] and len(record.corruptions.accuracy) == 14
     assert list(record.corruptions.extra) == ["speckle_noise", "gaussian_blur", "spatter"]  # no colours to saturate
     assert record.corruptions.n == 4 and record.corruptions.mce == pytest.approx(100 - record.corruptions.npa)
-    assert [check.name for check in record.checks] == ["clean agreement", "logits", "determinism"]
+    assert [check.name for check in record.checks] == [
+        "clean accuracy", "clean agreement", "logits", "determinism", "transfer",
+    ]  # fmt: skip
     assert all(check.passed for check in record.checks)
     for words in ("n=360", "n=16", "14 corruptions, generated", "left out: frost", "pass  determinism"):
         assert words in printed
@@ -204,6 +208,32 @@ def test_routes_are_rows_of_one_checkpoint_and_attack_each_other(tmp_path, quick
     for record, other in ((clean, "adversarial"), (adversarial, "clean")):
         check = record.checks[-1]
         assert check.name == "transfer" and list(check.numbers) == ["own", f"route {other}"]
+
+
+def test_the_teacher_attacks_a_network_without_routes(folder, finished, quick_checks, monkeypatch):
+    """It is found beside the run's folder wherever both lie; without it there is no such check."""
+    arguments = ["evaluation.attacks=[]", "evaluation.corruptions=none", "evaluation.n_checks=40"]
+    (record,) = evaluate(shutil.copytree(finished, finished.parent / "copy"), *arguments)
+    check = record.checks[-1]
+    assert (check.name, list(check.numbers), check.passed) == ("transfer", ["own", "its teacher"], True)
+    assert check.numbers["its teacher"] < record.clean.accuracy  # trained with the same images: attacks do transfer
+    config = OmegaConf.load(folder / "config.yaml")
+    config.store = str(folder / "nowhere")
+    OmegaConf.save(config, folder / "config.yaml")
+    (record,) = evaluate(folder, *arguments)
+    assert [check.name for check in record.checks] == ["clean accuracy", "clean agreement", "logits", "determinism"]
+
+
+def test_another_network_than_the_recorded_one_is_told(folder, quick_checks):
+    """Weights changed after the run: nothing but the accuracy in its record shows it."""
+    weights = load_file(folder / "weights.safetensors")
+    save_file({name: value * (1 if "running" in name else 0.3) for name, value in weights.items()},
+              folder / "weights.safetensors")  # fmt: skip
+    (record,) = evaluate(folder, "evaluation.attacks=[]", "evaluation.corruptions=none")
+    assert [check.name for check in record.checks if not check.passed] == ["clean accuracy"]
+    assert record.checks[0].numbers["recorded"] == FinishedRun.open(folder).record.accuracy.test
+    (record,) = evaluate(folder, "evaluation.attacks=[]", "evaluation.corruptions=none", "evaluation.n_clean=50")
+    assert "clean accuracy" not in [check.name for check in record.checks]
 
 
 def test_what_other_packages_warn_of_becomes_a_check(folder, monkeypatch):
