@@ -78,7 +78,7 @@ def test_heat_map_shows_the_numbers_of_the_record(tmp_path):
         assert len(by_name) == len(lines)
         standard = record.corruptions.accuracy
         assert list(by_name) == [*standard, "frost", "mean (NPA)", *record.corruptions.extra]
-        assert by_name["frost"] == ["left out", "–"]
+        assert by_name["frost"] == ["left out", "\N{EN DASH}"]
         for name, values in {**standard, **record.corruptions.extra}.items():
             assert [float(cell) for cell in by_name[name]] == pytest.approx([*values, sum(values) / 5], abs=0.0501), (
                 name
