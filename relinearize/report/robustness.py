@@ -100,7 +100,8 @@ def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) 
     recipes = {record.key: series for panel in panels for series in panel.series for record in series.records}
     positions = {id(series): place for place, series in enumerate(recipes.values())}
     by_dataset: dict[tuple[str, str], list[RobustRecord]] = {}
-    for record in sorted(records, key=_order):
+    variants = {record.key: _variant(recipes.get(record.key) or recipes.get(record.run)) for record in records}
+    for record in sorted(records, key=lambda record: _order(record, variants[record.key])):
         by_dataset.setdefault((record.dataset, record.title), []).append(record)
     tables = []
     for (dataset, title), own in by_dataset.items():
@@ -109,7 +110,7 @@ def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) 
         for record in own:
             series = recipes.get(record.key) or recipes.get(record.run)
             recipe = _name_without_seed(record) if series is None else positions[id(series)]
-            row = Row("checkpoint", (record,), _variant(series), measures_of(record, columns))
+            row = Row("checkpoint", (record,), variants[record.key], measures_of(record, columns))
             groups.setdefault((*_identity(record), recipe), []).append(row)
         checkpoints = [row for group in groups.values() for row in group]
         rows = [group[0] if len(group) == 1 else _mean_row(group) for group in groups.values()]
@@ -118,10 +119,11 @@ def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) 
     return tables
 
 
-def _order(record: RobustRecord) -> tuple:
+def _order(record: RobustRecord, variant: str) -> tuple:
     last = record.method == "random"  # the yardstick comes after the methods
     network = (record.dataset, record.title, record.backbone, record.width or 0, record.convention)
-    return (*network, -record.relus, last, record.method, _route_place(record), record.seed, record.name, record.key)
+    of_method = (record.method, variant, _route_place(record), record.seed, record.name, record.key)
+    return (*network, -record.relus, last, *of_method)
 
 
 def _route_place(record: RobustRecord) -> tuple[int, str]:

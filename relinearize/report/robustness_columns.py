@@ -97,10 +97,11 @@ def measures_of(record: RobustRecord, columns: Sequence[Column]) -> dict[str, Me
     corruptions = record.corruptions
     if corruptions is not None:
         n, seed = corruptions.n, corruptions.seed
-        notes = (f"{source_note(corruptions)}, n {n:,}", f"anchor: {corruptions.mce_anchor}")
-        values = (corruptions.npa, corruptions.mce)
-        for own, value, note in zip(_corrupted_columns(corruptions), values, notes, strict=True):
-            cells[keys[own.key, own.settings]] = Measure(value, n, note, seed)
+        npa, mce = (keys[own.key, own.settings] for own in _corrupted_columns(corruptions))
+        # Where the title tells which images these are, the note need not.
+        images = f"{source_note(corruptions)}, " if npa == "npa" else ""
+        cells[npa] = Measure(corruptions.npa, n, f"{images}n {n:,}", seed)
+        cells[mce] = Measure(corruptions.mce, n, f"anchor: {corruptions.mce_anchor}", seed)
     for attack in record.attacks:
         own = _attack_column(attack)
         cells[keys[own.key, own.settings]] = _share(attack, attack.seed)

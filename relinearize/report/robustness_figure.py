@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
 from relinearize.report.figure import GREY_TEXT, STYLE
@@ -69,7 +70,7 @@ def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None
         series.setdefault((row.method, row.network, row.route), []).append(row)
     handles = []
     for (method, network, route), rows in series.items():
-        colour = colours[rows[0].first.method]
+        colour = shade(colours[rows[0].first.method], method, rows[0].first.method, table)
         look = {"color": colour, "markeredgecolor": colour, "markerfacecoloralt": "white"}
         look["fillstyle"] = {"adversarial": "none", "augmix": "bottom"}.get(route, "full")
         for key, _, (line, marker) in drawn:
@@ -95,7 +96,14 @@ def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None
     ]
     _set_axes(axes, table)
     below = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.12), "ncols": 2, "frameon": False}
-    axes.legend(handles=handles, fontsize=8.6, columnspacing=1.8, handlelength=2.6, borderaxespad=0, **below)
+    axes.legend(handles=handles, fontsize=8.6, columnspacing=1.8, handlelength=4.2, borderaxespad=0, **below)
+
+
+def shade(colour: str, label: str, method: str, table: RobustTable) -> tuple[float, ...]:
+    """The method's colour for its first variant, lighter ones for the others: line and marker say other things."""
+    variants = list(dict.fromkeys(row.method for row in table.rows if row.first.method == method))
+    white = 0.5 * variants.index(label) / max(1, len(variants) - 1)
+    return tuple(part + white * (1 - part) for part in to_rgb(colour))
 
 
 def _set_axes(axes: Axes, table: RobustTable) -> None:

@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from relinearize.experiment.records import Record
 from relinearize.report.robustness import RobustTable
+
+_WIDE = 1000  # characters, more than any table needs
 
 
 def runs_table(records: Iterable[Record]) -> Table:
@@ -80,7 +83,8 @@ def print_robustness(tables: Iterable[RobustTable], console: Console | None = No
 def _print(table: Table, console: Console | None) -> None:
     console = console or Console()
     if not console.is_terminal:
-        console = Console(file=console.file, width=max(console.width, 160))
+        least = Measurement.get(console, console.options.update(width=_WIDE), table).maximum
+        console = Console(file=console.file, width=max(console.width, 160, least))
     console.print(table)
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from operator import lt
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from relinearize.report.page import render_page
 from relinearize.report.pareto import build_panels, pareto_rows
 from relinearize.report.robustness import ORACLE, build_tables
 from relinearize.report.robustness_columns import interval_95
-from relinearize.report.robustness_figure import attacked_column, corrupted_column, draw_robustness
+from relinearize.report.robustness_figure import attacked_column, corrupted_column, draw_robustness, shade
 from relinearize.report.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
 from relinearize.report.table import print_robustness
 
@@ -372,6 +373,26 @@ def test_picture_is_drawn_with_the_attack_that_most_rows_have():
     bare = [table_of([records[0]], attacks=(), corruptions=False)]
     assert attacked_column(bare[0]) is None
     assert draw_robustness(bare).startswith(b"\x89PNG")
+
+
+def test_variants_of_a_method_stand_together_and_differ_in_the_picture():
+    rates = (0.001, 0.01)
+    runs = [fake_record("rlnet", seed=seed, finetune_lr=rate) for rate in rates for seed in (0, 1)]
+    table = table_of([record for run in runs for record in routed(run, ("clean", "adversarial"))])
+    shown = [(row.method, row.route) for row in table.rows]
+    labels = [f"rlnet [finetune.lr={rate}]" for rate in rates]
+    assert shown == [(label, route) for label in labels for route in ("clean", "adversarial")]
+    first, second = (shade("#804020", label, "rlnet", table) for label in labels)
+    assert first == pytest.approx((128 / 255, 64 / 255, 32 / 255)) and all(map(lt, first, second))
+
+
+def test_a_table_in_a_file_is_never_cut_off():
+    records = [fake_record("snl", 7_000), fake_record("senet", 7_000)]
+    robust = [fake_robust(records[0]), fake_robust(records[1], epsilon=4.0, source=FILES_A, constants="tiny")]
+    file = io.StringIO()
+    print_robustness(build_tables(robust, build_panels(records)), Console(file=file, width=80))
+    text = file.getvalue()
+    assert "…" not in text and "files sha256 aaaaaaaa" in text and text.count("ε 4/255") == len(ATTACKS)
 
 
 def test_terminal_shows_the_table():

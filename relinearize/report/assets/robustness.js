@@ -9,7 +9,7 @@ const tinted = (colour, strength) => {
 };
 
 // A note breaks after its commas only: "n 10,000" stays together.
-const pieces = (note) => note.split(", ").flatMap((part, index) => [index ? ", " : null, el("span", { style: { whiteSpace: part.length < 20 ? "nowrap" : null } }, part)]);
+const pieces = (note) => note.split(", ").flatMap((part, index) => [index ? ", " : null, el("span", { style: { whiteSpace: part.length < 16 ? "nowrap" : null } }, part)]);
 
 function robustCell(row, column) {
   const cell = row.cells[column.key];
@@ -26,15 +26,17 @@ function robustCell(row, column) {
   return el("td", { onpointermove: hover, onpointerleave: () => tip.hide() }, cell.best ? el("b", {}, value) : value, notes.length ? el("small", { style: { display: "block" } }, notes.join("; ")) : null);
 }
 
+const robustStrengths = (table) => [...new Set(table.checkpoints.map((row) => row.strength).filter((strength) => strength !== "-"))];
+
 function robustColumns(table) {
   const several = table.networks.length > 1;
   return [
     { title: "method", text: true, of: (row) => row.label, cell: (row) => el("td", { class: "text" }, dot(methodColour(row.method)), row.label) },
     several ? { title: "network", text: true, of: (row) => row.network, cell: (row) => el("td", { class: "text" }, row.network) } : null,
-    { title: "ReLUs", of: (row) => row.relus, cell: (row) => el("td", { title: `${share(row.relus, row.total)} of ${whole(row.total)}` }, whole(row.relus), el("small", {}, ` ${share(row.relus, row.total)}`)) },
-    { title: "route", text: true, of: (row) => row.route, cell: (row) => el("td", { class: "text" }, row.kind === "oracle" ? [...new Set(Object.values(row.cells).map((cell) => cell.route))].join(" + ") : row.route === "-" ? el("span", { class: "faint", title: "one set of batch norms" }, MISSING) : el("span", { class: "route" }, row.route)) },
+    { title: "ReLUs", of: (row) => row.relus, cell: (row) => el("td", { title: `${share(row.relus, row.total)} of ${whole(row.total)}` }, whole(row.relus)) },
+    { title: "route", text: true, of: (row) => row.route, cell: (row) => el("td", { class: "text routes" }, row.kind === "oracle" ? [...new Set(Object.values(row.cells).map((cell) => cell.route))].join(" + ") : row.route === "-" ? el("span", { class: "faint", title: "one set of batch norms" }, MISSING) : el("span", { class: "route" }, row.route)) },
     ...table.columns.map((column) => ({ title: column.title, note: column.note, hint: column.settings, of: (row) => (row.cells[column.key] ? row.cells[column.key].value : null), cell: (row) => robustCell(row, column) })),
-    { title: "ε / step", note: "in 255ths", of: (row) => row.strength, cell: (row) => el("td", {}, row.strength) },
+    robustStrengths(table).length < 2 ? null : { title: "ε / step", note: "in 255ths", of: (row) => row.strength, cell: (row) => el("td", {}, row.strength) },
     { title: "seeds", of: (row) => row.seeds.length, cell: (row) => el("td", {}, row.seeds.join(", ")) },
     { title: "checks", of: (row) => row.checks[0] - row.checks[1], cell: (row) => {
       const [passed, all] = row.checks;
@@ -138,10 +140,11 @@ function drawRobustness() {
   $("robust-controls").replaceChildren(means ? segments([[false, "means over seeds"], [true, "every checkpoint"]], robust.every, (every) => { robust.every = every; robust.sort = null; drawRobustness(); }, "Rows") : "");
   drawRobustTable(table);
   $("robust-note").textContent = ["CA: clean accuracy. NPA: mean accuracy under corruption. mCE: lower is better.", means ? "±: standard deviation over seeds." : "",
+    robustStrengths(table).length === 1 ? `Attacks: ε / step ${robustStrengths(table)[0]} in 255ths.` : "",
     "Bold: best of one network with as many ReLUs, where measured alike. Hover for settings and intervals, click a row for what is below."].filter(Boolean).join(" ");
   $("h-robust-one").replaceChildren(dot(methodColour(record.method)), ` ${record.label}`);
   $("robust-one-sub").textContent = `${record.name} · ${record.hardware.accelerator}: ${record.hardware.name} · ${duration(record.seconds)} · ${record.created.slice(0, 10)}`;
-  const choice = (label, value, change, empty, records) => el("select", { "aria-label": label, style: { maxWidth: "330px" }, onchange: (event) => { change(event.target.value); drawRobustness(); } },
+  const choice = (label, value, change, empty, records) => el("select", { "aria-label": label, style: { maxWidth: "min(100%, 560px)" }, onchange: (event) => { change(event.target.value); drawRobustness(); } },
     empty ? el("option", { value: "" }, empty) : null, records.map((one) => el("option", { value: one.key, selected: one.key === value }, one.label)));
   $("robust-one-controls").replaceChildren(
     choice("Checkpoint and route", record.key, (key) => { robust.key = key; }, null, table.records),
