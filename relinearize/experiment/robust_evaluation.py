@@ -5,8 +5,9 @@ evaluated one by one, each into a robustness.json of its own. The work is a list
 done; what was filed before is taken from there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -32,12 +33,13 @@ def evaluate_robustness(options: EvaluationOptions, console: Console) -> list[Ro
     """Evaluate the run and its sub-folders, or find it done; print the table. Returns the records, the run's first."""
     run = FinishedRun.open(options.folder, options.root)
     runs = [run, *(FinishedRun.open(folder, options.root) for folder in run.parts())]
-    check_classes(run, options)
+    attacks = {name: instantiate(settings) for name, settings in options.attacks.items()}
+    check_classes(run, attacks)
     records = [finished(one, options) for one in runs]
     missing = [one for one, record in zip(runs, records, strict=True) if record is None]
     if missing:
         with exact_arithmetic():
-            made = iter(evaluated(missing, [*runs, *siblings(run, options)], options))
+            made = iter(evaluated(missing, [*runs, *siblings(run, options)], options, attacks))
         records = [record or next(made) for record in records]
     show_robustness(records, console)
     return records
@@ -53,14 +55,17 @@ def siblings(run: FinishedRun, options: EvaluationOptions) -> list[FinishedRun]:
     return [main, *others]
 
 
-def check_classes(run: FinishedRun, options: EvaluationOptions) -> None:
-    """AutoAttack's DLR loss compares the first three logits with the fourth."""
-    dataset, others = run.record.dataset, [name for name in options.attacks if name != "autoattack"]
-    if dataset.classes < 4 and "autoattack" in options.attacks:
-        raise UserError(
-            f"evaluation.attacks: autoattack needs at least 4 classes, {dataset.title} has {dataset.classes}; "
-            f"evaluation.attacks=[{','.join(others)}] does the others"
-        )
+def check_classes(run: FinishedRun, attacks: Mapping[str, Any]) -> None:
+    """UserError for attacks whose loss compares more logits than the dataset has classes."""
+    dataset = run.record.dataset
+    for name, attack in attacks.items():
+        least = getattr(attack, "least_classes", 2)
+        if dataset.classes < least:
+            others = ",".join(other for other in attacks if other != name)
+            raise UserError(
+                f"evaluation.attacks: {name} needs at least {least} classes, {dataset.title} has {dataset.classes}; "
+                f"evaluation.attacks=[{others}] does the others"
+            )
 
 
 def finished(run: FinishedRun, options: EvaluationOptions) -> RobustRecord | None:
@@ -77,14 +82,16 @@ def finished(run: FinishedRun, options: EvaluationOptions) -> RobustRecord | Non
 
 
 def evaluated(
-    wanted: Sequence[FinishedRun], runs: Sequence[FinishedRun], options: EvaluationOptions
+    wanted: Sequence[FinishedRun],
+    runs: Sequence[FinishedRun],
+    options: EvaluationOptions,
+    attacks: Mapping[str, Any],
 ) -> list[RobustRecord]:
     """One record for each of `wanted`, written into its folder; `runs`: these and other routes of their checkpoints.
 
     All are of one dataset.
     """
     device = resolve_accelerator(options.accelerator)
-    attacks = {name: instantiate(settings) for name, settings in options.attacks.items()}
     images = test_images(runs[0])
     source = None if options.corruptions is None else open_corruptions(options.corruptions, images)
     subjects = [Subject(run, images, device, options.robust.seed) for run in runs]

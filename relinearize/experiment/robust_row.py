@@ -14,10 +14,10 @@ from relinearize.experiment.describe import git_commit, processor_name, versions
 from relinearize.experiment.evaluation_options import EvaluationOptions
 from relinearize.experiment.finished import FinishedRun
 from relinearize.experiment.robust_attacks import (
+    CHUNK,
     attack_pieces,
     attack_record,
     attack_warnings,
-    chunk_for,
     clean_accuracy,
     clean_pieces,
     share,
@@ -73,7 +73,7 @@ class RowEvaluation:
                 attack,
                 options.attacks[name],
                 settings.n_autoattack if name == "autoattack" else settings.n_attack,
-                settings.chunk or chunk_for(attack, subject.device),
+                settings.chunk or CHUNK[subject.device],
             )
             for name, attack in attacks.items()
         }

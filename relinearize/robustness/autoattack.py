@@ -18,6 +18,11 @@ STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 STEPS, RESTARTS, QUERIES = 100, 1, 5000
 
 
+def least_classes(parts: Sequence[str] = STANDARD) -> int:
+    """How many logits a network must have: the targeted loss compares four, that of apgd-dlr three."""
+    return 4 if "apgd-t" in parts else 3 if "apgd-dlr" in parts else 2
+
+
 def autoattack(
     network: nn.Module,
     images: Tensor,
@@ -37,13 +42,13 @@ def autoattack(
     (whose schedule is stretched to another number than the official 5000). Targets: 9, or all where there are fewer.
 
     What its own checks find (a random network, probabilities for logits, zero gradients, ...) comes as a warning.
-    Raises UserError for too few classes: the targeted loss compares four logits, that of apgd-dlr three.
+    Raises UserError for too few classes (`least_classes`).
     """
     if parts is None and (steps, restarts, queries) != (STEPS, RESTARTS, QUERIES):
         raise ValueError("the standard version has 100 steps, 1 restart and 5000 queries; name parts to change them")
     chosen = STANDARD if parts is None else tuple(parts)
     classes = class_count(network, images)
-    check_classes(classes, "AutoAttack", 4 if "apgd-t" in chosen else 3 if "apgd-dlr" in chosen else 2)
+    check_classes(classes, "AutoAttack", least_classes(chosen))
 
     def build(logits: nn.Module) -> Attack:
         version = {"version": "standard"} if parts is None else {"version": "custom", "attacks": list(chosen)}

@@ -1,4 +1,7 @@
-"""Attacks of other packages with all their settings, as conf/attack names them; what they share: attacks.py."""
+"""Attacks of other packages with all their settings, as conf/attack names them; what they share: attacks.py.
+
+`least_classes`, where an attack has it: how many classes its loss compares.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +11,13 @@ from torch import Tensor, nn
 
 from relinearize.errors import UserError
 from relinearize.robustness.attacks import check_counts, check_radius, checked_losses, description
-from relinearize.robustness.autoattack import QUERIES, RESTARTS, STEPS, autoattack
-from relinearize.robustness.guard import OTHER_DISTANCES, check_arguments, torchattacks_attack
+from relinearize.robustness.autoattack import QUERIES, RESTARTS, STEPS, autoattack, least_classes
+from relinearize.robustness.guard import (
+    OTHER_DISTANCES,
+    check_arguments,
+    torchattacks_attack,
+    torchattacks_least_classes,
+)
 
 APGD_LOSSES = {"ce": "CE", "dlr": "DLR", "t": "targeted DLR"}
 # Arguments of torchattacks' classes that are distances, and our own key for each.
@@ -32,9 +40,16 @@ class APGD:
         check_counts(steps=self.steps, restarts=self.restarts)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-        parts = tuple(f"apgd-{loss}" for loss in self.losses)
-        settings = {"parts": parts, "steps": self.steps, "restarts": self.restarts}
+        settings = {"parts": self._parts, "steps": self.steps, "restarts": self.restarts}
         return autoattack(network, images, labels, epsilon=self.epsilon / 255, seed=seed, **settings)
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return tuple(f"apgd-{loss}" for loss in self.losses)
+
+    @property
+    def least_classes(self) -> int:
+        return least_classes(self._parts)
 
     @property
     def label(self) -> str:
@@ -82,6 +97,10 @@ class AutoAttack:
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         return autoattack(network, images, labels, epsilon=self.epsilon / 255, seed=seed)
+
+    @property
+    def least_classes(self) -> int:
+        return least_classes()
 
     def describe(self) -> dict[str, Any]:
         return description(self.epsilon, None, None, None, [], "pyautoattack", ", standard")
@@ -131,6 +150,10 @@ class Torchattacks:
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         return torchattacks_attack(self.attack, network, images, labels, seed=seed, arguments=self.settings)
+
+    @property
+    def least_classes(self) -> int:
+        return torchattacks_least_classes(self.attack, self.arguments)
 
     @property
     def label(self) -> str:

@@ -159,8 +159,8 @@ def torchattacks_attack(
         arguments.setdefault("seed", seed)
     if "n_classes" in taken:
         arguments.setdefault("n_classes", class_count(network, images))
-    if name in ("APGDT", "AutoAttack") or arguments.get("loss") == "dlr":
-        check_classes(arguments.get("n_classes") or class_count(network, images), f"torchattacks' {name}", 4)
+    if (least := torchattacks_least_classes(name, arguments)) > 2:
+        check_classes(arguments.get("n_classes") or class_count(network, images), f"torchattacks' {name}", least)
     norm = arguments.get("norm") or OTHER_DISTANCES.get(name, "Linf")
     bound = {**taken, **arguments}.get("max_epsilon" if "max_epsilon" in taken else "eps")
     return foreign_attack(
@@ -172,6 +172,11 @@ def torchattacks_attack(
         epsilon=bound,
         norm=norm,
     )
+
+
+def torchattacks_least_classes(name: str, arguments: Mapping[str, Any]) -> int:
+    """How many logits a network must have for attack `name`: the targeted loss compares four, the dlr loss three."""
+    return 4 if name in ("APGDT", "AutoAttack") else 3 if arguments.get("loss") == "dlr" else 2
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

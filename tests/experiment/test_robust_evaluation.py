@@ -1,8 +1,10 @@
 """Robust evaluations of whole quick runs: what is written, resumed, taken over, refused. Attacks of two steps."""
 
 import json
+import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -320,12 +322,44 @@ def test_help_lists_the_keys(monkeypatch, capsys):
         assert words in printed
 
 
+def test_random_states_are_left_alone(folder, quick_checks):
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    attacks = ["evaluation.attacks=[pgd20,square,torchattacks-MIFGSM]", "attack.square.queries=2"]
+    evaluate(folder, *attacks, "attack.pgd20.steps=2", "evaluation.n_corruptions=4", "evaluation.n_checks=8")
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+@pytest.mark.slow
+def test_all_checks_on_a_run_and_on_one_that_masks_its_gradients(folder):
+    """The deliberate mistake: the last layer 10,000 times too large, so that the cross-entropy saturates."""
+    arguments = ["evaluation.attacks=[]", "evaluation.corruptions=none", "evaluation.n_checks=60"]
+    (honest,) = evaluate(folder, *arguments)
+    # PGD on the cross-entropy is weak on so poor a network, which the checks may say; its gradients are sound.
+    assert {check.name for check in honest.checks if not check.passed} <= {"other loss", "black box"}
+    assert {"transfer", "clean accuracy", "clean agreement", *robust_checks.CHECKS} == {
+        check.name for check in honest.checks
+    }
+    weights = load_file(folder / "weights.safetensors")
+    last = [name for name in weights if name.startswith("linear.")]
+    assert last
+    save_file({name: value * (1e4 if name in last else 1) for name, value in weights.items()},
+              folder / "weights.safetensors")  # fmt: skip
+    (masked,) = evaluate(folder, *arguments)
+    assert masked.clean.accuracy == honest.clean.accuracy
+    assert {check.name for check in masked.checks if not check.passed} >= {"zero gradients", "transfer"}
+
+
 def test_few_classes_and_other_images_are_refused(folder):
     values = json.loads((folder / "record.json").read_text())
     three = {**values, "dataset": {**values["dataset"], "classes": 3}}
     write_json(folder / "record.json", three)
     with pytest.raises(UserError, match=r"at least 4 classes, Digits has 3; evaluation.attacks=\[fgsm\]"):
         evaluate(folder, "evaluation.attacks=[fgsm,autoattack]")
+    with pytest.raises(UserError, match=r"apgd needs at least 4 classes, Digits has 3; evaluation.attacks=\[fgsm\]"):
+        evaluate(folder, "evaluation.attacks=[fgsm,apgd]", "attack.apgd.losses=[ce,t]")
+    with pytest.raises(UserError, match="torchattacks-APGDT needs at least 4 classes"):
+        evaluate(folder, "evaluation.attacks=[torchattacks-APGDT]")
     write_json(folder / "record.json", {**values, "dataset": {**values["dataset"], "fingerprint": "00"}})
     with pytest.raises(UserError, match="are not those of random-"):
         evaluate(folder)
