@@ -27,8 +27,10 @@ class RobustTraining(Stage):
     that can be deployed (`variants`). The attack is crafted on, and its images answered by, the adversarial route (the
     only one, if there is one) in eval mode, as the network stands when the step begins.
 
-    After an epoch `val/accuracy` is the clean accuracy on route clean, `val/robust` the accuracy under PGD on the
-    adversarial route, in float32, on the first images of the hold-out.
+    After an epoch `val/accuracy` is the clean accuracy on route clean, in the precision of training, and `val/robust`
+    the accuracy under PGD on the adversarial route, on the first images of the hold-out and without autocast: float32,
+    in which CUDA's convolutions may use TF32. The attack of a training step computes in the precision of training, on
+    pixels in float32.
 
     Args:
         network: with 1, 2 or 3 routes (see backbones/routes.py), on route clean.
@@ -181,7 +183,7 @@ class RobustTraining(Stage):
     def robust_accuracy(self) -> float:
         """Percent of the first validation images that the adversarial route classifies rightly under PGD against it.
 
-        Every epoch from the same random starts. In float32; the network's modes are left as they are.
+        Every epoch from the same random starts, without autocast; the network's modes are left as they are.
         """
         with not_compiled():
             return self._robust_accuracy()
