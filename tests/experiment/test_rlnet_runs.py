@@ -15,6 +15,7 @@ from relinearize.experiment.evaluate import evaluate_run
 from relinearize.experiment.pipeline import check_stages
 from relinearize.experiment.records import find_records
 from relinearize.methods.inner_attack import InnerAttack
+from relinearize.methods.robust_training import RobustTraining
 
 SHARE = "budget.fraction=0.2"
 BUDGET = 461  # of 2,304
@@ -115,6 +116,55 @@ def test_under_autocast_attacks_are_made_in_bf16_on_pixels_in_float32(tmp_path, 
         assert all(value.isfinite().all() for value in weights.values())
         assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
         assert evaluate_run([f"run={path.parent}"])["test"] == found.accuracy.test
+
+
+def test_official_code_throughout(tmp_path, monkeypatch):
+    """The parity settings of conf/experiment/paper/rlnet_*.yaml: chosen by the test set, by clean accuracy alone."""
+    measured = RobustTraining.robust_accuracy
+
+    def first_is_best(stage):  # whoever looked at it would choose the first epoch
+        assert 0 <= measured(stage) <= 100
+        return 0.0 if stage.current_epoch else 100.0
+
+    monkeypatch.setattr(RobustTraining, "robust_accuracy", first_is_best)
+    settings = [
+        SHARE, *PARITY, "method.teacher.epochs=1", "sensitivity.epochs=1", "method.search.milestones=[0.5]",
+    ]  # fmt: skip
+    record, folder = quick_run(tmp_path, *settings, "method.finetune.epochs=5", method="rlnet")
+    sites = len(record.sites)
+    assert BUDGET - 2 * sites < record.budget.met <= BUDGET - sites, "strictly above the threshold: one less a site"
+    search, tune = (record.stages[name].history for name in ("search", "finetune"))
+    assert len({row["lr"] for row in search}) == 1, "the milestone is passed over"
+    accuracy = record.accuracy
+    assert (accuracy.selection, accuracy.n_holdout, accuracy.holdout) == ("test", 0, None)
+    best, epoch = best_clean(tune)
+    assert (accuracy.test, accuracy.selected_epoch) == (best, epoch) and epoch > 0
+    found = find_records([folder])
+    assert [narrow.route for _, narrow in found] == list(ROUTES[2])
+    for path, narrow in found:  # builds students without identity shortcuts, too
+        assert narrow.budget.met == record.budget.met
+        assert evaluate_run([f"run={path.parent}"])["test"] == narrow.accuracy.test
+    searched, _ = quick_run(tmp_path, *settings, "method.finetune.epochs=0", method="rlnet")
+    best, epoch = best_clean(search)
+    assert searched.stages["search"].reused and searched.accuracy.test == best and epoch > 0
+    plan = quick_plan(tmp_path, *PARITY, method="rlnet")
+    images = torch.rand(2, 1, 8, 8)
+    teacher, student = plan.new_network().eval(), plan.new_student().eval()
+    assert list(teacher.state_dict()) == list(student.state_dict())
+    assert not torch.allclose(teacher(images), student(images)), "the student lacks the identity shortcuts"
+
+
+def best_clean(history):
+    """(highest clean accuracy, its first epoch)."""
+    clean = [row["val/accuracy"] for row in history]
+    return max(clean), clean.index(max(clean))
+
+
+PARITY = [
+    "method.search.paper_parity=true", "dataset.holdout=0", "+backbone.student_skip=false",
+    "method.teacher.selection=test", "method.teacher.select_by=clean",
+    "method.finetune.selection=test", "method.finetune.select_by=clean",
+]  # fmt: skip
 
 
 def test_killed_in_each_stage_it_goes_on_to_the_same_result(tmp_path, rlnet):
