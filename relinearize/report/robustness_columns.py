@@ -85,9 +85,17 @@ def columns_of(records: Sequence[RobustRecord]) -> list[Column]:
     titles = MEANS | STANDARD_ATTACKS
     columns = []
     for key in (*titles, *sorted(set(found) - set(titles))):
-        alike = sorted(found.get(key, {Column(key, titles.get(key, key))}), key=repr)
+        alike = sorted(found.get(key, {Column(key, titles.get(key, key))}), key=_place)
         columns += alike if len(alike) == 1 else _told_apart(alike)
     return columns
+
+
+def _place(column: Column) -> list[tuple[bool, float, str]]:
+    """Where a column stands among others of its key: numbers in their order, not in that of their digits."""
+    numbers = [value if isinstance(value, int | float) else 0.0 for _, value in column.settings]
+    return [
+        (value is not None, number, repr(value)) for (_, value), number in zip(column.settings, numbers, strict=True)
+    ]
 
 
 def measures_of(record: RobustRecord, columns: Sequence[Column]) -> dict[str, Measure]:

@@ -163,13 +163,14 @@ def test_missing_parts_are_dashes():
 
 
 def test_another_radius_is_another_column():
-    records = [fake_record("snl", 7_000), fake_record("senet", 7_000)]
-    robust = [fake_robust(records[0]), fake_robust(records[1], epsilon=4.0)]
+    records = [fake_record(method, 7_000) for method in ("snl", "senet", "random")]
+    radii = (8.0, 16.0, 4.0)
+    robust = [fake_robust(record, epsilon=epsilon) for record, epsilon in zip(records, radii, strict=True)]
     (table,) = build_tables(robust, build_panels(records))
     titles = [column.title for column in table.columns if column.title.startswith("PGD-20")]
-    assert titles == ["PGD-20, ε 4/255", "PGD-20, ε 8/255"]
+    assert titles == ["PGD-20, ε 4/255", "PGD-20, ε 8/255", "PGD-20, ε 16/255"]
     assert all(len(row.cells) == 3 + len(ATTACKS) for row in table.rows)
-    assert {row.strength for row in table.rows} == {"4 / 2", "8 / 2"}
+    assert {row.strength for row in table.rows} == {"4 / 2", "8 / 2", "16 / 2"}
     assert {"pgd20_ε_4_255", "pgd20_ε_8_255"} <= set(csv_rows(robustness_csv([table]))[0])
 
 
