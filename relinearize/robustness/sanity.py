@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from relinearize.robustness.attack import pgd
 from relinearize.robustness.attacks import FGSM, LEAST_RADIUS, PGD, answer
+from relinearize.robustness.fixed_point import FRACTION_BITS, fixed_point
 from relinearize.robustness.foreign_attacks import Square
 from relinearize.robustness.network_checks import (
     Check,
@@ -197,6 +198,37 @@ def transfer(
     return Check("transfer", passed, numbers, message)
 
 
+def deployed_arithmetic(
+    network: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float = 8, seed: int = 0, bits: int = FRACTION_BITS
+) -> Check:
+    """In fixed-point arithmetic, as private inference has it, PGD-20 made on the float network leaves as much.
+
+    At most 2 points less or more; so does the accuracy without an attack.
+    """
+    rounded = fixed_point(network, bits)
+    with torch.autocast(images.device.type, enabled=False):
+        attacked = usual_pgd(epsilon)(network, images, labels, seed)
+        right = {
+            name: (answer(one, images).argmax(1) == labels, answer(one, attacked).argmax(1) == labels)
+            for name, one in (("float", network), ("fixed", rounded))
+        }
+    percent = {
+        name: (100 * clean.float().mean().item(), 100 * (clean & robust).float().mean().item())
+        for name, (clean, robust) in right.items()
+    }
+    allowed = max(2.0, slack(images)) + 1e-4
+    passed = all(
+        abs(fixed - float_) <= allowed for fixed, float_ in zip(percent["fixed"], percent["float"], strict=True)
+    )
+    (float_clean, float_robust), (fixed_clean, fixed_robust) = percent["float"], percent["fixed"]
+    message = (
+        f"with {bits} fractional bits {fixed_clean:.1f} % right and {fixed_robust:.1f} % after PGD-{STEPS}, "
+        f"in float {float_clean:.1f} % and {float_robust:.1f} %"
+    )
+    numbers = {"clean": fixed_clean, "pgd": fixed_robust, "float clean": float_clean, "float pgd": float_robust}
+    return Check("fixed point", passed, numbers, message)
+
+
 # Those that need nothing but a network, images and labels, the cheap ones first.
 CHECKS: dict[str, Callable[..., Check]] = {
     "logits": logits_not_probabilities,
@@ -206,6 +238,7 @@ CHECKS: dict[str, Callable[..., Check]] = {
     "zero gradients": zero_gradients,
     "single step": iterative_beats_single_step,
     "other loss": other_loss,
+    "fixed point": deployed_arithmetic,
     "restarts": more_restarts,
     "epsilon sweep": epsilon_sweep,
     "steps": more_steps,

@@ -3,13 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_toys import everything_about
+from attack_toys import batch, everything_about, toy_network
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from relinearize.robustness.attack import fgsm
+from relinearize.robustness.fixed_point import fixed_point
 from relinearize.robustness.network_checks import clean_agreement, threat_model
-from relinearize.robustness.sanity import CHECKS, black_box, sanity_checks, sweep_radii, transfer
+from relinearize.robustness.sanity import CHECKS, black_box, deployed_arithmetic, sanity_checks, sweep_radii, transfer
 
 EPSILON = 24  # times 1/255; digits have strong contrasts
 TESTED = 100
@@ -112,6 +113,25 @@ def test_saturated_logits_mask_gradients(honest: nn.Module, tested) -> None:
 
 def test_probabilities_are_caught(honest: nn.Module, tested) -> None:
     assert "logits" in failed(Changed(honest, behind=lambda logits: logits.softmax(1)), tested)
+
+
+def test_fixed_point_arithmetic(honest: nn.Module, tested) -> None:
+    """Everything is a multiple of 2^-bits; with many bits the answers are those of the float network."""
+    network, seen = toy_network(), []
+    pixels, _ = batch(4)
+    rounded = fixed_point(network, 6)
+    for module in rounded.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda _, inputs, output: seen.append(output * 2**6))
+    with torch.no_grad():
+        rounded(pixels)
+        assert len(seen) > 10 and all(torch.equal(values, values.round()) for values in seen)
+        assert all(torch.equal(weight * 2**6, (weight * 2**6).round()) for weight in rounded.parameters())
+        torch.testing.assert_close(fixed_point(network, 20)(pixels), network(pixels), rtol=1e-3, atol=1e-3)
+    images, labels = tested
+    assert deployed_arithmetic(honest, images, labels, epsilon=EPSILON).passed
+    coarse = deployed_arithmetic(honest, images, labels, epsilon=EPSILON, bits=2)
+    assert not coarse.passed and coarse.numbers["pgd"] > coarse.numbers["float pgd"] + 2  # attacks miss it
 
 
 def test_a_random_network_is_caught(honest: nn.Module, tested) -> None:

@@ -1,0 +1,49 @@
+"""What private inference really computes: the network in fixed-point arithmetic.
+
+Protocols hold numbers as integers, multiples of 2^-f, and cut products back to f fractional bits. Robustness measured
+in float32 is a statement about another network, if rounding changes its answers near a decision; so attacks made on
+the float network are tried on this one.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+FRACTION_BITS = 12  # CrypTen has 16, Delphi and SecureML 13 to 15: no protocol has much less
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def to_grid(x: Tensor, bits: int) -> Tensor:
+    """The nearest multiple of 2^-bits."""
+    return (x * 2**bits).round() / 2**bits
+
+
+class FixedPointNorm(nn.Module):
+    """A batch norm in eval mode as the one multiplication and addition that it is."""
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, bits: int) -> None:
+        super().__init__()
+        factor = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
+        offset = (0 if norm.bias is None else norm.bias) - norm.running_mean * factor
+        self.register_buffer("factor", to_grid(factor, bits))
+        self.register_buffer("offset", to_grid(offset, bits))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        return x * self.factor.view(shape) + self.offset.view(shape)
+
+
+@torch.no_grad()
+def fixed_point(network: nn.Module, bits: int = FRACTION_BITS) -> nn.Module:
+    """A copy of `network` (one set of batch norms), in eval mode: weights and outputs of layers multiples of 2^-bits."""
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, NORMS):
+            network.set_submodule(name, FixedPointNorm(module, bits))
+    for parameter in network.parameters():
+        parameter.copy_(to_grid(parameter, bits))
+    for module in network.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda _, inputs, output: to_grid(output, bits))
+    return network
