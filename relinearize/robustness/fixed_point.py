@@ -36,7 +36,7 @@ class FixedPointNorm(nn.Module):
 
 @torch.no_grad()
 def fixed_point(network: nn.Module, bits: int = FRACTION_BITS) -> nn.Module:
-    """A copy of `network` (one set of batch norms), in eval mode: weights and outputs of layers multiples of 2^-bits."""
+    """A copy of `network` (one set of batch norms), in eval mode: weights and layer outputs multiples of 2^-bits."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for name, module in list(network.named_modules()):
         if isinstance(module, NORMS):
