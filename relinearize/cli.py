@@ -26,7 +26,8 @@ usage: relinearize COMMAND ...
 
   run [KEY=VALUE ...]         train, search, fine-tune and test one linearized network; -m for one per combination
   report FOLDER ...           pareto.csv, pareto.png and report.html from all runs below the folders; with
-                              published=false without the papers' points
+                              published=false without the papers' points; with --against-paper also each run beside
+                              the paper's number for it
   count [backbone=...]        the ReLUs of a network, site by site, in both conventions
   evaluate run=FOLDER         test a finished run's network again, from its files; with evaluation=robust under attacks
                               and corruptions
@@ -97,16 +98,18 @@ def count(arguments: list[str]) -> None:
 
 def report(arguments: list[str]) -> None:
     options = {"published=true": True, "published=false": False}
-    folders = [argument for argument in arguments if argument not in options]
+    beside = "--against-paper"
+    folders = [argument for argument in arguments if argument not in options and argument != beside]
     wrong = [argument for argument in folders if argument.startswith(("-", "published="))]
     if not folders or wrong:
         raise UserError(
-            "relinearize report FOLDER ... [published=false]: give the folders of runs, for example outputs/runs"
+            "relinearize report FOLDER ... [published=false] [--against-paper]: give the folders of runs, for example "
+            "outputs/runs"
         )
     from relinearize.report.command import report_folders
 
     published = [options[argument] for argument in arguments if argument in options]
-    report_folders([Path(folder) for folder in folders], published=all(published))
+    report_folders([Path(folder) for folder in folders], all(published), beside in arguments)
 
 
 def evaluate(arguments: list[str]) -> None:

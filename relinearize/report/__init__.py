@@ -22,14 +22,21 @@ class ReportPaths:
     png: Path
     html: Path
     robustness: tuple[Path, ...] = ()  # robustness.md and what goes with it, where there are robust records
+    against_paper: tuple[Path, ...] = ()  # against_paper.md and .csv, where asked for
 
 
-def write_report(folders: Sequence[Path | str], out: Path | str | None = None, published: bool = True) -> ReportPaths:
+def write_report(
+    folders: Sequence[Path | str],
+    out: Path | str | None = None,
+    published: bool = True,
+    against_paper: bool = False,
+) -> ReportPaths:
     """Write pareto.csv, pareto.png and report.html from every record below `folders`.
 
     Where there are robust records, robustness.md, robustness.csv, robustness_corruptions.csv and robustness.png, too.
     `out`: the folder they go to, the first of `folders` if None. Each file is written atomically. `published`: with the
-    papers' points on the same images, which runs at reduced scale cannot be compared with.
+    papers' points on the same images, which runs at reduced scale cannot be compared with. `against_paper`: also
+    against_paper.md and against_paper.csv, each run beside the papers' number for it.
     Raises UserError where there is nothing to report or `out` cannot be written.
     """
     from relinearize.errors import UserError
@@ -47,14 +54,16 @@ def write_report(folders: Sequence[Path | str], out: Path | str | None = None, p
     panels = build_panels([record for _, record in found], published)
     tables = robust_tables(folders, panels)
     robust_files = _robust_files(tables, place)
-    paths = ReportPaths(place / "pareto.csv", place / "pareto.png", place / "report.html", tuple(robust_files))
+    beside = _paper_files([record for _, record in found], place) if against_paper else {}
+    main = (place / "pareto.csv", place / "pareto.png", place / "report.html")
+    paths = ReportPaths(*main, tuple(robust_files), tuple(beside))
     try:
         write_atomically(paths.csv, pareto_csv(panels).encode())
         write_atomically(paths.png, draw_pareto(panels))
         # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
         lying = {record.key: Path(os.path.relpath(path, place)) for path, record in found}
         write_atomically(paths.html, render_page(panels, lying, robustness=tables).encode())
-        for path, content in robust_files.items():
+        for path, content in (robust_files | beside).items():
             write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{place}: the report cannot be written here ({error.strerror})") from error
@@ -82,6 +91,16 @@ def _robust_files(tables: "Sequence[RobustTable]", place: Path) -> dict[Path, by
         place / "robustness.csv": robustness_csv(tables).encode(),
         place / "robustness_corruptions.csv": corruptions_csv(tables).encode(),
         place / "robustness.png": draw_robustness(tables),
+    }
+
+
+def _paper_files(records: "Sequence[Record]", place: Path) -> dict[Path, bytes]:
+    from relinearize.report.against_paper import against_paper_csv, against_paper_markdown, compare
+
+    compared = compare(records)
+    return {
+        place / "against_paper.md": against_paper_markdown(compared).encode(),
+        place / "against_paper.csv": against_paper_csv(compared).encode(),
     }
 
 

@@ -4,18 +4,22 @@ from pathlib import Path
 
 from relinearize.experiment.records import find_records
 from relinearize.report import print_runs, robust_tables, write_report
+from relinearize.report.against_paper import compare
 from relinearize.report.pareto import build_panels
-from relinearize.report.table import print_robustness
+from relinearize.report.table import print_against_paper, print_robustness
 
 
-def report_folders(folders: list[Path], published: bool = True) -> None:
+def report_folders(folders: list[Path], published: bool = True, against_paper: bool = False) -> None:
     """Write pareto.csv, pareto.png and report.html into the first folder; print the runs and the paths.
 
-    With robust records among them, robustness.md and what goes with it, too.
+    With robust records among them, robustness.md and what goes with it, too; `against_paper`: likewise the runs beside
+    the papers' numbers.
     """
-    paths = write_report(folders, published=published)
+    paths = write_report(folders, published=published, against_paper=against_paper)
     records = [record for _, record in find_records(folders)]
     print_runs(records)
     print_robustness(robust_tables(folders, build_panels(records, published)))
-    for path in (paths.csv, paths.png, paths.html, *paths.robustness):
+    if against_paper:
+        print_against_paper(compare(records))
+    for path in (paths.csv, paths.png, paths.html, *paths.robustness, *paths.against_paper):
         print(path)

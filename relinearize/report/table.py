@@ -1,6 +1,6 @@
 """The runs, and their robustness, as tables for the terminal, printed at the end of a run and of a report."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from relinearize.experiment.records import Record
+from relinearize.report.against_paper import NUMBERS, TITLES, Comparison, cells
 from relinearize.report.robustness import RobustTable
 
 _WIDE = 1000  # characters, more than any table needs
@@ -67,6 +68,26 @@ def robustness_table(table: RobustTable) -> Table:
         warned = f"[red]{number - passed} warn[/red]" if passed < number else "pass" if number else "-"
         shown.add_row(*cells, ", ".join(map(str, row.seeds)), warned)
     return shown
+
+
+def print_against_paper(comparisons: Sequence[Comparison], console: Console | None = None) -> None:
+    """Print the runs beside the papers' numbers, then those without a counterpart and why."""
+    matched = [one for one in comparisons if one.point is not None]
+    alone = [one for one in comparisons if one.point is None]
+    style = {"box": SIMPLE_HEAD, "header_style": "bold", "pad_edge": False, "title_justify": "left"}
+    if matched:
+        shown = Table(**style, title="Against the papers (test accuracy, %)")
+        for title in TITLES:
+            number = title in NUMBERS
+            shown.add_column(title, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        for one in matched:
+            shown.add_row(*map(escape, cells(one)))
+        _print(shown, console)
+    if alone:
+        shown = Table("run", "images", "why", **style, title="No published counterpart")
+        for one in alone:
+            shown.add_row(*map(escape, (one.record.name, one.record.dataset.title, one.remarks[0])))
+        _print(shown, console)
 
 
 def print_table(records: Iterable[Record], console: Console | None = None) -> None:

@@ -1,0 +1,164 @@
+"""Our runs beside the papers' numbers: which point a run is compared with, what is said of it, and where it lands."""
+
+import csv
+import io
+import sys
+
+import pytest
+from fake_records import fake_record, write_records
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from relinearize import cli
+from relinearize.cli import conf_folder
+from relinearize.experiment.records import Record
+from relinearize.report.against_paper import against_paper_csv, against_paper_markdown, compare
+from relinearize.report.counterpart import PAPER_METHODS, PAPER_WIDTHS, counterpart
+from relinearize.report.paper_differences import RECIPES, differences, recipe_of
+from relinearize.report.published import load_published
+
+CONF = conf_folder()
+
+
+def paper_like(method="snl", asked=50_000, backbone="resnet18", changes=(), **options):
+    """A made-up record that names the paper's own settings, but for `changes` (dotted key -> value)."""
+    options = {"dataset": "cifar100", "title": "CIFAR-100", "width": 64, "convention": "snl", **options}
+    values = fake_record(method, asked, holdout=False, **options).model_dump(mode="json")
+    classes = PAPER_METHODS.get(method, PAPER_METHODS["snl"])
+    values["method"] |= {stage: getattr(classes, stage) for stage in ("teacher", "search", "finetune")}
+    values["backbone"]["name"] = backbone
+    values["accuracy"]["selection"] = "test"
+    values["config"]["method"] = {"name": method}
+    for key, value in (recipe_of(method, options["dataset"]) if method in RECIPES else {}).items():
+        stage, setting = key.split(".")
+        values["config"]["method"].setdefault(stage, {})[setting] = value
+    for key, value in dict(changes).items():
+        *parents, last = key.split("/")
+        node = values
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return Record.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("record", "relus", "accuracy"),
+    [
+        (paper_like(asked=50_000), 49_400, 73.75),
+        (paper_like(asked=13_000), 12_900, 66.53),
+        (paper_like(asked=250_000, backbone="wrn22_8", changes={"backbone/width": 16}), 248_400, 77.70),
+        (paper_like(asked=100_000, dataset="tiny_imagenet", title="Tiny-ImageNet", image_size=64), 100_000, 58.94),
+        (paper_like("senet", 49_968, convention="senet"), 49_600, 75.28),
+        (paper_like("senet", 82_000, convention="senet", dataset="cifar10", title="CIFAR-10"), 82_000, 93.05),
+        # Other images and another convention are still compared; the line says so.
+        (paper_like(asked=50_000, title="CIFAR-100 (JPEG)", convention="senet"), 49_400, 73.75),
+    ],
+)  # fmt: skip
+def test_a_run_meets_its_published_point(record, relus, accuracy):
+    point, _ = counterpart(record)
+    assert (point.relus, point.accuracy) == (relus, accuracy)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (paper_like(width=16, asked=50_000), "width 16, the paper's is 64"),
+        (paper_like(asked=45_000), "45,000 ReLUs; the nearest published budget is 49,400"),
+        (paper_like("senet", 25_330, convention="senet"), "25,330 ReLUs; the nearest published budget is 24,600"),
+        (paper_like(changes={"method/finetune": "PRAMDistill"}), "finetune is PRAMDistill, SNL's is Distill"),
+        (paper_like(changes={"method/search": "RandomMask"}), "search is RandomMask, SNL's is SNLSearch"),
+        (paper_like(backbone="resnet34"), "SNL has no point with resnet34"),
+        (paper_like("senet", backbone="resnet34"), "SENet has no point with resnet34"),
+        (paper_like("rlnet"), "no accuracies of RLNet are known"),
+        (paper_like("random"), "random is no paper's method"),
+        (paper_like(dataset="digits", title="Digits", image_size=8, asked=1000), "nothing is published on Digits at 8"),
+        (paper_like(image_size=64, asked=50_000), "nothing is published on CIFAR-100 at 64 pixels"),
+    ],
+)
+def test_other_runs_have_no_counterpart_and_a_reason(record, reason):
+    point, why = counterpart(record)
+    assert point is None and why.startswith(reason)
+
+
+def test_nothing_differs_but_what_the_paper_leaves_open():
+    record = paper_like(asked=49_400)
+    assert differences(record, counterpart(record)[0]) == ["the paper does not state the network of this point"]
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (paper_like(title="CIFAR-100 (JPEG)"), "images CIFAR-100 (JPEG) (paper: CIFAR-100)"),
+        (paper_like(changes={"dataset/train": 9_000}), "9,000 training images (paper: 50,000)"),
+        (paper_like(convention="senet"), "convention senet (paper: snl)"),
+        (paper_like(asked=50_000), "50,000 ReLUs (paper: 49,400)"),
+        (paper_like(changes={"accuracy/selection": "best"}), "chosen on the hold-out (released code: "),
+        (paper_like(changes={"accuracy/selection": "last"}), "last epoch (released code: chosen on the test set)"),
+        (paper_like(changes={"config/method/finetune/epochs": 20}), "finetune.epochs 20 (paper: 100)"),
+        (paper_like(changes={"config/method/search/lasso": "1e-3"}), "search.lasso 0.001 (paper: 1e-05)"),
+        (paper_like(changes={"method/teacher": "file"}), "teacher from a file"),
+        (paper_like("senet", 49_600, convention="senet"), "the paper's number has medium confidence"),
+    ],
+)  # fmt: skip
+def test_what_differs_is_said(record, said):
+    assert any(remark.startswith(said) for remark in differences(record, counterpart(record)[0]))
+
+
+def test_one_line_per_run_with_the_difference():
+    text = against_paper_markdown(compare([paper_like(asked=50_000), paper_like(asked=50_000, width=16)]))
+    record = paper_like(asked=50_000)
+    line = next(line for line in text.splitlines() if "49,400" in line)
+    assert f"| {record.accuracy.test:.2f} | 49,400 | 73.75 | {record.accuracy.test - 73.75:+.2f} |" in line
+    assert text.count("49,400 | 73.75") == 1 and "width 16, the paper's is 64" in text
+    assert "- SNL: Fig.3 Pareto plot" in text  # where the number is from
+
+
+def test_csv_has_a_line_for_every_run_and_no_text_without_runs():
+    rows = list(csv.DictReader(io.StringIO(against_paper_csv(compare([paper_like(), paper_like("random")])))))
+    assert [(row["method"], row["paper_accuracy"]) for row in rows] == [("snl", "73.75"), ("random", "")]
+    assert float(rows[0]["difference"]) == pytest.approx(float(rows[0]["accuracy"]) - 73.75)
+    assert rows[1]["no_counterpart"] == "random is no paper's method"
+    assert "No run has a published counterpart" in against_paper_markdown(compare([paper_like("random")]))
+
+
+def test_the_command_prints_and_writes_both_lists(tmp_path, monkeypatch, capfd):
+    folder = write_records([paper_like(asked=50_000), paper_like("random")], tmp_path / "runs")
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "argv", ["relinearize", "report", "--against-paper", str(folder)])
+    cli.main()
+    printed = capfd.readouterr().out
+    assert "49,400" in printed and "73.75" in printed and "random is no paper's method" in printed
+    for name in ("against_paper.md", "against_paper.csv"):
+        assert str(folder / name) in printed and "73.75" in (folder / name).read_text()
+    with pytest.raises(SystemExit):
+        monkeypatch.setattr(sys, "argv", ["relinearize", "report", "--against-papers", str(folder)])
+        cli.main()
+    error = capfd.readouterr().err
+    assert len(error.splitlines()) == 1 and "[--against-paper]" in error
+
+
+def test_widths_and_recipes_are_those_of_the_config_files():
+    for name, width in PAPER_WIDTHS.items():
+        assert OmegaConf.load(CONF / "backbone" / f"{name}.yaml").width == width
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for method, dataset in (("snl", "cifar100"), ("senet", "cifar100"), ("senet", "tiny_imagenet")):
+            config = hydra_compose("config", [f"experiment=paper/{method}_{dataset}_resnet18"])
+            for key, value in recipe_of(method, dataset).items():
+                assert float(OmegaConf.select(config.method, key)) == value, key
+            for stage in ("teacher", "search", "finetune"):
+                classes = PAPER_METHODS[method]
+                assert config.method[stage]["_target_"].endswith(f".{getattr(classes, stage)}")
+
+
+def test_every_point_of_the_three_papers_is_some_runs_counterpart():
+    names = {method.name: key for key, method in PAPER_METHODS.items()}
+    for point in load_published():
+        if point.method not in names:
+            continue
+        backbone = "wrn22_8" if point.backbone == "wrn22_8" or point.relus > 400_000 else "resnet18"
+        options = {"image_size": 64 if point.dataset == "tiny_imagenet" else 32, "dataset": point.dataset, "title": "x"}
+        # The made-up sites are ResNet-18's whatever the backbone; up to 491,520 of them, near enough to SNL's 500K.
+        changes = {"backbone/width": PAPER_WIDTHS[backbone]}
+        record = paper_like(names[point.method], point.relus, backbone, changes, **options)
+        assert counterpart(record)[0] == point
