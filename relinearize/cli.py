@@ -1,4 +1,4 @@
-"""The command line: `relinearize run | report | count | evaluate`.
+"""The command line: `relinearize run | status | report | count | evaluate`.
 
 Imports Hydra and nothing heavier: launchers import this module in every worker, and `--cfg job` must answer at once.
 """
@@ -17,14 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from relinearize.errors import UserError
+from relinearize.errors import UserError, user_error_behind
 from relinearize.experiment.conf_folder import conf_folder
-from relinearize.sweeps import MULTIRUN, name_sweep, with_budget_grid
+from relinearize.sweeps.arguments import MULTIRUN, name_sweep, with_budget_grid
 
 USAGE = """\
 usage: relinearize COMMAND ...
 
   run [KEY=VALUE ...]         train, search, fine-tune and test one linearized network; -m for one per combination
+  status [SWEEP]              the runs of a sweep, by its name or folder: done, running, failed, waiting; times and ETA
   report FOLDER ...           pareto.csv, pareto.png and report.html from all runs below the folders; with
                               published=false without the papers' points; with --against-paper also each run beside
                               the paper's number for it
@@ -40,6 +41,15 @@ usage: relinearize COMMAND ...
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def run_job(config: DictConfig) -> float:
     """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from relinearize.sweeps.tracked import tracked
+
+        return tracked(make_run, config)
+    return make_run(config)[0].accuracy.test
+
+
+def make_run(config: DictConfig) -> tuple[Any, Path]:
+    """Make or find the run and print it. Returns its record and its folder."""
     from relinearize.experiment import job
     from relinearize.experiment.records import find_records
     from relinearize.report import print_runs
@@ -47,7 +57,7 @@ def run_job(config: DictConfig) -> float:
     record, folder = one_line_errors(job.run_job, config)
     print_runs([found for _, found in find_records([folder])])  # with its sub-models, if it has any
     print(folder / "record.json", flush=True)
-    return record.accuracy.test
+    return record, folder
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
@@ -60,7 +70,7 @@ def count_job(config: DictConfig) -> None:
 def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     """`task(config)`; outside a sweep a user's error ends the program here, before Hydra adds a line of its own.
 
-    In a sweep it is raised: the launcher goes on with the other jobs and reports at the end.
+    In a sweep it is raised: the job is noted as failed and the others go on.
     """
     try:
         missing = sorted(missing_keys(OmegaConf.to_container(config, resolve=False)))
@@ -88,7 +98,19 @@ def run(arguments: list[str]) -> None:
     flags_first = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
     name_sweep(arguments)
     sys.argv = ["relinearize run", *with_budget_grid(flags_first)]
-    run_job()
+    from relinearize.sweeps.launching import reported
+
+    with reported():
+        run_job()
+
+
+def status(arguments: list[str]) -> None:
+    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
+        raise UserError("relinearize status [SWEEP]: give the name or folder of one sweep, or nothing for the newest")
+    from relinearize.sweeps.status import Sweep, find_sweep
+    from relinearize.sweeps.table import print_sweep
+
+    print_sweep(Sweep.read(find_sweep(*arguments or [None])))
 
 
 def count(arguments: list[str]) -> None:
@@ -123,7 +145,7 @@ def evaluate(arguments: list[str]) -> None:
     evaluate_run(arguments)
 
 
-COMMANDS = {"run": run, "report": report, "count": count, "evaluate": evaluate}
+COMMANDS = {"run": run, "status": status, "report": report, "count": count, "evaluate": evaluate}
 
 
 def main() -> None:
@@ -168,16 +190,6 @@ def explained(error: Exception) -> str:
         return message
     groups = sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir())
     return f"{message}; groups: {', '.join(groups)}; all keys: relinearize run --cfg job"
-
-
-def user_error_behind(error: BaseException) -> UserError | None:
-    """The UserError that Hydra's instantiate wrapped, if any."""
-    seen: Any = error
-    while seen is not None:
-        if isinstance(seen, UserError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def fail(message: str) -> None:

@@ -7,8 +7,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from relinearize.errors import UserError
-from relinearize.experiment.making import say
 from relinearize.experiment.pipeline import run
 from relinearize.experiment.records import RECORD_FILE, Record
 
@@ -16,13 +14,7 @@ from relinearize.experiment.records import RECORD_FILE, Record
 def run_job(config: DictConfig) -> tuple[Record, Path]:
     """Run, and leave the record in the sweep's folder too. Returns the record and the run's folder."""
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    try:
-        record, folder = run(config)
-    except Exception as error:
-        if in_sweep:  # the launcher goes on with the other jobs and reports the first error at the end only
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            say(f"relinearize: job {HydraConfig.get().job.num} failed: {kind}{error}")
-        raise
+    record, folder = run(config)
     if in_sweep:
         job_folder = Path(HydraConfig.get().runtime.output_dir)
         job_folder.mkdir(parents=True, exist_ok=True)

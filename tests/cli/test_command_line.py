@@ -13,7 +13,7 @@ from quick_runs import QUICK, SEARCH, quick_command, shell, trained_epochs
 from relinearize import cli
 from relinearize.experiment import making
 from relinearize.experiment.records import find_records
-from relinearize.sweeps import SWEEP_VARIABLE, name_sweep, with_budget_grid
+from relinearize.sweeps.arguments import SWEEP_VARIABLE, name_sweep, with_budget_grid
 
 
 @pytest.fixture
@@ -111,11 +111,11 @@ def test_version_usage_and_unknown_commands(typed):
     status, out, _ = typed("--version")
     assert status == 0 and out.startswith("relinearize 0.")
     status, out, _ = typed("--help")
-    assert status == 0 and all(name in out for name in ("run", "report", "count", "evaluate"))
+    assert status == 0 and all(name in out for name in ("run", "status", "report", "count", "evaluate"))
     status, out, err = typed()
     assert status == 2 and not out and "usage:" in err
     status, _, err = typed("train")
-    assert status == 2 and "unknown command train; valid: run, report, count, evaluate" in err
+    assert status == 2 and "unknown command train; valid: run, status, report, count, evaluate" in err
 
 
 def test_config_is_shown_without_importing_torch():
@@ -161,7 +161,9 @@ def test_failing_job_of_a_multirun_leaves_the_others_running(typed, tmp_path):
     status, _, err = typed("run", *QUICK, *overrides)
     assert status == 1
     assert "job 0 failed: the loss of stage teacher became NaN" in err
-    assert err.splitlines()[-1].startswith("relinearize: error: the loss of stage teacher")
+    assert err.splitlines()[-1].startswith(
+        "relinearize: error: 1 of 2 runs are not done; job 0: the loss of stage teacher"
+    )
     assert "Traceback" not in err
     ((path, _),) = find_records([tmp_path / "sweeps"])
     assert path.parent.name == "1"

@@ -1,0 +1,63 @@
+"""The files of a sweep, each written whole by one process and read by any other that sees the file system.
+
+OUTPUT/sweeps/NAME/sweep.json    the command and all its jobs, there before the first job runs
+OUTPUT/sweeps/NAME/0/job.json    what became of job 0; `relinearize status` reads nothing else
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from relinearize.experiment.store import write_json
+from relinearize.sweeps.heartbeat import Process
+
+SWEEP_FILE, JOB_FILE = "sweep.json", "job.json"
+
+
+@dataclass
+class _File:
+    started: float  # seconds since 1970
+    process: Process
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """None where there is no such file, or another program's."""
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**values, "process": Process(**values["process"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(self))
+
+
+@dataclass
+class SweepFile(_File):
+    """`jobs`: the overrides of each; None for sweepers that choose the next job by the results of the last (Optuna)."""
+
+    command: str
+    jobs: list[list[str]] | None
+    ended: float | None = None
+
+
+@dataclass
+class JobFile(_File):
+    """`state`: running, done, failed, or stopped (by Ctrl-C). A killed job's stays running: see `heartbeat.alive`."""
+
+    number: int
+    overrides: list[str]
+    state: str = "running"
+    seconds: float | None = None  # what this job took; None while it runs
+    found: bool = False  # the run was finished before: its seconds say nothing of the others'
+    run: str | None = None  # folder of the finished run
+    accuracy: float | None = None  # of the finished run on the test set, in percent
+    error: str | None = None  # one line
+
+
+def job_files(sweep: Path) -> dict[Path, JobFile]:
+    """The states that jobs left below a sweep's folder."""
+    found = {path: JobFile.read(path) for path in sorted(sweep.glob(f"*/{JOB_FILE}"))}
+    return {path: job for path, job in found.items() if job is not None}

@@ -1,0 +1,71 @@
+"""Telling a process that works from one that was killed, from any node: a working one touches its file now and then.
+
+A lock would tell sooner, but not every cluster's file system shares locks between nodes; all share the times of files.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+BEAT = 5.0  # seconds between two touches
+SILENCE = 60.0  # seconds without one after which a process counts as killed; covers clocks that differ a little
+
+
+@dataclass
+class Process:
+    """A process and where its number means something: host and, for containers, the namespace of process numbers."""
+
+    place: str
+    number: int
+
+    @classmethod
+    def this(cls) -> "Process":
+        return cls(_place(), os.getpid())
+
+
+@contextlib.contextmanager
+def beating(path: Path) -> Iterator[None]:
+    """Touch `path` every few seconds for as long as the block runs."""
+    end = threading.Event()
+
+    def beat() -> None:
+        while not end.wait(BEAT):
+            with contextlib.suppress(OSError):  # a full or absent disk is for the work itself to complain about
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, name=f"heartbeat of {path}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def alive(process: Process, path: Path) -> bool:
+    """Whether `process`, which touches `path`, still lives. Seen at once if it ended here, else by the file's age."""
+    if process.place == _place():
+        try:
+            os.kill(process.number, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # another user's, so it lives
+    try:
+        with open(path, "rb") as file:  # opened, not only looked at: NFS then asks its server for the time
+            return time.time() - os.fstat(file.fileno()).st_mtime < SILENCE
+    except OSError:
+        return False
+
+
+def _place() -> str:
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()} {namespace}".strip()

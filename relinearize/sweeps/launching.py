@@ -1,0 +1,102 @@
+"""The process that starts a multirun: it leaves the list of jobs before the first one runs, and reports at the end."""
+
+import contextlib
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from relinearize.errors import UserError
+from relinearize.sweeps.arguments import SWEEP_VARIABLE
+from relinearize.sweeps.files import SWEEP_FILE, SweepFile, job_files
+from relinearize.sweeps.heartbeat import Process, alive, beating
+from relinearize.sweeps.status import Sweep
+
+
+class ListJobs(Callback):
+    """Hydra calls it (config key hydra.callbacks) once it knows that the command is a multirun, before any job."""
+
+    # Of the class, for `reported` in the same process: Hydra makes the instance, and sends copies of it to the workers.
+    folder: Path | None = None
+    heartbeat = contextlib.ExitStack()
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir).absolute()
+        jobs = listed_jobs(config)
+        forget_unfinished(folder, jobs)
+        SweepFile(time.time(), Process.this(), command_to_go_on(config), jobs).write(folder / SWEEP_FILE)
+        ListJobs.folder = folder
+        ListJobs.heartbeat.enter_context(beating(folder / SWEEP_FILE))
+
+
+def listed_jobs(config: DictConfig) -> list[list[str]] | None:
+    """The overrides of every job, as Hydra's own sweeper makes them; None for sweepers that decide as they go."""
+    if not str(config.hydra.sweeper._target_).endswith(f".{BasicSweeper.__name__}"):
+        return None
+    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides([*parameters, *config.hydra.overrides.task])
+    return BasicSweeper.split_arguments(overrides, None)[0]
+
+
+def forget_unfinished(folder: Path, jobs: list[list[str]] | None) -> None:
+    """Jobs of an earlier command of this name that failed or were killed wait again; done and living ones stay."""
+    for path, job in job_files(folder).items():
+        asked = jobs is not None and job.number < len(jobs) and job.overrides == jobs[job.number]
+        living = job.state == "running" and alive(job.process, path)
+        if not living and not (asked and job.state == "done"):
+            path.unlink(missing_ok=True)
+
+
+def command_to_go_on(config: DictConfig) -> str:
+    """What was typed; with the sweep's name where the clock gave it, so that the states go on in the same folder."""
+    arguments = sys.argv[1:]
+    if config.sweep == os.environ.get(SWEEP_VARIABLE) and not any(word.startswith("sweep=") for word in arguments):
+        arguments = [*arguments, f"sweep={config.sweep}"]
+    return f"relinearize run {shlex.join(arguments)}"
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Around a command that may be a multirun: then, however it ends, the table of its jobs is printed.
+
+    Raises UserError, hence exit status 1, if not all are done.
+    """
+    ListJobs.folder = None
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException):  # jobs that cannot be composed: there is no such sweep
+        if ListJobs.folder and not job_files(ListJobs.folder):
+            (ListJobs.folder / SWEEP_FILE).unlink(missing_ok=True)
+            ListJobs.folder = None
+        raise
+    finally:
+        ListJobs.heartbeat.close()
+        sweep = closed(ListJobs.folder) if ListJobs.folder else None
+    if sweep and (missed := [row for row in sweep.rows if row.state != "done"]):
+        failed = [row for row in missed if row.state == "failed"]
+        first = f"; job {failed[0].number}: {failed[0].error}" if failed else ""
+        raise UserError(f"{len(missed)} of {len(sweep.rows)} runs are not done{first}")
+
+
+def closed(folder: Path) -> Sweep:
+    """The sweep, its end noted and its table printed."""
+    from relinearize.sweeps.table import print_sweep  # rich, which `--cfg job` need not wait for
+
+    if file := SweepFile.read(folder / SWEEP_FILE):
+        file.ended = time.time()
+        file.write(folder / SWEEP_FILE)
+    sweep = Sweep.read(folder)
+    print_sweep(sweep)
+    return sweep

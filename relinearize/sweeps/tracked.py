@@ -1,0 +1,55 @@
+"""One job of a multirun: its state on disk from start to end, and an error that stays its own."""
+
+import math
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from relinearize.errors import UserError, user_error_behind
+from relinearize.sweeps.files import JOB_FILE, JobFile
+from relinearize.sweeps.heartbeat import Process, beating
+
+
+def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) -> float:
+    """The test accuracy of `task(config)`, which returns record and folder; NaN if it fails.
+
+    A failed job ends like any other for Hydra, whose sweepers start no further batch of jobs after an exception; the
+    command that started the sweep reads the states and reports.
+    """
+    hydra = HydraConfig.get()
+    path = Path(hydra.runtime.output_dir) / JOB_FILE
+    before = JobFile.read(path)
+    job = JobFile(time.time(), Process.this(), int(hydra.job.num), list(hydra.overrides.task))
+    job.write(path)
+    job.state = "stopped"  # unless it comes to an end of its own
+    try:
+        with beating(path):
+            record, folder = task(config)
+        job.state, job.run, job.accuracy = "done", str(folder), record.accuracy.test
+        job.found = datetime.fromisoformat(record.created).timestamp() < math.floor(job.started)
+        return record.accuracy.test
+    except Exception as error:
+        cause = user_error_behind(error)
+        job.state, job.error = "failed", one_line(cause or error)
+        if cause is None:
+            traceback.print_exc()
+        print(f"relinearize: job {job.number} failed: {job.error}", file=sys.stderr, flush=True)
+        return math.nan
+    finally:
+        job.seconds = time.time() - job.started
+        if job.found and before and before.state == "done" and before.overrides == job.overrides:
+            job = before  # says how long the run took when it was made
+        job.write(path)
+
+
+def one_line(error: BaseException) -> str:
+    """The message, behind the kind of error where it is not the user's."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())

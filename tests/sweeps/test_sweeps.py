@@ -1,0 +1,303 @@
+"""Sweeps of jobs that take no time: their list, states, report and continuation, in real processes where it matters."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+
+from relinearize import cli
+from relinearize.errors import UserError
+from relinearize.sweeps import heartbeat
+from relinearize.sweeps.arguments import SWEEP_VARIABLE
+from relinearize.sweeps.files import JOB_FILE, SWEEP_FILE, JobFile, SweepFile, job_files
+from relinearize.sweeps.heartbeat import Process, alive, beating
+from relinearize.sweeps.status import Row, Sweep, find_sweep
+from relinearize.sweeps.table import duration, print_sweep, summary
+
+FORK = multiprocessing.get_context("fork")  # spares a child the imports; a kill is as real
+SEEDS = ["-m", "seed=0,1,2,3", "sweep=mine"]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.delenv(SWEEP_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sweep(monkeypatch, job, *arguments):
+    """(exit status, seeds of the jobs that began) of `relinearize run`, each job being `job(seed)`: its accuracy."""
+    begun = []
+
+    def make_run(config):
+        begun.append(config.seed)
+        accuracy = job(config.seed)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        return SimpleNamespace(accuracy=SimpleNamespace(test=accuracy), created=created), "a folder"
+
+    monkeypatch.setattr(cli, "make_run", make_run)
+    monkeypatch.setattr(sys, "argv", ["relinearize", "run", *arguments])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code, begun
+    return 0, begun
+
+
+def states(folder="outputs/sweeps/mine"):
+    return [row.state for row in Sweep.read(find_sweep(folder)).rows]
+
+
+def failing(seed):
+    if seed == 1:
+        raise UserError("seed 1 brings bad luck")
+    if seed == 2:
+        raise ZeroDivisionError("by [zero]")
+    return 60.0 + seed
+
+
+def status_command(*arguments):
+    program = "import sys; from relinearize.cli import main; main(); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program, "status", *arguments], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("batches", [[], ["hydra.sweeper.max_batch_size=1"]], ids=["at once", "in batches"])
+def test_failed_jobs_stop_no_others_and_are_reported_at_the_end(monkeypatch, capsys, batches):
+    code, begun = sweep(monkeypatch, failing, *SEEDS, *batches)
+    assert code == 1 and begun == [0, 1, 2, 3]
+    assert states() == ["done", "failed", "failed", "done"]
+    out, err = capsys.readouterr()
+    rows = {line.split()[0]: line for line in out.splitlines() if "seed=" in line}
+    assert "seed=0" in rows["0"] and "60.00" in rows["0"] and "sweep=mine" not in rows["0"]
+    assert "failed" in rows["1"] and "seed 1 brings bad luck" in rows["1"]
+    assert "ZeroDivisionError: by [zero]" in rows["2"]
+    assert "2 done, 2 failed" in out
+    assert err.count("Traceback") == 1, "one for the program's own error, none for the user's"
+    assert "job 1 failed: seed 1 brings bad luck" in err
+    assert err.splitlines()[-1] == (
+        "relinearize: error: 2 of 4 runs are not done; job 1: seed 1 brings bad luck"
+    )  # fmt: skip
+
+
+def test_a_sweep_without_failures_ends_with_status_0(monkeypatch, capsys):
+    assert sweep(monkeypatch, float, *SEEDS) == (0, [0, 1, 2, 3])
+    assert "4 done\n" in capsys.readouterr().out
+
+
+def test_status_shows_waiting_jobs_while_another_process_runs_the_sweep(monkeypatch):
+    seen = {}
+
+    def look(seed):
+        if seed == 2:
+            seen["status"] = status_command()
+        return failing(0 if seed == 2 else seed)
+
+    sweep(monkeypatch, look, *SEEDS)
+    code, out, err = seen["status"]
+    assert code == 0, err
+    assert "1 done, 1 running, 1 failed, 1 waiting; ETA 0 s" in out, out
+    assert "seed 1 brings bad luck" in out
+
+
+def die(job, killed):
+    """A sweep in a child that dies by SIGKILL in the job with the seed `killed`."""
+
+    def run():
+        monkeypatch = pytest.MonkeyPatch()
+        sweep(monkeypatch, lambda seed: job(seed) if seed != killed else os.kill(os.getpid(), signal.SIGKILL), *SEEDS)
+
+    process = FORK.Process(target=run)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_killed_sweep_is_told_from_a_running_one_and_goes_on_by_the_same_command(monkeypatch):
+    die(failing, killed=2)
+    assert states() == ["done", "failed", "killed", "waiting"]
+    code, out, _ = status_command("mine")
+    assert code == 0 and "1 done, 1 failed, 1 killed, 1 waiting; ETA -" in out
+    assert "go on with: relinearize run -m seed=0,1,2,3 sweep=mine" in out
+
+    seen = []
+    code, begun = sweep(monkeypatch, lambda seed: seen.append(states()) or float(seed), *SEEDS)
+    assert code == 0 and begun == [0, 1, 2, 3]  # those done answer from the store
+    assert seen[0] == ["running", "waiting", "waiting", "waiting"]
+    assert states() == 4 * ["done"]
+
+
+def test_run_found_finished_keeps_the_time_it_took_and_says_nothing_of_the_others(monkeypatch):
+    sweep(monkeypatch, float, *SEEDS)
+    (path, job), *_ = job_files(find_sweep("mine")).items()
+    job.seconds = 3600.0
+    job.write(path)
+    monkeypatch.setattr(time, "time", lambda real=time.time: real() + 10)
+    sweep(monkeypatch, float, *SEEDS)
+    assert Sweep.read(find_sweep("mine")).rows[0].seconds == 3600
+    sweep(monkeypatch, float, "-m", "seed=0,1", "sweep=other")
+    row = Sweep.read(find_sweep("other")).rows[0]
+    assert row.found and row.state == "done"
+
+
+def test_interrupted_sweep_is_stopped(monkeypatch, capsys):
+    def interrupt(seed):
+        if seed == 1:
+            raise KeyboardInterrupt
+        return 1.0
+
+    code, _ = sweep(monkeypatch, interrupt, *SEEDS)
+    assert code == 130
+    assert states() == ["done", "stopped", "waiting", "waiting"]
+    assert "goes on from the last checkpoint" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_other_jobs_under_an_old_name_begin_anew(monkeypatch):
+    sweep(monkeypatch, float, *SEEDS)
+    seen = []
+    sweep(monkeypatch, lambda seed: seen.append(states()) or 1.0, "-m", "seed=0,7", "sweep=mine")
+    assert seen == [["running", "waiting"], ["done", "running"]]
+
+
+def test_jobs_that_cannot_be_composed_leave_no_sweep(monkeypatch, capsys, place):
+    code, begun = sweep(monkeypatch, float, "-m", "sede=0,1", "sweep=mine")
+    assert code == 1 and not begun
+    assert "sede" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(UserError, match="none in outputs"):
+        find_sweep(None)
+
+
+def test_experiment_that_brings_its_own_sweep_is_listed(monkeypatch):
+    seen = []
+    sweep(monkeypatch, lambda seed: seen.append(states("demo")) or 1.0, "-m", "experiment=demo")
+    assert seen[0] == ["running", *9 * ["waiting"]]
+    assert find_sweep(None).parts[-4:] == ("outputs", "demo", "sweeps", "demo")
+
+
+def test_sweep_named_by_the_clock_goes_on_under_its_name(monkeypatch):
+    sweep(monkeypatch, float, "-m", "seed=0,1")
+    folder = find_sweep(None)
+    assert Sweep.read(folder).command == f"relinearize run -m seed=0,1 sweep={folder.name}"
+
+
+def test_a_single_run_is_no_sweep(monkeypatch, capsys):
+    code, begun = sweep(monkeypatch, float, "seed=5")
+    assert code == 0 and begun == [5] and not capsys.readouterr().out
+    assert not list(job_files(__import__("pathlib").Path("outputs")))
+
+
+# ---- from files alone ----------------------------------------------------------------------------------------------
+
+ELSEWHERE = Process("another-node", 1)
+
+
+def fake_sweep(folder, jobs, *files, begun=0.0):
+    SweepFile(begun, ELSEWHERE, "relinearize run -m", jobs, ended=begun).write(folder / SWEEP_FILE)
+    for file in files:
+        file.write(folder / str(file.number) / JOB_FILE)
+    return folder
+
+
+def test_job_on_another_node_lives_as_long_as_its_file_is_touched(place):
+    folder = fake_sweep(place / "far", [["seed=0"]], JobFile(time.time() - 100, ELSEWHERE, 0, ["seed=0"]))
+    (row,) = Sweep.read(folder).rows
+    assert row.state == "running" and 99 < row.seconds < 110
+    old = time.time() - 2 * heartbeat.SILENCE
+    os.utime(folder / "0" / JOB_FILE, (old, old))
+    assert states(folder) == ["killed"]
+
+
+def test_heartbeat_touches_the_file_and_ends_with_the_work(place, monkeypatch):
+    monkeypatch.setattr(heartbeat, "BEAT", 0.01)
+    path = place / "file"
+    path.touch()
+    os.utime(path, (0, 0))
+    assert not alive(ELSEWHERE, path)
+    with contextlib.suppress(RuntimeError), beating(path):
+        for _ in range(500):
+            time.sleep(0.01)
+            if alive(ELSEWHERE, path):
+                break
+        else:
+            pytest.fail("never touched")
+        path.unlink()  # a disk that goes away is no reason to stop the work
+        time.sleep(0.05)
+        raise RuntimeError
+    path.touch()
+    os.utime(path, (0, 0))
+    time.sleep(0.05)
+    assert not alive(ELSEWHERE, path)
+
+
+def test_eta_is_the_mean_time_of_done_runs_times_those_left_over_those_running(place):
+    def rows(*states):
+        return Sweep(place, "", True, [Row(0, [], state, seconds, found) for state, seconds, found in states])
+
+    done, found = [("done", 100, False), ("done", 300, False)], ("done", 2, True)
+    running, waiting, failed = ("running", 50, False), ("waiting", None, False), ("failed", 9, False)
+    assert rows(*done, found, failed, running, running, waiting).remaining == 200 * 3 / 2
+    assert rows(found, running, waiting).remaining is None
+    assert rows(*done, waiting).remaining is None
+    assert summary(rows(found, running, waiting)) == ["1 done, 1 running, 1 waiting; ETA -"]
+    assert summary(rows(*done, failed)) == ["2 done, 1 failed"]
+
+
+def test_durations_are_short():
+    assert [duration(seconds) for seconds in (0.2, 59.4, 60, 3599.9, 7500, 90000)] == [
+        "0 s", "59 s", "1 min 0 s", "1 h 0 min", "2 h 5 min", "1 d 1 h",
+    ]  # fmt: skip
+
+
+def test_sweeps_are_found_by_name_folder_or_age(place):
+    first = fake_sweep(place / "outputs/sweeps/first", [["seed=0"]], begun=2.0)
+    fake_sweep(place / "outputs/demo/sweeps/demo", [["seed=0"]], begun=1.0)
+    far = fake_sweep(place / "elsewhere", [["seed=0"]], begun=3.0)
+    assert find_sweep(None) == find_sweep("first") == first.relative_to(place)
+    assert find_sweep("demo").parts[1] == "demo"
+    assert find_sweep(str(far)) == far
+    with pytest.raises(UserError) as caught:
+        find_sweep("second")
+    assert str(caught.value) == (
+        "status second: no such sweep; give a sweep's name or folder; "
+        "there are: outputs/sweeps/first, outputs/demo/sweeps/demo"
+    )
+    fake_sweep(place / "outputs/other/sweeps/first", [["seed=0"]])
+    with pytest.raises(UserError, match="several sweeps have this name"):
+        find_sweep("first")
+
+
+def test_unknown_sweep_is_one_line_with_status_1(place):
+    fake_sweep(place / "outputs/sweeps/first", [["seed=0"]])
+    code, out, err = status_command("second")
+    assert code == 1 and not out and err.startswith("relinearize: error: status second: no such sweep")
+    assert len(err.splitlines()) == 1 and "outputs/sweeps/first" in err
+    code, _, err = status_command("first", "second")
+    assert code == 1 and "relinearize status [SWEEP]" in err
+
+
+def test_torn_and_foreign_files_are_no_states(place):
+    folder = fake_sweep(place / "torn", [["seed=0"], ["seed=1"], ["seed=2"]])
+    for name, text in (("0", "{"), ("1", "[]"), ("2", '{"state": "done", "process": {}}')):
+        (folder / name).mkdir()
+        (folder / name / JOB_FILE).write_text(text)
+    assert states(folder) == 3 * ["waiting"]
+    (folder / SWEEP_FILE).write_text("{}")
+    with pytest.raises(UserError, match=r"sweep\.json cannot be read"):
+        Sweep.read(folder)
+
+
+def test_without_a_list_each_job_that_has_started_is_shown(place, capsys):
+    """Sweepers that choose the next job by the last result (Optuna)."""
+    files = [JobFile(0.0, ELSEWHERE, number, [f"seed={number}"], "done", 5.0, accuracy=1.0) for number in (0, 1)]
+    print_sweep(Sweep.read(fake_sweep(place / "open", None, *files)))
+    assert "2 done" in capsys.readouterr().out
