@@ -130,6 +130,57 @@ def test_two_processes_on_one_store_share_the_work_and_both_finish(tmp_path, alo
         assert_same_tensors(path.parent, alone[share][1])
 
 
+def run_and_hang_at(folder, writes, hanging, *overrides):
+    """A run that stands still in its `writes`-th fsync, inside of some stage, and says so by the file `hanging`."""
+    real = os.fsync
+    left = [writes]
+
+    def halting(descriptor):
+        left[0] -= 1
+        if left[0] == 0:
+            hanging.touch()
+            time.sleep(600)
+        real(descriptor)
+
+    os.fsync = halting
+    quick_run(folder, *overrides)
+
+
+def wait_until(condition, what):
+    limit = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < limit, what
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("stage", "writes"), [("teacher", 3), ("search", 14)])
+def test_run_that_waits_for_a_shared_stage_takes_it_over_when_its_holder_is_killed(tmp_path, alone, stage, writes):
+    overrides = (OFTEN, f"budget.grid=[{LARGE},{SMALL}]")
+    hanging, log = tmp_path / "hanging", tmp_path / "log"
+    first = FORK.Process(
+        target=run_and_hang_at, args=(tmp_path, writes, hanging, f"budget.fraction={LARGE}", *overrides)
+    )
+    second = FORK.Process(target=run_with_output, args=(tmp_path, log, f"budget.fraction={SMALL}", *overrides))
+    first.start()
+    try:
+        wait_until(hanging.exists, "the first should have come to its stage")
+        assert stage in os.listdir(tmp_path / "store") and "finetune" not in os.listdir(tmp_path / "store")
+        second.start()
+        waiting = "waiting for another process that works on "
+        wait_until(lambda: log.exists() and waiting in log.read_text(), "the second should wait for the first")
+        time.sleep(1)
+        assert "going on" not in log.read_text() and second.is_alive(), "it waits for as long as the holder lives"
+    finally:
+        first.kill()
+    second.join(300)
+    text = log.read_text()
+    assert second.exitcode == 0, text
+    assert f"{stage}: going on from" in text, "not from the start"
+    ((path, record),) = find_records([tmp_path / "runs"])
+    assert_same_tensors(path.parent, alone[SMALL][1])
+    assert record.accuracy == alone[SMALL][0].accuracy
+
+
 def test_finished_run_asked_again_trains_and_loads_nothing(tmp_path, alone, monkeypatch):
     record, folder = alone[SMALL]
     before = {path: path.stat().st_mtime_ns for path in folder.parents[1].rglob("*") if path.is_file()}
