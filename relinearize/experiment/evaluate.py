@@ -1,5 +1,7 @@
 """`relinearize evaluate run=FOLDER`: a finished run's network, built again from its files, and tested again."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +12,7 @@ from relinearize.experiment.evaluation_options import EvaluationOptions, parse_o
 from relinearize.experiment.finished import FinishedRun
 from relinearize.experiment.images import open_images, open_source
 from relinearize.experiment.robust_evaluation import evaluate_robustness
+from relinearize.experiment.several_runs import evaluate_each, run_folders
 from relinearize.experiment.store import write_json
 from relinearize.experiment.training import resolve_accelerator
 from relinearize.methods.accuracy import accuracy
@@ -19,11 +22,19 @@ EVALUATION = "evaluation.json"
 
 
 def evaluate_run(arguments: list[str], console: Console | None = None) -> Any:
-    """Do what `arguments` ask (see evaluation_options): the clean evaluation's numbers, or all robust records."""
+    """Do what `arguments` ask (see evaluation_options): the clean evaluation's numbers, or all robust records.
+
+    With several runs a list of these.
+    """
     options = parse_options(arguments)
-    if options.robust is None:
-        return evaluate_clean(options, console or Console())
-    return evaluate_robustness(options, console or Console())
+    shown = console or Console()
+    evaluate = evaluate_clean if options.robust is None else evaluate_robustness
+
+    def one(folder: Path) -> Any:
+        return evaluate(replace(options, folder=folder), shown)
+
+    folders = run_folders(str(options.folder))
+    return one(folders[0]) if len(folders) == 1 else evaluate_each(folders, one)
 
 
 def evaluate_clean(options: EvaluationOptions, console: Console) -> dict[str, float]:

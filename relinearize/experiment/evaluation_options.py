@@ -17,7 +17,7 @@ VALID = ", ".join((*(f"{name}=" for name in TOP), "evaluation.KEY=", "attack.NAM
 HELP = """\
 usage: relinearize evaluate run=FOLDER [evaluation=clean|robust] [KEY=VALUE ...]
 
-  run=FOLDER            the folder of a finished run (below outputs/runs)
+  run=FOLDER            the folder of a finished run (below outputs/runs); several: run=A,B or run='outputs/runs/*'
   accelerator=auto      auto | cpu | cuda
   root=FOLDER           where the images lie, if not where they lay during the run
   batch_size=1000       images tested at once; of attacks see evaluation.chunk

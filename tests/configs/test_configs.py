@@ -2,13 +2,15 @@
 
 import copy
 import functools
+import itertools
 import re
 import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "experiment"), str(Path(__file__).parents[1] / "data")]
 
@@ -24,7 +26,12 @@ def files_of(group):
 @functools.cache
 def _composed(overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides))
+        config = compose("config", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        config.method.name = config.method.name  # sweep/ablation names its runs by Hydra's choices
+        with open_dict(config):
+            del config.hydra
+        return config
 
 
 def composed(*overrides):
@@ -112,24 +119,39 @@ def tiny(config):
     return config
 
 
+def chosen(experiment):
+    """The combinations of config groups that the file sweeps over, as overrides: methods, searches, fine-tunings."""
+    groups = [[f"{key}={value}" for value in values] for key, values in swept(experiment).items() if "method" in key]
+    return [" ".join(choice) for choice in itertools.product(*groups)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("experiment", "method"),
-    [(experiment, method) for experiment in files_of("experiment") for method in swept(experiment).get("method", [""])],
+    ("experiment", "choice"), [(name, choice) for name in files_of("experiment") for choice in chosen(name)]
 )
-def test_every_experiment_trains_on_tiny_images(experiment, method, tmp_path):
+def test_every_experiment_trains_on_tiny_images(experiment, choice, tmp_path):
     """With each method of its sweep, on the digits in place of its images; VGG16 pools too often for these."""
     from fake_sets import write_cifar10
 
     from relinearize.experiment.pipeline import run
 
-    overrides = ["dataset=digits", *([f"method={method}"] if method else [])]
+    overrides = ["dataset=digits", *choice.split()]
     if "vgg" in experiment:
         write_cifar10(tmp_path)
         overrides = ["dataset=cifar10", f"dataset.root={tmp_path}", "dataset.verify=false"]
     config = tiny(composed(f"experiment={experiment}", f"output={tmp_path}", "logger=none", *overrides))
     record, _ = run(config)
     assert record.budget.met == record.budget.asked
+
+
+def test_ready_made_sweeps_ask_their_searches_for_the_budgets_of_all_jobs():
+    from relinearize.relu.budget import parse_count
+
+    for experiment in ("sweep/pareto", "sweep/ablation"):
+        budgets = [parse_count(value) for value in swept(experiment)["budget"]]
+        assert list(composed(f"experiment={experiment}").budget.grid) == budgets
+    named = [composed("experiment=sweep/ablation", *choice.split()).method.name for choice in chosen("sweep/ablation")]
+    assert len(set(named)) == 9 and {"snl+distill", "senet+senet_activations", "random+senet"} <= set(named)
 
 
 @pytest.mark.slow
