@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from relinearize.experiment.records import Record
+    from relinearize.report.mask_pictures import MaskGroup
     from relinearize.report.pareto import Panel
     from relinearize.report.robustness import RobustTable
 
@@ -21,6 +22,7 @@ class ReportPaths:
     csv: Path
     png: Path
     html: Path
+    masks: tuple[Path, ...] = ()  # masks.png, where there are mask files beside the records
     robustness: tuple[Path, ...] = ()  # robustness.md and what goes with it, where there are robust records
     against_paper: tuple[Path, ...] = ()  # against_paper.md and .csv, where asked for
 
@@ -33,6 +35,7 @@ def write_report(
 ) -> ReportPaths:
     """Write pareto.csv, pareto.png and report.html from every record below `folders`.
 
+    Where masks lie beside the records, masks.png, too; runs without one are left out of it and named in the log.
     Where there are robust records, robustness.md, robustness.csv, robustness_corruptions.csv and robustness.png, too.
     `out`: the folder they go to, the first of `folders` if None. Each file is written atomically. `published`: with the
     papers' points on the same images, which runs at reduced scale cannot be compared with. `against_paper`: also
@@ -42,6 +45,8 @@ def write_report(
     from relinearize.errors import UserError
     from relinearize.experiment.records import find_records, write_atomically
     from relinearize.report.figure import draw_pareto
+    from relinearize.report.mask_files import masks_beside
+    from relinearize.report.mask_pictures import build_groups
     from relinearize.report.page import render_page
     from relinearize.report.pareto import build_panels, pareto_csv
 
@@ -55,15 +60,17 @@ def write_report(
     tables = robust_tables(folders, panels)
     robust_files = _robust_files(tables, place)
     beside = _paper_files([record for _, record in found], place) if against_paper else {}
+    masks, _ = masks_beside(found)
+    mask_files = _mask_files(build_groups(panels, masks), place)
     main = (place / "pareto.csv", place / "pareto.png", place / "report.html")
-    paths = ReportPaths(*main, tuple(robust_files), tuple(beside))
+    paths = ReportPaths(*main, tuple(mask_files), tuple(robust_files), tuple(beside))
     try:
         write_atomically(paths.csv, pareto_csv(panels).encode())
         write_atomically(paths.png, draw_pareto(panels))
         # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
         lying = {record.key: Path(os.path.relpath(path, place)) for path, record in found}
         write_atomically(paths.html, render_page(panels, lying, robustness=tables).encode())
-        for path, content in (robust_files | beside).items():
+        for path, content in (mask_files | robust_files | beside).items():
             write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{place}: the report cannot be written here ({error.strerror})") from error
@@ -78,6 +85,14 @@ def robust_tables(folders: "Iterable[Path | str]", panels: "Sequence[Panel]") ->
     # A record that was named itself stands for its folder's robust record.
     named = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in map(Path, folders)]
     return build_tables([record for _, record in find_robust_records(path for path in named if path.exists())], panels)
+
+
+def _mask_files(groups: "Sequence[MaskGroup]", place: Path) -> dict[Path, bytes]:
+    if not groups:
+        return {}
+    from relinearize.report.mask_figure import draw_masks
+
+    return {place / "masks.png": draw_masks(groups)}
 
 
 def _robust_files(tables: "Sequence[RobustTable]", place: Path) -> dict[Path, bytes]:

@@ -51,3 +51,16 @@ def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
         if len(ticks) <= most:
             break
     return ticks
+
+
+# Share of ReLUs kept -> colour, in even steps of the share's square root, which keeps small shares visible. Darker is
+# more, at every step, so that it reads in grey; the page mixes the same colours.
+SHARE_COLOURS = ("#fdfbe4", "#dcedb9", "#9fd6ba", "#55b3c2", "#2a83b8", "#23539a", "#0d1a4d")
+SHARE_TICKS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+def share_text(share: float) -> str:
+    """0.1234 -> "12 %", 0.0123 -> "1.2 %", 0.0001 -> "< 0.1 %"."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * share:.{1 if 0 < share < 0.0995 else 0}f} %"
