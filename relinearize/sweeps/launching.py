@@ -32,11 +32,10 @@ class ListJobs(Callback):
     heartbeat = contextlib.ExitStack()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        folder = Path(config.hydra.sweep.dir).absolute()
+        ListJobs.folder = folder = Path(config.hydra.sweep.dir).absolute()
         jobs = listed_jobs(config)
         forget_unfinished(folder, jobs)
         SweepFile(time.time(), Process.this(), command_to_go_on(config), jobs).write(folder / SWEEP_FILE)
-        ListJobs.folder = folder
         ListJobs.heartbeat.enter_context(beating(folder / SWEEP_FILE))
 
 

@@ -76,22 +76,30 @@ def rows_of(jobs: list[list[str]] | None, files: dict[Path, JobFile]) -> list[Ro
     return [rows[number] for number in sorted(rows)]
 
 
-def find_sweep(name: str | None, below: Path = Path("outputs")) -> Path:
-    """The folder of the sweep: `name` is that folder or its last part; None: the one begun last.
+def find_sweep(name: str | None) -> Path:
+    """The folder of the sweep: `name` is that folder, or its last part, or an output folder; None is `outputs`.
 
-    Looked for in outputs/sweeps and, for experiments with an output folder of their own, in outputs/*/sweeps.
+    Of an output folder the sweep begun last, also of those in output/*/sweeps, where some experiments put theirs.
     """
     if name and (Path(name) / SWEEP_FILE).is_file():
         return Path(name)
-    sweeps = [path.parent for pattern in ("sweeps/*", "*/sweeps/*") for path in below.glob(f"{pattern}/{SWEEP_FILE}")]
-    sweeps.sort(key=_begun, reverse=True)
-    matching = [folder for folder in sweeps if name in (None, folder.name)]
-    if len(matching) == 1 or (matching and name is None):
-        return matching[0]
-    there = ", ".join(str(folder) for folder in (matching or sweeps)) or f"none in {below}"
+    sweeps = sweeps_below(Path("outputs"))
+    named = [folder for folder in sweeps if folder.name == name]
+    if len(named) == 1:
+        return named[0]
+    newest = (sweeps if name is None else sweeps_below(Path(name)))[:1]
+    if newest and not named:
+        return newest[0]
     wanted = f"status {name}" if name else "status"
-    problem = "several sweeps have this name" if matching else "no such sweep"
+    problem = "several sweeps have this name" if named else "no such sweep"
+    there = ", ".join(str(folder) for folder in (named or sweeps)) or "none in outputs"
     raise UserError(f"{wanted}: {problem}; give a sweep's name or folder; there are: {there}")
+
+
+def sweeps_below(output: Path) -> list[Path]:
+    """The sweeps of an output folder, the one begun last first."""
+    found = [path.parent for pattern in ("sweeps/*", "*/sweeps/*") for path in output.glob(f"{pattern}/{SWEEP_FILE}")]
+    return sorted(found, key=_begun, reverse=True)
 
 
 def _begun(folder: Path) -> float:

@@ -1,0 +1,61 @@
+"""Real runs under launchers that start processes of their own: shared work once, kills, failures, states."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiment"))
+
+from quick_runs import LARGE, SMALL, command, quick_command, shell
+
+from relinearize.experiment.records import find_records
+from relinearize.sweeps.status import Sweep
+
+LAUNCHERS = {
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=20"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_sweep_whose_command_is_killed_goes_on_under_any_launcher(tmp_path, launcher):
+    """Two budgets that share teacher and search, and two of a teacher that diverges."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
+    typed = quick_command(
+        tmp_path, "-m", f"budget.fraction={LARGE},{SMALL}", "method.teacher.learning_rate=0.05,1e20", "sweep=mine",
+        "trainer.progress=lines", *LAUNCHERS[launcher],
+    )  # fmt: skip
+    folder = tmp_path / "sweeps" / "mine"
+    process = subprocess.Popen(
+        typed, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        limit = time.monotonic() + 200
+        while not list(tmp_path.glob("store/teacher/*")):
+            assert process.poll() is None and time.monotonic() < limit
+            time.sleep(0.1)
+        sweep = Sweep.read(folder)
+        assert sweep.launching and len(sweep.rows) == 4 and sweep.counts["running"] >= 1
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not Sweep.read(folder).launching
+
+    done = shell(typed)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "relinearize: error: 2 of 4 runs are not done; job 2: the loss of stage teacher became NaN"
+    ), done.stderr
+    assert "2 done, 2 failed" in done.stdout
+    assert [row.state for row in Sweep.read(folder).rows] == ["done", "done", "failed", "failed"]
+    assert len(find_records([tmp_path / "runs"])) == len(find_records([folder])) == 2
+    assert len(list(tmp_path.glob("store/teacher/*/artifact.json"))) == 1
+    shown = shell(command("status", str(folder)))
+    assert shown.returncode == 0 and "2 done, 2 failed" in shown.stdout
