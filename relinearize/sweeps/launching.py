@@ -28,10 +28,13 @@ class ListJobs(Callback):
     """Hydra calls it (config key hydra.callbacks) once it knows that the command is a multirun, before any job."""
 
     # Of the class, for `reported` in the same process: Hydra makes the instance, and sends copies of it to the workers.
+    watched = False
     folder: Path | None = None
     heartbeat = contextlib.ExitStack()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        if not ListJobs.watched:  # `relinearize count -m`: leaves no runs
+            return
         ListJobs.folder = folder = Path(config.hydra.sweep.dir).absolute()
         jobs = listed_jobs(config)
         forget_unfinished(folder, jobs)
@@ -72,7 +75,7 @@ def reported() -> Iterator[None]:
 
     Raises UserError, hence exit status 1, if not all are done.
     """
-    ListJobs.folder = None
+    ListJobs.watched, ListJobs.folder = True, None
     try:
         yield
     except (HydraException, OmegaConfBaseException):  # jobs that cannot be composed: there is no such sweep
@@ -81,6 +84,7 @@ def reported() -> Iterator[None]:
             ListJobs.folder = None
         raise
     finally:
+        ListJobs.watched = False
         ListJobs.heartbeat.close()
         sweep = closed(ListJobs.folder) if ListJobs.folder else None
     if sweep and (missed := [row for row in sweep.rows if row.state != "done"]):

@@ -213,6 +213,12 @@ def test_a_single_run_is_no_sweep(monkeypatch, capsys, place):
     assert not list(place.rglob("*.json"))
 
 
+def test_counting_several_networks_is_no_sweep(monkeypatch, capsys, place):
+    monkeypatch.setattr(sys, "argv", ["relinearize", "count", "-m", "backbone.width=4,8"])
+    cli.main()
+    assert capsys.readouterr().out.count("2,304") and not list(place.rglob(SWEEP_FILE))
+
+
 # ---- from files alone ----------------------------------------------------------------------------------------------
 
 ELSEWHERE = Process("another-node", 1)
