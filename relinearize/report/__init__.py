@@ -60,8 +60,9 @@ def write_report(
     tables = robust_tables(folders, panels)
     robust_files = _robust_files(tables, place)
     beside = _paper_files([record for _, record in found], place) if against_paper else {}
-    masks, _ = masks_beside(found)
-    mask_files = _mask_files(build_groups(panels, masks), place)
+    masks, without_mask = masks_beside(found)
+    groups = build_groups(panels, masks)
+    mask_files = _mask_files(groups, place)
     main = (place / "pareto.csv", place / "pareto.png", place / "report.html")
     paths = ReportPaths(*main, tuple(mask_files), tuple(robust_files), tuple(beside))
     try:
@@ -69,7 +70,8 @@ def write_report(
         write_atomically(paths.png, draw_pareto(panels))
         # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
         lying = {record.key: Path(os.path.relpath(path, place)) for path, record in found}
-        write_atomically(paths.html, render_page(panels, lying, robustness=tables).encode())
+        page = render_page(panels, lying, robustness=tables, masks=groups, without_mask=without_mask)
+        write_atomically(paths.html, page.encode())
         for path, content in (mask_files | robust_files | beside).items():
             write_atomically(path, content)
     except OSError as error:

@@ -16,11 +16,13 @@ import yaml
 
 from relinearize.experiment.records import Record, StageRecord
 from relinearize.report.look import REPLACEMENT_WORDS, SHORT_WORDS, method_colours
+from relinearize.report.mask_page import mask_data
+from relinearize.report.mask_pictures import MaskGroup
 from relinearize.report.pareto import Panel, Series
 from relinearize.report.robustness import RobustTable
 from relinearize.report.robustness_page import robustness_data
 
-SCRIPTS = ("elements.js", "curve.js", "tables.js", "details.js", "main.js")
+SCRIPTS = ("elements.js", "curve.js", "tables.js", "details.js", "masks.js", "searches.js", "main.js")
 STAGES = ("teacher", "sensitivity", "search", "finetune")
 MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels and make the page heavy
 
@@ -30,13 +32,17 @@ def render_page(
     paths: dict[str, Path],
     title: str = "Network linearization runs",
     robustness: Sequence[RobustTable] = (),
+    masks: Sequence[MaskGroup] = (),
+    without_mask: Sequence[str] = (),
 ) -> str:
     """The whole page as HTML text. `paths`: record key -> where the record lies, as seen from the page.
 
     `robustness`: tables of a section of their own; without any, nothing of it is in the page.
+    `masks`: likewise; `without_mask`: names of the runs that are missing there.
     """
     data = page_data(panels, paths)
-    styles, scripts = ("page.css",), SCRIPTS
+    data["masks"] = mask_data(masks, panels, without_mask) if masks else None
+    styles, scripts = ("page.css", "masks.css"), SCRIPTS
     if robustness:
         data["robustness"] = robustness_data(robustness)
         styles, scripts = (*styles, "robustness.css"), (*scripts, "robustness.js")

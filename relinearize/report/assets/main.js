@@ -1,6 +1,6 @@
 // State, and what is drawn anew when it changes.
 const state = {
-  panel: 0, kind: "test", axis: "count", published: true, off: new Set(), filter: "", sites: "share", rival: "", heat: 0,
+  panel: 0, kind: "test", axis: "count", published: true, off: new Set(), filter: "", sites: "share", rival: "", heat: "",
   selected: null, sort: { column: 3, way: -1 },
 };
 const panel = () => DATA.panels[state.panel];
@@ -70,11 +70,15 @@ function drawHeat() {
   const series = panel().series;
   // Many or long column titles need the whole width.
   document.querySelector(".pair").classList.toggle("stack", series.length > 3 || series.some((one) => one.label.length > 22));
-  if (state.heat >= series.length) state.heat = 0;
-  $("heat-controls").replaceChildren(series.length > 1 ? (series.length < 5
-    ? segments(series.map((one, index) => [index, one.label]), state.heat, (index) => { state.heat = index; drawHeat(); }, "Curve")
-    : el("select", { "aria-label": "Curve", onchange: (event) => { state.heat = Number(event.target.value); drawHeat(); } }, series.map((one, index) => el("option", { value: index, selected: index === state.heat }, one.label)))) : "");
-  $("heat").replaceChildren(heatTable(series[state.heat]));
+  const views = heatViews(series);
+  // At first the smallest of the budgets that most methods were given.
+  const widest = views.filter((one) => one.across).reduce((one, other) => (one && one.columns.length > other.columns.length ? one : other), null);
+  const view = views.find((one) => one.key === state.heat) ?? widest ?? views[0];
+  const option = (one) => el("option", { value: one.key, selected: one === view }, one.text);
+  const [curves, budgets] = [false, true].map((across) => views.filter((one) => one.across === across).map(option));
+  $("heat-controls").replaceChildren(views.length > 1 ? el("select", { "aria-label": "Columns", style: { maxWidth: "min(100%, 480px)" }, onchange: (event) => { state.heat = event.target.value; drawHeat(); } },
+    el("optgroup", { label: "all budgets of" }, curves), budgets.length ? el("optgroup", { label: "all methods at" }, budgets) : null) : "");
+  $("heat").replaceChildren(heatTable(view.columns));
 }
 
 const drawTable = () => drawRuns($("runs"), panel(), state, select, drawTable);
@@ -91,7 +95,7 @@ function select(key, move) {
 
 function openPanel(index, key = null) {
   state.panel = index;
-  state.heat = 0;
+  state.heat = "";
   state.rival = "";
   const runs = panel().runs.map((position) => DATA.runs[position]);
   state.selected = key ?? runs.reduce((best, run) => ((run.accuracy.test ?? -1) > (best.accuracy.test ?? -1) ? run : best)).key;
@@ -101,6 +105,8 @@ function drawAll() {
   drawTop();
   drawCurveCard();
   drawHeat();
+  drawMasks();
+  drawSearches();
   drawTable();
   drawRun();
 }

@@ -31,19 +31,34 @@ function pointsTable(panel, state) {
 
 const spreadCell = (value) => (value ? [value.mean.toFixed(2), value.std === null ? null : el("small", {}, ` ±${value.std.toFixed(2)}`)] : MISSING);
 
-function heatTable(series) { // rows: sites, columns: budgets
-  const points = seriesPoints(series, "test").reverse();
-  const [r, g, b] = [1, 3, 5].map((at) => parseInt(DATA.colours[series.method].slice(at, at + 2), 16));
-  const sites = points[0].runs[0].sites;
-  const head = el("tr", {}, el("th", { class: "text" }, ""), points.map((point) => el("th", {}, short(point.relus))));
+function heatViews(series) { // the budgets of each curve, then, where several were given it, all curves at each budget
+  const points = series.map((one) => seriesPoints(one, "test").reverse());
+  const views = series.map((one, index) => ({ key: "curve " + index, across: false, text: one.label,
+    columns: points[index].map((point) => ({ title: short(point.relus), runs: point.runs, colour: DATA.colours[one.method] })) }));
+  const layout = (runs) => JSON.stringify(runs[0].sites.map((site) => [site.name, site.total]));
+  const shared = new Map();
+  series.forEach((one, index) => points[index].forEach(({ runs }) => {
+    const key = `${runs[0].budget.asked} ${layout(runs)}`;
+    if (!shared.has(key)) shared.set(key, []);
+    shared.get(key).push({ title: one.label.replace(`, ${one.network}`, ""), network: one.network, runs, colour: DATA.colours[one.method] });
+  }));
+  const budgets = [...shared].filter(([, columns]) => columns.length > 1).sort((a, b) => b[1][0].runs[0].budget.asked - a[1][0].runs[0].budget.asked);
+  const name = (columns) => [whole(columns[0].runs[0].budget.asked) + " ReLUs", ...(new Set(series.map((one) => one.network)).size > 1 ? new Set(columns.map((one) => one.network)) : [])].join(", ");
+  return [...views, ...budgets.map(([key, columns]) => ({ key: "budget " + key, across: true, text: name(columns), columns }))];
+}
+
+function heatTable(columns) { // rows: sites
+  const sites = columns[0].runs[0].sites;
+  const head = el("tr", {}, el("th", { class: "text" }, ""), columns.map((one) => el("th", {}, one.title)));
   const rows = sites.map((site, index) => el("tr", {}, el("th", { class: "text" }, site.name),
-    points.map((point) => {
-      const kept = spread(point.runs.map((run) => (run.sites[index] ? run.sites[index].kept / run.sites[index].total : null))).mean;
+    columns.map(({ runs, colour, title }) => {
+      const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+      const kept = spread(runs.map((run) => (run.sites[index] ? run.sites[index].kept / run.sites[index].total : null))).mean;
       // The square root keeps small shares visible: most budgets worth looking at are below a tenth.
       const strength = Math.sqrt(kept);
       return el("td", {
         style: { background: `rgba(${r},${g},${b},${(0.04 + 0.96 * strength).toFixed(3)})`, color: strength > 0.62 ? "#fff" : "var(--ink)" },
-        title: `${site.name}: ${whole(kept * site.total)} of ${whole(site.total)} kept`,
+        title: `${site.name}, ${title}: ${whole(kept * site.total)} of ${whole(site.total)} kept`,
       }, kept === 0 ? "0" : (100 * kept).toFixed(kept < 0.0995 ? 1 : 0));
     })));
   return el("table", { class: "heat" }, el("thead", {}, head), el("tbody", {}, rows));

@@ -1,0 +1,38 @@
+// The way of each search to its mask, one row of small charts per method; from the records alone.
+function searchesOf(one) { // methods that share their searches are one entry
+  const found = [];
+  for (const series of one.series) {
+    const first = new Map(); // asked budget -> run of the first seed
+    for (const index of series.runs) {
+      const run = DATA.runs[index];
+      if (run.submodel && run.submodel.fraction < 1) continue; // its budget is not what the search was for
+      const stage = run.stages.find((other) => other.name === "search");
+      const history = stage && DATA.histories[stage.history];
+      if (history && history.epoch && history.epoch.length && !first.has(run.budget.asked)) first.set(run.budget.asked, { key: stage.key, history, asked: run.budget.asked });
+    }
+    const searches = [...first.values()].sort((a, b) => a.asked - b.asked);
+    if (!searches.length) continue;
+    // One walk down may pass several budgets: its key and its budget together tell a search.
+    const name = ({ key, asked }) => `${key} ${asked}`;
+    const same = found.find((other) => searches.every((search) => other.searches.some((its) => name(its) === name(search))));
+    const label = series.label.replace(`, ${series.network}`, "");
+    if (same) same.labels.push(label);
+    else found.push({ labels: [label], network: series.network, searches });
+  }
+  return found;
+}
+
+const TRAJECTORIES = [
+  { name: "relu/count", title: "ReLUs left" },
+  { name: "lasso", title: "Lasso weight (log)", log: true },
+  { name: "mask/distance", title: "Share of mask positions changed" },
+];
+const varies = (values) => { const known = (values || []).filter(isNumber); return known.length > 0 && Math.max(...known) > Math.min(...known); };
+
+function drawSearches() {
+  const rows = searchesOf(panel()).map((row) => ({ ...row, charts: TRAJECTORIES.filter(({ name }) => row.searches.some(({ history }) => varies(history[name]))) })).filter(({ charts }) => charts.length);
+  $("searches").hidden = !rows.length;
+  $("searches-charts").replaceChildren(el("div", { class: "grids" }, rows.flatMap(({ labels, network, searches, charts }) => charts.map(({ name, title, log }) => el("div", {},
+    el("p", { class: "sub", title: network }, labels.join(", ")),
+    lineChart({ title, log, lines: searches.map(({ history, asked }, index) => ({ name: short(asked), x: history.epoch, y: history[name] || [], colour: LINE_COLOURS[index % LINE_COLOURS.length] })) }))))));
+}
