@@ -26,7 +26,7 @@ usage: relinearize COMMAND ...
 
   run [KEY=VALUE ...]         train, search, fine-tune and test one linearized network; -m for one per combination
   status [SWEEP]              the runs of a sweep, by its name or folder: done, running, failed, waiting; times and ETA
-  report FOLDER ...           pareto.csv, pareto.png and report.html from all runs below the folders; with
+  report FOLDER ...           pareto.csv, pareto.png, report.html and masks.png from all runs below the folders; with
                               published=false without the papers' points; with --against-paper also each run beside
                               the paper's number for it
   count [backbone=...]        the ReLUs of a network, site by site, in both conventions

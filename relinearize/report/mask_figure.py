@@ -131,7 +131,7 @@ def _draw_group(paper: _Paper, group: MaskGroup, rows: Sequence[MaskPicture], ce
         # Slanted, else names are wider than their columns.
         slanted = {"rotation": 40, "rotation_mode": "anchor", "va": "bottom"}
         paper.text(x + cell / 2 - 8, y - 24, _shortened(site.name), **slanted)
-        shape = " x ".join(map(str, site.shape))
+        shape = "x".join(map(str, site.shape))
         paper.text(x + cell / 2, y - 6, shape, fontsize=6.5, color=GREY_TEXT, ha="center", va="bottom")
     for before, picture in zip([None, *rows], rows, strict=False):
         if before is not None and before.asked != picture.asked:
