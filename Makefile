@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 # On a busy machine two torch threads can be ten times slower than one for small tensors.
-demo test test-all: export OMP_NUM_THREADS = 1
+demo test test-all test-slurm: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-gpu lint format bench clean
+.PHONY: help setup demo test test-all test-gpu test-slurm lint format bench clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -34,10 +34,13 @@ test: setup ## the test suite without its slow part
 	$(BIN)/python -m pytest
 
 test-all: setup ## the whole suite, the slow part too
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not slurm"
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-slurm: setup ## sweeps through a Slurm that the tests start here (root; apt-get install slurm-wlm munge)
+	$(BIN)/python -m pytest -m slurm -rs
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .

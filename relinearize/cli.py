@@ -12,7 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -38,6 +38,10 @@ usage: relinearize COMMAND ...
 `relinearize evaluate --help` prints the keys of an evaluation."""
 
 
+# Hydra's names of those launchers that are packages of their own; all are in the extra `launchers`.
+LAUNCHER_PLUGINS = ("joblib", "submitit_local", "submitit_slurm")
+
+
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def run_job(config: DictConfig) -> float:
     """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
@@ -45,6 +49,9 @@ def run_job(config: DictConfig) -> float:
         from relinearize.sweeps.tracked import tracked
 
         return tracked(make_run, config)
+    launcher = HydraConfig.get().runtime.choices.get("launcher")
+    if launcher not in ("basic", None):  # Hydra would say nothing and run it here
+        fail(f"launcher={launcher} starts the runs of a sweep: add -m, also for a single run")
     return make_run(config)[0].accuracy.test
 
 
@@ -186,6 +193,10 @@ def main() -> None:
 def explained(error: Exception) -> str:
     """Hydra's message in one line; for an unknown key with the groups and keys that exist at the top."""
     message = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException):
+        folder, _, name = str(error.missing_cfg_file).rpartition("/")
+        if folder == "hydra/launcher" and name in LAUNCHER_PLUGINS:
+            return f"the launcher {name} is not installed; it comes with pip install 'relinearize[launchers]'"
     if "Could not override" not in message:
         return message
     groups = sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir())

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import re
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,7 @@ def reported() -> Iterator[None]:
     Raises UserError, hence exit status 1, if not all are done.
     """
     ListJobs.watched, ListJobs.folder = True, None
+    problem = ""
     try:
         yield
     except (HydraException, OmegaConfBaseException):  # jobs that cannot be composed: there is no such sweep
@@ -83,14 +86,33 @@ def reported() -> Iterator[None]:
             (ListJobs.folder / SWEEP_FILE).unlink(missing_ok=True)
             ListJobs.folder = None
         raise
+    except Exception as error:
+        problem = submitit_problem(error)
+        if not problem:
+            raise
     finally:
         ListJobs.watched = False
         ListJobs.heartbeat.close()
         sweep = closed(ListJobs.folder) if ListJobs.folder else None
     if sweep and (missed := [row for row in sweep.rows if row.state != "done"]):
-        failed = [row for row in missed if row.state == "failed"]
-        first = f"; job {failed[0].number}: {failed[0].error}" if failed else ""
-        raise UserError(f"{len(missed)} of {len(sweep.rows)} runs are not done{first}")
+        failed = [f"job {row.number}: {row.error}" for row in missed if row.state == "failed"][:1]
+        going = ["the others go on: relinearize status"] if sweep.counts["running"] else []
+        count = f"{len(missed)} of {len(sweep.rows)} runs are not done"
+        raise UserError("; ".join([count, *failed, *([problem] if problem else []), *going]))
+    if problem:
+        raise UserError(problem)
+
+
+def submitit_problem(error: Exception) -> str:
+    """In one line why Slurm took no jobs, or which job ended without a result: cancelled, killed, out of memory.
+
+    Without the job's own output, which follows in submitit's message. Empty for errors that are not submitit's.
+    """
+    raised = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    if not raised.f_globals["__name__"].startswith("submitit."):
+        return ""
+    message = re.split(r"\n(?:Error stream|No error stream|No output)", str(error))[0]
+    return " ".join(message.split())
 
 
 def closed(folder: Path) -> Sweep:

@@ -56,6 +56,28 @@ def test_every_file_of_a_group_composes_and_resolves(group):
         assert group == "debug" or config[group] is not None
 
 
+@pytest.mark.parametrize("launcher", files_of("launcher"))
+def test_every_launcher_composes_and_leaves_the_run_as_it_is(launcher):
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{'joblib' if launcher == 'joblib' else 'submitit'}_launcher")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [f"launcher={launcher}", "sweep=mine"], return_hydra_config=True)
+    target = {"submitit_local": "LocalLauncher"}.get(launcher, f"{launcher}launcher")
+    assert config.hydra.launcher._target_.lower().endswith(f".{target.lower()}")
+    OmegaConf.resolve(config.hydra.launcher)
+    with open_dict(config):
+        del config.hydra
+    assert config == composed("sweep=mine")
+
+
+def test_knobs_of_slurm_are_set_behind_the_group():
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = ["launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.setup=[module load cuda]"]
+        launcher = compose("config", given, return_hydra_config=True).hydra.launcher
+    assert (launcher.partition, launcher.setup, launcher.gpus_per_node) == ("gpu", ["module load cuda"], 1)
+
+
 @pytest.mark.parametrize("stage", ["teacher", "search", "finetune"])
 def test_every_stage_file_can_be_exchanged_on_its_own(stage):
     for choice in files_of(f"method/{stage}"):

@@ -17,8 +17,8 @@ from relinearize.experiment.records import find_records
 from relinearize.sweeps.status import Sweep
 
 LAUNCHERS = {
-    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=20"],
+    "joblib": ["launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit": ["launcher=submitit_local", "hydra.launcher.timeout_min=20"],
 }
 
 
@@ -59,3 +59,33 @@ def test_sweep_whose_command_is_killed_goes_on_under_any_launcher(tmp_path, laun
     assert len(list(tmp_path.glob("store/teacher/*/artifact.json"))) == 1
     shown = shell(command("status", str(folder)))
     assert shown.returncode == 0 and "2 done, 2 failed" in shown.stdout
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def error_of(*arguments, **environment):
+    """The one line that the command leaves on standard error."""
+    done = shell(command("run", *arguments), env=environment)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr.removeprefix("relinearize: error: ").strip()
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "slurm"])
+def test_launcher_that_is_not_installed_is_named_with_its_remedy(tmp_path, launcher):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['hydra_plugins'] = None\n")
+    name = launcher.replace("slurm", "submitit_slurm")
+    for group in (f"launcher={launcher}", f"hydra/launcher={name}"):
+        error = error_of("-m", group, f"output={tmp_path}", PYTHONPATH=str(tmp_path))
+        assert error == f"the launcher {name} is not installed; it comes with pip install 'relinearize[launchers]'"
+
+
+def test_launcher_of_a_single_run_asks_for_a_sweep(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    assert "add -m" in error_of("launcher=joblib", f"output={tmp_path}")
+
+
+def test_machine_without_slurm_is_one_line(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    error = error_of("-m", "seed=0,1", "launcher=slurm", f"output={tmp_path}", PATH=str(tmp_path))
+    assert error.startswith("2 of 2 runs are not done; ") and "srun" in error
