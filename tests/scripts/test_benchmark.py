@@ -21,7 +21,7 @@ def benchmark(monkeypatch):
 
 
 # Below 8 channels the 1x1 strided convolution of torch 2.15 (AVX2, channels_last) writes beyond its memory.
-TINY = {"width": 8, "batch": 4, "rounds": 1, "quick": True}
+TINY = {"width": 8, "batch": 16, "rounds": 1, "quick": True}
 
 
 @pytest.mark.slow
