@@ -69,26 +69,28 @@ def test_cancelled_job_leaves_the_others(slurm, tmp_path):
         wait_for(lambda: (folder / "1" / "job.json").exists(), process)
         (job,) = [path.name for path in folder.glob(".submitit/*_1")]
         subprocess.run(["scancel", job], env={**os.environ, **slurm}, check=True)
-        out, err = process.communicate(timeout=200)
+        _, err = process.communicate(timeout=200)
     finally:
         process.kill()
-    print(out, err)
     assert process.returncode == 1
     last = err.splitlines()[-1]
     assert last.startswith("relinearize: error: ") and f"Job {job}" in last and "CANCELLED" in last, err
     assert "Traceback" not in err
-    states = [row.state for row in Sweep.read(folder).rows]
-    assert states == ["done", "killed", "done"], out
+    wanted = ["done", "killed", "done"]
+    # submitit gives up at the first job without a result, maybe before the jobs behind it have ended.
+    # The cancelled one may get to note its end before Slurm kills it.
+    wait_for(lambda: [row.state.replace("stopped", "killed") for row in Sweep.read(folder).rows] == wanted)
     shown = shell(command("status", str(folder)))
-    assert "2 done, 1 killed" in shown.stdout and "go on with: relinearize run" in shown.stdout
+    assert "2 done, 1 " in shown.stdout and "go on with: relinearize run" in shown.stdout
 
     again = shell(typed, env=slurm)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "3 done" in again.stdout and len(records(tmp_path)) == 3
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process=None, seconds=120):
+    """`process`: must live until then."""
     limit = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None and time.monotonic() < limit
+        assert time.monotonic() < limit and (process is None or process.poll() is None)
         time.sleep(0.1)
