@@ -124,7 +124,6 @@ def test_two_processes_on_one_store_share_the_work_and_both_finish(tmp_path, alo
     longest = sum("seconds" in row for row in alone[SMALL][0].stages["search"].history)
     trained = [sum(line.startswith(stage) for line in lines) for stage in ("teacher", "search", "finetune")]
     assert trained == [3, longest, 4]
-    assert any("waiting for another process that works on resnet8-digits-s0" in line for line in lines)
     for path, record in find_records([tmp_path / "runs"]):
         share = LARGE if record.budget.met > 1000 else SMALL
         assert_same_tensors(path.parent, alone[share][1])
