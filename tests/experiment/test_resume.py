@@ -110,17 +110,21 @@ def run_with_output(folder, log, *overrides):
 
 
 def test_two_processes_on_one_store_share_the_work_and_both_finish(tmp_path, alone):
-    jobs = []
-    for share in (LARGE, SMALL):
-        overrides = (f"budget.fraction={share}", f"budget.grid=[{LARGE},{SMALL}]")
-        jobs.append(FORK.Process(target=run_with_output, args=(tmp_path, tmp_path / f"{share}.log", *overrides)))
-    for job in jobs:
-        job.start()
+    jobs, logs = [], [tmp_path / f"{share}.log" for share in (LARGE, SMALL)]
+    grid = f"budget.grid=[{LARGE},{SMALL}]"
+    for share, log in zip((LARGE, SMALL), logs, strict=True):
+        jobs.append(FORK.Process(target=run_with_output, args=(tmp_path, log, f"budget.fraction={share}", grid)))
+    waiting = "waiting for another process that works on resnet8-digits-s0"
+    # Held until both are there: on a busy machine one could be done with the teacher before the other begins.
+    with quick_plan(tmp_path, f"budget.fraction={LARGE}", grid).teacher.lock():
+        for job in jobs:
+            job.start()
+        wait_until(lambda: all(log.exists() and waiting in log.read_text() for log in logs), "both should wait")
     for job in jobs:
         job.join(300)
-    logs = "".join((tmp_path / f"{share}.log").read_text() for share in (LARGE, SMALL))
-    assert [job.exitcode for job in jobs] == [0, 0], logs
-    lines = logs.splitlines()
+    text = "".join(log.read_text() for log in logs)
+    assert [job.exitcode for job in jobs] == [0, 0], text
+    lines = text.splitlines()
     longest = sum("seconds" in row for row in alone[SMALL][0].stages["search"].history)
     trained = [sum(line.startswith(stage) for line in lines) for stage in ("teacher", "search", "finetune")]
     assert trained == [3, longest, 4]
