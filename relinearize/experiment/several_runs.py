@@ -27,6 +27,8 @@ def run_folders(text: str) -> list[Path]:
             folders |= dict.fromkeys(matched)
         else:
             folders[Path(part)] = None
+    if not folders:
+        raise UserError(f"run={text} names no folder")
     return list(folders)
 
 

@@ -34,6 +34,8 @@ def test_one_folder_a_list_or_a_pattern(runs):
     assert run_folders(f"{runs}/*") == [a, b]
     assert run_folders(f"{b},{runs}/*,{a}") == [b, a]
     assert run_folders(str(runs / "x,y")) == [runs / "x,y"]
+    with pytest.raises(UserError, match="run=, names no folder"):
+        run_folders(",")
     with pytest.raises(UserError, match=r"run=.*/z\* matches no finished run"):
         run_folders(f"{runs}/z*")
 
