@@ -12,7 +12,7 @@ from yaml import YAMLError
 from relinearize.errors import UserError
 from relinearize.experiment.conf_folder import conf_folder
 
-TOP = {"run": "", "evaluation": "clean", "accelerator": "auto", "root": None, "batch_size": "1000"}
+TOP = {"run": "", "evaluation": "clean", "accelerator": "auto", "root": None, "batch_size": "auto"}
 VALID = ", ".join((*(f"{name}=" for name in TOP), "evaluation.KEY=", "attack.NAME.KEY=", "corruptions.KEY="))
 HELP = """\
 usage: relinearize evaluate run=FOLDER [evaluation=clean|robust] [KEY=VALUE ...]
@@ -20,7 +20,7 @@ usage: relinearize evaluate run=FOLDER [evaluation=clean|robust] [KEY=VALUE ...]
   run=FOLDER            the folder of a finished run (below outputs/runs); several: run=A,B or run='outputs/runs/*'
   accelerator=auto      auto | cpu | cuda
   root=FOLDER           where the images lie, if not where they lay during the run
-  batch_size=1000       images tested at once; of attacks see evaluation.chunk
+  batch_size=auto       images tested at once; auto: 250 on a CPU, else 1000; of attacks see evaluation.chunk
 """
 
 Images = Annotated[int, Field(ge=1)]
@@ -70,7 +70,7 @@ class EvaluationOptions:
     folder: Path
     accelerator: str
     root: str | None
-    batch_size: int
+    batch_size: int | None
     robust: RobustSettings | None = None
     attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     corruptions: dict[str, Any] | None = None
@@ -89,9 +89,9 @@ def parse_options(arguments: list[str]) -> EvaluationOptions:
             raise UserError(f"evaluate does not know {argument!r}; valid: {VALID}")
     if not top["run"]:
         raise UserError("evaluate needs run=FOLDER, the folder of a finished run (below outputs/runs)")
-    batch_size = int(top["batch_size"]) if top["batch_size"].isdigit() else 0
-    if batch_size < 1:
-        raise UserError(f"batch_size={top['batch_size']}: give a whole number of images, at least 1")
+    batch_size = int(top["batch_size"]) if top["batch_size"].isdigit() else None
+    if batch_size == 0 or (batch_size is None and top["batch_size"] != "auto"):
+        raise UserError(f"batch_size={top['batch_size']}: give a whole number of images, at least 1, or auto")
 
     settings = OmegaConf.to_container(OmegaConf.load(config_file("evaluation", top["evaluation"], "evaluation")))
     mode = settings.pop("mode")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -76,13 +77,14 @@ def tested(
     weights, epoch = stage.selected()
     selected, last = (stage.variants(state)[variant] for state in (weights, stage.weights()))
     network.to(plan.accelerator)
-    test_last = accuracy(load_into(network, last), plan.data.test_loader())
     test = accuracy(load_into(network, selected), plan.data.test_loader())
-    holdout = plan.data.holdout_loader()
+    batches = plan.data.holdout_loader()
+    holdout = accuracy(network, batches) if batches is not None else None
+    same = last.keys() == selected.keys() and all(torch.equal(last[name], selected[name]) for name in last)
     return selected, {
         "test": test,
-        "test_last": test_last,
-        "holdout": accuracy(network, holdout) if holdout is not None else None,
+        "test_last": test if same else accuracy(load_into(network, last), plan.data.test_loader()),
+        "holdout": holdout,
         "n_test": plan.data.sizes["test"],
         "n_holdout": plan.data.sizes["holdout"],
         "selection": stage.selection,

@@ -144,3 +144,4 @@ def quiet_lightning() -> None:
     """Lightning announces devices and tips at every fit; three fits a run make that noise."""
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*srun. command is available.*")  # on a login node, at every fit
