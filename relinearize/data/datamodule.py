@@ -109,7 +109,6 @@ class ImageData:
         """The held-out training images, in order, without augmentation; None with holdout=0."""
         if self.sizes["holdout"] == 0:
             return None
-        batch_size = batch_size or self.ordered_batch
         if self.is_resident:
             return OrderedLoader(*self._resident_holdout, batch_size, self.device)
         return OrderedLoader(self._train.images, self._train.labels, batch_size, self.device, self._rows[1])
@@ -117,12 +116,7 @@ class ImageData:
     def test_loader(self, batch_size: int | None = None) -> OrderedLoader:
         """The whole test set, in order, without augmentation."""
         images, labels = self._resident_test if self.is_resident else (self._test.images, self._test.labels)
-        return OrderedLoader(images, labels, batch_size or self.ordered_batch, self.device)
-
-    @property
-    def ordered_batch(self) -> int:
-        """Images a batch of evaluation. On a CPU, the maps of larger batches cost page faults."""
-        return 250 if self.device.type == "cpu" else 1000
+        return OrderedLoader(images, labels, batch_size, self.device)
 
     @cached_property
     def is_resident(self) -> bool:

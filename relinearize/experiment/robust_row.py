@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from relinearize.data.ordered import EVALUATION_BATCH
 from relinearize.experiment.describe import git_commit, processor_name, versions
 from relinearize.experiment.evaluation_options import EvaluationOptions
 from relinearize.experiment.finished import FinishedRun
@@ -65,7 +66,8 @@ class RowEvaluation:
     ) -> None:
         settings = options.robust
         self.subject, self.options, self.attacks = subject, options, attacks
-        self.clean = clean_pieces(subject, settings.n_clean, options.batch_size)
+        batch_size = options.batch_size or EVALUATION_BATCH[subject.device]
+        self.clean = clean_pieces(subject, settings.n_clean, batch_size)
         self.attacked = {
             name: attack_pieces(
                 subject,
@@ -79,7 +81,7 @@ class RowEvaluation:
         }
         self.corrupted = None
         if source is not None:
-            self.corrupted = CorruptedAccuracy(subject, source, settings.n_corruptions, options.batch_size)
+            self.corrupted = CorruptedAccuracy(subject, source, settings.n_corruptions, batch_size)
         self.checks = check_pieces(subject, others, settings) if settings.checks else []
 
     @property
