@@ -69,6 +69,11 @@ def hamming_distance(mask: Mask, other: Mask) -> float:
     return sum(int((kept != other[name]).sum()) for name, kept in mask.items()) / mask.total
 
 
+def site_distances(mask: Mask, other: Mask) -> dict[str, float]:
+    """Site -> the share of its positions at which two masks differ."""
+    return {name: float((kept != other[name]).float().mean()) for name, kept in mask.items()}
+
+
 class SENetSearch(Stage):
     """The search stage of SENet, for one budget.
 
@@ -141,7 +146,7 @@ class SENetSearch(Stage):
         self.counts = self._allotment(sensitivities)
         self.mismatch = Mismatch(network, teacher, self.shapes, measure)
         self.mask = Mask.full(inner_network(network))
-        self.distance = 1.0
+        self.distance, self.distances = 1.0, {name: 1.0 for name in self.shapes}
         self.settled_epochs = 0
 
     def _allotment(self, sensitivities: Mapping[str, float]) -> dict[str, int]:
@@ -198,7 +203,7 @@ class SENetSearch(Stage):
         before = self.mask
         self.put_on(self.mask_of(self.mismatch.sums))
         self.mismatch.reset()
-        self.distance = hamming_distance(before, self.mask)
+        self.distance, self.distances = hamming_distance(before, self.mask), site_distances(before, self.mask)
         settled = self.stop_distance is not None and self.distance <= self.stop_distance
         self.settled_epochs = self.settled_epochs + 1 if settled else 0
         if self.settled_epochs >= self.stop_patience:
@@ -206,6 +211,7 @@ class SENetSearch(Stage):
 
     def epoch_end(self, row: dict[str, float]) -> None:
         row["relu/count"], row["mask/distance"] = self.mask.count, self.distance
+        row |= {f"mask/distance/{name}": distance for name, distance in self.distances.items()}
         if self.best["epoch"] == row["epoch"]:  # the validation has just chosen these weights, under this mask
             self.best["mask"] = dict(self.mask)
 

@@ -10,7 +10,7 @@ fall. The search ends when that number has reached the budget. The way down does
 search serves every budget that it passes: it leaves a snapshot (weights, mask) at each.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,9 +32,10 @@ def lasso_penalty(alphas: Iterable[Tensor]) -> Tensor:
     return torch.stack([alpha.abs().sum() for alpha in alphas]).sum()
 
 
-def kept_count(alphas: Iterable[Tensor], threshold: float) -> int:
-    """Positions with alpha > threshold; a negative alpha is linear (papers' epsilon)."""
-    return int(torch.stack([(alpha > threshold).sum() for alpha in alphas]).sum())
+def kept_counts(alphas: Mapping[str, Tensor], threshold: float) -> dict[str, int]:
+    """Site -> positions with alpha > threshold; a negative alpha is linear (papers' epsilon)."""
+    counts = torch.stack([(alpha > threshold).sum() for alpha in alphas.values()])
+    return dict(zip(alphas, counts.tolist(), strict=True))
 
 
 def next_lasso(lasso: float, count: int, lowest: int, epoch: int, growth: float, patience_epochs: int) -> float:
@@ -63,7 +64,7 @@ class SNLSearch(Stage):
     """
 
     name = "search"
-    SAVED = ("lasso", "lowest", "lowest_checked", "count", "segments_done")
+    SAVED = ("lasso", "lowest", "lowest_checked", "count", "kept", "segments_done")
 
     def __init__(
         self,
@@ -98,7 +99,8 @@ class SNLSearch(Stage):
         if not all(isinstance(site, SlopedReLU) for site in sites.values()):
             raise ValueError("SNLSearch needs a network whose sites are SlopedReLU; see relinearize.relu.to_sloped")
         self.alphas = {name: site.alpha for name, site in sites.items()}
-        self.count = self.lowest = sum(alpha.numel() for alpha in self.alphas.values())
+        self.kept = {name: alpha.numel() for name, alpha in self.alphas.items()}
+        self.count = self.lowest = sum(self.kept.values())
         self.lowest_checked = self.count  # over all checks; `lowest` is over epoch ends and drives lambda
         self.segments_done = 0
 
@@ -121,7 +123,8 @@ class SNLSearch(Stage):
         return optim.Adam(groups, fused=True)
 
     def segment_end(self, last_of_epoch: bool) -> None:
-        self.count = kept_count(self.alphas.values(), self.threshold)
+        self.kept = kept_counts(self.alphas, self.threshold)
+        self.count = sum(self.kept.values())
         self.lowest_checked = min(self.lowest_checked, self.count)
         self.segments_done = self.current_epoch + 1
         epoch, _ = self.position
@@ -142,7 +145,11 @@ class SNLSearch(Stage):
         return unreached
 
     def epoch_end(self, row: dict[str, float]) -> None:
-        row["relu/count"], row["lasso"] = self.count, self.lasso_of_epoch
+        row |= {"relu/count": self.count, "lasso": self.lasso_of_epoch, **self.kept_columns}
+
+    @property
+    def kept_columns(self) -> dict[str, int]:
+        return {f"relu/kept/{name}": kept for name, kept in self.kept.items()}
 
     def _leave_snapshot(self, budget: int) -> None:
         reached = self.count <= budget
@@ -153,6 +160,7 @@ class SNLSearch(Stage):
             mask = top_mask(alphas, budget)
         weights = {key: value for key, value in self.weights().items() if not key.endswith(".alpha")}
         moment = {"epoch": self.segments_done / self.segments, "relu/count": self.count, "lasso": self.lasso}
+        moment |= self.kept_columns
         self.on_snapshot(Snapshot(budget, mask, weights, reached, self.seconds, [*self.history, moment]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -161,5 +169,4 @@ class SNLSearch(Stage):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        for name in self.SAVED:
-            setattr(self, name, checkpoint["search"][name])
+        vars(self).update(checkpoint["search"])

@@ -106,6 +106,9 @@ def test_paper_parity_undershoots_at_epoch_ends(tmp_path):
     budget, last = record.budget, record.stages["search"].history[-1]
     assert budget.reached and budget.met < budget.asked == 922
     assert last["relu/count"] == budget.met
+    assert {site.name: last[f"relu/kept/{site.name}"] for site in record.sites} == {
+        site.name: site.kept for site in record.sites
+    }
     assert last["epoch"] == record.stages["search"].epochs
     plan = quick_plan(tmp_path, f"budget.fraction={MIDDLE}", "method.search.paper_parity=true")
     state = torch.load(plan.search.path / "last.ckpt", weights_only=True)["state_dict"]

@@ -30,6 +30,9 @@ def test_record_names_stages_sensitivities_and_an_exact_budget(senet):
     assert list(record.stages) == ["teacher", "search", "finetune", "sensitivity"]
     assert [row["relu/count"] for row in record.stages["search"].history] == [BUDGET] * 3
     assert all(0 <= row["mask/distance"] <= 2 * BUDGET / 2304 for row in record.stages["search"].history)
+    for row in record.stages["search"].history:  # the sites' shares of changed positions make the whole one's
+        changed = [row[f"mask/distance/{site.name}"] * site.total for site in record.sites]
+        assert sum(changed) == pytest.approx(row["mask/distance"] * record.budget.total)
     assert record.stages["sensitivity"].history[-1]["density"] == pytest.approx(0.1, abs=1e-3)
     etas = [site.sensitivity for site in record.sites]
     assert all(0 <= eta <= 1 for eta in etas)

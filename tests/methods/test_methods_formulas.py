@@ -11,7 +11,7 @@ from relinearize.methods.accuracy import accuracy
 from relinearize.methods.losses import classification_loss, distillation_divergence
 from relinearize.methods.random_mask import RandomMask
 from relinearize.methods.schedule import learning_rate
-from relinearize.methods.snl import kept_count, lasso_penalty, next_lasso
+from relinearize.methods.snl import kept_counts, lasso_penalty, next_lasso
 from relinearize.methods.teacher import Classifier
 from relinearize.relu.budget import top_mask
 
@@ -51,10 +51,10 @@ def test_lasso_penalty_is_a_plain_sum_of_magnitudes():
     assert lasso_penalty(alphas).item() == 3.75
 
 
-def test_kept_count_compares_signed_alphas_strictly():
+def test_kept_counts_compare_signed_alphas_strictly():
     """As in SNL's official code a negative alpha is linear; one exactly at the threshold is linear too."""
-    alphas = [torch.tensor([1.0, 0.02, 0.01, 0.0]), torch.tensor([-1.0, -0.02, 0.5])]
-    assert kept_count(alphas, threshold=0.01) == 3
+    alphas = {"first": torch.tensor([1.0, 0.02, 0.01, 0.0]), "second": torch.tensor([-1.0, -0.02, 0.5])}
+    assert kept_counts(alphas, threshold=0.01) == {"first": 2, "second": 1}
 
 
 def test_next_lasso_grows_only_without_a_new_lowest_and_from_epoch_index_five():
