@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "data": ["errors"],
     "methods": ["errors", "relu.", "data.", "backbones.", "robustness."],
     "robustness": ["errors", "relu.", "data.", "backbones."],
-    "experiment": ["errors", "relu.", "data.", "backbones.", "methods.", "robustness."],
+    "inference": ["errors", "relu.", "backbones."],
+    "experiment": ["errors", "relu.", "data.", "backbones.", "methods.", "robustness.", "inference."],
     "report": ["errors", "experiment.records", "experiment.robust_records"],
     "cli": ["errors", "sweeps.", "experiment.", "report."],
     "__main__": ["cli"],
@@ -83,9 +84,23 @@ def test_reports_and_states_import_no_torch(room: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("name", ["bundle", "interpreter", "folding"])
+def test_bundles_are_read_with_numpy_and_safetensors_alone(name: str) -> None:
+    """Engines of private inference live in environments of their own."""
+    code = f"""
+import sys
+before = set(sys.modules)
+import relinearize.inference.{name}
+found = {{name.split(".")[0] for name in set(sys.modules) - before}} - set(sys.stdlib_module_names)
+assert found <= {{"relinearize", "numpy", "safetensors"}}, found
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_methods_and_backbones_know_no_files_of_results() -> None:
     """The mathematics stays free of the program around it: no Hydra, no W&B, no records."""
-    for room in ("relu", "backbones", "methods"):
+    for room in ("relu", "backbones", "methods", "inference"):
         for path in (PACKAGE / room).rglob("*.py"):
             found = {module.split(".")[0] for module in imports(ast.parse(path.read_text()))}
             assert not found & {"hydra", "omegaconf", "wandb", "pydantic"}, path
