@@ -21,5 +21,13 @@ def report_folders(folders: list[Path], published: bool = True, against_paper: b
     print_robustness(robust_tables(folders, build_panels(records, published)))
     if against_paper:
         print_against_paper(compare(records))
-    for path in (paths.csv, paths.png, paths.html, *paths.masks, *paths.robustness, *paths.against_paper):
+    for path in (
+        paths.csv,
+        paths.png,
+        paths.html,
+        *paths.masks,
+        *paths.searches,
+        *paths.robustness,
+        *paths.against_paper,
+    ):
         print(path)

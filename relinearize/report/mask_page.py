@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from relinearize.report.look import SHARE_COLOURS, SHARE_TICKS
 from relinearize.report.mask_pictures import MaskGroup, MaskPicture, SiteMap
 from relinearize.report.pareto import Panel
 
@@ -23,8 +22,6 @@ def mask_data(groups: Sequence[MaskGroup], panels: Sequence[Panel], left_out: Se
     sums = _what_fits(groups, summed, ROOM_FOR_SUMS)
     bits = _what_fits(groups, packed, ROOM_FOR_BITS)
     return {
-        "colours": SHARE_COLOURS,
-        "ticks": SHARE_TICKS,
         "leftOut": list(left_out),
         "groups": [
             {

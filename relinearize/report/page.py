@@ -15,14 +15,14 @@ from typing import Any
 import yaml
 
 from relinearize.experiment.records import Record, StageRecord
-from relinearize.report.look import REPLACEMENT_WORDS, SHORT_WORDS, method_colours
+from relinearize.report.look import REPLACEMENT_WORDS, SHARE_COLOURS, SHARE_TICKS, SHORT_WORDS, method_colours
 from relinearize.report.mask_page import mask_data
 from relinearize.report.mask_pictures import MaskGroup
 from relinearize.report.pareto import Panel, Series
 from relinearize.report.robustness import RobustTable
 from relinearize.report.robustness_page import robustness_data
 
-SCRIPTS = ("elements.js", "curve.js", "tables.js", "details.js", "masks.js", "searches.js", "main.js")
+SCRIPTS = ("elements.js", "curve.js", "tables.js", "shares.js", "details.js", "masks.js", "searches.js", "main.js")
 STAGES = ("teacher", "sensitivity", "search", "finetune")
 MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels and make the page heavy
 
@@ -87,6 +87,8 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path]) -> dict[str, Any]
         "summary": f"{_counted(len(runs), 'run')} on {', '.join(titles)}; {_counted(len(methods), 'method')}: "
         + ", ".join(methods),
         "colours": method_colours(methods),
+        "shareColours": SHARE_COLOURS,
+        "shareTicks": SHARE_TICKS,
         "words": REPLACEMENT_WORDS,
         "shortWords": SHORT_WORDS,
         "panels": drawn_panels,

@@ -17,29 +17,6 @@ function bitsOf(group, mask, site) { // of one site: 0 or 1 for each position, c
   return Uint8Array.from({ length: sizes[site] }, (_, i) => (bytes[start + (i >> 3)] >> (7 - (i & 7))) & 1);
 }
 
-const SHARE_PARTS = DATA.masks ? DATA.masks.colours.map((text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16))) : [];
-function shareColour(share) {
-  const place = Math.sqrt(share) * (SHARE_PARTS.length - 1), low = Math.min(Math.floor(place), SHARE_PARTS.length - 2);
-  return SHARE_PARTS[low].map((part, index) => part + (place - low) * (SHARE_PARTS[low + 1][index] - part));
-}
-function paint(canvas, width, height, colourAt) {
-  canvas.width = width;
-  canvas.height = height;
-  const context = canvas.getContext("2d"), image = context.createImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
-    const colour = colourAt(i % width, Math.floor(i / width));
-    if (colour) image.data.set([...colour, 255], 4 * i);
-  }
-  context.putImageData(image, 0, 0);
-}
-
-function maskLegend() {
-  const bar = el("canvas", { width: 240, height: 1 });
-  paint(bar, 240, 1, (x) => shareColour((x / 239) ** 2));
-  return el("div", { class: "mask-legend" }, el("span", {}, "% of channels"), el("div", {}, bar,
-    DATA.masks.ticks.map((tick) => el("i", { style: { left: 100 * Math.sqrt(tick) + "%" } }, compact(100 * tick)))));
-}
-
 function maskViews(group) {
   const counts = new Map();
   for (const mask of group.masks) counts.set(mask.asked, (counts.get(mask.asked) ?? 0) + 1);
@@ -65,7 +42,7 @@ function drawMasks() {
   $("masks-controls").replaceChildren(
     groups.length > 1 ? el("select", { "aria-label": "Network", onchange: change("group", Number) }, groups.map((one, index) => el("option", { value: index, selected: one === group }, one.network))) : "",
     el("select", { "aria-label": "Rows", onchange: change("view", String) }, el("optgroup", { label: "all methods at" }, budgets.map(option)), el("optgroup", { label: "all budgets of" }, labels.map(option))),
-    maskLegend());
+    shareLegend("% of channels"));
   $("masks-map").replaceChildren(el("table", { class: "masks" },
     el("thead", {}, el("tr", {}, el("th", {}), group.sites.map((site) => el("th", { title: site.shape.join(" × ") }, el("span", {}, site.name))))),
     el("tbody", {}, rows.map((mask) => maskRow(group, mask)))));

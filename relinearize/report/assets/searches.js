@@ -8,7 +8,7 @@ function searchesOf(one) { // methods that share their searches are one entry
       if (run.submodel && run.submodel.fraction < 1) continue; // its budget is not what the search was for
       const stage = run.stages.find((other) => other.name === "search");
       const history = stage && DATA.histories[stage.history];
-      if (history && history.epoch && history.epoch.length && !first.has(run.budget.asked)) first.set(run.budget.asked, { key: stage.key, history, asked: run.budget.asked });
+      if (history && history.epoch && history.epoch.length && !first.has(run.budget.asked)) first.set(run.budget.asked, { key: stage.key, history, sites: run.sites, asked: run.budget.asked });
     }
     const searches = [...first.values()].sort((a, b) => a.asked - b.asked);
     if (!searches.length) continue;
@@ -29,10 +29,19 @@ const TRAJECTORIES = [
 ];
 const varies = (values) => { const known = (values || []).filter(isNumber); return known.length > 0 && Math.max(...known) > Math.min(...known); };
 
+// One heat map a search; of a walk down that passed several budgets, the one that goes furthest.
+function waysOf(searches) {
+  const furthest = new Map(searches.map((search) => [search.key, search]).reverse());
+  return [...furthest.values()].reverse().map((search) => ({ ...search, way: siteWay(search.history, search.sites) })).filter(({ way }) => way);
+}
+
 function drawSearches() {
-  const rows = searchesOf(panel()).map((row) => ({ ...row, charts: TRAJECTORIES.filter(({ name }) => row.searches.some(({ history }) => varies(history[name]))) })).filter(({ charts }) => charts.length);
+  const rows = searchesOf(panel()).map((row) => ({ ...row, ways: waysOf(row.searches), charts: TRAJECTORIES.filter(({ name }) => row.searches.some(({ history }) => varies(history[name]))) })).filter(({ charts, ways }) => charts.length || ways.length);
   $("searches").hidden = !rows.length;
-  $("searches-charts").replaceChildren(el("div", { class: "grids" }, rows.flatMap(({ labels, network, searches, charts }) => charts.map(({ name, title, log }) => el("div", {},
-    el("p", { class: "sub", title: network }, labels.join(", ")),
-    lineChart({ title, log, lines: searches.map(({ history, asked }, index) => ({ name: short(asked), x: history.epoch, y: history[name] || [], colour: LINE_COLOURS[index % LINE_COLOURS.length] })) }))))));
+  const named = (row, ...content) => el("div", {}, el("p", { class: "sub", title: row.network }, row.labels.join(", ")), content);
+  $("searches-charts").replaceChildren(el("div", { class: "grids" }, rows.flatMap((row) => [
+    ...row.charts.map(({ name, title, log }) => named(row, lineChart({ title, log, lines: row.searches.map(({ history, asked }, index) => ({ name: short(asked), x: history.epoch, y: history[name] || [], colour: LINE_COLOURS[index % LINE_COLOURS.length] })) }))),
+    ...row.ways.map(({ asked, way }) => named({ ...row, labels: [`${row.labels.join(", ")}: to ${short(asked)}`] }, way)),
+  ])));
+  $("searches-legend").replaceChildren(rows.some(({ ways }) => ways.length) ? shareLegend("% of a site's positions") : "");
 }
