@@ -33,6 +33,15 @@ PAPER_METHODS = {
 UNKNOWN_NUMBERS = {"senetpp": "SENet++", "rlnet": "RLNet"}
 
 
+def paper_method(record: Record) -> str | None:
+    """The key of PAPER_METHODS that a run is, by its method's name or, of a combination of stages, by its stages."""
+    if record.method.name in PAPER_METHODS:
+        return record.method.name
+    stages = (record.method.search, record.method.finetune)
+    alike = (name for name, method in PAPER_METHODS.items() if (method.search, method.finetune) == stages)
+    return next(alike, None)
+
+
 def counterpart(record: Record) -> tuple[PublishedPoint | None, str]:
     """The published point nearest to the run, or None and, in a few words, why there is none."""
     name, backbone = record.method.name, record.backbone
@@ -41,9 +50,10 @@ def counterpart(record: Record) -> tuple[PublishedPoint | None, str]:
         return None, f"nothing is published on {record.dataset.title} at {record.dataset.image_size} pixels"
     if name in UNKNOWN_NUMBERS:
         return None, f"no accuracies of {UNKNOWN_NUMBERS[name]} are known"
-    if name not in PAPER_METHODS:
+    known = paper_method(record)
+    if known is None:
         return None, f"{name} is no paper's method"
-    method = PAPER_METHODS[name]
+    method = PAPER_METHODS[known]
     for stage in ("search", "finetune", "teacher"):
         used, papers = getattr(record.method, stage), getattr(method, stage)
         if used != papers and (stage, used) != ("teacher", "file"):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from relinearize.experiment.records import Record
+from relinearize.report.counterpart import paper_method
 from relinearize.report.published import PublishedPoint
 
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny-ImageNet"}
@@ -72,7 +73,7 @@ def _recipe_differences(record: Record) -> list[str]:
     found = []
     if record.method.teacher == "file":
         found.append("teacher from a file")
-    for key, value in recipe_of(record.method.name, record.dataset.name).items():
+    for key, value in recipe_of(paper_method(record), record.dataset.name).items():
         stage = key.split(".")[0]
         if stage == "teacher" and record.method.teacher == "file":
             continue

@@ -25,8 +25,9 @@ def paper_like(method="snl", asked=50_000, backbone="resnet18", changes=(), **op
     """A made-up record that names the paper's own settings, but for `changes` (dotted key -> value)."""
     options = {"dataset": "cifar100", "title": "CIFAR-100", "width": 64, "convention": "snl", **options}
     values = fake_record(method, asked, holdout=False, **options).model_dump(mode="json")
-    classes = PAPER_METHODS.get(method, PAPER_METHODS["snl"])
-    values["method"] |= {stage: getattr(classes, stage) for stage in ("teacher", "search", "finetune")}
+    if method in PAPER_METHODS:
+        classes = PAPER_METHODS[method]
+        values["method"] |= {stage: getattr(classes, stage) for stage in ("teacher", "search", "finetune")}
     values["backbone"]["name"] = backbone
     values["accuracy"]["selection"] = "test"
     values["config"]["method"] = {"name": method}
@@ -47,6 +48,7 @@ def paper_like(method="snl", asked=50_000, backbone="resnet18", changes=(), **op
     [
         (paper_like(asked=50_000), 49_400, 73.75),
         (paper_like(asked=13_000), 12_900, 66.53),
+        (paper_like(asked=13_000, changes={"method/name": "snl+distill"}), 12_900, 66.53),
         (paper_like(asked=250_000, backbone="wrn22_8", changes={"backbone/width": 16}), 248_400, 77.70),
         (paper_like(asked=100_000, dataset="tiny_imagenet", title="Tiny-ImageNet", image_size=64), 100_000, 58.94),
         (paper_like("senet", 49_968, convention="senet"), 49_600, 75.28),
