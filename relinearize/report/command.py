@@ -6,6 +6,7 @@ from relinearize.experiment.records import find_records
 from relinearize.report import print_runs, robust_tables, write_report
 from relinearize.report.against_paper import compare
 from relinearize.report.pareto import build_panels
+from relinearize.report.shared_work import SharedWork
 from relinearize.report.table import print_against_paper, print_robustness
 
 
@@ -18,6 +19,9 @@ def report_folders(folders: list[Path], published: bool = True, against_paper: b
     paths = write_report(folders, published=published, against_paper=against_paper)
     records = [record for _, record in find_records(folders)]
     print_runs(records)
+    work = SharedWork.of(records)
+    if work.saved:
+        print(work)
     print_robustness(robust_tables(folders, build_panels(records, published)))
     if against_paper:
         print_against_paper(compare(records))

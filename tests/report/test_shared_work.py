@@ -1,0 +1,53 @@
+"""What sharing saves: each stage counted once, by its key, against each run on its own."""
+
+import pytest
+from fake_records import fake_record
+
+from relinearize.experiment.records import SubmodelRecord
+from relinearize.report.command import report_folders
+from relinearize.report.shared_work import SharedWork
+
+
+def timed(asked, seconds, keys, **changes):
+    record = fake_record("snl", asked)
+    stages = {
+        name: stage.model_copy(update={"seconds": seconds[name], "key": keys[name]})
+        for name, stage in record.stages.items()
+    }
+    return record.model_copy(update={"stages": stages, **changes})
+
+
+def three_budgets():
+    """One teacher, one search whose way to the smallest budget is the longest, three fine-tunings."""
+    return [
+        timed(
+            asked,
+            {"teacher": 100.0, "search": search, "finetune": 20.0},
+            {"teacher": "one", "search": "one", "finetune": str(asked)},
+        )
+        for asked, search in ((50_000, 30.0), (20_000, 60.0), (10_000, 80.0))
+    ]
+
+
+def test_each_stage_is_done_once():
+    work = SharedWork.of(three_budgets())
+    assert (work.runs, work.done, work.alone) == (3, 100 + 80 + 3 * 20, 3 * 120 + 30 + 60 + 80)
+    assert work.saved == pytest.approx(1 - 240 / 530)
+    assert str(work) == "3 runs: 4.0 min of training; each on its own: 8.8 min (55 % saved by sharing stages)"
+
+
+def test_one_run_saves_nothing():
+    assert SharedWork.of(three_budgets()[:1]).saved == 0.0
+
+
+def test_networks_beside_a_run_cost_nothing():
+    runs = three_budgets()
+    beside = runs[0].model_copy(update={"submodel": SubmodelRecord(fraction=1.0, run=runs[0].key), "route": "other"})
+    assert SharedWork.of([*runs, beside]) == SharedWork.of(runs)
+
+
+def test_report_says_it(tmp_path, capfd):
+    for position, record in enumerate(three_budgets()):
+        record.write(tmp_path / str(position) / "record.json")
+    report_folders([tmp_path])
+    assert "3 runs: 4.0 min of training; each on its own: 8.8 min" in capfd.readouterr().out
