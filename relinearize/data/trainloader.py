@@ -35,7 +35,8 @@ class TrainLoader:
 
     Yields images float32 in [0, 1], N x C x H x W, channels_last, and labels int64, both on the device. Every image is
     seen once per epoch. The order is a function of (seed, epoch), the crops of (seed, epoch, batch): `seek` replays any
-    position bit for bit. Without `seek`, each iteration goes on with the next part.
+    position bit for bit. Without `seek`, each iteration goes on with the next part. Lightning keeps `state_dict` in its
+    checkpoints, so that a training saved inside of a part goes on with the batch that follows.
 
     batch_size: of all processes together. Process `rank` of `world_size` takes every world_size-th image of a batch, so
     the shards do not overlap and together are the batch of a single process, crops included.
@@ -72,7 +73,8 @@ class TrainLoader:
                 f"batch_size={batch_size}: a batch of {smallest} images leaves a process of {world_size} "
                 "fewer than the 2 images that batch norm needs; give a larger batch_size or fewer devices"
             )
-        self._next = (0, 0)
+        self._next = (0, 0, 0)
+        self._given = {"epoch": 0, "part": 0, "batch": 0}
 
     @property
     def batches_per_epoch(self) -> int:
@@ -86,18 +88,29 @@ class TrainLoader:
         """Make the next iteration yield this part; takes effect when its first batch is asked for."""
         if epoch < 0 or not 0 <= part < self.parts:
             raise ValueError(f"epoch={epoch}, part={part}: there are {self.parts} parts, counted from 0")
-        self._next = (epoch, part)
+        self._next = (epoch, part, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """The part of which batches were yielded last, and how many of them."""
+        return dict(self._given)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration yield what is left of that part."""
+        self._next = (state["epoch"], state["part"], state["batch"])
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         # A generator: its body, and with it the look at the position, runs at the first next(), not at iter(). Trainers
         # call iter() early and seek() later.
-        epoch, part = self._next
-        self._next = (epoch, part + 1) if part + 1 < self.parts else (epoch + 1, 0)
-        yield from self._batches(self._plans(epoch, part))
+        epoch, part, first = self._next
+        self._next = (epoch, part + 1, 0) if part + 1 < self.parts else (epoch + 1, 0, 0)
+        for given, batch in enumerate(self._batches(self._plans(epoch, part, first)), first + 1):
+            self._given = {"epoch": epoch, "part": part, "batch": given}
+            yield batch
 
-    def _plans(self, epoch: int, part: int) -> Iterator[BatchPlan]:
+    def _plans(self, epoch: int, part: int, first: int = 0) -> Iterator[BatchPlan]:
+        """From batch `first` of the part on."""
         order = epoch_permutation(self.count, self.seed, epoch)
-        for batch in range(*self._part_bounds[part : part + 2]):
+        for batch in range(*self._part_bounds[part : part + 2])[first:]:
             rows = order[self._bounds[batch] : self._bounds[batch + 1]]
             augmentation = draw_augmentation(len(rows), self.padding, self.flip, self.seed, epoch, batch)
             second = None if self.second_view is None else self._second_view(len(rows), epoch, batch)

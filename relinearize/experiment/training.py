@@ -9,8 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from relinearize.errors import UserError
+from relinearize.experiment.deferred_signals import DeferredSignals
 from relinearize.experiment.progress import StageProgress
 from relinearize.methods.stage import Stage
 
@@ -52,7 +54,9 @@ def check_settings(settings: Any) -> None:
 
 
 class SegmentCheckpoint(pl.callbacks.Checkpoint):
-    """Saves the training at segment ends, at most once in `seconds`, and always when it stops.
+    """Saves the training at segment ends, at most once in `seconds`, and always when it stops or a signal has come.
+
+    A signal is answered at the end of the batch, after the save: nothing that was trained is lost.
 
     A Checkpoint callback: Lightning calls it after the stage's own hooks, so the saved state is that of the segment's
     end. The file is replaced by one rename: a kill while writing leaves the former one.
@@ -63,9 +67,16 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
         self.progress, self.log_row = progress, log_row
         self.saved_at = time.monotonic()
         self.rows_seen: int | None = None
+        self.signals = DeferredSignals()
 
     def on_train_start(self, trainer: pl.Trainer, stage: Stage) -> None:
         self.rows_seen = len(stage.history)
+        self.signals.begin()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, stage: Stage, *_: Any) -> None:
+        if self.signals.arrived and not trainer.is_last_batch:  # else the segment's end follows at once
+            save_checkpoint(trainer, self.path)
+            self.signals.handle()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, stage: Stage) -> None:
         for row in stage.history[self.rows_seen :]:
@@ -73,9 +84,11 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
             self.log_row(stage, row)
         self.rows_seen = len(stage.history)
         last = stage.current_epoch + 1 == stage.epochs * stage.segments
-        if trainer.should_stop or last or time.monotonic() - self.saved_at >= self.seconds:
+        due = time.monotonic() - self.saved_at >= self.seconds
+        if trainer.should_stop or last or due or self.signals.arrived:
             save_checkpoint(trainer, self.path)
             self.saved_at = time.monotonic()
+        self.signals.handle()
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
@@ -125,6 +138,8 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         benchmark=accelerator == "cuda",  # cuDNN tries its algorithms once: the shapes of the batches stay
+        # In a job of Slurm: whoever submitted it queues it again, Lightning must not.
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
     )
     resume = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint.is_file() else {}
     with warnings.catch_warnings():
@@ -133,11 +148,10 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         try:
             trainer.fit(stage, **resume)
-        except SystemExit:  # what Lightning makes of an interrupt
-            if not trainer.interrupted:
+        except SystemExit as end:
+            if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+            raise KeyboardInterrupt from None  # of which Lightning has made an exit
 
 
 def quiet_lightning() -> None:

@@ -1,9 +1,9 @@
 """The base of every training stage: one loss, one optimizer, epochs that can stop and go on between any two segments.
 
 A *segment* is one of `segments` near-equal parts of a data epoch and is what Lightning calls an epoch. Everything that
-looks at the training (stopping, checkpoints) does so at segment ends only, where the whole state is the weights, the
-optimizer and a few numbers: batches and learning rates are functions of (seed, epoch, segment), so a killed run
-continues to the very same result.
+looks at the training does so at segment ends only. The whole state is the weights, the optimizer and a few numbers:
+batches and learning rates are functions of (seed, epoch, batch), so a killed run continues to the very same result,
+from a checkpoint of a segment's end or, where there was a warning, of any batch.
 """
 
 import copy
@@ -93,6 +93,7 @@ class Stage(pl.LightningModule):
         self._sums: dict[str, Tensor] = {}
         self._seen = 0
         self._first_bad_step: Tensor | None = None
+        self._generator_state: dict[str, Tensor] = {}  # of a checkpoint, until the training goes on
         # Networks that are used but neither trained nor saved; a tuple hides them from Module's registration.
         self._frozen: tuple[nn.Module, ...] = ()
         self.automatic_optimization = True
@@ -146,7 +147,16 @@ class Stage(pl.LightningModule):
 
     # ---- the loop, in the order it runs ----------------------------------------------------------------------------
 
+    def on_train_start(self) -> None:
+        self._segment_started = time.monotonic()
+        # A checkpoint is read before Lightning moves the module, so its tensors are still on the CPU.
+        self._sums = {key: value.to(self.device) for key, value in self._sums.items()}
+        if self._first_bad_step is not None:
+            self._first_bad_step = self._first_bad_step.to(self.device)
+        set_generator_state(self.device, self._generator_state)
+
     def on_train_epoch_start(self) -> None:
+        """Not called where a checkpoint of the middle of a segment is resumed."""
         epoch, segment = self.position
         self._segment_started = time.monotonic()
         self.train_loader.seek(epoch, segment)
@@ -155,8 +165,6 @@ class Stage(pl.LightningModule):
         self.set_learning_rate(epoch)
         if segment == 0:
             self._sums, self._seen = {}, 0
-        # A checkpoint is read before Lightning moves the module, so its sums are still on the CPU.
-        self._sums = {key: value.to(self.device) for key, value in self._sums.items()}
         self._first_bad_step = None
 
     def set_learning_rate(self, epoch: int) -> None:
@@ -195,7 +203,11 @@ class Stage(pl.LightningModule):
         self.segment_end(last_of_epoch)
         if last_of_epoch:
             self._finish_epoch(epoch)
-        self.seconds += time.monotonic() - self._segment_started
+        self._count_seconds()
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.seconds, self._segment_started = self.seconds + now - self._segment_started, now
 
     def _finish_epoch(self, epoch: int) -> None:
         row: dict[str, float] = {"epoch": epoch}
@@ -236,15 +248,34 @@ class Stage(pl.LightningModule):
     # ---- checkpoints: plain types and tensors only, so that weights_only loading suffices --------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._count_seconds()
         checkpoint["stage"] = {
             "history": copy.deepcopy(self.history),
             "best": dict(self.best),
             "seconds": self.seconds,
             "sums": dict(self._sums),
             "seen": self._seen,
+            "first_bad_step": self._first_bad_step,
+            "generator": generator_state(self.device),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["stage"]
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         self._sums, self._seen = dict(state["sums"]), state["seen"]
+        # Checkpoints of earlier versions lack these; they are of segment ends, where neither is needed.
+        self._first_bad_step, self._generator_state = state.get("first_bad_step"), state.get("generator", {})
+
+
+def generator_state(device: torch.device) -> dict[str, Tensor]:
+    """Kind of device -> state of its global generator, from which dropout draws."""
+    return {device.type: torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()}
+
+
+def set_generator_state(device: torch.device, states: dict[str, Tensor]) -> None:
+    """Nothing is set for a device of another kind than the one the state was taken from."""
+    state = states.get(device.type)
+    if state is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif state is not None:
+        torch.set_rng_state(state)
