@@ -24,6 +24,7 @@ class ReportPaths:
     html: Path
     masks: tuple[Path, ...] = ()  # masks.png, where there are mask files beside the records
     searches: tuple[Path, ...] = ()  # searches.png, where searches recorded their sites
+    combinations: tuple[Path, ...] = ()  # combinations.md, where searches were crossed with fine-tunings
     robustness: tuple[Path, ...] = ()  # robustness.md and what goes with it, where there are robust records
     against_paper: tuple[Path, ...] = ()  # against_paper.md and .csv, where asked for
 
@@ -37,7 +38,8 @@ def write_report(
     """Write pareto.csv, pareto.png and report.html from every record below `folders`.
 
     Where masks lie beside the records, masks.png, too; runs without one are left out of it and named in the log.
-    Where searches recorded what became of each site, searches.png, too.
+    Where searches recorded what became of each site, searches.png, too; where searches were crossed with fine-tunings,
+    combinations.md.
     Where there are robust records, robustness.md, robustness.csv, robustness_corruptions.csv and robustness.png, too.
     `out`: the folder they go to, the first of `folders` if None. Each file is written atomically. `published`: with the
     papers' points on the same images, which runs at reduced scale cannot be compared with. `against_paper`: also
@@ -67,7 +69,9 @@ def write_report(
     mask_files = _mask_files(groups, place)
     search_files = _search_files(panels, place)
     main = (place / "pareto.csv", place / "pareto.png", place / "report.html")
-    paths = ReportPaths(*main, tuple(mask_files), tuple(search_files), tuple(robust_files), tuple(beside))
+    crossed = _combinations(panels, place)
+    further = (mask_files, search_files, crossed, robust_files, beside)
+    paths = ReportPaths(*main, *map(tuple, further))
     try:
         write_atomically(paths.csv, pareto_csv(panels).encode())
         write_atomically(paths.png, draw_pareto(panels))
@@ -75,7 +79,7 @@ def write_report(
         lying = {record.key: Path(os.path.relpath(path, place)) for path, record in found}
         page = render_page(panels, lying, robustness=tables, masks=groups, without_mask=without_mask)
         write_atomically(paths.html, page.encode())
-        for path, content in (mask_files | search_files | robust_files | beside).items():
+        for path, content in (item for files in further for item in files.items()):
             write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{place}: the report cannot be written here ({error.strerror})") from error
@@ -109,6 +113,13 @@ def _search_files(panels: "Sequence[Panel]", place: Path) -> dict[Path, bytes]:
     from relinearize.report.search_figure import draw_searches
 
     return {place / "searches.png": draw_searches(ways)}
+
+
+def _combinations(panels: "Sequence[Panel]", place: Path) -> dict[Path, bytes]:
+    from relinearize.report.combinations import build_matrices, combinations_markdown
+
+    matrices = build_matrices(panels)
+    return {place / "combinations.md": combinations_markdown(matrices).encode()} if matrices else {}
 
 
 def _robust_files(tables: "Sequence[RobustTable]", place: Path) -> dict[Path, bytes]:

@@ -5,9 +5,10 @@ from pathlib import Path
 from relinearize.experiment.records import find_records
 from relinearize.report import print_runs, robust_tables, write_report
 from relinearize.report.against_paper import compare
+from relinearize.report.combinations import build_matrices
 from relinearize.report.pareto import build_panels
 from relinearize.report.shared_work import SharedWork
-from relinearize.report.table import print_against_paper, print_robustness
+from relinearize.report.table import print_against_paper, print_combinations, print_robustness
 
 
 def report_folders(folders: list[Path], published: bool = True, against_paper: bool = False) -> None:
@@ -22,7 +23,9 @@ def report_folders(folders: list[Path], published: bool = True, against_paper: b
     work = SharedWork.of(records)
     if work.saved:
         print(work)
-    print_robustness(robust_tables(folders, build_panels(records, published)))
+    panels = build_panels(records, published)
+    print_combinations(build_matrices(panels))
+    print_robustness(robust_tables(folders, panels))
     if against_paper:
         print_against_paper(compare(records))
     for path in (
@@ -31,6 +34,7 @@ def report_folders(folders: list[Path], published: bool = True, against_paper: b
         paths.html,
         *paths.masks,
         *paths.searches,
+        *paths.combinations,
         *paths.robustness,
         *paths.against_paper,
     ):

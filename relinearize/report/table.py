@@ -10,6 +10,7 @@ from rich.table import Table
 
 from relinearize.experiment.records import Record
 from relinearize.report.against_paper import NUMBERS, TITLES, Comparison, cells
+from relinearize.report.combinations import Matrix
 from relinearize.report.robustness import RobustTable
 
 _WIDE = 1000  # characters, more than any table needs
@@ -68,6 +69,21 @@ def robustness_table(table: RobustTable) -> Table:
         warned = f"[red]{number - passed} warn[/red]" if passed < number else "pass" if number else "-"
         shown.add_row(*cells, ", ".join(map(str, row.seeds)), warned)
     return shown
+
+
+def print_combinations(matrices: Sequence[Matrix], console: Console | None = None) -> None:
+    """Print one table per network and budget: rows are searches, columns fine-tunings."""
+    for matrix in matrices:
+        title = f"{matrix.title}, {matrix.network}: {matrix.budget}, test accuracy in %"
+        shown = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(title), title_justify="left")
+        shown.min_width = len(title)  # a title is wrapped to the width of its table
+        shown.add_column("search")
+        for finetuning in matrix.finetunings:
+            shown.add_column(escape(finetuning), justify="right")
+        for search in matrix.searches:
+            cells = [matrix.cells.get((search, finetuning)) for finetuning in matrix.finetunings]
+            shown.add_row(escape(search), *("-" if cell is None else str(cell) for cell in cells))
+        _print(shown, console)
 
 
 def print_against_paper(comparisons: Sequence[Comparison], console: Console | None = None) -> None:

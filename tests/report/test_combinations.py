@@ -1,0 +1,71 @@
+"""Searches crossed with fine-tunings: which runs make a matrix, its cells, the Markdown and the printed tables."""
+
+import pytest
+from fake_records import fake_record
+
+from relinearize.experiment.records import SubmodelRecord
+from relinearize.report import write_report
+from relinearize.report.combinations import build_matrices, combinations_markdown
+from relinearize.report.command import report_folders
+from relinearize.report.pareto import build_panels
+
+BUDGETS = (35_000, 14_000)
+
+
+def with_accuracy(method, asked, accuracy, seed=0, **changes):
+    record = fake_record(method, asked, seed)
+    return record.model_copy(update={"accuracy": record.accuracy.model_copy(update={"test": accuracy}), **changes})
+
+
+def crossed():
+    """snl and senet x distill and senet at two budgets, one of these four only at the larger one."""
+    values = {"snl+distill": 60.0, "snl+senet": 61.0, "senet+distill": 62.5, "senet+senet": 59.0}
+    records = [
+        with_accuracy(name, asked, value - (asked < 20_000)) for name, value in values.items() for asked in BUDGETS
+    ]
+    return records[:-1]
+
+
+def matrices_of(records):
+    return build_matrices(build_panels(records, published=False))
+
+
+def test_a_matrix_for_every_budget():
+    large, small = matrices_of([*crossed(), fake_record("snl"), fake_record("random", 14_000)])
+    assert (large.asked, small.asked) == BUDGETS
+    assert sorted(large.searches) == ["senet", "snl"] and sorted(large.finetunings) == ["distill", "senet"]
+    assert large.cells["senet", "distill"].mean == 62.5 and small.cells["snl", "senet"].mean == 60.0
+    assert ("senet", "senet") in large.cells and ("senet", "senet") not in small.cells
+
+
+def test_seeds_are_averaged_and_networks_beside_a_run_left_out():
+    beside = with_accuracy("snl+distill", 35_000, 10.0, submodel=SubmodelRecord(fraction=1.0, run="x"), key="beside")
+    large, _ = matrices_of([*crossed(), with_accuracy("snl+distill", 35_000, 64.0, seed=1), beside])
+    cell = large.cells["snl", "distill"]
+    assert (cell.mean, cell.n) == (62.0, 2) and cell.std == pytest.approx(8**0.5)
+
+
+@pytest.mark.parametrize(
+    "names", [("snl",), ("snl+distill",), ("snl+distill", "senet+senet"), ("snl+distill+x", "a+b+c")]
+)
+def test_what_crosses_nothing_makes_no_matrix(names):
+    assert matrices_of([fake_record(name) for name in names]) == []
+
+
+def test_markdown_marks_the_best_and_the_missing():
+    text = combinations_markdown(matrices_of(crossed()))
+    rows = {line.split(" | ")[0] + " " + line.split(" | ")[1]: line for line in text.splitlines() if "ReLUs" in line}
+    assert text.count("| budget | search |") == 1
+    assert "**62.50**" in rows["| 35,000 ReLUs, 25 % senet"] and "**" not in rows["| 35,000 ReLUs, 25 % snl"]
+    assert "-" in rows["| 14,000 ReLUs, 10 % senet"]
+
+
+def test_report_writes_and_prints_them(tmp_path, capfd):
+    for position, record in enumerate(crossed()):
+        record.write(tmp_path / "runs" / str(position) / "record.json")
+    report_folders([tmp_path / "runs"])
+    printed = capfd.readouterr().out
+    assert "14,000 ReLUs, 10 %, test accuracy in %" in printed and str(tmp_path / "runs" / "combinations.md") in printed
+    assert "**62.50**" in (tmp_path / "runs" / "combinations.md").read_text()
+    fake_record("snl").write(tmp_path / "alone" / "record.json")
+    assert write_report([tmp_path / "alone"]).combinations == ()
