@@ -7,10 +7,13 @@ import pytest
 
 from relinearize.experiment.records import find_records
 from relinearize.experiment.robust_records import find_robust_records
+from relinearize.report.combinations import build_matrices, combinations_markdown
+from relinearize.report.pareto import build_panels
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = (RESULTS / "README.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"<!-- records: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+COMBINATIONS = re.findall(r"<!-- combinations: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 ROBUST_TABLES = re.findall(r"<!-- robustness: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 
 
@@ -34,6 +37,13 @@ def test_tables_equal_the_records(folder: str, table: str) -> None:
     }
 
 
+@pytest.mark.parametrize(("folder", "table"), COMBINATIONS, ids=[folder for folder, _ in COMBINATIONS])
+def test_matrices_equal_the_records(folder: str, table: str) -> None:
+    records = [record for _, record in find_records([RESULTS / folder])]
+    lines = combinations_markdown(build_matrices(build_panels(records, published=False))).splitlines()
+    assert table.strip().splitlines() == [line for line in lines if line.startswith("|")]
+
+
 @pytest.mark.parametrize(("folder", "table"), ROBUST_TABLES, ids=[folder for folder, _ in ROBUST_TABLES])
 def test_robustness_tables_equal_the_records(folder: str, table: str) -> None:
     heading, _, *lines = [
@@ -50,6 +60,6 @@ def test_robustness_tables_equal_the_records(folder: str, table: str) -> None:
 
 def test_every_result_is_in_a_table_and_names_no_machine() -> None:
     folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
-    assert folders == {folder for folder, _ in TABLES}
+    assert folders == {folder for folder, _ in [*TABLES, *COMBINATIONS]}
     for path in [*RESULTS.rglob("*.json"), *RESULTS.rglob("*.yaml"), *RESULTS.rglob("*.html")]:
         assert not re.search(r"[\"' ]/(home|work|root|tmp)/", path.read_text(encoding="utf-8")), path
