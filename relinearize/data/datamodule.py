@@ -105,18 +105,22 @@ class ImageData:
             **common,
         )
 
-    def holdout_loader(self, batch_size: int | None = None) -> OrderedLoader | None:
-        """The held-out training images, in order, without augmentation; None with holdout=0."""
+    def holdout_loader(self, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> OrderedLoader | None:
+        """The held-out training images, or a process's share of them, in order, without augmentation.
+
+        None with holdout=0.
+        """
         if self.sizes["holdout"] == 0:
             return None
+        share = dict(rank=rank, world_size=world_size)
         if self.is_resident:
-            return OrderedLoader(*self._resident_holdout, batch_size, self.device)
-        return OrderedLoader(self._train.images, self._train.labels, batch_size, self.device, self._rows[1])
+            return OrderedLoader(*self._resident_holdout, batch_size, self.device, **share)
+        return OrderedLoader(self._train.images, self._train.labels, batch_size, self.device, self._rows[1], **share)
 
-    def test_loader(self, batch_size: int | None = None) -> OrderedLoader:
-        """The whole test set, in order, without augmentation."""
+    def test_loader(self, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> OrderedLoader:
+        """The test set, or a process's share of it, in order, without augmentation."""
         images, labels = self._resident_test if self.is_resident else (self._test.images, self._test.labels)
-        return OrderedLoader(images, labels, batch_size, self.device)
+        return OrderedLoader(images, labels, batch_size, self.device, rank=rank, world_size=world_size)
 
     @cached_property
     def is_resident(self) -> bool:

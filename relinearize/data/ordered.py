@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from relinearize.data.augment import to_pixels
+from relinearize.errors import UserError
 
 # Images at once, by device type. On a CPU, the maps of larger batches cost page faults: 1.4 times the time at 1,000.
 EVALUATION_BATCH = {"cpu": 250, "cuda": 1000}
@@ -17,7 +18,8 @@ class OrderedLoader:
     """Yields (images float32 in [0, 1], N x C x H x W, channels_last; labels int64) on the device, the same each time.
 
     images: uint8 N x H x W x C, on the device or not (then each batch is copied there); rows: the images to show
-    (int64, positions), None for all; batch_size: None for EVALUATION_BATCH.
+    (int64, positions), None for all; batch_size: None for EVALUATION_BATCH. Process `rank` of `world_size` gets every
+    world_size-th image, so that each is shown in one process.
     """
 
     def __init__(
@@ -27,7 +29,13 @@ class OrderedLoader:
         batch_size: int | None = None,
         device: torch.device | str = "cpu",
         rows: Tensor | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
+        if world_size > 1:
+            rows = (torch.arange(len(labels)) if rows is None else rows)[rank::world_size]
+            if not len(rows):
+                raise UserError(f"fewer images to evaluate on than trainer.devices={world_size}; give fewer devices")
         self.images, self.labels, self.rows = images, labels, rows
         self.device = torch.device(device)
         self.batch_size = batch_size or EVALUATION_BATCH[self.device.type]

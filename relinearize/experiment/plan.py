@@ -138,9 +138,12 @@ class Plan:
         """The images, loaded when first asked for: a finished run never needs them."""
         return open_images(self.config, self.source, self.accelerator)
 
-    def validation_loader(self, selection: str) -> Any:
-        """What a stage looks at after each epoch: the hold-out, or, for paper parity, the test set."""
-        return self.data.test_loader() if selection == "test" else self.data.holdout_loader()
+    def validation_loader(self, selection: str, **share: int) -> Any:
+        """What a stage looks at after each epoch: the hold-out, or, for paper parity, the test set.
+
+        `share`: rank and world_size, of a process that sees a part of it.
+        """
+        return self.data.test_loader(**share) if selection == "test" else self.data.holdout_loader(**share)
 
     # ---- keys ------------------------------------------------------------------------------------------------------
 

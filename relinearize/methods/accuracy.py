@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from relinearize.methods.processes import add_up
+
 
 @torch.no_grad()
 def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "32") -> float:
@@ -27,8 +29,7 @@ def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], preci
             module.training = mode
     if correct is None:
         raise ValueError("accuracy of no images")
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        totals = torch.stack([correct, torch.tensor(seen, device=correct.device)])
-        torch.distributed.all_reduce(totals)
-        correct, seen = totals[0], int(totals[1])
-    return 100.0 * correct.item() / seen
+    totals = torch.stack([correct, torch.tensor(seen, device=correct.device)])
+    add_up([totals])
+    correct, seen = totals.tolist()
+    return 100.0 * correct / seen

@@ -13,6 +13,7 @@ from relinearize.errors import UserError
 from relinearize.methods.batch_parts import PARTS, SPLITS, Part, batch_parts, check_parts, route_of
 from relinearize.methods.folded_route import FoldedRoute
 from relinearize.methods.inner_attack import InnerAttack
+from relinearize.methods.processes import add_up, process_count, process_rank
 from relinearize.methods.stage import Stage
 
 SELECT_BY = ("mean", "clean", "robust")
@@ -81,7 +82,7 @@ class RobustTraining(Stage):
         self.part_names = check_parts(self.part_weights, routes, f"{key}.part_weights")
         self.attack = InnerAttack.of(attack, f"{key}.attack", loss=self.attack_loss)
         self.robust_validation = self._validation(robust_validation)
-        shares = 1 if split == "full" else len(routes)
+        self.batch_shares = shares = 1 if split == "full" else len(routes)
         if shares > 1 and self.batch_size < 8 * shares:  # the last batch may be a quarter of it
             raise UserError(
                 f"{key}.batch_size={self.batch_size} is split among {shares} routes; give at least {8 * shares}"
@@ -111,7 +112,8 @@ class RobustTraining(Stage):
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         # Graphs for the sizes of an epoch's last batch would double the time that compilation takes.
-        with contextlib.nullcontext() if len(batch[0]) == self.batch_size else not_compiled():
+        whole = len(batch[0]) == self.batch_size // process_count()
+        with contextlib.nullcontext() if whole else not_compiled():
             return super().training_step(batch, batch_index)
 
     # ---- for the loss of a step --------------------------------------------------------------------------------------
@@ -143,8 +145,13 @@ class RobustTraining(Stage):
         if part.name == "clean":
             return clean
         targets = (logits if self.attack.loss == "kl" else labels)[part.rows]
-        start = (self.seed, self.current_epoch, self.global_step)
+        start = (self.seed, self.current_epoch, self.global_step, *self._own_noise)
         return self.attack(self._attacked.network, clean, targets, start=start, temperature=temperature)
+
+    @property
+    def _own_noise(self) -> tuple[int, ...]:
+        """What makes a process's random starts others than the first one's."""
+        return (process_rank(),) if process_rank() else ()
 
     def on_route(self, part: Part) -> Any:
         """A context: the network works on the route of `part`."""
@@ -191,16 +198,21 @@ class RobustTraining(Stage):
     def _robust_accuracy(self) -> float:
         self._attacked.follow()
         attack = replace(self.attack, steps=self.robust_validation["steps"], loss="ce")
-        left, right, seen = self.robust_validation["images"], 0, 0
+        # Every process's share of the first images: those of its rank modulo the processes.
+        left, right, seen = len(range(process_rank(), self.robust_validation["images"], process_count())), 0, 0
         for batch, (images, labels) in enumerate(self.validation_loader):
+            if not left:
+                break
             images, labels = images[:left], labels[:left]
-            adversarial = attack(self._attacked.network, images, labels, start=("validation", self.seed, batch))
+            start = ("validation", self.seed, batch, *self._own_noise)
+            adversarial = attack(self._attacked.network, images, labels, start=start)
             with torch.no_grad():
                 right += int((self._attacked.network(adversarial).argmax(1) == labels).sum())
             seen += len(labels)
             left -= len(labels)
-            if not left:
-                break
+        counts = torch.tensor([right, seen], device=self.device)
+        add_up([counts])
+        right, seen = counts.tolist()
         return 100.0 * right / seen
 
     # ---- the result --------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from torch import Tensor, nn, optim
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.losses import student_losses
+from relinearize.methods.processes import process_rank
 from relinearize.methods.snapshot import Snapshot
 from relinearize.methods.stage import Stage
 from relinearize.relu.activation import SlopedReLU
@@ -53,7 +54,7 @@ class SNLSearch(Stage):
         network: sites are SlopedReLU; starts from the teacher's weights.
         teacher: frozen all-ReLU network.
         budgets: counts at which to leave a snapshot; the search ends at the smallest.
-        on_snapshot: called with each Snapshot, largest budget first.
+        on_snapshot: called with each Snapshot, largest budget first; of several processes in the first one only.
         lasso: lambda at the start. lasso_growth: kappa. threshold: epsilon. temperature: T.
         patience_epochs: first epoch index after which lambda may grow.
         alpha_learning_rate: of the alphas; None: that of the weights, as in the paper. Larger ones shorten the way
@@ -152,6 +153,8 @@ class SNLSearch(Stage):
         return {f"relu/kept/{name}": kept for name, kept in self.kept.items()}
 
     def _leave_snapshot(self, budget: int) -> None:
+        if process_rank() > 0:
+            return
         reached = self.count <= budget
         alphas = {name: alpha.detach() for name, alpha in self.alphas.items()}
         if self.paper_parity and reached:
