@@ -1,6 +1,8 @@
 """Weights & Biases: one W&B run per stage, grouped by sweep, resumed under the id kept in the stage's key.
 
-`logger=wandb logger.mode=offline` needs no account and no network; `wandb sync FOLDER` uploads later.
+`logger=wandb logger.mode=offline` needs no account and no network; `wandb sync FOLDER` uploads later. A stage may leave
+several W&B folders of one id (killed and continued, its result added afterwards): sync joins them in their order. The
+last one's summary wins, so that each of them is given the whole summary. What people see there: docs/wandb.md.
 """
 
 import contextlib
@@ -8,91 +10,83 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import wandb
 
-from relinearize.experiment.plan import short_count
+from relinearize.experiment.making import WEIGHTS
 from relinearize.experiment.records import Record, find_records
-from relinearize.experiment.store import KEY_LENGTH, Artifact
+from relinearize.experiment.store import KEY_LENGTH, MASK, Artifact
+from relinearize.experiment.wandb_columns import best_columns, history_columns, log_rows, summary_columns
+from relinearize.experiment.wandb_lineage import Made, lineage, wandb_artifact
+from relinearize.experiment.wandb_stage import stage_run
+from relinearize.relu.mask import Mask
+
+PICTURE = 96  # pixels a site's picture has at least
 
 
 class WandbRows:
-    """Sends each epoch's row; at the end the summary columns, the per-site table, mask and weights."""
+    """Sends each epoch's row; at the end the summary columns, the sites, mask and weights."""
 
-    def __init__(self, run: Any, stage_name: str) -> None:
+    def __init__(self, run: Any, plan: Any, first: bool) -> None:
         self.run = run
-        self.stage_name = stage_name
+        self.plan = plan
+        self.first = first  # nothing of this stage was logged here before
 
     def row(self, stage: Any, row: dict[str, float]) -> None:
-        self.run.log(dict(row), step=int(row["epoch"]))
+        self.run.log(row)
+        self.run.summary.update(best_columns(stage.history))
 
     def finish(self, record: Record, folder: Path) -> None:
+        finetune, history = self.plan.finetune, record.stages["finetune"].history
+        if self.first:
+            log_rows(self.run, history)
+        self.run.summary.update(history_columns(history))
         self.run.summary.update(summary_columns(record))
+        store = {MASK: self.plan.snapshot(self.plan.budget).path, WEIGHTS: finetune.path}
+        self._log_network(record, store)
         for path, narrow in find_records([folder]):
             if narrow.submodel is not None:
+                name = path.parent.name
                 columns = summary_columns(narrow).items()
-                self.run.summary.update({f"{path.parent.name}/{key}": value for key, value in columns})
+                self.run.summary.update({f"{name}/{key}": value for key, value in columns})
+                self._log_network(narrow, {MASK: path.parent, WEIGHTS: finetune.path / name})
+        mask, _ = Mask.from_file(store[MASK] / MASK)
         table = wandb.Table(columns=["site", "shape", "total", "kept", "sensitivity"])
         for site in record.sites:
             table.add_data(site.name, "x".join(map(str, site.shape)), site.total, site.kept, site.sensitivity)
-        self.run.log({"relu/sites": table})
-        for kind in ("mask", "weights"):
-            artifact = wandb.Artifact(f"{kind}-{record.name}", type=kind, metadata={"record": record.key})
-            artifact.add_file(str(folder / f"{kind}.safetensors"))
-            self.run.log_artifact(artifact)
+        self.run.log(
+            {
+                "sites/table": table,
+                "sites/kept": wandb.plot.bar(table, "site", "kept", title="ReLUs kept per site"),
+                "sites/mask": [site_picture(name, kept.numpy()) for name, kept in mask.items()],
+            }
+        )
+
+    def _log_network(self, record: Record, places: dict[str, Path]) -> None:
+        about = {"record": record.key, "relus": record.budget.met, "test_accuracy": record.accuracy.test}
+        made = Made(self.plan, "finetune", self.plan.finetune)
+        for kind, file in (("mask", MASK), ("weights", WEIGHTS)):
+            # The mask of a sub-model lies in the run's folder alone, which has not got its name yet.
+            artifact = wandb_artifact(
+                kind,
+                record.name,
+                places[file] / file,
+                {**about, "made_from": lineage(made)},
+                copied=kind == "mask" and record.submodel is not None,
+            )
+            self.run.log_artifact(artifact, aliases=["latest", record.key[:KEY_LENGTH]])
 
 
-def summary_columns(record: Record) -> dict[str, Any]:
-    """What W&B's table of runs shows of a finished run."""
-    accuracy = record.accuracy
-    return {
-        "relu/count": record.budget.met,
-        "relu/asked": record.budget.asked,
-        "relu/total": record.budget.total,
-        "test/accuracy": accuracy.test,
-        "test/accuracy_last": accuracy.test_last,
-        "test/accuracy_teacher": accuracy.teacher_test,
-        "val/accuracy_selected": accuracy.holdout,
-        "record/key": record.key,
-    }
+def site_picture(name: str, kept: np.ndarray) -> wandb.Image:
+    """A site's mask (C x H x W) summed over channels; white: every channel keeps its ReLU there."""
+    share = kept.reshape(kept.shape[0], -1, kept.shape[-1] if kept.ndim > 1 else 1).mean(axis=0)
+    factor = -(-PICTURE // max(share.shape))
+    pixels = np.uint8(np.round(255 * share)).repeat(factor, axis=0).repeat(factor, axis=1)
+    return wandb.Image(pixels, mode="L", caption=f"{name}: {int(kept.sum()):,} of {kept.size:,}")
 
 
 @contextlib.contextmanager
 def open_wandb(plan: Any, stage_name: str, artifact: Artifact) -> Iterator[WandbRows]:
-    """A W&B run for one stage; finished in any case, or the runs of a multirun would merge."""
-    config = plan.config
-    settings = config.logger
-    # A search serves many budgets and a teacher many searches: their names and tags leave out what is not theirs.
-    subject = f"{plan.subject}-s{plan.seed}"
-    searched = f"{short_count(plan.budget)}-{subject}" if plan.allocated else subject
-    names = {
-        "teacher": f"teacher-{subject}",
-        "sensitivity": f"sensitivity-{subject}",
-        "search": f"{config.method.name}-search-{searched}",
-        "finetune": plan.name,
-    }
-    tags = [config.dataset.name, config.backbone.name]
-    tags += [config.method.name] if stage_name not in ("teacher", "sensitivity") else []
-    tags += [f"{plan.budget}-relus"] if stage_name == "finetune" or (plan.allocated and stage_name == "search") else []
-    folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(
-        project=settings.project,
-        entity=settings.entity,
-        mode=settings.mode,
-        dir=str(folder),
-        group=settings.group or f"{config.method.name}-{plan.subject}",
-        job_type=stage_name,
-        name=names[stage_name],
-        tags=[*tags, *settings.tags],
-        id=f"{stage_name}-{artifact.key[:KEY_LENGTH]}",
-        resume="allow",
-        config=plan.plain_config,
-        settings=wandb.Settings(silent=True),
-    )
-    run.define_metric("val/accuracy", summary="max")
-    try:
-        yield WandbRows(run, stage_name)
-    except BaseException:
-        run.finish(exit_code=1)
-        raise
-    run.finish()
+    """The W&B run of one stage, with what the stage uses known to W&B before it."""
+    with stage_run(Made(plan, stage_name, artifact)) as (run, first):
+        yield WandbRows(run, plan, first)

@@ -1,83 +1,23 @@
 """W&B offline: what a run leaves there, read back from the files that `wandb sync` would upload."""
 
-import json
-import struct
-import time
-from collections import defaultdict
-from pathlib import Path
-
+import numpy as np
 import pytest
 from quick_runs import SMALL, lasting, quick_run
+from wandb_files import epochs_of, keep_off, local_paths, runs_below
 
 from relinearize.errors import UserError
 from relinearize.experiment.records import Record
 
 wandb = pytest.importorskip("wandb")
-from wandb.proto import wandb_internal_pb2
 
-BLOCK = 32768
-
-
-def file_records(path):
-    """The protobuf records of a run file: a LevelDB log (7-byte headers, blocks of 32 KiB) of serialized records."""
-    data, position, parts = Path(path).read_bytes(), 7, b""
-    while position + 7 <= len(data):
-        if BLOCK - position % BLOCK < 7:  # no header fits: padding
-            position += BLOCK - position % BLOCK
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, position)
-        position += 7
-        parts += data[position : position + size]
-        position += size
-        if kind in (1, 4):  # whole, or the last of several
-            yield wandb_internal_pb2.Record.FromString(parts)
-            parts = b""
-
-
-def values(items):
-    return {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
-
-
-def read_run(path):
-    found = {"config": {}, "summary": {}, "history": [], "artifacts": [], "ended": []}
-    for record in file_records(path):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            found["run"] = record.run
-            found["config"] |= values(record.run.config.update)
-        elif kind == "config":
-            found["config"] |= values(record.config.update)
-        elif kind == "history":
-            found["history"].append(values(record.history.item))
-        elif kind == "summary":
-            found["summary"] |= values(record.summary.update)
-        elif kind == "artifact":
-            found["artifacts"].append((record.artifact.type, record.artifact.name))
-        elif kind == "exit":
-            found["ended"].append(record.exit.exit_code)
-    return found
+from relinearize.experiment.wandb_logger import WandbRows, site_picture
 
 
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
-    for name in ("DATA_DIR", "CACHE_DIR", "CONFIG_DIR", "DIR"):
-        monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "wandb-own"))
-    monkeypatch.setenv("WANDB_SILENT", "true")
+    keep_off(monkeypatch, tmp_path / "wandb-own")
     yield ["logger=wandb", "logger.mode=offline", "logger.tags=[mine]", "sweep=a-sweep"]
     assert wandb.run is None, "a W&B run was left open"
-
-
-def runs_below(folder):
-    """job type -> all files' contents of it, oldest first."""
-    runs = defaultdict(list)
-    for path in sorted(folder.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime):
-        content = read_run(path)
-        deadline = time.monotonic() + 60  # W&B's own process writes the file; on a busy machine after finish() returned
-        while "run" not in content and time.monotonic() < deadline:
-            time.sleep(0.2)
-            content = read_run(path)
-        runs[content["run"].job_type].append(content)
-    return runs
 
 
 def test_offline_run_holds_everything_that_a_comparison_needs(tmp_path, alone, offline):
@@ -98,7 +38,7 @@ def test_offline_run_holds_everything_that_a_comparison_needs(tmp_path, alone, o
     assert "snl" not in runs["teacher"][0]["run"].tags
     assert "622-relus" in runs["finetune"][0]["run"].tags
 
-    rows = [row for content in runs["search"] for row in content["history"]]
+    rows = [row for content in runs["search"] for row in epochs_of(content)]
     kept = [row for row in record.stages["search"].history if "seconds" in row]
     assert [(row["epoch"], row["relu/count"], row["lasso"]) for row in rows] == [
         (row["epoch"], row["relu/count"], row["lasso"]) for row in kept
@@ -108,8 +48,77 @@ def test_offline_run_holds_everything_that_a_comparison_needs(tmp_path, alone, o
     summary = {key: value for content in runs["finetune"] for key, value in content["summary"].items()}
     assert summary["relu/count"] == 622 and summary["test/accuracy"] == record.accuracy.test
     assert summary["record/key"] == record.key
-    artifacts = [artifact for content in runs["finetune"] for artifact in content["artifacts"]]
-    assert ("mask", f"mask-{record.name}") in artifacts and ("weights", f"weights-{record.name}") in artifacts
+    selected = [row["val/accuracy"] for row in record.stages["finetune"].history]
+    assert (summary["val/accuracy"], summary["val/accuracy_best"]) == (selected[-1], max(selected))
+    last = runs["search"][-1]["summary"]
+    assert last["relu/count"] == 622 and last["lasso"] == kept[-1]["lasso"], "the last folder's summary is whole"
+    assert not [key for key in last if key.startswith("relu/kept/")]
+
+    metrics = runs["search"][0]["metrics"]
+    curves = ("train/*", "val/*", "relu/count", "relu/kept/*", "lasso", "lr", "mask/distance")
+    assert all(metrics[name].step_metric == "epoch" for name in curves)
+    assert "sites/kept_table.path" in runs["finetune"][-1]["history"][-1], "the bar chart's table"
+
+
+def test_results_go_from_stage_to_stage_and_every_file_to_sync_is_there(tmp_path, offline):
+    record, _ = quick_run(tmp_path, "budget.fraction=0.5", "method.teacher.epochs=1", *offline, method="random")
+    runs = runs_below(tmp_path)
+    keys = {stage: record.stages[stage].key[:12] for stage in runs}
+    teacher, search = "teacher-resnet8-digits-s0", "randommask-resnet8-digits-s0-1152"
+    made = {
+        "teacher": {f"weights-{teacher}"},
+        "search": {f"mask-{search}", f"weights-{search}"},
+        "finetune": {f"mask-{record.name}", f"weights-{record.name}"},
+    }
+    for stage, contents in runs.items():
+        found = {name: each for content in contents for name, each in content["artifacts"].items()}
+        assert {name for name, each in found.items() if each.type in ("mask", "weights")} == made[stage]
+        for name in made[stage]:
+            (entry,) = found[name].manifest.contents
+            assert "/store/" in entry.local_path, "no second copy of mask and weights"
+            assert (record.key[:12] if stage == "finetune" else keys[stage]) in found[name].aliases
+        paths = [path for content in contents for path in local_paths(content)]
+        assert paths and all(path.is_file() for path in paths)
+        assert all(tmp_path in path.parents for path in paths), "nothing lies outside of the output folder"
+
+    used = runs["finetune"][0]["config"]["lineage"]
+    assert used["teacher"] == {"run": f"teacher-{keys['teacher']}", "weights": f"weights-{teacher}:{keys['teacher']}"}
+    assert used["search"]["mask"] == f"mask-{search}:{keys['search']}"
+    assert set(runs["search"][0]["config"]["lineage"]) == {"teacher"} and not runs["teacher"][0]["config"]["lineage"]
+    captions = runs["finetune"][-1]["history"][-1]["sites/mask.captions"]
+    assert [caption.split(":")[0] for caption in captions] == [site.name for site in record.sites]
+
+
+def test_interrupted_stage_goes_on_in_the_same_wandb_run(tmp_path, offline, monkeypatch):
+    short = ["budget.fraction=0.5", "trainer.checkpoint_seconds=0", "method.finetune.epochs=0", *offline]
+    send = WandbRows.row
+
+    def interrupt(self, stage, row):
+        send(self, stage, row)
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(WandbRows, "row", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        quick_run(tmp_path, *short, method="random")
+    monkeypatch.setattr(WandbRows, "row", send)
+    record, _ = quick_run(tmp_path, *short, method="random")
+    contents = runs_below(tmp_path)["teacher"]
+    assert {content["run"].run_id for content in contents} == {f"teacher-{record.stages['teacher'].key[:12]}"}
+    assert [content["ended"] for content in contents] == [[1], [0], [0]]
+    epochs = [[row["epoch"] for row in epochs_of(content)] for content in contents]
+    assert epochs == [[0, 1], [1, 2], []], "from the last checkpoint on; the third folder brings the weights"
+    best = max(row["val/accuracy"] for row in record.stages["teacher"].history)
+    assert [content["summary"]["val/accuracy_best"] for content in contents[1:]] == [best, best]
+
+
+def test_picture_of_a_site_is_its_mask_summed_over_channels():
+    kept = np.zeros((2, 4, 3), dtype=bool)
+    kept[:, 0, 0] = kept[0, 3, 2] = True
+    picture = site_picture("conv1.0", kept)
+    pixels = np.asarray(picture.image)
+    assert pixels.shape == (96, 72) and (pixels[0, 0], pixels[95, 71], pixels[40, 40]) == (255, 128, 0)
+    assert picture._caption == "conv1.0: 3 of 24"
 
 
 def test_stages_and_submodels_of_senetpp_are_there_too(tmp_path, offline):
@@ -117,11 +126,16 @@ def test_stages_and_submodels_of_senetpp_are_there_too(tmp_path, offline):
     runs = runs_below(tmp_path)
     assert set(runs) == {"teacher", "sensitivity", "search", "finetune"}
     assert "461-relus" in runs["search"][0]["run"].tags and "senetpp" not in runs["sensitivity"][0]["run"].tags
-    assert [row["mask/distance"] for row in runs["search"][0]["history"]] == pytest.approx(
+    assert [row["mask/distance"] for row in epochs_of(runs["search"][0])] == pytest.approx(
         [row["mask/distance"] for row in record.stages["search"].history]
     )
     summary = {key: value for content in runs["finetune"] for key, value in content["summary"].items()}
     narrow = Record.read(folder / "width-0.5" / "record.json")
+    artifacts = {name for content in runs["finetune"] for name in content["artifacts"]}
+    assert {f"mask-{narrow.name}", f"weights-{narrow.name}"} < artifacts
+    assert set(runs["search"][0]["config"]["lineage"]) == {"teacher", "sensitivity"}
+    paths = [path for contents in runs.values() for content in contents for path in local_paths(content)]
+    assert all(path.is_file() for path in paths)
     assert summary["relu/count"] == 461 and summary["width-0.5/relu/count"] == narrow.budget.met
     assert summary["width-0.5/test/accuracy"] == narrow.accuracy.test
 
@@ -131,3 +145,13 @@ def test_failing_run_is_closed_as_failed(tmp_path, offline):
         quick_run(tmp_path, "method.teacher.learning_rate=1e20", *offline)
     runs = runs_below(tmp_path)
     assert set(runs) == {"teacher"} and runs["teacher"][0]["ended"] == [1]
+
+
+def test_unknown_mode_and_missing_account_are_one_line(tmp_path, monkeypatch):
+    keep_off(monkeypatch, tmp_path / "wandb-own")
+    with pytest.raises(UserError, match=r"^logger\.mode=off is unknown; valid: online, offline, disabled$"):
+        quick_run(tmp_path, "logger=wandb", "logger.mode=off", method="random")
+    monkeypatch.setenv("HOME", str(tmp_path))  # no .netrc
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"^logger=wandb: .*API key.*; logger\.mode=offline needs no account"):
+        quick_run(tmp_path, "logger=wandb", method="random")
