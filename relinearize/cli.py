@@ -1,4 +1,4 @@
-"""The command line: `relinearize run | status | report | count | evaluate`.
+"""The command line: `relinearize run | status | report | count | evaluate | export`.
 
 Imports Hydra and nothing heavier: launchers import this module in every worker, and `--cfg job` must answer at once.
 """
@@ -32,6 +32,7 @@ usage: relinearize COMMAND ...
   count [backbone=...]        the ReLUs of a network, site by site, in both conventions
   evaluate run=FOLDER         test a finished run's network again, from its files; with evaluation=robust under attacks
                               and corruptions
+  export run=FOLDER           the network as a bundle for engines of private inference; onnx=true as ONNX, too
   --version
 
 `relinearize run --help` lists the config groups, `relinearize run --cfg job` prints the config;
@@ -128,17 +129,26 @@ def count(arguments: list[str]) -> None:
 def report(arguments: list[str]) -> None:
     options = {"published=true": True, "published=false": False}
     beside = "--against-paper"
-    folders = [argument for argument in arguments if argument not in options and argument != beside]
+    logger = [argument for argument in arguments if argument.startswith("logger")]
+    folders = [one for one in arguments if one not in options and one != beside and one not in logger]
     wrong = [argument for argument in folders if argument.startswith(("-", "published="))]
     if not folders or wrong:
         raise UserError(
-            "relinearize report FOLDER ... [published=false] [--against-paper]: give the folders of runs, for example "
-            "outputs/runs"
+            "relinearize report FOLDER ... [published=false] [--against-paper] [logger=wandb]: give the folders of runs, "
+            "for example outputs/runs"
         )
-    from relinearize.report.command import report_folders
+    from relinearize.report.command import log_to_wandb, report_folders
 
+    settings = None
+    if logger:
+        from relinearize.experiment.wandb_settings import wandb_settings
+
+        settings = wandb_settings(logger)
     published = [options[argument] for argument in arguments if argument in options]
-    report_folders([Path(folder) for folder in folders], all(published), beside in arguments)
+    places = [Path(folder) for folder in folders]
+    paths = report_folders(places, all(published), beside in arguments)
+    if settings is not None:
+        from relinearize.experiment.wandb_run import wandb_run
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -152,7 +162,19 @@ def evaluate(arguments: list[str]) -> None:
     evaluate_run(arguments)
 
 
-COMMANDS = {"run": run, "status": status, "report": report, "count": count, "evaluate": evaluate}
+def export(arguments: list[str]) -> None:
+    from relinearize.experiment.export_options import HELP, parse_options
+
+    if set(arguments) & {"-h", "--help"}:
+        print(HELP)
+        return
+    options = parse_options(arguments)  # mistakes are answered before torch is loaded
+    from relinearize.experiment.export_command import export_network
+
+    export_network(options)
+
+
+COMMANDS = {"run": run, "status": status, "report": report, "count": count, "evaluate": evaluate, "export": export}
 
 
 def main() -> None:

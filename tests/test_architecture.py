@@ -12,14 +12,15 @@ PACKAGE = Path(__file__).parents[1] / "relinearize"
 # Room -> what of relinearize its modules may import, beside their own room. A trailing dot means: all modules below.
 MAY_IMPORT = {
     "errors": [],
+    "arguments": ["errors"],
     "sweeps": ["errors", "experiment.store"],
     "relu": ["errors"],
     "backbones": ["errors"],
     "data": ["errors"],
     "methods": ["errors", "relu.", "data.", "backbones.", "robustness."],
     "robustness": ["errors", "relu.", "data.", "backbones."],
-    "inference": ["errors", "relu.", "backbones."],
-    "experiment": ["errors", "relu.", "data.", "backbones.", "methods.", "robustness.", "inference."],
+    "inference": ["errors", "arguments", "relu.", "backbones."],
+    "experiment": ["errors", "relu.", "data.", "backbones.", "methods.", "robustness.", "inference.", "arguments"],
     "report": ["errors", "experiment.records", "experiment.robust_records"],
     "cli": ["errors", "sweeps.", "experiment.", "report."],
     "__main__": ["cli"],

@@ -15,11 +15,12 @@ BACKBONES = [("resnet8", 8), ("resnet18", 8), ("resnet34", 8), ("wrn22_8", 1), (
 def with_statistics(network: nn.Module) -> nn.Module:
     """As after a training: batch norms that do something, some factors below zero."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2.0)
-            nn.init.uniform_(module.weight, -0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
+            if module.affine:
+                nn.init.uniform_(module.weight, -0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.2)
     return network.eval()
 
 
