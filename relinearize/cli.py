@@ -129,26 +129,17 @@ def count(arguments: list[str]) -> None:
 def report(arguments: list[str]) -> None:
     options = {"published=true": True, "published=false": False}
     beside = "--against-paper"
-    logger = [argument for argument in arguments if argument.startswith("logger")]
-    folders = [one for one in arguments if one not in options and one != beside and one not in logger]
+    folders = [argument for argument in arguments if argument not in options and argument != beside]
     wrong = [argument for argument in folders if argument.startswith(("-", "published="))]
     if not folders or wrong:
         raise UserError(
-            "relinearize report FOLDER ... [published=false] [--against-paper] [logger=wandb]: give the folders of runs, "
-            "for example outputs/runs"
+            "relinearize report FOLDER ... [published=false] [--against-paper]: give the folders of runs, for example "
+            "outputs/runs"
         )
-    from relinearize.report.command import log_to_wandb, report_folders
+    from relinearize.report.command import report_folders
 
-    settings = None
-    if logger:
-        from relinearize.experiment.wandb_settings import wandb_settings
-
-        settings = wandb_settings(logger)
     published = [options[argument] for argument in arguments if argument in options]
-    places = [Path(folder) for folder in folders]
-    paths = report_folders(places, all(published), beside in arguments)
-    if settings is not None:
-        from relinearize.experiment.wandb_run import wandb_run
+    report_folders([Path(folder) for folder in folders], all(published), beside in arguments)
 
 
 def evaluate(arguments: list[str]) -> None:
