@@ -1,15 +1,18 @@
 # `make demo` and `make test` set up everything they need in .venv; a second time this takes no time.
 
 PYTHON ?= python3
+PI_PYTHON ?= python3.11
 VENV := .venv
+PI_VENV := .venv-pi
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PI_INSTALLED := $(PI_VENV)/.installed
 
 # On a busy machine two torch threads can be ten times slower than one for small tensors.
-demo test test-all test-slurm: export OMP_NUM_THREADS = 1
+demo test test-all test-slurm test-pi: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-gpu test-slurm lint format bench clean
+.PHONY: help setup pi demo test test-all test-gpu test-slurm test-pi lint format bench clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -24,6 +27,19 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+pi: $(PI_INSTALLED) ## .venv-pi, the environment of the engine that `relinearize infer` runs (1.3 GB)
+
+$(PI_INSTALLED): requirements-pi.lock pyproject.toml
+	@[ "$$(uname -s) $$(uname -m)" = "Linux x86_64" ] || { \
+		echo "make: SecretFlow SPU has wheels for Linux on x86_64 only, and this is $$(uname -s) on $$(uname -m)" >&2; exit 1; }
+	@command -v $(PI_PYTHON) > /dev/null || { echo "make: $(PI_PYTHON) not found; give a Python 3.11: make pi PI_PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PI_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+		echo "make: $(PI_PYTHON) is $$($(PI_PYTHON) --version 2>&1); the engine needs 3.11: make pi PI_PYTHON=python3.11" >&2; exit 1; }
+	$(PI_PYTHON) -m venv $(PI_VENV)
+	$(PI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-pi.lock
+	$(PI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: setup ## SNL against random masks on real digits: table, picture and page (minutes)
@@ -42,6 +58,9 @@ test-gpu: setup ## the tests that need a CUDA device
 test-slurm: setup ## sweeps through a Slurm that the tests start here (root; apt-get install slurm-wlm munge)
 	$(BIN)/python -m pytest -m slurm -rs
 
+test-pi: pi ## private inference under real two-party computation
+	$(PI_VENV)/bin/python -m pytest --confcutdir=tests/engine -m "not slow" tests/engine
+
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,6 +72,6 @@ format: setup ## let ruff rewrite what it can
 bench: setup ## benchmarks: ratios measured in one run
 	$(BIN)/python scripts/benchmark.py
 
-clean: ## remove caches, builds and the demo's results; .venv stays
+clean: ## remove caches, builds and the demo's results; .venv and .venv-pi stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis outputs/demo
 	find relinearize scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

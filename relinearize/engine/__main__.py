@@ -1,0 +1,15 @@
+"""`python -m relinearize.engine KEY=VALUE ...`: `relinearize infer` in the engine's environment, without Hydra."""
+
+import sys
+
+from relinearize.engine.command import infer_command
+from relinearize.errors import UserError
+
+if __name__ == "__main__":
+    try:
+        infer_command(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"relinearize: error: {error}")
+    except KeyboardInterrupt:
+        print("relinearize: interrupted; both parties are stopped", file=sys.stderr)
+        sys.exit(130)

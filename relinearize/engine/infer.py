@@ -1,0 +1,195 @@
+"""One private inference session from a bundle to its record: compile, start, infer, compare."""
+
+import contextlib
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from relinearize import __version__
+from relinearize.engine.job import CLIENT, IMAGE, PARTIES, PROGRAM_FILE, SERVER, Job, log_file
+from relinearize.engine.layout import client_image, require, server_tensors
+from relinearize.engine.lowering import lowered
+from relinearize.engine.network import NETWORKS
+from relinearize.engine.options import Options
+from relinearize.engine.profile import KINDS, Cost, sent_bytes, sent_messages
+from relinearize.engine.progress import Progress
+from relinearize.engine.proxy import HOST, DelayProxy
+from relinearize.engine.record import Answers, InferenceRecord, KindCost, Model, Phase
+from relinearize.engine.runtime import compiled
+from relinearize.engine.two_parties import TwoParties, free_ports, stopped_by_signals
+from relinearize.errors import UserError
+from relinearize.inference.bundle import GRAPH, Bundle, read_bundle
+
+FRACTION_BITS = 18
+LINEAR = ("conv2d", "linear", "affine")
+LOOPBACK_IMAGES = 3  # for the model, if the network is a slow one
+
+Inferred = tuple[dict[str, Any], dict[str, Any]]  # what each party says of one inference
+
+
+def infer(options: Options) -> InferenceRecord:
+    """Do what `options` ask; the record is written. UserError names what cannot be."""
+    bundle = read_bundle(options.bundle)
+    require(bundle, options.engine)
+    count = len(bundle.reference.images)
+    if options.n_images > count:
+        raise UserError(
+            f"n_images={options.n_images}: the bundle has {count} reference images (export images=N gives N)"
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two parties share the cores of one machine
+    load = os.getloadavg()[0]
+    folder = options.output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={folder} cannot be made ({error.strerror})") from error
+    with stopped_by_signals(), Progress(options.n_images) as progress:
+        progress.now("compiling")
+        began = time.monotonic()
+        inputs = program_inputs(bundle)
+        (folder / PROGRAM_FILE).write_bytes(compiled(lowered(bundle, options.kn2row), inputs))
+        compile_seconds = time.monotonic() - began
+        setup_seconds, phases = measured(options, bundle, inputs, progress)
+    first, steady, loopback = (summary(phase) if phase else None for phase in phases)
+    logits = np.array([client["logits"] for _, client in phases[1]])
+    record = InferenceRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        bundle=asdict(bundle.about) | {"path": str(options.bundle), "graph_sha256": sha256(options.bundle / GRAPH)},
+        relus=bundle.kept,
+        positions={name: int(mask.size) for name, mask in bundle.masks.items()},
+        engine=options.engine,
+        protocol=options.protocol.name,
+        security=options.protocol.security,
+        settings={
+            "field_bits": 64, "fraction_bits": FRACTION_BITS,
+            "kn2row": options.kn2row, "local_truncation": options.local_truncation,
+        },
+        network=asdict(options.network),
+        compile_seconds=compile_seconds,
+        setup_seconds=setup_seconds,
+        first=first,
+        steady=steady,
+        loopback=loopback,
+        model=model_of(options, bundle, steady, loopback or steady),
+        answers=answers(bundle, logits),
+        logits=tuple(map(tuple, logits.tolist())),
+        versions={"relinearize": __version__, **{name: version(name) for name in ("spu", "jax", "numpy")}},
+        machine={"cpu": platform.machine(), "cores": os.cpu_count(), "load_before": load},
+    )  # fmt: skip
+    record.write(folder)
+    return record
+
+
+def program_inputs(bundle: Bundle) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of what the program takes: the image, then the server's tensors."""
+    image = client_image(bundle, bundle.reference.images[0])
+    return {IMAGE: image.shape, **{name: tensor.shape for name, tensor in server_tensors(bundle).items()}}
+
+
+def measured(
+    options: Options, bundle: Bundle, inputs: dict[str, tuple[int, ...]], progress: Progress
+) -> tuple[float, tuple[list[Inferred], list[Inferred], list[Inferred]]]:
+    """Seconds of the set-up; what the parties say of the first inference, the steady ones, those without delay."""
+    progress.now("starting both parties")
+    began = time.monotonic()
+    ports = free_ports(2)
+    with contextlib.ExitStack() as stack:
+        proxy, reached = None, ports
+        if options.network.emulated:
+            proxy = stack.enter_context(DelayProxy(options.network, ports))
+            reached = proxy.ports
+        # Each party listens at its own port and dials the other through the proxy.
+        addresses = (
+            (f"{HOST}:{ports[SERVER]}", f"{HOST}:{reached[CLIENT]}"),
+            (f"{HOST}:{reached[SERVER]}", f"{HOST}:{ports[CLIENT]}"),
+        )
+        job = Job(
+            str(options.bundle.resolve()), options.protocol.spu_name, FRACTION_BITS, options.local_truncation,
+            options.timeout, addresses, inputs, bundle.classes,
+        )  # fmt: skip
+        job.write(options.output)
+        for rank in range(len(PARTIES)):
+            log_file(options.output, rank).unlink(missing_ok=True)
+        parties = stack.enter_context(TwoParties(options.output, options.timeout))
+        parties.both()
+        setup_seconds = time.monotonic() - began
+
+        def infer_image(index: int) -> Inferred:
+            parties.tell(image=index)
+            server, client = parties.both()
+            return server, client
+
+        progress.now("first inference")
+        first = [infer_image(0)]
+        steady = []
+        for index in range(options.n_images):
+            progress.now("steady", index)
+            steady.append(infer_image(index))
+        loopback = []
+        if proxy is not None:
+            progress.now("again without delay", options.n_images)
+            proxy.become(NETWORKS["loopback"])
+            loopback = [infer_image(index) for index in range(min(LOOPBACK_IMAGES, options.n_images))]
+    return setup_seconds, (first, steady, loopback)
+
+
+def summary(inferred: Sequence[Inferred]) -> Phase:
+    """Latency is the client's: it ends when the client knows the logits."""
+    seconds = [client["seconds"] for _, client in inferred]
+    middle = min(inferred, key=lambda both: abs(both[CLIENT]["seconds"] - median(seconds)))
+    costs = [{kind: Cost(**party["costs"][kind]) for kind in KINDS} for party in middle]
+    kinds = {
+        kind: KindCost(
+            seconds=max(party[kind].seconds for party in costs),
+            bytes=sum(party[kind].bytes for party in costs),
+            messages=max(party[kind].messages for party in costs),
+            calls=costs[SERVER][kind].calls,
+        )
+        for kind in KINDS
+    }
+    return Phase(
+        seconds=tuple(seconds),
+        median_seconds=median(seconds),
+        server_bytes=sent_bytes(costs[SERVER]),
+        client_bytes=sent_bytes(costs[CLIENT]),
+        messages=max(sent_messages(party) for party in costs),
+        kinds=kinds,
+    )
+
+
+def model_of(options: Options, bundle: Bundle, steady: Phase, loopback: Phase) -> Model:
+    live = sum(kept > 0 for kept in bundle.kept.values())
+    layers = sum(node.op in LINEAR for node in bundle.nodes)
+    messages = options.protocol.sequential_messages(steady.messages, live, layers)
+    direction_bytes = max(steady.server_bytes, steady.client_bytes)
+    predicted = options.network.predicted_seconds(loopback.median_seconds, messages, direction_bytes)
+    return Model(loopback.median_seconds, messages, direction_bytes, predicted, steady.median_seconds)
+
+
+def answers(bundle: Bundle, logits: np.ndarray) -> Answers:
+    """`logits` of the first reference images against what the bundle says of them."""
+    count, reference = len(logits), bundle.reference
+    plain, labels = reference.logits[:count], None if reference.labels is None else reference.labels[:count]
+    said, meant = logits.argmax(1), plain.argmax(1)
+    return Answers(
+        images=count,
+        max_error=float(np.abs(logits - plain).max()),
+        logit_scale=float(np.abs(plain).max()),
+        agreement=100 * float(np.mean(said == meant)),
+        private_accuracy=None if labels is None else 100 * float(np.mean(said == labels)),
+        plaintext_accuracy=None if labels is None else 100 * float(np.mean(meant == labels)),
+    )
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

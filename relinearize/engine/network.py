@@ -1,0 +1,74 @@
+"""The network between the two parties: what a user may ask for, and what a message costs on it."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from relinearize.errors import UserError
+
+
+@dataclass(frozen=True)
+class Network:
+    """A link that is alike in both directions. `mbps`: 10^6 bits per second each way; None: as fast as it goes."""
+
+    name: str
+    rtt_ms: float
+    mbps: float | None
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the delay proxy stands between the parties."""
+        return self.rtt_ms > 0 or self.mbps is not None
+
+    @property
+    def one_way_seconds(self) -> float:
+        return self.rtt_ms / 2000
+
+    @property
+    def bytes_per_second(self) -> float:
+        return math.inf if self.mbps is None else self.mbps * 1e6 / 8
+
+    @property
+    def text(self) -> str:
+        """For people: "wan (40 ms RTT, 100 Mbit/s)"."""
+        if not self.emulated:
+            return self.name
+        rate = "no rate limit" if self.mbps is None else f"{self.mbps:g} Mbit/s"
+        return f"{self.name} ({self.rtt_ms:g} ms RTT, {rate})"
+
+    def predicted_seconds(self, loopback_seconds: float, messages: float, direction_bytes: float) -> float:
+        """`T_loopback + messages * RTT/2 + bytes / rate`.
+
+        `messages` that wait for each other, counted one way; `direction_bytes` of the busier direction.
+        """
+        return loopback_seconds + messages * self.one_way_seconds + direction_bytes / self.bytes_per_second
+
+
+NETWORKS = {
+    "loopback": Network("loopback", 0, None),
+    "lan": Network("lan", 1, 1000),
+    "wan": Network("wan", 40, 100),
+}
+
+
+def read_network(text: str) -> Network:
+    """`loopback`, `lan`, `wan` or `{rtt_ms: 40, mbps: 100}`; in the braces `=` does as well as `:`."""
+    if text in NETWORKS:
+        return NETWORKS[text]
+    wrong = UserError(f"network={text}: give {', '.join(NETWORKS)} or {{rtt_ms:40,mbps:100}}")
+    braces = re.fullmatch(r"\{(.*)\}", text.strip())
+    if braces is None:
+        raise wrong
+    values: dict[str, float] = {}
+    for entry in braces[1].split(","):
+        pair = re.fullmatch(r"""\s*["']?(rtt_ms|mbps)["']?\s*[:=]\s*([0-9.eE+-]+)\s*""", entry)
+        if pair is None or pair[1] in values:
+            raise wrong
+        try:
+            values[pair[1]] = float(pair[2])
+        except ValueError:
+            raise wrong from None
+    rtt_ms, mbps = values.get("rtt_ms", 0.0), values.get("mbps")
+    if not 0 <= rtt_ms <= 10_000 or (mbps is not None and not 0.1 <= mbps <= 1e6):
+        raise UserError(f"network={text}: rtt_ms must be 0 to 10000, mbps 0.1 to 1000000")
+    return Network("own", rtt_ms, mbps)

@@ -1,0 +1,115 @@
+"""One of the two parties, a process of its own: `python -m relinearize.engine.party FOLDER RANK`.
+
+Party 0, the server, reads the weights; party 1, the client, reads the images and never the weights. The client alone
+learns the logits: the server sends it its half of them.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import spu
+
+from relinearize.engine.job import CLIENT, IMAGE, LOGITS, PROGRAM_FILE, SERVER, Job, log_file
+from relinearize.engine.layout import client_image, server_tensors
+from relinearize.engine.profile import Cost, read_profile
+from relinearize.engine.runtime import connected, log_into, own_share, runtime_config, share_of
+from relinearize.inference.bundle import Bundle, read_bundle
+
+
+class Party:
+    """Set up once, then `infer` per image, which both parties must do together."""
+
+    def __init__(self, job: Job, rank: int, folder: Path) -> None:
+        self.job, self.rank, self.log = job, rank, log_file(folder, rank)
+        config = runtime_config(job.protocol, job.fraction_bits, job.local_truncation)
+        self.io = spu.Io(2, config)
+        self.program = spu.Executable()
+        self.program.ParseFromString((folder / PROGRAM_FILE).read_bytes())
+        self.bundle = read_bundle(job.bundle, weights=rank == SERVER)
+        tensors = self._tensors(self.bundle)
+        began = time.monotonic()
+        self.link = connected(job, rank)
+        self.link_seconds = time.monotonic() - began
+        self.runtime = spu.Runtime(self.link, config)
+        for name, value in tensors.items():
+            self.runtime.set_var(name, own_share(self.io, rank, SERVER, value))
+
+    def _tensors(self, bundle: Bundle) -> Mapping[str, np.ndarray]:
+        """The weights, or for the client zeros in their shapes."""
+        if self.rank == SERVER:
+            return server_tensors(bundle)
+        shapes = {name: shape for name, shape in self.job.inputs.items() if name != IMAGE}
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+    def infer(self, index: int) -> dict[str, Any]:
+        """Seconds, costs by kind, and for the client the logits of reference image `index`."""
+        image = np.zeros(self.job.inputs[IMAGE], np.float32)
+        if self.rank == CLIENT:
+            image = client_image(self.bundle, self.bundle.reference.images[index])
+        self.runtime.set_var(IMAGE, own_share(self.io, self.rank, CLIENT, image))
+        profiled = self.log.stat().st_size
+        self.link.barrier()
+        began = time.monotonic()
+        self.runtime.run(self.program)
+        logits, revealed = self._reveal()
+        seconds = time.monotonic() - began
+        with open(self.log, encoding="utf-8", errors="replace") as log:
+            log.seek(profiled)
+            costs = read_profile(log)
+        costs["other"] += revealed
+        return {"seconds": seconds, "costs": {kind: asdict(cost) for kind, cost in costs.items()}, "logits": logits}
+
+    def _reveal(self) -> tuple[list[float] | None, Cost]:
+        """The logits for the client, None for the server; and what the server sends for them."""
+        share = self.runtime.get_var(LOGITS)
+        if self.rank == SERVER:
+            content = b"".join(share.share_chunks)
+            self.link.send(CLIENT, content)
+            return None, Cost(bytes=len(content), messages=1)
+        theirs = share_of(share.meta, [self.link.recv(SERVER)])
+        logits = self.io.reconstruct([theirs, share])
+        return np.asarray(logits, np.float64).reshape(self.job.classes).tolist(), Cost()
+
+
+def main(folder: Path, rank: int) -> None:
+    events = own_stream()
+    commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=listen, args=(commands,), daemon=True).start()
+
+    def say(event: str, **values: Any) -> None:
+        events.write(json.dumps({"event": event, **values}) + "\n")
+        events.flush()
+
+    log = log_file(folder, rank)
+    log_into(log)
+    party = Party(Job.read(folder), rank, folder)
+    say("ready", link_seconds=party.link_seconds)
+    while True:
+        say("inferred", **party.infer(json.loads(commands.get())["image"]))
+
+
+def own_stream() -> TextIO:
+    """Standard output for events alone: whatever else is printed goes where errors go, into the log."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return events
+
+
+def listen(commands: queue.SimpleQueue[str]) -> None:
+    """Commands as they come. When there can be no more, the starter is gone or done: leave, whatever goes on."""
+    for line in sys.stdin:
+        commands.put(line)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,144 @@
+"""The record of one `relinearize infer`: a JSON file from which tables and reports are made. Schema in dataclasses."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from relinearize.errors import UserError
+
+FORMAT, SCHEMA_VERSION = "relinearize-inference", 1
+RECORD_FILE = "inference.json"
+
+
+@dataclass(frozen=True)
+class KindCost:
+    """One kind of operation (`profile.KINDS`) in one inference.
+
+    `seconds` are of the slower party; `bytes` what both send; `messages` what the party sends that sends more.
+    """
+
+    seconds: float
+    bytes: int
+    messages: int
+    calls: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Inferences of one phase. `seconds`: latency of each, from the image to the client's logits; the rest: of the
+    median one. `server_bytes`, `client_bytes`: what each party sends; `messages` as in KindCost."""
+
+    seconds: tuple[float, ...]
+    median_seconds: float
+    server_bytes: int
+    client_bytes: int
+    messages: int
+    kinds: dict[str, KindCost]
+
+    @property
+    def bytes(self) -> int:
+        return self.server_bytes + self.client_bytes
+
+
+@dataclass(frozen=True)
+class Model:
+    """`predicted_seconds = loopback_seconds + sequential_messages * RTT/2 + bytes / rate`, beside what was measured."""
+
+    loopback_seconds: float
+    sequential_messages: int
+    direction_bytes: int
+    predicted_seconds: float
+    measured_seconds: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """`max_error`: the largest difference of any logit from plaintext float32, `logit_scale` the largest plaintext
+    logit. Percent of the images; accuracies None where the bundle has no labels."""
+
+    images: int
+    max_error: float
+    logit_scale: float
+    agreement: float
+    private_accuracy: float | None
+    plaintext_accuracy: float | None
+
+    @property
+    def relative_error(self) -> float:
+        return self.max_error / self.logit_scale
+
+
+@dataclass(frozen=True)
+class InferenceRecord:
+    """`first`: the first inference, set-up of the protocol in it; `steady`: all that follow; `loopback`: some again
+    with the delay proxy passing everything on at once, None if there is no proxy. `setup_seconds`: start of the
+    processes, reading, connecting. `bundle`: its `about`, SHA-256 of graph.json, path. `machine`: the load is the
+    average of the minute before."""
+
+    created: str
+    bundle: dict[str, Any]
+    relus: dict[str, int]  # site -> ReLUs kept
+    positions: dict[str, int]  # site -> ReLUs in the all-ReLU network
+    engine: str
+    protocol: str
+    security: str
+    settings: dict[str, Any]
+    network: dict[str, Any]
+    compile_seconds: float
+    setup_seconds: float
+    first: Phase
+    steady: Phase
+    loopback: Phase | None
+    model: Model
+    answers: Answers
+    logits: tuple[tuple[float, ...], ...]
+    versions: dict[str, str]
+    machine: dict[str, Any]
+
+    @property
+    def live_sites(self) -> int:
+        return sum(kept > 0 for kept in self.relus.values())
+
+    def write(self, folder: Path) -> Path:
+        """Whole or not at all; takes the place of an older record."""
+        content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asdict(self)}
+        path = folder / RECORD_FILE
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{RECORD_FILE}.", suffix=".tmp")
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=1, allow_nan=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """UserError names the file and what is wrong with it."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT or content.pop("schema_version") != SCHEMA_VERSION:
+                raise ValueError(f"not a {FORMAT} of version {SCHEMA_VERSION}")
+            names = {entry.name for entry in fields(cls)}
+            if set(content) != names:
+                raise ValueError(f"keys that are missing or unknown: {sorted(set(content) ^ names)}")
+            for name in ("first", "steady", "loopback"):
+                content[name] = content[name] and _phase(content[name])
+            content |= {"model": Model(**content["model"]), "answers": Answers(**content["answers"])}
+            content["logits"] = tuple(tuple(row) for row in content["logits"])
+            return cls(**content)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is no record of an inference: {error}") from error
+
+
+def _phase(content: dict[str, Any]) -> Phase:
+    kinds = {name: KindCost(**values) for name, values in content["kinds"].items()}
+    return Phase(**{**content, "seconds": tuple(content["seconds"]), "kinds": kinds})
