@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +21,9 @@ from relinearize.errors import UserError, user_error_behind
 from relinearize.experiment.conf_folder import conf_folder
 from relinearize.sweeps.arguments import MULTIRUN, name_sweep, with_budget_grid
 
+if TYPE_CHECKING:
+    from relinearize.report import ReportPaths
+
 USAGE = """\
 usage: relinearize COMMAND ...
 
@@ -28,7 +31,7 @@ usage: relinearize COMMAND ...
   status [SWEEP]              the runs of a sweep, by its name or folder: done, running, failed, waiting; times and ETA
   report FOLDER ...           pareto.csv, pareto.png, report.html and masks.png from all runs below the folders; with
                               published=false without the papers' points; with --against-paper also each run beside
-                              the paper's number for it
+                              the paper's number for it; with logger=wandb [logger.mode=offline ...] in W&B, too
   count [backbone=...]        the ReLUs of a network, site by site, in both conventions
   evaluate run=FOLDER         test a finished run's network again, from its files; with evaluation=robust under attacks
                               and corruptions
@@ -129,17 +132,37 @@ def count(arguments: list[str]) -> None:
 def report(arguments: list[str]) -> None:
     options = {"published=true": True, "published=false": False}
     beside = "--against-paper"
-    folders = [argument for argument in arguments if argument not in options and argument != beside]
+    logger = [argument for argument in arguments if argument.startswith("logger")]
+    folders = [one for one in arguments if one not in options and one != beside and one not in logger]
     wrong = [argument for argument in folders if argument.startswith(("-", "published="))]
     if not folders or wrong:
         raise UserError(
-            "relinearize report FOLDER ... [published=false] [--against-paper]: give the folders of runs, for example "
-            "outputs/runs"
+            "relinearize report FOLDER ... [published=false] [--against-paper] [logger=wandb]: give the folders of "
+            "runs, for example outputs/runs"
         )
+    from relinearize.experiment.wandb_settings import wandb_settings
     from relinearize.report.command import report_folders
 
+    settings = wandb_settings(logger) if logger else None
     published = [options[argument] for argument in arguments if argument in options]
-    report_folders([Path(folder) for folder in folders], all(published), beside in arguments)
+    places = [Path(folder) for folder in folders]
+    paths = report_folders(places, all(published), beside in arguments)
+    if settings is not None:
+        report_to_wandb(places, paths, settings)
+
+
+def report_to_wandb(folders: list[Path], paths: "ReportPaths", settings: dict[str, Any]) -> None:
+    """The report as a W&B run, whose files lie beside its own."""
+    from relinearize.experiment.records import find_records
+    from relinearize.experiment.wandb_run import wandb_run
+    from relinearize.report.wandb_report import log_report, report_run
+
+    place = paths.html.parent
+    about = report_run([record for _, record in find_records(folders)], paths, settings)
+    with wandb_run(settings, place, **about) as run:
+        log_report(run, paths)
+        address = run.url or f"W&B, {settings['mode']}: wandb sync {place / 'wandb'}"
+    print(address)
 
 
 def evaluate(arguments: list[str]) -> None:

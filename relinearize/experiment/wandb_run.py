@@ -24,8 +24,7 @@ def wandb_run(settings: Mapping[str, Any], folder: Path, *, sweep: str | None = 
     settings: project, entity, mode of the `logger` group; sweep: the id of the W&B sweep that it is a run of; about:
     further arguments of wandb.init. UserError where W&B does not start.
     """
-    if settings["mode"] not in MODES:
-        raise UserError(f"logger.mode={settings['mode']} is unknown; valid: {', '.join(MODES)}")
+    check_mode(settings["mode"])
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +47,12 @@ def wandb_run(settings: Mapping[str, Any], folder: Path, *, sweep: str | None = 
             run.finish(exit_code=1)
             raise
         run.finish()  # or the runs of a multirun would merge
+
+
+def check_mode(mode: str) -> None:
+    """UserError unless W&B knows it."""
+    if mode not in MODES:
+        raise UserError(f"logger.mode={mode} is unknown; valid: {', '.join(MODES)}")
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from relinearize.experiment.records import find_records
-from relinearize.report import print_runs, robust_tables, write_report
+from relinearize.report import ReportPaths, print_runs, robust_tables, write_report
 from relinearize.report.against_paper import compare
 from relinearize.report.combinations import build_matrices
 from relinearize.report.pareto import build_panels
@@ -11,7 +11,7 @@ from relinearize.report.shared_work import SharedWork
 from relinearize.report.table import print_against_paper, print_combinations, print_robustness
 
 
-def report_folders(folders: list[Path], published: bool = True, against_paper: bool = False) -> None:
+def report_folders(folders: list[Path], published: bool = True, against_paper: bool = False) -> ReportPaths:
     """Write pareto.csv, pareto.png and report.html into the first folder; print the runs and the paths.
 
     With robust records among them, robustness.md and what goes with it, too; `against_paper`: likewise the runs beside
@@ -39,3 +39,4 @@ def report_folders(folders: list[Path], published: bool = True, against_paper: b
         *paths.against_paper,
     ):
         print(path)
+    return paths
