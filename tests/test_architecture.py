@@ -20,9 +20,10 @@ MAY_IMPORT = {
     "methods": ["errors", "relu.", "data.", "backbones.", "robustness."],
     "robustness": ["errors", "relu.", "data.", "backbones."],
     "inference": ["errors", "arguments", "relu.", "backbones."],
+    "engine": ["errors", "arguments", "inference.", "__version__"],
     "experiment": ["errors", "relu.", "data.", "backbones.", "methods.", "robustness.", "inference.", "arguments"],
     "report": ["errors", "experiment.records", "experiment.robust_records"],
-    "cli": ["errors", "sweeps.", "experiment.", "report."],
+    "cli": ["errors", "sweeps.", "experiment.", "engine.", "report."],
     "__main__": ["cli"],
     "__init__": [],
 }
