@@ -1,4 +1,4 @@
-"""The command line: `relinearize run | status | report | count | evaluate | export`.
+"""The command line: `relinearize run | status | report | count | evaluate | export | infer`.
 
 Imports Hydra and nothing heavier: launchers import this module in every worker, and `--cfg job` must answer at once.
 """
@@ -36,6 +36,7 @@ usage: relinearize COMMAND ...
   evaluate run=FOLDER         test a finished run's network again, from its files; with evaluation=robust under attacks
                               and corruptions
   export run=FOLDER           the network as a bundle for engines of private inference; onnx=true as ONNX, too
+  infer bundle=FOLDER         the bundle's network on its images, under real two-party computation; latency and bytes
   --version
 
 `relinearize run --help` lists the config groups, `relinearize run --cfg job` prints the config;
@@ -188,7 +189,21 @@ def export(arguments: list[str]) -> None:
     export_network(options)
 
 
-COMMANDS = {"run": run, "status": status, "report": report, "count": count, "evaluate": evaluate, "export": export}
+def infer(arguments: list[str]) -> None:
+    from relinearize.engine.command import infer_command
+
+    infer_command(arguments)
+
+
+COMMANDS = {
+    "run": run,
+    "status": status,
+    "report": report,
+    "count": count,
+    "evaluate": evaluate,
+    "export": export,
+    "infer": infer,
+}
 
 
 def main() -> None:
