@@ -1,20 +1,23 @@
 """How a stage becomes an artifact: trained with the run's images and loggers, tested, published."""
 
 import contextlib
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import route_state, routed_state, routes_of
 from relinearize.experiment.loggers import NoLogger, open_logger
+from relinearize.experiment.peers import peers
 from relinearize.experiment.plan import Plan, plain
 from relinearize.experiment.store import Artifact
-from relinearize.experiment.training import CHECKPOINT, fit
+from relinearize.experiment.training import CHECKPOINT, fit, quiet_lightning
 from relinearize.experiment.weights import read_weights, write_weights
 from relinearize.methods.accuracy import accuracy
 from relinearize.methods.frozen import frozen_copy
@@ -50,21 +53,52 @@ def frozen_teacher(plan: Plan, stage: str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def train(plan: Plan, stage: Stage, artifact: Artifact, checkpoint: Path, logged: bool = True) -> None:
-    """Fit `stage` with the run's images, precision and loggers, from `checkpoint` if there is one."""
-    seed = plan.seed * 10 + STAGES.index(stage.name)  # stages draw different batches
-    views = {} if stage.second_view is None else {"second_view": stage.second_view}
-    stage.use(
-        train_loader=plan.data.train_loader(stage.batch_size, seed=seed, parts=stage.segments, **views),
-        validation_loader=plan.validation_loader(stage.selection),
-        precision=plan.precision,
-        seed=seed,
-    )
+# Builds a stage from what is in the store. Other processes of a training are sent it: a function of a module, or a
+# `functools.partial` of one.
+Build = Callable[[Plan], Stage]
+
+
+def train(plan: Plan, build: Build, artifact: Artifact, checkpoint: Path, logged: bool = True) -> Stage:
+    """Fit the stage of `build` with the run's images, precision, devices and loggers, from `checkpoint` if it exists.
+
+    Returns the stage, trained.
+    """
+    stage = ready(plan, build)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if checkpoint.is_file():
         say(f"{stage.name}: going on from {checkpoint}")
-    with open_logger(plan, stage.name, artifact) if logged else contextlib.nullcontext(NoLogger()) as logger:
+    devices = plan.config.trainer.devices if stage.epochs else 1
+    task = functools.partial(train_as_peer, plan.plain_config, build, checkpoint)
+    with (
+        open_logger(plan, stage.name, artifact) if logged else contextlib.nullcontext(NoLogger()) as logger,
+        peers(devices, plan.accelerator, task),
+    ):
         fit(stage, plan.config.trainer, checkpoint, log_row=logger.row)
+    return stage
+
+
+def train_as_peer(config: dict[str, Any], build: Build, checkpoint: Path, rank: int, meet: Callable[[], None]) -> None:
+    """The part of process `rank` in a training on several devices (see peers.py); it leaves nothing behind."""
+    quiet_lightning()
+    plan = Plan(OmegaConf.create(config))
+    stage = ready(plan, build, rank)
+    meet()
+    fit(stage, plan.config.trainer, checkpoint)
+
+
+def ready(plan: Plan, build: Build, rank: int = 0) -> Stage:
+    """The stage of `build` with its images: for process `rank` of the run's devices its share of them."""
+    stage = build(plan)
+    seed = plan.seed * 10 + STAGES.index(stage.name)  # stages draw different batches
+    views = {} if stage.second_view is None else {"second_view": stage.second_view}
+    share = {"rank": rank, "world_size": plan.config.trainer.devices}
+    stage.use(
+        train_loader=plan.data.train_loader(stage.batch_size, seed=seed, parts=stage.segments, **share, **views),
+        validation_loader=plan.validation_loader(stage.selection, **share),
+        precision=plan.precision,
+        seed=seed,
+    )
+    return stage
 
 
 def tested(

@@ -26,6 +26,7 @@ from relinearize.experiment.submodels import (
 from relinearize.experiment.teaching import make_teacher
 from relinearize.experiment.training import CHECKPOINT
 from relinearize.experiment.weights import read_weights, write_weights
+from relinearize.methods.stage import Stage
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import to_masked
 
@@ -91,6 +92,7 @@ def check_stages(plan: Plan) -> None:
             else:
                 stage = build(**inputs[key])
                 stage.check_selection(config.dataset.holdout)
+                stage.check_devices(config.trainer.devices)
                 check_submodels(plan, stage)
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since
             keys = ", ".join(name for name in OmegaConf.select(config, key) if not name.startswith("_"))
@@ -125,16 +127,9 @@ def make_finetuned(plan: Plan) -> None:
     with plan.finetune.lock(say):
         if plan.finetune.complete:
             return
-        mask, _ = Mask.from_file(plan.snapshot(plan.budget).path / MASK)
-
-        network = plan.stage_network("finetune")
-        to_masked(network.network, mask)
-        load_into(network, read_weights(plan.snapshot(plan.budget).path / WEIGHTS))
-        stage = instantiate(plan.config.method.finetune, _partial_=True, _convert_="all")(
-            network=network, teacher=frozen_teacher(plan, "finetune")
-        )
         folder = plan.finetune.work
-        train(plan, stage, plan.finetune, folder / CHECKPOINT)
+        stage = train(plan, finetune_stage, plan.finetune, folder / CHECKPOINT)
+        mask, _ = Mask.from_file(plan.snapshot(plan.budget).path / MASK)
         weights, accuracies = tested(plan, stage, submodel_network(plan, 1.0, mask))
         description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies, "submodels": {}}
         for name, fraction in submodels(stage).items():
@@ -143,3 +138,13 @@ def make_finetuned(plan: Plan) -> None:
             write_weights(part, folder / name / WEIGHTS)
             description["submodels"][name] = {"fraction": fraction, "accuracy": found}
         publish(plan.finetune, folder, plan.config, description, weights)
+
+
+def finetune_stage(plan: Plan) -> Stage:
+    """With the mask and the weights of the search."""
+    snapshot = plan.snapshot(plan.budget).path
+    network = plan.stage_network("finetune")
+    to_masked(network.network, Mask.from_file(snapshot / MASK)[0])
+    load_into(network, read_weights(snapshot / WEIGHTS))
+    build = instantiate(plan.config.method.finetune, _partial_=True, _convert_="all")
+    return build(network=network, teacher=frozen_teacher(plan, "finetune"))

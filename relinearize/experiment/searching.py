@@ -6,7 +6,6 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from relinearize.experiment.allocation import Allocation
 from relinearize.experiment.making import WEIGHTS, frozen_teacher, load_into, publish, say, tested, train
 from relinearize.experiment.plan import Plan
 from relinearize.experiment.store import MASK
@@ -14,6 +13,7 @@ from relinearize.experiment.teaching import make_teacher
 from relinearize.experiment.training import CHECKPOINT, read_checkpoint
 from relinearize.experiment.weights import read_weights
 from relinearize.methods.snapshot import Snapshot
+from relinearize.methods.stage import Stage
 from relinearize.relu.allocation import allocate
 from relinearize.relu.budget import site_mask, top_mask
 from relinearize.relu.mask import Mask, MaskMetadata
@@ -32,9 +32,9 @@ def make_snapshot(plan: Plan) -> None:
         if hasattr(search.func, "scores"):
             scored_snapshot(plan, search(), sensitivities)
         elif plan.allocated:
-            allocated_search(plan, search, sensitivities)
+            allocated_search(plan, sensitivities)
         else:
-            walk_search(plan, search)
+            walk_search(plan)
 
 
 def make_sensitivities(plan: Plan) -> dict[str, float]:
@@ -47,16 +47,15 @@ def make_sensitivities(plan: Plan) -> dict[str, float]:
         elif not allocation.artifact.complete:
             with allocation.artifact.lock(say):
                 if not allocation.artifact.complete:
-                    train_sensitivity(allocation.source, allocation)
+                    train_sensitivity(plan)
     return allocation.values()
 
 
-def train_sensitivity(source: Plan, allocation: Allocation) -> None:
+def train_sensitivity(plan: Plan) -> None:
     """The stage that computes them, from the teacher's weights; its pruned network is tested, to be looked at."""
-    network = load_into(source.new_network(), read_weights(source.teacher.path / WEIGHTS))
-    stage = allocation.build(network=network)
-    folder = allocation.artifact.work
-    train(source, stage, allocation.artifact, folder / CHECKPOINT)
+    artifact, source = plan.allocation.artifact, plan.allocation.source
+    folder = artifact.work
+    stage = train(source, sensitivity_stage, artifact, folder / CHECKPOINT)
     weights, accuracies = tested(source, stage, source.new_network())
     description = {
         "sensitivities": stage.sensitivities(),
@@ -65,7 +64,12 @@ def train_sensitivity(source: Plan, allocation: Allocation) -> None:
         "history": stage.history,
         "accuracy": accuracies,
     }
-    publish(allocation.artifact, folder, source.config, description, weights)
+    publish(artifact, folder, source.config, description, weights)
+
+
+def sensitivity_stage(source: Plan) -> Stage:
+    network = load_into(source.new_network(), read_weights(source.teacher.path / WEIGHTS))
+    return source.allocation.build(network=network)
 
 
 def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float]) -> None:
@@ -80,9 +84,16 @@ def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float]) ->
     keep_snapshot(plan, Snapshot(plan.budget, mask, weights, True, time.monotonic() - started))
 
 
-def allocated_search(plan: Plan, search: partial, sensitivities: dict[str, float]) -> None:
+def allocated_search(plan: Plan, sensitivities: dict[str, float]) -> None:
     """A search for one budget under a given allocation (SENet)."""
-    stage = search(
+    checkpoint = plan.search.path / CHECKPOINT
+    stage = train(plan, partial(allocated_stage, sensitivities=sensitivities), plan.search, checkpoint)
+    keep_snapshot(plan, stage.snapshot())
+    checkpoint.unlink(missing_ok=True)
+
+
+def allocated_stage(plan: Plan, sensitivities: dict[str, float]) -> Stage:
+    stage = instantiate(plan.config.method.search, _partial_=True, _convert_="all")(
         network=plan.stage_network("search"),
         teacher=frozen_teacher(plan, "search"),
         sensitivities=sensitivities,
@@ -90,13 +101,10 @@ def allocated_search(plan: Plan, search: partial, sensitivities: dict[str, float
     )
     if stage.start == "teacher":
         load_into(stage.network, read_weights(plan.teacher.path / WEIGHTS))
-    checkpoint = plan.search.path / CHECKPOINT
-    train(plan, stage, plan.search, checkpoint)
-    keep_snapshot(plan, stage.snapshot())
-    checkpoint.unlink(missing_ok=True)
+    return stage
 
 
-def walk_search(plan: Plan, search: Any) -> None:
+def walk_search(plan: Plan) -> None:
     """A search that walks down through the budgets, continued from where it stood last.
 
     A budget that an earlier walk passed without leaving a snapshot (nobody had asked) is walked to again from the
@@ -112,15 +120,8 @@ def walk_search(plan: Plan, search: Any) -> None:
         checkpoint = read_checkpoint(target)  # of a second walk that was interrupted
     if checkpoint is not None:  # what lies behind the point where this walk goes on cannot be left by it
         wanted = [budget for budget in wanted if budget < checkpoint["search"]["lowest_checked"]]
-    network = load_into(plan.new_student(), read_weights(plan.teacher.path / WEIGHTS))
-    to_sloped(network.network)
-    stage = search(
-        network=network,
-        teacher=frozen_teacher(plan, "search"),
-        budgets=wanted,
-        on_snapshot=lambda snapshot: keep_snapshot(plan, snapshot),
-    )
-    train(plan, stage, plan.search, target, logged=not passed)  # a second walk's rows stand in the log already
+    # A second walk's rows stand in the log already.
+    stage = train(plan, partial(walking_stage, budgets=wanted), plan.search, target, logged=not passed)
     unreached = stage.finish()
     if unreached:
         say(
@@ -129,6 +130,17 @@ def walk_search(plan: Plan, search: Any) -> None:
         )
     if passed:
         target.unlink()
+
+
+def walking_stage(plan: Plan, budgets: list[int]) -> Stage:
+    network = load_into(plan.new_student(), read_weights(plan.teacher.path / WEIGHTS))
+    to_sloped(network.network)
+    return instantiate(plan.config.method.search, _partial_=True, _convert_="all")(
+        network=network,
+        teacher=frozen_teacher(plan, "search"),
+        budgets=budgets,
+        on_snapshot=partial(keep_snapshot, plan),
+    )
 
 
 def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:

@@ -9,6 +9,7 @@ from relinearize.experiment.plan import Plan
 from relinearize.experiment.training import CHECKPOINT
 from relinearize.experiment.weights import match_weights, read_weights
 from relinearize.methods.accuracy import accuracy
+from relinearize.methods.stage import Stage
 
 
 def make_teacher(plan: Plan) -> None:
@@ -31,10 +32,13 @@ def make_teacher(plan: Plan) -> None:
             }
             description = {"seconds": 0.0, "history": [], "accuracy": accuracies}
         else:
-            network = plan.stage_network("teacher")
-            stage = instantiate(plan.config.method.teacher, _partial_=True, _convert_="all")(network=network)
-            train(plan, stage, plan.teacher, folder / CHECKPOINT)
+            stage = train(plan, teacher_stage, plan.teacher, folder / CHECKPOINT)
             _, accuracies = tested(plan, stage, plan.new_network())
             weights, _ = stage.selected()  # with all routes
             description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies}
         publish(plan.teacher, folder, plan.config, description, weights)
+
+
+def teacher_stage(plan: Plan) -> Stage:
+    build = instantiate(plan.config.method.teacher, _partial_=True, _convert_="all")
+    return build(network=plan.stage_network("teacher"))

@@ -10,10 +10,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from relinearize.errors import UserError
 from relinearize.experiment.deferred_signals import DeferredSignals
 from relinearize.experiment.progress import StageProgress
+from relinearize.methods.processes import process_count, process_rank
 from relinearize.methods.stage import Stage
 
 CHECKPOINT = "last.ckpt"
@@ -48,9 +51,12 @@ def check_settings(settings: Any) -> None:
     for key, values in valid.items():
         if not any(settings[key] is value or settings[key] == value for value in values):
             raise UserError(f"trainer.{key}={settings[key]} is unknown; valid: {', '.join(map(str, values)).lower()}")
-    if settings.devices != 1:
-        # Each process of a DDP launch would run the whole pipeline and wait for the first one's locks.
-        raise UserError(f"trainer.devices={settings.devices}: one run trains on one device so far; give 1")
+    devices = settings.devices
+    if type(devices) is not int or devices < 1:
+        raise UserError(f"trainer.devices={devices} is no number of devices; give a whole number of at least 1")
+    if devices > 1 and resolve_accelerator(settings.accelerator) == "cuda" and devices > torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(f"trainer.devices={devices} but torch sees {found} CUDA device(s); give at most {found}")
 
 
 class SegmentCheckpoint(pl.callbacks.Checkpoint):
@@ -74,7 +80,9 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
         self.signals.begin()
 
     def on_train_batch_end(self, trainer: pl.Trainer, stage: Stage, *_: Any) -> None:
-        if self.signals.arrived and not trainer.is_last_batch:  # else the segment's end follows at once
+        # At the segment's last batch its end follows at once. Of several processes the others know of no signal, and
+        # what they have added up since the last end is theirs: they are stopped at ends only.
+        if self.signals.arrived and not trainer.is_last_batch and process_count() == 1:
             save_checkpoint(trainer, self.path)
             self.signals.handle()
 
@@ -89,6 +97,29 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
             save_checkpoint(trainer, self.path)
             self.saved_at = time.monotonic()
         self.signals.handle()
+
+
+class DataParallel(SingleDeviceStrategy):
+    """The training of one of several processes, whose gradients are averaged in each step.
+
+    To Lightning each of them is one on its own. Lightning's strategy of this kind would wait for the GPU in every step,
+    to learn whether some process had a signal.
+    """
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        super().setup(trainer)
+        cards = [self.root_device] if self.root_device.type == "cuda" else None
+        # Buffers: masks are the same everywhere anyway; batch-norm statistics are averaged at segment ends.
+        self.model = DistributedDataParallel(self.model, device_ids=cards, broadcast_buffers=False)
+
+
+def devices_of_process(accelerator: str) -> dict[str, Any]:
+    """Lightning's arguments for where this process trains: alone, or as one of several."""
+    if process_count() == 1:
+        return {"devices": 1}
+    if accelerator == "cpu":
+        return {"devices": 1, "strategy": DataParallel("cpu")}
+    return {"devices": [process_rank()], "strategy": DataParallel(torch.device("cuda", process_rank()))}
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
@@ -108,8 +139,9 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda stage, row: None) -> None:
     """Train `stage` to its end, from `checkpoint` if that file exists, saving to it.
 
-    `settings`: the `trainer` group, resolved (accelerator, devices, precision, channels_last, compile,
-    checkpoint_seconds, progress). Without epochs nothing is done.
+    `settings`: the `trainer` group, resolved (accelerator, precision, channels_last, compile, checkpoint_seconds,
+    progress). Without epochs nothing is done. Several processes (see peers.py) call it at the same time, each with a
+    stage of its own; all but the first show and save nothing.
     """
     if not stage.epochs:
         return
@@ -124,13 +156,16 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
         for network in (stage.network, *stage._frozen):
             network.compile()
     progress = StageProgress(settings.progress)
+    callbacks = [progress, SegmentCheckpoint(checkpoint, settings.checkpoint_seconds, progress, log_row)]
+    first = process_rank() == 0
     quiet_lightning()
     trainer = pl.Trainer(
         accelerator="gpu" if accelerator == "cuda" else "cpu",
-        devices=settings.devices,
+        **devices_of_process(accelerator),
         precision={"32": "32-true", "bf16": "bf16-mixed"}[precision],
         max_epochs=stage.epochs * stage.segments,
-        callbacks=[progress, SegmentCheckpoint(checkpoint, settings.checkpoint_seconds, progress, log_row)],
+        callbacks=callbacks if first else [],
+        enable_checkpointing=first,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -144,6 +179,8 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
     resume = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint.is_file() else {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*num_workers.*")
+        # Its successor does not exist in the oldest torch that is allowed.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         try:

@@ -18,6 +18,14 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.accuracy import accuracy
+from relinearize.methods.processes import (
+    add_up,
+    average_statistics,
+    lowest,
+    move_to_first,
+    only_in_first,
+    process_rank,
+)
 from relinearize.methods.schedule import SCHEDULES, learning_rate
 
 SELECTIONS = ("best", "last", "test")
@@ -47,6 +55,7 @@ class Stage(pl.LightningModule):
     second_view: str | None = None  # another augmentation of each batch's images that the loss wants: "augmix"
     least_epochs = 1
     routed = False  # whether the stage uses the batch-norm routes of the network (see backbones.routes)
+    batch_shares = 1  # parts of a batch that go through batch norms by themselves
 
     def __init__(
         self,
@@ -126,6 +135,15 @@ class Stage(pl.LightningModule):
                 f"give dataset.holdout (0.1, say) or {self.config_key}.selection=last"
             )
 
+    def check_devices(self, devices: int) -> None:
+        """UserError where batches cannot be shared by so many processes."""
+        least = 8 * self.batch_shares * devices  # an epoch's last batch may be a quarter; a batch norm needs 2 images
+        if devices > 1 and (self.batch_size % devices or self.batch_size < least):
+            raise UserError(
+                f"{self.config_key}.batch_size={self.batch_size} is shared by trainer.devices={devices} "
+                f"processes; give a multiple of {devices} that is at least {least}"
+            )
+
     # ---- the set-up ------------------------------------------------------------------------------------------------
 
     def use(self, *, train_loader: Any, validation_loader: Any, precision: str, seed: int) -> None:
@@ -161,7 +179,7 @@ class Stage(pl.LightningModule):
         self._segment_started = time.monotonic()
         self.train_loader.seek(epoch, segment)
         # The only user of the global generator is a network with dropout; this makes it a function of the position.
-        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) % 2**63)
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch + process_rank() * 2**40) % 2**63)
         self.set_learning_rate(epoch)
         if segment == 0:
             self._sums, self._seen = {}, 0
@@ -187,7 +205,7 @@ class Stage(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         epoch, segment = self.position
-        bad_step = self._first_bad_step.item() if self._first_bad_step is not None else math.inf
+        bad_step = lowest(self._first_bad_step).item() if self._first_bad_step is not None else math.inf
         if math.isfinite(bad_step):
             raise Diverged(
                 f"the loss of stage {self.name} became NaN or infinite at step {int(bad_step)} (epoch {epoch}); "
@@ -200,6 +218,8 @@ class Stage(pl.LightningModule):
                 f"(epoch {epoch}); lower {self.config_key}.learning_rate"
             )
         last_of_epoch = segment == self.segments - 1
+        average_statistics(self.network)
+        self._share_sums(last_of_epoch)
         self.segment_end(last_of_epoch)
         if last_of_epoch:
             self._finish_epoch(epoch)
@@ -208,6 +228,13 @@ class Stage(pl.LightningModule):
     def _count_seconds(self) -> None:
         now = time.monotonic()
         self.seconds, self._segment_started = self.seconds + now - self._segment_started, now
+
+    def _share_sums(self, last_of_epoch: bool) -> None:
+        """Of several processes, the first has the sums of all; at the end of the epoch every one has them."""
+        seen = torch.tensor(self._seen, device=self.device)
+        share = add_up if last_of_epoch else move_to_first
+        share([*self._sums.values(), seen])
+        self._seen = int(seen)
 
     def _finish_epoch(self, epoch: int) -> None:
         row: dict[str, float] = {"epoch": epoch}
@@ -262,7 +289,8 @@ class Stage(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["stage"]
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
-        self._sums, self._seen = dict(state["sums"]), state["seen"]
+        self._sums, self._seen = dict(state["sums"]), state["seen"] if process_rank() == 0 else 0
+        only_in_first(self._sums.values())
         # Checkpoints of earlier versions lack these; they are of segment ends, where neither is needed.
         self._first_bad_step, self._generator_state = state.get("first_bad_step"), state.get("generator", {})
 
