@@ -51,6 +51,7 @@ def assert_whole(server, record):
     return keys, teacher, search
 
 
+@pytest.mark.slow
 def test_each_stage_uses_what_the_one_before_it_made(tmp_path, server):
     record, _ = short_run(tmp_path)
     keys, teacher, search = assert_whole(server, record)

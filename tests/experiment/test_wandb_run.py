@@ -121,6 +121,7 @@ def test_picture_of_a_site_is_its_mask_summed_over_channels():
     assert picture._caption == "conv1.0: 3 of 24"
 
 
+@pytest.mark.slow
 def test_stages_and_submodels_of_senetpp_are_there_too(tmp_path, offline):
     record, folder = quick_run(tmp_path, "budget.fraction=0.2", *offline, method="senetpp")
     runs = runs_below(tmp_path)
