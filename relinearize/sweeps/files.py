@@ -45,7 +45,10 @@ class SweepFile(_File):
 
 @dataclass
 class JobFile(_File):
-    """`state`: running, done, failed, or stopped (by Ctrl-C). A killed job's stays running: see `heartbeat.alive`."""
+    """`state`: running, done, failed, stopped (by Ctrl-C), or waiting (preempted, and queued again by its launcher).
+
+    A killed job's stays running: see `heartbeat.alive`.
+    """
 
     number: int
     overrides: list[str]

@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-import re
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -75,10 +75,12 @@ def command_to_go_on(config: DictConfig) -> str:
 def reported() -> Iterator[None]:
     """Around a command that may be a multirun: then, however it ends, the table of its jobs is printed.
 
-    Raises UserError, hence exit status 1, if not all are done.
+    Raises UserError, hence exit status 1, if not all are done. SIGTERM ends the command like Ctrl-C: launchers then end
+    the processes that they have started here, and a network in training is saved.
     """
     ListJobs.watched, ListJobs.folder = True, None
     problem = ""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except (HydraException, OmegaConfBaseException):  # jobs that cannot be composed: there is no such sweep
@@ -91,6 +93,7 @@ def reported() -> Iterator[None]:
         if not problem:
             raise
     finally:
+        signal.signal(signal.SIGTERM, before)
         ListJobs.watched = False
         ListJobs.heartbeat.close()
         sweep = closed(ListJobs.folder) if ListJobs.folder else None
@@ -104,15 +107,9 @@ def reported() -> Iterator[None]:
 
 
 def submitit_problem(error: Exception) -> str:
-    """In one line why Slurm took no jobs, or which job ended without a result: cancelled, killed, out of memory.
-
-    Without the job's own output, which follows in submitit's message. Empty for errors that are not submitit's.
-    """
+    """In one line why Slurm took no jobs. Empty for errors that are not submitit's."""
     raised = list(traceback.walk_tb(error.__traceback__))[-1][0]
-    if not raised.f_globals["__name__"].startswith("submitit."):
-        return ""
-    message = re.split(r"\n(?:Error stream|No error stream|No output)", str(error))[0]
-    return " ".join(message.split())
+    return " ".join(str(error).split()) if raised.f_globals["__name__"].startswith("submitit.") else ""
 
 
 def closed(folder: Path) -> Sweep:

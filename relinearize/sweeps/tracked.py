@@ -16,6 +16,8 @@ from relinearize.errors import UserError, user_error_behind
 from relinearize.sweeps.files import JOB_FILE, JobFile
 from relinearize.sweeps.heartbeat import Process, beating
 
+_at_work: list[tuple[Path, JobFile]] = []  # of this process; at most one
+
 
 def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) -> float:
     """The test accuracy of `task(config)`, which returns record and folder; NaN if it fails.
@@ -29,6 +31,7 @@ def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) 
     job = JobFile(time.time(), Process.this(), int(hydra.job.num), list(hydra.overrides.task))
     job.write(path)
     job.state = "stopped"  # unless it comes to an end of its own
+    _at_work[:] = [(path, job)]
     try:
         with beating(path):
             record, folder = task(config)
@@ -43,9 +46,18 @@ def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) 
         print(f"relinearize: job {job.number} failed: {job.error}", file=sys.stderr, flush=True)
         return math.nan
     finally:
-        job.seconds = time.time() - job.started
+        _at_work.clear()
+        if job.state != "waiting":
+            job.seconds = time.time() - job.started
         if job.found and before and before.state == "done" and before.overrides == job.overrides:
             job = before  # says how long the run took when it was made
+        job.write(path)
+
+
+def note_waiting() -> None:
+    """Note that the job of this process waits once more: its launcher is about to end it and to queue it again."""
+    for path, job in _at_work:
+        job.state = "waiting"
         job.write(path)
 
 

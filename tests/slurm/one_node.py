@@ -30,7 +30,8 @@ SlurmdPort={node_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+# A job that was queued again starts when its old credential has expired: not after the usual two minutes.
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 # No plugin that wants cgroups, a database or MPI.
 MpiDefault=none

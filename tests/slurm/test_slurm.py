@@ -1,6 +1,8 @@
 """Sweeps through launcher=slurm on a real Slurm of one node (`make test-slurm`)."""
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,17 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "experiment")]
 
 import one_node
-from quick_runs import LARGE, MIDDLE, SMALL, command, quick_command, shell, trained_epochs
+from quick_runs import (
+    LARGE,
+    MIDDLE,
+    SMALL,
+    assert_same_tensors,
+    lasting,
+    quick_command,
+    quick_run,
+    shell,
+    trained_epochs,
+)
 
 from relinearize.experiment.records import find_records
 from relinearize.sweeps.status import Sweep
@@ -56,36 +68,75 @@ def test_jobs_that_slurm_refuses_are_one_line(slurm, tmp_path):
     assert done.returncode == 1 and "invalid partition" in line and "Traceback" not in done.stderr
 
 
-def test_cancelled_job_leaves_the_others(slurm, tmp_path):
+def test_cancelled_job_is_reported_once_the_others_are_done(slurm, tmp_path):
     """Each with a teacher of its own, so that nobody takes over the cancelled job's work."""
     typed = quick_command(
         tmp_path, "-m", f"budget.fraction={LARGE}", "seed=0,1,2", "sweep=mine", "method.teacher.epochs=30", *SLURM
     )
     folder = tmp_path / "sweeps" / "mine"
-    process = subprocess.Popen(
-        typed, env={**os.environ, **slurm}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
+    with started(typed, slurm) as process:
         wait_for(lambda: (folder / "1" / "job.json").exists(), process)
         (job,) = [path.name for path in folder.glob(".submitit/*_1")]
         subprocess.run(["scancel", job], env={**os.environ, **slurm}, check=True)
-        _, err = process.communicate(timeout=200)
-    finally:
-        process.kill()
+        out, err = process.communicate(timeout=200)
     assert process.returncode == 1
     last = err.splitlines()[-1]
-    assert last.startswith("relinearize: error: ") and f"Job {job}" in last and "CANCELLED" in last, err
-    assert "Traceback" not in err
-    wanted = ["done", "killed", "done"]
-    # submitit gives up at the first job without a result, maybe before the jobs behind it have ended.
-    # The cancelled one may get to note its end before Slurm kills it.
-    wait_for(lambda: [row.state.replace("stopped", "killed") for row in Sweep.read(folder).rows] == wanted)
-    shown = shell(command("status", str(folder)))
-    assert "2 done, 1 " in shown.stdout and "go on with: relinearize run" in shown.stdout
+    assert last.startswith(f"relinearize: error: 1 of 3 runs are not done; job 1: job {job} ended without a result"), (
+        err
+    )
+    assert "CANCELLED" in last and str(folder / ".submitit" / job) in last and "Traceback" not in err
+    assert "2 done, 1 failed" in out
+    assert [row.state for row in Sweep.read(folder).rows] == ["done", "failed", "done"]
 
     again = shell(typed, env=slurm)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "3 done" in again.stdout and len(records(tmp_path)) == 3
+
+
+def test_preempted_job_is_queued_again_and_ends_as_an_undisturbed_one(slurm, tmp_path):
+    """Without any checkpoint but that of the notice."""
+    settings = (f"budget.fraction={SMALL}", "method.teacher.epochs=20", "trainer.checkpoint_seconds=3600")
+    typed = quick_command(tmp_path, "-m", *settings, "sweep=mine", *SLURM, "trainer.progress=lines")
+    folder = tmp_path / "sweeps" / "mine"
+    seen = set()
+    with started(typed, slurm) as process:
+        for epoch, stage in ((5, "teacher"), (2, "search")):
+            wait_for(lambda word=f"{stage:11s} epoch {epoch}/": word in log(folder), process)
+            (job,) = [path.name for path in folder.glob(".submitit/[0-9]*")]
+            subprocess.run(["scancel", "--signal=USR2", job], env={**os.environ, **slurm}, check=True)
+
+            def goes_on(message=f"{stage}: going on from"):
+                seen.update(row.state for row in Sweep.read(folder).rows)
+                return message in log(folder)
+
+            wait_for(goes_on, process)
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 0 and "1 done" in out, out + err
+    assert "waiting" in seen and seen <= {"waiting", "running"}
+    epochs = re.findall(r"^(\w+ +epoch \d+)/", log(folder), re.MULTILINE)
+    assert len(epochs) == len(set(epochs)) > 25, "none was trained twice"
+
+    whole, undisturbed = quick_run(tmp_path / "whole", *settings)
+    ((path, record),) = records(tmp_path)
+    assert_same_tensors(path.parent, undisturbed)
+    values, wanted = lasting(record), lasting(whole)
+    assert {**values, "config": None} == {**wanted, "config": None}
+
+
+@contextlib.contextmanager
+def started(typed, slurm):
+    process = subprocess.Popen(
+        typed, env={**os.environ, **slurm}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def log(folder):
+    """What the jobs of a sweep have printed."""
+    return "".join(path.read_text() for path in sorted(folder.glob(".submitit/*/*_log.*")))
 
 
 def wait_for(condition, process=None, seconds=120):

@@ -1,0 +1,88 @@
+"""The launchers of conf/launcher/slurm.yaml and submitit_local.yaml; Hydra takes launchers from this folder only.
+
+They submit as hydra-submitit-launcher does and differ in the end: that launcher raises at the first job that was
+cancelled or killed, whatever the others still do; these wait for all and note which were lost.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+
+from relinearize.sweeps.lost import note_lost, why_lost
+from relinearize.sweeps.tracked import note_waiting
+
+try:
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import (
+        BaseSubmititLauncher,
+        LocalLauncher,
+        SlurmLauncher,
+    )
+except ImportError:  # relinearize without its extra `launchers`
+    BaseSubmititLauncher = LocalLauncher = SlurmLauncher = object
+
+
+class Patient(BaseSubmititLauncher):
+    """Waits for all jobs. Not a launcher by itself: it knows no cluster."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """One result for each job, in order; NaN for those that were lost."""
+        jobs = self.submit(job_overrides, initial_job_idx)
+        try:
+            return [
+                self.outcome(job, number, list(overrides))
+                for number, (job, overrides) in enumerate(zip(jobs, job_overrides, strict=True), initial_job_idx)
+            ]
+        except KeyboardInterrupt:
+            self.abandon(jobs)
+            raise
+
+    def submit(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
+        """submitit's jobs: on Slurm, one array."""
+        import submitit
+
+        settings = dict(self.params)
+        folder, requeues = settings.pop("submitit_folder"), settings.pop("max_num_timeout", None)
+        own = {} if requeues is None else {f"{self._EXECUTOR}_max_num_timeout": requeues}
+        executor = submitit.AutoExecutor(folder=folder, cluster=self._EXECUTOR, **own)
+        shared = BaseQueueConf.__dataclass_fields__
+        executor.update_parameters(
+            **{key if key in shared else f"{self._EXECUTOR}_{key}": value for key, value in settings.items()}
+        )
+        with executor.batch():
+            return [
+                executor.submit(self, list(overrides), "hydra.sweep.dir", number, str(number), Singleton.get_state())
+                for number, overrides in enumerate(job_overrides, initial_job_idx)
+            ]
+
+    def outcome(self, job: Any, number: int, overrides: list[str]) -> JobReturn:
+        """Of a job, once it has ended."""
+        try:
+            return job.results()[0]
+        except Exception as error:
+            accuracy = note_lost(Path(self.config.hydra.sweep.dir), number, overrides, why_lost(job, error))
+            return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=accuracy)
+
+    def abandon(self, jobs: Sequence[Any]) -> None:
+        """The command is interrupted; what runs on a cluster goes on."""
+
+    def checkpoint(self, *arguments: Any, **settings: Any) -> Any:
+        """submitit calls it in the job, before the job is queued again."""
+        note_waiting()
+        return super().checkpoint(*arguments, **settings)
+
+
+class PatientSlurmLauncher(Patient, SlurmLauncher):
+    pass
+
+
+class PatientLocalLauncher(Patient, LocalLauncher):
+    def abandon(self, jobs: Sequence[Any]) -> None:
+        """Stop them like this process."""
+        for job in jobs:
+            job.cancel()
+        for job in jobs:
+            job.wait()
