@@ -5,13 +5,10 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -21,20 +18,17 @@ from relinearize.engine.layout import client_image, require, server_tensors
 from relinearize.engine.lowering import lowered
 from relinearize.engine.network import NETWORKS
 from relinearize.engine.options import Options
-from relinearize.engine.profile import KINDS, Cost, sent_bytes, sent_messages
 from relinearize.engine.progress import Progress
 from relinearize.engine.proxy import HOST, DelayProxy
-from relinearize.engine.record import Answers, InferenceRecord, KindCost, Model, Phase
+from relinearize.engine.record import InferenceRecord
+from relinearize.engine.results import Inferred, answers, model_of, summary
 from relinearize.engine.runtime import compiled
 from relinearize.engine.two_parties import TwoParties, free_ports, stopped_by_signals
 from relinearize.errors import UserError
 from relinearize.inference.bundle import GRAPH, Bundle, read_bundle
 
 FRACTION_BITS = 18
-LINEAR = ("conv2d", "linear", "affine")
 LOOPBACK_IMAGES = 3  # for the model, if the network is a slow one
-
-Inferred = tuple[dict[str, Any], dict[str, Any]]  # what each party says of one inference
 
 
 def infer(options: Options) -> InferenceRecord:
@@ -80,7 +74,7 @@ def infer(options: Options) -> InferenceRecord:
         first=first,
         steady=steady,
         loopback=loopback,
-        model=model_of(options, bundle, steady, loopback or steady),
+        model=model_of(options.protocol, options.network, bundle, steady, loopback or steady),
         answers=answers(bundle, logits),
         logits=tuple(map(tuple, logits.tolist())),
         versions={"relinearize": __version__, **{name: version(name) for name in ("spu", "jax", "numpy")}},
@@ -141,54 +135,6 @@ def measured(
             proxy.become(NETWORKS["loopback"])
             loopback = [infer_image(index) for index in range(min(LOOPBACK_IMAGES, options.n_images))]
     return setup_seconds, (first, steady, loopback)
-
-
-def summary(inferred: Sequence[Inferred]) -> Phase:
-    """Latency is the client's: it ends when the client knows the logits."""
-    seconds = [client["seconds"] for _, client in inferred]
-    middle = min(inferred, key=lambda both: abs(both[CLIENT]["seconds"] - median(seconds)))
-    costs = [{kind: Cost(**party["costs"][kind]) for kind in KINDS} for party in middle]
-    kinds = {
-        kind: KindCost(
-            seconds=max(party[kind].seconds for party in costs),
-            bytes=sum(party[kind].bytes for party in costs),
-            messages=max(party[kind].messages for party in costs),
-            calls=costs[SERVER][kind].calls,
-        )
-        for kind in KINDS
-    }
-    return Phase(
-        seconds=tuple(seconds),
-        median_seconds=median(seconds),
-        server_bytes=sent_bytes(costs[SERVER]),
-        client_bytes=sent_bytes(costs[CLIENT]),
-        messages=max(sent_messages(party) for party in costs),
-        kinds=kinds,
-    )
-
-
-def model_of(options: Options, bundle: Bundle, steady: Phase, loopback: Phase) -> Model:
-    live = sum(kept > 0 for kept in bundle.kept.values())
-    layers = sum(node.op in LINEAR for node in bundle.nodes)
-    messages = options.protocol.sequential_messages(steady.messages, live, layers)
-    direction_bytes = max(steady.server_bytes, steady.client_bytes)
-    predicted = options.network.predicted_seconds(loopback.median_seconds, messages, direction_bytes)
-    return Model(loopback.median_seconds, messages, direction_bytes, predicted, steady.median_seconds)
-
-
-def answers(bundle: Bundle, logits: np.ndarray) -> Answers:
-    """`logits` of the first reference images against what the bundle says of them."""
-    count, reference = len(logits), bundle.reference
-    plain, labels = reference.logits[:count], None if reference.labels is None else reference.labels[:count]
-    said, meant = logits.argmax(1), plain.argmax(1)
-    return Answers(
-        images=count,
-        max_error=float(np.abs(logits - plain).max()),
-        logit_scale=float(np.abs(plain).max()),
-        agreement=100 * float(np.mean(said == meant)),
-        private_accuracy=None if labels is None else 100 * float(np.mean(said == labels)),
-        plaintext_accuracy=None if labels is None else 100 * float(np.mean(meant == labels)),
-    )
 
 
 def sha256(path: Path) -> str:

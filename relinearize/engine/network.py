@@ -31,7 +31,7 @@ class Network:
     @property
     def text(self) -> str:
         """For people: "wan (40 ms RTT, 100 Mbit/s)"."""
-        if not self.emulated:
+        if self.name == "loopback":
             return self.name
         rate = "no rate limit" if self.mbps is None else f"{self.mbps:g} Mbit/s"
         return f"{self.name} ({self.rtt_ms:g} ms RTT, {rate})"
@@ -71,4 +71,5 @@ def read_network(text: str) -> Network:
     rtt_ms, mbps = values.get("rtt_ms", 0.0), values.get("mbps")
     if not 0 <= rtt_ms <= 10_000 or (mbps is not None and not 0.1 <= mbps <= 1e6):
         raise UserError(f"network={text}: rtt_ms must be 0 to 10000, mbps 0.1 to 1000000")
-    return Network("own", rtt_ms, mbps)
+    name = "-".join([f"{rtt_ms:g}ms", *([] if mbps is None else [f"{mbps:g}mbps"])])
+    return Network(name, rtt_ms, mbps)

@@ -1,4 +1,4 @@
-"""What a person sees while two parties compute: a bar on a terminal, a plain line per step elsewhere."""
+"""What a person sees while two parties compute: a bar on a terminal, a few plain lines elsewhere."""
 
 import sys
 from types import TracebackType
@@ -47,5 +47,5 @@ class Progress:
         self.steps = completed + 1
         if self.bar is not None:
             self.bar.update(self.task, description=text, completed=completed)
-        else:
+        elif done is None or done % max(1, self.images // 10) == 0:
             print(text, file=sys.stderr, flush=True)
