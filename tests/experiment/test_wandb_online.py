@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from quick_runs import quick_run
@@ -10,6 +11,7 @@ from wandb_server import WandbServer
 
 pytest.importorskip("wandb")
 
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 # Without a trained search: of the four W&B runs, the search's is then made of its result alone.
 SHORT = ["method.teacher.epochs=2", "method.finetune.epochs=1", "budget.fraction=0.5", "dataset.subset=120"]
 
@@ -83,5 +85,11 @@ def test_offline_runs_sync_whole(tmp_path, server):
     command = [sys.executable, "-m", "wandb", "sync", str(tmp_path / "out" / "wandb")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert_whole(server, record)
-    assert not server.uses
+    keys, teacher, search = assert_whole(server, record)
+    assert not server.uses, "W&B refuses it offline"
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "wandb_lineage.py", "me/relinearize"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout == "4 inputs declared\n", done.stderr
+    assert server.used_by(keys["search"]) == {teacher}
+    assert server.used_by(keys["finetune"]) == {teacher, *search}

@@ -98,6 +98,25 @@ class Answers(BaseHTTPRequestHandler):
     def Viewer(self, asked):
         return {"viewer": {"id": "me", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": None}}
 
+    def GetDefaultEntity(self, asked):
+        return {"viewer": {"id": "me", "entity": "me"}}
+
+    def Runs(self, asked):
+        edges = [{"node": self.node(name), "cursor": name} for name in self.server.runs]
+        runs = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+        return {"project": {"internalId": "1", "runCount": len(edges), "readOnly": False, "runs": runs}}
+
+    def Run(self, asked):
+        return {"project": {"internalId": "1", "run": self.node(asked["name"])}}
+
+    def node(self, name):
+        run = self.server.runs[name]
+        node = {"id": name, "name": name, "displayName": name, "tags": [], "sweepName": None, "state": "finished"}
+        node |= {"group": None, "jobType": None, "commit": None, "readOnly": False, "description": None, "notes": None}
+        node |= {"createdAt": "2024-01-01T00:00:00Z", "heartbeatAt": "2024-01-01T00:00:00Z", "historyLineCount": 0}
+        node |= {"user": {"name": "me", "username": "me"}, "projectId": "1", "config": run["config"]}
+        return node | {"systemMetrics": "{}", "summaryMetrics": json.dumps(run["summary"]), "historyKeys": None}
+
     def ServerFeaturesQuery(self, asked):
         return {"serverInfo": {"features": []}}
 
