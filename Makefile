@@ -56,7 +56,7 @@ test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 test-slurm: setup ## sweeps through a Slurm that the tests start here (root; apt-get install slurm-wlm munge)
-	$(BIN)/python -m pytest -m slurm -rs
+	$(BIN)/python -m pytest -m slurm -rs tests/slurm
 
 test-pi: pi ## private inference under real two-party computation
 	$(PI_VENV)/bin/python -m pytest --confcutdir=tests/engine -m "not slow" tests/engine
