@@ -64,3 +64,11 @@ def open_logger(plan: Any, stage_name: str, artifact: Artifact) -> Iterator[RowL
         yield NoLogger()
     else:
         raise UserError(f"logger.name={kind} is unknown; valid: {', '.join(LOGGERS)}")
+
+
+def log_finished(plan: Any, record: Record) -> None:
+    """Give a run that was found finished to a logger that keeps runs, where it has not got it yet."""
+    if plan.config.logger.name == "wandb":
+        from relinearize.experiment.wandb_logger import log_finished as log_to_wandb
+
+        log_to_wandb(plan, record)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from relinearize.errors import UserError
 from relinearize.experiment.describe import make_record
-from relinearize.experiment.loggers import open_logger
+from relinearize.experiment.loggers import log_finished, open_logger
 from relinearize.experiment.making import CONFIG, WEIGHTS, frozen_teacher, load_into, publish, say, tested, train
 from relinearize.experiment.plan import Plan
 from relinearize.experiment.records import RECORD_FILE, Record
@@ -38,7 +38,9 @@ def run(config: DictConfig) -> tuple[Record, Path]:
         with plan.run.lock(say):
             if not plan.run.complete:
                 make_run(plan)
-    return Record.read(plan.run.path / RECORD_FILE), plan.run.path
+    record = Record.read(plan.run.path / RECORD_FILE)
+    log_finished(plan, record)
+    return record, plan.run.path
 
 
 def make_run(plan: Plan) -> None:

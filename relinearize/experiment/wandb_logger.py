@@ -18,7 +18,7 @@ from relinearize.experiment.records import Record, find_records
 from relinearize.experiment.store import KEY_LENGTH, MASK, Artifact
 from relinearize.experiment.wandb_columns import best_columns, history_columns, log_rows, summary_columns
 from relinearize.experiment.wandb_lineage import Made, lineage, wandb_artifact
-from relinearize.experiment.wandb_stage import stage_run
+from relinearize.experiment.wandb_stage import mark_of, stage_run
 from relinearize.relu.mask import Mask
 
 PICTURE = 96  # pixels a site's picture has at least
@@ -61,6 +61,9 @@ class WandbRows:
                 "sites/mask": [site_picture(name, kept.numpy()) for name, kept in mask.items()],
             }
         )
+        mark = mark_of(Made(self.plan, "finetune", finetune))
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
 
     def _log_network(self, record: Record, places: dict[str, Path]) -> None:
         about = {"record": record.key, "relus": record.budget.met, "test_accuracy": record.accuracy.test}
@@ -90,3 +93,12 @@ def open_wandb(plan: Any, stage_name: str, artifact: Artifact) -> Iterator[Wandb
     """The W&B run of one stage, with what the stage uses known to W&B before it."""
     with stage_run(Made(plan, stage_name, artifact)) as (run, first):
         yield WandbRows(run, plan, first)
+
+
+def log_finished(plan: Any, record: Record) -> None:
+    """Give W&B a run that was finished before, once; without its stages in the store it is left alone."""
+    made = Made(plan, "finetune", plan.finetune)
+    in_store = all(artifact.complete for artifact in plan.artifacts.values())
+    if plan.config.logger.mode != "disabled" and in_store and not mark_of(made).is_file():
+        with open_wandb(plan, "finetune", plan.finetune) as rows:
+            rows.finish(record, plan.run.path)

@@ -26,12 +26,11 @@ OF_SITES = ("relu/kept/*", "mask/distance/*")  # one curve for each site: no col
 def stage_run(made: Made) -> Iterator[tuple[Any, bool]]:
     """The stage's W&B run, and whether it is opened for the first time in this output folder."""
     settings, folder = made.plan.config.logger, Path(made.plan.config.output)
-    agent = run_of_agent()  # before the first wandb.init, whichever stage that is
-    agent = agent if made.stage == "finetune" else {}
+    agent = agent_of(made)
     inputs = [] if settings.mode == "disabled" else made.inputs
     for one in inputs:
         ensure_logged(one)
-    number = agent.get("WANDB_RUN_ID", made.run_id)
+    number = run_number(made)
     first = not any(folder.glob(f"wandb/*run-*-{number}*"))
     about = {**labels(made), "id": number, "resume": "allow", "sweep": agent.get("WANDB_SWEEP_ID")}
     with wandb_run(settings, folder, **about, config={**made.plan.plain_config, "lineage": lineage(made)}) as run:
@@ -44,6 +43,17 @@ def stage_run(made: Made) -> Iterator[tuple[Any, bool]]:
             for one in inputs:
                 declare_use(run, one)
         yield run, first
+
+
+def agent_of(made: Made) -> dict[str, str]:
+    """What `wandb agent` said, if this is the stage it waits for. Asked for any stage before its wandb.init."""
+    agent = run_of_agent()
+    return agent if made.stage == "finetune" else {}
+
+
+def run_number(made: Made) -> str:
+    """The id of the stage's W&B run: its own, or the agent's."""
+    return agent_of(made).get("WANDB_RUN_ID", made.run_id)
 
 
 def labels(made: Made) -> dict[str, Any]:
@@ -83,8 +93,7 @@ def ensure_logged(made: Made) -> None:
 
     A stage that was made without W&B, or elsewhere, gets its W&B run here, with the curves of its history.
     """
-    settings, folder = made.plan.config.logger, Path(made.plan.config.output) / "wandb"
-    mark = folder / ".logged" / f"{settings.mode}-{settings.entity}-{settings.project}-{made.run_id}-{made.name}"
+    mark = mark_of(made)
     if mark.is_file():
         return
     mark.parent.mkdir(parents=True, exist_ok=True)
@@ -99,3 +108,9 @@ def ensure_logged(made: Made) -> None:
             for artifact in made.wandb_artifacts():
                 run.log_artifact(artifact, aliases=["latest", made.alias])
         mark.touch()
+
+
+def mark_of(made: Made) -> Path:
+    """The file that says that W&B was given the result."""
+    settings, folder = made.plan.config.logger, Path(made.plan.config.output) / "wandb" / ".logged"
+    return folder / f"{settings.mode}-{settings.entity}-{settings.project}-{run_number(made)}-{made.name}"

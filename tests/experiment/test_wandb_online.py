@@ -77,11 +77,13 @@ def test_each_stage_uses_what_the_one_before_it_made(tmp_path, server):
 
 
 def test_offline_runs_sync_whole(tmp_path, server):
-    """Also a run whose stages were made without W&B: its curves come from their history."""
-    store = f"store={tmp_path / 'store'}"
-    short_run(tmp_path / "before", store, "logger=none")
-    record, _ = short_run(tmp_path / "out", store, "logger.mode=offline")
-    assert record.stages["finetune"].reused and not server.runs
+    """Also a run that was made without W&B and is asked again: its curves come from its stages' history."""
+    short_run(tmp_path / "out", "logger=none")
+    record, _ = short_run(tmp_path / "out", "logger.mode=offline")
+    folders = sorted(tmp_path.glob("out/wandb/offline-run-*"))
+    assert len(folders) == 3 and not server.runs
+    short_run(tmp_path / "out", "logger.mode=offline")
+    assert sorted(tmp_path.glob("out/wandb/offline-run-*")) == folders, "once is enough"
     command = [sys.executable, "-m", "wandb", "sync", str(tmp_path / "out" / "wandb")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
