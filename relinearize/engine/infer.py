@@ -108,9 +108,15 @@ def measured(
             (f"{HOST}:{reached[SERVER]}", f"{HOST}:{ports[CLIENT]}"),
         )
         job = Job(
-            str(options.bundle.resolve()), options.protocol.spu_name, FRACTION_BITS, options.local_truncation,
-            options.timeout, addresses, inputs, bundle.classes,
-        )  # fmt: skip
+            bundles=(str(options.bundle.resolve()),) * len(PARTIES),
+            protocol=options.protocol.spu_name,
+            fraction_bits=FRACTION_BITS,
+            local_truncation=options.local_truncation,
+            timeout=options.timeout,
+            addresses=addresses,
+            inputs=inputs,
+            classes=bundle.classes,
+        )
         job.write(options.output)
         for rank in range(len(PARTIES)):
             log_file(options.output, rank).unlink(missing_ok=True)

@@ -17,12 +17,13 @@ IMAGE, LOGITS = "image", "logits"  # names of the program's first input and of i
 
 @dataclass(frozen=True)
 class Job:
-    """`addresses[rank]`: what that party calls the two of them, its own to listen at and its peer's to dial.
+    """`bundles[rank]`: the folder that party reads; the client's may lack the weights. `addresses[rank]`: what that
+    party calls the two of them, its own to listen at and its peer's to dial.
 
     `inputs`: name -> shape, the image first; the server's tensors are named by `layout.server_tensors`.
     """
 
-    bundle: str
+    bundles: tuple[str, str]
     protocol: str  # SPU's name
     fraction_bits: int
     local_truncation: bool

@@ -34,7 +34,7 @@ class Party:
         self.io = spu.Io(2, config)
         self.program = spu.Executable()
         self.program.ParseFromString((folder / PROGRAM_FILE).read_bytes())
-        self.bundle = read_bundle(job.bundle, weights=rank == SERVER)
+        self.bundle = read_bundle(job.bundles[rank], weights=rank == SERVER)
         tensors = self._tensors(self.bundle)
         began = time.monotonic()
         self.link = connected(job, rank)
