@@ -43,8 +43,8 @@ usage: relinearize COMMAND ...
 `relinearize evaluate --help` prints the keys of an evaluation."""
 
 
-# Hydra's names of those launchers that are packages of their own; all are in the extra `launchers`.
-LAUNCHER_PLUGINS = ("joblib", "submitit_local", "submitit_slurm")
+# Hydra's names of those launchers that are packages of their own, and the extra that each is in.
+LAUNCHER_PLUGINS = {"joblib": "launchers", "submitit_local": "launchers", "submitit_slurm": "launchers", "ray": "ray"}
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
@@ -247,7 +247,8 @@ def explained(error: Exception) -> str:
     if isinstance(error, MissingConfigException):
         folder, _, name = str(error.missing_cfg_file).rpartition("/")
         if folder == "hydra/launcher" and name in LAUNCHER_PLUGINS:
-            return f"the launcher {name} is not installed; it comes with pip install 'relinearize[launchers]'"
+            extra = LAUNCHER_PLUGINS[name]
+            return f"the launcher {name} is not installed; it comes with pip install 'relinearize[{extra}]'"
     if "Could not override" not in message:
         return message
     groups = sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir())

@@ -58,11 +58,13 @@ def test_every_file_of_a_group_composes_and_resolves(group):
 
 @pytest.mark.parametrize("launcher", files_of("launcher"))
 def test_every_launcher_composes_and_leaves_the_run_as_it_is(launcher):
+    plugin = {"submitit_local": "submitit", "slurm": "submitit"}.get(launcher, launcher)
     if launcher != "basic":
-        pytest.importorskip(f"hydra_plugins.hydra_{'joblib' if launcher == 'joblib' else 'submitit'}_launcher")
+        pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [f"launcher={launcher}", "sweep=mine"], return_hydra_config=True)
-    target = {"submitit_local": "LocalLauncher"}.get(launcher, f"{launcher}launcher")
+    ours = {"submitit_local": "PatientLocalLauncher", "slurm": "PatientSlurmLauncher"}
+    target = ours.get(launcher, f"{launcher}launcher")
     assert config.hydra.launcher._target_.lower().endswith(f".{target.lower()}")
     OmegaConf.resolve(config.hydra.launcher)
     with open_dict(config):

@@ -1,6 +1,8 @@
 """Real runs under launchers that start processes of their own: shared work once, kills, failures, states."""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiment"))
 from quick_runs import LARGE, SMALL, command, quick_command, shell
 
 from relinearize.experiment.records import find_records
+from relinearize.sweeps.files import job_files
 from relinearize.sweeps.status import Sweep
 
 LAUNCHERS = {
@@ -61,6 +64,69 @@ def test_sweep_whose_command_is_killed_goes_on_under_any_launcher(tmp_path, laun
     assert shown.returncode == 0 and "2 done, 2 failed" in shown.stdout
 
 
+LONG = ("method.teacher.epochs=40", "sweep=mine", "trainer.progress=lines")
+
+
+@contextlib.contextmanager
+def started(tmp_path, launcher, *overrides):
+    """The command of a sweep of three runs, each with a teacher of its own, once all of them train."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
+    typed = quick_command(tmp_path, "-m", "seed=0,1,2", *LONG, *LAUNCHERS[launcher], *overrides)
+    process = subprocess.Popen(
+        typed, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("store/teacher/*/history.csv"))) == 3, process)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(condition, process):
+    limit = time.monotonic() + 400
+    while not condition():
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.1)
+
+
+def workers(folder):
+    return {job.number: job.process.number for job in job_files(folder).values()}
+
+
+@pytest.mark.slow
+def test_lost_job_is_reported_at_the_end_and_a_preempted_one_goes_on(tmp_path):
+    folder = tmp_path / "sweeps" / "mine"
+    with started(tmp_path, "submitit") as process:
+        os.kill(workers(folder)[1], signal.SIGKILL)
+        os.kill(workers(folder)[2], signal.SIGUSR2)
+        out, err = process.communicate(timeout=600)
+    assert process.returncode == 1 and "2 done, 1 failed" in out, out + err
+    assert [row.state for row in Sweep.read(folder).rows] == ["done", "failed", "done"]
+    last = err.splitlines()[-1]
+    assert last.startswith("relinearize: error: 1 of 3 runs are not done; job 1: job "), err
+    assert "ended without a result" in last and "its log: " in last and "Traceback" not in err
+    logs = [path.read_text() for path in folder.glob(".submitit/*/*_log.*")]
+    assert sum("teacher: going on from" in log for log in logs) == 1
+    epochs = [[int(epoch) for epoch in re.findall(r"teacher +epoch (\d+)/", log)] for log in logs]
+    assert epochs.count(list(range(1, 41))) == 2, "none twice"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "state"), [("joblib", "killed"), ("submitit", "stopped")])
+def test_command_that_is_terminated_ends_its_processes(tmp_path, launcher, state):
+    folder = tmp_path / "sweeps" / "mine"
+    with started(tmp_path, launcher, *(["hydra.launcher.n_jobs=3"] if launcher == "joblib" else [])) as process:
+        process.terminate()
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 130 and "goes on from the last checkpoint" in err.splitlines()[-1]
+        assert [row.state for row in Sweep.read(folder).rows] == 3 * [state]
+        for number in workers(folder).values():
+            with pytest.raises(ProcessLookupError):
+                os.kill(number, 0)
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -71,13 +137,14 @@ def error_of(*arguments, **environment):
     return done.stderr.removeprefix("relinearize: error: ").strip()
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "slurm"])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "slurm", "ray"])
 def test_launcher_that_is_not_installed_is_named_with_its_remedy(tmp_path, launcher):
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['hydra_plugins'] = None\n")
     name = launcher.replace("slurm", "submitit_slurm")
     for group in (f"launcher={launcher}", f"hydra/launcher={name}"):
         error = error_of("-m", group, f"output={tmp_path}", PYTHONPATH=str(tmp_path))
-        assert error == f"the launcher {name} is not installed; it comes with pip install 'relinearize[launchers]'"
+        extra = "ray" if launcher == "ray" else "launchers"
+        assert error == f"the launcher {name} is not installed; it comes with pip install 'relinearize[{extra}]'"
 
 
 def test_launcher_of_a_single_run_asks_for_a_sweep(tmp_path):
