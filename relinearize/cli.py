@@ -36,6 +36,7 @@ usage: relinearize COMMAND ...
   evaluate run=FOLDER         test a finished run's network again, from its files; with evaluation=robust under attacks
                               and corruptions
   export run=FOLDER           the network as a bundle for engines of private inference; onnx=true as ONNX, too
+  cost run=FOLDER             what private inference with it costs, predicted: time, bytes, messages
   infer bundle=FOLDER         the bundle's network on its images, under real two-party computation; latency and bytes
   --version
 
@@ -195,6 +196,28 @@ def infer(arguments: list[str]) -> None:
     infer_command(arguments)
 
 
+def cost(arguments: list[str]) -> None:
+    from relinearize.cost.options import HELP, parse_options
+
+    if set(arguments) & {"-h", "--help"}:
+        print(HELP)
+        return
+    options = parse_options(arguments)
+    if options.bundle:
+        from relinearize.cost.workload import bundle_workload
+        from relinearize.inference.bundle import read_bundle
+
+        bundle = read_bundle(options.bundle)
+        name, workload = bundle.about.name or str(options.bundle), bundle_workload(bundle)
+    else:
+        from relinearize.experiment.cost_command import run_workload
+
+        name, workload = run_workload(options.run, options.route)
+    from relinearize.cost.table import print_costs
+
+    print_costs(f"Private inference with {name}, one image, predicted", workload, options.presets)
+
+
 COMMANDS = {
     "run": run,
     "status": status,
@@ -202,6 +225,7 @@ COMMANDS = {
     "count": count,
     "evaluate": evaluate,
     "export": export,
+    "cost": cost,
     "infer": infer,
 }
 

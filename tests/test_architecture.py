@@ -21,9 +21,20 @@ MAY_IMPORT = {
     "robustness": ["errors", "relu.", "data.", "backbones."],
     "inference": ["errors", "arguments", "relu.", "backbones."],
     "engine": ["errors", "arguments", "inference.", "__version__"],
-    "experiment": ["errors", "relu.", "data.", "backbones.", "methods.", "robustness.", "inference.", "arguments"],
-    "report": ["errors", "experiment.records", "experiment.robust_records"],
-    "cli": ["errors", "sweeps.", "experiment.", "engine.", "report."],
+    "cost": ["errors", "arguments", "inference.bundle", "engine.network"],
+    "experiment": [
+        "errors",
+        "arguments",
+        "relu.",
+        "data.",
+        "backbones.",
+        "methods.",
+        "robustness.",
+        "inference.",
+        "cost.",
+    ],
+    "report": ["errors", "experiment.records", "experiment.robust_records", "cost."],
+    "cli": ["errors", "sweeps.", "experiment.", "engine.", "report.", "cost.", "inference.bundle"],
     "__main__": ["cli"],
     "__init__": [],
 }
@@ -78,7 +89,7 @@ def test_command_line_is_light(name: str) -> None:
     assert {module.split(".")[0] for module in found} <= LIGHT | {"relinearize"}
 
 
-@pytest.mark.parametrize("room", ["report", "sweeps"])
+@pytest.mark.parametrize("room", ["report", "sweeps", "cost"])
 def test_reports_and_states_import_no_torch(room: str) -> None:
     modules = [f"relinearize.{name_of(path)}" for path in MODULES if room in path.parts]
     code = f"import sys, {', '.join(modules)}; assert not {{'torch', 'pytorch_lightning', 'wandb'}} & set(sys.modules)"

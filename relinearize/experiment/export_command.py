@@ -63,16 +63,21 @@ def export_network(options: ExportOptions, console: Console | None = None) -> Pa
     return folder
 
 
-def of_run(options: ExportOptions) -> Subject:
-    """The network of a finished run, of the route that is asked."""
-    run = FinishedRun.open(options.run, options.root)
+def route_run(folder: Path, route: str | None, root: str | None = None) -> tuple[FinishedRun, tuple[str, ...]]:
+    """(the finished run of that route, the names of the run's other routes); None: the run itself."""
+    run = FinishedRun.open(folder, root)
     routes = {run.record.route or "clean": run.folder}
     routes |= {part.name.removeprefix(ROUTE): part for part in run.parts() if part.name.startswith(ROUTE)}
-    route = options.route or next(iter(routes))
+    route = route or next(iter(routes))
     if route not in routes:
         raise UserError(f"route={route}: {run.folder} has no such route; valid: {', '.join(routes)}")
-    if routes[route] != run.folder:
-        run = FinishedRun.open(routes[route], options.root)
+    others = tuple(name for name in routes if name != route)
+    return (run if routes[route] == run.folder else FinishedRun.open(routes[route], root)), others
+
+
+def of_run(options: ExportOptions) -> Subject:
+    """The network of a finished run, of the route that is asked."""
+    run, others = route_run(options.run, options.route, options.root)
     record = run.record
     about = About(
         name=record.name, key=record.key, backbone=record.backbone.name, width=record.backbone.width,
@@ -80,7 +85,6 @@ def of_run(options: ExportOptions) -> Subject:
         route=record.route, test_accuracy=record.accuracy.test,
     )  # fmt: skip
     size = (record.dataset.channels, record.dataset.image_size, record.dataset.image_size)
-    others = tuple(name for name in routes if name != route)
     return Subject(run.network(), run.config, size, about, run.folder / "bundle", record.dataset.fingerprint, others)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relinearize.experiment.records import Record
+from relinearize.report.cost import cost_columns
 from relinearize.report.published import PublishedPoint, published_for
 
 # Config entries that may differ between the points of one curve.
@@ -201,7 +202,10 @@ def _name_variants(series: list[Series]) -> None:
 
 
 def pareto_rows(panels: Iterable[Panel]) -> list[dict[str, Any]]:
-    """One row per point; accuracies in percent, `drop` = all-ReLU minus test accuracy of the point's runs."""
+    """One row per point; accuracies in percent, `drop` = all-ReLU minus test accuracy of the point's runs.
+
+    Costs of private inference are predicted (`cost_columns`).
+    """
     rows = []
     for panel in panels:
         for series in panel.series:
@@ -230,6 +234,7 @@ def pareto_rows(panels: Iterable[Panel]) -> list[dict[str, Any]]:
                         "holdout_mean": _rounded(holdout and holdout.mean),
                         "all_relu_mean": _rounded(teacher and teacher.mean),
                         "drop": _rounded(teacher.mean - test.mean if teacher and test else None),
+                        **cost_columns(point.records),
                         "seeds": " ".join(str(record.seed) for record in point.records),
                         "keys": " ".join(record.key for record in point.records),
                     }

@@ -1,0 +1,1 @@
+"""What private inference with a network costs, predicted from counts; no engine and no torch."""
