@@ -42,8 +42,8 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
             case "normalize":  # the client did it before
                 return x
             case "conv2d":
-                convolve = product_then_shifts if kn2row and node.attributes["groups"] == 1 else convolved
-                return convolve(x, tensors["weight"], **node.attributes) + tensors["bias"]
+                convolve = product_then_shifts if kn2row else convolved
+                return by_groups(convolve, x, tensors["weight"], **node.attributes) + tensors["bias"]
             case "linear":
                 return x @ tensors["weight"] + tensors["bias"]
             case "affine":
@@ -85,14 +85,19 @@ def picked(flat: Array, places: np.ndarray) -> Array:
     return flat.at[places].get(mode="promise_in_bounds")
 
 
-def convolved(x: Array, weight: Array, stride: Any, padding: Any, dilation: Any, groups: int) -> Array:
+def by_groups(convolve: Callable[..., Array], x: Array, weight: Array, groups: int, **window: Any) -> Array:
+    """One convolution after the other: what XLA makes of grouped ones, SPU does not know."""
+    parts = zip(jnp.split(x, groups, -1), jnp.split(weight, groups, -1), strict=True)
+    results = [convolve(part, kernel, **window) for part, kernel in parts]
+    return results[0] if groups == 1 else jnp.concatenate(results, -1)
+
+
+def convolved(x: Array, weight: Array, stride: Any, padding: Any, dilation: Any) -> Array:
     sides = [(side, side) for side in padding]
-    return lax.conv_general_dilated(
-        x, weight, stride, sides, rhs_dilation=dilation, dimension_numbers=CHANNELS_LAST, feature_group_count=groups
-    )
+    return lax.conv_general_dilated(x, weight, stride, sides, rhs_dilation=dilation, dimension_numbers=CHANNELS_LAST)
 
 
-def product_then_shifts(x: Array, weight: Array, stride: Any, padding: Any, dilation: Any, groups: int) -> Array:
+def product_then_shifts(x: Array, weight: Array, stride: Any, padding: Any, dilation: Any) -> Array:
     """kn2row: every pixel times every column of the kernel, then each output adds up what it reads."""
     height, width, channels, out = weight.shape
     if (height, width) == (1, 1) and not any(padding):

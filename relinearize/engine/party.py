@@ -51,22 +51,24 @@ class Party:
         return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
     def infer(self, index: int) -> dict[str, Any]:
-        """Seconds, costs by kind, and for the client the logits of reference image `index`."""
+        """Seconds (of the clock, of all threads' processor time), costs by kind, and for the client the logits of
+        reference image `index`."""
         image = np.zeros(self.job.inputs[IMAGE], np.float32)
         if self.rank == CLIENT:
             image = client_image(self.bundle, self.bundle.reference.images[index])
         self.runtime.set_var(IMAGE, own_share(self.io, self.rank, CLIENT, image))
         profiled = self.log.stat().st_size
         self.link.barrier()
-        began = time.monotonic()
+        began, computed = time.monotonic(), time.process_time()
         self.runtime.run(self.program)
         logits, revealed = self._reveal()
-        seconds = time.monotonic() - began
+        seconds, cpu_seconds = time.monotonic() - began, time.process_time() - computed
         with open(self.log, encoding="utf-8", errors="replace") as log:
             log.seek(profiled)
             costs = read_profile(log)
         costs["other"] += revealed
-        return {"seconds": seconds, "costs": {kind: asdict(cost) for kind, cost in costs.items()}, "logits": logits}
+        told = {kind: asdict(cost) for kind, cost in costs.items()}
+        return {"seconds": seconds, "cpu_seconds": cpu_seconds, "costs": told, "logits": logits}
 
     def _reveal(self) -> tuple[list[float] | None, Cost]:
         """The logits for the client, None for the server; and what the server sends for them."""

@@ -93,10 +93,10 @@ class DelayProxy:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             self._connections.add(task)
-            try:
+            # asyncio's own callback would print a traceback for a cancelled task
+            with contextlib.suppress(asyncio.CancelledError):
                 await self._connect(owner, reader, writer)
-            finally:
-                self._connections.discard(task)
+            self._connections.discard(task)
 
         return await asyncio.start_server(accept, HOST, 0, limit=CHUNK)
 

@@ -29,10 +29,13 @@ class KindCost:
 @dataclass(frozen=True)
 class Phase:
     """Inferences of one phase. `seconds`: latency of each, from the image to the client's logits; the rest: of the
-    median one. `server_bytes`, `client_bytes`: what each party sends; `messages` as in KindCost."""
+    median one. `server_cpu_seconds`: processor time of all its threads; `server_bytes`: what it sends; `messages` as in
+    KindCost."""
 
     seconds: tuple[float, ...]
     median_seconds: float
+    server_cpu_seconds: float
+    client_cpu_seconds: float
     server_bytes: int
     client_bytes: int
     messages: int

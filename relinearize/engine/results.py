@@ -35,6 +35,8 @@ def summary(inferred: Sequence[Inferred]) -> Phase:
     return Phase(
         seconds=tuple(seconds),
         median_seconds=median(seconds),
+        server_cpu_seconds=middle[SERVER]["cpu_seconds"],
+        client_cpu_seconds=middle[CLIENT]["cpu_seconds"],
         server_bytes=sent_bytes(costs[SERVER]),
         client_bytes=sent_bytes(costs[CLIENT]),
         messages=max(sent_messages(party) for party in costs),

@@ -17,7 +17,7 @@ def show(record: InferenceRecord, console: Console | None = None) -> None:
 
 def phases(record: InferenceRecord) -> Table:
     table = Table("phase", title=f"{record.engine} {record.protocol}, {Network(**record.network).text}")
-    for column in ("inferences", "seconds", "MB server to client", "MB client to server", "messages"):
+    for column in ("inferences", "seconds", "CPU s of both", "MB server to client", "MB client to server", "messages"):
         table.add_column(column, justify="right")
     table.add_row("compile", "", f"{record.compile_seconds:.2f}")
     table.add_row("set-up", "", f"{record.setup_seconds:.2f}")
@@ -29,7 +29,8 @@ def phases(record: InferenceRecord) -> Table:
 
 def numbers(phase: Phase) -> tuple[str, ...]:
     sent = (f"{size / 1e6:.3f}" for size in (phase.server_bytes, phase.client_bytes))
-    return (f"{phase.median_seconds:.2f}", *sent, str(phase.messages))
+    cpu = phase.server_cpu_seconds + phase.client_cpu_seconds
+    return (f"{phase.median_seconds:.2f}", f"{cpu:.2f}", *sent, str(phase.messages))
 
 
 def kinds(record: InferenceRecord) -> Table:

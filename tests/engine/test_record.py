@@ -49,14 +49,15 @@ def inferred(seconds, logits=(0.0,) * 5):
     """What server and client say; the client sends ten times as much and takes a second more."""
     cost = {kind: asdict(Cost(0.25, 100, 2, 3)) for kind in ("relu", "linear", "gather", "other")}
     more = {kind: asdict(Cost(0.5, 1000, 5, 3)) for kind in cost}
-    server = {"seconds": seconds - 1, "costs": cost, "logits": None}
-    return server, {"seconds": seconds, "costs": more, "logits": list(logits)}
+    server = {"seconds": seconds - 1, "cpu_seconds": 0.5, "costs": cost, "logits": None}
+    return server, {"seconds": seconds, "cpu_seconds": 0.25, "costs": more, "logits": list(logits)}
 
 
 def test_latency_is_the_clients_and_its_median():
     phase = summary([inferred(second) for second in (9, 2, 3)])
     assert phase.seconds == (9, 2, 3) and phase.median_seconds == 3
     assert (phase.server_bytes, phase.client_bytes, phase.bytes, phase.messages) == (400, 4000, 4400, 20)
+    assert (phase.server_cpu_seconds, phase.client_cpu_seconds) == (0.5, 0.25)
     assert asdict(phase.kinds["relu"]) == {"seconds": 0.5, "bytes": 1100, "messages": 5, "calls": 3}
 
 

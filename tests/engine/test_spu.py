@@ -72,21 +72,22 @@ def test_the_messages_that_are_counted_wait_for_each_other(semi2k):
     assert len(semi2k.steady.seconds) == 3 and len(semi2k.loopback.seconds) == 3
 
 
-def test_a_network_without_relus_compares_nothing(tmp_path):
+def test_without_relus_nothing_is_compared_and_truncation_can_be_free(tmp_path):
     bundle = residual_network([0] * 5)
-    record = inferred(bundle, tmp_path, protocol="semi2k", n_images=1)
-    check_answers(record, bundle)
-    relu = record.steady.kinds["relu"]
-    assert (relu.bytes, relu.messages, relu.calls) == (0, 0, 0)
-    assert record.loopback is None and record.model.predicted_seconds == record.model.measured_seconds
-
-
-def test_every_operation_and_the_cheaper_truncation(tmp_path):
-    bundle = all_operations()
     record = inferred(bundle, tmp_path, protocol="semi2k", n_images=1, local_truncation="true", kn2row="true")
     check_answers(record, bundle)
-    assert record.steady.kinds["relu"].bytes == pytest.approx(144 * bundle.relus, rel=0.01), "affines are no ReLUs"
+    relu, linear = (record.steady.kinds[kind] for kind in ("relu", "linear"))
+    assert (relu.bytes, relu.messages, relu.calls) == (0, 0, 0)
+    assert linear.messages == 7, "one for each layer, none for rounding"
+    assert record.loopback is None and record.model.predicted_seconds == record.model.measured_seconds
     assert record.settings["local_truncation"] and record.settings["kn2row"]
+
+
+def test_every_operation(tmp_path):
+    bundle = all_operations()
+    record = inferred(bundle, tmp_path, protocol="semi2k", n_images=1)
+    check_answers(record, bundle)
+    assert record.steady.kinds["relu"].bytes == pytest.approx(144 * bundle.relus, rel=0.01), "affines are no ReLUs"
 
 
 def test_cheetah_says_what_plaintext_says(bundle, tmp_path):
