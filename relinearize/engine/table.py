@@ -17,7 +17,7 @@ def show(record: InferenceRecord, console: Console | None = None) -> None:
 
 def phases(record: InferenceRecord) -> Table:
     table = Table("phase", title=f"{record.engine} {record.protocol}, {Network(**record.network).text}")
-    for column in ("inferences", "seconds", "CPU s of both", "MB server to client", "MB client to server", "messages"):
+    for column in ("runs", "seconds", "CPU s, both", "MB to client", "MB to server", "messages"):
         table.add_column(column, justify="right")
     table.add_row("compile", "", f"{record.compile_seconds:.2f}")
     table.add_row("set-up", "", f"{record.setup_seconds:.2f}")
