@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 BLOCK = 32768
@@ -18,6 +19,8 @@ def keep_off(monkeypatch, folder):
     monkeypatch.setenv("WANDB_SILENT", "true")
     for name in ("DATA_DIR", "MODE", "PROJECT", "ENTITY", "API_KEY", "SWEEP_ID", "RUN_ID"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody
+    wandb.teardown()  # it reads the environment once for all runs of a process
 
 
 def file_records(path):

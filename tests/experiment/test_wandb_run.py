@@ -153,6 +153,5 @@ def test_unknown_mode_and_missing_account_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^logger\.mode=off is unknown; valid: online, offline, disabled$"):
         quick_run(tmp_path, "logger=wandb", "logger.mode=off", method="random")
     monkeypatch.setenv("HOME", str(tmp_path))  # no .netrc
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"^logger=wandb: .*API key.*; logger\.mode=offline needs no account"):
         quick_run(tmp_path, "logger=wandb", method="random")
