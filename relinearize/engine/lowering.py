@@ -3,6 +3,7 @@
 The weights are arguments, secret as the image is; masks and shapes are public and built in.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -101,28 +102,23 @@ def product_then_shifts(x: Array, weight: Array, stride: Any, padding: Any, dila
     """kn2row: every pixel times every column of the kernel, then each output adds up what it reads."""
     height, width, channels, out = weight.shape
     if (height, width) == (1, 1) and not any(padding):
-        return x[:, :: stride[0], :: stride[1]] @ weight[0, 0]
+        return lax.slice(x, (0, 0, 0, 0), x.shape, (1, *stride, 1)) @ weight[0, 0]
     products = x.reshape(-1, channels) @ weight.transpose(2, 0, 1, 3).reshape(channels, -1)
     products = products.reshape(*x.shape[:3], height, width, out)
-    margins = [(0, 0), *((side, side) for side in padding), (0, 0), (0, 0), (0, 0)]
-    products = jnp.pad(products, margins)
-    sides = [
+    products = jnp.pad(products, [(0, 0), *((side, side) for side in padding), (0, 0), (0, 0), (0, 0)])
+    rows, columns = (
         (size - step * (length - 1) - 1) // jump + 1
         for size, step, length, jump in zip(products.shape[1:3], dilation, (height, width), stride, strict=True)
-    ]
-    total = None
-    for row in range(height):
-        for column in range(width):
-            top, left = row * dilation[0], column * dilation[1]
-            part = products[
-                :,
-                top : top + stride[0] * (sides[0] - 1) + 1 : stride[0],
-                left : left + stride[1] * (sides[1] - 1) + 1 : stride[1],
-                row,
-                column,
-            ]
-            total = part if total is None else total + part
-    return total
+    )
+
+    def read_through(row: int, column: int) -> Array:
+        """What each output takes from one place of its window. As lax.slice: jnp would make a gather of strides."""
+        top, left = row * dilation[0], column * dilation[1]
+        bottom, right = top + stride[0] * (rows - 1) + 1, left + stride[1] * (columns - 1) + 1
+        first, limit = (0, top, left, row, column, 0), (1, bottom, right, row + 1, column + 1, out)
+        return lax.slice(products, first, limit, (1, *stride, 1, 1, 1)).reshape(1, rows, columns, out)
+
+    return functools.reduce(jnp.add, (read_through(row, column) for row in range(height) for column in range(width)))
 
 
 def window_sums(x: Array, kernel: Any, stride: Any, padding: Any) -> Array:
