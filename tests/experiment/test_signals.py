@@ -12,52 +12,70 @@ from relinearize.methods.stage import Stage
 END = 75  # exit code of the handler, as of submitit's, which queues the job again before it exits
 
 
+# Four batches an epoch in three parts: some end with a batch fewer than others.
+PARTS = (f"budget.fraction={SMALL}", "method.search.batch_size=50", "method.finetune.batch_size=50")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """(record, folder, stage of each step) of the run without any notice."""
+    steps = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = Stage.training_step
+        patch.setattr(Stage, "training_step", lambda stage, *rest: steps.append(stage.name) or real(stage, *rest))
+        return *quick_run(tmp_path_factory.mktemp("whole"), *PARTS), steps
+
+
 @pytest.fixture
 def notice(monkeypatch):
-    """(steps trained so far, after how many there is notice); whoever started the process exits on USR2."""
+    """(steps trained so far, [after how many there is notice, by which signal])."""
 
     def end(number, frame):
         raise SystemExit(END)
 
-    steps, lifetimes = [], []
+    steps, coming = [], []
     real = Stage.training_step
 
     def counted(stage, *arguments):
         steps.append(stage.name)
-        if lifetimes and len(steps) == lifetimes[0]:
-            os.kill(os.getpid(), signal.SIGUSR2)
-            assert signal.getsignal(signal.SIGUSR2) is not end, "in the middle of a step nobody may exit"
+        if coming and len(steps) == coming[0]:
+            os.kill(os.getpid(), coming[1])  # whose handler would exit in the middle of this step
         return real(stage, *arguments)
 
     monkeypatch.setattr(Stage, "training_step", counted)
-    before = signal.signal(signal.SIGUSR2, end)
-    yield steps, lifetimes
-    signal.signal(signal.SIGUSR2, before)
+    # As under submitit, and as the command line has it.
+    before = [signal.signal(signal.SIGUSR2, end), signal.signal(signal.SIGTERM, signal.default_int_handler)]
+    yield steps, coming
+    signal.signal(signal.SIGUSR2, before[0])
+    signal.signal(signal.SIGTERM, before[1])
 
 
-def run_in_pieces(notice, every, folder, *overrides, method="snl"):
-    """A run that has notice after each `every` steps. Returns the number of its lives."""
-    steps, lifetimes = notice
-    lives = 1
+def run_in_pieces(notice, every, number, folder, *overrides):
+    """A run that has notice after each `every` steps. Returns how it ended before its end."""
+    steps, coming = notice
+    ends = []
     while True:
-        lifetimes[:] = [len(steps) + every]
+        coming[:] = [len(steps) + every, number]
         try:
-            quick_run(folder, *overrides, method=method)
-            return lives
-        except SystemExit as end:
-            assert end.code == END
-            lives += 1
+            quick_run(folder, *overrides)
+            return ends
+        except (SystemExit, KeyboardInterrupt) as end:
+            ends.append(type(end))
 
 
-def test_run_with_notice_every_few_steps_takes_no_step_twice_and_ends_as_the_undisturbed(tmp_path, notice):
-    """Four batches an epoch in three parts: some end with a batch fewer than others."""
-    overrides = (f"budget.fraction={SMALL}", "method.search.batch_size=50", "method.finetune.batch_size=50")
-    steps, _ = notice
-    whole, folder = quick_run(tmp_path / "whole", *overrides)
-    undisturbed = steps[:]
-    steps.clear()
-    assert run_in_pieces(notice, 8, tmp_path / "pieces", *overrides) >= 5
-    assert steps == undisturbed
-    ((path, record),) = find_records([tmp_path / "pieces" / "runs"])
+@pytest.mark.parametrize(
+    ("number", "every", "ends"),
+    [(signal.SIGUSR2, 8, 4 * [SystemExit]), (signal.SIGTERM, 22, [KeyboardInterrupt])],
+    ids=["USR2", "TERM"],
+)
+def test_run_with_notice_takes_no_step_twice_and_ends_as_the_undisturbed(
+    tmp_path_factory, undisturbed, notice, number, every, ends
+):
+    whole, folder, wanted = undisturbed
+    pieces = tmp_path_factory.mktemp("pieces")
+    found = run_in_pieces(notice, every, number, pieces, *PARTS)
+    assert found[: len(ends)] == ends and set(found) == set(ends)
+    assert notice[0] == wanted
+    ((path, record),) = find_records([pieces / "runs"])
     assert_same_tensors(path.parent, folder)
     assert lasting(record) == lasting(whole)
