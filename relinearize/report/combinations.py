@@ -22,11 +22,11 @@ class Matrix:
 
     @property
     def searches(self) -> list[str]:
-        return list(dict.fromkeys(search for search, _ in self.cells))
+        return sorted({search for search, _ in self.cells})
 
     @property
     def finetunings(self) -> list[str]:
-        return list(dict.fromkeys(finetuning for _, finetuning in self.cells))
+        return sorted({finetuning for _, finetuning in self.cells})
 
     @property
     def budget(self) -> str:
