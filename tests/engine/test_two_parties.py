@@ -99,8 +99,9 @@ def test_an_error_leaves_none_behind(tmp_path):
 
 
 STARTER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests themselves run in the background
 from relinearize.engine.two_parties import TwoParties, stopped_by_signals
 try:
     with stopped_by_signals(), TwoParties(Path(sys.argv[1]), 60, (sys.executable, "-c", sys.argv[2])) as parties:
