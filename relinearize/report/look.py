@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable
 
 # Distinguishable with the common colour-vision deficiencies, on white and on near-black.
-_PALETTE = ("#2f6fde", "#e07020", "#0f9d76", "#a556c9", "#d33f6a", "#8a7a12", "#1596b4", "#7a5c43")
+_SOUND = ("#2f6fde", "#e07020", "#0f9d76", "#a556c9", "#d33f6a", "#8a7a12", "#1596b4", "#7a5c43")
+_PALETTE = (*_SOUND, "#e0a800", "#5f6b7a", "#58b030", "#e68fb8")  # the last ones for ablations only
 _KNOWN = {"snl": 0, "random": 1, "senet": 2, "rlnet": 3}
 
 # What stands where a ReLU was removed -> matplotlib marker. The page draws the same shapes.
