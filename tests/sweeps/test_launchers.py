@@ -64,20 +64,25 @@ def test_sweep_whose_command_is_killed_goes_on_under_any_launcher(tmp_path, laun
     assert shown.returncode == 0 and "2 done, 2 failed" in shown.stdout
 
 
-LONG = ("method.teacher.epochs=40", "sweep=mine", "trainer.progress=lines")
+# ---- runs that only wait ---------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def started(tmp_path, launcher, *overrides):
-    """The command of a sweep of three runs, each with a teacher of its own, once all of them train."""
+def waiting_runs(tmp_path, launcher, seeds):
+    """The command of a sweep, once all its runs have begun."""
     pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
-    typed = quick_command(tmp_path, "-m", "seed=0,1,2", *LONG, *LAUNCHERS[launcher], *overrides)
+    count = len(seeds.split(","))
+    at_once = [f"hydra.launcher.n_jobs={count}"] if launcher == "joblib" else []
+    typed = [
+        sys.executable, str(Path(__file__).with_name("waiting_runs.py")), "run", "-m", f"seed={seeds}", "sweep=mine",
+        f"output={tmp_path}", *LAUNCHERS[launcher], *at_once,
+    ]  # fmt: skip
     process = subprocess.Popen(
-        typed, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True, text=True,
+        typed, env={**os.environ, "COLUMNS": "200"}, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        wait_for(lambda: len(list(tmp_path.glob("store/teacher/*/history.csv"))) == 3, process)
+        wait_for(lambda: len(list(tmp_path.glob("begun-*"))) == count, process)
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -85,46 +90,68 @@ def started(tmp_path, launcher, *overrides):
 
 
 def wait_for(condition, process):
-    limit = time.monotonic() + 400
+    limit = time.monotonic() + 200
     while not condition():
         assert process.poll() is None and time.monotonic() < limit
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def workers(folder):
+    """Job -> its process."""
     return {job.number: job.process.number for job in job_files(folder).values()}
 
 
-@pytest.mark.slow
-def test_lost_job_is_reported_at_the_end_and_a_preempted_one_goes_on(tmp_path):
+def states(folder):
+    return [row.state for row in Sweep.read(folder).rows]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_failed_run_leaves_the_others_and_is_reported_at_the_end(tmp_path, launcher):
     folder = tmp_path / "sweeps" / "mine"
-    with started(tmp_path, "submitit") as process:
-        os.kill(workers(folder)[1], signal.SIGKILL)
-        os.kill(workers(folder)[2], signal.SIGUSR2)
-        out, err = process.communicate(timeout=600)
+    with waiting_runs(tmp_path, launcher, "13,1,2") as process:
+        wait_for(lambda: states(folder) == ["failed", "running", "running"], process)
+        (tmp_path / "go").touch()
+        out, err = process.communicate(timeout=200)
     assert process.returncode == 1 and "2 done, 1 failed" in out, out + err
-    assert [row.state for row in Sweep.read(folder).rows] == ["done", "failed", "done"]
-    last = err.splitlines()[-1]
-    assert last.startswith("relinearize: error: 1 of 3 runs are not done; job 1: job "), err
-    assert "ended without a result" in last and "its log: " in last and "Traceback" not in err
-    logs = [path.read_text() for path in folder.glob(".submitit/*/*_log.*")]
-    assert sum("teacher: going on from" in log for log in logs) == 1
-    epochs = [[int(epoch) for epoch in re.findall(r"teacher +epoch (\d+)/", log)] for log in logs]
-    assert epochs.count(list(range(1, 41))) == 2, "none twice"
+    assert states(folder) == ["failed", "done", "done"]
+    assert err.splitlines()[-1] == (
+        "relinearize: error: 1 of 3 runs are not done; job 0: ZeroDivisionError: by seed 13"
+    )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "state"), [("joblib", "killed"), ("submitit", "stopped")])
-def test_command_that_is_terminated_ends_its_processes(tmp_path, launcher, state):
+def test_lost_job_is_reported_at_the_end_and_a_preempted_one_runs_again(tmp_path):
     folder = tmp_path / "sweeps" / "mine"
-    with started(tmp_path, launcher, *(["hydra.launcher.n_jobs=3"] if launcher == "joblib" else [])) as process:
-        process.terminate()
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 130 and "goes on from the last checkpoint" in err.splitlines()[-1]
-        assert [row.state for row in Sweep.read(folder).rows] == 3 * [state]
-        for number in workers(folder).values():
+    with waiting_runs(tmp_path, "submitit", "0,1,2") as process:
+        os.kill(workers(folder)[0], signal.SIGKILL)
+        os.kill(workers(folder)[1], signal.SIGUSR2)
+        wait_for(lambda: states(folder)[1] == "waiting", process)
+        wait_for(lambda: states(folder)[1:] == ["running", "running"], process)
+        assert (tmp_path / "begun-1").read_text() == 2 * "once more\n"
+        (tmp_path / "go").touch()
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 1 and "2 done, 1 failed" in out, out + err
+    assert states(folder) == ["failed", "done", "done"]
+    last = err.splitlines()[-1]
+    assert re.fullmatch(
+        r"relinearize: error: 1 of 3 runs are not done; job 0: job \d+ ended without a result \(state FINISHED\); "
+        rf"its log: {folder}/.submitit/\d+/\d+_0_log.err",
+        last,
+    ), err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+@pytest.mark.parametrize(("launcher", "state"), [("joblib", "killed"), ("submitit", "stopped")])
+def test_command_that_is_ended_ends_its_processes(tmp_path, launcher, state, number):
+    folder = tmp_path / "sweeps" / "mine"
+    with waiting_runs(tmp_path, launcher, "0,1") as process:
+        process.send_signal(number)
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 130 and "goes on from the last checkpoint" in err.splitlines()[-1], err
+        assert states(folder) == 2 * [state]
+        for worker in workers(folder).values():
             with pytest.raises(ProcessLookupError):
-                os.kill(number, 0)
+                os.kill(worker, 0)
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
