@@ -42,6 +42,7 @@ class Seat:
     port: int
     backend: str
     threads: int
+    start_method: str  # of the processes that this one starts: workers that read images
 
     def meet(self, store: distributed.TCPStore | None = None) -> None:
         """Wait for all; from then on they can exchange tensors. `store`: of the first process, which opened it."""
@@ -64,7 +65,8 @@ def peers(count: int, accelerator: str, task: Task) -> Iterator[None]:
     before = torch.get_num_threads()
     threads = before if accelerator == "cuda" else max(1, before // count)
     backend = "nccl" if accelerator == "cuda" else "gloo"
-    seats = [Seat(rank, count, store.port, backend, threads) for rank in range(count)]
+    start_method = multiprocessing.get_start_method()
+    seats = [Seat(rank, count, store.port, backend, threads, start_method) for rank in range(count)]
     team: list[Peer] = []
     try:
         for seat in seats[1:]:
@@ -98,7 +100,7 @@ class Peer:
         self.seat = seat
         self.pipe, theirs = SERVER.Pipe()
         self.process = SERVER.Process(target=take_part, args=(seat, task, theirs), name=f"rank {seat.rank}")
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_FIRST)  # the new process inherits it
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_FIRST)  # the server and its children inherit it
         try:
             self.process.start()
         finally:
@@ -130,6 +132,8 @@ class Peer:
 def take_part(seat: Seat, task: Task, pipe: Connection) -> None:
     """What a peer does from its start to its end."""
     threading.Thread(target=end_with_the_first, daemon=True).start()
+    # It would be that of the peer itself; workers would then be children of a server and not see that the peer is gone.
+    multiprocessing.set_start_method(seat.start_method, force=True)
     warnings.simplefilter("ignore")  # the first process has said it
     if seat.backend == "nccl":
         torch.cuda.set_device(seat.rank)

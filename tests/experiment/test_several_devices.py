@@ -192,7 +192,7 @@ def test_streaming_workers_give_two_processes_the_same_batches(tmp_path):
 @pytest.mark.slow
 def test_accuracy_of_two_processes_is_that_of_one_within_noise(tmp_path):
     """The command itself, on all digits, with batch norms; means over three seeds."""
-    longer = ["dataset.subset=null", "method.teacher.epochs=12", "method.search.epochs=12", "method.finetune.epochs=6"]
+    longer = ["dataset.subset=null", "method.teacher.epochs=10", "method.search.lasso=3e-3", "method.finetune.epochs=4"]
     for devices in (1, 2):
         typed = quick_command(tmp_path / str(devices), "-m", "seed=0,1,2", f"trainer.devices={devices}", *longer)
         done = shell(typed)
@@ -203,6 +203,7 @@ def test_accuracy_of_two_processes_is_that_of_one_within_noise(tmp_path):
         assert len(records) == 3 and all(record.budget.met == record.budget.asked for record in records)
         for measure in ("teacher_test", "holdout", "test"):
             means.append(sum(getattr(record.accuracy, measure) for record in records) / 3)
+    print("teacher, hold-out, test: means of one process", means[:3], "of two", means[3:])
     assert min(means) > 90
     assert max(abs(one - two) for one, two in zip(means[:3], means[3:], strict=True)) < 3
 
