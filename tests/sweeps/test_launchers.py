@@ -140,7 +140,9 @@ def test_lost_job_is_reported_at_the_end_and_a_preempted_one_runs_again(tmp_path
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["TERM", "INT"]
+)
 @pytest.mark.parametrize(("launcher", "state"), [("joblib", "killed"), ("submitit", "stopped")])
 def test_command_that_is_ended_ends_its_processes(tmp_path, launcher, state, number):
     folder = tmp_path / "sweeps" / "mine"
