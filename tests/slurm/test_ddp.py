@@ -26,7 +26,7 @@ def test_two_devices_in_a_job_and_a_notice_before_its_end(slurm, tmp_path):  # n
     assert process.returncode == 0 and "1 done" in out, out + err
     assert [row.state for row in Sweep.read(folder).rows] == ["done"]
     assert "teacher: going on from" in log(folder)
-    epochs = [line.split("  ")[0] for line in log(folder).splitlines() if " epoch " in line]
+    epochs = [" ".join(line.split()[:3]) for line in log(folder).splitlines() if " epoch " in line]
     assert len(epochs) == len(set(epochs)), "none was trained twice, and each was said by one process"
 
     whole, undisturbed = quick_run(tmp_path / "whole", *settings)
