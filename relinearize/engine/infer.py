@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from relinearize import __version__
+from relinearize.engine.folder_lock import alone_in
 from relinearize.engine.job import CLIENT, IMAGE, PARTIES, PROGRAM_FILE, SERVER, Job, log_file
 from relinearize.engine.layout import client_image, require, server_tensors
 from relinearize.engine.lowering import lowered
@@ -47,7 +48,7 @@ def infer(options: Options) -> InferenceRecord:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={folder} cannot be made ({error.strerror})") from error
-    with stopped_by_signals(), Progress(options.n_images) as progress:
+    with alone_in(folder), stopped_by_signals(), Progress(options.n_images) as progress:
         progress.now("compiling")
         began = time.monotonic()
         inputs = program_inputs(bundle)

@@ -17,6 +17,7 @@ pytest.importorskip("spu", reason="SecretFlow SPU is not here; `make test-pi` ru
 from numpy_bundles import all_operations, residual_network, written
 
 from relinearize.engine import infer as engine_infer
+from relinearize.engine.folder_lock import alone_in
 from relinearize.engine.options import read_options
 from relinearize.engine.record import InferenceRecord
 from relinearize.engine.two_parties import TwoParties
@@ -161,6 +162,15 @@ def running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_folder_in_use_is_left_alone(bundle, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "server.log").write_text("of the other\n")
+    with alone_in(out), pytest.raises(UserError, match=f"output={out} is in use by process {os.getpid()} on "):
+        inferred(bundle, tmp_path, protocol="semi2k", n_images=1)
+    assert (out / "server.log").read_text() == "of the other\n" and not (out / "inference.json").exists()
 
 
 def test_more_images_than_there_are(bundle, tmp_path):
