@@ -10,13 +10,20 @@ from relinearize.cost.workload import Workload
 class PhaseCost:
     """Of one inference of one image. `seconds`: T_loopback + messages * RTT/2 + bytes / rate.
 
-    loopback_seconds: with both parties on one machine; bytes: both directions; messages: one-way, one after the other.
+    loopback_seconds: with both parties on one machine; bytes: both directions; messages: one-way, one after the other;
+    rounds_seconds: what waiting for these takes.
     """
 
     seconds: float
     loopback_seconds: float
     bytes: float
     messages: float
+    rounds_seconds: float = 0.0
+
+    @property
+    def bytes_seconds(self) -> float:
+        """What is left of `seconds` for the bytes on the wire."""
+        return max(0.0, self.seconds - self.loopback_seconds - self.rounds_seconds)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def predict(preset: Preset, workload: Workload) -> Prediction:
 
 def _cost(phase: Phase, preset: Preset, features: dict[str, int]) -> PhaseCost:
     loopback, sent, messages = (terms.of(features) for terms in (phase.seconds, phase.bytes, phase.messages))
-    seconds = loopback
-    if preset.network is not None:
-        seconds = preset.network.predicted_seconds(loopback, messages, sent * phase.busier_direction)
-    return PhaseCost(seconds, loopback, sent, messages)
+    if preset.network is None:
+        return PhaseCost(loopback, loopback, sent, messages)
+    seconds = preset.network.predicted_seconds(loopback, messages, sent * phase.busier_direction)
+    return PhaseCost(seconds, loopback, sent, messages, messages * preset.network.one_way_seconds)

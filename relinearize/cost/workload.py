@@ -1,10 +1,12 @@
 """What a network makes two parties do for one image: the counts that every cost model multiplies by its constants."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
-from relinearize.inference.bundle import Bundle, Node
+import numpy as np
+
+from relinearize.inference.bundle import INPUT, Bundle, Node, Shape
 
 LINEAR = ("conv2d", "linear", "affine")
 
@@ -57,23 +59,25 @@ def mask_workload(sites: Iterable[tuple[int, int]]) -> Workload:
 
 def bundle_workload(bundle: Bundle) -> Workload:
     """Of a whole network; the normalisation of the image is done in the clear and costs nothing."""
-    total = LinearWork()
-    for node in bundle.nodes:
-        work = asdict(_node_work(bundle, node))
-        total = LinearWork(**{name: count + work[name] for name, count in asdict(total).items()})
     sites = mask_workload((int(mask.sum()), mask.size) for mask in bundle.masks.values())
-    return replace(sites, linear=total)
+    return replace(sites, linear=linear_work(bundle.input_shape, bundle.nodes, bundle.weights))
 
 
-def _node_work(bundle: Bundle, node: Node) -> LinearWork:
+def linear_work(input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]) -> LinearWork:
+    """Of a bundle's nodes in topological order; weights: `NODE.role` -> tensor."""
+    shapes = {INPUT: tuple(input_shape), **{node.name: node.shape for node in nodes}}
+    works = [_node_work(node, sum(math.prod(shapes[name]) for name in node.inputs), weights) for node in nodes]
+    return LinearWork(*(sum(getattr(work, entry.name) for work in works) for entry in fields(LinearWork)))
+
+
+def _node_work(node: Node, inputs: int, weights: Mapping[str, np.ndarray]) -> LinearWork:
     outputs = math.prod(node.shape)
     if node.op == "max_pool":
         window = math.prod(node.attributes["kernel"])
         return LinearWork(pool_comparisons=outputs * (window - 1), pool_steps=math.ceil(math.log2(window)))
     if node.op not in LINEAR:
         return LinearWork()
-    inputs = sum(math.prod(shape) for shape in bundle.input_shapes(node))
     if node.op == "affine":
         return LinearWork(1, outputs, inputs, outputs, outputs)
-    weight = bundle.tensors(node)["weight"]
+    weight = weights[f"{node.name}.weight"]
     return LinearWork(1, outputs * weight[0].size, inputs, outputs, weight.size)

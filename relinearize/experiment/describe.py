@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from relinearize.experiment.plan import Plan, plain
+from relinearize.experiment.predicted_cost import cost_values
 from relinearize.experiment.records import SCHEMA_VERSION, Record
 from relinearize.experiment.store import MASK
 from relinearize.relu.mask import Mask
@@ -22,7 +23,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
     config = plan.config
     described = {name: artifact.describe() for name, artifact in plan.artifacts.items()}
     teacher, snapshot, tuned = (described[name] for name in ("teacher", "search", "finetune"))
-    mask, _ = Mask.from_file(plan.snapshot(plan.budget).path / MASK)
+    mask, _ = Mask.from_file(plan.chosen.path / MASK)
     shapes = plan.shapes
     sensitivities = plan.allocation.values() if plan.allocated else {}
     stages = {}
@@ -40,7 +41,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
             "key": plan.run.key,
             "name": plan.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "method": {"name": config.method.name, **plan.stage_classes()},
+            "method": {"name": plan.method_name, **plan.stage_classes()},
             "dataset": {
                 "name": config.dataset.name,
                 "title": config.dataset.title,
@@ -79,6 +80,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
             "versions": versions(),
             "git_commit": git_commit(),
             "hardware": hardware(plan),
+            "cost": cost_values(config, plan.source, [(int(kept.sum()), kept.numel()) for kept in mask.values()]),
             "route": "clean" if len(plan.stage_routes("finetune")) > 1 else None,
         }
     )

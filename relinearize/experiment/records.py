@@ -18,8 +18,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from relinearize.errors import UserError
 
-SCHEMA_VERSION = 2  # 2: the stage "sensitivity" and each site's value, sub-models
-READABLE_VERSIONS = (1, 2)
+SCHEMA_VERSION = 3  # 2: the stage "sensitivity" and each site's value, sub-models; 3: cost
+READABLE_VERSIONS = (1, 2, 3)
 RECORD_FILE = "record.json"
 
 logger = logging.getLogger(__name__)
@@ -149,13 +149,55 @@ class HardwareRecord(_Part):
     precision: str
 
 
+class LinearRecord(_Part):
+    """The linear part of one inference in counts, those of `relinearize.cost.workload.LinearWork`."""
+
+    layers: Count
+    multiplications: Count
+    inputs: Count
+    outputs: Count
+    weights: Count
+    pool_comparisons: Count
+    pool_steps: Count
+
+
+class PhaseRecord(_Part):
+    """Predicted for one inference. bytes, of both directions, and messages: None for computation alone."""
+
+    seconds: Seconds
+    bytes: Count | None
+    messages: Count | None
+
+
+class PredictedRecord(_Part):
+    """Of one preset; offline is None where nobody knows it."""
+
+    online: PhaseRecord
+    offline: PhaseRecord | None
+
+
+class CostRecord(_Part):
+    """What private inference of one image is made of, in counts, and what the presets of that day predicted from them.
+
+    live_sites: sites that keep any ReLU; gathered: positions of those that keep some, but not all. linear is None where
+    the network cannot be traced; then `predicted`, by the preset's name, has only presets that do not depend on it.
+    """
+
+    relus: Count
+    live_sites: Count
+    gathered: Count
+    linear: LinearRecord | None
+    predicted: dict[str, PredictedRecord]
+
+
 class Record(_Part):
     """Everything one finished run leaves for tables and plots; see the module's docstring.
 
-    Beyond the field types: the budget met equals the sum of what the sites keep, the total the sum of their totals.
+    Beyond the field types: the budget met equals the sum of what the sites keep, the total the sum of their totals, and
+    the cost is that of these sites.
     """
 
-    schema_version: Literal[1, 2]
+    schema_version: Literal[1, 2, 3]
     key: str
     name: str
     created: IsoTime
@@ -174,6 +216,7 @@ class Record(_Part):
     hardware: HardwareRecord
     submodel: SubmodelRecord | None = None
     route: str | None = None  # the batch-norm route of this network, where the method has several (RLNet)
+    cost: CostRecord | None = None  # since version 3
 
     @model_validator(mode="after")
     def _sites_add_up(self) -> Self:
@@ -183,6 +226,11 @@ class Record(_Part):
             raise ValueError(f"budget.met is {self.budget.met}, but the sites keep {kept}")
         if total != self.budget.total:
             raise ValueError(f"budget.total is {self.budget.total}, but the sites hold {total}")
+        live = sum(site.kept > 0 for site in self.sites)
+        if self.cost is not None and (self.cost.relus, self.cost.live_sites) != (kept, live):
+            raise ValueError(
+                f"cost counts {self.cost.relus} ReLUs at {self.cost.live_sites} sites, but {live} sites keep {kept}"
+            )
         return self
 
     @classmethod

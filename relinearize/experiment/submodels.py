@@ -9,12 +9,14 @@ and `report` take as any.
 import copy
 from typing import Any
 
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
 from relinearize.experiment.networks import all_relu_network
 from relinearize.experiment.plan import Plan
+from relinearize.experiment.predicted_cost import cost_values
 from relinearize.experiment.records import Record
 from relinearize.experiment.store import content_key
 from relinearize.methods.ordered import narrowed
@@ -80,6 +82,9 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
     for site in values["sites"]:
         kept = mask[site["name"]]
         site |= {"shape": tuple(kept.shape), "total": kept.numel(), "kept": int(kept.sum())}
+    config = OmegaConf.create(values["config"])
+    sites = [(site["kept"], site["total"]) for site in values["sites"]]
+    values["cost"] = cost_values(config, instantiate(config.dataset.source), sites)
     values["accuracy"] |= accuracies
     if fraction < 1:
         values["accuracy"]["teacher_test"] = None  # the teacher is of full width

@@ -15,7 +15,7 @@ from relinearize.errors import UserError
 from relinearize.experiment.records import Record, find_records
 
 VALUES = {
-    "schema_version": 2,
+    "schema_version": 3,
     "key": "ab12",
     "name": "snl-resnet8-digits-30-s0",
     "created": "2025-01-02T03:04:05+00:00",
@@ -64,6 +64,13 @@ VALUES = {
     "hardware": {"accelerator": "cpu", "name": "cpu", "threads": 2, "precision": "32"},
     "submodel": {"fraction": 0.5, "run": "ef56"},
     "route": "clean",
+    "cost": {
+        "relus": 30,
+        "live_sites": 2,
+        "gathered": 128,
+        "linear": None,
+        "predicted": {"delphi_compute": {"online": {"seconds": 0.02, "bytes": None, "messages": None}, "offline": None}},
+    },
 }
 
 
@@ -100,11 +107,11 @@ def test_round_trip(tmp_path):
 def test_records_of_version_1_are_read():
     """They lack what version 2 added: sensitivities and sub-models."""
     values = values_with(schema_version=1)
-    values.pop("submodel"), values.pop("route")
+    values.pop("submodel"), values.pop("route"), values.pop("cost")
     for site in values["sites"]:
         site.pop("sensitivity")
     record = Record.model_validate(values)
-    assert record.submodel is None and [site.sensitivity for site in record.sites] == [None, None]
+    assert record.submodel is None and record.cost is None and [site.sensitivity for site in record.sites] == [None, None]
 
 
 def test_not_a_number_becomes_null():
@@ -126,7 +133,8 @@ def test_not_a_number_becomes_null():
         ({"stages__warmup": VALUES["stages"]["finetune"]}, "stages.warmup"),
         ({"created": "yesterday"}, "created"),
         ({"schema_version": 0}, "schema_version: 0 is older"),
-        ({"schema_version": 3}, "schema_version: 3 is newer"),
+        ({"schema_version": 4}, "schema_version: 4 is newer"),
+        ({"cost__live_sites": 1}, "cost counts 30 ReLUs at 1 sites, but 2 sites keep 30"),
         ({"schema_version": "1"}, "schema_version: '1'"),
     ],
 )
