@@ -4,45 +4,60 @@ import statistics
 from collections.abc import Sequence
 
 from relinearize.cost.backbones import backbone_work
-from relinearize.cost.prediction import predict
-from relinearize.cost.presets import find_presets
-from relinearize.cost.workload import Workload, mask_workload
+from relinearize.cost.choice import recorded_presets
+from relinearize.cost.prediction import Prediction, predict
+from relinearize.cost.presets import Preset
+from relinearize.cost.workload import LinearWork, Workload, mask_workload
 from relinearize.experiment.records import Record
 
-# The columns of a report: the axis of the papers' tables, and the wide-area network, where rounds and bytes count.
-PRESETS = ("delphi_compute", "delphi_wan", "cheetah_wan", "semi2k_wan")
+
+def record_workload(record: Record, all_relus: bool = False) -> Workload:
+    """The counts of a run's network, or of the same with all its ReLUs.
+
+    The linear part is in the record; in an old one without cost it is known for the project's own backbones.
+    """
+    sites = mask_workload((site.total if all_relus else site.kept, site.total) for site in record.sites)
+    return Workload(sites.relus, sites.live_sites, sites.gathered, _linear_work(record))
 
 
-def record_workload(record: Record) -> Workload:
-    """The counts of a run's network; its linear part is known for the project's own backbones."""
-    workload = mask_workload((site.kept, site.total) for site in record.sites)
+def _linear_work(record: Record) -> LinearWork | None:
+    if record.cost is not None:
+        return None if record.cost.linear is None else LinearWork(**record.cost.linear.model_dump())
     dataset, backbone = record.dataset, record.backbone
-    work = backbone_work(
+    return backbone_work(
         backbone.name,
         width=backbone.width,
         classes=dataset.classes,
         image_size=dataset.image_size,
         channels=dataset.channels,
     )
-    return Workload(workload.relus, workload.live_sites, workload.gathered, work)
 
 
-def cost_columns(records: Sequence[Record]) -> dict[str, float | None]:
+def predicted(record: Record, preset: Preset, all_relus: bool = False) -> Prediction | None:
+    """What one image costs under `preset` by its present constants; None where the linear part counts and is not known.
+
+    all_relus: of the network with all its ReLUs.
+    """
+    found = predict(preset, record_workload(record, all_relus))
+    return found if found.whole else None
+
+
+def cost_columns(records: Sequence[Record], chosen: Preset | None = None) -> dict[str, float | None]:
     """Means over `records`: sites that keep any ReLU; per preset seconds online and, but for delphi_compute, megabytes.
 
-    None where the linear part counts and is not known.
+    chosen: a preset to add to those that every report has. None where the linear part counts and is not known.
     """
-    workloads = [record_workload(record) for record in records]
-    columns: dict[str, float | None] = {"live_sites": _mean([workload.live_sites for workload in workloads])}
-    for name in PRESETS:
-        (preset,) = find_presets(name, None)
-        found = [predict(preset, workload) for workload in workloads]
-        whole = all(prediction.whole for prediction in found)
-        columns[f"{name}_s"] = _mean([prediction.online.seconds for prediction in found]) if whole else None
+    presets = {preset.name: preset for preset in (*recorded_presets(), *([chosen] if chosen else []))}
+    columns: dict[str, float | None] = {
+        "live_sites": _mean([record_workload(record).live_sites for record in records]),
+    }
+    for name, preset in presets.items():
+        found = [predicted(record, preset) for record in records]
+        columns[f"{name}_s"] = _mean([one and one.online.seconds for one in found])
         if preset.network is not None:
-            columns[f"{name}_mb"] = _mean([prediction.online.bytes / 1e6 for prediction in found]) if whole else None
+            columns[f"{name}_mb"] = _mean([one and one.online.bytes / 1e6 for one in found])
     return columns
 
 
-def _mean(values: Sequence[float]) -> float:
-    return round(statistics.fmean(values), 4)
+def _mean(values: Sequence[float | None]) -> float | None:
+    return None if None in values else round(statistics.fmean(values), 4)

@@ -6,9 +6,10 @@ import io
 import pytest
 from fake_records import fake_record
 
+from relinearize.cost.choice import RECORDED
 from relinearize.cost.prediction import predict
 from relinearize.cost.presets import find_presets
-from relinearize.report.cost import PRESETS, cost_columns, record_workload
+from relinearize.report.cost import cost_columns, record_workload
 from relinearize.report.pareto import build_panels, pareto_csv
 
 
@@ -33,7 +34,7 @@ def test_columns_are_the_predictions():
         "semi2k_wan_s", "semi2k_wan_mb",
     ]  # fmt: skip
     assert columns["delphi_compute_s"] == pytest.approx(0.02 + 21e-6 * record.budget.met, abs=1e-4)
-    for name in PRESETS[1:]:
+    for name in RECORDED[1:]:
         online = predict(*find_presets(name, None), record_workload(record)).online
         assert columns[f"{name}_s"] == pytest.approx(online.seconds, abs=1e-4)
         assert columns[f"{name}_mb"] == pytest.approx(online.bytes / 1e6, abs=1e-4)
