@@ -20,8 +20,8 @@ MAY_IMPORT = {
     "methods": ["errors", "relu.", "data.", "backbones.", "robustness."],
     "robustness": ["errors", "relu.", "data.", "backbones."],
     "inference": ["errors", "arguments", "relu.", "backbones."],
-    "engine": ["errors", "arguments", "inference.", "__version__"],
-    "cost": ["errors", "arguments", "inference.bundle", "engine.network"],
+    "cost": ["errors", "arguments", "inference.bundle"],
+    "engine": ["errors", "arguments", "inference.", "cost.", "__version__"],
     "experiment": [
         "errors",
         "arguments",

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from relinearize.engine.network import Network, read_network
+from relinearize.cost.network import Network, read_network
 from relinearize.errors import UserError
 
 FILE = "presets.json"

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from relinearize import __version__
+from relinearize.cost.network import NETWORKS
 from relinearize.engine.folder_lock import alone_in
 from relinearize.engine.job import CLIENT, IMAGE, PARTIES, PROGRAM_FILE, SERVER, Job, log_file
 from relinearize.engine.layout import client_image, require, server_tensors
 from relinearize.engine.lowering import lowered
-from relinearize.engine.network import NETWORKS
 from relinearize.engine.options import Options
 from relinearize.engine.progress import Progress
 from relinearize.engine.proxy import HOST, DelayProxy

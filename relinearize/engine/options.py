@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relinearize.arguments import key_values, whole_number, yes_or_no
-from relinearize.engine.network import Network, read_network
+from relinearize.cost.network import Network, read_network
 from relinearize.engine.protocols import PROTOCOLS, Protocol
 from relinearize.errors import UserError
 

@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from relinearize.engine.network import Network
+from relinearize.cost.network import Network
 
 T = TypeVar("T")
 

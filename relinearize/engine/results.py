@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from relinearize.cost.network import Network
+from relinearize.cost.workload import bundle_workload
 from relinearize.engine.job import CLIENT, SERVER
-from relinearize.engine.network import Network
 from relinearize.engine.profile import KINDS, Cost, sent_bytes, sent_messages
 from relinearize.engine.protocols import Protocol
 from relinearize.engine.record import Answers, KindCost, Model, Phase
 from relinearize.inference.bundle import Bundle
-
-LINEAR = ("conv2d", "linear", "affine")
 
 Inferred = tuple[dict[str, Any], dict[str, Any]]  # what server and client say of one inference
 
@@ -46,9 +45,7 @@ def summary(inferred: Sequence[Inferred]) -> Phase:
 
 def model_of(protocol: Protocol, network: Network, bundle: Bundle, steady: Phase, loopback: Phase) -> Model:
     """`loopback`: the same without delay."""
-    live = sum(kept > 0 for kept in bundle.kept.values())
-    layers = sum(node.op in LINEAR for node in bundle.nodes)
-    messages = protocol.sequential_messages(steady.messages, live, layers)
+    messages = protocol.sequential_messages(steady.messages, bundle_workload(bundle))
     direction_bytes = max(steady.server_bytes, steady.client_bytes)
     predicted = network.predicted_seconds(loopback.median_seconds, messages, direction_bytes)
     return Model(loopback.median_seconds, messages, direction_bytes, predicted, steady.median_seconds)

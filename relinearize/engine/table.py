@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from relinearize.engine.network import Network
+from relinearize.cost.network import Network
 from relinearize.engine.record import InferenceRecord, Phase
 
 

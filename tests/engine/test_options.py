@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from relinearize.cost.network import NETWORKS, Network, read_network
 from relinearize.engine import command
-from relinearize.engine.network import NETWORKS, Network, read_network
 from relinearize.engine.options import HELP, KEYS, read_options
 from relinearize.errors import UserError
 

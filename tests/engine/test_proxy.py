@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from relinearize.engine.network import NETWORKS, Network
+from relinearize.cost.network import NETWORKS, Network
 from relinearize.engine.proxy import HOST, DelayProxy
 from relinearize.engine.two_parties import free_ports
 

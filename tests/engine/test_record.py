@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy_bundles import residual_network
 
-from relinearize.engine.network import NETWORKS
+from relinearize.cost.network import NETWORKS
+from relinearize.cost.presets import protocols
 from relinearize.engine.profile import Cost, read_profile
 from relinearize.engine.protocols import PROTOCOLS
 from relinearize.engine.record import InferenceRecord
@@ -68,7 +69,9 @@ def test_the_model_counts_live_sites_and_layers():
     assert semi2k.sequential_messages == 20, "as counted by the engine"
     assert semi2k.predicted_seconds == pytest.approx(3 + 20 * 0.02 + 4000 / 12.5e6) and semi2k.measured_seconds == 5
     cheetah = model_of(PROTOCOLS["cheetah"], NETWORKS["wan"], bundle, slow, fast)
-    assert cheetah.sequential_messages == 20 * 4 + 4 * 7, "four sites keep ReLUs, seven layers"
+    said = protocols()["cheetah"].online.messages.constants
+    assert set(said) == {"live_sites", "pool_steps", "layers"}
+    assert cheetah.sequential_messages == round(said["live_sites"] * 4 + said["layers"] * 7), "one site is empty"
 
 
 def test_answers_are_compared_with_plaintext_and_labels():
