@@ -6,7 +6,7 @@
 import math
 from dataclasses import fields
 
-from relinearize.cost.workload import LinearWork
+from relinearize.cost.workload import LinearWork, affine_work
 
 RESNETS = {"resnet8": (16, (1, 1, 1)), "resnet18": (64, (2, 2, 2, 2)), "resnet34": (64, (3, 4, 6, 3))}
 VGG16 = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels in units of the width, convolutions of each block
@@ -26,14 +26,14 @@ def backbone_work(name: str, *, width: int | None, classes: int, image_size: int
         layers, features = _vgg(width or 64, channels, image_size)
     else:
         return None
-    layers.append(LinearWork(1, features * classes, features, classes, features * classes))
+    layers.append(LinearWork.of_products(features, 1, features, classes))
     return LinearWork(*(sum(getattr(layer, entry.name) for layer in layers) for entry in fields(LinearWork)))
 
 
 def _conv(inside: int, outside: int, kernel: int, size: int, stride: int = 1) -> LinearWork:
     """Of maps of size x size, padded so that the stride alone makes them smaller."""
-    outputs, per_output = outside * math.ceil(size / stride) ** 2, inside * kernel**2
-    return LinearWork(1, outputs * per_output, inside * size**2, outputs, outside * per_output)
+    rows = math.ceil(size / stride) ** 2
+    return LinearWork.of_products(inside * size**2, rows, inside * kernel**2, outside)
 
 
 def _block(inside: int, outside: int, size: int, stride: int) -> list[LinearWork]:
@@ -62,7 +62,7 @@ def _wide_resnet(width: int, channels: int, size: int) -> tuple[list[LinearWork]
             stride, outside = 2 if stage and not number else 1, width * 8 * 2**stage
             layers += _block(inside, outside, size, stride)
             inside, size = outside, math.ceil(size / stride)
-            layers.append(LinearWork(1, *[inside * size**2] * 4))  # of the next block, or the last one
+            layers.append(affine_work(inside, size**2))  # of the next block, or the last one
     return layers, inside
 
 

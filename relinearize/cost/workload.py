@@ -3,9 +3,11 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 
+from relinearize.cost.ciphertexts import ciphertexts
 from relinearize.inference.bundle import INPUT, Bundle, Node, Shape
 
 LINEAR = ("conv2d", "linear", "affine")
@@ -18,6 +20,9 @@ class LinearWork:
     layers: convolutions, linear layers, batch norms that no layer took in. inputs, outputs: scalars that go in and come
     out of them. weights: scalars they are multiplied by (of a lone batch norm as many as of its map). pool_comparisons:
     a maximum of k values is k - 1 of them, in pool_steps rounds, log2(k) rounded up.
+
+    Engines compute convolutions as products of matrices: patches are the scalars of the left ones, all windows of maps.
+    The rest are Cheetah's, see `ciphertexts`.
     """
 
     layers: int = 0
@@ -27,6 +32,28 @@ class LinearWork:
     weights: int = 0
     pool_comparisons: int = 0
     pool_steps: int = 0
+    patches: int = 0
+    sent_polynomials: int = 0
+    returned_polynomials: int = 0
+    multiplied_ciphertexts: int = 0
+    packed_ciphertexts: int = 0
+
+    @classmethod
+    def of_products(cls, inputs: int, rows: int, inner: int, columns: int, groups: int = 1) -> Self:
+        """Of a layer that is `groups` products (rows x inner) times (inner x columns), one after the other."""
+        found = ciphertexts(rows, inner, columns)
+        return cls(
+            layers=1,
+            multiplications=groups * rows * inner * columns,
+            inputs=inputs,
+            outputs=groups * rows * columns,
+            weights=groups * inner * columns,
+            patches=groups * rows * inner,
+            sent_polynomials=groups * found.sent,
+            returned_polynomials=groups * found.returned,
+            multiplied_ciphertexts=groups * found.multiplied,
+            packed_ciphertexts=groups * found.packed,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,17 @@ def _node_work(node: Node, inputs: int, weights: Mapping[str, np.ndarray]) -> Li
         return LinearWork(pool_comparisons=outputs * (window - 1), pool_steps=math.ceil(math.log2(window)))
     if node.op not in LINEAR:
         return LinearWork()
+    channels = node.shape[0]
+    rows = outputs // channels
     if node.op == "affine":
-        return LinearWork(1, outputs, inputs, outputs, outputs)
-    weight = weights[f"{node.name}.weight"]
-    return LinearWork(1, outputs * weight[0].size, inputs, outputs, weight.size)
+        return affine_work(channels, rows)
+    inner = weights[f"{node.name}.weight"][0].size
+    groups = node.attributes.get("groups", 1)
+    return LinearWork.of_products(inputs, rows, inner, channels // groups, groups)
+
+
+def affine_work(channels: int, pixels: int) -> LinearWork:
+    """Of a batch norm that no layer took in: engines multiply by a diagonal matrix, others each scalar by one."""
+    scalars = channels * pixels
+    work = LinearWork.of_products(scalars, pixels, channels, channels)
+    return replace(work, multiplications=scalars, weights=scalars)

@@ -159,6 +159,11 @@ class LinearRecord(_Part):
     weights: Count
     pool_comparisons: Count
     pool_steps: Count
+    patches: Count
+    sent_polynomials: Count
+    returned_polynomials: Count
+    multiplied_ciphertexts: Count
+    packed_ciphertexts: Count
 
 
 class PhaseRecord(_Part):

@@ -42,6 +42,10 @@ def test_counts_by_hand():
             weights=4 * 27 + 4 * 2 + 5 * 16,
             pool_comparisons=16 * 8,
             pool_steps=4,
+            patches=16 * 27 + 4 * 2 * 2 + 16,
+            sent_polynomials=1 + 2 * 1 + 1,
+            returned_polynomials=1 + 2 * 1 + 1,
+            multiplied_ciphertexts=1 + 2 * 1 + 1,
         ),
     )
 
