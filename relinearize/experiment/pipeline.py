@@ -14,7 +14,7 @@ from relinearize.experiment.loggers import log_finished, open_logger
 from relinearize.experiment.making import CONFIG, WEIGHTS, frozen_teacher, load_into, publish, say, tested, train
 from relinearize.experiment.plan import Plan
 from relinearize.experiment.records import RECORD_FILE, Record
-from relinearize.experiment.searching import make_snapshot, search_inputs
+from relinearize.experiment.searching import make_mask, search_inputs
 from relinearize.experiment.store import MASK, write_text
 from relinearize.experiment.submodels import (
     check_submodels,
@@ -49,7 +49,7 @@ def make_run(plan: Plan) -> None:
     reused = {name: artifact.complete for name, artifact in plan.artifacts.items()}
     check_stages(plan)
     make_teacher(plan)
-    make_snapshot(plan)
+    make_mask(plan)
     make_finetuned(plan)
     record = make_record(plan, reused)
     folder = plan.run.work
@@ -57,7 +57,7 @@ def make_run(plan: Plan) -> None:
     folder.mkdir(parents=True)
     record.write(folder / RECORD_FILE)
     write_text(folder / CONFIG, OmegaConf.to_yaml(plan.config, resolve=True))
-    for artifact, file in ((plan.finetune, WEIGHTS), (plan.snapshot(plan.budget), MASK)):
+    for artifact, file in ((plan.finetune, WEIGHTS), (plan.chosen, MASK)):
         copy_file(artifact.path / file, folder / file)
     leave_submodels(plan, record, folder)
     with open_logger(plan, "finetune", plan.finetune) as logger:
@@ -131,7 +131,7 @@ def make_finetuned(plan: Plan) -> None:
             return
         folder = plan.finetune.work
         stage = train(plan, finetune_stage, plan.finetune, folder / CHECKPOINT)
-        mask, _ = Mask.from_file(plan.snapshot(plan.budget).path / MASK)
+        mask, _ = Mask.from_file(plan.chosen.path / MASK)
         weights, accuracies = tested(plan, stage, submodel_network(plan, 1.0, mask))
         description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies, "submodels": {}}
         for name, fraction in submodels(stage).items():
@@ -144,9 +144,9 @@ def make_finetuned(plan: Plan) -> None:
 
 def finetune_stage(plan: Plan) -> Stage:
     """With the mask and the weights of the search."""
-    snapshot = plan.snapshot(plan.budget).path
+    chosen = plan.chosen.path
     network = plan.stage_network("finetune")
-    to_masked(network.network, Mask.from_file(snapshot / MASK)[0])
-    load_into(network, read_weights(snapshot / WEIGHTS))
+    to_masked(network.network, Mask.from_file(chosen / MASK)[0])
+    load_into(network, read_weights(chosen / WEIGHTS))
     build = instantiate(plan.config.method.finetune, _partial_=True, _convert_="all")
     return build(network=network, teacher=frozen_teacher(plan, "finetune"))

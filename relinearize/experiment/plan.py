@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from relinearize.backbones.adapter import PixelInput
@@ -21,6 +21,7 @@ from relinearize.errors import UserError
 from relinearize.experiment.allocation import Allocation
 from relinearize.experiment.images import open_images, open_source
 from relinearize.experiment.networks import all_relu_network
+from relinearize.experiment.site_choice import FREE, SiteChoice
 from relinearize.experiment.store import Artifact, Store, file_digest
 from relinearize.experiment.training import check_settings, resolve_accelerator, resolve_precision
 from relinearize.relu.budget import resolve_budget
@@ -65,6 +66,8 @@ class Plan:
         self.grid = sorted({self.budget, *(self._grid_entry(entry) for entry in config.budget.grid)}, reverse=True)
         self._check_teacher_weights()
         _ = self.routes  # refuses what is impossible
+        if self.site_choice is not None:
+            self.site_choice.check(self.sizes, self.budget)
 
     # ---- budgets ---------------------------------------------------------------------------------------------------
 
@@ -81,6 +84,26 @@ class Plan:
             raise UserError(
                 f"budget.grid: {str(error).replace('budget.relus=', '').replace('budget.fraction=', '')}"
             ) from None
+
+    @cached_property
+    def site_choice(self) -> SiteChoice | None:
+        """What empties whole sites; None where every site may keep ReLUs, and for runs of before there was a choice."""
+        if self.allocation_settings is None:
+            return None
+        settings = {key: value for key, value in self.allocation_settings.items() if key != "name"}
+        return instantiate(settings, _convert_="all")
+
+    @property
+    def allocation_settings(self) -> dict[str, Any] | None:
+        """The `allocation` group, None for `free`."""
+        settings = plain(OmegaConf.select(self.config, "allocation")) or {"name": FREE}
+        return None if settings["name"] == FREE else settings
+
+    @property
+    def method_name(self) -> str:
+        """method.name, and the allocation if it is not the search's own: snl, snl+sites."""
+        name = self.config.method.name
+        return name if self.allocation_settings is None else f"{name}+{self.allocation_settings['name']}"
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
@@ -180,7 +203,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The run's readable name: snl-resnet18-cifar10-50k-s0."""
-        return f"{self.config.method.name}-{self.subject}-{short_count(self.budget)}-s{self.seed}"
+        return f"{self.method_name}-{self.subject}-{short_count(self.budget)}-s{self.seed}"
 
     @cached_property
     def teacher(self) -> Artifact:
@@ -206,12 +229,26 @@ class Plan:
         """The search as a whole; each budget's snapshot lies in it (an allocated search has one budget)."""
         content = {**self._stage_content("search"), "teacher": self.teacher.key, **self.common}
         if self.allocated:
-            content |= {"budget": self.budget, "sensitivity": self.allocation.identity}
+            content |= {"budget": self.budget, "sensitivity": self.allocation.identity, **self._allocation_content}
         return self.store.artifact("search", f"{self._word('search')}-{self.subject}-s{self.seed}", content)
 
     def snapshot(self, budget: int) -> Artifact:
         """The search's result at `budget`."""
         return Artifact(self.search.path / f"budget-{budget}", self.search.key)
+
+    @cached_property
+    def chosen(self) -> Artifact:
+        """The mask and weights that the fine-tuning starts from.
+
+        The search's own at the budget; or, where an allocation empties sites after a search that scores positions, the
+        mask that it makes of the scores. A search that is given sensitivities is given the emptied sites with them.
+        """
+        if self.allocation_settings is None or self.allocated:
+            return self.snapshot(self.budget)
+        content = {"search": self.search.key, "budget": self.budget, **self._allocation_content}
+        word = self.allocation_settings["name"]
+        prefix = f"{self._word('search')}-{word}-{self.subject}-{short_count(self.budget)}-s{self.seed}"
+        return self.store.artifact("mask", prefix, content)
 
     def with_settings(self, settings: dict[str, Any]) -> "Plan":
         """The plan of the same config with other values at some dotted keys."""
@@ -227,6 +264,7 @@ class Plan:
             "search": self.search.key,
             "budget": self.budget,
             "teacher": self.teacher.key,
+            **self._allocation_content,
             **self.common,
         }
         prefix = (
@@ -244,9 +282,13 @@ class Plan:
     @cached_property
     def run(self) -> Artifact:
         """The run's folder, with the record. Its key adds what only labels a result."""
-        labels = {"title": self.config.dataset.title, "method": self.config.method.name}
+        labels = {"title": self.config.dataset.title, "method": self.method_name}
         content = {"finetune": self.finetune.key, "labels": labels}
         return Store(Path(self.config.output)).artifact("runs", self.name, content)
+
+    @property
+    def _allocation_content(self) -> dict[str, Any]:
+        return {} if self.allocation_settings is None else {"allocation": self.allocation_settings}
 
     def _stage_content(self, stage: str) -> dict[str, Any]:
         """What of a stage's own settings can change its result."""

@@ -6,25 +6,29 @@ from typing import Any
 
 from hydra.utils import instantiate
 
+from relinearize.errors import UserError
 from relinearize.experiment.making import WEIGHTS, frozen_teacher, load_into, publish, say, tested, train
 from relinearize.experiment.plan import Plan
 from relinearize.experiment.store import MASK
 from relinearize.experiment.teaching import make_teacher
 from relinearize.experiment.training import CHECKPOINT, read_checkpoint
-from relinearize.experiment.weights import read_weights
+from relinearize.experiment.weights import read_weights, write_weights
 from relinearize.methods.snapshot import Snapshot
 from relinearize.methods.stage import Stage
 from relinearize.relu.allocation import allocate
 from relinearize.relu.budget import site_mask, top_mask
+from relinearize.relu.emptying import ScoredPositions, SensitiveSites
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.relu.sites import to_sloped
+
+SCORES = "scores.safetensors"  # of a snapshot whose search scores positions
 
 
 def make_snapshot(plan: Plan) -> None:
     """The search of `plan`, done as far as its budget."""
     if plan.snapshot(plan.budget).complete:
         return
-    sensitivities = make_sensitivities(plan) if plan.allocated else {}  # before the lock: it may need other searches
+    sensitivities = open_sensitivities(plan) if plan.allocated else {}  # before the lock: it may need other searches
     with plan.search.lock(say):
         if plan.snapshot(plan.budget).complete:
             return
@@ -35,6 +39,36 @@ def make_snapshot(plan: Plan) -> None:
             allocated_search(plan, sensitivities)
         else:
             walk_search(plan)
+
+
+def make_mask(plan: Plan) -> None:
+    """The search, and what an allocation that empties sites makes of its scores (see Plan.chosen)."""
+    make_snapshot(plan)
+    if plan.chosen.complete:
+        return
+    with plan.chosen.lock(say):
+        if plan.chosen.complete:
+            return
+        snapshot = plan.snapshot(plan.budget).path
+        if not (snapshot / SCORES).is_file():
+            raise UserError(f"{snapshot} was left by an earlier version, without scores; delete it to search again")
+        found = read_weights(snapshot / SCORES)
+        scores = {name: found[name] for name in plan.shapes}  # a file has an order of its own
+        division = plan.site_choice.choose(plan.sizes, plan.budget, ScoredPositions(scores, plan.budget))
+        mask = site_mask(scores, division.counts)
+        folder = plan.chosen.work
+        folder.mkdir(parents=True, exist_ok=True)
+        mask.to_file(folder / MASK, mask_metadata(plan, plan.budget, mask))
+        publish(plan.chosen, folder, plan.config, {"live": division.live}, read_weights(snapshot / WEIGHTS))
+
+
+def open_sensitivities(plan: Plan) -> dict[str, float | None]:
+    """The sensitivity of each site; None for those that the allocation empties."""
+    sensitivities = make_sensitivities(plan)
+    if plan.site_choice is None:
+        return sensitivities
+    divide = SensitiveSites(plan.sizes, sensitivities, plan.budget)
+    return divide.among(plan.site_choice.choose(plan.sizes, plan.budget, divide).live)
 
 
 def make_sensitivities(plan: Plan) -> dict[str, float]:
@@ -72,7 +106,7 @@ def sensitivity_stage(source: Plan) -> Stage:
     return source.allocation.build(network=network)
 
 
-def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float]) -> None:
+def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float | None]) -> None:
     """A search without training: the mask is the top of its scores, the weights are the teacher's."""
     started = time.monotonic()
     scores = search.scores(plan.shapes, plan.seed)
@@ -81,10 +115,10 @@ def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float]) ->
     else:
         mask = top_mask(scores, plan.budget)
     weights = read_weights(plan.teacher.path / WEIGHTS)
-    keep_snapshot(plan, Snapshot(plan.budget, mask, weights, True, time.monotonic() - started))
+    keep_snapshot(plan, Snapshot(plan.budget, mask, weights, True, time.monotonic() - started, scores=scores))
 
 
-def allocated_search(plan: Plan, sensitivities: dict[str, float]) -> None:
+def allocated_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
     """A search for one budget under a given allocation (SENet)."""
     checkpoint = plan.search.path / CHECKPOINT
     stage = train(plan, partial(allocated_stage, sensitivities=sensitivities), plan.search, checkpoint)
@@ -92,7 +126,7 @@ def allocated_search(plan: Plan, sensitivities: dict[str, float]) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-def allocated_stage(plan: Plan, sensitivities: dict[str, float]) -> Stage:
+def allocated_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
     stage = instantiate(plan.config.method.search, _partial_=True, _convert_="all")(
         network=plan.stage_network("search"),
         teacher=frozen_teacher(plan, "search"),
@@ -150,6 +184,8 @@ def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
     folder = artifact.work
     folder.mkdir(parents=True, exist_ok=True)
     snapshot.mask.to_file(folder / MASK, mask_metadata(plan, snapshot.budget, snapshot.mask))
+    if snapshot.scores is not None:
+        write_weights(snapshot.scores, folder / SCORES)
     description = {
         "asked": snapshot.budget,
         "met": snapshot.mask.count,

@@ -42,7 +42,7 @@ class WandbRows:
             log_rows(self.run, history)
         self.run.summary.update(history_columns(history))
         self.run.summary.update(summary_columns(record))
-        store = {MASK: self.plan.snapshot(self.plan.budget).path, WEIGHTS: finetune.path}
+        store = {MASK: self.plan.chosen.path, WEIGHTS: finetune.path}
         self._log_network(record, store)
         for path, narrow in find_records([folder]):
             if narrow.submodel is not None:

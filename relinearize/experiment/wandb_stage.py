@@ -69,10 +69,10 @@ def labels(made: Made) -> dict[str, Any]:
         "finetune": plan.name,
     }
     tags = [config.dataset.name, config.backbone.name]
-    tags += [config.method.name] if stage not in ("teacher", "sensitivity") else []
+    tags += [plan.method_name] if stage not in ("teacher", "sensitivity") else []
     tags += [f"{plan.budget}-relus"] if stage == "finetune" or (plan.allocated and stage == "search") else []
     return {
-        "group": config.logger.group or f"{config.method.name}-{plan.subject}",
+        "group": config.logger.group or f"{plan.method_name}-{plan.subject}",
         "job_type": stage,
         "name": names[stage],
         "tags": [*tags, *config.logger.tags],

@@ -80,7 +80,8 @@ class SENetSearch(Stage):
 
     Args:
         network: sites are MaskedReLU. teacher: frozen all-ReLU network with the same sites.
-        sensitivities: eta_l per site; the allotment is min(N_l, c * eta_l), summing to `budget`.
+        sensitivities: eta_l per site, None for a site that is emptied; the allotment is min(N_l, c * eta_l), summing to
+            `budget`.
         cross_entropy_weight, distillation_weight: gamma and alpha. temperature: T.
         mismatch: "linear" or "activation" (the official one), see mismatch.py.
         granularity: "position"; or "channel": whole channels, those of largest mean mismatch, as many as fit below the
@@ -103,7 +104,7 @@ class SENetSearch(Stage):
         network: nn.Module,
         teacher: nn.Module,
         *,
-        sensitivities: Mapping[str, float],
+        sensitivities: Mapping[str, float | None],
         budget: int,
         cross_entropy_weight: float = 0.5,
         distillation_weight: float = 0.5,
@@ -150,7 +151,7 @@ class SENetSearch(Stage):
         self.distance, self.distances = 1.0, {name: 1.0 for name in self.shapes}
         self.settled_epochs = 0
 
-    def _allotment(self, sensitivities: Mapping[str, float]) -> dict[str, int]:
+    def _allotment(self, sensitivities: Mapping[str, float | None]) -> dict[str, int]:
         """What each site keeps: positions, or channels."""
         if self.granularity == "channel":
             return allocate_channels(self.shapes, sensitivities, self.budget)

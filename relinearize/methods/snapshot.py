@@ -17,3 +17,4 @@ class Snapshot:
     reached: bool  # False: the epochs ran out first and the mask is the projection of where the search stood
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
+    scores: dict[str, Tensor] | None = None  # of every position, where the mask is the top of such

@@ -164,7 +164,7 @@ class SNLSearch(Stage):
         weights = {key: value for key, value in self.weights().items() if not key.endswith(".alpha")}
         moment = {"epoch": self.segments_done / self.segments, "relu/count": self.count, "lasso": self.lasso}
         moment |= self.kept_columns
-        self.on_snapshot(Snapshot(budget, mask, weights, reached, self.seconds, [*self.history, moment]))
+        self.on_snapshot(Snapshot(budget, mask, weights, reached, self.seconds, [*self.history, moment], alphas))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -8,11 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from numbers import Integral, Real
+from typing import Any
 
 from relinearize.errors import UserError
 
 
-def allocate(sizes: Mapping[str, int], sensitivities: Mapping[str, float], budget: int) -> dict[str, int]:
+def allocate(sizes: Mapping[str, int], sensitivities: Mapping[str, float | None], budget: int) -> dict[str, int]:
     """ReLUs per site, in the order of `sizes`: min(N_l, c * eta_l) in whole numbers that sum exactly to `budget`.
 
     Rounded down; what is left over goes to the largest remainders, one each, among equals to the earlier site. Nothing
@@ -21,11 +22,13 @@ def allocate(sizes: Mapping[str, int], sensitivities: Mapping[str, float], budge
 
     Args:
         sizes: site -> N_l, its number of positions (C * H * W).
-        sensitivities: the same sites -> eta_l >= 0.
-        budget: 1 to the sum of the sizes.
+        sensitivities: the same sites -> eta_l >= 0; None for a site that is emptied (relu/emptying.py).
+        budget: 1 to the sum of the sizes, of the sites that are not emptied.
 
     Raises UserError for other sites, negative or non-finite or all-zero sensitivities, and an impossible budget.
     """
+    everything = dict.fromkeys(sizes, 0)
+    sizes, sensitivities = _without_emptied(sizes, sensitivities)
     _check(sizes, sensitivities, budget)
     etas = [Fraction(float(sensitivities[name])) for name in sizes]
     caps = list(sizes.values())
@@ -38,11 +41,11 @@ def allocate(sizes: Mapping[str, int], sensitivities: Mapping[str, float], budge
     by_remainder = sorted(range(len(caps)), key=lambda index: (counts[index] - shares[index], index))
     for index in by_remainder[: budget - sum(counts)]:
         counts[index] += 1
-    return dict(zip(sizes, counts, strict=True))
+    return everything | dict(zip(sizes, counts, strict=True))
 
 
 def allocate_channels(
-    shapes: Mapping[str, tuple[int, ...]], sensitivities: Mapping[str, float], budget: int
+    shapes: Mapping[str, tuple[int, ...]], sensitivities: Mapping[str, float | None], budget: int
 ) -> dict[str, int]:
     """Whole channels per site, in the order of `shapes`, whose positions sum to at most `budget`.
 
@@ -58,6 +61,8 @@ def allocate_channels(
 
     Raises UserError as `allocate` does, and for a budget below the smallest map.
     """
+    everything = dict.fromkeys(shapes, 0)
+    shapes, sensitivities = _without_emptied(shapes, sensitivities)
     counts = allocate({name: math.prod(shape) for name, shape in shapes.items()}, sensitivities, budget)
     maps = {name: math.prod(shape[1:]) for name, shape in shapes.items()}
     smallest = min(maps.values())
@@ -85,7 +90,7 @@ def allocate_channels(
         rest, _, more, less, number = exchange
         channels[more] += 1
         channels[less] -= number
-    return channels
+    return everything | channels
 
 
 def _closest_exchange(
@@ -122,6 +127,14 @@ def _capped_shares(caps: Sequence[int], etas: Sequence[Fraction], budget: int) -
         if factor < factor_of_full:
             shares[index] = factor * etas[index]
     return shares
+
+
+def _without_emptied(
+    sizes: Mapping[str, Any], sensitivities: Mapping[str, float | None]
+) -> tuple[dict[str, Any], dict[str, float]]:
+    emptied = {name for name, eta in sensitivities.items() if eta is None}
+    others = {name: size for name, size in sizes.items() if name not in emptied}
+    return others, {name: eta for name, eta in sensitivities.items() if eta is not None}
 
 
 def _check(sizes: Mapping[str, int], sensitivities: Mapping[str, float], budget: int) -> None:
