@@ -79,7 +79,9 @@ def infer(options: Options) -> InferenceRecord:
         answers=answers(bundle, logits),
         logits=tuple(map(tuple, logits.tolist())),
         versions={"relinearize": __version__, **{name: version(name) for name in ("spu", "jax", "numpy")}},
-        machine={"cpu": platform.machine(), "cores": os.cpu_count(), "load_before": load},
+        machine={
+            "cpu": processor(), "cores": os.cpu_count(), "threads": os.environ["OMP_NUM_THREADS"], "load_before": load,
+        },
     )  # fmt: skip
     record.write(folder)
     return record
@@ -142,6 +144,13 @@ def measured(
             proxy.become(NETWORKS["loopback"])
             loopback = [infer_image(index) for index in range(min(LOOPBACK_IMAGES, options.n_images))]
     return setup_seconds, (first, steady, loopback)
+
+
+def processor() -> str:
+    """The processor's name as Linux knows it, where SPU lives."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def sha256(path: Path) -> str:

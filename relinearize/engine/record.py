@@ -78,8 +78,8 @@ class Answers:
 class InferenceRecord:
     """`first`: the first inference, set-up of the protocol in it; `steady`: all that follow; `loopback`: some again
     with the delay proxy passing everything on at once, None if there is no proxy. `setup_seconds`: start of the
-    processes, reading, connecting. `bundle`: its `about`, SHA-256 of graph.json, path. `machine`: the load is the
-    average of the minute before."""
+    processes, reading, connecting. `bundle`: its `about`, SHA-256 of graph.json, path. `machine`: threads are those of
+    each party; the load is the average of the minute before."""
 
     created: str
     bundle: dict[str, Any]
