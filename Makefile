@@ -9,10 +9,10 @@ INSTALLED := $(VENV)/.installed
 PI_INSTALLED := $(PI_VENV)/.installed
 
 # On a busy machine two torch threads can be ten times slower than one for small tensors.
-demo test test-all test-slurm test-pi: export OMP_NUM_THREADS = 1
+demo demo-pi test test-all test-slurm test-pi: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pi demo test test-all test-gpu test-slurm test-pi lint format bench clean
+.PHONY: help setup pi demo demo-pi test test-all test-gpu test-slurm test-pi lint format bench clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -45,6 +45,9 @@ $(PI_INSTALLED): requirements-pi.lock pyproject.toml
 demo: setup ## SNL against random masks on real digits: table, picture and page (minutes)
 	$(BIN)/relinearize run -m experiment=demo
 	$(BIN)/relinearize report outputs/demo/runs
+
+demo-pi: setup pi ## three of the demo's networks under two-party computation: accuracy, MB, latency (minutes)
+	$(BIN)/python scripts/demo_pi.py python=$(PI_VENV)/bin/python
 
 test: setup ## the test suite without its slow part
 	$(BIN)/python -m pytest

@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""`make demo-pi`: the demo's networks under real two-party computation, accuracy beside what was measured.
+
+    python scripts/demo_pi.py [python=FILE]     # minutes; again in seconds, as everything that is there is kept
+
+Three budgets of the demo (digits, ResNet-8, SNL), trained if outputs/demo/runs lacks them. Each network is exported and
+infers test images under Cheetah on loopback and under SEMI2K on the emulated WAN; bundles and records lie in the runs'
+folders, where `relinearize report` finds them. The engine comes from `make pi`; python=FILE names another's Python.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from relinearize.arguments import key_values  # noqa: E402
+from relinearize.cost.network import NETWORKS  # noqa: E402
+from relinearize.cost.prediction import predict  # noqa: E402
+from relinearize.cost.presets import find_presets  # noqa: E402
+from relinearize.cost.workload import bundle_workload  # noqa: E402
+from relinearize.engine.command import engine_python  # noqa: E402
+from relinearize.engine.record import InferenceRecord  # noqa: E402
+from relinearize.errors import UserError  # noqa: E402
+from relinearize.experiment.records import Record, find_records  # noqa: E402
+from relinearize.inference.bundle import GRAPH, read_bundle  # noqa: E402
+
+RUNS = Path("outputs/demo/runs")
+FRACTIONS = (0.5, 0.1, 0.02)
+IMAGES = 20  # in a bundle
+ASKED = (("cheetah", "loopback", 3), ("semi2k", "wan", 5))  # protocol, network, images inferred
+
+
+def main(arguments: Sequence[str]) -> int:
+    began, load = time.monotonic(), os.getloadavg()[0]
+    # A missing engine is said before anything is trained.
+    engine = engine_python(key_values("demo-pi", arguments, {"python": ""})["python"])
+    runs = demo_runs()
+    if len(runs) < len(FRACTIONS):
+        train()
+        runs = demo_runs()
+    for folder, _ in runs:
+        if not (folder / "bundle").exists():
+            relinearize("export", f"run={folder}", f"images={IMAGES}")
+        for protocol, network, images in ASKED:
+            if not measured(folder, protocol, network):
+                asked = (f"protocol={protocol}", f"network={network}", f"n_images={images}", f"python={engine}")
+                relinearize("infer", f"bundle={folder / 'bundle'}", *asked)
+    relinearize("report", str(RUNS))
+    console = Console()
+    Console(width=None if console.is_terminal else 120).print(table(runs))
+    loads = [record.machine["load_before"] for folder, _ in runs for record in records(folder)]
+    print(
+        f"load while measuring {min(loads):.1f} to {max(loads):.1f} on {os.cpu_count()} cores; "
+        f"all this took {time.monotonic() - began:.0f} s (load {load:.1f} when it began)"
+    )
+    print(RUNS / "report.html")
+    return 0
+
+
+def demo_runs() -> list[tuple[Path, Record]]:
+    """(folder, record) of SNL's runs at FRACTIONS, those that are there."""
+    if not RUNS.exists():
+        return []
+    found = {}
+    for path, record in find_records([RUNS]):
+        for fraction in FRACTIONS:
+            if record.method.name == "snl_fast" and record.budget.met == round(fraction * record.budget.total):
+                found[fraction] = (path.parent, record)
+    return [found[fraction] for fraction in FRACTIONS if fraction in found]
+
+
+def train() -> None:
+    """The part of `make demo` that is needed here; that one finds it, too, and goes on from there."""
+    fractions = ",".join(map(str, FRACTIONS))
+    relinearize("run", "-m", "experiment=demo", "sweep=demo_pi", "method=snl_fast", f"budget.fraction={fractions}")
+
+
+def relinearize(*arguments: str) -> None:
+    """One command, as a user types it; its output is seen. Ends this program where it fails."""
+    print(f"$ relinearize {' '.join(arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "relinearize", *arguments], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def record_file(folder: Path, protocol: str, network: str) -> Path:
+    return folder / "bundle-infer" / f"{protocol}-{network}" / "inference.json"
+
+
+def measured(folder: Path, protocol: str, network: str) -> bool:
+    """Whether a record of the bundle as it is now lies there."""
+    path = record_file(folder, protocol, network)
+    if not path.exists():
+        return False
+    graph = hashlib.sha256((folder / "bundle" / GRAPH).read_bytes()).hexdigest()
+    return InferenceRecord.read(path).bundle["graph_sha256"] == graph
+
+
+def records(folder: Path) -> list[InferenceRecord]:
+    """In the order of ASKED."""
+    return [InferenceRecord.read(record_file(folder, protocol, network)) for protocol, network, _ in ASKED]
+
+
+def table(runs: Sequence[tuple[Path, Record]]) -> Table:
+    """A row per network and protocol: what it kept, what it cost, what the cost model says of it."""
+    shown = Table(title="digits, ResNet-8, SNL: accuracy against what private inference takes, per image")
+    shown.add_column("ReLUs", justify="right")
+    for name in ("accuracy %", "protocol, network", "right", "MB", "model", "seconds", "model", "WAN s by the model"):
+        shown.add_column(name, justify="right")
+    for folder, run in runs:
+        workload = bundle_workload(read_bundle(folder / "bundle"))
+        head = (f"{run.budget.met:,}", f"{run.accuracy.test:.2f}")
+        for record in records(folder):
+            here, wan = (
+                predict(find_presets(record.protocol, network)[0], workload).online
+                for network in (record.network["name"], "wan")
+            )
+            answers, steady = record.answers, record.steady
+            shown.add_row(
+                *head,
+                f"{record.protocol}, {record.network['name']}",
+                f"{answers.private_accuracy * answers.images / 100:.0f} of {answers.images}",
+                *(f"{steady.bytes / 1e6:.2f}", f"{here.bytes / 1e6:.2f}"),
+                *(f"{steady.median_seconds:.2f}", f"{here.seconds:.2f}"),
+                f"{wan.seconds:.2f}",
+            )
+            head = ("", "")
+    shown.caption = NETWORKS["wan"].text
+    return shown
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"demo-pi: error: {error}")
