@@ -29,9 +29,11 @@ usage: relinearize COMMAND ...
 
   run [KEY=VALUE ...]         train, search, fine-tune and test one linearized network; -m for one per combination
   status [SWEEP]              the runs of a sweep, by its name or folder: done, running, failed, waiting; times and ETA
-  report FOLDER ...           pareto.csv, pareto.png, report.html and masks.png from all runs below the folders; with
-                              published=false without the papers' points; with --against-paper also each run beside
-                              the paper's number for it; with logger=wandb [logger.mode=offline ...] in W&B, too
+  report FOLDER ...           pareto.csv, pareto.png, report.html and masks.png from all runs below the folders, also
+                              against the cost of private inference that preset=NAME [network=NAME] predicts, and the
+                              inferences measured; out=FOLDER says where to; with published=false without the papers'
+                              points; with --against-paper also each run beside the paper's number for it; with
+                              logger=wandb [logger.mode=offline ...] in W&B, too
   count [backbone=...]        the ReLUs of a network, site by site, in both conventions
   evaluate run=FOLDER         test a finished run's network again, from its files; with evaluation=robust under attacks
                               and corruptions
@@ -44,6 +46,8 @@ usage: relinearize COMMAND ...
 `relinearize evaluate --help` prints the keys of an evaluation."""
 
 
+# What `relinearize report` takes beside folders.
+REPORT_KEYS = {"out": "", "preset": "", "network": "", "published": "true"}
 # Hydra's names of those launchers that are packages of their own, and the extra that each is in.
 LAUNCHER_PLUGINS = {"joblib": "launchers", "submitit_local": "launchers", "submitit_slurm": "launchers", "ray": "ray"}
 
@@ -132,23 +136,26 @@ def count(arguments: list[str]) -> None:
 
 
 def report(arguments: list[str]) -> None:
-    options = {"published=true": True, "published=false": False}
     beside = "--against-paper"
     logger = [argument for argument in arguments if argument.startswith(("logger=", "logger."))]
-    folders = [one for one in arguments if one not in options and one != beside and one not in logger]
-    wrong = [argument for argument in folders if argument.startswith(("-", "published="))]
-    if not folders or wrong:
+    given = [argument for argument in arguments if argument.startswith(tuple(f"{key}=" for key in REPORT_KEYS))]
+    folders = [one for one in arguments if one != beside and one not in logger and one not in given]
+    if not folders or any(argument.startswith("-") for argument in folders):
         raise UserError(
-            "relinearize report FOLDER ... [published=false] [--against-paper] [logger=wandb]: give the folders of "
-            "runs, for example outputs/runs"
+            "relinearize report FOLDER ... [out=FOLDER] [preset=NAME] [network=NAME] [published=false] "
+            "[--against-paper] [logger=wandb]: give the folders of runs, for example outputs/runs"
         )
+    from relinearize.arguments import key_values, yes_or_no
+    from relinearize.cost.choice import one_preset
     from relinearize.experiment.wandb_settings import wandb_settings
     from relinearize.report.command import report_folders
 
+    values = key_values("report", given, REPORT_KEYS)
     settings = wandb_settings(logger) if logger else None
-    published = [options[argument] for argument in arguments if argument in options]
-    places = [Path(folder) for folder in folders]
-    paths = report_folders(places, all(published), beside in arguments)
+    published = yes_or_no("published", values["published"])
+    preset = one_preset(values["preset"] or None, values["network"] or None)
+    places, out = [Path(folder) for folder in folders], Path(values["out"]) if values["out"] else None
+    paths = report_folders(places, published, beside in arguments, preset, out)
     if settings is not None:
         report_to_wandb(places, paths, settings)
 

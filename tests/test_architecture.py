@@ -33,8 +33,8 @@ MAY_IMPORT = {
         "inference.",
         "cost.",
     ],
-    "report": ["errors", "experiment.records", "experiment.robust_records", "cost."],
-    "cli": ["errors", "sweeps.", "experiment.", "engine.", "report.", "cost.", "inference.bundle"],
+    "report": ["errors", "experiment.records", "experiment.robust_records", "cost.", "engine.record"],
+    "cli": ["errors", "arguments", "sweeps.", "experiment.", "engine.", "report.", "cost.", "inference.bundle"],
     "__main__": ["cli"],
     "__init__": [],
 }

@@ -39,12 +39,12 @@ def cells(prediction: Prediction) -> list[str]:
     stored = (prediction.client_storage, prediction.server_storage)
     return [
         escape(prediction.preset.name),
-        _number(online.seconds),
-        _number(online.bytes / 1e6) if on_network else "-",
+        significant(online.seconds),
+        significant(online.bytes / 1e6) if on_network else "-",
         f"{online.messages:,.0f}" if on_network else "-",
-        "-" if offline is None else _number(offline.seconds),
-        "-" if offline is None else _number(offline.bytes / 1e6),
-        f"{_number(stored[0] / 1e6)} / {_number(stored[1] / 1e6)}" if any(stored) else "-",
+        "-" if offline is None else significant(offline.seconds),
+        "-" if offline is None else significant(offline.bytes / 1e6),
+        f"{significant(stored[0] / 1e6)} / {significant(stored[1] / 1e6)}" if any(stored) else "-",
     ]
 
 
@@ -70,7 +70,7 @@ def described(workload: Workload) -> str:
     return text
 
 
-def _number(value: float) -> str:
+def significant(value: float) -> str:
     """Three digits that count, no exponent."""
     if value == 0:
         return "0"

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from relinearize.cost.presets import Preset
     from relinearize.experiment.records import Record
+    from relinearize.report.inference import Inference
     from relinearize.report.mask_pictures import MaskGroup
     from relinearize.report.pareto import Panel
     from relinearize.report.robustness import RobustTable
@@ -22,6 +24,8 @@ class ReportPaths:
     csv: Path
     png: Path
     html: Path
+    costs: tuple[Path, ...] = ()  # pareto_latency.png, pareto_bytes.png, latency_split.png, as far as costs are known
+    inference: tuple[Path, ...] = ()  # inference.md and what goes with it, where there are measured inferences
     masks: tuple[Path, ...] = ()  # masks.png, where there are mask files beside the records
     searches: tuple[Path, ...] = ()  # searches.png, where searches recorded their sites
     combinations: tuple[Path, ...] = ()  # combinations.md, where searches were crossed with fine-tunings
@@ -34,9 +38,13 @@ def write_report(
     out: Path | str | None = None,
     published: bool = True,
     against_paper: bool = False,
+    preset: "Preset | None" = None,
 ) -> ReportPaths:
     """Write pareto.csv, pareto.png and report.html from every record below `folders`.
 
+    What private inference costs is predicted under `preset` (`cost.choice.one_preset`; None: Cheetah on the WAN):
+    pareto_latency.png, pareto_bytes.png (not for computation alone) and latency_split.png. Where inferences were
+    measured, inference.md, inference.csv, inference.png and inference_split.png, too.
     Where masks lie beside the records, masks.png, too; runs without one are left out of it and named in the log.
     Where searches recorded what became of each site, searches.png, too; where searches were crossed with fine-tunings,
     combinations.md.
@@ -46,9 +54,11 @@ def write_report(
     against_paper.md and against_paper.csv, each run beside the papers' number for it.
     Raises UserError where there is nothing to report or `out` cannot be written.
     """
+    from relinearize.cost.choice import one_preset
     from relinearize.errors import UserError
     from relinearize.experiment.records import find_records, write_atomically
     from relinearize.report.figure import draw_pareto
+    from relinearize.report.inference import find_inferences
     from relinearize.report.mask_files import masks_beside
     from relinearize.report.mask_pictures import build_groups
     from relinearize.report.page import render_page
@@ -60,7 +70,9 @@ def write_report(
     found = find_records(folders)
     first = folders[0].parent if folders[0].is_file() else folders[0]
     place = first if out is None else Path(out)
+    preset = preset or one_preset()
     panels = build_panels([record for _, record in found], published)
+    inferences = find_inferences(folders, [record for _, record in found])
     tables = robust_tables(folders, panels)
     robust_files = _robust_files(tables, place)
     beside = _paper_files([record for _, record in found], place) if against_paper else {}
@@ -69,15 +81,18 @@ def write_report(
     mask_files = _mask_files(groups, place)
     search_files = _search_files(panels, place)
     main = (place / "pareto.csv", place / "pareto.png", place / "report.html")
+    costs = _cost_files(panels, preset, place)
+    measured = _inference_files(inferences, place)
     crossed = _combinations(panels, place)
-    further = (mask_files, search_files, crossed, robust_files, beside)
+    further = (costs, measured, mask_files, search_files, crossed, robust_files, beside)
     paths = ReportPaths(*main, *map(tuple, further))
     try:
-        write_atomically(paths.csv, pareto_csv(panels).encode())
+        write_atomically(paths.csv, pareto_csv(panels, preset).encode())
         write_atomically(paths.png, draw_pareto(panels))
         # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
         lying = {record.key: Path(os.path.relpath(path, place)) for path, record in found}
-        page = render_page(panels, lying, robustness=tables, masks=groups, without_mask=without_mask)
+        sections = {"robustness": tables, "masks": groups, "without_mask": without_mask, "inferences": inferences}
+        page = render_page(panels, lying, preset=preset, **sections)
         write_atomically(paths.html, page.encode())
         for path, content in (item for files in further for item in files.items()):
             write_atomically(path, content)
@@ -94,6 +109,35 @@ def robust_tables(folders: "Iterable[Path | str]", panels: "Sequence[Panel]") ->
     # A record that was named itself stands for its folder's robust record.
     named = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in map(Path, folders)]
     return build_tables([record for _, record in find_robust_records(path for path in named if path.exists())], panels)
+
+
+def _cost_files(panels: "Sequence[Panel]", preset: "Preset", place: Path) -> dict[Path, bytes]:
+    from relinearize.report.axes import cost_axes, covered
+    from relinearize.report.figure import draw_pareto
+    from relinearize.report.latency_split import latency_splits
+    from relinearize.report.split_figure import draw_split
+
+    files = {
+        place / f"pareto_{name}.png": draw_pareto(panels, axis)
+        for name, axis in cost_axes(preset).items()
+        if covered(axis, panels)
+    }
+    splits = latency_splits(panels, preset)
+    return {**files, place / "latency_split.png": draw_split(splits, preset)} if splits else files
+
+
+def _inference_files(inferences: "Sequence[Inference]", place: Path) -> dict[Path, bytes]:
+    if not inferences:
+        return {}
+    from relinearize.report.inference_figure import draw_inference, draw_inference_split
+    from relinearize.report.inference_files import inference_csv, inference_markdown
+
+    return {
+        place / "inference.md": inference_markdown(inferences).encode(),
+        place / "inference.csv": inference_csv(inferences).encode(),
+        place / "inference.png": draw_inference(inferences),
+        place / "inference_split.png": draw_inference_split(inferences),
+    }
 
 
 def _mask_files(groups: "Sequence[MaskGroup]", place: Path) -> dict[Path, bytes]:
@@ -146,8 +190,9 @@ def _paper_files(records: "Sequence[Record]", place: Path) -> dict[Path, bytes]:
     }
 
 
-def print_runs(records: "Iterable[Record]", console: "Console | None" = None) -> None:
-    """Print the runs as a table on `console` (standard output if None)."""
+def print_runs(records: "Iterable[Record]", console: "Console | None" = None, preset: "Preset | None" = None) -> None:
+    """Print the runs as a table on `console` (standard output if None), with their cost under `preset` (as above)."""
+    from relinearize.cost.choice import one_preset
     from relinearize.report.table import print_table
 
-    print_table(records, console)
+    print_table(records, preset or one_preset(), console)

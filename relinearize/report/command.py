@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from relinearize.cost.choice import one_preset
+from relinearize.cost.presets import Preset
 from relinearize.experiment.records import find_records
 from relinearize.report import ReportPaths, print_runs, robust_tables, write_report
 from relinearize.report.against_paper import compare
@@ -11,15 +13,25 @@ from relinearize.report.shared_work import SharedWork
 from relinearize.report.table import print_against_paper, print_combinations, print_robustness
 
 
-def report_folders(folders: list[Path], published: bool = True, against_paper: bool = False) -> ReportPaths:
-    """Write pareto.csv, pareto.png and report.html into the first folder; print the runs and the paths.
+def report_folders(
+    folders: list[Path],
+    published: bool = True,
+    against_paper: bool = False,
+    preset: Preset | None = None,
+    out: Path | None = None,
+) -> ReportPaths:
+    """Write pareto.csv, pareto.png and report.html into the first folder, or into `out`; print the runs and the paths.
 
+    preset: what costs of private inference are predicted for (None: Cheetah on the WAN).
     With robust records among them, robustness.md and what goes with it, too; `against_paper`: likewise the runs beside
     the papers' numbers.
     """
-    paths = write_report(folders, published=published, against_paper=against_paper)
+    preset = preset or one_preset()
+    paths = write_report(folders, out, published, against_paper, preset)
     records = [record for _, record in find_records(folders)]
-    print_runs(records)
+    print_runs(records, preset=preset)
+    if preset.network is None:
+        print(f"{preset.name} is computation alone: there are no bytes, hence no pareto_bytes.png")
     work = SharedWork.of(records)
     if work.saved:
         print(work)
@@ -31,7 +43,9 @@ def report_folders(folders: list[Path], published: bool = True, against_paper: b
     for path in (
         paths.csv,
         paths.png,
+        *paths.costs,
         paths.html,
+        *paths.inference,
         *paths.masks,
         *paths.searches,
         *paths.combinations,

@@ -65,3 +65,25 @@ def share_text(share: float) -> str:
     if 0 < share < 0.0005:
         return "< 0.1 %"
     return f"{100 * share:.{1 if 0 < share < 0.0995 else 0}f} %"
+
+
+# Curves that are told apart by what they were measured with, and kinds of lines.
+CURVE_COLOURS = _SOUND
+LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
+
+# Parts of a predicted latency, and kinds of operations of a measured inference with what is outside of them all.
+PART_COLOURS = {"computation": "#2f6fde", "wire": "#e07020", "rounds": "#0f9d76"}
+KIND_COLOURS = {
+    "relu": "#d33f6a",
+    "linear": "#2f6fde",
+    "gather": "#0f9d76",
+    "other": "#8a7a12",
+    "outside": "#c3c8d0",
+}
+KIND_WORDS = {
+    "relu": "ReLUs",
+    "linear": "linear layers",
+    "gather": "gathers of the mask",
+    "other": "other operations",
+    "outside": "outside of operations (reading the program, waiting for a core)",
+}

@@ -14,15 +14,22 @@ from typing import Any
 
 import yaml
 
+from relinearize.cost.choice import one_preset
+from relinearize.cost.presets import Preset
 from relinearize.experiment.records import Record, StageRecord
+from relinearize.report.inference import Inference
+from relinearize.report.inference_page import inference_data, predicted_data, preset_data
 from relinearize.report.look import REPLACEMENT_WORDS, SHARE_COLOURS, SHARE_TICKS, SHORT_WORDS, method_colours
 from relinearize.report.mask_page import mask_data
 from relinearize.report.mask_pictures import MaskGroup
-from relinearize.report.pareto import Panel, Series
+from relinearize.report.pareto import AllReLULevel, Panel, Series
 from relinearize.report.robustness import RobustTable
 from relinearize.report.robustness_page import robustness_data
 
-SCRIPTS = ("elements.js", "curve.js", "tables.js", "shares.js", "details.js", "masks.js", "searches.js", "main.js")
+SCRIPTS = (
+    "elements.js", "curve.js", "tables.js", "shares.js", "details.js", "masks.js", "searches.js", "bars.js",
+    "inference.js", "main.js",
+)  # fmt: skip
 STAGES = ("teacher", "sensitivity", "search", "finetune")
 MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels and make the page heavy
 
@@ -34,15 +41,19 @@ def render_page(
     robustness: Sequence[RobustTable] = (),
     masks: Sequence[MaskGroup] = (),
     without_mask: Sequence[str] = (),
+    preset: Preset | None = None,
+    inferences: Sequence[Inference] = (),
 ) -> str:
     """The whole page as HTML text. `paths`: record key -> where the record lies, as seen from the page.
 
     `robustness`: tables of a section of their own; without any, nothing of it is in the page.
     `masks`: likewise; `without_mask`: names of the runs that are missing there.
+    `preset`: what costs are predicted for (None: Cheetah on the WAN); `inferences`: what was measured.
     """
-    data = page_data(panels, paths)
+    data = page_data(panels, paths, preset)
+    data["inferences"] = inference_data(inferences, [panel.title for panel in panels]) if inferences else None
     data["masks"] = mask_data(masks, panels, without_mask) if masks else None
-    styles, scripts = ("page.css", "masks.css"), SCRIPTS
+    styles, scripts = ("page.css", "masks.css", "inference.css"), SCRIPTS
     if robustness:
         data["robustness"] = robustness_data(robustness)
         styles, scripts = (*styles, "robustness.css"), (*scripts, "robustness.js")
@@ -58,8 +69,9 @@ def render_page(
     return first + "".join(parts[piece] if index % 2 == 0 else piece for index, piece in enumerate(rest))
 
 
-def page_data(panels: Sequence[Panel], paths: dict[str, Path]) -> dict[str, Any]:
-    """Everything the scripts draw from."""
+def page_data(panels: Sequence[Panel], paths: dict[str, Path], preset: Preset | None = None) -> dict[str, Any]:
+    """Everything the scripts draw from, but for masks, inferences and robustness."""
+    preset = preset or one_preset()
     histories: dict[str, int] = {}
     runs: list[dict[str, Any]] = []
     drawn_panels = []
@@ -69,14 +81,15 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path]) -> dict[str, Any]
             positions = []
             for record in series.records:
                 positions.append(len(runs))
-                runs.append(_run(record, series, paths.get(record.key), histories))
+                run = _run(record, series, paths.get(record.key), histories)
+                runs.append({**run, "predicted": predicted_data(record, preset)})
             drawn_series.append(_series(panel, series, positions))
         drawn_panels.append(
             {
                 "dataset": panel.dataset,
                 "title": panel.title,
                 "series": drawn_series,
-                "levels": [asdict(level) for level in panel.all_relu_levels()],
+                "levels": [_level(level, preset) for level in panel.all_relu_levels()],
                 "runs": [position for series in drawn_series for position in series["runs"]],
                 "published": [asdict(point) for point in panel.published],
             }
@@ -91,6 +104,7 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path]) -> dict[str, Any]
         "shareTicks": SHARE_TICKS,
         "words": REPLACEMENT_WORDS,
         "shortWords": SHORT_WORDS,
+        "preset": preset_data(preset),
         "panels": drawn_panels,
         "runs": runs,
         "histories": [json.loads(history) for history in histories],
@@ -117,8 +131,17 @@ def _series(panel: Panel, series: Series, positions: list[int]) -> dict[str, Any
     }
 
 
+def _level(level: AllReLULevel, preset: Preset) -> dict[str, Any]:
+    return {
+        "network": level.network,
+        "total": level.total,
+        "accuracy": asdict(level.accuracy),
+        "predicted": predicted_data(level.record, preset, all_relus=True),
+    }
+
+
 def _run(record: Record, series: Series, path: Path | None, histories: dict[str, int]) -> dict[str, Any]:
-    run = record.model_dump(mode="json", exclude={"stages", "config", "schema_version"})
+    run = record.model_dump(mode="json", exclude={"stages", "config", "schema_version", "cost"})
     run["network"] = series.network
     run["path"] = "" if path is None else str(path)
     run["config"] = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True, width=100)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from relinearize.cost.presets import Preset
 from relinearize.experiment.records import Record
 from relinearize.report.cost import cost_columns
 from relinearize.report.published import PublishedPoint, published_for
@@ -81,11 +82,12 @@ class Series:
 
 @dataclass(frozen=True)
 class AllReLULevel:
-    """The all-ReLU networks of one kind: `total` ReLUs, accuracy over distinct teachers."""
+    """The all-ReLU networks of one kind: `total` ReLUs, accuracy over distinct teachers; `record`: a run of one."""
 
     network: str
     total: int
     accuracy: Spread
+    record: Record
 
 
 @dataclass
@@ -101,15 +103,21 @@ class Panel:
     def all_relu_levels(self) -> list[AllReLULevel]:
         """One level per network and teacher recipe, each teacher counted once however many runs share it."""
         teachers: dict[tuple, dict[str, float | None]] = {}
+        examples: dict[tuple, Record] = {}
         for series in self.series:
             recipe = repr(sorted(item for item in series.recipe.items() if "teacher" in item[0]))
             for record in series.records:
                 stage = record.stages.get("teacher")
                 name = stage.key if stage else f"seed {record.seed}"
-                kind = teachers.setdefault((series.network, series.total, recipe), {})
-                kind[name] = record.accuracy.teacher_test
+                kind = (series.network, series.total, recipe)
+                teachers.setdefault(kind, {})[name] = record.accuracy.teacher_test
+                examples.setdefault(kind, record)
         spreads = {kind: Spread.of(accuracies.values()) for kind, accuracies in teachers.items()}
-        return [AllReLULevel(kind[0], kind[1], spread) for kind, spread in spreads.items() if spread is not None]
+        return [
+            AllReLULevel(kind[0], kind[1], spread, examples[kind])
+            for kind, spread in spreads.items()
+            if spread is not None
+        ]
 
     def label(self, series: Series) -> str:
         """A series' name within this panel: the method, and the network only where several are drawn."""
@@ -201,10 +209,10 @@ def _name_variants(series: list[Series]) -> None:
             one.variant = ", ".join(f"{key.removeprefix('method.')}={one.recipe.get(key)}" for key in shown)
 
 
-def pareto_rows(panels: Iterable[Panel]) -> list[dict[str, Any]]:
+def pareto_rows(panels: Iterable[Panel], preset: Preset | None = None) -> list[dict[str, Any]]:
     """One row per point; accuracies in percent, `drop` = all-ReLU minus test accuracy of the point's runs.
 
-    Costs of private inference are predicted (`cost_columns`).
+    Costs of private inference are predicted (`cost_columns`); preset: one more to have columns.
     """
     rows = []
     for panel in panels:
@@ -234,7 +242,7 @@ def pareto_rows(panels: Iterable[Panel]) -> list[dict[str, Any]]:
                         "holdout_mean": _rounded(holdout and holdout.mean),
                         "all_relu_mean": _rounded(teacher and teacher.mean),
                         "drop": _rounded(teacher.mean - test.mean if teacher and test else None),
-                        **cost_columns(point.records),
+                        **cost_columns(point.records, preset),
                         "seeds": " ".join(str(record.seed) for record in point.records),
                         "keys": " ".join(record.key for record in point.records),
                     }
@@ -242,9 +250,9 @@ def pareto_rows(panels: Iterable[Panel]) -> list[dict[str, Any]]:
     return rows
 
 
-def pareto_csv(panels: Iterable[Panel]) -> str:
+def pareto_csv(panels: Iterable[Panel], preset: Preset | None = None) -> str:
     """The rows as CSV text; unknown values are empty."""
-    rows = pareto_rows(panels)
+    rows = pareto_rows(panels, preset)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()

@@ -8,40 +8,58 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from relinearize.cost.presets import Preset
+from relinearize.cost.table import significant
 from relinearize.experiment.records import Record
 from relinearize.report.against_paper import NUMBERS, TITLES, Comparison, cells
+from relinearize.report.axes import preset_text
 from relinearize.report.combinations import Matrix
+from relinearize.report.cost import predicted, record_workload
 from relinearize.report.robustness import RobustTable
 
 _WIDE = 1000  # characters, more than any table needs
 
 
-def runs_table(records: Iterable[Record]) -> Table:
-    """One row per run, sorted by dataset, method and budget; accuracies in percent, time in seconds."""
+def runs_table(records: Iterable[Record], preset: Preset) -> Table:
+    """One row per run, sorted by dataset, method and budget; accuracies in percent, time in seconds.
+
+    live sites: those that keep any ReLU; then what one image costs online under `preset`, predicted.
+    """
     records = sorted(records, key=_order)
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True)
     several_sets = len({record.dataset.title for record in records}) > 1
+    # Columns that would say nothing new are left out, so that the rest has room on a narrow terminal.
+    methods = not all(record.name.startswith(f"{record.method.name}-") for record in records)
+    missed = any(record.budget.met != record.budget.asked for record in records)
     table.add_column("run", overflow="fold")
     if several_sets:
         table.add_column("dataset")
-    table.add_column("method")
-    for name in ("asked", "met", "ReLU %", "test", "last", "all-ReLU", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
+    if methods:
+        table.add_column("method", overflow="fold")
+    sent = preset.network is not None
+    counts, costs = ["asked"] * missed + ["ReLUs", "ReLU %"], ["live\nsites", "PI s"] + ["PI MB"] * sent
+    for name in (*counts, "test", "last", "all-\nReLU", "train s", *costs):
+        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
     for record in records:
         budget, accuracy = record.budget, record.accuracy
         met = f"{budget.met:,}"
+        cost = predicted(record, preset)
         cells = [escape(record.name)]
         if several_sets:
             cells.append(escape(record.dataset.title))
+        if methods:
+            cells.append(escape(record.method.name))
         cells += [
-            escape(record.method.name),
-            f"{budget.asked:,}",
+            *([f"{budget.asked:,}"] if missed else []),
             met if budget.met == budget.asked else f"[red]{met}[/red]",
             f"{100 * budget.met / budget.total:.2f}" if budget.total else "-",
             f"[bold]{_percent(accuracy.test)}[/bold]",
             _percent(accuracy.test_last),
             _percent(accuracy.teacher_test),
             f"{sum(stage.seconds for stage in record.stages.values() if not stage.reused):.1f}",
+            str(record_workload(record).live_sites),
+            "-" if cost is None else significant(cost.online.seconds),
+            *([("-" if cost is None else significant(cost.online.bytes / 1e6))] if sent else []),
         ]
         table.add_row(*cells)
     return table
@@ -106,9 +124,12 @@ def print_against_paper(comparisons: Sequence[Comparison], console: Console | No
         _print(shown, console)
 
 
-def print_table(records: Iterable[Record], console: Console | None = None) -> None:
-    """Print the table; where there is no terminal, wide enough that no row is folded."""
-    _print(runs_table(records), console)
+def print_table(records: Iterable[Record], preset: Preset, console: Console | None = None) -> None:
+    """Print the table and what `preset` is; where there is no terminal, wide enough that no row is folded."""
+    console = console or Console()
+    _print(runs_table(records, preset), console)
+    said = f"PI: private inference of one image online, predicted for {preset.name}: {preset_text(preset)}"
+    console.print(said, soft_wrap=True, highlight=False, markup=False)
 
 
 def print_robustness(tables: Iterable[RobustTable], console: Console | None = None) -> None:

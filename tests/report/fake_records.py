@@ -8,6 +8,15 @@ from pathlib import Path
 
 from relinearize.experiment.records import Record
 
+# What a report writes of them, sorted.
+REPORT_FILES = [
+    "latency_split.png",
+    "pareto.csv",
+    "pareto.png",
+    "pareto_bytes.png",
+    "pareto_latency.png",
+    "report.html",
+]
 BUDGETS = (70_000, 35_000, 14_000, 7_000, 3_500)
 
 

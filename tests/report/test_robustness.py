@@ -12,7 +12,7 @@ from operator import lt
 from pathlib import Path
 
 import pytest
-from fake_records import fake_record, fake_sweep, write_records
+from fake_records import REPORT_FILES, fake_record, fake_sweep, write_records
 from fake_robust_records import ATTACKS, CORRUPTIONS, EXTRA, fake_robust, fake_robust_runs, routed, write_robust
 from rich.console import Console
 
@@ -407,7 +407,7 @@ def test_nothing_changes_without_robust_records(tmp_path):
     runs = write_records(fake_sweep(seeds=(0,)), tmp_path / "runs")
     paths = write_report([runs], tmp_path / "out")
     assert paths.robustness == ()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pareto.csv", "pareto.png", "report.html"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == REPORT_FILES
     assert "robust" not in paths.html.read_text().lower() and "@@" not in paths.html.read_text()
 
 

@@ -1,5 +1,14 @@
 // The Pareto curve: our runs in colour, published points in grey.
 
+// What can stand on the horizontal axis: of a run, of the network with all ReLUs.
+const AXES = {
+  count: { button: "count", name: "ReLU count", title: "ReLUs kept per image", of: (run) => run.budget.met, level: (one) => one.total, tick: short, published: true },
+  percent: { button: "% of ReLUs", name: "share of ReLUs", title: "ReLUs kept, share of the network's own", of: (run) => (100 * run.budget.met) / run.budget.total, level: () => 100, tick: (value) => value + " %" },
+  seconds: { button: "latency", name: "predicted latency", title: `predicted online latency, seconds per image: ${DATA.preset.name}`, of: (run) => run.predicted.seconds, level: (one) => one.predicted.seconds, tick: String, cost: true },
+  megabytes: { button: "MB", name: "predicted traffic", title: `predicted online traffic, MB per image: ${DATA.preset.name}`, of: (run) => run.predicted.megabytes, level: (one) => one.predicted.megabytes, tick: String, cost: true },
+};
+const axesOf = (panel) => Object.entries(AXES).filter(([, axis]) => panel.runs.some((index) => isNumber(axis.of(DATA.runs[index]))));
+
 const SHAPES = { // path of a marker of radius r around (0, 0), by what replaces a removed ReLU
   identity: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`,
   quadratic: (r) => `M0,${-r * 1.2}L${r * 1.1},${r * 0.9}L${-r * 1.1},${r * 0.9}z`,
@@ -58,39 +67,41 @@ function drawCurve(holder, panel, state, select) {
   const width = Math.max(300, holder.clientWidth), narrow = width < 560;
   const height = Math.round(Math.min(540, Math.max(330, width * 0.47)));
   const frame = { left: narrow ? 38 : 50, right: width - 14, top: 24, bottom: height - 44 };
-  const relative = state.axis === "percent";
-  const series = panel.series.map((one, index) => ({ ...one, index, points: seriesPoints(one, state.kind) })).filter((one) => !state.off.has(one.id));
-  const published = state.published && !relative ? panel.published : [];
+  const axis = AXES[state.axis];
+  const placed = (points) => points.map((point) => ({ ...point, at: point.runs.every((run) => isNumber(axis.of(run))) ? spread(point.runs.map(axis.of)).mean : null })).filter((point) => point.at !== null);
+  const series = panel.series.map((one, index) => ({ ...one, index, points: placed(seriesPoints(one, state.kind)) })).filter((one) => !state.off.has(one.id));
+  const published = state.published && axis.published ? panel.published : [];
   const shown = new Set(series.map((one) => one.network));
   const levels = state.kind === "holdout" ? [] : panel.levels.filter((level) => shown.has(level.network));
-  const xOf = (relus, one) => (relative ? (100 * relus) / one.total : relus);
   const xs = [], ys = [];
   for (const one of series) {
     for (const point of one.points) {
       if (!point.accuracy) continue;
-      xs.push(xOf(point.relus, one));
+      xs.push(point.at);
       for (const run of point.runs) if (isNumber(run.accuracy[state.kind])) ys.push(run.accuracy[state.kind]);
       if (point.accuracy.std) ys.push(point.accuracy.mean - point.accuracy.std, point.accuracy.mean + point.accuracy.std);
     }
   }
-  for (const level of levels) { xs.push(xOf(level.total, level)); ys.push(level.accuracy.mean); }
+  for (const level of levels) { if (isNumber(axis.level(level))) xs.push(axis.level(level)); ys.push(level.accuracy.mean); }
   for (const point of published) { xs.push(point.relus); ys.push(point.accuracy); }
   if (!xs.length) { holder.replaceChildren(el("p", { class: "note" }, "No run here has this accuracy.")); return; }
-  const xLow = Math.min(...xs) / 1.18, xHigh = Math.max(...xs) * 1.18;
+  const [least, most] = [Math.min(...xs), Math.max(...xs)], log = !axis.cost || (least > 0 && most / least >= 4);
+  const beside = (most - least || most || 1) * 0.05;
+  const [xLow, xHigh] = log ? [least / 1.18, most * 1.18] : [Math.max(0, least - beside), most + beside];
   const room = Math.max(1, Math.max(...ys) - Math.min(...ys)) * 0.07;
   const yLow = Math.max(0, Math.min(...ys) - room), yHigh = Math.min(100.5, Math.max(...ys) + room);
-  const x = scale(xLow, xHigh, frame.left, frame.right, true), y = scale(yLow, yHigh, frame.bottom, frame.top, false);
-  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": "Accuracy against ReLU count" });
+  const x = scale(xLow, xHigh, frame.left, frame.right, log), y = scale(yLow, yHigh, frame.bottom, frame.top, false);
+  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": `Accuracy against ${axis.name}` });
 
   for (const tick of linearTicks(yLow, yHigh, 7))
     root.append(svg("line", { class: "grid", x1: frame.left, x2: frame.right, y1: y(tick), y2: y(tick) }),
       svg("text", { x: frame.left - 8, y: y(tick) + 4, "text-anchor": "end" }, String(tick)));
-  for (const tick of logTicks(xLow, xHigh, narrow ? 6 : 11))
+  for (const tick of log ? logTicks(xLow, xHigh, narrow ? 6 : 11) : linearTicks(xLow, xHigh, narrow ? 5 : 9))
     root.append(svg("line", { class: "grid", x1: x(tick), x2: x(tick), y1: frame.top, y2: frame.bottom }),
-      svg("text", { x: x(tick), y: frame.bottom + 17, "text-anchor": "middle" }, relative ? tick + " %" : short(tick)));
+      svg("text", { x: x(tick), y: frame.bottom + 17, "text-anchor": "middle" }, axis.tick(tick)));
   root.append(svg("line", { class: "axis", x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }),
     svg("text", { class: "title", x: (frame.left + frame.right) / 2, y: height - 6, "text-anchor": "middle" },
-      relative ? "ReLUs kept, share of the network's own (log scale)" : "ReLUs kept per image (log scale)"),
+      axis.title + (log ? " (log scale)" : xLow > 0 ? " (axis begins above 0)" : "")),
     svg("text", { class: "title", x: 0, y: 10 }, `${KINDS[state.kind]} accuracy (%)`));
 
   const targets = [], dots = [];
@@ -117,16 +128,16 @@ function drawCurve(holder, panel, state, select) {
     targets.push({ at, reach: 12, published: point });
   }
   for (const one of levels) {
-    const level = y(one.accuracy.mean), at = [x(xOf(one.total, one)), level];
-    root.append(svg("line", { x1: frame.left, x2: frame.right, y1: level, y2: level, stroke: "var(--ink)", "stroke-dasharray": "5 4", "stroke-width": 1.2, opacity: .75 }),
-      svg("rect", { x: -4.4, y: -4.4, width: 8.8, height: 8.8, transform: `translate(${at}) rotate(45)`, fill: "var(--ink)", stroke: "var(--card)" }));
+    const level = y(one.accuracy.mean), at = [x(axis.level(one) ?? xHigh), level];
+    root.append(svg("line", { x1: frame.left, x2: frame.right, y1: level, y2: level, stroke: "var(--ink)", "stroke-dasharray": "5 4", "stroke-width": 1.2, opacity: .75 }));
+    if (isNumber(axis.level(one))) root.append(svg("rect", { x: -4.4, y: -4.4, width: 8.8, height: 8.8, transform: `translate(${at}) rotate(45)`, fill: "var(--ink)", stroke: "var(--card)" }));
     along([frame.left, level], [frame.right, level]);
     targets.push({ at, reach: 16, allRelu: one });
   }
   for (const one of series) {
     const colour = DATA.colours[one.method];
     const points = one.points.filter((point) => point.accuracy);
-    const places = points.map((point) => [x(xOf(point.relus, one)), y(point.accuracy.mean)]);
+    const places = points.map((point) => [x(point.at), y(point.accuracy.mean)]);
     root.append(svg("polyline", { points: places.map((place) => place.join(",")).join(" "), fill: "none", stroke: colour, "stroke-width": 2.4, "stroke-linejoin": "round", "stroke-dasharray": DASHES[one.dash % DASHES.length] }));
     places.forEach((place, index) => {
       const point = points[index];
@@ -138,7 +149,7 @@ function drawCurve(holder, panel, state, select) {
       }
       for (const run of point.runs) {
         if (!isNumber(run.accuracy[state.kind])) continue;
-        const at = [x(xOf(run.budget.met, one)), y(run.accuracy[state.kind])];
+        const at = [x(axis.of(run)), y(run.accuracy[state.kind])];
         if (point.runs.length > 1) root.append(svg("circle", { cx: at[0], cy: at[1], r: 2.6, fill: colour, opacity: .5 }));
         targets.push({ at, reach: 26, run, series: one, colour });
       }
@@ -179,6 +190,8 @@ function drawCurve(holder, panel, state, select) {
   holder.replaceChildren(root);
 }
 
+const costText = (cost) => [significant(cost.seconds) + " s", isNumber(cost.megabytes) ? `${significant(cost.megabytes)} MB, ${whole(cost.messages)} messages` : null].filter(Boolean).join(", ");
+
 function tipFor(target, state, panel) {
   if (target.published) {
     const point = target.published;
@@ -188,7 +201,7 @@ function tipFor(target, state, panel) {
   }
   if (target.allRelu) {
     const one = target.allRelu;
-    return [el("b", {}, "all-ReLU network"), tip.rows([["network", one.network], ["test accuracy", spreadText(one.accuracy) + " %"], ["ReLUs", whole(one.total)], ["trained networks", one.accuracy.n]])];
+    return [el("b", {}, "all-ReLU network"), tip.rows([["network", one.network], ["test accuracy", spreadText(one.accuracy) + " %"], ["ReLUs", whole(one.total)], isNumber(one.predicted.seconds) ? [`predicted, ${DATA.preset.name}`, costText(one.predicted)] : null, ["trained networks", one.accuracy.n]])];
   }
   if (target.point) {
     const { runs, accuracy, relus } = target.point;
@@ -199,5 +212,6 @@ function tipFor(target, state, panel) {
   return [el("b", {}, run.name), tip.rows([
     ["test", percent(run.accuracy.test) + " %"], ["last epoch", percent(run.accuracy.test_last) + " %"], ["hold-out", percent(run.accuracy.holdout) + " %"],
     ["ReLUs met", `${whole(run.budget.met)} (${share(run.budget.met, run.budget.total)})`], ["asked", whole(run.budget.asked)],
+    ["live sites", `${run.predicted.live} of ${run.sites.length}`], isNumber(run.predicted.seconds) ? [`predicted, ${DATA.preset.name}`, costText(run.predicted)] : null,
     ["seed", run.seed], ["data", panel.title], ["key", run.key.slice(0, 12)]]), el("span", { class: "faint" }, "click for details")];
 }

@@ -44,6 +44,8 @@ const compact = (value) => {
   return size !== 0 && size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(4)));
 };
 
+const significant = (value) => (isNumber(value) ? (value >= 100 ? whole(value) : String(Number(value.toPrecision(3)))) : MISSING);
+
 function spread(values) {
   const known = values.filter(isNumber);
   if (!known.length) return null;

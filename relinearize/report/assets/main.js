@@ -39,14 +39,16 @@ function drawTop() {
 function drawCurveCard() {
   const one = panel();
   const networks = [...new Set(one.series.map((series) => series.network))];
-  $("h-curve").textContent = `Accuracy against ReLU count, ${one.title}`;
+  const axes = axesOf(one);
+  if (!axes.some(([key]) => key === state.axis)) state.axis = "count";
+  $("h-curve").textContent = `Accuracy against ${AXES[state.axis].name}, ${one.title}`;
   $("curve-sub").textContent = networks.length === 1 ? networks[0] : `${networks.length} networks`;
   const kinds = Object.entries(KINDS).filter(([kind]) => one.runs.some((index) => isNumber(DATA.runs[index].accuracy[kind])));
   if (!kinds.some(([kind]) => kind === state.kind)) state.kind = kinds.length ? kinds[0][0] : "test";
   const change = (name) => (value) => { state[name] = value; drawCurveCard(); };
   $("curve-controls").replaceChildren(
     kinds.length > 1 ? segments(kinds.map(([kind]) => [kind, { test: "test", test_last: "last epoch", holdout: "hold-out" }[kind]]), state.kind, change("kind"), "Accuracy") : "",
-    segments([["count", "count"], ["percent", "% of ReLUs"]], state.axis, change("axis"), "Horizontal axis"),
+    segments(axes.map(([key, axis]) => [key, axis.button]), state.axis, change("axis"), "Horizontal axis"),
     one.published.length ? el("label", { class: "toggle" }, el("input", { type: "checkbox", checked: state.published && state.axis === "count", disabled: state.axis !== "count", onchange: (event) => change("published")(event.target.checked) }), "published points") : "");
   const flip = (id) => { if (state.off.has(id)) state.off.delete(id); else state.off.add(id); drawCurveCard(); };
   const drawn = state.published && state.axis === "count" ? Object.keys(SHAPES).filter((kind) => one.published.some((point) => point.replacement === kind)) : [];
@@ -59,6 +61,7 @@ function drawCurveCard() {
   $("curve-note").textContent = [
     several ? "Large dots: mean over seeds, bars: sample standard deviation, small dots: single runs." : "",
     "Hover for the run behind a dot, click to open it.",
+    AXES[state.axis].cost ? `Predicted from counts for ${DATA.preset.name}: ${DATA.preset.text}.` : "",
     drawn.length ? "Grey: the papers' own numbers, on their own networks and recipes; thin grey lines join one paper's points." : "",
   ].filter(Boolean).join(" ");
   drawCurve($("curve"), one, state, select);
@@ -107,6 +110,7 @@ function drawAll() {
   drawHeat();
   drawMasks();
   drawSearches();
+  drawPrivate();
   drawTable();
   drawRun();
 }

@@ -71,6 +71,9 @@ const COLUMNS = [
   { title: "asked", of: (run) => run.budget.asked, cell: (run) => whole(run.budget.asked) },
   { title: "met", of: (run) => run.budget.met, cell: (run) => (run.budget.met === run.budget.asked ? whole(run.budget.met) : el("span", { class: "warn", title: "not the number asked" }, whole(run.budget.met))) },
   { title: "share", of: (run) => run.budget.met / run.budget.total, cell: (run) => share(run.budget.met, run.budget.total) },
+  { title: "live sites", hint: "sites that keep any ReLU", of: (run) => run.predicted.live },
+  { title: "PI s", hint: `one image online, predicted: ${DATA.preset.name}`, of: (run) => run.predicted.seconds, cell: (run) => significant(run.predicted.seconds) },
+  { title: "PI MB", hint: `one image online, predicted: ${DATA.preset.name}`, of: (run) => run.predicted.megabytes, cell: (run) => significant(run.predicted.megabytes), wanted: () => DATA.preset.network },
   { title: "test", of: (run) => run.accuracy.test, cell: (run) => el("b", {}, percent(run.accuracy.test)) },
   { title: "last", of: (run) => run.accuracy.test_last, cell: (run) => percent(run.accuracy.test_last) },
   { title: "hold-out", of: (run) => run.accuracy.holdout, cell: (run) => percent(run.accuracy.holdout) },
@@ -103,7 +106,7 @@ function drawRuns(table, panel, state, select, redraw) {
       redraw();
     };
     return el("th", {
-      class: one.text ? "text" : null, scope: "col", tabindex: 0, onclick: sort, onkeydown: (event) => { if (event.key === "Enter") sort(); },
+      class: one.text ? "text" : null, scope: "col", tabindex: 0, title: one.hint || null, onclick: sort, onkeydown: (event) => { if (event.key === "Enter") sort(); },
       "aria-sort": index === state.sort.column ? (state.sort.way > 0 ? "ascending" : "descending") : null,
     }, one.title);
   });
