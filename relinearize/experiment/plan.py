@@ -91,7 +91,7 @@ class Plan:
         if self.allocation_settings is None:
             return None
         settings = {key: value for key, value in self.allocation_settings.items() if key != "name"}
-        return instantiate(settings, _convert_="all")
+        return instantiate(settings, _partial_=True, _convert_="all")()  # in two steps, so that its errors stay ours
 
     @property
     def allocation_settings(self) -> dict[str, Any] | None:

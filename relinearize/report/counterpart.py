@@ -58,6 +58,9 @@ def counterpart(record: Record) -> tuple[PublishedPoint | None, str]:
         used, papers = getattr(record.method, stage), getattr(method, stage)
         if used != papers and (stage, used) != ("teacher", "file"):
             return None, f"{stage} is {used}, {method.name}'s is {papers}"
+    allocation = record.config.get("allocation", {"name": "free"})["name"]
+    if allocation != "free":
+        return None, f"allocation is {allocation}, {method.name}'s is free"
     points = [point for point in points if point.method == method.name and _same_network(point, backbone.name)]
     if not points:
         return None, f"{method.name} has no point with {backbone.name} on this dataset"

@@ -72,6 +72,7 @@ def test_a_run_meets_its_published_point(record, relus, accuracy):
         (paper_like(changes={"method/search": "RandomMask"}), "search is RandomMask, SNL's is SNLSearch"),
         (paper_like(backbone="resnet34"), "SNL has no point with resnet34"),
         (paper_like("senet", backbone="resnet34"), "SENet has no point with resnet34"),
+        (paper_like(changes={"config/allocation": {"name": "sites"}}), "allocation is sites, SNL's is free"),
         (paper_like("rlnet"), "no accuracies of RLNet are known"),
         (paper_like("random"), "random is no paper's method"),
         (paper_like(dataset="digits", title="Digits", image_size=8, asked=1000), "nothing is published on Digits at 8"),
