@@ -172,6 +172,7 @@ def _recipe(record: Record) -> dict[str, Any]:
         "test images": record.dataset.test,
         "data": record.dataset.fingerprint,
         "selection": record.accuracy.selection,
+        "allocation": _allocation(record.config.get("allocation") or {}),
     }
     if record.route is not None:  # the same weights with other batch norms: another network, no seed of the first
         recipe["route"] = record.route
@@ -182,6 +183,12 @@ def _recipe(record: Record) -> dict[str, Any]:
     for name in ("method", "teacher", "search", "finetune"):
         recipe.update(_flattened(record.config.get(name), name))
     return recipe
+
+
+def _allocation(config: dict[str, Any]) -> str:
+    """Which sites may keep ReLUs, in words; records from before there was a choice say nothing."""
+    settings = (f"{key}={value}" for key, value in config.items() if key not in ("name", "_target_"))
+    return " ".join([config.get("name", "free"), *settings])
 
 
 def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -2,13 +2,16 @@
 
 import csv
 import io
+from dataclasses import asdict, replace
 
 import pytest
 from fake_records import fake_record
 
-from relinearize.cost.choice import RECORDED
+from relinearize.cost.choice import RECORDED, one_preset
 from relinearize.cost.prediction import predict
 from relinearize.cost.presets import find_presets
+from relinearize.cost.workload import LinearWork
+from relinearize.experiment.records import Record
 from relinearize.report.cost import cost_columns, record_workload
 from relinearize.report.pareto import build_panels, pareto_csv
 
@@ -54,3 +57,32 @@ def test_they_stand_in_the_csv():
     rows = list(csv.DictReader(io.StringIO(pareto_csv(build_panels(records)))))
     latencies = {int(row["relus"]): float(row["semi2k_wan_s"]) for row in rows}
     assert latencies[14_000] > latencies[7_000] > 0
+
+
+def with_cost(record, linear):
+    """A record of today, whose network says itself what its linear part is."""
+    workload = asdict(replace(record_workload(record), linear=linear))
+    return Record.model_validate({**record.model_dump(), "schema_version": 3, "cost": {**workload, "predicted": {}}})
+
+
+def test_a_users_own_network_has_columns_by_the_counts_in_its_record():
+    own = with_backbone(fake_record("snl", 14_000), name="mine")
+    linear = LinearWork(layers=2, multiplications=1000, inputs=10, outputs=20, weights=30)
+    counted = with_cost(own, linear)
+    assert record_workload(counted) == replace(record_workload(own), linear=linear)
+    assert record_workload(counted, all_relus=True).relus == counted.budget.total
+    assert cost_columns([counted])["cheetah_wan_mb"] > 0 and cost_columns([own])["cheetah_wan_mb"] is None
+    assert cost_columns([own, counted])["cheetah_wan_s"] is None, "no mean over a part of the runs"
+    # What a record of ours says is taken before what is known of its name.
+    assert record_workload(with_cost(fake_record("snl", 14_000), None)).linear is None
+
+
+def test_the_chosen_preset_is_added():
+    record = fake_record("snl", 14_000)
+    assert set(cost_columns([record], one_preset("semi2k", "lan"))) - set(cost_columns([record])) == {
+        "semi2k_lan_s",
+        "semi2k_lan_mb",
+    }
+    assert cost_columns([record], one_preset()) == cost_columns([record])
+    (row,) = csv.DictReader(io.StringIO(pareto_csv(build_panels([record]), one_preset("delphi_lan"))))
+    assert float(row["delphi_lan_mb"]) == pytest.approx(1184 * 14_000 / 1e6)

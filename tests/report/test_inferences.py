@@ -1,0 +1,130 @@
+"""Measured inferences: found beside the runs, in tables, pictures and the page."""
+
+import csv
+import io
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+from fake_inferences import fake_inference, write_inference
+from fake_records import fake_record, fake_sweep, write_records
+from test_page import NASTY, Page
+
+from relinearize.cost.choice import one_preset
+from relinearize.report import write_report
+from relinearize.report.cost import predicted
+from relinearize.report.inference import Inference, curves, find_inferences
+from relinearize.report.inference_figure import draw_inference, draw_inference_split
+from relinearize.report.inference_files import TITLES, cells, inference_csv, inference_markdown
+from relinearize.report.page import render_page
+from relinearize.report.pareto import build_panels
+
+
+def measured(*runs, settings=(("semi2k", "wan"),), **options):
+    return [Inference(fake_inference(run, *setting, **options), run) for run in runs for setting in settings]
+
+
+def test_they_are_found_once_and_know_their_runs(tmp_path, caplog):
+    runs = fake_sweep(methods=("snl",), budgets=(70_000, 3_500), seeds=(0,))
+    write_records(runs, tmp_path)
+    for place, run in enumerate(runs):
+        write_inference(fake_inference(run), tmp_path / f"run-{place:03d}")
+    write_inference(fake_inference(runs[0], "cheetah"), tmp_path / "run-000")
+    broken = write_inference(fake_inference(runs[0], "cheetah", "lan"), tmp_path / "run-000") / "inference.json"
+    broken.write_text("{}")
+    with caplog.at_level(logging.WARNING):
+        found = find_inferences([tmp_path, tmp_path / "run-000"], runs)
+    assert [(one.setting, one.relus) for one in found] == [
+        ("cheetah wan", 70_000),
+        ("semi2k wan", 70_000),
+        ("semi2k wan", 3_500),
+    ]
+    assert [one.run for one in found] == [runs[0], *runs] and str(broken) in caplog.text
+    assert len(find_inferences([tmp_path / "run-001" / "record.json"], runs)) == 1, "a record stands for its folder"
+
+
+def test_curves_are_of_protocol_network_and_what_else_differs():
+    runs = fake_sweep(methods=("snl",), budgets=(70_000, 3_500), seeds=(0,))
+    some = measured(*runs, settings=(("semi2k", "wan"), ("cheetah", "wan")))
+    assert {key: [one.relus for one in group] for key, group in curves(some).items()} == {
+        ("cheetah wan", ""): [3_500, 70_000],
+        ("semi2k wan", ""): [3_500, 70_000],
+    }
+    some += measured(fake_record("random"))
+    assert set(curves(some)) == {("cheetah wan", "snl"), ("semi2k wan", "snl"), ("semi2k wan", "random")}
+    assert set(curves(measured(*runs, kn2row=True))) == {("semi2k+kn2row wan", "")}
+    alone = replace(some[0].record, bundle={**some[0].record.bundle, "test_accuracy": None})
+    assert curves([Inference(alone, None)]) == {}
+
+
+def test_predictions_are_those_of_the_cost_model():
+    run = fake_record("snl", 14_000)
+    (one,) = measured(run)
+    assert one.predicted == predicted(run, one_preset("semi2k_wan")).online
+    assert measured(run, kn2row=True)[0].predicted is None, "the constants are without options"
+    assert Inference(one.record, None).predicted is None, "nobody knows the linear part"
+    assert Inference(replace(one.record, protocol="aby3"), run).predicted is None
+
+
+def test_csv_and_table_say_what_was_measured():
+    run = fake_record("snl", 14_000, name="a|b")
+    some = [*measured(run, load=7.25), *measured(run, settings=(("cheetah", "loopback"),), private=None)]
+    wan, loopback = csv.DictReader(io.StringIO(inference_csv(some)))
+    assert (wan["protocol"], wan["network"], wan["relus"], wan["live_sites"]) == ("semi2k", "wan", "14000", "17")
+    assert float(wan["steady_mb"]) == pytest.approx(10 + 0.144 * 14) and float(wan["relu_mb"]) == pytest.approx(2.016)
+    assert float(wan["first_mb"]) == pytest.approx(30 + 2.016)
+    seconds = 1.14 + 178 * 0.02
+    assert float(wan["steady_s"]) == pytest.approx(seconds) and float(wan["outside_s"]) == pytest.approx(0.1 * seconds)
+    assert float(wan["model_s"]) == pytest.approx(0.95 * seconds) and wan["load_before"] == "7.25"
+    assert (wan["private_accuracy"], wan["images"], loopback["private_accuracy"]) == ("90.0", "20", "")
+    text = inference_markdown(some)
+    assert text.count(" | ".join(TITLES)) == 1 and "a\\|b" in text
+    shown = dict(zip(TITLES, cells(some[0]), strict=True))
+    assert shown["private accuracy"] == "90.0 % of 20 (plaintext 91.0 %)" and shown["same class"] == "95.0 % of 20"
+    assert shown["MB first / steady"] == "32.02 / 12.02" and shown["load before"] == "7.2 on 2 cores"
+    shown = dict(zip(TITLES, cells(some[1]), strict=True))
+    assert (shown["seconds by the model"], shown["private accuracy"]) == ("-", "-")
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_are_drawn_in_every_case():
+    runs = fake_sweep(methods=("snl", "random"), budgets=(70_000, 3_500), seeds=(0,))
+    both = (("semi2k", "wan"), ("cheetah", "loopback"))
+    digits = measured(fake_record(dataset="digits", title="digits"), load=5)
+    unknown = fake_inference(fake_record())
+    nameless = [Inference(replace(unknown, bundle={**unknown.bundle, "title": "", "test_accuracy": None}), None)]
+    for some in (measured(*runs, settings=both), digits + nameless, nameless):
+        for picture in (draw_inference(some), draw_inference_split(some)):
+            assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+
+
+def test_the_page_has_a_section_and_names_stay_text():
+    runs = [fake_record("snl", budget, name=NASTY) for budget in (70_000, 3_500)]
+    some = measured(*runs, settings=(("semi2k", "wan"), ("cheetah", "wan")))
+    text = render_page(build_panels(runs), {}, inferences=some)
+    assert [tag for tag, _ in Page(text).tags] == [tag for tag, _ in Page(render_page(build_panels(runs), {})).tags]
+    found = json.loads(Page(text).data)["inferences"]
+    assert len(found["rows"]) == 4 and {len(row["cells"]) for row in found["rows"]} == {len(found["columns"])}
+    assert {row["curve"]["label"] for row in found["rows"]} == {"semi2k wan", "cheetah wan"}
+    assert len({row["curve"]["colour"] for row in found["rows"]}) == 2
+    for row in found["rows"]:
+        assert sum(row["bytes"].values()) == pytest.approx(row["measured"]["megabytes"])
+        assert sum(row["seconds"].values()) == pytest.approx(row["measured"]["seconds"])
+        assert (
+            row["name"] == NASTY and row["run"] in {run.key for run in runs} and row["title"] == runs[0].dataset.title
+        )
+    (stranger,) = json.loads(
+        Page(render_page(build_panels(runs[:1]), {}, inferences=measured(fake_record(title="X")))).data
+    )["inferences"]["rows"]
+    assert stranger["title"] is None, "of no dataset of the page: shown with each"
+
+
+def test_the_report_writes_them(tmp_path):
+    runs = fake_sweep(methods=("snl",), budgets=(14_000,), seeds=(0,))
+    write_records(runs, tmp_path)
+    write_inference(fake_inference(runs[0]), tmp_path / "run-000")
+    paths = write_report([tmp_path], tmp_path / "out")
+    names = ["inference.md", "inference.csv", "inference.png", "inference_split.png"]
+    assert [path.name for path in paths.inference] == names
+    assert all(path.stat().st_size > 500 for path in paths.inference)
