@@ -129,15 +129,16 @@ def _cost_files(panels: "Sequence[Panel]", preset: "Preset", place: Path) -> dic
 def _inference_files(inferences: "Sequence[Inference]", place: Path) -> dict[Path, bytes]:
     if not inferences:
         return {}
+    from relinearize.report.inference import curves
     from relinearize.report.inference_figure import draw_inference, draw_inference_split
     from relinearize.report.inference_files import inference_csv, inference_markdown
 
-    return {
+    files = {
         place / "inference.md": inference_markdown(inferences).encode(),
         place / "inference.csv": inference_csv(inferences).encode(),
-        place / "inference.png": draw_inference(inferences),
         place / "inference_split.png": draw_inference_split(inferences),
     }
+    return {**files, place / "inference.png": draw_inference(inferences)} if curves(inferences) else files
 
 
 def _mask_files(groups: "Sequence[MaskGroup]", place: Path) -> dict[Path, bytes]:

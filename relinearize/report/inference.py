@@ -85,7 +85,10 @@ class Inference:
 
     @property
     def kind_seconds(self) -> dict[str, float]:
-        """Of the steady inference; OUTSIDE is what is left of its latency."""
+        """Of the steady inference; OUTSIDE is what is left of its latency.
+
+        Each kind is of the party that took longer for it, so that together they can be a little more than the latency.
+        """
         steady = self.record.steady
         found = {kind: cost.seconds for kind, cost in steady.kinds.items()}
         return {**found, OUTSIDE: max(0.0, steady.median_seconds - sum(found.values()))}

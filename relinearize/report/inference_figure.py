@@ -40,10 +40,11 @@ LATENCY: Measure = (
 
 
 def draw_inference(inferences: Sequence[Inference]) -> bytes:
-    """Accuracy against measured bytes and latency as PNG bytes, a row per dataset."""
-    rows = {}
+    """Accuracy against measured bytes and latency as PNG bytes, a row per dataset. One accuracy at least is known."""
+    rows: dict[str, list[Inference]] = {}
     for one in inferences:
-        rows.setdefault(one.title, []).append(one)
+        if one.accuracy is not None:
+            rows.setdefault(one.title, []).append(one)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(len(rows), 2, figsize=(12.4, 5.0 * len(rows)), squeeze=False, layout="constrained")
         try:
@@ -122,7 +123,7 @@ def draw_inference_split(inferences: Sequence[Inference]) -> bytes:
             draw_stacked(left, traffic, KIND_COLOURS, names)
             draw_stacked(right, [one.kind_seconds for one in shown], KIND_COLOURS, names)
             left.set_xlabel("steady traffic, MB per image")
-            right.set_xlabel("steady latency, seconds per image")
+            right.set_xlabel("steady latency, seconds per image; each kind of the party that takes longer")
             left_out = f" ({MOST} of {len(inferences)} records)" if len(inferences) > MOST else ""
             figure.suptitle(
                 f"Measured, by kind of operation{left_out}", x=0.01, ha="left", fontsize=12, fontweight="bold"

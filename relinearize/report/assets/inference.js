@@ -34,7 +34,7 @@ function measuredParts(rows) {
   const { columns, kinds } = DATA.inferences, drawn = rows.filter((row) => row.curve);
   const legend = [...new Map(drawn.map((row) => [row.curve.label, row.curve])).values()];
   const open = (row) => (row.run && byKey.has(row.run) ? () => select(row.run, true) : null);
-  const bars = (title, unit, quantity) => el("div", {}, el("h3", {}, title), stackedBars({ parts: kinds, unit, rows: rows.map((row) => ({ label: `${row.curve ? row.curve.label : row.setting}, ${short(row.relus)}`, name: `${row.name}, ${row.setting}`, lengths: row[quantity], open: open(row) })) }));
+  const bars = (title, unit, quantity) => el("div", {}, el("h3", {}, title), stackedBars({ parts: kinds, unit, rows: rows.map((row) => ({ label: row.curve ? `${row.curve.label}, ${short(row.relus)}` : `${row.name}, ${row.setting}`, name: `${row.name}, ${row.setting}`, lengths: row[quantity], open: open(row) })) }));
   return [
     el("h3", {}, "Measured: test accuracy (%, in plaintext) against what one image took"),
     el("div", { class: "small-legend" }, legend.map((curve) => el("span", {}, svg("svg", { width: 24, height: 8 }, svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: curve.colour, "stroke-width": 2.4, "stroke-dasharray": DASHES[curve.dash % DASHES.length] })), curve.label)),
@@ -44,7 +44,7 @@ function measuredParts(rows) {
     el("div", { class: "block" }, el("h3", {}, "Measured inferences"), el("div", { class: "scroll" }, el("table", { class: "measured" },
       el("thead", {}, el("tr", {}, columns.map((name, index) => el("th", { class: index === 0 || index === 3 || index === 4 ? "text" : null }, name)))),
       el("tbody", {}, rows.map((row) => el("tr", { title: row.security }, row.cells.map((text, index) => el("td", { class: index === 0 || index === 3 || index === 4 ? "text" : null }, text))))))),
-      el("p", { class: "note" }, "Steady: after the first inference, which pays for the protocol's set-up. By the model: T_loopback + messages × RTT/2 + bytes / rate, from what was measured without delay. Predicted: from counts alone. Largest error: of a logit against plaintext, as a share of the largest. Where the load was above the number of cores, seconds say little; bytes are exact.")),
+      el("p", { class: "note" }, "Steady: after the first inference, which pays for the protocol's set-up. By the model: T_loopback + messages × RTT/2 + bytes / rate, from what was measured without delay. Predicted: from counts alone. Largest error: of a logit against plaintext, as a share of the largest. Seconds of a kind of operation: of the party that took longer, so that together they can be a little more than the latency. Where the load was above the number of cores, seconds say little; bytes are exact.")),
   ];
 }
 
