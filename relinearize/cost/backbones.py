@@ -32,8 +32,7 @@ def backbone_work(name: str, *, width: int | None, classes: int, image_size: int
 
 def _conv(inside: int, outside: int, kernel: int, size: int, stride: int = 1) -> LinearWork:
     """Of maps of size x size, padded so that the stride alone makes them smaller."""
-    rows = math.ceil(size / stride) ** 2
-    return LinearWork.of_products(inside * size**2, rows, inside * kernel**2, outside)
+    return LinearWork.of_convolution(inside, inside * size**2, kernel**2, outside, math.ceil(size / stride) ** 2)
 
 
 def _block(inside: int, outside: int, size: int, stride: int) -> list[LinearWork]:

@@ -21,8 +21,8 @@ class LinearWork:
     out of them. weights: scalars they are multiplied by (of a lone batch norm as many as of its map). pool_comparisons:
     a maximum of k values is k - 1 of them, in pool_steps rounds, log2(k) rounded up.
 
-    Engines compute convolutions as products of matrices: patches are the scalars of the left ones, all windows of maps.
-    The rest are Cheetah's, see `ciphertexts`.
+    Engines compute convolutions as products of matrices: patches are the scalars of the left ones, all windows of maps,
+    weights those of the right ones. The rest are Cheetah's, see `ciphertexts`.
     """
 
     layers: int = 0
@@ -54,6 +54,18 @@ class LinearWork:
             multiplied_ciphertexts=groups * found.multiplied,
             packed_ciphertexts=groups * found.packed,
         )
+
+    @classmethod
+    def of_convolution(cls, inside: int, inputs: int, kernel: int, outside: int, pixels: int, groups: int = 1) -> Self:
+        """From `inside` channels, `inputs` scalars in all, to `outside` channels of `pixels` pixels.
+
+        kernel: its pixels. XLA, which SPU's programs come through, lets kernel and map change places where the kernel
+        has more pixels: counted so for all, it is what is computed, without the padding.
+        """
+        area = inputs // inside
+        if kernel > area:
+            return cls.of_products(inputs, outside // groups * pixels, inside // groups * area, 1, groups)
+        return cls.of_products(inputs, pixels, inside // groups * kernel, outside // groups, groups)
 
 
 @dataclass(frozen=True)
@@ -108,9 +120,11 @@ def _node_work(node: Node, inputs: int, weights: Mapping[str, np.ndarray]) -> Li
     rows = outputs // channels
     if node.op == "affine":
         return affine_work(channels, rows)
-    inner = weights[f"{node.name}.weight"][0].size
-    groups = node.attributes.get("groups", 1)
-    return LinearWork.of_products(inputs, rows, inner, channels // groups, groups)
+    weight = weights[f"{node.name}.weight"]
+    if node.op == "linear":
+        return LinearWork.of_products(inputs, rows, weight[0].size, channels)
+    groups, kernel = node.attributes["groups"], math.prod(weight.shape[2:])
+    return LinearWork.of_convolution(weight.shape[1] * groups, inputs, kernel, channels, rows, groups)
 
 
 def affine_work(channels: int, pixels: int) -> LinearWork:

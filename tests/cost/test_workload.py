@@ -1,5 +1,7 @@
 """The counts behind a cost: from bundles, from masks alone, from a backbone's name."""
 
+import math
+
 import numpy as np
 import pytest
 from torch import nn
@@ -48,6 +50,17 @@ def test_counts_by_hand():
             multiplied_ciphertexts=1 + 2 * 1 + 1,
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("inside", "size", "outside", "stride", "opened"),
+    [(16, 8, 16, 1, 11520), (32, 4, 64, 2, 19584), (64, 2, 64, 1, 65792), (16, 3, 16, 1, 3600), (32, 2, 64, 2, 8320)],
+)
+def test_products_are_those_that_the_engine_computes(inside, size, outside, stride, opened):
+    """A 3x3 convolution alone in SEMI2K: 8 bytes for each scalar of a product, 4 for each output, as sent."""
+    pixels = math.ceil(size / stride) ** 2
+    found = LinearWork.of_convolution(inside, inside * size**2, 9, outside, pixels)
+    assert found.patches + found.weights == opened and found.outputs == outside * pixels
 
 
 def test_what_a_mask_alone_says():
