@@ -13,10 +13,9 @@ from relinearize.cost.choice import recorded_presets
 from relinearize.cost.prediction import PhaseCost, predict
 from relinearize.cost.workload import LinearWork, linear_work, mask_workload
 from relinearize.experiment.networks import all_relu_network
+from relinearize.experiment.records import OWN_BUILDER
 from relinearize.inference.folding import folded
 from relinearize.inference.tracing import traced_graph
-
-OWN_BUILDER = "relinearize.backbones.build_backbone"
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from relinearize.errors import UserError
 SCHEMA_VERSION = 3  # 2: the stage "sensitivity" and each site's value, sub-models; 3: cost
 READABLE_VERSIONS = (1, 2, 3)
 RECORD_FILE = "record.json"
+OWN_BUILDER = "relinearize.backbones.build_backbone"  # what builds the project's own backbones
 
 logger = logging.getLogger(__name__)
 
@@ -149,23 +150,6 @@ class HardwareRecord(_Part):
     precision: str
 
 
-class LinearRecord(_Part):
-    """The linear part of one inference in counts, those of `relinearize.cost.workload.LinearWork`."""
-
-    layers: Count
-    multiplications: Count
-    inputs: Count
-    outputs: Count
-    weights: Count
-    pool_comparisons: Count
-    pool_steps: Count
-    patches: Count
-    sent_polynomials: Count
-    returned_polynomials: Count
-    multiplied_ciphertexts: Count
-    packed_ciphertexts: Count
-
-
 class PhaseRecord(_Part):
     """Predicted for one inference. bytes, of both directions, and messages: None for computation alone."""
 
@@ -184,14 +168,16 @@ class PredictedRecord(_Part):
 class CostRecord(_Part):
     """What private inference of one image is made of, in counts, and what the presets of that day predicted from them.
 
-    live_sites: sites that keep any ReLU; gathered: positions of those that keep some, but not all. linear is None where
-    the network cannot be traced; then `predicted`, by the preset's name, has only presets that do not depend on it.
+    live_sites: sites that keep any ReLU; gathered: positions of those that keep some, but not all. linear: counts by
+    name, those that `relinearize.cost.workload.LinearWork` had then (they change with what is known of the protocols);
+    None where the network cannot be traced. Then `predicted`, by the preset's name, has only presets that do not
+    depend on it.
     """
 
     relus: Count
     live_sites: Count
     gathered: Count
-    linear: LinearRecord | None
+    linear: dict[str, Count] | None
     predicted: dict[str, PredictedRecord]
 
 
@@ -222,6 +208,11 @@ class Record(_Part):
     submodel: SubmodelRecord | None = None
     route: str | None = None  # the batch-norm route of this network, where the method has several (RLNet)
     cost: CostRecord | None = None  # since version 3
+
+    @property
+    def own_backbone(self) -> bool:
+        """Whether the backbone is the project's own, so that its name says what it is."""
+        return self.config.get("backbone", {}).get("_target_", OWN_BUILDER) == OWN_BUILDER
 
     @model_validator(mode="after")
     def _sites_add_up(self) -> Self:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import fields
 
 from relinearize.cost.backbones import backbone_work
 from relinearize.cost.choice import recorded_presets
@@ -14,23 +15,25 @@ from relinearize.experiment.records import Record
 def record_workload(record: Record, all_relus: bool = False) -> Workload:
     """The counts of a run's network, or of the same with all its ReLUs.
 
-    The linear part is in the record; in an old one without cost it is known for the project's own backbones.
+    The linear part of the project's own backbones is counted anew. Of others the record says it, unless it is older
+    than costs in records or than today's counts.
     """
     sites = mask_workload((site.total if all_relus else site.kept, site.total) for site in record.sites)
     return Workload(sites.relus, sites.live_sites, sites.gathered, _linear_work(record))
 
 
 def _linear_work(record: Record) -> LinearWork | None:
-    if record.cost is not None:
-        return None if record.cost.linear is None else LinearWork(**record.cost.linear.model_dump())
-    dataset, backbone = record.dataset, record.backbone
-    return backbone_work(
-        backbone.name,
-        width=backbone.width,
-        classes=dataset.classes,
-        image_size=dataset.image_size,
-        channels=dataset.channels,
-    )
+    if record.own_backbone:
+        dataset, backbone = record.dataset, record.backbone
+        return backbone_work(
+            backbone.name,
+            width=backbone.width,
+            classes=dataset.classes,
+            image_size=dataset.image_size,
+            channels=dataset.channels,
+        )
+    counts = record.cost and record.cost.linear
+    return LinearWork(**counts) if counts and set(counts) == {entry.name for entry in fields(LinearWork)} else None
 
 
 def predicted(record: Record, preset: Preset, all_relus: bool = False) -> Prediction | None:

@@ -59,6 +59,12 @@ def test_they_stand_in_the_csv():
     assert latencies[14_000] > latencies[7_000] > 0
 
 
+def by_another(record):
+    """Built by a function of the user's own."""
+    config = {**record.config, "backbone": {**record.config["backbone"], "_target_": "mine.build"}}
+    return record.model_copy(update={"config": config})
+
+
 def with_cost(record, linear):
     """A record of today, whose network says itself what its linear part is."""
     workload = asdict(replace(record_workload(record), linear=linear))
@@ -66,15 +72,21 @@ def with_cost(record, linear):
 
 
 def test_a_users_own_network_has_columns_by_the_counts_in_its_record():
-    own = with_backbone(fake_record("snl", 14_000), name="mine")
+    own = by_another(fake_record("snl", 14_000))
     linear = LinearWork(layers=2, multiplications=1000, inputs=10, outputs=20, weights=30)
     counted = with_cost(own, linear)
     assert record_workload(counted) == replace(record_workload(own), linear=linear)
     assert record_workload(counted, all_relus=True).relus == counted.budget.total
     assert cost_columns([counted])["cheetah_wan_mb"] > 0 and cost_columns([own])["cheetah_wan_mb"] is None
     assert cost_columns([own, counted])["cheetah_wan_s"] is None, "no mean over a part of the runs"
-    # What a record of ours says is taken before what is known of its name.
-    assert record_workload(with_cost(fake_record("snl", 14_000), None)).linear is None
+    older = counted.model_copy(update={"cost": counted.cost.model_copy(update={"linear": {"layers": 2}})})
+    assert record_workload(older).linear is None, "counted before there were all counts"
+
+
+def test_the_projects_backbones_are_counted_anew_and_others_not_by_their_name():
+    record = fake_record("snl", 14_000)
+    assert record_workload(with_cost(record, LinearWork(layers=2))) == record_workload(record)
+    assert record_workload(by_another(record)).linear is None
 
 
 def test_the_chosen_preset_is_added():
