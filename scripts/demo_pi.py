@@ -47,6 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(runs) < len(FRACTIONS):
         train()
         runs = demo_runs()
+    if len(runs) < len(FRACTIONS):
+        raise UserError(f"{RUNS} has no runs of SNL at {', '.join(f'{one:.0%}' for one in FRACTIONS)} of the ReLUs")
     for folder, _ in runs:
         if not (folder / "bundle").exists():
             relinearize("export", f"run={folder}", f"images={IMAGES}")
@@ -73,7 +75,7 @@ def demo_runs() -> list[tuple[Path, Record]]:
     found = {}
     for path, record in find_records([RUNS]):
         for fraction in FRACTIONS:
-            if record.method.name == "snl_fast" and record.budget.met == round(fraction * record.budget.total):
+            if record.method.name == "snl" and record.budget.met == round(fraction * record.budget.total):
                 found[fraction] = (path.parent, record)
     return [found[fraction] for fraction in FRACTIONS if fraction in found]
 
