@@ -8,7 +8,7 @@ point   one asked budget of a series: mean and sample standard deviation over se
 import csv
 import io
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,7 @@ from relinearize.cost.presets import Preset
 from relinearize.experiment.records import Record
 from relinearize.report.cost import cost_columns
 from relinearize.report.published import PublishedPoint, published_for
-
-# Config entries that may differ between the points of one curve.
-_NOT_RECIPE = {"seed", "budget", "relus", "grid", "fraction", "weights", "name", "key", "output", "path", "folder"}
+from relinearize.report.recipe import recipe_of
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def build_panels(records: Sequence[Record], published: bool = True) -> list[Pane
     for record in sorted(records, key=_record_order):
         dataset = record.dataset
         series_of = panels.setdefault((dataset.name, dataset.title, dataset.image_size), {})
-        recipe = _recipe(record)
+        recipe = recipe_of(record)
         identity = (record.method.name, record.backbone.name, record.backbone.width, record.backbone.convention)
         series = series_of.setdefault(
             repr((identity, sorted(recipe.items()))),
@@ -159,46 +157,6 @@ def _record_order(record: Record) -> tuple:
     network = (backbone.name, backbone.width or 0, backbone.convention)
     method = (record.method.name == "random", record.method.name)  # the yardstick comes last
     return (*names, *method, *network, -record.budget.asked, record.seed, record.key)
-
-
-def _recipe(record: Record) -> dict[str, Any]:
-    """What else must be equal for two runs to be seeds of one point: stages, epochs, data and the method's config."""
-    recipe: dict[str, Any] = {
-        "stages": "-".join((record.method.teacher, record.method.search, record.method.finetune)),
-        "replacement": record.replacement,
-        "total": record.budget.total,
-        "train images": record.dataset.train,
-        "holdout images": record.dataset.holdout,
-        "test images": record.dataset.test,
-        "data": record.dataset.fingerprint,
-        "selection": record.accuracy.selection,
-        "allocation": _allocation(record.config.get("allocation") or {}),
-    }
-    if record.route is not None:  # the same weights with other batch norms: another network, no seed of the first
-        recipe["route"] = record.route
-    # The number of search epochs follows from the budget; that of the other two stages is part of the recipe.
-    for name in ("teacher", "finetune"):
-        if name in record.stages:
-            recipe[f"{name} epochs"] = record.stages[name].epochs
-    for name in ("method", "teacher", "search", "finetune"):
-        recipe.update(_flattened(record.config.get(name), name))
-    return recipe
-
-
-def _allocation(config: dict[str, Any]) -> str:
-    """Which sites may keep ReLUs, in words; records from before there was a choice say nothing."""
-    settings = (f"{key}={value}" for key, value in config.items() if key not in ("name", "_target_"))
-    return " ".join([config.get("name", "free"), *settings])
-
-
-def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if name.rsplit(".", 1)[-1] in _NOT_RECIPE:
-        return
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flattened(inner, f"{name}.{key}")
-    elif value is not None:
-        yield name, repr(value) if isinstance(value, list) else value
 
 
 def _name_variants(series: list[Series]) -> None:

@@ -69,7 +69,9 @@ VALUES = {
         "live_sites": 2,
         "gathered": 128,
         "linear": None,
-        "predicted": {"delphi_compute": {"online": {"seconds": 0.02, "bytes": None, "messages": None}, "offline": None}},
+        "predicted": {
+            "delphi_compute": {"online": {"seconds": 0.02, "bytes": None, "messages": None}, "offline": None},
+        },
     },
 }
 
@@ -107,11 +109,14 @@ def test_round_trip(tmp_path):
 def test_records_of_version_1_are_read():
     """They lack what version 2 added: sensitivities and sub-models."""
     values = values_with(schema_version=1)
-    values.pop("submodel"), values.pop("route"), values.pop("cost")
+    for key in ("submodel", "route", "cost"):
+        values.pop(key)
     for site in values["sites"]:
         site.pop("sensitivity")
     record = Record.model_validate(values)
-    assert record.submodel is None and record.cost is None and [site.sensitivity for site in record.sites] == [None, None]
+    assert record.submodel is record.cost is None and [site.sensitivity for site in record.sites] == [None, None]
+        record.submodel is None and record.cost is None and [site.sensitivity for site in record.sites] == [None, None]
+    )
 
 
 def test_not_a_number_becomes_null():
