@@ -115,8 +115,6 @@ def test_records_of_version_1_are_read():
         site.pop("sensitivity")
     record = Record.model_validate(values)
     assert record.submodel is record.cost is None and [site.sensitivity for site in record.sites] == [None, None]
-        record.submodel is None and record.cost is None and [site.sensitivity for site in record.sites] == [None, None]
-    )
 
 
 def test_not_a_number_becomes_null():
