@@ -66,7 +66,12 @@ class Preset:
 def protocols() -> dict[str, Protocol]:
     """All protocols of presets.json, in its order."""
     text = resources.files("relinearize.cost").joinpath(FILE).read_text(encoding="utf-8")
-    return {name: _protocol(name, content) for name, content in json.loads(text)["protocols"].items()}
+    return protocols_of(json.loads(text))
+
+
+def protocols_of(content: Mapping[str, Any]) -> dict[str, Protocol]:
+    """The protocols of a presets.json that was read."""
+    return {name: _protocol(name, described) for name, described in content["protocols"].items()}
 
 
 def preset_names() -> list[str]:

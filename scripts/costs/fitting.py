@@ -1,0 +1,87 @@
+"""From measurements to constants: least squares of the relative errors, none below zero."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from costs.measuring import Measured
+
+# Preset -> quantity -> the counts it is a sum over; all of these constants are fitted.
+FITTED = {
+    "cheetah": {
+        "seconds": ("relus", "layers", "multiplied_ciphertexts", "packed_ciphertexts"),
+        "bytes": ("relus", "outputs", "sent_polynomials", "returned_polynomials"),
+        "messages": ("live_sites", "layers"),
+    },
+    "semi2k": {
+        "seconds": ("relus", "gathered", "layers", "patches", "weights", "multiplications"),
+        "bytes": ("relus", "patches", "weights", "outputs"),
+        "messages": ("live_sites", "layers", "inference"),
+    },
+}
+# What the sources of seconds say, too; see `measuring.undisturbed`.
+CLOCK = "; latency, but no more than both parties' processor time, to which load adds little"
+# Nobody measured max-pools, which the engine does not run: a maximum of two values is a ReLU of their difference.
+ASSUMED = {"pool_comparisons": "relus", "pool_steps": "live_sites"}
+
+
+def fitted(measurements: Iterable[Measured]) -> dict[str, dict[str, dict[str, float]]]:
+    """Preset -> quantity -> count -> constant, from the subjects that are not kept for testing."""
+    seen = [one for one in measurements if not one.subject.tested]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for preset, quantities in FITTED.items():
+        rows = [one for one in seen if one.preset == preset]
+        found[preset] = {
+            quantity: constants(counts, [one for one in rows if getattr(one, quantity) is not None], quantity)
+            for quantity, counts in quantities.items()
+        }
+        found[preset]["busier_direction"] = {"": round(float(np.mean([one.busier for one in rows])), 2)}
+    return found
+
+
+def constants(counts: Sequence[str], rows: Sequence[Measured], quantity: str) -> dict[str, float]:
+    """One constant for each count, of three digits."""
+    wanted = np.array([getattr(one, quantity) for one in rows], float)
+    table = np.array([[one.features[count] for count in counts] for one in rows], float) / wanted[:, None]
+    scale = np.abs(table).max(0)
+    scale[scale == 0] = 1
+    values, _ = nnls(table / scale, np.ones(len(rows)))
+    return {count: float(f"{value:.3g}") for count, value in zip(counts, values / scale, strict=True)}
+
+
+def with_constants(
+    presets: Mapping[str, Any], found: Mapping[str, Mapping[str, Mapping[str, float]]], source: str
+) -> dict[str, Any]:
+    """The content of presets.json with the constants that were found and the text where they come from.
+
+    The constants that are assumed from them follow.
+    """
+    protocols = dict(presets["protocols"])
+    for name, quantities in found.items():
+        online = dict(protocols[name]["online"])
+        for quantity, values in quantities.items():
+            if quantity == "busier_direction":
+                online[quantity] = {"value": values[""], "source": source}
+                continue
+            text = source + CLOCK if quantity == "seconds" else source
+            online[quantity] = {count: {"value": value, "source": text} for count, value in values.items()}
+            for assumed, model in ASSUMED.items():
+                if model in values:
+                    alike = f"assumed: a maximum of two values is a ReLU of their difference, as {model}"
+                    online[quantity][assumed] = {"value": values[model], "source": alike}
+        protocols[name] = {**protocols[name], "online": online}
+    return {**presets, "protocols": protocols}
+
+
+def as_text(content: Any, depth: int = 0) -> str:
+    """JSON with one line for each constant."""
+    if not isinstance(content, dict) or set(content) == {"value", "source"}:
+        return json.dumps(content, ensure_ascii=False)
+    if not content:
+        return "{}"
+    inner, outer = " " * (depth + 1), " " * depth
+    lines = [f"{inner}{json.dumps(key)}: {as_text(value, depth + 1)}" for key, value in content.items()]
+    return "{\n" + ",\n".join(lines) + f"\n{outer}}}"

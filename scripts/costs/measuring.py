@@ -1,0 +1,117 @@
+"""The engine's measurements of one network, by the command that users type; what was measured before is read."""
+
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from costs.networks import Subject
+from relinearize.cost.network import Network, read_network
+from relinearize.cost.workload import bundle_workload
+from relinearize.engine.command import engine_python
+from relinearize.engine.record import InferenceRecord, Phase
+from relinearize.errors import UserError
+from relinearize.inference import read_bundle
+
+# A protocol of presets.json -> what `relinearize infer` is asked for it. Without its options, as users run it.
+SETTINGS = {
+    "cheetah": ("protocol=cheetah", "n_images=3"),
+    "semi2k": ("protocol=semi2k", "n_images=5"),
+}
+LOOPBACK, WAN = "loopback", "wan"
+ROUND_TRIPS = ("{rtt_ms:20}", "{rtt_ms:160}")  # between these two Cheetah's time grows by its messages alone
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One subject under one preset. seconds: on loopback, see `undisturbed`; bytes: both ways; busier: the share of the
+    direction that sends more; messages: None where they were not measured; wan_seconds: the least, None unless tested.
+    """
+
+    subject: Subject
+    preset: str
+    features: dict[str, int]
+    seconds: float
+    bytes: int
+    busier: float
+    messages: float | None
+    wan_seconds: float | None
+    records: tuple[InferenceRecord, ...]
+
+
+class Bench:
+    """`folder`: where bundles and records are; records that lie there are not measured again."""
+
+    def __init__(self, folder: Path, python: str = "") -> None:
+        self.folder = folder
+        self.python = engine_python(python)
+        self.found = 0
+
+    def measure(self, subjects: Sequence[Subject], now: Callable[[str], None]) -> Iterator[Measured]:
+        """Every subject under every preset; `now` is told what begins."""
+        for subject in subjects:
+            bundle = self.folder / subject.name.replace(" ", "-").replace(",", "").replace("%", "percent")
+            if not bundle.exists():
+                now(f"{subject.name}: export")
+                subject.export(bundle)
+            features = bundle_workload(read_bundle(bundle)).features()
+            for preset in SETTINGS:
+                records = {}
+                for network in networks(subject, preset):
+                    now(f"{subject.name}: {preset}, {network}")
+                    records[network] = self.record(bundle, preset, network)
+                yield measured(subject, preset, features, records)
+
+    def record(self, bundle: Path, preset: str, network: str) -> InferenceRecord:
+        """UserError with the engine's own words where it fails."""
+        output = bundle.with_name(f"{bundle.name}-infer") / f"{preset}-{read_network(network).name}"
+        if (output / "inference.json").exists():
+            self.found += 1
+            return InferenceRecord.read(output / "inference.json")
+        arguments = [f"bundle={bundle}", f"output={output}", f"network={network}", *SETTINGS[preset]]
+        command = [self.python, "-P", "-m", "relinearize.engine", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            raise UserError(f"relinearize infer {' '.join(arguments)} failed: {said}")
+        return InferenceRecord.read(output / "inference.json")
+
+
+def networks(subject: Subject, preset: str) -> list[str]:
+    """Where a subject is run: on the WAN, too, if it tests the model, on two slow ones if messages come from it."""
+    slow = ROUND_TRIPS if subject.messages and preset == "cheetah" else ()
+    return [LOOPBACK, *([WAN] if subject.tested else []), *slow]
+
+
+def measured(subject: Subject, preset: str, features: dict[str, int], records: dict[str, InferenceRecord]) -> Measured:
+    """From the records by network."""
+    base = records[LOOPBACK]
+    sent = (base.steady.server_bytes, base.steady.client_bytes)
+    counted = None if preset == "cheetah" else float(base.steady.messages)
+    slow = [records[network] for network in ROUND_TRIPS if network in records]
+    return Measured(
+        subject=subject,
+        preset=preset,
+        features=features,
+        seconds=undisturbed(base.steady),
+        bytes=sum(sent),
+        busier=max(sent) / sum(sent),
+        messages=waited_for(*slow) if slow else counted,
+        wan_seconds=min(records[WAN].steady.seconds) if WAN in records else None,
+        records=tuple(records.values()),
+    )
+
+
+def undisturbed(phase: Phase) -> float:
+    """The least latency, and no more than the processor time of both parties, which others hardly add to.
+
+    The parties wait for each other most of the time, so that on loopback the two are nearly the same.
+    """
+    return min(*phase.seconds, phase.server_cpu_seconds + phase.client_cpu_seconds)
+
+
+def waited_for(near: InferenceRecord, far: InferenceRecord) -> float:
+    """One-way messages that wait for each other: by what latency grows with the delay."""
+    seconds = [min(record.steady.seconds) for record in (near, far)]
+    delays = [Network(**record.network).one_way_seconds for record in (near, far)]
+    return (seconds[1] - seconds[0]) / (delays[1] - delays[0])

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""The measured constants of the cost models (relinearize/cost/presets.json), fitted again on this machine.
+
+    python scripts/fit_cost.py                 # measure, fit, write presets.json; a quarter of an hour, quiet machine
+    python scripts/fit_cost.py --check         # measure, compare with the present constants; exit 1 beyond limits
+    python scripts/fit_cost.py --quick --check # some of the networks: minutes
+    python scripts/fit_cost.py --dry           # as without, but print the constants instead of writing them
+
+Small networks with random weights and masks of every kind run under Cheetah and SEMI2K, in the engine's environment
+(`make pi`): on loopback for bytes and time, with two delays for the messages of Cheetah, which runs transfers side by
+side. The constants are least squares of the relative errors, none below zero. Some networks are kept out of the fit and
+run on the WAN, too: the table says how far off the model is for them, in bytes (at most 10 %) and seconds (25 %).
+
+Records are kept in --folder and not measured again; delete it to measure anew.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
+
+from costs.fitting import as_text, fitted, with_constants  # noqa: E402
+from costs.measuring import SETTINGS, WAN, Bench, Measured  # noqa: E402
+from costs.networks import QUICK, SUBJECTS  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from relinearize.cost.network import NETWORKS  # noqa: E402
+from relinearize.cost.presets import FILE, Protocol, protocols_of  # noqa: E402
+from relinearize.errors import UserError  # noqa: E402
+
+PRESETS = ROOT / "relinearize/cost" / FILE
+LIMITS = {"MB": 0.10, "loopback s": 0.25, "wan s": 0.25}
+BUSY = 2.5  # one-minute load, from which on times say little
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One number of one measurement beside the model's; `limit`: the share by which it may be off, None for none."""
+
+    measured: Measured
+    name: str
+    prediction: float
+    measurement: float
+    limit: float | None
+
+    @property
+    def off(self) -> float:
+        """As a share of the measurement; above zero where the model says more."""
+        return self.prediction / self.measurement - 1 if self.measurement else float(self.prediction != 0)
+
+    @property
+    def beyond(self) -> bool:
+        """Whether this is one that counts, and too far off."""
+        return self.limit is not None and self.measured.subject.tested and abs(self.off) > self.limit
+
+
+def compared(measurements: Sequence[Measured], protocols: dict[str, Protocol]) -> list[Comparison]:
+    found = []
+    for one in measurements:
+        phase = protocols[one.preset].online
+        seconds, size, messages = (terms.of(one.features) for terms in (phase.seconds, phase.bytes, phase.messages))
+        numbers = [("MB", size / 1e6, one.bytes / 1e6), ("loopback s", seconds, one.seconds)]
+        if one.messages is not None:
+            numbers.append(("messages", messages, one.messages))
+        if one.wan_seconds is not None:
+            slow = NETWORKS[WAN].predicted_seconds(seconds, messages, size * phase.busier_direction)
+            numbers.append(("wan s", slow, one.wan_seconds))
+        found += [Comparison(one, *number, LIMITS.get(number[0])) for number in numbers]
+    return found
+
+
+def table(comparisons: Sequence[Comparison]) -> Table:
+    shown = Table("preset", "network", "", title="one inference, predicted against measured; * beyond the limits")
+    for name in ("predicted", "measured", "off"):
+        shown.add_column(name, justify="right")
+    above = None
+    for one in comparisons:
+        subject = one.measured.subject
+        head = (one.measured.preset, f"{subject.name} ({'tested' if subject.tested else 'fitted'})")
+        mark = " *" if one.beyond else ""
+        numbers = (f"{one.prediction:,.3g}", f"{one.measurement:,.3g}", f"{100 * one.off:+.0f} %{mark}")
+        shown.add_row(*(head if head != above else ("", "")), one.name, *numbers)
+        above = head
+    return shown
+
+
+def verdict(comparisons: Sequence[Comparison]) -> tuple[bool, str]:
+    """Whether all that is tested lies within the limits, and how far the worst of each kind is off."""
+    beyond = [one for one in comparisons if one.beyond]
+    worst = []
+    for name, limit in LIMITS.items():
+        off = [abs(one.off) for one in comparisons if one.name == name and one.measured.subject.tested]
+        if off:
+            worst.append(f"{name} within {100 * max(off):.0f} % (limit {100 * limit:.0f})")
+    lines = ["tested networks: " + ", ".join(worst)]
+    lines += [f"beyond: {one.measured.preset}, {one.measured.subject.name}, {one.name}" for one in beyond]
+    return not beyond, "\n".join(lines)
+
+
+def source_text(measurements: Sequence[Measured]) -> str:
+    """Where the constants come from: what every record says of its machine."""
+    records = [record for one in measurements for record in one.records]
+    machine, load = records[0].machine, [record.machine["load_before"] for record in records]
+    return (
+        f"measured {max(record.created for record in records)[:10]} by scripts/fit_cost.py: SPU "
+        f"{records[0].versions['spu']}, 64-bit ring, two processes of {machine['threads']} thread on "
+        f"{machine['cores']} cores of {machine['cpu']}, load {min(load):.1f} to {max(load):.1f}"
+    )
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the present constants and write nothing")
+    parser.add_argument("--dry", action="store_true", help="print the fitted constants instead of writing them")
+    parser.add_argument("--quick", action="store_true", help=f"only {len(QUICK)} of {len(SUBJECTS)} networks")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/fit_cost"), help="bundles and records")
+    parser.add_argument("--python", default="", help="the Python that has spu (default: .venv-pi/bin/python)")
+    options = parser.parse_args(arguments)
+    if options.quick and not (options.check or options.dry):
+        parser.error("--quick has too few networks for constants; give --check or --dry with it")
+    return options
+
+
+@contextmanager
+def progress(total: int, console: Console):
+    """Yields now(text), to be called as each step begins: a bar on a terminal, lines elsewhere."""
+    if not console.is_terminal:
+        yield lambda text: print(f"{datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=total)
+
+        def now(text: str) -> None:
+            bar.update(task, description=text, advance=1)
+
+        yield now
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console(stderr=True)
+    subjects = [one for one in SUBJECTS if not options.quick or one.name in QUICK]
+    load = os.getloadavg()[0]
+    if load > BUSY:
+        print(f"load {load:.1f}: seconds measured now say little; bytes and messages do", file=sys.stderr)
+    steps = len(subjects) * (1 + len(SETTINGS)) + 2 * sum(one.messages + one.tested for one in subjects)
+    try:
+        bench = Bench(options.folder, options.python)
+        with progress(steps, console) as now:
+            measurements = sorted(bench.measure(subjects, now), key=lambda one: list(SETTINGS).index(one.preset))
+    except UserError as error:
+        sys.exit(f"fit_cost: error: {error}")
+    if bench.found:
+        print(f"{bench.found} records were found in {options.folder}; delete it to measure anew", file=sys.stderr)
+    content = json.loads(PRESETS.read_text(encoding="utf-8"))
+    if not options.check:
+        content = with_constants(content, fitted(measurements), source_text(measurements))
+    comparisons = compared(measurements, protocols_of(content))
+    Console(width=None if console.is_terminal else 120).print(table(comparisons))
+    good, said = verdict(comparisons)
+    print(said)
+    if options.check:
+        return 0 if good else 1
+    if options.dry:
+        changed = {name: content["protocols"][name]["online"] for name in SETTINGS}
+        print(as_text({**changed, "date": datetime.now(UTC).date().isoformat()}))
+    else:
+        PRESETS.write_text(as_text(content) + "\n", encoding="utf-8")
+        print(f"written: {PRESETS}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
