@@ -1,5 +1,6 @@
 """Real two-party computation: two processes, TCP, SPU. `make test-pi` runs these in the engine's environment."""
 
+import functools
 import os
 import re
 import signal
@@ -134,7 +135,9 @@ def test_stopping_the_command_in_the_middle_stops_both_parties(bundle, tmp_path,
     path = written(bundle, tmp_path / "bundle")
     asked = [f"bundle={path}", "protocol=semi2k", "n_images=1", "network={rtt_ms:400}"]
     command = [sys.executable, "-m", "relinearize.engine", *asked]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Where the tests themselves run in the background, Ctrl-C is ignored, and that is inherited.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     with process.stderr:
         for line in process.stderr:
             if line.startswith("first inference"):
