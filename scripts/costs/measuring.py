@@ -62,13 +62,13 @@ class Bench:
                     records[network] = self.record(bundle, preset, network)
                 yield measured(subject, preset, features, records)
 
-    def record(self, bundle: Path, preset: str, network: str) -> InferenceRecord:
-        """UserError with the engine's own words where it fails."""
+    def record(self, bundle: Path, preset: str, network: str, *changes: str) -> InferenceRecord:
+        """`changes`: arguments of `infer` other than SETTINGS. UserError with the engine's own words where it fails."""
         output = bundle.with_name(f"{bundle.name}-infer") / f"{preset}-{read_network(network).name}"
         if (output / "inference.json").exists():
             self.found += 1
             return InferenceRecord.read(output / "inference.json")
-        arguments = [f"bundle={bundle}", f"output={output}", f"network={network}", *SETTINGS[preset]]
+        arguments = [f"bundle={bundle}", f"output={output}", f"network={network}", *SETTINGS[preset], *changes]
         command = [self.python, "-P", "-m", "relinearize.engine", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
