@@ -4,7 +4,9 @@ They submit as hydra-submitit-launcher does and differ in the end: that launcher
 cancelled or killed, whatever the others still do; these wait for all and note which were lost.
 """
 
-from collections.abc import Sequence
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,30 @@ except ImportError:  # relinearize without its extra `launchers`
     BaseSubmititLauncher = LocalLauncher = SlurmLauncher = object
 
 
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block: jobs that run already would be lost to whoever ends them."""
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: arrived.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if arrived:
+        raise KeyboardInterrupt
+
+
 class Patient(BaseSubmititLauncher):
     """Waits for all jobs. Not a launcher by itself: it knows no cluster."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """One result for each job, in order; NaN for those that were lost."""
-        jobs = self.submit(job_overrides, initial_job_idx)
+        jobs: list[Any] = []
         try:
+            with interrupts_held_back():
+                jobs = self.submit(job_overrides, initial_job_idx)
             return [
                 self.outcome(job, number, list(overrides))
                 for number, (job, overrides) in enumerate(zip(jobs, job_overrides, strict=True), initial_job_idx)

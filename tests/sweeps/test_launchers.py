@@ -156,6 +156,25 @@ def test_command_that_is_ended_ends_its_processes(tmp_path, launcher, state, num
                 os.kill(worker, 0)
 
 
+def test_interrupt_while_jobs_are_submitted_ends_those_that_run(monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    from hydra_plugins.relinearize_submitit import PatientLocalLauncher
+
+    launcher, ended = object.__new__(PatientLocalLauncher), []
+
+    def submit(overrides, first):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        return ["first", "second"]
+
+    monkeypatch.setattr(launcher, "submit", submit)
+    monkeypatch.setattr(launcher, "abandon", ended.extend)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        launcher.launch([["seed=0"], ["seed=1"]], 0)
+    assert ended == ["first", "second"] and signal.getsignal(signal.SIGTERM) is before
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
