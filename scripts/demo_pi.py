@@ -36,7 +36,7 @@ from relinearize.inference.bundle import GRAPH, read_bundle  # noqa: E402
 RUNS = Path("outputs/demo/runs")
 FRACTIONS = (0.5, 0.1, 0.02)
 IMAGES = 20  # in a bundle
-ASKED = (("cheetah", "loopback", 3), ("semi2k", "wan", 5))  # protocol, network, images inferred
+ASKED = (("cheetah", "loopback", 2), ("semi2k", "wan", 3))  # protocol, network, images inferred
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from relinearize.engine.record import InferenceRecord
 from relinearize.experiment.records import find_records
 from relinearize.experiment.robust_records import find_robust_records
 from relinearize.report.combinations import build_matrices, combinations_markdown
@@ -14,6 +15,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 README = (RESULTS / "README.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"<!-- records: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 COMBINATIONS = re.findall(r"<!-- combinations: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+SITES = re.findall(r"<!-- sites: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+INFERENCES = re.findall(r"<!-- inferences: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 ROBUST_TABLES = re.findall(r"<!-- robustness: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 
 
@@ -60,6 +63,36 @@ def test_robustness_tables_equal_the_records(folder: str, table: str) -> None:
 
 def test_every_result_is_in_a_table_and_names_no_machine() -> None:
     folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
-    assert folders == {folder for folder, _ in [*TABLES, *COMBINATIONS]}
+    assert folders == {folder for folder, _ in [*TABLES, *COMBINATIONS, *SITES, *INFERENCES]}
     for path in [*RESULTS.rglob("*.json"), *RESULTS.rglob("*.yaml"), *RESULTS.rglob("*.html")]:
         assert not re.search(r"[\"' ]/(home|work|root|tmp)/", path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize(("folder", "table"), SITES, ids=[folder for folder, _ in SITES])
+def test_tables_of_emptied_sites_equal_runs_and_inferences(folder: str, table: str) -> None:
+    wanted = set()
+    for path, record in find_records([RESULTS / folder]):
+        cells = [record.method.name, sum(site.kept > 0 for site in record.sites), f"{record.accuracy.test:.2f}"]
+        for protocol in ("semi2k", "cheetah"):
+            file = path.parent / "bundle-infer" / f"{protocol}-wan" / "inference.json"
+            if file.exists():
+                found = InferenceRecord.read(file)
+                cells += [found.model.sequential_messages, f"{found.steady.median_seconds:.1f}"]
+            else:
+                cells += ["", ""]
+        wanted.add(tuple(map(str, cells)))
+    lines = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table.strip().splitlines()[2:]]
+    assert set(lines) == wanted and len(lines) == len(wanted)
+
+
+@pytest.mark.parametrize(("folder", "table"), INFERENCES, ids=[folder for folder, _ in INFERENCES])
+def test_tables_of_inferences_equal_their_records(folder: str, table: str) -> None:
+    assert table.strip() == (RESULTS / folder / "table.md").read_text(encoding="utf-8").strip()
+    rows = set()
+    for path in (RESULTS / folder).rglob("inference.json"):
+        found = InferenceRecord.read(path)
+        rows.add((found.protocol, f"{sum(found.relus.values()):,}", f"{found.steady.bytes / 1e6:.1f}",
+                  f"{found.steady.median_seconds:.1f}"))  # fmt: skip
+    head, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+    columns = [head.index(name) for name in ("protocol", "ReLUs", "MB", "steady s, wan")]
+    assert {tuple(line[column] for column in columns) for line in lines} == rows

@@ -123,7 +123,7 @@ def draw_inference_split(inferences: Sequence[Inference]) -> bytes:
             draw_stacked(left, traffic, KIND_COLOURS, names)
             draw_stacked(right, [one.kind_seconds for one in shown], KIND_COLOURS, names)
             left.set_xlabel("steady traffic, MB per image")
-            right.set_xlabel("steady latency, seconds per image; each kind of the party that takes longer")
+            right.set_xlabel("steady latency, seconds per image (kinds: slower party)")
             left_out = f" ({MOST} of {len(inferences)} records)" if len(inferences) > MOST else ""
             figure.suptitle(
                 f"Measured, by kind of operation{left_out}", x=0.01, ha="left", fontsize=12, fontweight="bold"
