@@ -288,7 +288,9 @@ class Plan:
 
     @property
     def _allocation_content(self) -> dict[str, Any]:
-        return {} if self.allocation_settings is None else {"allocation": self.allocation_settings}
+        if self.site_choice is None:
+            return {}
+        return {"allocation": self.allocation_settings, **self.site_choice.measured}
 
     def _stage_content(self, stage: str) -> dict[str, Any]:
         """What of a stage's own settings can change its result."""

@@ -17,6 +17,8 @@ FREE = "free"  # the name of the allocation that empties nothing
 class SiteChoice(Protocol):
     """An allocation of the config: decides which sites stay live."""
 
+    measured: dict[str, Any]  # what decides beside the config, and so is part of the key of the result
+
     def check(self, sizes: Mapping[str, int], budget: int) -> None:
         """Raise UserError where it cannot hold `budget`."""
 
@@ -36,6 +38,7 @@ class FewerSites:
         if not whole and not share:
             raise UserError(f"allocation.live={live} is impossible; give a number of sites, or a share of them below 1")
         self.live = live
+        self.measured = {}
 
     def number(self, sites: int) -> int:
         """How many of `sites` stay live at most."""
@@ -67,6 +70,9 @@ class LowerLatency:
             raise UserError(f"allocation.worth={worth} is no share; give 0 to 1")
         self.preset = the_preset(preset, network)
         self.worth = worth
+        online = self.preset.protocol.online
+        terms = {"seconds": online.seconds, "bytes": online.bytes, "messages": online.messages}
+        self.measured = {name: dict(one.constants) for name, one in terms.items()}  # fitted anew, other sites may go
 
     def check(self, sizes: Mapping[str, int], budget: int) -> None:
         """Any budget can be held by all sites."""

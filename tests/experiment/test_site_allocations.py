@@ -1,9 +1,12 @@
 """Whole runs under allocations that empty sites: every search, what is shared, what is refused at once."""
 
+from dataclasses import replace
+
 import pytest
 from omegaconf import OmegaConf
 from quick_runs import SMALL, command, quick_plan, quick_run, shell
 
+from relinearize.cost.presets import Terms, protocols
 from relinearize.errors import UserError
 from relinearize.experiment.evaluate import evaluate_run
 from relinearize.experiment.records import Record
@@ -85,6 +88,15 @@ def test_free_allocations_have_the_keys_of_before_there_was_a_choice(tmp_path):
         plan.search.key, plan.finetune.key, plan.run.key,
     )  # fmt: skip
     assert plan.chosen == plan.snapshot(BUDGET)
+
+
+def test_constants_fitted_anew_are_another_result(tmp_path, monkeypatch):
+    keys = [quick_plan(tmp_path, SHARE, *choice).run.key for choice in (["allocation=cost"], SITES)]
+    fitted = protocols()["cheetah"]
+    online = replace(fitted.online, messages=Terms({"live_sites": 19, "layers": 4}))
+    monkeypatch.setitem(protocols(), "cheetah", replace(fitted, online=online))
+    again = [quick_plan(tmp_path, SHARE, *choice).run.key for choice in (["allocation=cost"], SITES)]
+    assert again[0] != keys[0] and again[1] == keys[1]
 
 
 def test_a_search_of_before_scores_were_left_is_refused_by_name(tmp_path):
