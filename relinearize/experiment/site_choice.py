@@ -9,7 +9,7 @@ from relinearize.cost.prediction import predict
 from relinearize.cost.presets import Preset, find_presets
 from relinearize.cost.workload import mask_workload
 from relinearize.errors import UserError
-from relinearize.relu.emptying import Divide, Division, holds, keep_sites, lower_price
+from relinearize.relu.emptying import Divide, Division, fewest_sites, holds, keep_sites, lower_price
 
 FREE = "free"  # the name of the allocation that empties nothing
 
@@ -47,10 +47,10 @@ class FewerSites:
     def check(self, sizes: Mapping[str, int], budget: int) -> None:
         number = self.number(len(sizes))
         if holds(sizes.values(), number) < budget:
-            least = next(count for count in range(1, len(sizes) + 1) if holds(sizes.values(), count) >= budget)
             raise UserError(
                 f"allocation.live={self.live}: the {number} largest of the {len(sizes)} sites have "
-                f"{holds(sizes.values(), number):,} ReLUs, and the budget is {budget:,}; give at least {least} sites"
+                f"{holds(sizes.values(), number):,} ReLUs, and the budget is {budget:,}; "
+                f"give at least {fewest_sites(sizes.values(), budget)} sites"
             )
 
     def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:

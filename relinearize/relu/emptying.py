@@ -89,10 +89,9 @@ def keep_sites(sizes: Mapping[str, int], budget: int, divide: Divide, number: in
     Raises UserError where the `number` largest sites do not hold the budget.
     """
     if holds(sizes.values(), number) < budget:
-        least = next(count for count in range(1, len(sizes) + 1) if holds(sizes.values(), count) >= budget)
         raise UserError(
             f"the {number} largest sites have {holds(sizes.values(), number):,} ReLUs, and the budget is {budget:,}; "
-            f"give at least {least}"
+            f"give at least {fewest_sites(sizes.values(), budget)}"
         )
     open_sites, division = list(sizes), divide(sizes)
     while len(division.live) > number:
@@ -137,6 +136,11 @@ def lower_price(
 def holds(sizes: Collection[int], number: int) -> int:
     """The ReLUs of the `number` largest sites."""
     return sum(sorted(sizes, reverse=True)[:number])
+
+
+def fewest_sites(sizes: Collection[int], budget: int) -> int:
+    """The least number of sites that hold `budget`."""
+    return next(number for number in range(1, len(sizes) + 1) if holds(sizes, number) >= budget)
 
 
 def _without_one(sites: Collection[str]) -> list[list[str]]:
