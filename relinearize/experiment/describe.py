@@ -25,7 +25,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
     teacher, snapshot, tuned = (described[name] for name in ("teacher", "search", "finetune"))
     mask, _ = Mask.from_file(plan.chosen.path / MASK)
     shapes = plan.shapes
-    sensitivities = plan.allocation.values() if plan.allocated else {}
+    sensitivities = plan.sensitivity_source.values() if plan.allocated else {}
     stages = {}
     for name, content in described.items():
         stages[name] = {

@@ -79,11 +79,11 @@ def check_stages(plan: Plan) -> None:
     if config.teacher.weights:
         inputs.pop("method.teacher")
     builds = {key: instantiate(OmegaConf.select(config, key), _partial_=True, _convert_="all") for key in inputs}
-    if plan.allocated and plan.allocation.trained:
+    if plan.allocated and plan.sensitivity_source.trained:
         inputs["sensitivity"] = {"network": plan.new_network()}
-        builds["sensitivity"] = plan.allocation.build
-    if plan.allocated and plan.allocation.learned:
-        inputs["sensitivity.search"] = search_inputs(plan.allocation.source)
+        builds["sensitivity"] = plan.sensitivity_source.build
+    if plan.allocated and plan.sensitivity_source.learned:
+        inputs["sensitivity.search"] = search_inputs(plan.sensitivity_source.maker)
         builds["sensitivity.search"] = instantiate(config.sensitivity.search, _partial_=True, _convert_="all")
     for key, build in builds.items():
         try:

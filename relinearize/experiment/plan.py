@@ -18,9 +18,9 @@ from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import ROUTES, with_routes
 from relinearize.data.datamodule import ImageData
 from relinearize.errors import UserError
-from relinearize.experiment.allocation import Allocation
 from relinearize.experiment.images import open_images, open_source
 from relinearize.experiment.networks import all_relu_network
+from relinearize.experiment.sensitivity_source import SensitivitySource
 from relinearize.experiment.site_choice import FREE, SiteChoice
 from relinearize.experiment.store import Artifact, Store, file_digest
 from relinearize.experiment.training import check_settings, resolve_accelerator, resolve_precision
@@ -220,16 +220,20 @@ class Plan:
         return getattr(get_class(self.config.method.search["_target_"]), "allocated", False)
 
     @cached_property
-    def allocation(self) -> Allocation:
+    def sensitivity_source(self) -> SensitivitySource:
         """Where an allocated search gets its sensitivities from."""
-        return Allocation(self)
+        return SensitivitySource(self)
 
     @cached_property
     def search(self) -> Artifact:
         """The search as a whole; each budget's snapshot lies in it (an allocated search has one budget)."""
         content = {**self._stage_content("search"), "teacher": self.teacher.key, **self.common}
         if self.allocated:
-            content |= {"budget": self.budget, "sensitivity": self.allocation.identity, **self._allocation_content}
+            content |= {
+                "budget": self.budget,
+                "sensitivity": self.sensitivity_source.identity,
+                **self._allocation_content,
+            }
         return self.store.artifact("search", f"{self._word('search')}-{self.subject}-s{self.seed}", content)
 
     def snapshot(self, budget: int) -> Artifact:
@@ -276,7 +280,7 @@ class Plan:
     def artifacts(self) -> dict[str, Artifact]:
         """The result of each stage by name; with what makes the sensitivities, where something has to."""
         stages = {"teacher": self.teacher, "search": self.snapshot(self.budget), "finetune": self.finetune}
-        made = self.allocation.artifact if self.allocated else None
+        made = self.sensitivity_source.artifact if self.allocated else None
         return stages if made is None else {**stages, "sensitivity": made}
 
     @cached_property

@@ -73,21 +73,21 @@ def open_sensitivities(plan: Plan) -> dict[str, float | None]:
 
 def make_sensitivities(plan: Plan) -> dict[str, float]:
     """The sensitivity of each site, from wherever the `sensitivity` group says; trained if it must be."""
-    allocation = plan.allocation
-    if allocation.artifact is not None:
-        make_teacher(allocation.source)
-        if allocation.learned:
-            make_snapshot(allocation.source)
-        elif not allocation.artifact.complete:
-            with allocation.artifact.lock(say):
-                if not allocation.artifact.complete:
+    source = plan.sensitivity_source
+    if source.artifact is not None:
+        make_teacher(source.maker)
+        if source.learned:
+            make_snapshot(source.maker)
+        elif not source.artifact.complete:
+            with source.artifact.lock(say):
+                if not source.artifact.complete:
                     train_sensitivity(plan)
-    return allocation.values()
+    return source.values()
 
 
 def train_sensitivity(plan: Plan) -> None:
     """The stage that computes them, from the teacher's weights; its pruned network is tested, to be looked at."""
-    artifact, source = plan.allocation.artifact, plan.allocation.source
+    artifact, source = plan.sensitivity_source.artifact, plan.sensitivity_source.maker
     folder = artifact.work
     stage = train(source, sensitivity_stage, artifact, folder / CHECKPOINT)
     weights, accuracies = tested(source, stage, source.new_network())
@@ -103,7 +103,7 @@ def train_sensitivity(plan: Plan) -> None:
 
 def sensitivity_stage(source: Plan) -> Stage:
     network = load_into(source.new_network(), read_weights(source.teacher.path / WEIGHTS))
-    return source.allocation.build(network=network)
+    return source.sensitivity_source.build(network=network)
 
 
 def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float | None]) -> None:
@@ -213,7 +213,7 @@ def search_inputs(plan: Plan) -> dict[str, Any]:
     network = plan.stage_network("search")
     inputs: dict[str, Any] = {"network": network, "teacher": plan.teacher_network("search")}
     if plan.allocated:
-        known = plan.allocation.known or dict.fromkeys(plan.shapes, 1.0)
+        known = plan.sensitivity_source.known or dict.fromkeys(plan.shapes, 1.0)
         return inputs | {"sensitivities": known, "budget": plan.budget}
     to_sloped(network.network)
     return inputs | {"budgets": [plan.budget], "on_snapshot": None}

@@ -56,11 +56,11 @@ class Made:
             return []
         if self.stage == "finetune":
             return [teacher, Made(self.plan, "search", self.plan.snapshot(self.plan.budget))]
-        allocation = self.plan.allocation if self.stage == "search" and self.plan.allocated else None
-        if allocation is None or allocation.artifact is None:
+        source = self.plan.sensitivity_source if self.stage == "search" and self.plan.allocated else None
+        if source is None or source.artifact is None:
             return [teacher]
-        kind = "search" if allocation.learned else "sensitivity"
-        return [teacher, Made(allocation.source, kind, allocation.artifact)]
+        kind = "search" if source.learned else "sensitivity"
+        return [teacher, Made(source.maker, kind, source.artifact)]
 
     @property
     def references(self) -> dict[str, str]:

@@ -382,7 +382,7 @@ def test_a_released_list_is_allocated_exactly(tmp_path):
         "experiment=paper/senet_cifar10_resnet18", f"dataset.root={tmp_path}", "dataset.verify=false",
         "sensitivity=released_list", f"sensitivity.list={name}", "budget.relus=148897", "trainer.accelerator=cpu",
     ))  # fmt: skip
-    counts = allocate(plan.sizes, plan.allocation.values(), plan.budget)
+    counts = allocate(plan.sizes, plan.sensitivity_source.values(), plan.budget)
     assert tuple(counts.values()) == LISTS[name].counts
 
 

@@ -16,8 +16,8 @@ from relinearize.experiment.store import MASK, Artifact
 from relinearize.relu.mask import Mask
 
 
-class Allocation:
-    """The sensitivities of `plan`: known at once (`known`), or to be made by the stage or search of `source`."""
+class SensitivitySource:
+    """The sensitivities of `plan`: known at once (`known`), or to be made by the stage or search of `maker`."""
 
     def __init__(self, plan: Any) -> None:
         self.plan = plan
@@ -43,7 +43,7 @@ class Allocation:
         return not self.learned and hasattr(self.build.func, "training_step")
 
     @cached_property
-    def source(self) -> Any:
+    def maker(self) -> Any:
         """The plan that makes them: of `sensitivity.seed`, and with `sensitivity.search` as its search."""
         settings: dict[str, Any] = {"seed": self.seed}
         if self.learned:
@@ -63,7 +63,7 @@ class Allocation:
         or the search's mask at the run's budget. None where they are known."""
         if self.known is not None:
             return None
-        source = self.source
+        source = self.maker
         if self.learned:
             return source.snapshot(source.budget)
         content = {"stage": self.settings, "teacher": source.teacher.key, **source.common}
@@ -73,7 +73,7 @@ class Allocation:
     def identity(self) -> Any:
         """What stands for them in the key of the search: their values, or the key of what makes them."""
         if self.learned:
-            return {"search": self.artifact.key, "budget": self.source.budget}
+            return {"search": self.artifact.key, "budget": self.maker.budget}
         return self.known if self.artifact is None else self.artifact.key
 
     def values(self) -> dict[str, float]:
