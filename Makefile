@@ -7,15 +7,16 @@ PI_VENV := .venv-pi
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PI_INSTALLED := $(PI_VENV)/.installed
+CRYPTEN_INSTALLED := $(VENV)/.installed-crypten
 
 # On a busy machine two torch threads can be ten times slower than one for small tensors.
-demo demo-pi test test-all test-slurm test-pi: export OMP_NUM_THREADS = 1
+demo demo-pi test test-all test-slurm test-pi test-crypten: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pi demo demo-pi test test-all test-gpu test-slurm test-pi lint format bench clean
+.PHONY: help setup pi crypten demo demo-pi test test-all test-gpu test-slurm test-pi test-crypten lint format bench clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 	@echo "  PYTHON=python3.12 chooses the interpreter of the environment (3.11 or newer)."
 
 setup: $(INSTALLED) ## .venv with the exact versions of requirements.lock, and this project in it
@@ -42,6 +43,13 @@ $(PI_INSTALLED): requirements-pi.lock pyproject.toml
 	$(PI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+crypten: $(CRYPTEN_INSTALLED) ## CrypTen in .venv: the engine of `relinearize infer engine=crypten`, on newer Python, too (3 MB)
+
+# Its metadata asks for packages that pip cannot resolve, and what it needs is here already.
+$(CRYPTEN_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps crypten==0.4.1
+	@touch $@
+
 demo: setup ## SNL against random masks on real digits: table, picture and page (minutes)
 	$(BIN)/relinearize run -m experiment=demo
 	$(BIN)/relinearize report outputs/demo/runs
@@ -63,6 +71,9 @@ test-slurm: setup ## sweeps through a Slurm that the tests start here (root; apt
 
 test-pi: pi ## private inference under real two-party computation
 	$(PI_VENV)/bin/python -m pytest --confcutdir=tests/engine -m "not slow" tests/engine
+
+test-crypten: crypten ## the same under CrypTen
+	$(BIN)/python -m pytest tests/engine/test_crypten.py
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .

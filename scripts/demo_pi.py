@@ -27,7 +27,7 @@ from relinearize.cost.network import NETWORKS  # noqa: E402
 from relinearize.cost.prediction import predict  # noqa: E402
 from relinearize.cost.presets import find_presets  # noqa: E402
 from relinearize.cost.workload import bundle_workload  # noqa: E402
-from relinearize.engine.command import engine_python  # noqa: E402
+from relinearize.engine.engines import ENGINES  # noqa: E402
 from relinearize.engine.record import InferenceRecord  # noqa: E402
 from relinearize.errors import UserError  # noqa: E402
 from relinearize.experiment.records import Record, find_records  # noqa: E402
@@ -42,7 +42,7 @@ ASKED = (("cheetah", "loopback", 2), ("semi2k", "wan", 3))  # protocol, network,
 def main(arguments: Sequence[str]) -> int:
     began, load = time.monotonic(), os.getloadavg()[0]
     # A missing engine is said before anything is trained.
-    engine = engine_python(key_values("demo-pi", arguments, {"python": ""})["python"])
+    engine = ENGINES["spu"].python(key_values("demo-pi", arguments, {"python": ""})["python"])
     runs = demo_runs()
     if len(runs) < len(FRACTIONS):
         train()

@@ -20,8 +20,8 @@ class Ciphertexts:
     """Of one product. sent: polynomials, one for each encrypted block, as the other half of a ciphertext is a seed.
 
     returned: polynomials, two for each result, the first of an unpacked one nearly empty and not counted.
-    multiplied: products of a ciphertext with a plaintext block. packed: results before they are packed, 0 if they are
-    not.
+    multiplied: products of a ciphertext with a plaintext block. packed: places that results are packed from, a power of
+    two to each ciphertext they end in; an empty one takes as long as a full one. 0 if they are not packed.
     """
 
     sent: int
@@ -42,7 +42,7 @@ def ciphertexts(rows: int, inner: int, columns: int) -> Ciphertexts:
         sent=min(blocks[0], blocks[2]) * blocks[1],
         returned=2 * math.ceil(results / size[1]) if packing else results,
         multiplied=math.prod(blocks),
-        packed=results if packing else 0,
+        packed=size[1] * math.ceil(results / size[1]) if packing else 0,
     )
 
 

@@ -21,8 +21,9 @@ class LinearWork:
     out of them. weights: scalars they are multiplied by (of a lone batch norm as many as of its map). pool_comparisons:
     a maximum of k values is k - 1 of them, in pool_steps rounds, log2(k) rounded up.
 
-    Engines compute convolutions as products of matrices: patches are the scalars of the left ones, all windows of maps,
-    weights those of the right ones. The rest are Cheetah's, see `ciphertexts`.
+    Engines compute convolutions as products of matrices: windows are the places of a map that a kernel is laid on,
+    patches the scalars of the left matrices, all that is in the windows, weights those of the right ones. The rest are
+    Cheetah's, see `ciphertexts`.
     """
 
     layers: int = 0
@@ -32,6 +33,7 @@ class LinearWork:
     weights: int = 0
     pool_comparisons: int = 0
     pool_steps: int = 0
+    windows: int = 0
     patches: int = 0
     sent_polynomials: int = 0
     returned_polynomials: int = 0
@@ -48,6 +50,7 @@ class LinearWork:
             inputs=inputs,
             outputs=groups * rows * columns,
             weights=groups * inner * columns,
+            windows=groups * rows,
             patches=groups * rows * inner,
             sent_polynomials=groups * found.sent,
             returned_polynomials=groups * found.returned,
@@ -64,7 +67,8 @@ class LinearWork:
         """
         area = inputs // inside
         if kernel > area:
-            return cls.of_products(inputs, outside // groups * pixels, inside // groups * area, 1, groups)
+            found = cls.of_products(inputs, outside // groups * pixels, inside // groups * area, 1, groups)
+            return replace(found, windows=groups * pixels)
         return cls.of_products(inputs, pixels, inside // groups * kernel, outside // groups, groups)
 
 

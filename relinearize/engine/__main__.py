@@ -2,12 +2,12 @@
 
 import sys
 
-from relinearize.engine.command import infer_command
+from relinearize.engine.command import infer_in_this_environment
 from relinearize.errors import UserError
 
 if __name__ == "__main__":
     try:
-        infer_command(sys.argv[1:])
+        infer_in_this_environment(sys.argv[1:])
     except UserError as error:
         sys.exit(f"relinearize: error: {error}")
     except KeyboardInterrupt:

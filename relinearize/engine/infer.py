@@ -1,4 +1,4 @@
-"""One private inference session from a bundle to its record: compile, start, infer, compare."""
+"""One private inference session from a bundle to its record: prepare, start, infer, compare."""
 
 import contextlib
 import hashlib
@@ -14,21 +14,19 @@ import numpy as np
 
 from relinearize import __version__
 from relinearize.cost.network import NETWORKS
+from relinearize.engine.engines import ENGINES
 from relinearize.engine.folder_lock import alone_in
-from relinearize.engine.job import CLIENT, IMAGE, PARTIES, PROGRAM_FILE, SERVER, Job, log_file
-from relinearize.engine.layout import client_image, require, server_tensors
-from relinearize.engine.lowering import lowered
+from relinearize.engine.job import CLIENT, IMAGE, PARTIES, SERVER, Job, log_file
+from relinearize.engine.layout import normalized, plain_tensors, require
 from relinearize.engine.options import Options
 from relinearize.engine.progress import Progress
 from relinearize.engine.proxy import HOST, DelayProxy
 from relinearize.engine.record import InferenceRecord
 from relinearize.engine.results import Inferred, answers, model_of, summary
-from relinearize.engine.runtime import compiled
 from relinearize.engine.two_parties import TwoParties, free_ports, stopped_by_signals
 from relinearize.errors import UserError
 from relinearize.inference.bundle import GRAPH, Bundle, read_bundle
 
-FRACTION_BITS = 18
 LOOPBACK_IMAGES = 3  # for the model, if the network is a slow one
 
 
@@ -36,6 +34,7 @@ def infer(options: Options) -> InferenceRecord:
     """Do what `options` ask; the record is written. UserError names what cannot be."""
     bundle = read_bundle(options.bundle)
     require(bundle, options.engine)
+    engine = ENGINES[options.engine]
     count = len(bundle.reference.images)
     if options.n_images > count:
         raise UserError(
@@ -51,8 +50,7 @@ def infer(options: Options) -> InferenceRecord:
     with alone_in(folder), stopped_by_signals(), Progress(options.n_images) as progress:
         progress.now("compiling")
         began = time.monotonic()
-        inputs = program_inputs(bundle)
-        (folder / PROGRAM_FILE).write_bytes(compiled(lowered(bundle, options.kn2row), inputs))
+        inputs = prepared(options, bundle)
         compile_seconds = time.monotonic() - began
         setup_seconds, phases = measured(options, bundle, inputs, progress)
     first, steady, loopback = (summary(phase) if phase else None for phase in phases)
@@ -66,8 +64,8 @@ def infer(options: Options) -> InferenceRecord:
         protocol=options.protocol.name,
         security=options.protocol.security,
         settings={
-            "field_bits": 64, "fraction_bits": FRACTION_BITS,
-            "kn2row": options.kn2row, "local_truncation": options.local_truncation,
+            "field_bits": 64, "fraction_bits": engine.fraction_bits,
+            "kn2row": options.kn2row, "local_truncation": options.local_truncation, **engine.settings,
         },
         network=asdict(options.network),
         compile_seconds=compile_seconds,
@@ -78,7 +76,7 @@ def infer(options: Options) -> InferenceRecord:
         model=model_of(options.protocol, options.network, bundle, steady, loopback or steady),
         answers=answers(bundle, logits),
         logits=tuple(map(tuple, logits.tolist())),
-        versions={"relinearize": __version__, **{name: version(name) for name in ("spu", "jax", "numpy")}},
+        versions={"relinearize": __version__, **{name: version(name) for name in engine.versions}},
         machine={
             "cpu": processor(), "cores": os.cpu_count(), "threads": os.environ["OMP_NUM_THREADS"], "load_before": load,
         },
@@ -87,10 +85,14 @@ def infer(options: Options) -> InferenceRecord:
     return record
 
 
-def program_inputs(bundle: Bundle) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of what the program takes: the image, then the server's tensors."""
-    image = client_image(bundle, bundle.reference.images[0])
-    return {IMAGE: image.shape, **{name: tensor.shape for name, tensor in server_tensors(bundle).items()}}
+def prepared(options: Options, bundle: Bundle) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of what the parties put in: the image, then the server's tensors. SPU's program is written."""
+    if options.engine == "spu":
+        from relinearize.engine.spu_program import write_program  # jax is in that environment alone
+
+        return write_program(bundle, options.kn2row, options.output)
+    image = normalized(bundle, bundle.reference.images[0])
+    return {IMAGE: image.shape, **{name: tensor.shape for name, tensor in plain_tensors(bundle).items()}}
 
 
 def measured(
@@ -112,8 +114,9 @@ def measured(
         )
         job = Job(
             bundles=(str(options.bundle.resolve()),) * len(PARTIES),
-            protocol=options.protocol.spu_name,
-            fraction_bits=FRACTION_BITS,
+            engine=options.engine,
+            protocol=options.protocol.called,
+            fraction_bits=ENGINES[options.engine].fraction_bits,
             local_truncation=options.local_truncation,
             timeout=options.timeout,
             addresses=addresses,
@@ -147,8 +150,11 @@ def measured(
 
 
 def processor() -> str:
-    """The processor's name as Linux knows it, where SPU lives."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    """The processor's name as Linux knows it; elsewhere its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 

@@ -1,7 +1,7 @@
 """What both parties are told before they start, all of it public; and how they speak with who started them.
 
-The starter writes `job.json` and the compiled program into a folder. A party prints one JSON line per event on standard
-output and reads one JSON line per command from standard input, whose end means: leave at once.
+The starter writes `job.json` into a folder, for SPU the compiled program, too. A party prints one JSON line per event
+on standard output and reads one JSON line per command from standard input, whose end means: leave at once.
 """
 
 import json
@@ -20,11 +20,12 @@ class Job:
     """`bundles[rank]`: the folder that party reads; the client's may lack the weights. `addresses[rank]`: what that
     party calls the two of them, its own to listen at and its peer's to dial.
 
-    `inputs`: name -> shape, the image first; the server's tensors are named by `layout.server_tensors`.
+    `inputs`: name -> shape, the image first, then the server's tensors, named by their nodes and roles.
     """
 
     bundles: tuple[str, str]
-    protocol: str  # SPU's name
+    engine: str
+    protocol: str  # the engine's name of it
     fraction_bits: int
     local_truncation: bool
     timeout: int

@@ -1,4 +1,4 @@
-"""The protocols of two parties that a network is run under, and what each promises."""
+"""The protocols of two parties that a network is run under, what each promises, and which engine runs it."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,12 @@ from relinearize.cost.workload import Workload
 
 @dataclass(frozen=True)
 class Protocol:
-    """`counted`: whether the messages that a party sends are those that wait for each other."""
+    """`called`: its name in the engine; `counted`: whether the messages that a party sends are those that wait for each
+    other."""
 
     name: str
-    spu_name: str
+    engine: str
+    called: str
     security: str
     counted: bool
 
@@ -28,12 +30,24 @@ class Protocol:
 
 PROTOCOLS = {
     "cheetah": Protocol(
-        "cheetah", "CHEETAH", "two parties, semi-honest, nobody else: homomorphic encryption and OT", counted=False
+        "cheetah",
+        "spu",
+        "CHEETAH",
+        "two parties, semi-honest, nobody else: homomorphic encryption and OT",
+        counted=False,
     ),
     "semi2k": Protocol(
         "semi2k",
+        "spu",
         "SEMI2K",
         "the online phase alone: the server deals the random numbers, so it could learn the image",
+        counted=True,
+    ),
+    "tfp": Protocol(
+        "tfp",
+        "crypten",
+        "TFP",
+        "the online phase alone, on newer Python: the server deals the random numbers, so it could learn the image",
         counted=True,
     ),
 }

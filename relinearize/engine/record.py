@@ -15,7 +15,7 @@ RECORD_FILE = "inference.json"
 
 @dataclass(frozen=True)
 class KindCost:
-    """One kind of operation (`profile.KINDS`) in one inference.
+    """One kind of operation (`costs.KINDS`) in one inference.
 
     `seconds` are of the slower party; `bytes` what both send; `messages` what the party sends that sends more.
     """

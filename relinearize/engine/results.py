@@ -8,8 +8,8 @@ import numpy as np
 
 from relinearize.cost.network import Network
 from relinearize.cost.workload import bundle_workload
+from relinearize.engine.costs import KINDS, Cost, sent_bytes, sent_messages
 from relinearize.engine.job import CLIENT, SERVER
-from relinearize.engine.profile import KINDS, Cost, sent_bytes, sent_messages
 from relinearize.engine.protocols import Protocol
 from relinearize.engine.record import Answers, KindCost, Model, Phase
 from relinearize.inference.bundle import Bundle

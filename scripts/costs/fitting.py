@@ -12,16 +12,23 @@ from costs.measuring import Measured
 # Preset -> quantity -> the counts it is a sum over; all of these constants are fitted.
 FITTED = {
     "cheetah": {
-        "seconds": ("relus", "layers", "multiplied_ciphertexts", "packed_ciphertexts"),
+        "seconds": ("relus", "live_sites", "gathered", "layers", "multiplied_ciphertexts", "packed_ciphertexts"),
         "bytes": ("relus", "outputs", "sent_polynomials", "returned_polynomials"),
         "messages": ("live_sites", "layers"),
     },
     "semi2k": {
-        "seconds": ("relus", "gathered", "layers", "patches", "weights", "multiplications"),
+        "seconds": ("relus", "live_sites", "gathered", "layers", "windows", "patches", "weights", "inference"),
         "bytes": ("relus", "patches", "weights", "outputs"),
         "messages": ("live_sites", "layers", "inference"),
     },
 }
+# What the engine's clock says of one kind of operation, and the counts that make it up.
+KINDS = {
+    "relu": ("relus", "live_sites"),
+    "gather": ("gathered",),
+    "linear": ("layers", "windows", "patches", "weights", "multiplied_ciphertexts", "packed_ciphertexts"),
+}
+REST = "rest"  # reading the program, additions, the logits' way back
 # What the sources of seconds say, too; see `measuring.undisturbed`.
 CLOCK = "; latency, but no more than both parties' processor time, to which load adds little"
 # Nobody measured max-pools, which the engine does not run: a maximum of two values is a ReLU of their difference.
@@ -43,12 +50,30 @@ def fitted(measurements: Iterable[Measured]) -> dict[str, dict[str, dict[str, fl
 
 
 def constants(counts: Sequence[str], rows: Sequence[Measured], quantity: str) -> dict[str, float]:
-    """One constant for each count, of three digits."""
-    wanted = np.array([getattr(one, quantity) for one in rows], float)
-    table = np.array([[one.features[count] for count in counts] for one in rows], float) / wanted[:, None]
+    """One constant for each count, of three digits. Of seconds the engine's clock knows each kind of operation, and
+    each is fitted by itself, so that a cheap one gets its own constant and not what is left of the dear ones."""
+    if quantity != "seconds":
+        return least_squares(counts, rows, [1.0] * len(rows), quantity)
+    known = [count for kind in KINDS.values() for count in kind]
+    parts = {**KINDS, REST: [count for count in counts if count not in known]}
+    found = {}
+    for kind, mine in parts.items():
+        shares = [1 - sum(one.shares[other] for other in KINDS) if kind == REST else one.shares[kind] for one in rows]
+        found |= least_squares([count for count in counts if count in mine], rows, shares, quantity)
+    return {count: found[count] for count in counts}
+
+
+def least_squares(
+    counts: Sequence[str], rows: Sequence[Measured], shares: Sequence[float], quantity: str
+) -> dict[str, float]:
+    """Constants that make up the `shares` of the quantity; errors count relative to the whole of it."""
+    if not counts:
+        return {}
+    whole = np.array([getattr(one, quantity) for one in rows], float)
+    table = np.array([[one.features[count] for count in counts] for one in rows], float) / whole[:, None]
     scale = np.abs(table).max(0)
     scale[scale == 0] = 1
-    values, _ = nnls(table / scale, np.ones(len(rows)))
+    values, _ = nnls(table / scale, np.array(shares))
     return {count: float(f"{value:.3g}") for count, value in zip(counts, values / scale, strict=True)}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from costs.networks import Subject
 from relinearize.cost.network import Network, read_network
 from relinearize.cost.workload import bundle_workload
-from relinearize.engine.command import engine_python
+from relinearize.engine.engines import ENGINES
 from relinearize.engine.record import InferenceRecord, Phase
 from relinearize.errors import UserError
 from relinearize.inference import read_bundle
@@ -24,14 +24,16 @@ ROUND_TRIPS = ("{rtt_ms:20}", "{rtt_ms:160}")  # between these two Cheetah's tim
 
 @dataclass(frozen=True)
 class Measured:
-    """One subject under one preset. seconds: on loopback, see `undisturbed`; bytes: both ways; busier: the share of the
-    direction that sends more; messages: None where they were not measured; wan_seconds: the least, None unless tested.
+    """One subject under one preset. seconds: on loopback, see `undisturbed`; shares: kind of operation -> its part of
+    them; bytes: both ways; busier: the share of the direction that sends more; messages: None where they were not
+    measured; wan_seconds: the least, None unless tested.
     """
 
     subject: Subject
     preset: str
     features: dict[str, int]
     seconds: float
+    shares: dict[str, float]
     bytes: int
     busier: float
     messages: float | None
@@ -44,7 +46,7 @@ class Bench:
 
     def __init__(self, folder: Path, python: str = "") -> None:
         self.folder = folder
-        self.python = engine_python(python)
+        self.python = ENGINES["spu"].python(python)
         self.found = 0
 
     def measure(self, subjects: Sequence[Subject], now: Callable[[str], None]) -> Iterator[Measured]:
@@ -94,6 +96,7 @@ def measured(subject: Subject, preset: str, features: dict[str, int], records: d
         preset=preset,
         features=features,
         seconds=undisturbed(base.steady),
+        shares={kind: cost.seconds / base.steady.median_seconds for kind, cost in base.steady.kinds.items()},
         bytes=sum(sent),
         busier=max(sent) / sum(sent),
         messages=waited_for(*slow) if slow else counted,

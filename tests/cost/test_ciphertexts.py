@@ -25,8 +25,21 @@ def test_bytes_follow_from_the_polynomials(dims, encrypting, answering):
 
 def test_what_fits_into_one_is_not_packed():
     assert ciphertexts(1, 64, 10) == Ciphertexts(sent=1, returned=1, multiplied=1, packed=0)
-    assert ciphertexts(64, 144, 16) == Ciphertexts(sent=2, returned=2, multiplied=32, packed=16)
+    assert ciphertexts(64, 144, 16) == Ciphertexts(sent=2, returned=2, multiplied=32, packed=128)
     assert ciphertexts(1, 20_000, 1).sent == 3, "more than fit into two"
+
+
+@pytest.mark.parametrize(
+    ("dims", "milliseconds"),
+    [
+        ((1024, 27, 16), 83), ((1024, 144, 16), 620), ((256, 288, 32), 651), ((256, 16, 32), 43), ((64, 576, 64), 279),
+        ((64, 32, 64), 72), ((16, 576, 128), 1110), ((16, 1152, 128), 1083), ((16, 64, 128), 130),
+        ((16, 1728, 192), 1094),
+    ],
+)  # fmt: skip
+def test_packing_takes_as_long_for_empty_places(dims, milliseconds):
+    """Against the time that the engine's log gives for each packing of a ResNet, on one quiet machine."""
+    assert ciphertexts(*dims).packed * 2.4 == pytest.approx(milliseconds, rel=0.2)
 
 
 def test_growing_products_never_take_less():

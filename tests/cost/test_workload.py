@@ -44,6 +44,7 @@ def test_counts_by_hand():
             weights=4 * 27 + 4 * 2 + 5 * 16,
             pool_comparisons=16 * 8,
             pool_steps=4,
+            windows=16 + 2 * 4 + 1,
             patches=16 * 27 + 4 * 2 * 2 + 16,
             sent_polynomials=1 + 2 * 1 + 1,
             returned_polynomials=1 + 2 * 1 + 1,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from relinearize.cost.network import NETWORKS, Network, read_network
-from relinearize.engine import command
+from relinearize.engine import command, engines
 from relinearize.engine.options import HELP, KEYS, read_options
 from relinearize.errors import UserError
 
@@ -17,6 +17,14 @@ def test_defaults():
     assert (options.protocol.name, options.network.name, options.n_images) == ("cheetah", "loopback", 5)
     assert options.output == Path("runs/a/bundle-infer/cheetah-loopback")
     assert not options.kn2row and not options.local_truncation
+
+
+def test_a_protocol_has_one_engine_and_an_engine_a_default():
+    for arguments in (["engine=crypten"], ["protocol=tfp"], ["engine=crypten", "protocol=tfp"]):
+        options = read_options(["bundle=b", *arguments])
+        assert (options.engine, options.protocol.name) == ("crypten", "tfp")
+        assert options.output == Path("b-infer/tfp-loopback")
+    assert read_options(["bundle=b", "engine=spu"]).protocol.name == "cheetah"
 
 
 def test_what_changes_the_numbers_has_a_folder_of_its_own():
@@ -30,8 +38,10 @@ def test_what_changes_the_numbers_has_a_folder_of_its_own():
     ("arguments", "message"),
     [
         ([], "infer needs bundle="),
-        (["bundle=b", "engine=crypten"], "engine=crypten: valid: spu"),
-        (["bundle=b", "protocol=aby3"], "protocol=aby3: valid: cheetah, semi2k"),
+        (["bundle=b", "engine=mpyc"], "engine=mpyc: valid: spu, crypten"),
+        (["bundle=b", "protocol=aby3"], "protocol=aby3: valid: cheetah, semi2k, tfp"),
+        (["bundle=b", "engine=spu", "protocol=tfp"], "protocol=tfp: valid with engine=spu: cheetah, semi2k"),
+        (["bundle=b", "engine=crypten", "kn2row=true"], "kn2row=true goes with protocol=semi2k only; tfp has"),
         (["bundle=b", "n_images=0"], "n_images=0"),
         (["bundle=b", "kn2row=true"], "kn2row=true goes with protocol=semi2k only"),
         (["bundle=b", "local_truncation=1"], "local_truncation=1: give true or false"),
@@ -67,17 +77,20 @@ def test_help_names_every_key():
 
 @pytest.fixture
 def no_engine(monkeypatch, tmp_path):
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    """Of any kind, in this environment."""
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_without_the_engine_one_line_says_how_to_make_it(no_engine, monkeypatch):
-    monkeypatch.setattr(command, "__file__", str(no_engine / "a" / "b" / "command.py"))
+    monkeypatch.setattr(engines, "__file__", str(no_engine / "a" / "b" / "engines.py"))
     with pytest.raises(UserError, match=r"SecretFlow SPU .*\.venv-pi/bin/python; `make pi` makes it"):
         command.infer_command(["bundle=b"])
     with pytest.raises(UserError, match="none at /no/python"):
         command.infer_command(["bundle=b", "python=/no/python"])
+    with pytest.raises(UserError, match="needs CrypTen, and this environment has none; `make crypten` puts it into"):
+        command.infer_command(["bundle=b", "engine=crypten"])
 
 
 def test_another_python_takes_over_with_the_same_arguments(no_engine, monkeypatch):
@@ -89,6 +102,12 @@ def test_another_python_takes_over_with_the_same_arguments(no_engine, monkeypatc
     with pytest.raises(SystemExit):
         command.infer_command(["bundle=b", "n_images=2"])
     assert called == [(str(python), [str(python), "-P", "-m", "relinearize.engine", "bundle=b", "n_images=2"])]
+
+
+def test_another_python_without_the_engine_says_so_and_asks_no_further(no_engine, monkeypatch):
+    monkeypatch.setattr(os, "execv", lambda *call: pytest.fail("handed over again"))
+    with pytest.raises(UserError, match=f"{sys.executable} cannot import spu; `make pi` makes it"):
+        command.infer_in_this_environment(["bundle=b", f"python={sys.executable}"])
 
 
 def test_mistakes_are_told_before_another_python_is_asked(no_engine):

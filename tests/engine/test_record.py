@@ -9,10 +9,11 @@ from numpy_bundles import residual_network
 
 from relinearize.cost.network import NETWORKS
 from relinearize.cost.presets import protocols
-from relinearize.engine.profile import Cost, read_profile
+from relinearize.engine.costs import Cost
 from relinearize.engine.protocols import PROTOCOLS
 from relinearize.engine.record import InferenceRecord
 from relinearize.engine.results import answers, model_of, summary
+from relinearize.engine.spu_profile import read_profile
 from relinearize.engine.table import show
 from relinearize.errors import UserError
 

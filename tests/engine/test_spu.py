@@ -10,27 +10,19 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("spu", reason="SecretFlow SPU is not here; `make test-pi` runs this in the engine's environment")
 
 from numpy_bundles import all_operations, residual_network, written
+from sessions import check_answers, inferred, without_the_clients_weights
 
-from relinearize.engine import infer as engine_infer
 from relinearize.engine.folder_lock import alone_in
-from relinearize.engine.options import read_options
 from relinearize.engine.record import InferenceRecord
 from relinearize.engine.two_parties import TwoParties
 from relinearize.errors import UserError
 
 KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
-
-
-def inferred(bundle, folder, **settings):
-    path = written(bundle, folder / "bundle")
-    arguments = [f"bundle={path}", f"output={folder / 'out'}", "timeout=300"]
-    return engine_infer.infer(read_options([*arguments, *(f"{key}={value}" for key, value in settings.items())]))
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +34,6 @@ def bundle():
 def semi2k(bundle, tmp_path_factory):
     """On a network of 100 ms, so that messages outweigh whatever else the machine does."""
     return inferred(bundle, tmp_path_factory.mktemp("semi2k"), protocol="semi2k", n_images=3, network="{rtt_ms:100}")
-
-
-def check_answers(record, bundle):
-    assert record.answers.relative_error < 1e-3
-    assert np.abs(np.array(record.logits) - bundle.reference.logits[: len(record.logits)]).max() < 1e-2
-    assert record.answers.agreement == record.answers.private_accuracy == 100
 
 
 def test_semi2k_says_what_plaintext_says(semi2k, bundle):
@@ -100,14 +86,7 @@ def test_cheetah_says_what_plaintext_says(bundle, tmp_path):
 
 
 def test_the_client_has_no_weights(bundle, tmp_path, monkeypatch):
-    without = written(bundle, tmp_path / "without")
-    (without / "weights.safetensors").unlink()
-    job = engine_infer.Job
-
-    def job_of_two_folders(bundles, **values):
-        return job(bundles=(bundles[0], str(without)), **values)
-
-    monkeypatch.setattr(engine_infer, "Job", job_of_two_folders)
+    without_the_clients_weights(bundle, tmp_path, monkeypatch)
     check_answers(inferred(bundle, tmp_path, protocol="semi2k", n_images=1), bundle)
 
 

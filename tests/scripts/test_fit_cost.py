@@ -42,7 +42,10 @@ WORKS = [
     )
 ]  # fmt: skip
 
-LARGE = {"relus": 1e4, "gathered": 1e4, "outputs": 1e4, "patches": 1e5, "weights": 1e4, "multiplications": 1e6}
+LARGE = {
+    "relus": 1e4, "gathered": 1e4, "outputs": 1e4, "windows": 1e3, "patches": 1e5, "weights": 1e4,
+    "multiplied_ciphertexts": 100, "packed_ciphertexts": 100,
+}  # fmt: skip
 
 
 def made(script, protocols, factor=1.0):
@@ -63,6 +66,7 @@ def made(script, protocols, factor=1.0):
                     preset=preset,
                     features=features,
                     seconds=factor * phase.seconds.of(features),
+                    shares=shares(phase.seconds, features),
                     bytes=round(factor * phase.bytes.of(features)),
                     busier=0.6,
                     messages=phase.messages.of(features),
@@ -71,6 +75,16 @@ def made(script, protocols, factor=1.0):
                 )
             )
     return found
+
+
+def shares(terms, features):
+    from costs.fitting import KINDS
+
+    whole = terms.of(features)
+    return {
+        kind: terms.of({count: features[count] if count in counts else 0 for count in features}) / whole
+        for kind, counts in KINDS.items()
+    }
 
 
 def test_constants_are_found_again_and_only_these_change(script, content):
@@ -105,9 +119,24 @@ def test_no_constant_is_below_zero(script):
     """More ReLUs, less time: a machine that was busy at the wrong moment."""
     from costs.fitting import constants
 
-    rows = [SimpleNamespace(features={"relus": relus, "layers": 2}, seconds=9.0 - relus) for relus in range(5)]
-    found = constants(("relus", "layers"), rows, "seconds")
+    rows = [SimpleNamespace(features={"relus": relus, "layers": 2}, bytes=9.0 - relus) for relus in range(5)]
+    found = constants(("relus", "layers"), rows, "bytes")
     assert found["relus"] == 0 and 2.5 < found["layers"] < 4.5
+
+
+def test_what_is_cheap_keeps_its_own_constant(script):
+    """Gathers of 1 ms beside layers that take 1 s, by a tenth more or less: the clock of each kind tells."""
+    from costs.fitting import constants
+
+    rows = []
+    for index, noise in enumerate((1.1, 0.9, 0.95, 1.05)):
+        features = {"gathered": 1000 * index, "layers": 1}
+        seconds = noise + 1e-3 * index
+        kinds = {"relu": 0.0, "gather": 1e-3 * index / seconds, "linear": noise / seconds}
+        rows.append(SimpleNamespace(features=features, seconds=seconds, shares=kinds))
+    assert constants(("gathered", "layers"), rows, "seconds")["gathered"] == pytest.approx(1e-6, rel=0.5)
+    without = [SimpleNamespace(features=one.features, bytes=one.seconds) for one in rows]
+    assert constants(("gathered", "layers"), without, "bytes")["gathered"] == 0
 
 
 def test_the_file_is_written_as_it_is_committed(script, content):

@@ -1,13 +1,13 @@
-"""What an engine's log says of one run: bytes, messages and seconds of every operation. SPU tells it nowhere else."""
+"""What SPU's log says of one run: bytes, messages and seconds of every operation. It tells it nowhere else."""
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
 
-KINDS = ("relu", "linear", "gather", "other")
+from relinearize.engine.costs import KINDS, Cost, sent_bytes, sent_messages
+
 _KIND = {
     "pphlo.less": "relu",
-    "pphlo.multiply": "relu",  # the comparison's bit times the value; `lowering` multiplies nothing else
+    "pphlo.multiply": "relu",  # the comparison's bit times the value; `spu_lowering` multiplies nothing else
     "pphlo.convolution": "linear",
     "pphlo.dot": "linear",
     "pphlo.dot_general": "linear",
@@ -18,19 +18,6 @@ _OPERATION = re.compile(
     r"send bytes (?P<bytes>\d+) recv bytes \d+, send actions (?P<messages>\d+),"
 )
 _TOTAL = re.compile(r"Link details: total send bytes (?P<bytes>\d+), recv bytes \d+, send actions (?P<messages>\d+),")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one party does for one kind of operation in one inference: time, what it sends, how often it is called."""
-
-    seconds: float = 0.0
-    bytes: int = 0
-    messages: int = 0
-    calls: int = 0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*(getattr(self, entry.name) + getattr(other, entry.name) for entry in fields(Cost)))
 
 
 def read_profile(lines: Iterable[str]) -> dict[str, Cost]:
@@ -48,11 +35,3 @@ def read_profile(lines: Iterable[str]) -> dict[str, Cost]:
     if total != (sent_bytes(costs), sent_messages(costs)):
         raise ValueError(f"operations send {sent_bytes(costs)} bytes, the whole run {total and total[0]}")
     return costs
-
-
-def sent_bytes(costs: Mapping[str, Cost]) -> int:
-    return sum(cost.bytes for cost in costs.values())
-
-
-def sent_messages(costs: Mapping[str, Cost]) -> int:
-    return sum(cost.messages for cost in costs.values())

@@ -8,7 +8,7 @@ jax = pytest.importorskip("jax", reason="jax is not here; `make test-pi` runs th
 from numpy_bundles import SIZE, all_operations, residual_network
 
 from relinearize.engine.layout import Gathers, client_image, server_tensors
-from relinearize.engine.lowering import lowered, masked_relu
+from relinearize.engine.spu_lowering import lowered, masked_relu
 
 BUNDLES = {"residual": lambda: residual_network([1, 0, 0.4, 0.2, 0.5]), "all operations": all_operations}
 

@@ -1,12 +1,11 @@
 """SPU's settings and how a party hands in what is its own. Imported in the engine's environment only."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import spu
 
-from relinearize.engine.job import LOGITS, PARTIES, Job
+from relinearize.engine.job import PARTIES, Job
 
 SECRET = spu.Visibility.VIS_SECRET
 
@@ -21,18 +20,6 @@ def runtime_config(protocol: str, fraction_bits: int, local_truncation: bool) ->
     config.trunc_allow_msb_error = local_truncation
     config.enable_pphlo_profile = True
     return config
-
-
-def compiled(function: Callable, inputs: dict[str, tuple[int, ...]]) -> bytes:
-    """SPU's program of a JAX function whose arguments, float32 of these shapes, are all secret."""
-    import jax
-    from spu.utils import frontend
-
-    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in inputs.values()]
-    program, _ = frontend.compile(
-        frontend.Kind.JAX, function, shapes, {}, list(inputs), [SECRET] * len(shapes), lambda _: [LOGITS]
-    )
-    return program.SerializeToString()
 
 
 def connected(job: Job, rank: int) -> "spu.link.Context":
