@@ -73,7 +73,7 @@ def test_tables_of_emptied_sites_equal_runs_and_inferences(folder: str, table: s
     wanted = set()
     for path, record in find_records([RESULTS / folder]):
         cells = [record.method.name, sum(site.kept > 0 for site in record.sites), f"{record.accuracy.test:.2f}"]
-        for protocol in ("semi2k", "cheetah"):
+        for protocol in ("semi2k", "cheetah", "tfp"):
             file = path.parent / "bundle-infer" / f"{protocol}-wan" / "inference.json"
             if file.exists():
                 found = InferenceRecord.read(file)

@@ -25,6 +25,7 @@ from relinearize.report.look import (
 from relinearize.report.stacked_bars import HEIGHT, MOST, draw_stacked, part_keys
 
 LONGEST_NAME = 80  # letters beside a bar
+LEGEND_LINE = 0.18  # inches below the axes for each curve
 # Label, what was measured, what the counts predict.
 Measure = tuple[str, Callable[[Inference], float], Callable[[PhaseCost], float]]
 TRAFFIC: Measure = (
@@ -46,7 +47,9 @@ def draw_inference(inferences: Sequence[Inference]) -> bytes:
         if one.accuracy is not None:
             rows.setdefault(one.title, []).append(one)
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(len(rows), 2, figsize=(12.4, 5.0 * len(rows)), squeeze=False, layout="constrained")
+        longest = max(len(curves(group)) for group in rows.values())
+        size = (12.4, (4.6 + LEGEND_LINE * (longest + 1)) * len(rows))
+        figure, grid = plt.subplots(len(rows), 2, figsize=size, squeeze=False, layout="constrained")
         try:
             for (left, right), (title, group) in zip(grid, rows.items(), strict=True):
                 handles = _draw_curves(left, group, *TRAFFIC)
