@@ -4,6 +4,7 @@ Imports Hydra and nothing heavier: launchers import this module in every worker,
 """
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -259,6 +260,7 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())
     try:
         COMMANDS[arguments[0]](arguments[1:])
+        sys.stdout.flush()
     except UserError as error:
         fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -267,9 +269,23 @@ def main() -> None:
     except KeyboardInterrupt:
         print("relinearize: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        if not reader_left():
+            traceback.print_exc()
+        sys.exit(1)
     except Exception:
         traceback.print_exc()
         sys.exit(1)
+
+
+def reader_left() -> bool:
+    """Whether nobody reads standard output any more (`| head`): no error of ours. What is left of it goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout, select.POLLOUT)
+    left = any(event & select.POLLERR for _, event in output.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+    return left
 
 
 def explained(error: Exception) -> str:

@@ -47,7 +47,7 @@ PROTOCOLS = {
         "tfp",
         "crypten",
         "TFP",
-        "the online phase alone, on newer Python: the server deals the random numbers, so it could learn the image",
+        "the online phase alone: the server deals the random numbers, so it could learn the image",
         counted=True,
     ),
 }

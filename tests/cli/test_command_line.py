@@ -1,6 +1,7 @@
 """The commands as they are typed: what they print, where, and with which exit status."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -207,3 +208,14 @@ def test_interrupted_run_says_how_to_go_on(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines()[-1].endswith("the same command goes on from the last checkpoint")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_leaves_is_no_error(unbuffered):
+    """`relinearize infer --help | head -1`, where head is gone before anything is written."""
+    command = [sys.executable, "-m", "relinearize", "infer", "--help"]
+    own = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, "")
