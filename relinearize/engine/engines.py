@@ -53,7 +53,7 @@ ENGINES = {
         title="CrypTen",
         package="crypten",
         environment=None,
-        remedy="`make crypten` puts it into .venv, elsewhere `pip install --no-deps crypten==0.4.1` does",
+        remedy="`make crypten` puts it into .venv; elsewhere `pip install --no-deps crypten==0.4.1`, onnx and pyyaml",
         fraction_bits=16,
         settings={"rounding": "local"},  # always; wrong with a tiny probability per value
         versions=("crypten", "torch", "numpy"),
