@@ -15,6 +15,7 @@ from relinearize.experiment.plan import Plan, plain
 from relinearize.experiment.predicted_cost import cost_values
 from relinearize.experiment.records import SCHEMA_VERSION, Record
 from relinearize.experiment.store import MASK
+from relinearize.experiment.training import convolutions
 from relinearize.relu.mask import Mask
 
 
@@ -119,6 +120,7 @@ def hardware(plan: Plan) -> dict[str, Any]:
         "name": name,
         "threads": torch.get_num_threads(),
         "precision": plan.precision,
+        "convolutions": convolutions(plan.config.trainer),
     }
 
 

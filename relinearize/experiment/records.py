@@ -148,6 +148,7 @@ class HardwareRecord(_Part):
     name: str
     threads: Count | None
     precision: str
+    convolutions: str | None = None  # "torch" or "winograd"; None: a record from before there was a choice
 
 
 class PhaseRecord(_Part):

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch.nn.parallel import DistributedDataParallel
 
+from relinearize.convolution import on_winograd, resolve_convolutions
 from relinearize.errors import UserError
 from relinearize.experiment.deferred_signals import DeferredSignals
 from relinearize.experiment.progress import StageProgress
@@ -45,12 +47,26 @@ def resolve_precision(precision: Any, accelerator: str) -> str:
     return str(precision)
 
 
+def compiles(settings: Any, accelerator: str) -> bool:
+    """Whether networks go through torch.compile."""
+    return settings.compile is True or (settings.compile == "auto" and accelerator == "cuda")
+
+
+def convolutions(settings: Any) -> str:
+    """ "winograd" or "torch": what a training with these settings of the `trainer` group convolves with."""
+    accelerator = resolve_accelerator(settings.accelerator)
+    precision = resolve_precision(settings.precision, accelerator)
+    plain = precision == "32" and settings.channels_last and not compiles(settings, accelerator)
+    return resolve_convolutions(settings.convolutions, possible=accelerator == "cpu" and plain)
+
+
 def check_settings(settings: Any) -> None:
     """UserError for values of the `trainer` group that only a started training would trip over."""
     valid = {"compile": ("auto", True, False), "progress": ("auto", "bar", "lines", "none")}
     for key, values in valid.items():
         if not any(settings[key] is value or settings[key] == value for value in values):
             raise UserError(f"trainer.{key}={settings[key]} is unknown; valid: {', '.join(map(str, values)).lower()}")
+    convolutions(settings)
     devices = settings.devices
     if type(devices) is not int or devices < 1:
         raise UserError(f"trainer.devices={devices} is no number of devices; give a whole number of at least 1")
@@ -139,9 +155,9 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda stage, row: None) -> None:
     """Train `stage` to its end, from `checkpoint` if that file exists, saving to it.
 
-    `settings`: the `trainer` group, resolved (accelerator, precision, channels_last, compile, checkpoint_seconds,
-    progress). Without epochs nothing is done. Several processes (see peers.py) call it at the same time, each with a
-    stage of its own; all but the first show and save nothing.
+    `settings`: the `trainer` group, resolved (accelerator, precision, channels_last, compile, convolutions,
+    checkpoint_seconds, progress). Without epochs nothing is done. Several processes (see peers.py) call it at the same
+    time, each with a stage of its own; all but the first show and save nothing.
     """
     if not stage.epochs:
         return
@@ -150,7 +166,7 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
     stage.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
     for network in (stage.network, *stage._frozen):
         network.to(memory_format=stage.memory_format)
-    if settings.compile is True or (settings.compile == "auto" and accelerator == "cuda"):
+    if compiles(settings, accelerator):
         # Graphs of the stages before would be taken for those of this one: the compiler does not look at hooks.
         torch.compiler.reset()
         for network in (stage.network, *stage._frozen):
@@ -177,7 +193,8 @@ def fit(stage: Stage, settings: Any, checkpoint: Path, *, log_row: Any = lambda 
         plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
     )
     resume = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint.is_file() else {}
-    with warnings.catch_warnings():
+    fast = on_winograd(stage.network, *stage._frozen) if convolutions(settings) == "winograd" else nullcontext()
+    with warnings.catch_warnings(), fast:
         warnings.filterwarnings("ignore", message=".*num_workers.*")
         # Its successor does not exist in the oldest torch that is allowed.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)

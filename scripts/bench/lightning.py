@@ -77,6 +77,7 @@ def fit_once(stage: SNLSearch, precision: str) -> None:
         precision=precision,
         channels_last=True,
         compile=False,
+        convolutions="auto",
         checkpoint_seconds=1e9,
         progress="none",
     )

@@ -26,6 +26,9 @@ def measure(settings: Settings, device: str = "cpu") -> Iterator[Row]:
     for kind in ("teacher", "student"):
         stages = {precision: robust_stage(kind, settings.width, settings.batch) for precision in settings.precisions}
         steps = {precision: RobustStep(stage, precision, device) for precision, stage in stages.items()}
+        if steps[settings.precisions[0]].convolutions == "winograd":
+            stage = robust_stage(kind, settings.width, settings.batch)
+            steps["32 with torch's convolutions"] = RobustStep(stage, "32", device, convolutions="torch")
         if settings.compile:
             stage = robust_stage(kind, settings.width, settings.batch)
             steps[f"{settings.precisions[0]} compiled"] = RobustStep(

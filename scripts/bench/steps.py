@@ -1,5 +1,6 @@
 """The pipeline's own training steps, without the pipeline: stage, loss and optimizer as it uses them."""
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones import PixelInput, build_backbone
+from relinearize.convolution import on_winograd, resolve_convolutions
 from relinearize.methods.finetune import Distill
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.pram import PRAMDistill
@@ -60,13 +62,25 @@ def stage_of(kind: str, width: int, batch: int, *, search: Callable[..., SNLSear
 class StageStep:
     """Training steps of a stage without a Trainer, with the stage's loss and optimizer, in parts that can be timed."""
 
-    def __init__(self, stage: Stage, precision: str = "32", device: str = "cpu", compiled: bool = False) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        precision: str = "32",
+        device: str = "cpu",
+        compiled: bool = False,
+        convolutions: str = "auto",
+    ) -> None:
         self.stage, self.precision, self.device = stage, precision, device
         networks: tuple[nn.Module, ...] = (stage.network, *stage._frozen)
         for network in networks:
             network.to(device)
             if compiled:
                 network.compile()
+        possible = device == "cpu" and precision == "32" and not compiled
+        self.convolutions = resolve_convolutions(convolutions, possible)
+        self._switched = contextlib.ExitStack()  # never closed: for as long as there are steps to make
+        if self.convolutions == "winograd":
+            self._switched.enter_context(on_winograd(*networks))
         stage.network.train()
         self.optimizer = stage.configure_optimizers()
 

@@ -17,8 +17,8 @@ from relinearize.methods.sparse_training import PrunedWeight, SparseTraining, de
 from relinearize.relu.sites import linearize, site_shapes
 
 SETTINGS = SimpleNamespace(
-    accelerator="cpu", devices=1, precision="32", channels_last=True, compile=False, checkpoint_seconds=0,
-    progress="none",
+    accelerator="cpu", devices=1, precision="32", channels_last=True, compile=False, convolutions="auto",
+    checkpoint_seconds=0, progress="none",
 )  # fmt: skip
 
 

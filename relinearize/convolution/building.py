@@ -1,0 +1,93 @@
+"""winograd.c as a library: compiled once per source, compiler and processor, then loaded from the user's cache."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from relinearize.errors import UserError
+
+SOURCE = Path(__file__).with_name("winograd.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+SECONDS = 120  # for the compiler, which needs about 2
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled functions. UserError, in one line, where that is not possible here.
+
+    Threads are those of torch: the library asks for an OpenMP by the name under which torch has already loaded its own.
+    """
+    compiler = find_compiler()
+    path = cache_folder() / f"winograd-{fingerprint(compiler)}.so"
+    if not path.is_file():
+        compile_into(path, compiler)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be loaded ({error}); remove it, or give trainer.convolutions=torch") from None
+
+
+def find_compiler() -> str:
+    """Path of the C compiler: $CC, else cc, gcc or clang."""
+    for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
+        if path := shutil.which(name):
+            return path
+    raise UserError(
+        "trainer.convolutions=winograd needs a C compiler and found none (cc, gcc, clang); "
+        "install one, name it in CC, or give trainer.convolutions=torch"
+    )
+
+
+def cache_folder() -> Path:
+    """relinearize/ in $XDG_CACHE_HOME or ~/.cache; where that cannot be written, a folder of the user's in /tmp."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for folder in (caches / "relinearize", Path(tempfile.gettempdir()) / f"relinearize-{os.getuid()}"):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            continue
+        # A library is code: a folder that others own is not ours to load from.
+        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+            return folder
+    raise UserError(f"neither {caches} nor {tempfile.gettempdir()} can be written; give trainer.convolutions=torch")
+
+
+def fingerprint(compiler: str) -> str:
+    """Of all that the library follows from; a home folder may be shared by machines with different processors."""
+    file = Path(compiler).resolve()
+    about = file.stat()
+    words = [*FLAGS, str(file), str(about.st_size), str(about.st_mtime_ns), processor()]
+    return hashlib.sha256(b"\0".join([SOURCE.read_bytes(), *map(str.encode, words)])).hexdigest()[:16]
+
+
+def processor() -> str:
+    """What `-march=native` goes by: the instructions that the processor knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() + platform.machine()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+
+
+def compile_into(path: Path, compiler: str) -> None:
+    """Several processes may do so at once: each writes a file of its own, and one rename makes it the library."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+            words = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        except (OSError, subprocess.TimeoutExpired) as error:
+            done, words = None, [str(error)]
+        if done is None or done.returncode or not made.is_file():
+            raise UserError(
+                f"trainer.convolutions=winograd: {compiler} cannot compile {SOURCE.name} ({words[0]}); "
+                "name another compiler in CC, or give trainer.convolutions=torch"
+            )
+        os.replace(made, path)

@@ -1,0 +1,122 @@
+"""3x3 convolutions with padding 1 and stride 1 or 2 in float32 by Winograd's algorithm, differentiable once.
+
+Lavin and Gray, "Fast algorithms for convolutional neural networks" (CVPR 2016); the arithmetic is in winograd.c. A
+quarter of the products of a direct convolution for stride 1, 81 of 144 for stride 2. Results differ from its by
+rounding: about 1e-5 of the largest value, where those of two direct ones differ by 1e-6.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from relinearize.convolution.building import library
+
+SAME, HALVING, DOUBLING = range(3)  # as winograd.c calls them: stride 1, stride 2, and the latter's input's gradient
+LANES = 16  # channels come in as many as a panel of the working memory holds
+LEAST_SIZE = 3  # of a map of results: one of 2 x 2 would save no products
+# Tiles at a time, measured: of a convolution so many that a thread's matrices stay in its cache; of a gradient of the
+# weights more, since the sums are read and written once a block.
+BLOCK, GRADIENT_BLOCK = 36, 144
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
+    """F.conv2d(x, weight, bias, stride, padding=1) with a weight of O x I x 3 x 3 and stride 1 or 2.
+
+    By Winograd's algorithm where that is faster; its results are channels_last, whatever x is.
+    """
+    if suits(x, weight, stride):
+        return Convolution.apply(x, weight, bias, stride)
+    return F.conv2d(x, weight, bias, stride, padding=1)
+
+
+def suits(x: Tensor, weight: Tensor, stride: int) -> bool:
+    """Whether the library can do it, and with a gain."""
+    if x.dim() != 4 or x.device.type != "cpu" or x.dtype is not torch.float32 or weight.dtype is not torch.float32:
+        return False
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or not x.numel():
+        return False
+    outputs, inputs = weight.shape[:2]
+    return inputs % LANES == 0 and outputs % LANES == 0 and -(-min(x.shape[2:]) // stride) >= LEAST_SIZE
+
+
+class Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        height, width = (-(-size // stride) for size in x.shape[2:])
+        return convolution(SAME if stride == 1 else HALVING, x, weight, bias, (height, width))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        kind = SAME if ctx.stride == 1 else DOUBLING
+        return (
+            convolution(kind, gradient, weight, None, x.shape[2:], transposed=True) if of_x else None,
+            weight_gradient(x, gradient) if of_weight else None,
+            gradient.sum((0, 2, 3)) if of_bias else None,
+            None,
+        )
+
+
+def convolution(
+    kind: int, x: Tensor, weight: Tensor, bias: Tensor | None, size: tuple[int, int], transposed: bool = False
+) -> Tensor:
+    """Results of `size` of x (channels_last); `transposed`: with the kernel rotated and its channels exchanged."""
+    weight = weight.detach()
+    out, into, row, column = weight.stride()
+    first, channels = weight.data_ptr(), weight.shape[0]
+    if transposed:
+        first += weight.element_size() * 2 * (row + column)
+        out, into, row, column, channels = into, out, -row, -column, weight.shape[1]
+    y = torch.empty((x.shape[0], channels, *size), dtype=x.dtype, memory_format=torch.channels_last)
+    offsets = None if bias is None else bias.detach().contiguous()
+    failed = library().winograd_convolution(
+        kind,
+        pointer(x.data_ptr()),
+        pointer(first),
+        (ctypes.c_long * 4)(out, into, row, column),
+        None if offsets is None else pointer(offsets.data_ptr()),
+        pointer(y.data_ptr()),
+        *sizes(x, y),
+        BLOCK,
+    )
+    return checked(failed, y)
+
+
+def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
+    """O x I x 3 x 3 (channels_last) from x and the gradient of the convolution's results, both channels_last."""
+    kind = SAME if x.shape[2:] == gradient.shape[2:] else HALVING
+    weight = torch.empty((gradient.shape[1], x.shape[1], 3, 3), memory_format=torch.channels_last)
+    failed = library().winograd_weight_gradient(
+        kind,
+        pointer(x.data_ptr()),
+        pointer(gradient.data_ptr()),
+        pointer(weight.data_ptr()),
+        *sizes(x, gradient),
+        GRADIENT_BLOCK,
+    )
+    return checked(failed, weight)
+
+
+def sizes(x: Tensor, y: Tensor) -> tuple[int, ...]:
+    """Images; height, width and channels of x, then of y."""
+    return (x.shape[0], *x.shape[2:], x.shape[1], *y.shape[2:], y.shape[1])
+
+
+def pointer(address: int) -> ctypes.c_void_p:
+    return ctypes.c_void_p(address)
+
+
+def checked(failed: int, result: Tensor) -> Tensor:
+    if failed:
+        raise MemoryError("a convolution found no memory for its tiles")
+    return result
