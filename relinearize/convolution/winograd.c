@@ -367,6 +367,7 @@ static void write_tile(Kind kind, float *y, Map map, int channels, Place place, 
    apart, one row's values `step`: constants, so that the 12 vectors stay in registers and addresses cost nothing. */
 INLINE void accumulate(const int count, const int row_step, const int step, const float *rows, const float *other, int n,
                        vector *low, vector *high) {
+#pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
         vector p = load(other + i * LANES), q = load(other + i * LANES + HALF);
 #pragma GCC unroll 6
@@ -394,18 +395,26 @@ INLINE void finish(const int count, float *to, long step, const vector *low, con
     }
 }
 
-/* A panel of outputs of COUNT tiles, from all inputs; panels of these lie `panel` apart. */
-#define TILES(COUNT)                                                                                                   \
-    static void tiles##COUNT(const float *rows, long panel, const float *weights, float *result, int inputs) {         \
-        vector low[COUNT], high[COUNT];                                                                                \
-        start(COUNT, result, LANES, 0, low, high);                                                                     \
-        for (int in = 0; in < inputs; in += LANES, rows += panel, weights += LANES * LANES)                            \
-            accumulate(COUNT, LANES, 1, rows, weights, LANES, low, high);                                              \
-        finish(COUNT, result, LANES, low, high);                                                                       \
+/* A panel of outputs of `count` tiles, from all inputs; panels of these lie `panel` apart. */
+INLINE void few_tiles(const int count, const float *rows, long panel, const float *weights, float *result, int inputs) {
+    vector low[ROWS], high[ROWS];
+    start(count, result, LANES, 0, low, high);
+    for (int in = 0; in < inputs; in += LANES, rows += panel, weights += LANES * LANES)
+        accumulate(count, LANES, 1, rows, weights, LANES, low, high);
+    finish(count, result, LANES, low, high);
+}
+
+static void product_of_tiles(const float *rows, long panel, const float *weights, float *result, int inputs, int count) {
+    for (; count >= ROWS; count -= ROWS, rows += ROWS * LANES, result += ROWS * LANES)
+        few_tiles(ROWS, rows, panel, weights, result, inputs);
+    switch (count) {
+        case 5: few_tiles(5, rows, panel, weights, result, inputs); break;
+        case 4: few_tiles(4, rows, panel, weights, result, inputs); break;
+        case 3: few_tiles(3, rows, panel, weights, result, inputs); break;
+        case 2: few_tiles(2, rows, panel, weights, result, inputs); break;
+        case 1: few_tiles(1, rows, panel, weights, result, inputs); break;
     }
-TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
-static void (*const product_of_tiles[ROWS + 1])(const float *, long, const float *, float *, int) = {
-    0, tiles1, tiles2, tiles3, tiles4, tiles5, tiles6};
+}
 
 /* COUNT outputs by a panel of inputs: sums over tiles, added to those in `result`, whose rows lie `inputs` apart. */
 #define SUMS(COUNT)                                                                                                    \
@@ -469,10 +478,8 @@ static void convolve_block(const Job *job, const float *weights, const float *bi
     for (int point = 0; point < job->kind.points * job->kind.points; point++) {
         const float *matrix = weights + matrix_of(job->kind, point) * job->weights_apart;
         for (int panel = 0; panel < job->outputs; panel += LANES)
-            for (int tile = 0; tile < count; tile += ROWS)
-                product_of_tiles[least(ROWS, count - tile)](
-                    tiles + point * job->tiles_apart + tile * LANES, panel_apart, matrix + (long)panel * job->inputs,
-                    results + point * job->results_apart + (long)panel * job->block + tile * LANES, job->inputs);
+            product_of_tiles(tiles + point * job->tiles_apart, panel_apart, matrix + (long)panel * job->inputs,
+                             results + point * job->results_apart + (long)panel * job->block, job->inputs, count);
     }
     for (int tile = 0; tile < count; tile++)
         write_tile(job->kind, y, job->to, job->outputs, place_of(job->grid, begin + tile), results + tile * LANES,

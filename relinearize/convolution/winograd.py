@@ -6,6 +6,7 @@ rounding: about 1e-5 of the largest value, where those of two direct ones differ
 """
 
 import ctypes
+import math
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from relinearize.convolution.building import library
 SAME, HALVING, DOUBLING = range(3)  # as winograd.c calls them: stride 1, stride 2, and the latter's input's gradient
 LANES = 16  # channels come in as many as a panel of the working memory holds
 LEAST_SIZE = 3  # of a map of results: one of 2 x 2 would save no products
-# Tiles at a time, measured: of a convolution so many that a thread's matrices stay in its cache; of a gradient of the
-# weights more, since the sums are read and written once a block.
-BLOCK, GRADIENT_BLOCK = 36, 144
+# Tiles at a time, measured. Of a convolution so many that a thread's matrices stay in its cache, or with many channels
+# so many that it is worth reading their weights; of a gradient of the weights more, since its sums are read and written
+# once a block.
+BLOCK, BLOCK_OF_MANY, GRADIENT_BLOCK = 36, 72, 144
+MANY = 512  # channels in and out together
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
@@ -87,7 +90,7 @@ def convolution(
         None if offsets is None else pointer(offsets.data_ptr()),
         pointer(y.data_ptr()),
         *sizes(x, y),
-        BLOCK,
+        block_of(x, y),
     )
     return checked(failed, y)
 
@@ -110,6 +113,13 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
 def sizes(x: Tensor, y: Tensor) -> tuple[int, ...]:
     """Images; height, width and channels of x, then of y."""
     return (x.shape[0], *x.shape[2:], x.shape[1], *y.shape[2:], y.shape[1])
+
+
+def block_of(x: Tensor, y: Tensor) -> int:
+    """Tiles at a time of the convolution from x to y; fewer where tiles are few, so that all threads have some."""
+    block = BLOCK if x.shape[1] + y.shape[1] < MANY else BLOCK_OF_MANY
+    tiles = y.shape[0] * math.prod(-(-size // 4) for size in y.shape[2:])
+    return max(1, min(block, -(-tiles // torch.get_num_threads())))
 
 
 def pointer(address: int) -> ctypes.c_void_p:
