@@ -7,6 +7,7 @@
 
     activation  MaskedReLU and SlopedReLU against relu and against the formulas, eager and compiled
     search      SNL's search step of ResNet-18 against a plain implementation of the paper's formulas
+    convolution 3x3 convolutions by Winograd's algorithm against torch's
     senet       SENet's search and PRAM steps against plain distillation, time and memory
     robust      RLNet's training steps (PGD-7, two routes) against plain ones of the same formulas
     attack      robust accuracy under PGD-20 against torchattacks
@@ -32,14 +33,26 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 import torch  # noqa: E402
-from bench import activation, attack, corruptions, gpu, lightning, loader, robust, search, senet, topk  # noqa: E402
+from bench import (  # noqa: E402
+    activation,
+    attack,
+    convolution,
+    corruptions,
+    gpu,
+    lightning,
+    loader,
+    robust,
+    search,
+    senet,
+    topk,
+)
 from bench.common import CLOCKS, Row, Settings  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 BENCHMARKS = {
     module.__name__.split(".")[-1]: module
-    for module in (activation, search, senet, robust, attack, corruptions, lightning, loader, topk, gpu)
+    for module in (activation, search, convolution, senet, robust, attack, corruptions, lightning, loader, topk, gpu)
 }
 
 

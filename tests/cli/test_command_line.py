@@ -64,6 +64,8 @@ RUN_ERRORS = {
     "unknown precision": (["trainer.precision=fp8"], ["trainer.precision=fp8", "auto, 32, bf16"]),
     "seed nonsense": (["seed=x"], ["seed=x", "whole number"]),
     "unknown progress": (["trainer.progress=loud"], ["trainer.progress=loud", "auto, bar, lines, none"]),
+    "unknown convolutions": (["trainer.convolutions=fft"], ["trainer.convolutions=fft", "auto, torch, winograd"]),
+    "winograd in bf16": (["trainer=bf16", "trainer.convolutions=winograd"], ["convolutions=winograd", "precision=32"]),
     "unknown compile": (["trainer.compile=maybe"], ["trainer.compile=maybe", "auto, true, false"]),
     "keys of another class": (["+method.teacher.lasso=1"], ["method.teacher (Classifier)", "lasso"]),
     "several devices": (["trainer.devices=7"], ["teacher.batch_size=60", "trainer.devices=7", "multiple of 7", "56"]),

@@ -61,7 +61,7 @@ VALUES = {
     "config": {"method": {"name": "snl"}, "list": [1, 2.5, None, "x"]},
     "versions": {"torch": "2.11"},
     "git_commit": None,
-    "hardware": {"accelerator": "cpu", "name": "cpu", "threads": 2, "precision": "32"},
+    "hardware": {"accelerator": "cpu", "name": "cpu", "threads": 2, "precision": "32", "convolutions": "torch"},
     "submodel": {"fraction": 0.5, "run": "ef56"},
     "route": "clean",
     "cost": {

@@ -108,6 +108,7 @@ def test_under_autocast_attacks_are_made_in_bf16_on_pixels_in_float32(tmp_path, 
     record, folder = quick_run(tmp_path, SHARE, "trainer.precision=bf16", *SHORT, method="rlnet")
     assert seen == {(False, torch.bfloat16), (True, torch.float32)}
     assert record.hardware.precision == "bf16" and record.budget.met == BUDGET
+    assert record.hardware.convolutions == "torch"
     for name in ("teacher", "search", "finetune"):
         for row in record.stages[name].history:
             assert all(math.isfinite(value) for value in row.values()) and 0 <= row["val/robust"] <= 100

@@ -111,7 +111,8 @@ def assert_same_run(first, second, tolerance):
 
 
 def test_two_processes_compute_what_one_does(notes, tmp_path):
-    settings = [*PLAIN, f"budget.fraction={SMALL}", "method.search.epochs=4"]
+    """With torch's convolutions: Winograd's round more, which the training would not keep below this tolerance."""
+    settings = [*PLAIN, f"budget.fraction={SMALL}", "method.search.epochs=4", "trainer.convolutions=torch"]
     one = quick_run(tmp_path / "1", *settings)
     two = quick_run(tmp_path / "2", *settings, TWO)
     assert_same_run(one, two, tolerance=1e-4)

@@ -17,6 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
+from relinearize.convolution import resolve_convolutions
 from relinearize.experiment import robust_attacks
 from relinearize.experiment.evaluate import evaluate_run
 from relinearize.experiment.records import Record, find_records
@@ -101,6 +102,7 @@ def test_a_run_from_teacher_to_record(device: str, method: list[str], tmp_path) 
     record, path = tiny_run(device, method, tmp_path)
     assert record.hardware.accelerator == device
     assert record.hardware.precision == ("bf16" if device == "cuda" else "32")
+    assert record.hardware.convolutions == ("torch" if device == "cuda" else resolve_convolutions("auto"))
     assert record.budget.met == record.budget.asked
     assert all(torch.isfinite(value).all() for value in load_file(path / "weights.safetensors").values())
 

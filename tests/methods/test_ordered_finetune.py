@@ -192,7 +192,11 @@ def quick_stage(loader=None, **settings):
 
 def fit_stage(stage, folder, **settings):
     defaults = {"accelerator": "cpu", "precision": "32", "channels_last": True, "compile": False, "devices": 1}
-    fit(stage, SimpleNamespace(**defaults | settings, checkpoint_seconds=0, progress="none"), folder / CHECKPOINT)
+    fit(
+        stage,
+        SimpleNamespace(**defaults | settings, convolutions="auto", checkpoint_seconds=0, progress="none"),
+        folder / CHECKPOINT,
+    )
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):

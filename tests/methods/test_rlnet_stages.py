@@ -225,7 +225,11 @@ def fit_stage(stage, folder, loader=None):
     stage.use(train_loader=loader or Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
     folder.mkdir(exist_ok=True)
     settings = {"accelerator": "cpu", "precision": "32", "channels_last": True, "compile": False, "devices": 1}
-    fit(stage, SimpleNamespace(**settings, checkpoint_seconds=0, progress="none"), folder / CHECKPOINT)
+    fit(
+        stage,
+        SimpleNamespace(**settings, convolutions="auto", checkpoint_seconds=0, progress="none"),
+        folder / CHECKPOINT,
+    )
     return stage
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from relinearize.convolution import resolve_convolutions
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
@@ -31,6 +33,14 @@ def test_benchmarks_yield_positive_numbers(benchmark, name):
     assert rows and all(row.benchmark == name for row in rows)
     if name not in ("lightning", "senet"):  # an overhead may be below zero by chance
         assert all(row.value > 0 for row in rows if "student" not in row.measure)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(resolve_convolutions("auto") == "torch", reason="no compiler, or not AVX2")
+def test_convolutions_of_all_layers_and_their_gradients(benchmark):
+    rows = list(benchmark.BENCHMARKS["convolution"].measure(benchmark.Settings(**TINY | {"width": 16})))
+    assert len(rows) == 7 * 3 * 3
+    assert all(row.value > 0 for row in rows)
 
 
 @pytest.mark.slow
