@@ -147,36 +147,22 @@ INLINE void weight_gradient_transform(const int kind, const vector *u, vector *t
 
 /* ---- along both axes --------------------------------------------------------------------------------------------- */
 
-/* HALF channels of a window, a tile's results or their gradient; pixels lie `down` and `across` floats apart. */
-INLINE void window_to_points(const int kind, const float *from, long down, long across, float *to, long apart) {
-    const int window = window_of(kind), points = points_of(kind);
+/* HALF channels of a window of inputs, or (`gradients`) of a tile's gradient; pixels lie `down` and `across` floats
+   apart. */
+INLINE void to_points(const int kind, const int gradients, const float *from, long down, long across, float *to,
+                      long apart) {
+    void (*const transform)(const int, const vector *, vector *) = gradients ? gradient_transform : input_transform;
+    const int side = gradients ? results_of(kind) : window_of(kind), points = points_of(kind);
     vector columns[9][9], d[9], result[9];
-    for (int j = 0; j < window; j++) {
+    for (int j = 0; j < side; j++) {
 #pragma GCC unroll 9
-        for (int i = 0; i < window; i++) d[i] = load(from + i * down + j * across);
-        input_transform(kind, d, result);
+        for (int i = 0; i < side; i++) d[i] = load(from + i * down + j * across);
+        transform(kind, d, result);
 #pragma GCC unroll 9
         for (int i = 0; i < points; i++) columns[i][j] = result[i];
     }
     for (int i = 0; i < points; i++, to += points * apart) {
-        input_transform(kind, columns[i], result);
-#pragma GCC unroll 9
-        for (int j = 0; j < points; j++) store(to + j * apart, result[j]);
-    }
-}
-
-INLINE void gradient_to_points(const int kind, const float *from, long down, long across, float *to, long apart) {
-    const int points = points_of(kind);
-    vector lines[9][4], y[4], result[9];
-    for (int j = 0; j < 4; j++) {
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) y[i] = load(from + i * down + j * across);
-        gradient_transform(kind, y, result);
-#pragma GCC unroll 9
-        for (int i = 0; i < points; i++) lines[i][j] = result[i];
-    }
-    for (int i = 0; i < points; i++, to += points * apart) {
-        gradient_transform(kind, lines[i], result);
+        transform(kind, columns[i], result);
 #pragma GCC unroll 9
         for (int j = 0; j < points; j++) store(to + j * apart, result[j]);
     }
@@ -208,7 +194,8 @@ INLINE vector lanes(const float *from, long stride) {
 }
 
 /* HALF output channels of a kernel, whose values lie `down`, `across` and `out` floats apart, to its weights. */
-INLINE void kernel_to_weights(const int kind, const float *from, long down, long across, long out, float *to, long apart) {
+INLINE void kernel_to_weights(const int kind, const float *from, long down, long across, long out, float *to,
+                              long apart) {
     vector columns[WEIGHTS][3], g[3], result[WEIGHTS];
     for (int j = 0; j < 3; j++) {
         for (int i = 0; i < 3; i++) g[i] = lanes(from + i * down + j * across, out);
@@ -249,10 +236,10 @@ typedef struct {
 
 #define FUNCTIONS_OF(KIND)                                                                                             \
     static void window_##KIND(const float *from, long down, long across, float *to, long apart) {                      \
-        window_to_points(KIND, from, down, across, to, apart);                                                         \
+        to_points(KIND, 0, from, down, across, to, apart);                                                             \
     }                                                                                                                  \
     static void gradient_##KIND(const float *from, long down, long across, float *to, long apart) {                    \
-        gradient_to_points(KIND, from, down, across, to, apart);                                                       \
+        to_points(KIND, 1, from, down, across, to, apart);                                                             \
     }                                                                                                                  \
     static void results_##KIND(const float *from, long apart, vector offset, float *to, long down, long across) {      \
         points_to_results(KIND, from, apart, offset, to, down, across);                                                \
@@ -363,10 +350,11 @@ static void write_tile(Kind kind, float *y, Map map, int channels, Place place, 
 
 /* ---- matrix products --------------------------------------------------------------------------------------------- */
 
-/* To `count` rows of LANES sums, the products of rows[r, i] and the LANES values other[i] for i < n. Rows lie `row_step`
-   apart, one row's values `step`: constants, so that the 12 vectors stay in registers and addresses cost nothing. */
-INLINE void accumulate(const int count, const int row_step, const int step, const float *rows, const float *other, int n,
-                       vector *low, vector *high) {
+/* To `count` rows of LANES sums, the products of rows[r, i] and the LANES values other[i] for i < n. Rows lie
+   `row_step` apart, one row's values `step`: constants, so that the 12 vectors stay in registers and addresses cost
+   nothing. */
+INLINE void accumulate(const int count, const int row_step, const int step, const float *rows, const float *other,
+                       int n, vector *low, vector *high) {
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
         vector p = load(other + i * LANES), q = load(other + i * LANES + HALF);
@@ -404,7 +392,8 @@ INLINE void few_tiles(const int count, const float *rows, long panel, const floa
     finish(count, result, LANES, low, high);
 }
 
-static void product_of_tiles(const float *rows, long panel, const float *weights, float *result, int inputs, int count) {
+static void product_of_tiles(const float *rows, long panel, const float *weights, float *result, int inputs,
+                             int count) {
     for (; count >= ROWS; count -= ROWS, rows += ROWS * LANES, result += ROWS * LANES)
         few_tiles(ROWS, rows, panel, weights, result, inputs);
     switch (count) {
@@ -508,10 +497,10 @@ static void sum_block(const Job *job, const float *tiles, const float *gradients
 /* ---- what Python calls; 0, or 1: no memory ----------------------------------------------------------------------- */
 
 /* y (images x to_height x to_width x outputs) of x (images x from_height x from_width x inputs) and the kernel with
-   `strides` of out, in, row, column in floats; a rotated kernel has negative ones. bias: of `outputs`, or NULL. `block`:
-   tiles at a time and thread. */
-int winograd_convolution(int kind, const float *x, const float *kernel, const long *strides, const float *bias, float *y,
-                         int images, int from_height, int from_width, int inputs, int to_height, int to_width,
+   `strides` of out, in, row, column in floats; a rotated kernel has negative ones. bias: of `outputs`, or NULL.
+   `block`: tiles at a time and thread. */
+int winograd_convolution(int kind, const float *x, const float *kernel, const long *strides, const float *bias,
+                         float *y, int images, int from_height, int from_width, int inputs, int to_height, int to_width,
                          int outputs, int block) {
     Map from = {from_height, from_width}, to = {to_height, to_width};
     Job job = job_of(kind, x, images, from, inputs, to, outputs, block);
