@@ -46,7 +46,7 @@ def find_compiler() -> str:
 
 def cache_folder() -> Path:
     """relinearize/ in $XDG_CACHE_HOME or ~/.cache; where that cannot be written, a folder of the user's in /tmp."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     for folder in (caches / "relinearize", Path(tempfile.gettempdir()) / f"relinearize-{os.getuid()}"):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,17 +77,18 @@ def processor() -> str:
 
 def compile_into(path: Path, compiler: str) -> None:
     """Several processes may do so at once: each writes a file of its own, and one rename makes it the library."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
-        try:
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-            words = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        except (OSError, subprocess.TimeoutExpired) as error:
-            done, words = None, [str(error)]
-        if done is None or done.returncode or not made.is_file():
-            raise UserError(
-                f"trainer.convolutions=winograd: {compiler} cannot compile {SOURCE.name} ({words[0]}); "
-                "name another compiler in CC, or give trainer.convolutions=torch"
-            )
-        os.replace(made, path)
+            if done.returncode == 0 and made.is_file():
+                os.replace(made, path)
+                return
+            reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[0]
+    except (OSError, subprocess.TimeoutExpired) as error:  # a full disk, a program that does not start
+        reason = str(error)
+    raise UserError(
+        f"trainer.convolutions=winograd: {compiler} cannot compile {SOURCE.name} into {path.parent} ({reason}); "
+        "name another compiler in CC, or give trainer.convolutions=torch"
+    )

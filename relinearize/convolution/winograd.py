@@ -47,6 +47,11 @@ def suits(x: Tensor, weight: Tensor, stride: int) -> bool:
 
 
 class Convolution(torch.autograd.Function):
+    """x (N x I x H x W), weight (O x I x 3 x 3) and bias (O) to N x O x ceil(H / stride) x ceil(W / stride).
+
+    Only for what `suits`. MemoryError where there is no room for the tiles; a second derivative raises RuntimeError.
+    """
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)

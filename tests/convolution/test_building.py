@@ -1,6 +1,7 @@
 """The C library: compiled once, by whom, and what a user reads where it cannot be."""
 
 import ctypes
+import errno
 import os
 import subprocess
 import sys
@@ -92,10 +93,29 @@ def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only_on_path(tmp_path / "bin", monkeypatch, cc='echo "cc: error: unknown option" >&2; exit 1')
     assert resolve_convolutions("auto") == "torch"
-    with pytest.raises(UserError, match=r"cannot compile winograd.c \(cc: error: unknown option\)") as caught:
+    with pytest.raises(UserError, match=r"cannot compile winograd.c into .* \(cc: error: unknown option\)") as caught:
         resolve_convolutions("winograd")
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "cache" / "relinearize").iterdir()) == []
+
+
+@needs_compiler
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    assert resolve_convolutions("auto") == "torch"
+    with pytest.raises(UserError, match=r"cannot compile winograd.c .*No space left on device"):
+        resolve_convolutions("winograd")
+
+
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "none" / "file"))
+    (tmp_path / "none").write_text("not a folder")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert building.cache_folder() == tmp_path / f"relinearize-{os.getuid()}"
 
 
 def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
