@@ -70,10 +70,10 @@ test-slurm: setup ## sweeps through a Slurm that the tests start here (root; apt
 	$(BIN)/python -m pytest -m slurm -rs tests/slurm
 
 test-pi: pi ## private inference under real two-party computation
-	$(PI_VENV)/bin/python -m pytest --confcutdir=tests/engine -m "not slow" tests/engine
+	$(PI_VENV)/bin/python -m pytest --confcutdir=tests/private_inference/engine -m "not slow" tests/private_inference/engine
 
 test-crypten: crypten ## the same under CrypTen
-	$(BIN)/python -m pytest tests/engine/test_crypten.py
+	$(BIN)/python -m pytest tests/private_inference/engine/test_crypten.py
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .

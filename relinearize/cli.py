@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
-from relinearize.experiment.conf_folder import conf_folder
 from relinearize.sweeps.arguments import MULTIRUN, name_sweep, with_budget_grid
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def run_job(config: DictConfig) -> float:
 
 def make_run(config: DictConfig) -> tuple[Any, Path]:
     """Make or find the run and print it. Returns its record and its folder."""
-    from relinearize.experiment import job
-    from relinearize.experiment.records import find_records
+    from relinearize.commands import run as job
+    from relinearize.records.run import find_records
     from relinearize.report import print_runs
 
     record, folder = one_line_errors(job.run_job, config)
@@ -80,7 +80,7 @@ def make_run(config: DictConfig) -> tuple[Any, Path]:
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def count_job(config: DictConfig) -> None:
-    from relinearize.experiment.count_table import show_counts
+    from relinearize.commands.count import show_counts
 
     one_line_errors(show_counts, config)
 
@@ -147,9 +147,9 @@ def report(arguments: list[str]) -> None:
             "[--against-paper] [logger=wandb]: give the folders of runs, for example outputs/runs"
         )
     from relinearize.arguments import key_values, yes_or_no
-    from relinearize.cost.choice import one_preset
-    from relinearize.experiment.wandb_settings import wandb_settings
-    from relinearize.report.command import report_folders
+    from relinearize.commands.report import report_folders
+    from relinearize.private_inference.cost.choice import one_preset
+    from relinearize.tracking.wandb_settings import wandb_settings
 
     values = key_values("report", given, REPORT_KEYS)
     settings = wandb_settings(logger) if logger else None
@@ -163,9 +163,9 @@ def report(arguments: list[str]) -> None:
 
 def report_to_wandb(folders: list[Path], paths: "ReportPaths", settings: dict[str, Any]) -> None:
     """The report as a W&B run, whose files lie beside its own."""
-    from relinearize.experiment.records import find_records
-    from relinearize.experiment.wandb_run import wandb_run
-    from relinearize.report.wandb_report import log_report, report_run
+    from relinearize.records.run import find_records
+    from relinearize.report.wandb import log_report, report_run
+    from relinearize.tracking.wandb_run import wandb_run
 
     place = paths.html.parent
     about = report_run([record for _, record in find_records(folders)], paths, settings)
@@ -177,51 +177,51 @@ def report_to_wandb(folders: list[Path], paths: "ReportPaths", settings: dict[st
 
 def evaluate(arguments: list[str]) -> None:
     if set(arguments) & {"-h", "--help"}:
-        from relinearize.experiment.evaluation_options import help_text
+        from relinearize.commands.evaluation_options import help_text
 
         print(help_text())
         return
-    from relinearize.experiment.evaluate import evaluate_run
+    from relinearize.commands.evaluate import evaluate_run
 
     evaluate_run(arguments)
 
 
 def export(arguments: list[str]) -> None:
-    from relinearize.experiment.export_options import HELP, parse_options
+    from relinearize.commands.export_options import HELP, parse_options
 
     if set(arguments) & {"-h", "--help"}:
         print(HELP)
         return
     options = parse_options(arguments)  # mistakes are answered before torch is loaded
-    from relinearize.experiment.export_command import export_network
+    from relinearize.commands.export import export_network
 
     export_network(options)
 
 
 def infer(arguments: list[str]) -> None:
-    from relinearize.engine.command import infer_command
+    from relinearize.commands.infer import infer_command
 
     infer_command(arguments)
 
 
 def cost(arguments: list[str]) -> None:
-    from relinearize.cost.options import HELP, parse_options
+    from relinearize.commands.cost_options import HELP, parse_options
 
     if set(arguments) & {"-h", "--help"}:
         print(HELP)
         return
     options = parse_options(arguments)
     if options.bundle:
-        from relinearize.cost.workload import bundle_workload
-        from relinearize.inference.bundle import read_bundle
+        from relinearize.private_inference.bundle.bundle import read_bundle
+        from relinearize.private_inference.cost.workload import bundle_workload
 
         bundle = read_bundle(options.bundle)
         name, workload = bundle.about.name or str(options.bundle), bundle_workload(bundle)
     else:
-        from relinearize.experiment.cost_command import run_workload
+        from relinearize.commands.cost import run_workload
 
         name, workload = run_workload(options.run, options.route)
-    from relinearize.cost.table import print_costs
+    from relinearize.private_inference.cost.table import print_costs
 
     print_costs(f"Private inference with {name}, one image, predicted", workload, options.presets)
 

@@ -32,8 +32,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
-import torch  # noqa: E402
-from bench import (  # noqa: E402
+import torch
+from bench import (
     activation,
     attack,
     convolution,
@@ -46,9 +46,9 @@ from bench import (  # noqa: E402
     senet,
     topk,
 )
-from bench.common import CLOCKS, Row, Settings  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+from bench.common import CLOCKS, Row, Settings
+from rich.console import Console
+from rich.table import Table
 
 BENCHMARKS = {
     module.__name__.split(".")[-1]: module

@@ -27,10 +27,10 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from relinearize.errors import UserError
-from relinearize.experiment.records import Record, find_records, write_atomically
-from relinearize.methods.released_sensitivity import RELEASED, released_vector
-from relinearize.report.figure import GREY
-from relinearize.report.look import method_colours
+from relinearize.methods.senet.released_sensitivity import RELEASED, released_vector
+from relinearize.records.run import Record, find_records, write_atomically
+from relinearize.report.figures.pareto import GREY
+from relinearize.report.figures.style import method_colours
 
 STYLE = {"font.size": 9, "axes.edgecolor": "#9aa0a9", "axes.spines.top": False, "axes.spines.right": False}
 

@@ -19,19 +19,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+from rich.console import Console
+from rich.table import Table
 
-from relinearize.arguments import key_values  # noqa: E402
-from relinearize.cost.network import NETWORKS  # noqa: E402
-from relinearize.cost.prediction import predict  # noqa: E402
-from relinearize.cost.presets import find_presets  # noqa: E402
-from relinearize.cost.workload import bundle_workload  # noqa: E402
-from relinearize.engine.engines import ENGINES  # noqa: E402
-from relinearize.engine.record import InferenceRecord  # noqa: E402
-from relinearize.errors import UserError  # noqa: E402
-from relinearize.experiment.records import Record, find_records  # noqa: E402
-from relinearize.inference.bundle import GRAPH, read_bundle  # noqa: E402
+from relinearize.arguments import key_values
+from relinearize.errors import UserError
+from relinearize.private_inference.bundle.bundle import GRAPH, read_bundle
+from relinearize.private_inference.cost.network import NETWORKS
+from relinearize.private_inference.cost.prediction import predict
+from relinearize.private_inference.cost.presets import find_presets
+from relinearize.private_inference.cost.workload import bundle_workload
+from relinearize.private_inference.engine.engines import ENGINES
+from relinearize.records.inference import InferenceRecord
+from relinearize.records.run import Record, find_records
 
 RUNS = Path("outputs/demo/runs")
 FRACTIONS = (0.5, 0.1, 0.02)

@@ -27,18 +27,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
-from costs.fitting import as_text, fitted, with_constants  # noqa: E402
-from costs.measuring import SETTINGS, WAN, Bench, Measured  # noqa: E402
-from costs.networks import QUICK, SUBJECTS  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn  # noqa: E402
-from rich.table import Table  # noqa: E402
+from costs.fitting import as_text, fitted, with_constants
+from costs.measuring import SETTINGS, WAN, Bench, Measured
+from costs.networks import QUICK, SUBJECTS
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
-from relinearize.cost.network import NETWORKS  # noqa: E402
-from relinearize.cost.presets import FILE, Protocol, protocols_of  # noqa: E402
-from relinearize.errors import UserError  # noqa: E402
+from relinearize.errors import UserError
+from relinearize.private_inference.cost.network import NETWORKS
+from relinearize.private_inference.cost.presets import FILE, Protocol, protocols_of
 
-PRESETS = ROOT / "relinearize/cost" / FILE
+PRESETS = ROOT / "relinearize/private_inference/cost" / FILE
 LIMITS = {"MB": 0.10, "loopback s": 0.25, "wan s": 0.25}
 BUSY = 2.5  # one-minute load, from which on times say little
 

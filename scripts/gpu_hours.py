@@ -24,14 +24,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from hydra import compose, initialize_config_dir  # noqa: E402
-from omegaconf import DictConfig, OmegaConf  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from relinearize.backbones import build_backbone  # noqa: E402
-from relinearize.relu.budget import parse_count  # noqa: E402
+from relinearize.backbones import build_backbone
+from relinearize.relu.budget import parse_count
 
 PAPER = ROOT / "conf" / "experiment" / "paper"
 # Assumed, an eighth of the 312 TFLOP/s that an A100's data sheet gives for bf16. No GPU run has been made.

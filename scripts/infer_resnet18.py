@@ -19,13 +19,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
-from costs.measuring import WAN, Bench  # noqa: E402
-from costs.networks import Subject  # noqa: E402
+from costs.measuring import WAN, Bench
+from costs.networks import Subject
 
-from relinearize.cost.workload import bundle_workload  # noqa: E402
-from relinearize.engine.record import InferenceRecord  # noqa: E402
-from relinearize.errors import UserError  # noqa: E402
-from relinearize.inference import read_bundle  # noqa: E402
+from relinearize.errors import UserError
+from relinearize.private_inference.bundle import read_bundle
+from relinearize.private_inference.cost.workload import bundle_workload
+from relinearize.records.inference import InferenceRecord
 
 SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
 PROTOCOLS = ("cheetah", "semi2k")

@@ -21,3 +21,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Share of ReLUs -> (record, folder) of the run on its own, in a store of its own."""
+    from quick_runs import LARGE, MIDDLE, SMALL, quick_run
+
+    return {
+        share: quick_run(tmp_path_factory.mktemp(f"alone-{share}"), f"budget.fraction={share}")
+        for share in (LARGE, MIDDLE, SMALL)
+    }
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the stages that were really trained, in order."""
+    from relinearize.runs import stages
+
+    names = []
+    fit = stages.fit
+
+    def counted(stage, *arguments, **settings):
+        names.append(stage.name)
+        return fit(stage, *arguments, **settings)
+
+    monkeypatch.setattr(stages, "fit", counted)
+    return names

@@ -105,7 +105,7 @@ def test_bundles_are_read_with_numpy_and_safetensors_alone(name: str) -> None:
     code = f"""
 import sys
 before = set(sys.modules)
-import relinearize.inference.{name}
+import relinearize.private_inference.bundle.{name}
 found = {{name.split(".")[0] for name in set(sys.modules) - before}} - set(sys.stdlib_module_names)
 assert found <= {{"relinearize", "numpy", "safetensors"}}, found
 """

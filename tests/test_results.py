@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from relinearize.engine.record import InferenceRecord
-from relinearize.experiment.records import find_records
-from relinearize.experiment.robust_records import find_robust_records
-from relinearize.report.combinations import build_matrices, combinations_markdown
-from relinearize.report.pareto import build_panels
+from relinearize.records.inference import InferenceRecord
+from relinearize.records.robustness import find_robust_records
+from relinearize.records.run import find_records
+from relinearize.report.tables.combinations import build_matrices, combinations_markdown
+from relinearize.report.tables.pareto import build_panels
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = (RESULTS / "README.md").read_text(encoding="utf-8")

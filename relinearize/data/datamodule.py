@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from relinearize.data.augmix import AugMix
+from relinearize.data.evaluation_loader import OrderedLoader
 from relinearize.data.images import ImageSet
 from relinearize.data.order import batch_bounds
-from relinearize.data.ordered import OrderedLoader
 from relinearize.data.resident import ResidentImages, ResidentLoader
 from relinearize.data.source import Source
 from relinearize.data.splits import choose_subset, split_holdout

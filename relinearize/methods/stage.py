@@ -18,14 +18,7 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.accuracy import accuracy
-from relinearize.methods.processes import (
-    add_up,
-    average_statistics,
-    lowest,
-    move_to_first,
-    only_in_first,
-    process_rank,
-)
+from relinearize.methods.processes import add_up, average_statistics, lowest, move_to_first, only_in_first, process_rank
 from relinearize.methods.schedule import SCHEDULES, learning_rate
 
 SELECTIONS = ("best", "last", "test")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from relinearize.cost.presets import Preset
-    from relinearize.experiment.records import Record
-    from relinearize.report.inference import Inference
-    from relinearize.report.mask_pictures import MaskGroup
-    from relinearize.report.pareto import Panel
-    from relinearize.report.robustness import RobustTable
+    from relinearize.private_inference.cost.presets import Preset
+    from relinearize.records.run import Record
+    from relinearize.report.tables.inference import Inference
+    from relinearize.report.tables.masks import MaskGroup
+    from relinearize.report.tables.pareto import Panel
+    from relinearize.report.tables.robustness import RobustTable
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ def write_report(
     against_paper.md and against_paper.csv, each run beside the papers' number for it.
     Raises UserError where there is nothing to report or `out` cannot be written.
     """
-    from relinearize.cost.choice import one_preset
     from relinearize.errors import UserError
-    from relinearize.experiment.records import find_records, write_atomically
-    from relinearize.report.figure import draw_pareto
-    from relinearize.report.inference import find_inferences
-    from relinearize.report.mask_files import masks_beside
-    from relinearize.report.mask_pictures import build_groups
-    from relinearize.report.page import render_page
-    from relinearize.report.pareto import build_panels, pareto_csv
+    from relinearize.private_inference.cost.choice import one_preset
+    from relinearize.records.run import find_records, write_atomically
+    from relinearize.report.figures.pareto import draw_pareto
+    from relinearize.report.page.page import render_page
+    from relinearize.report.tables.inference import find_inferences
+    from relinearize.report.tables.mask_files import masks_beside
+    from relinearize.report.tables.masks import build_groups
+    from relinearize.report.tables.pareto import build_panels, pareto_csv
 
     folders = [Path(folder) for folder in folders]
     if not folders:
@@ -103,8 +103,8 @@ def write_report(
 
 def robust_tables(folders: "Iterable[Path | str]", panels: "Sequence[Panel]") -> "list[RobustTable]":
     """The robustness tables of the runs below `folders`, none where no run was evaluated so."""
-    from relinearize.experiment.robust_records import ROBUST_FILE, find_robust_records
-    from relinearize.report.robustness import build_tables
+    from relinearize.records.robustness import ROBUST_FILE, find_robust_records
+    from relinearize.report.tables.robustness import build_tables
 
     # A record that was named itself stands for its folder's robust record.
     named = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in map(Path, folders)]
@@ -112,10 +112,10 @@ def robust_tables(folders: "Iterable[Path | str]", panels: "Sequence[Panel]") ->
 
 
 def _cost_files(panels: "Sequence[Panel]", preset: "Preset", place: Path) -> dict[Path, bytes]:
-    from relinearize.report.axes import cost_axes, covered
-    from relinearize.report.figure import draw_pareto
-    from relinearize.report.latency_split import latency_splits
-    from relinearize.report.split_figure import draw_split
+    from relinearize.report.figures.axes import cost_axes, covered
+    from relinearize.report.figures.latency import draw_split
+    from relinearize.report.figures.pareto import draw_pareto
+    from relinearize.report.tables.latency_split import latency_splits
 
     files = {
         place / f"pareto_{name}.png": draw_pareto(panels, axis)
@@ -129,9 +129,9 @@ def _cost_files(panels: "Sequence[Panel]", preset: "Preset", place: Path) -> dic
 def _inference_files(inferences: "Sequence[Inference]", place: Path) -> dict[Path, bytes]:
     if not inferences:
         return {}
-    from relinearize.report.inference import curves
-    from relinearize.report.inference_figure import draw_inference, draw_inference_split
-    from relinearize.report.inference_files import inference_csv, inference_markdown
+    from relinearize.report.figures.inference import draw_inference, draw_inference_split
+    from relinearize.report.tables.inference import curves
+    from relinearize.report.tables.inference_files import inference_csv, inference_markdown
 
     files = {
         place / "inference.md": inference_markdown(inferences).encode(),
@@ -144,24 +144,24 @@ def _inference_files(inferences: "Sequence[Inference]", place: Path) -> dict[Pat
 def _mask_files(groups: "Sequence[MaskGroup]", place: Path) -> dict[Path, bytes]:
     if not groups:
         return {}
-    from relinearize.report.mask_figure import draw_masks
+    from relinearize.report.figures.masks import draw_masks
 
     return {place / "masks.png": draw_masks(groups)}
 
 
 def _search_files(panels: "Sequence[Panel]", place: Path) -> dict[Path, bytes]:
-    from relinearize.report.search_ways import build_ways
+    from relinearize.report.tables.search_trajectories import build_ways
 
     ways = build_ways(panels)
     if not ways:
         return {}
-    from relinearize.report.search_figure import draw_searches
+    from relinearize.report.figures.searches import draw_searches
 
     return {place / "searches.png": draw_searches(ways)}
 
 
 def _combinations(panels: "Sequence[Panel]", place: Path) -> dict[Path, bytes]:
-    from relinearize.report.combinations import build_matrices, combinations_markdown
+    from relinearize.report.tables.combinations import build_matrices, combinations_markdown
 
     matrices = build_matrices(panels)
     return {place / "combinations.md": combinations_markdown(matrices).encode()} if matrices else {}
@@ -170,8 +170,8 @@ def _combinations(panels: "Sequence[Panel]", place: Path) -> dict[Path, bytes]:
 def _robust_files(tables: "Sequence[RobustTable]", place: Path) -> dict[Path, bytes]:
     if not tables:
         return {}
-    from relinearize.report.robustness_figure import draw_robustness
-    from relinearize.report.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
+    from relinearize.report.figures.robustness import draw_robustness
+    from relinearize.report.tables.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
 
     return {
         place / "robustness.md": robustness_markdown(tables).encode(),
@@ -182,7 +182,7 @@ def _robust_files(tables: "Sequence[RobustTable]", place: Path) -> dict[Path, by
 
 
 def _paper_files(records: "Sequence[Record]", place: Path) -> dict[Path, bytes]:
-    from relinearize.report.against_paper import against_paper_csv, against_paper_markdown, compare
+    from relinearize.report.papers.comparison import against_paper_csv, against_paper_markdown, compare
 
     compared = compare(records)
     return {
@@ -193,7 +193,7 @@ def _paper_files(records: "Sequence[Record]", place: Path) -> dict[Path, bytes]:
 
 def print_runs(records: "Iterable[Record]", console: "Console | None" = None, preset: "Preset | None" = None) -> None:
     """Print the runs as a table on `console` (standard output if None), with their cost under `preset` (as above)."""
-    from relinearize.cost.choice import one_preset
-    from relinearize.report.table import print_table
+    from relinearize.private_inference.cost.choice import one_preset
+    from relinearize.report.tables.terminal import print_table
 
     print_table(records, preset or one_preset(), console)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from relinearize.robustness.attack import under_attack
 from relinearize.robustness.attacks import PGD, answer
-from relinearize.robustness.foreign_attacks import Square
+from relinearize.robustness.third_party import Square
 
 
 @dataclass(frozen=True)

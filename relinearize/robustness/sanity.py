@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from relinearize.robustness.attack import pgd
 from relinearize.robustness.attacks import FGSM, LEAST_RADIUS, PGD, answer
 from relinearize.robustness.fixed_point import FRACTION_BITS, fixed_point
-from relinearize.robustness.foreign_attacks import Square
 from relinearize.robustness.network_checks import (
     Check,
     clean_agreement,
@@ -31,6 +30,7 @@ from relinearize.robustness.network_checks import (
     zero_gradients,
 )
 from relinearize.robustness.robust_accuracy import Attack, robust_accuracy
+from relinearize.robustness.third_party import Square
 
 STEPS = 20
 STEP_SHARE = 4  # the step size is epsilon / 4: 2/255 at 8/255

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from relinearize.experiment.store import write_json
+from relinearize.files import write_json
 from relinearize.sweeps.heartbeat import Process
 
 SWEEP_FILE, JOB_FILE = "sweep.json", "job.json"

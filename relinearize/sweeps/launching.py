@@ -114,7 +114,7 @@ def submitit_problem(error: Exception) -> str:
 
 def closed(folder: Path) -> Sweep:
     """The sweep, its end noted and its table printed."""
-    from relinearize.sweeps.table import print_sweep  # rich, which `--cfg job` need not wait for
+    from relinearize.sweeps.table import print_sweep
 
     if file := SweepFile.read(folder / SWEEP_FILE):
         file.ended = time.time()

@@ -7,8 +7,8 @@ import numpy as np
 from scipy import ndimage
 
 from bench.common import CLOCKS, Row, Settings
-from relinearize.robustness.corruptions.constants import NUMBERS, SEVERITIES
-from relinearize.robustness.corruptions.generator import generate
+from relinearize.corruptions.constants import NUMBERS, SEVERITIES
+from relinearize.corruptions.generator.generate import generate
 
 TEST_SET = 10_000
 

@@ -10,8 +10,8 @@ import torch
 from bench.common import CLOCKS, Row, Settings
 from bench.steps import SIZE, StageStep, stage_of
 from relinearize.data.resident import ResidentImages, ResidentLoader
-from relinearize.experiment.training import fit
 from relinearize.methods.snl import SNLSearch
+from relinearize.training.fit import fit
 
 SEGMENTS = 2  # parts of an epoch; at each end the search counts its ReLUs
 PROMISE = {64: "<= 5 %", 16: "<= 15 %"}

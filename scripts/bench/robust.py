@@ -10,8 +10,8 @@ from bench.naive_robust import NaiveRobust
 from bench.steps import StageStep, batch_of, network_of
 from relinearize.backbones.routes import ROUTES, with_routes
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.rlnet_search import RLNetSearch
-from relinearize.methods.rlnet_teacher import RobustClassifier
+from relinearize.methods.rlnet.search import RLNetSearch
+from relinearize.methods.rlnet.teacher import RobustClassifier
 from relinearize.methods.stage import Stage
 from relinearize.relu.sites import site_shapes
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.convolution import on_winograd, resolve_convolutions
-from relinearize.methods.finetune import Distill
+from relinearize.methods.distill import Distill
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.pram import PRAMDistill
-from relinearize.methods.senet import SENetSearch
+from relinearize.methods.senet.pram import PRAMDistill
+from relinearize.methods.senet.search import SENetSearch
 from relinearize.methods.snl import SNLSearch
 from relinearize.methods.stage import Stage
 from relinearize.methods.teacher import Classifier

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from costs.networks import Subject
-from relinearize.cost.network import Network, read_network
-from relinearize.cost.workload import bundle_workload
-from relinearize.engine.engines import ENGINES
-from relinearize.engine.record import InferenceRecord, Phase
 from relinearize.errors import UserError
-from relinearize.inference import read_bundle
+from relinearize.private_inference.bundle import read_bundle
+from relinearize.private_inference.cost.network import Network, read_network
+from relinearize.private_inference.cost.workload import bundle_workload
+from relinearize.private_inference.engine.engines import ENGINES
+from relinearize.records.inference import InferenceRecord, Phase
 
 # A protocol of presets.json -> what `relinearize infer` is asked for it. Without its options, as users run it.
 SETTINGS = {
@@ -71,7 +71,7 @@ class Bench:
             self.found += 1
             return InferenceRecord.read(output / "inference.json")
         arguments = [f"bundle={bundle}", f"output={output}", f"network={network}", *SETTINGS[preset], *changes]
-        command = [self.python, "-P", "-m", "relinearize.engine", *arguments]
+        command = [self.python, "-P", "-m", "relinearize.private_inference.engine", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relinearize.backbones import build_backbone
-from relinearize.inference import Bundle, export
+from relinearize.private_inference.bundle import Bundle, export
 from relinearize.relu.sites import linearize, site_shapes
 
 IMAGES = 5  # of random pixels in each bundle: the most that are inferred with it

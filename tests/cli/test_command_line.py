@@ -6,14 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiment"))
-
 from quick_runs import QUICK, SEARCH, quick_command, shell, trained_epochs
 
 from relinearize import cli
-from relinearize.experiment import making
-from relinearize.experiment.records import find_records
+from relinearize.records.run import find_records
+from relinearize.runs import stages as making
 from relinearize.sweeps.arguments import SWEEP_VARIABLE, name_sweep, with_budget_grid
 
 

@@ -4,15 +4,11 @@ import copy
 import functools
 import itertools
 import re
-import sys
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "experiment"), str(Path(__file__).parents[1] / "data")]
 
 from relinearize.cli import conf_folder
 
@@ -157,7 +153,7 @@ def test_every_experiment_trains_on_tiny_images(experiment, choice, tmp_path):
     """With each method of its sweep, on the digits in place of its images; VGG16 pools too often for these."""
     from fake_sets import write_cifar10
 
-    from relinearize.experiment.pipeline import run
+    from relinearize.runs.pipeline import run
 
     overrides = ["dataset=digits", *choice.split()]
     if "vgg" in experiment:
@@ -207,7 +203,7 @@ def test_allocated_experiments_have_the_papers_epochs_and_possible_budgets(exper
     stages = (config.method.teacher, config.method.search, config.method.finetune)
     assert tuple(stage.epochs for stage in stages) == EPOCHS[config.dataset.name]
     assert config.backbone.convention == "senet"
-    assert config.sensitivity._target_ == "relinearize.methods.sparse_training.SparseTraining"
+    assert config.sensitivity._target_ == "relinearize.methods.senet.sparse_training.SparseTraining"
     total = TOTALS[config.backbone.name] * (4 if config.dataset.name == "tiny_imagenet" else 1)
     budgets = [resolve_budget(value, None, total) for value in swept(f"paper/{experiment}")["budget.relus"]]
     assert budgets == sorted(budgets, reverse=True)
@@ -215,7 +211,7 @@ def test_allocated_experiments_have_the_papers_epochs_and_possible_budgets(exper
 
 def test_every_published_point_of_senet_is_in_a_sweep():
     from relinearize.relu.budget import parse_count
-    from relinearize.report.published import load_published
+    from relinearize.report.papers.published import load_published
 
     points = [point for point in load_published() if point.method == "SENet"]
     assert len(points) == 7
@@ -227,8 +223,8 @@ def test_every_published_point_of_senet_is_in_a_sweep():
 def test_every_published_point_of_snl_is_in_a_sweep():
     """To the rounding of the papers' counts: 49.4K was met when 50K were asked."""
     from relinearize.relu.budget import parse_count
-    from relinearize.report.counterpart import BUDGET_TOLERANCE
-    from relinearize.report.published import load_published
+    from relinearize.report.papers.counterpart import BUDGET_TOLERANCE
+    from relinearize.report.papers.published import load_published
 
     points = [point for point in load_published() if point.method == "SNL"]
     assert len(points) == 35
@@ -241,7 +237,7 @@ def test_every_published_point_of_snl_is_in_a_sweep():
 @pytest.mark.parametrize("experiment", files_of("experiment/paper"))
 def test_heads_of_the_papers_experiments(experiment):
     """Command, hardware, GPU hours and the paper's numbers, which are those of published.csv."""
-    from relinearize.report.published import load_published
+    from relinearize.report.papers.published import load_published
 
     config = composed(f"experiment=paper/{experiment}")
     head = (CONF / "experiment/paper" / f"{experiment}.yaml").read_text().split("defaults:")[0]
@@ -277,8 +273,8 @@ def test_rlnet_experiments_train_as_the_official_code(experiment):
 def test_the_parity_settings_of_a_header_build_all_stages(experiment, tmp_path):
     from fake_sets import write_cifar10
 
-    from relinearize.experiment.pipeline import check_stages
-    from relinearize.experiment.plan import Plan
+    from relinearize.runs.pipeline import check_stages
+    from relinearize.runs.plan import Plan
 
     header = (CONF / "experiment/paper" / f"{experiment}.yaml").read_text().split("# parity")[1]
     lines = header.replace("#", " ").split("\n")
@@ -297,7 +293,7 @@ def test_the_parity_settings_of_a_header_build_all_stages(experiment, tmp_path):
 
 
 def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():
-    from relinearize.methods.released_lists import LISTS
+    from relinearize.methods.senet.released_lists import LISTS
 
     named = set()
     for experiment in SENET + RLNET:
@@ -325,8 +321,8 @@ SMALL = ["dataset=digits", "backbone=resnet8", "backbone.width=8", "trainer.acce
 
 def accepted(*overrides):
     """The plan of a combination, each of whose stages could be built."""
-    from relinearize.experiment.pipeline import check_stages
-    from relinearize.experiment.plan import Plan
+    from relinearize.runs.pipeline import check_stages
+    from relinearize.runs.plan import Plan
 
     plan = Plan(composed(*SMALL, *overrides))
     check_stages(plan)
@@ -372,9 +368,9 @@ def test_every_search_finetuning_and_sensitivity_combine(search, tmp_path):
 def test_a_released_list_is_allocated_exactly(tmp_path):
     from fake_sets import write_cifar10
 
-    from relinearize.experiment.plan import Plan
-    from relinearize.methods.released_lists import LISTS
+    from relinearize.methods.senet.released_lists import LISTS
     from relinearize.relu.allocation import allocate
+    from relinearize.runs.plan import Plan
 
     write_cifar10(tmp_path, per_file=1)
     name = "ResNet18_C10_relu150k"
@@ -397,7 +393,7 @@ def test_a_released_list_is_allocated_exactly(tmp_path):
     ],
 )
 def test_combinations_run(overrides, tmp_path):
-    from relinearize.experiment.pipeline import run
+    from relinearize.runs.pipeline import run
 
     record, _ = run(tiny(composed(*SMALL, f"output={tmp_path}", *overrides.split())))
     assert 0 < record.budget.met <= record.budget.asked

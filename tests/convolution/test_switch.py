@@ -12,10 +12,10 @@ import relinearize
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.convolution import on_winograd, resolve_convolutions, winograd
 from relinearize.data.resident import ResidentImages, ResidentLoader
-from relinearize.experiment.training import fit
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.snl import SNLSearch
 from relinearize.relu.sites import to_sloped
+from relinearize.training.fit import fit
 
 pytestmark = pytest.mark.skipif(resolve_convolutions("auto") == "torch", reason="no compiler, or not AVX2")
 

@@ -17,14 +17,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
+from relinearize.commands.evaluate import evaluate_run
 from relinearize.convolution import resolve_convolutions
-from relinearize.experiment import robust_attacks
-from relinearize.experiment.evaluate import evaluate_run
-from relinearize.experiment.records import Record, find_records
-from relinearize.experiment.robust_evaluation import exact_arithmetic
-from relinearize.experiment.robust_records import RobustRecord
-from relinearize.methods.inner_attack import InnerAttack
-from relinearize.methods.mismatch import add_mismatch
+from relinearize.evaluation import attacked as robust_attacks
+from relinearize.evaluation.robustness import exact_arithmetic
+from relinearize.methods.rlnet.inner_attack import InnerAttack
+from relinearize.methods.senet.mismatch import add_mismatch
+from relinearize.records.robustness import RobustRecord
+from relinearize.records.run import Record, find_records
 from relinearize.relu.activation import MaskedReLU, SlopedReLU
 from relinearize.relu.budget import top_mask
 from relinearize.robustness.attack import pgd

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from relinearize.methods.finetune import Distill
+from relinearize.methods.distill import Distill
 from relinearize.methods.snl import SNLSearch
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, to_masked, to_sloped

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.errors import UserError
-from relinearize.methods.ordered import OneWidth, OrderedNetwork, narrowed
+from relinearize.methods.senet.ordered import OneWidth, OrderedNetwork, narrowed
 from relinearize.methods.site_outputs import SiteOutputs
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask

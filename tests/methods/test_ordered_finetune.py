@@ -8,14 +8,14 @@ from torch import nn
 
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.errors import UserError
-from relinearize.experiment.training import CHECKPOINT, fit
-from relinearize.methods import ordered_finetune
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.ordered import narrowed
-from relinearize.methods.ordered_finetune import OrderedDistill
+from relinearize.methods.senet.ordered import narrowed
+from relinearize.methods.senet.ordered_distill import OrderedDistill
+from relinearize.methods.senet.search import ordered_distill as ordered_finetune
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, to_masked
+from relinearize.training.fit import CHECKPOINT, fit
 
 IMAGES, SIZE, CLASSES, TEMPERATURE = 6, 5, 3, 4.0
 GAMMA, ALPHA, BETA = 0.1, 0.5, 20.0

@@ -14,9 +14,9 @@ from torch import nn
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.cli import conf_folder
 from relinearize.errors import UserError
-from relinearize.methods.finetune import Distill
+from relinearize.methods.distill import Distill
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.pram import (
+from relinearize.methods.senet.pram import (
     FORMS,
     PRAMDistill,
     activation_distance,

@@ -7,9 +7,9 @@ from torch import nn
 from relinearize.backbones import BACKBONES, PixelInput, build_backbone
 from relinearize.backbones.routes import ROUTES, on_route, with_routes
 from relinearize.errors import UserError
-from relinearize.methods.batch_parts import Part, batch_parts, check_parts
 from relinearize.methods.folded_route import FoldedRoute
-from relinearize.methods.inner_attack import InnerAttack
+from relinearize.methods.rlnet.batch_parts import Part, batch_parts, check_parts
+from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, site_shapes

@@ -9,14 +9,14 @@ from torch import nn
 from relinearize.backbones import PixelInput
 from relinearize.backbones.routes import ROUTES, export_route, on_route, with_routes
 from relinearize.errors import UserError
-from relinearize.experiment.training import CHECKPOINT, fit
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.inner_attack import InnerAttack
-from relinearize.methods.rlnet_finetune import RobustDistill
-from relinearize.methods.rlnet_search import RLNetSearch
-from relinearize.methods.rlnet_teacher import RobustClassifier
+from relinearize.methods.rlnet.distill import RobustDistill
+from relinearize.methods.rlnet.inner_attack import InnerAttack
+from relinearize.methods.rlnet.search import RLNetSearch
+from relinearize.methods.rlnet.teacher import RobustClassifier
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, site_shapes, to_masked
+from relinearize.training.fit import CHECKPOINT, fit
 
 SIZE, CLASSES, IMAGES, BUDGET = 8, 3, 12, 100
 SETTINGS = {

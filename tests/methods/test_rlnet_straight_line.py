@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from relinearize.backbones.routes import ROUTES, on_route, routes_of, with_routes
-from relinearize.methods.rlnet_finetune import RobustDistill
-from relinearize.methods.rlnet_search import RLNetSearch
-from relinearize.methods.rlnet_teacher import RobustClassifier
+from relinearize.methods.rlnet.distill import RobustDistill
+from relinearize.methods.rlnet.search import RLNetSearch
+from relinearize.methods.rlnet.teacher import RobustClassifier
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, to_masked
 

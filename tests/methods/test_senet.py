@@ -22,8 +22,8 @@ from test_methods_straight_line import (
 from relinearize.backbones import BACKBONES, build_backbone
 from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.mismatch import Mismatch, add_mismatch
-from relinearize.methods.senet import SENetSearch, hamming_distance, spatial_mask, strict_mask
+from relinearize.methods.senet.mismatch import Mismatch, add_mismatch
+from relinearize.methods.senet.search import SENetSearch, hamming_distance, spatial_mask, strict_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, site_shapes, to_masked
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.pram import PRAMDistill
+from relinearize.methods.senet.pram import PRAMDistill
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, to_masked
 

@@ -11,10 +11,10 @@ from torch import nn
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.data.resident import ResidentImages, ResidentLoader
 from relinearize.errors import UserError
-from relinearize.experiment.training import fit
+from relinearize.methods.senet.sparse_training import PrunedWeight, SparseTraining, density_after, largest
 from relinearize.methods.site_layers import site_layers
-from relinearize.methods.sparse_training import PrunedWeight, SparseTraining, density_after, largest
 from relinearize.relu.sites import linearize, site_shapes
+from relinearize.training.fit import fit
 
 SETTINGS = SimpleNamespace(
     accelerator="cpu", devices=1, precision="32", channels_last=True, compile=False, convolutions="auto",

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from relinearize import cli
-from relinearize.experiment.records import Record, find_records
+from relinearize.records.run import Record, find_records
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL))

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 
 from relinearize import cli
 from relinearize.cli import conf_folder
-from relinearize.experiment.records import Record
-from relinearize.report.against_paper import against_paper_csv, against_paper_markdown, compare
-from relinearize.report.counterpart import PAPER_METHODS, PAPER_WIDTHS, counterpart
-from relinearize.report.paper_differences import RECIPES, differences, recipe_of
-from relinearize.report.published import load_published
+from relinearize.records.run import Record
+from relinearize.report.papers.comparison import against_paper_csv, against_paper_markdown, compare
+from relinearize.report.papers.counterpart import PAPER_METHODS, PAPER_WIDTHS, counterpart
+from relinearize.report.papers.differences import RECIPES, differences, recipe_of
+from relinearize.report.papers.published import load_published
 
 CONF = conf_folder()
 

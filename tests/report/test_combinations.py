@@ -3,11 +3,11 @@
 import pytest
 from fake_records import fake_record
 
-from relinearize.experiment.records import SubmodelRecord
+from relinearize.commands.report import report_folders
+from relinearize.records.run import SubmodelRecord
 from relinearize.report import write_report
-from relinearize.report.combinations import build_matrices, combinations_markdown
-from relinearize.report.command import report_folders
-from relinearize.report.pareto import build_panels
+from relinearize.report.tables.combinations import build_matrices, combinations_markdown
+from relinearize.report.tables.pareto import build_panels
 
 BUDGETS = (35_000, 14_000)
 

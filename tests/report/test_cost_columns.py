@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 import pytest
 from fake_records import fake_record
 
-from relinearize.cost.choice import RECORDED, one_preset
-from relinearize.cost.prediction import predict
-from relinearize.cost.presets import find_presets
-from relinearize.cost.workload import LinearWork
-from relinearize.experiment.records import Record
-from relinearize.report.cost import cost_columns, record_workload
-from relinearize.report.pareto import build_panels, pareto_csv
+from relinearize.private_inference.cost.choice import RECORDED, one_preset
+from relinearize.private_inference.cost.prediction import predict
+from relinearize.private_inference.cost.presets import find_presets
+from relinearize.private_inference.cost.workload import LinearWork
+from relinearize.records.run import Record
+from relinearize.report.tables.cost import cost_columns, record_workload
+from relinearize.report.tables.pareto import build_panels, pareto_csv
 
 
 def with_backbone(record, **changes):

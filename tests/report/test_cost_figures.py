@@ -10,17 +10,17 @@ from rich.text import Text
 from test_page import Page
 
 from relinearize import cli
-from relinearize.cost.choice import one_preset
 from relinearize.errors import UserError
+from relinearize.private_inference.cost.choice import one_preset
 from relinearize.report import print_runs, write_report
-from relinearize.report.axes import RELUS, cost_axes, covered
-from relinearize.report.cost import predicted
-from relinearize.report.figure import draw_pareto
-from relinearize.report.latency_split import latency_splits
-from relinearize.report.page import render_page
-from relinearize.report.pareto import build_panels
-from relinearize.report.split_figure import draw_split
-from relinearize.report.stacked_bars import MOST
+from relinearize.report.figures.axes import RELUS, cost_axes, covered
+from relinearize.report.figures.latency import draw_split
+from relinearize.report.figures.pareto import draw_pareto
+from relinearize.report.figures.stacked_bars import MOST
+from relinearize.report.page.page import render_page
+from relinearize.report.tables.cost import predicted
+from relinearize.report.tables.latency_split import latency_splits
+from relinearize.report.tables.pareto import build_panels
 
 
 def unknown(record):

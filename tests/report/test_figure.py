@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from fake_records import fake_record, fake_sweep
 
-from relinearize.report.figure import draw_pareto
-from relinearize.report.look import log_ticks, method_colours, short_count
-from relinearize.report.names import place_names
-from relinearize.report.pareto import build_panels
+from relinearize.report.figures.names import place_names
+from relinearize.report.figures.pareto import draw_pareto
+from relinearize.report.figures.style import log_ticks, method_colours, short_count
+from relinearize.report.tables.pareto import build_panels
 
 
 @pytest.mark.filterwarnings("error")

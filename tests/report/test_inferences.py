@@ -11,14 +11,14 @@ from fake_inferences import fake_inference, write_inference
 from fake_records import fake_record, fake_sweep, write_records
 from test_page import NASTY, Page
 
-from relinearize.cost.choice import one_preset
+from relinearize.private_inference.cost.choice import one_preset
 from relinearize.report import write_report
-from relinearize.report.cost import predicted
-from relinearize.report.inference import Inference, curves, find_inferences
-from relinearize.report.inference_figure import draw_inference, draw_inference_split
-from relinearize.report.inference_files import TITLES, cells, inference_csv, inference_markdown
-from relinearize.report.page import render_page
-from relinearize.report.pareto import build_panels
+from relinearize.report.figures.inference import draw_inference, draw_inference_split
+from relinearize.report.page.page import render_page
+from relinearize.report.tables.cost import predicted
+from relinearize.report.tables.inference import Inference, curves, find_inferences
+from relinearize.report.tables.inference_files import TITLES, cells, inference_csv, inference_markdown
+from relinearize.report.tables.pareto import build_panels
 
 
 def measured(*runs, settings=(("semi2k", "wan"),), **options):

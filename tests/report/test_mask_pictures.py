@@ -10,14 +10,14 @@ from fake_records import fake_record, fake_sweep, write_records
 from safetensors.numpy import save_file
 
 from relinearize.errors import UserError
-from relinearize.experiment.records import find_records
+from relinearize.records.run import find_records
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.report import write_report
-from relinearize.report.look import SHARE_COLOURS, share_text
-from relinearize.report.mask_figure import CELL, LEAST_ROWS, MOST_ROWS, chosen_rows, colours, draw_masks, framed_map
-from relinearize.report.mask_files import masks_beside, read_mask
-from relinearize.report.mask_pictures import SiteMap, build_groups
-from relinearize.report.pareto import build_panels
+from relinearize.report.figures.masks import CELL, LEAST_ROWS, MOST_ROWS, chosen_rows, colours, draw_masks, framed_map
+from relinearize.report.figures.style import SHARE_COLOURS, share_text
+from relinearize.report.tables.mask_files import masks_beside, read_mask
+from relinearize.report.tables.masks import SiteMap, build_groups
+from relinearize.report.tables.pareto import build_panels
 
 
 def groups_of(records):

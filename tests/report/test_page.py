@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from fake_records import fake_record, fake_sweep
 
-from relinearize.report.page import MOST_EPOCHS, embed_json, page_data, render_page
-from relinearize.report.pareto import build_panels
+from relinearize.report.page.page import MOST_EPOCHS, embed_json, page_data, render_page
+from relinearize.report.tables.pareto import build_panels
 
 NASTY = "</script><b>&@@DATA@@ \u2028 <!--"
 

@@ -7,7 +7,7 @@ import random
 import pytest
 from fake_records import BUDGETS, fake_record, fake_sweep
 
-from relinearize.report.pareto import Spread, build_panels, pareto_csv, pareto_rows
+from relinearize.report.tables.pareto import Spread, build_panels, pareto_csv, pareto_rows
 
 
 def with_accuracy(record, test):

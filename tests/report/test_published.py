@@ -2,7 +2,7 @@
 
 import pytest
 
-from relinearize.report.published import IMAGE_SIZES, REPLACEMENTS, load_published, published_for
+from relinearize.report.papers.published import IMAGE_SIZES, REPLACEMENTS, load_published, published_for
 
 
 def test_every_row_is_well_formed():

@@ -82,7 +82,7 @@ def test_the_report_never_imports_torch(tmp_path):
         "heavy = {'torch', 'matplotlib', 'pydantic', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         f"report.write_report([{str(folder)!r}])\n"
-        "from relinearize.experiment.records import find_records\n"
+        "from relinearize.records.run import find_records\n"
         f"report.print_runs([record for _, record in find_records([{str(folder)!r}])])\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -16,15 +16,15 @@ from fake_records import REPORT_FILES, fake_record, fake_sweep, write_records
 from fake_robust_records import ATTACKS, CORRUPTIONS, EXTRA, fake_robust, fake_robust_runs, routed, write_robust
 from rich.console import Console
 
-from relinearize.experiment.robust_records import RobustRecord
+from relinearize.records.robustness import RobustRecord
 from relinearize.report import write_report
-from relinearize.report.page import render_page
-from relinearize.report.pareto import build_panels, pareto_rows
-from relinearize.report.robustness import ORACLE, build_tables
-from relinearize.report.robustness_columns import interval_95
-from relinearize.report.robustness_figure import attacked_column, corrupted_column, draw_robustness, shade
-from relinearize.report.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
-from relinearize.report.table import print_robustness
+from relinearize.report.figures.robustness import attacked_column, corrupted_column, draw_robustness, shade
+from relinearize.report.page.page import render_page
+from relinearize.report.tables.pareto import build_panels, pareto_rows
+from relinearize.report.tables.robustness import ORACLE, build_tables
+from relinearize.report.tables.robustness_columns import interval_95
+from relinearize.report.tables.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
+from relinearize.report.tables.terminal import print_robustness
 
 FILES = ["robustness.md", "robustness.csv", "robustness_corruptions.csv", "robustness.png"]
 
@@ -416,7 +416,7 @@ def test_report_finds_robust_records_and_never_imports_torch(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from relinearize.report.command import report_folders\n"
+        "from relinearize.commands.report import report_folders\n"
         f"report_folders([Path({str(runs)!r})])\n"
         "assert 'torch' not in sys.modules\n"
     )

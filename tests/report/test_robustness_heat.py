@@ -9,9 +9,9 @@ import pytest
 from fake_records import fake_record
 from fake_robust_records import fake_robust, routed
 
-from relinearize.report.page import render_page
-from relinearize.report.pareto import build_panels
-from relinearize.report.robustness import build_tables
+from relinearize.report.page.page import render_page
+from relinearize.report.tables.pareto import build_panels
+from relinearize.report.tables.robustness import build_tables
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ROUTES = ("clean", "augmix", "adversarial")

@@ -8,11 +8,11 @@ import pytest
 from fake_records import fake_record
 
 from relinearize.report import write_report
-from relinearize.report.look import SHARE_COLOURS
-from relinearize.report.page import page_data
-from relinearize.report.pareto import build_panels
-from relinearize.report.search_figure import MAP, MOST, NORM, chosen_ways, draw_searches
-from relinearize.report.search_ways import CHANGED, KEPT, build_ways
+from relinearize.report.figures.searches import MAP, MOST, NORM, chosen_ways, draw_searches
+from relinearize.report.figures.style import SHARE_COLOURS
+from relinearize.report.page.page import page_data
+from relinearize.report.tables.pareto import build_panels
+from relinearize.report.tables.search_trajectories import CHANGED, KEPT, build_ways
 
 
 def walked(record, prefix=KEPT, key=None, rows=3):

@@ -3,9 +3,9 @@
 import pytest
 from fake_records import fake_record
 
-from relinearize.experiment.records import SubmodelRecord
-from relinearize.report.command import report_folders
-from relinearize.report.shared_work import SharedWork
+from relinearize.commands.report import report_folders
+from relinearize.records.run import SubmodelRecord
+from relinearize.report.tables.shared_work import SharedWork
 
 
 def timed(asked, seconds, keys, **changes):

@@ -12,8 +12,8 @@ from wandb_files import keep_off, local_paths, runs_below
 
 from relinearize import cli
 from relinearize.errors import UserError
-from relinearize.experiment.wandb_settings import wandb_settings
-from relinearize.report.wandb_report import read_table
+from relinearize.report.wandb import read_table
+from relinearize.tracking.wandb_settings import wandb_settings
 
 pytest.importorskip("wandb")
 

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from relinearize.errors import UserError
 from relinearize.robustness.attack import fgsm, pgd
 from relinearize.robustness.attacks import FGSM, PGD, answer
-from relinearize.robustness.foreign_attacks import APGD, AutoAttack, Square, Torchattacks
 from relinearize.robustness.robust_accuracy import batch_seed, robust_accuracy
+from relinearize.robustness.third_party import APGD, AutoAttack, Square, Torchattacks
 
 CONF = Path(__file__).parents[2] / "conf" / "attack"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))

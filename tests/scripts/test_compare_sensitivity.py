@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from relinearize.experiment.records import Record
-from relinearize.methods.released_sensitivity import RELEASED
+from relinearize.methods.senet.released_sensitivity import RELEASED
+from relinearize.records.run import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ def script(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def write(folder, sensitivities, target="relinearize.methods.sparse_training.SparseTraining", **options):
+def write(folder, sensitivities, target="relinearize.methods.senet.sparse_training.SparseTraining", **options):
     from fake_records import fake_record
 
     record = fake_record("senet", **options)
@@ -69,7 +69,7 @@ def test_snl_convention_and_out(script, tmp_path):
     ("sensitivities", "target", "message"),
     [
         ([None] * 17, "x", "used no sensitivities"),
-        (RELEASED["resnet18"], "relinearize.methods.sensitivity.Released", "released sensitivities themselves"),
+        (RELEASED["resnet18"], "relinearize.methods.senet.sensitivity.Released", "released sensitivities themselves"),
         ([0.0] * 17, "x", "all its sensitivities are 0"),
     ],
 )

@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from relinearize.cost.network import NETWORKS
-from relinearize.engine.record import Answers, InferenceRecord, KindCost, Model, Phase
 from relinearize.errors import UserError
-from relinearize.inference import export
+from relinearize.private_inference.bundle import export
+from relinearize.private_inference.cost.network import NETWORKS
+from relinearize.records.inference import Answers, InferenceRecord, KindCost, Model, Phase
 
 ROOT = Path(__file__).resolve().parents[2]
 

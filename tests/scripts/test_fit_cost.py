@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from relinearize.cost.network import read_network
-from relinearize.cost.workload import LinearWork, Workload, bundle_workload
-from relinearize.inference import read_bundle
+from relinearize.private_inference.bundle import read_bundle
+from relinearize.private_inference.cost.network import read_network
+from relinearize.private_inference.cost.workload import LinearWork, Workload, bundle_workload
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.utils import get_class
 
-from relinearize.experiment.conf_folder import conf_folder
+from relinearize.conf_folder import conf_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = conf_folder() / "experiment/paper"

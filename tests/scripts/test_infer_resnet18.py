@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from relinearize.inference import read_bundle
+from relinearize.private_inference.bundle import read_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 

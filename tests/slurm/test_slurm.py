@@ -4,16 +4,12 @@ import contextlib
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-import pytest
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "experiment")]
-
 import one_node
+import pytest
 from quick_runs import (
     LARGE,
     MIDDLE,
@@ -26,7 +22,7 @@ from quick_runs import (
     trained_epochs,
 )
 
-from relinearize.experiment.records import find_records
+from relinearize.records.run import find_records
 from relinearize.sweeps.status import Sweep
 
 pytestmark = pytest.mark.slurm

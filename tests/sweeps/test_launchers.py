@@ -10,12 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiment"))
-
 from quick_runs import LARGE, SMALL, command, quick_command, shell
 
-from relinearize.experiment.records import find_records
+from relinearize.records.run import find_records
 from relinearize.sweeps.files import job_files
 from relinearize.sweeps.status import Sweep
 

@@ -1,0 +1,47 @@
+"""`relinearize count`: the ReLUs of a network, site by site, in both conventions, as a table."""
+
+import math
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+from rich.table import Table
+
+from relinearize.relu.sites import site_shapes
+from relinearize.runs.build import all_relu_network
+
+
+def count_sites(config: DictConfig, convention: str | None) -> dict[str, tuple[int, ...]]:
+    """Site name -> shape of `config`'s backbone under `convention` (None: the backbone has no such option)."""
+    config = config.copy()
+    if convention is not None:
+        with open_dict(config):
+            config.backbone.convention = convention
+    return site_shapes(all_relu_network(config).network)
+
+
+def show_counts(config: DictConfig, console: Console | None = None) -> None:
+    """Print one row per site and the totals; sites that only one convention has show a dash in the other."""
+    OmegaConf.resolve(config)
+    has_conventions = "convention" in config.backbone
+    columns = (
+        {name: count_sites(config, name) for name in ("senet", "snl")}
+        if has_conventions
+        else {"ReLUs": count_sites(config, None)}
+    )
+    longest = max(columns.values(), key=len)
+    width = config.backbone.get("width")
+    title = f"{config.backbone.name}{f' width {width}' if width else ''} on {config.dataset.title}"
+    table = Table(title=title)
+    table.add_column("#", justify="right")
+    table.add_column("site")
+    table.add_column("shape", justify="right")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for index, (site, shape) in enumerate(longest.items()):
+        counts = [f"{math.prod(sites[site]):,}" if site in sites else "-" for sites in columns.values()]
+        table.add_row(str(index), site, " x ".join(map(str, shape)), *counts)
+    table.add_section()
+    table.add_row(
+        "", "total", "", *(f"{sum(math.prod(shape) for shape in sites.values()):,}" for sites in columns.values())
+    )
+    (console or Console()).print(table)

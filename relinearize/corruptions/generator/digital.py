@@ -1,0 +1,90 @@
+"""Pixelation and JPEG, both Pillow's, and elastic deformation."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import cv2
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from relinearize.corruptions.generator.pixels import gather, to_bytes, to_unit
+from relinearize.corruptions.generator.streams import Streams
+
+
+def pixelate(images: np.ndarray, scale: float) -> np.ndarray:
+    """Made smaller and back, by the means of boxes."""
+    height, width = images.shape[1:3]
+    small = max(1, int(width * scale)), max(1, int(height * scale))
+    pictures = [_picture(image).resize(small, Image.Resampling.BOX) for image in images]
+    return _bytes([picture.resize((width, height), Image.Resampling.BOX) for picture in pictures], images.shape)
+
+
+def jpeg_compression(images: np.ndarray, quality: int) -> np.ndarray:
+    """Saved and read again, with Pillow's settings but for the quality (4:2:0 colours)."""
+    pictures = []
+    for image in images:
+        file = BytesIO()
+        _picture(image).save(file, "JPEG", quality=quality)
+        pictures.append(Image.open(file))
+    return _bytes(pictures, images.shape)
+
+
+def elastic_transform(images: np.ndarray, strength: tuple[float, float, float], streams: Streams) -> np.ndarray:
+    """A random affine map (mirrored at the edges), then each pixel from a place beside it, smoothly varied.
+
+    strength: the height of the displacements, the sigma that smooths them, and how far the corners of the affine map
+    move; each as a share of the image size (the smaller side, should they differ).
+    """
+    number, height, width, channels = images.shape
+    size = min(height, width)
+    reach, sigma, jitter = (share * size for share in strength)
+    # Triangles around the centre, as x and y: lower right, upper right, upper left.
+    centre, arm = np.array([width // 2, height // 2], np.float32), size // 3
+    triangle = centre + np.array([[arm, arm], [arm, -arm], [-arm, -arm]], np.float32)
+    pixels = to_unit(images, np.float32)
+    warped = np.empty_like(pixels)
+    drawn = np.empty((number, 2, height, width))
+    for image, stream in enumerate(streams):
+        moved = triangle + stream.uniform(-jitter, jitter, size=(3, 2)).astype(np.float32)
+        affine = cv2.getAffineTransform(triangle, moved)
+        turned = cv2.warpAffine(pixels[image], affine, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+        warped[image] = turned.reshape(height, width, channels)
+        drawn[image] = stream.uniform(-1, 1, size=(2, height, width))
+    if reach == 0:
+        return to_bytes(warped)
+    shifts = ndimage.gaussian_filter(drawn, (0, 0, sigma, sigma), mode="reflect", truncate=3) * reach
+    return to_bytes(displaced(warped, shifts[:, 1], shifts[:, 0]))
+
+
+def displaced(pixels: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Each pixel from `down` rows and `right` columns away (N x H x W), bilinear; edges mirrored, edge pixel twice."""
+    height, width = pixels.shape[1:3]
+    rows = np.arange(height)[:, None] + down
+    columns = np.arange(width) + right
+    top, left = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
+    below, beside = (rows - top)[..., None], (columns - left)[..., None]
+    lines = [_mirror(top + step, height) * width for step in (0, 1)]
+    places = [_mirror(left + step, width) for step in (0, 1)]
+
+    def corner(line: int, place: int) -> np.ndarray:
+        return gather(pixels, lines[line] + places[place])
+
+    upper = (1 - beside) * corner(0, 0) + beside * corner(0, 1)
+    lower = (1 - beside) * corner(1, 0) + beside * corner(1, 1)
+    return (1 - below) * upper + below * lower
+
+
+def _mirror(places: np.ndarray, size: int) -> np.ndarray:
+    """Indices of any size -> 0 .. size - 1: ... 1 0 | 0 1 2 ... size-1 | size-1 size-2 ..."""
+    within = places % (2 * size)
+    return np.minimum(within, 2 * size - 1 - within)
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def _bytes(pictures: list[Image.Image], shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack([np.asarray(picture) for picture in pictures]).reshape(shape)

@@ -1,0 +1,41 @@
+"""Gaussian, shot, impulse and speckle noise. Each value (pixel and channel) is drawn on its own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from relinearize.corruptions.generator.pixels import to_bytes, to_unit
+from relinearize.corruptions.generator.streams import Streams
+
+
+def gaussian_noise(images: np.ndarray, sigma: float, streams: Streams) -> np.ndarray:
+    return to_bytes(to_unit(images, np.float32) + np.float32(sigma) * _normal(images.shape, streams))
+
+
+def speckle_noise(images: np.ndarray, sigma: float, streams: Streams) -> np.ndarray:
+    """Normal noise whose deviation is `sigma` times the pixel."""
+    return to_bytes(to_unit(images, np.float32) * (1 + np.float32(sigma) * _normal(images.shape, streams)))
+
+
+def shot_noise(images: np.ndarray, photons: float, streams: Streams) -> np.ndarray:
+    """Poisson counts of light, `photons` expected at a white pixel."""
+    expected = to_unit(images) * photons
+    counts = np.stack([stream.poisson(light) for stream, light in zip(streams, expected, strict=True)])
+    return to_bytes(counts / photons)
+
+
+def impulse_noise(images: np.ndarray, share: float, streams: Streams) -> np.ndarray:
+    """Salt and pepper: `share` of the values, half of them 0 and half 255."""
+    drawn = np.empty(images.shape, np.float32)
+    for stream, out in zip(streams, drawn, strict=True):
+        stream.random(out=out, dtype=np.float32)
+    corrupted = np.where(drawn < share, np.uint8(255), images)
+    corrupted[drawn < share / 2] = 0
+    return corrupted
+
+
+def _normal(shape: tuple[int, ...], streams: Streams) -> np.ndarray:
+    drawn = np.empty(shape, np.float32)
+    for stream, out in zip(streams, drawn, strict=True):
+        stream.standard_normal(out=out, dtype=np.float32)
+    return drawn

@@ -1,0 +1,87 @@
+"""What a robust evaluation looks at: one network in float32 on its device, and which test images in which order."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relinearize.backbones.adapter import PixelInput
+from relinearize.data.augment import to_pixels
+from relinearize.data.images import ImageSet
+from relinearize.data.splits import stable_order
+from relinearize.runs.finished import FinishedRun
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the work that is done whole or not at all; an evaluation is a list of them.
+
+    group: what a person calls it ("PGD-20"); what: plain data that says what comes out, within one subject; units: its
+    cost in forward passes of one image, roughly; compute: does it and returns plain data.
+    """
+
+    group: str
+    what: dict[str, Any]
+    units: float
+    compute: Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished run's network and the test images of its dataset (uint8, in memory or mapped)."""
+
+    run: FinishedRun
+    images: ImageSet
+    device: str
+    seed: int
+
+    @cached_property
+    def network(self) -> PixelInput:
+        """With hard masks and one set of batch norms, in eval mode; its parameters take no gradients."""
+        return self.run.network().to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """int64: a permutation of all test images that depends on their number and `seed` only.
+
+        n images are its first n: the same for every run on a dataset, and more images contain the fewer.
+        """
+        return torch.from_numpy(stable_order(len(self.images), self.seed, "robust evaluation"))
+
+    def rows(self, count: int | None) -> Tensor:
+        """Positions in the test set of `count` images (None, or more than there are: all, in the set's own order)."""
+        if count is None or count >= len(self.images):
+            return torch.arange(len(self.images))
+        return self.order[:count]
+
+    def which(self, count: int | None) -> str:
+        """What `rows` gives, in words. The number is not in it, since more contain the fewer."""
+        return "all in order" if count is None or count >= len(self.images) else f"permutation {self.seed}"
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(pixels, labels int64 N) of these test images, on the device; see `pixels`."""
+        return self.pixels(self.images.images[rows], self.images.labels[rows])
+
+    def pixels(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 N x H x W x C -> float32 N x C x H x W in [0, 1], laid out as in the run's own test; on the device."""
+        return to_pixels(images.to(self.device)), labels.to(self.device)
+
+    @torch.no_grad()
+    def right(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """bool N: which images the network classifies as their labels say."""
+        return self.network(pixels).argmax(1) == labels
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that every piece depends on."""
+        return {**self.run.identity, "device": self.device, "torch": torch.__version__}
+
+
+def piece_seed(*parts: object) -> int:
+    """From 0 to 2^31 - 1, a function of the parts: pieces can be made in any order, by any process."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

@@ -1,0 +1,119 @@
+"""RLNet (CVPRW 2024; its official code), stage 2: robust fine-tuning under a fixed mask.
+
+    L = gamma * (CE_c + CE_aug + CE_adv) / 3 + alpha * (KL_c + KL_aug + KL_adv) / 3 + beta * (AT_c + AT_aug) / 2
+
+The first two as in the search (rlnet_search.py). AT compares the sites of student and teacher on the very images that
+the student is shown, both on the part's route: clean images on route clean, AugMix views on route clean (three routes:
+augmix), and, where it has a weight, the student's adversarial images on route adversarial (then the mean of three).
+
+The official code's modes in these weights. Without "+ce" its KL terms have weight 1, whatever its option alpha says:
+
+    mode                           gamma  alpha  beta  pram_part_weights   attack.loss
+    rslad                          0      1      0                         kl
+    rslad+attn                     0      1      1000  augmix 0            kl
+    rslad+attn+augattn             0      1      1000                      kl
+    rslad+attn+augattn+advattn     0      1      1000  adversarial 1       kl
+    rslad+attn+augattn+ce          .5     .5     1000                      kl (its README's and our default)
+    rslad+attn+augattn+advattn+ce  .5     .5     1000  adversarial 1       kl
+    pgd                            1      0      0                         ce
+
+With three sets of batch norms it knows the first two alone; here each part is compared on its own route then, too.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.routes import export_route, routes_of
+from relinearize.errors import UserError
+from relinearize.methods.frozen import frozen_copy
+from relinearize.methods.losses import logit_losses
+from relinearize.methods.rlnet.batch_parts import PARTS, Part, route_of
+from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
+from relinearize.methods.senet.pram import Answer, PRAMDistill, activation_mismatch, answer
+from relinearize.methods.site_outputs import SiteOutputs
+
+PRAM_PART_WEIGHTS = {"clean": 1.0, "augmix": 1.0, "adversarial": 0.0}
+
+
+class RobustDistill(RobustTraining, PRAMDistill):
+    """Fine-tunes a linearized `network` with routes against a robust teacher.
+
+    Args:
+        network: linearized, with routes; its masks do not change.
+        teacher: robust all-ReLU network, with routes or without (then its only one serves for all). Folded copies of
+            the routes that are needed are used.
+        pram_part_weights: factor of the AT of each part; the mean is over the parts of factor above 0.
+        settings: see PRAMDistill (gamma, alpha, beta as cross_entropy_weight, distillation_weight, pram_weight; form,
+            sites, temperature) and RobustTraining.
+    """
+
+    attack_loss = "kl"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        *,
+        pram_part_weights: Mapping[str, float] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(network, frozen_copy(export_route(teacher, "clean")), **settings)
+        weights = PRAM_PART_WEIGHTS | dict(pram_part_weights or {})
+        key = f"{self.config_key}.pram_part_weights"
+        for name, weight in weights.items():
+            if name not in PARTS:
+                raise UserError(f"{key}.{name} is unknown; valid: {', '.join(PARTS)}")
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
+                raise UserError(f"{key}.{name}={weight} is no weight; give a number of at least 0")
+        used = {name: weight for name, weight in weights.items() if weight and self.pram_weight}
+        self.pram_part_weights = {name: weight for name, weight in used.items() if name in self.part_names}
+        # The teacher on the routes whose sites are compared; that of clean images is there already.
+        self._teachers = {"clean": (self._frozen[0], self._teacher_outputs)}
+        for name in self.pram_part_weights:
+            route = self._teacher_route(name, teacher)
+            if route not in self._teachers:
+                on_route = frozen_copy(export_route(teacher, route))
+                self._teachers[route] = (on_route, SiteOutputs(on_route, self.compared_sites))
+                self._frozen += (on_route,)
+        self._teacher_routes = {name: self._teacher_route(name, teacher) for name in self.pram_part_weights}
+
+    def _teacher_route(self, part: str, teacher: nn.Module) -> str:
+        route = route_of(part, self.routes)
+        return route if route in routes_of(teacher) else "clean"
+
+    def loss(
+        self, images: Tensor, labels: Tensor, augmix_images: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        parts = self.begin_step(len(labels))
+        wanted = self.teacher_answer(images)
+        losses, distances, metrics = {}, [], {}
+        for part in parts:
+            shown = self.shown(part, images, labels, augmix_images, wanted.logits, self.temperature)
+            with self.on_route(part):
+                found = answer(self.network, self._student_outputs, shown)
+            cross_entropy, divergence, terms = logit_losses(
+                found.logits, wanted.logits[part.rows], labels[part.rows], self.temperature
+            )
+            losses[part.name] = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
+            if weight := self.pram_part_weights.get(part.name):
+                if len(found.sites) < len(self.compared_sites):  # torch.compile took the graph of a like network
+                    raise RuntimeError("sites were not seen; torch.compiler.reset() is needed before compile()")
+                distance = activation_mismatch(self.form, found.sites, self._teacher_sites(part, shown, wanted))
+                distances.append(weight * distance)
+                terms["pram"] = distance.detach()
+            metrics |= part_metrics(part, terms)
+        loss = self.weighted(losses)
+        if distances:
+            loss = loss + self.pram_weight * torch.stack(distances).sum() / len(distances)
+        return loss, metrics
+
+    def _teacher_sites(self, part: Part, shown: Tensor, clean: Answer) -> dict[str, Tensor]:
+        """What the teacher's sites make of the images that the student was shown."""
+        if part.name == "clean":
+            return {name: outputs[part.rows] for name, outputs in clean.sites.items()}
+        teacher, outputs = self._teachers[self._teacher_routes[part.name]]
+        with torch.no_grad():
+            return answer(teacher, outputs, shown).sites

@@ -1,0 +1,246 @@
+"""What RLNet's three stages share: parts of a batch on their routes, the attack inside the step, robust validation."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.routes import on_route, route_state, routes_of
+from relinearize.errors import UserError
+from relinearize.methods.folded_route import FoldedRoute
+from relinearize.methods.processes import add_up, process_count, process_rank
+from relinearize.methods.rlnet.batch_parts import PARTS, SPLITS, Part, batch_parts, check_parts, route_of
+from relinearize.methods.rlnet.inner_attack import InnerAttack
+from relinearize.methods.stage import Stage
+
+SELECT_BY = ("mean", "clean", "robust")
+VALIDATION = {"steps": 10, "images": 500, "every": 1}
+GRAPHS = 32  # that torch.compile may make of one forward: routes, hooks, networks and what is differentiated all count
+
+
+class RobustTraining(Stage):
+    """A base, to stand before another Stage, for losses that are sums over the parts of a batch (see batch_parts.py).
+
+    What is learned is one set of weights and one batch norm per route of `network`; each route is a network of its own
+    that can be deployed (`variants`). The attack is crafted on, and its images answered by, the adversarial route (the
+    only one, if there is one) in eval mode, as the network stands when the step begins.
+
+    After an epoch `val/accuracy` is the clean accuracy on route clean, in the precision of training, and `val/robust`
+    the accuracy under PGD on the adversarial route, on the first images of the hold-out and without autocast: float32,
+    in which CUDA's convolutions may use TF32. The attack of a training step computes in the precision of training, on
+    pixels in float32.
+
+    Args:
+        network: with 1, 2 or 3 routes (see backbones/routes.py), on route clean.
+        second_view: "augmix", or None: no AugMix part.
+        split: "shares" or "full", see batch_parts.
+        part_weights: factor of each part's loss, 1 by default. The loss is the sum over the parts of weight times loss,
+            divided by the number of parts of weight above 0.
+        attack: see InnerAttack.
+        robust_validation: steps: of PGD. images: how many at most; 0: none. every: so many epochs, and the last.
+        select_by: what selection "best" (and "test") compares: "mean" of val/accuracy and val/robust, "clean" or
+            "robust" alone. One set of weights serves all routes, hence the mean. The official code keeps the best of
+            each on the test set and goes on with the best clean one: selection=test, select_by=clean.
+    """
+
+    routed = True
+    attack_loss = "ce"
+    masks_change = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *inputs: Any,
+        second_view: str | None = "augmix",
+        split: str = "shares",
+        part_weights: Mapping[str, float] | None = None,
+        attack: Mapping[str, Any] | None = None,
+        robust_validation: Mapping[str, int] | None = None,
+        select_by: str = "mean",
+        **settings: Any,
+    ) -> None:
+        key = self.config_key
+        routes = routes_of(network)
+        attacked = FoldedRoute(network, route_of("adversarial", routes), self.masks_change)  # before there are hooks
+        super().__init__(network, *inputs, **settings)
+        self.routes = routes
+        for name, value, valid in (
+            ("second_view", second_view, ("augmix", None)),
+            ("split", split, SPLITS),
+            ("select_by", select_by, SELECT_BY),
+        ):
+            if value not in valid:
+                words = ", ".join("null" if choice is None else choice for choice in valid)
+                raise UserError(f"{key}.{name}={value} is unknown; valid: {words}")
+        self.second_view, self.split, self.select_by = second_view, split, select_by
+        self.part_weights = dict.fromkeys(PARTS, 1.0) | dict(part_weights or {})
+        if second_view is None:
+            self.part_weights["augmix"] = 0.0
+        self.part_names = check_parts(self.part_weights, routes, f"{key}.part_weights")
+        self.attack = InnerAttack.of(attack, f"{key}.attack", loss=self.attack_loss)
+        self.robust_validation = self._validation(robust_validation)
+        self.batch_shares = shares = 1 if split == "full" else len(routes)
+        if shares > 1 and self.batch_size < 8 * shares:  # the last batch may be a quarter of it
+            raise UserError(
+                f"{key}.batch_size={self.batch_size} is split among {shares} routes; give at least {8 * shares}"
+            )
+        self._attacked = attacked
+        self._frozen += (attacked.network,)
+        self._best = self.best
+
+    def _validation(self, given: Mapping[str, int] | None) -> dict[str, int]:
+        key, settings = f"{self.config_key}.robust_validation", VALIDATION | dict(given or {})
+        if unknown := set(settings) - set(VALIDATION):
+            raise UserError(f"{key}.{min(unknown)} is unknown; valid: {', '.join(VALIDATION)}")
+        for name, value in settings.items():
+            if type(value) is not int or value < (0 if name == "images" else 1):
+                raise UserError(f"{key}.{name}={value}: give a whole number of at least {0 if name == 'images' else 1}")
+        if not settings["images"] and self.select_by != "clean" and self.selection != "last":
+            raise UserError(
+                f"{key}.images=0 leaves nothing for {self.config_key}.select_by={self.select_by}; give select_by=clean "
+                "or selection=last"
+            )
+        return settings
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        # Beyond its limit of 8 the compiler would run what comes later, the attack perhaps, without compiling it.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        # Graphs for the sizes of an epoch's last batch would double the time that compilation takes.
+        whole = len(batch[0]) == self.batch_size // process_count()
+        with contextlib.nullcontext() if whole else not_compiled():
+            return super().training_step(batch, batch_index)
+
+    # ---- for the loss of a step --------------------------------------------------------------------------------------
+
+    def begin_step(self, count: int) -> list[Part]:
+        """The parts of a batch of `count` images; what is attacked in this step is the network as it is now."""
+        if "adversarial" in self.part_names:
+            self._attacked.follow()
+        return batch_parts(count, self.routes, self.part_names, self.split)
+
+    def shown(
+        self,
+        part: Part,
+        images: Tensor,
+        labels: Tensor,
+        augmix_images: Tensor | None,
+        logits: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """The images of `part`, of a whole batch: as they are, their AugMix views, or under attack.
+
+        `logits` (of the whole batch, N x classes) is what an attack with loss "kl" leads away from.
+        """
+        if part.name == "augmix":
+            if augmix_images is None:
+                raise ValueError("the batch has no AugMix images; the loader must give the stage's second_view")
+            return augmix_images[part.rows]
+        clean = images[part.rows]
+        if part.name == "clean":
+            return clean
+        targets = (logits if self.attack.loss == "kl" else labels)[part.rows]
+        start = (self.seed, self.current_epoch, self.global_step, *self._own_noise)
+        return self.attack(self._attacked.network, clean, targets, start=start, temperature=temperature)
+
+    @property
+    def _own_noise(self) -> tuple[int, ...]:
+        """What makes a process's random starts others than the first one's."""
+        return (process_rank(),) if process_rank() else ()
+
+    def on_route(self, part: Part) -> Any:
+        """A context: the network works on the route of `part`."""
+        return on_route(self.network, part.route)
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Part -> loss, as the mean over the parts of weight times loss."""
+        return torch.stack([self.part_weights[name] * loss for name, loss in losses.items()]).sum() / len(losses)
+
+    # ---- validation --------------------------------------------------------------------------------------------------
+
+    def epoch_end(self, row: dict[str, float]) -> None:
+        if self.validation_loader is not None:
+            if self._robust_epoch(int(row["epoch"])):
+                row["val/robust"] = self.robust_accuracy()
+            self._choose(row)
+        super().epoch_end(row)
+
+    def _robust_epoch(self, epoch: int) -> bool:
+        if not self.robust_validation["images"]:
+            return False
+        last = epoch + 1 == self.epochs or (self._trainer is not None and self.trainer.should_stop)
+        return last or (epoch + 1) % self.robust_validation["every"] == 0
+
+    def _choose(self, row: dict[str, float]) -> None:
+        """Keep these weights if they are the best, whatever the clean accuracy alone would say."""
+        clean, robust = row["val/accuracy"], row.get("val/robust")
+        if self.selection != "last" and (robust is not None or self.select_by == "clean"):
+            score = {"clean": lambda: clean, "robust": lambda: robust, "mean": lambda: (clean + robust) / 2}
+            value = score[self.select_by]()
+            if value > self._best["accuracy"]:
+                self._best = {"accuracy": value, "epoch": int(row["epoch"]), "weights": self.weights()}
+        if self.selection != "last":
+            self.best = self._best
+
+    def robust_accuracy(self) -> float:
+        """Percent of the first validation images that the adversarial route classifies rightly under PGD against it.
+
+        Every epoch from the same random starts, without autocast; the network's modes are left as they are.
+        """
+        with not_compiled():
+            return self._robust_accuracy()
+
+    def _robust_accuracy(self) -> float:
+        self._attacked.follow()
+        attack = replace(self.attack, steps=self.robust_validation["steps"], loss="ce")
+        # Every process's share of the first images: those of its rank modulo the processes.
+        left, right, seen = len(range(process_rank(), self.robust_validation["images"], process_count())), 0, 0
+        for batch, (images, labels) in enumerate(self.validation_loader):
+            if not left:
+                break
+            images, labels = images[:left], labels[:left]
+            start = ("validation", self.seed, batch, *self._own_noise)
+            adversarial = attack(self._attacked.network, images, labels, start=start)
+            with torch.no_grad():
+                right += int((self._attacked.network(adversarial).argmax(1) == labels).sum())
+            seen += len(labels)
+            left -= len(labels)
+        counts = torch.tensor([right, seen], device=self.device)
+        add_up([counts])
+        right, seen = counts.tolist()
+        return 100.0 * right / seen
+
+    # ---- the result --------------------------------------------------------------------------------------------------
+
+    @property
+    def variant_fractions(self) -> dict[str, float]:
+        """A network of full width for each route; "" is the clean one: {"": 1.0, "route-adversarial": 1.0}."""
+        return {variant_name(route): 1.0 for route in self.routes}
+
+    def variants(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """From `weights()` or `selected()`: for each of `variant_fractions` the weights of the ordinary network."""
+        return {variant_name(route): route_state(weights, route) for route in self.routes}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._best = self.best
+
+
+def not_compiled() -> contextlib.AbstractContextManager:
+    """For passes that are too few to be worth a graph: compiled networks run as if they were not."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def variant_name(route: str) -> str:
+    """What the network of a route is called beside the run: "" for the clean one, route-adversarial."""
+    return "" if route == "clean" else f"route-{route}"
+
+
+def part_metrics(part: Part, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`metrics` under the names of their part: those of the clean one as they are, accuracy_adversarial, ..."""
+    return {name if part.name == "clean" else f"{name}_{part.name}": value for name, value in metrics.items()}

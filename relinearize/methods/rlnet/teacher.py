@@ -1,0 +1,78 @@
+"""RLNet (CVPRW 2024; its official code), stage 0: the robust all-ReLU network.
+
+    L = (CE_clean + CE_augmix + CE_adversarial) / 3
+
+Two routes: the clean half of the batch and the AugMix views of the same images through batch norm "clean", the other
+half, under PGD-7, through "adversarial". Three routes: a third of the batch each, through its own, as in the official
+code's teacher (its later stages cannot run with three sets as released; see rlnet_search.py for how they are read).
+Every part is a forward pass of its own, so batch statistics are never taken over two of them together.
+
+Every batch norm has one set per route. In the official two-set ResNet teacher those of the projection shortcuts have a
+single set, in which clean and adversarial statistics mix; its students, its three-set teacher and its wide ResNets have
+one each. We follow these: only so is a route a network of its own that can be deployed without the others.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from relinearize.errors import UserError
+from relinearize.methods.losses import classification_loss, distillation_divergence
+from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
+from relinearize.methods.schedule import sgd
+
+
+class RobustClassifier(RobustTraining):
+    """Trains an all-ReLU network with 1, 2 or 3 routes on clean, AugMix and adversarial images.
+
+    Args:
+        trades_weight: lambda of TRADES (Zhang et al., ICML 2019), for one route:
+            L = CE_clean (or the mean with CE_augmix) + lambda * KL(softmax(clean) || softmax(adversarial)), with
+            gradients on both sides. None: cross-entropy on the adversarial images.
+        robust_settings: see RobustTraining and Stage. attack.loss is "ce" or "margin"; "kl", away from the network's
+            own clean answers, is TRADES' and needs trades_weight.
+    """
+
+    name = "teacher"
+
+    def __init__(self, network: nn.Module, *, trades_weight: float | None = None, **robust_settings: Any) -> None:
+        super().__init__(network, **robust_settings)
+        key = self.config_key
+        if trades_weight is not None and (len(self.routes) > 1 or not {"clean", "adversarial"} <= set(self.part_names)):
+            raise UserError(
+                f"{key}.trades_weight={trades_weight} compares two answers of one route; give method.routes=1 and "
+                "weights to the parts clean and adversarial, or trades_weight=null"
+            )
+        if self.attack.loss == "kl" and trades_weight is None:
+            raise UserError(f"{key}.attack.loss=kl needs {key}.trades_weight; valid without: ce, margin")
+        self.trades_weight = trades_weight
+
+    def loss(
+        self, images: Tensor, labels: Tensor, augmix_images: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        answers, losses, metrics = {}, {}, {}
+        parts = self.begin_step(len(labels))
+        own = self._own_answer(images) if self.attack.loss == "kl" else None
+        for part in parts:
+            shown = self.shown(part, images, labels, augmix_images, own)
+            with self.on_route(part):
+                logits = self.network(shown)
+            its_labels = labels[part.rows]
+            cross_entropy = classification_loss(logits, its_labels)
+            answers[part.name], losses[part.name] = logits, cross_entropy
+            accuracy = 100 * (logits.detach().argmax(1) == its_labels).float().mean()
+            metrics |= part_metrics(part, {"cross_entropy": cross_entropy.detach(), "accuracy": accuracy})
+        if self.trades_weight is None:
+            return self.weighted(losses), metrics
+        losses.pop("adversarial")
+        divergence = distillation_divergence(answers["adversarial"], answers["clean"], 1.0)
+        metrics["trades"] = divergence.detach()
+        return self.weighted(losses) + self.trades_weight * divergence, metrics
+
+    @torch.no_grad()
+    def _own_answer(self, images: Tensor) -> Tensor:
+        return self._attacked.network(images)
+
+    def configure_optimizers(self) -> optim.Optimizer:
+        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)

@@ -1,0 +1,242 @@
+"""SENet's mask search (Kundu et al., ICLR 2023, stage 2): keep the ReLUs where linearizing would change most.
+
+Each site keeps as many ReLUs as its sensitivity allots (relu/allocation.py). Which ones is found in epochs: the
+student trains under the present mask with
+
+    L = gamma * CE(student, y) + alpha * T^2 KL(softmax(teacher / T) || softmax(student / T))
+
+while the mismatch D_l of its activations with the all-ReLU teacher's is summed per position (mismatch.py); after the
+epoch each site's mask becomes the positions of largest D_l. The budget is met after every epoch.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.errors import UserError
+from relinearize.methods.losses import classification_loss, distillation_divergence
+from relinearize.methods.processes import add_up, move_to_first, only_in_first
+from relinearize.methods.schedule import sgd
+from relinearize.methods.senet.mismatch import MEASURES, Mismatch
+from relinearize.methods.snapshot import Snapshot
+from relinearize.methods.stage import Stage
+from relinearize.relu.allocation import allocate, allocate_channels
+from relinearize.relu.budget import channel_mask, site_mask
+from relinearize.relu.mask import Mask
+from relinearize.relu.sites import site_shapes
+
+CHOICES = {
+    "mismatch": MEASURES,
+    "granularity": ("position", "channel"),
+    "initial_mask": ("exact", "spatial"),
+    "top": ("exact", "strict"),
+    "start": ("teacher", "scratch"),
+}
+# What SENet's official code does (ICLR 2023), as values of the switches.
+PARITY = {"mismatch": "activation", "initial_mask": "spatial", "top": "strict", "start": "scratch"}
+STAGE_PARITY = {"schedule": "constant", "selection": "test"}
+
+
+def spatial_mask(shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, int], generator: torch.Generator) -> Mask:
+    """The official initial mask: each place of a map is kept with probability n_l / N_l, alike in all channels.
+
+    The counts are met in expectation only.
+    """
+    kept = {}
+    for name, shape in shapes.items():
+        share = counts[name] / torch.Size(shape).numel()
+        kept[name] = (torch.rand(shape[1:], generator=generator) < share).expand(shape).contiguous()
+    return Mask(kept)
+
+
+def strict_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
+    """The official choice: scores strictly above the n_l-th largest, so n_l - 1 positions, and fewer where it ties."""
+    kept = {}
+    for name, score in scores.items():
+        flat = score.detach().reshape(-1).cpu()
+        threshold = torch.topk(flat, counts[name]).values[-1] if counts[name] else flat.max()
+        kept[name] = (flat > threshold).view(score.shape)
+    return Mask(kept)
+
+
+def hamming_distance(mask: Mask, other: Mask) -> float:
+    """The share of all positions at which two masks differ (normalised Hamming distance, 0 to 1).
+
+    Two masks of B out of N positions differ at most in 2 B / N of them.
+    """
+    return sum(int((kept != other[name]).sum()) for name, kept in mask.items()) / mask.total
+
+
+def site_distances(mask: Mask, other: Mask) -> dict[str, float]:
+    """Site -> the share of its positions at which two masks differ."""
+    return {name: float((kept != other[name]).float().mean()) for name, kept in mask.items()}
+
+
+class SENetSearch(Stage):
+    """The search stage of SENet, for one budget.
+
+    Args:
+        network: sites are MaskedReLU. teacher: frozen all-ReLU network with the same sites.
+        sensitivities: eta_l per site, None for a site that is emptied; the allotment is min(N_l, c * eta_l), summing to
+            `budget`.
+        cross_entropy_weight, distillation_weight: gamma and alpha. temperature: T.
+        mismatch: "linear" or "activation" (the official one), see mismatch.py.
+        granularity: "position"; or "channel": whole channels, those of largest mean mismatch, as many as fit below the
+            budget (the record says what was met).
+        initial_mask: "exact": n_l random positions of each site; "spatial": the official one, see spatial_mask.
+        top: "exact": n_l positions, ties to the lower index; "strict": the official code's n_l - 1 or fewer.
+        start: "teacher": the student starts from the teacher's weights (paper); "scratch": from its own (code).
+        paper_parity: the official code throughout: activation, spatial, strict, scratch, constant rate, selection on
+            the test set.
+        stop_distance: end after `stop_patience` epochs in a row whose mask differs from the one before in no more than
+            this share of the positions (the paper's threshold is remembered as 0.05); None: all epochs.
+        stage_settings: see Stage. selection "last" is the last mask with the weights trained towards it.
+    """
+
+    name = "search"
+    allocated = True  # is given sensitivities and one budget, see pipeline.py
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        *,
+        sensitivities: Mapping[str, float | None],
+        budget: int,
+        cross_entropy_weight: float = 0.5,
+        distillation_weight: float = 0.5,
+        temperature: float = 4.0,
+        mismatch: str = "linear",
+        granularity: str = "position",
+        initial_mask: str = "exact",
+        top: str = "exact",
+        start: str = "teacher",
+        paper_parity: bool = False,
+        stop_distance: float | None = None,
+        stop_patience: int = 3,
+        **stage_settings: Any,
+    ) -> None:
+        switches = {
+            "mismatch": mismatch,
+            "granularity": granularity,
+            "initial_mask": initial_mask,
+            "top": top,
+            "start": start,
+        }
+        if paper_parity:
+            switches, stage_settings = switches | PARITY, stage_settings | STAGE_PARITY
+        super().__init__(network, **stage_settings)
+        for key, value in switches.items():
+            if value not in CHOICES[key]:
+                raise UserError(f"method.search.{key}={value} is unknown; valid: {', '.join(CHOICES[key])}")
+        if stop_distance is not None and not 0 <= stop_distance <= 1:
+            raise UserError(f"method.search.stop_distance={stop_distance} is no share; give 0 to 1, or null")
+        if stop_patience < 1:
+            raise UserError(f"method.search.stop_patience={stop_patience}: give a number of epochs, at least 1")
+        measure, self.granularity, self.initial_mask, self.top, self.start = switches.values()
+        if self.granularity == "channel" and self.top == "strict":
+            raise UserError("method.search.granularity=channel keeps exact counts; give method.search.top=exact")
+        self._frozen = (teacher,)
+        self.budget = budget
+        self.cross_entropy_weight, self.distillation_weight = cross_entropy_weight, distillation_weight
+        self.temperature = temperature
+        self.stop_distance, self.stop_patience = stop_distance, stop_patience
+        self.shapes = site_shapes(inner_network(network))
+        self.counts = self._allotment(sensitivities)
+        self.mismatch = Mismatch(network, teacher, self.shapes, measure)
+        self.mask = Mask.full(inner_network(network))
+        self.distance, self.distances = 1.0, {name: 1.0 for name in self.shapes}
+        self.settled_epochs = 0
+
+    def _allotment(self, sensitivities: Mapping[str, float | None]) -> dict[str, int]:
+        """What each site keeps: positions, or channels."""
+        if self.granularity == "channel":
+            return allocate_channels(self.shapes, sensitivities, self.budget)
+        sizes = {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
+        return allocate(sizes, sensitivities, self.budget)
+
+    def mask_of(self, scores: Mapping[str, Tensor]) -> Mask:
+        """The positions (or channels) of largest score at each site, as many as allotted."""
+        if self.granularity == "channel":
+            return channel_mask(scores, self.counts)
+        return site_mask(scores, self.counts) if self.top == "exact" else strict_mask(scores, self.counts)
+
+    def first_mask(self, seed: int) -> Mask:
+        """The random mask of the first epoch, a function of `seed`."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.initial_mask == "spatial" and self.granularity == "position":
+            return spatial_mask(self.shapes, self.counts, generator)
+        scores = {name: torch.rand(shape, generator=generator).double() for name, shape in self.shapes.items()}
+        return channel_mask(scores, self.counts) if self.granularity == "channel" else site_mask(scores, self.counts)
+
+    def use(self, *, seed: int, **settings: Any) -> None:
+        super().use(seed=seed, **settings)
+        self.put_on(self.first_mask(seed))
+
+    def put_on(self, mask: Mask) -> None:
+        """Train under `mask` from now on."""
+        mask.apply(inner_network(self.network))
+        self.mask = mask
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.mismatch.to(self.device)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, teacher_logits = self.mismatch.answers(images)
+        cross_entropy = classification_loss(logits, labels)
+        divergence = distillation_divergence(logits, teacher_logits, self.temperature)
+        metrics = {
+            "cross_entropy": cross_entropy.detach(),
+            "distillation": divergence.detach(),
+            "accuracy": 100 * (logits.detach().argmax(1) == labels).float().mean(),
+        }
+        return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
+
+    def configure_optimizers(self) -> optim.Optimizer:
+        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)
+
+    def segment_end(self, last_of_epoch: bool) -> None:
+        if not last_of_epoch:
+            move_to_first(self.mismatch.sums.values())
+            return
+        add_up(self.mismatch.sums.values())
+        before = self.mask
+        self.put_on(self.mask_of(self.mismatch.sums))
+        self.mismatch.reset()
+        self.distance, self.distances = hamming_distance(before, self.mask), site_distances(before, self.mask)
+        settled = self.stop_distance is not None and self.distance <= self.stop_distance
+        self.settled_epochs = self.settled_epochs + 1 if settled else 0
+        if self.settled_epochs >= self.stop_patience:
+            self.trainer.should_stop = True
+
+    def epoch_end(self, row: dict[str, float]) -> None:
+        row["relu/count"], row["mask/distance"] = self.mask.count, self.distance
+        row |= {f"mask/distance/{name}": distance for name, distance in self.distances.items()}
+        if self.best["epoch"] == row["epoch"]:  # the validation has just chosen these weights, under this mask
+            self.best["mask"] = dict(self.mask)
+
+    def snapshot(self) -> Snapshot:
+        """The result: the selected mask and the weights that belong to it."""
+        weights, _ = self.selected()
+        mask = self.mask if self.selection == "last" else Mask(self.best["mask"])
+        return Snapshot(self.budget, mask, weights, True, self.seconds, list(self.history))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["search"] = {
+            "mask": dict(self.mask),
+            "sums": {name: total.cpu() for name, total in self.mismatch.sums.items()},  # of a part of an epoch
+            "settled_epochs": self.settled_epochs,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint["search"]
+        self.put_on(Mask(state["mask"]))
+        self.mismatch.sums = dict(state["sums"])
+        only_in_first(self.mismatch.sums.values())
+        self.settled_epochs = state["settled_epochs"]

@@ -1,0 +1,276 @@
+"""A bundle: one network with one mask, in a folder that holds no code and that needs no torch to be read.
+
+    graph.json               the nodes in topological order, shapes, sites, where the network comes from; public
+    masks.safetensors        one uint8 tensor C x H x W per site, 1 = the ReLU is kept; public
+    weights.safetensors      float32, `NODE.weight`, `NODE.bias`, ...; the server's secret
+    reference.safetensors    images (float32, N x C x H x W, pixels of 0 to 1), the plaintext logits, labels if known
+
+Batch norms are folded away. graph.json states the SHA-256 of the other files; all is checked when it is read. What a
+node computes stands in `operations.OPERATIONS`, and `interpreter.run_bundle` computes it with NumPy.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from relinearize.errors import UserError
+from relinearize.private_inference.bundle.operations import OPERATIONS, Shape
+
+FORMAT, SCHEMA_VERSION = "relinearize-bundle", 1
+GRAPH, MASKS, WEIGHTS, REFERENCE = "graph.json", "masks.safetensors", "weights.safetensors", "reference.safetensors"
+INPUT = "input"  # what the first nodes name as their input: the image
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation; `inputs` are names of earlier nodes or INPUT, `shape` is that of the result without batch."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    shape: Shape
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class About:
+    """Where a network comes from, for records and people; None or "" where nobody said. `key`: the run's."""
+
+    name: str = ""
+    key: str = ""
+    backbone: str = ""
+    width: int | None = None
+    convention: str = ""
+    dataset: str = ""
+    title: str = ""
+    route: str | None = None
+    test_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Images and what the network says to them in plain float32; `labels` (int64) None where unknown."""
+
+    images: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The content of the folder. `weights` is None for a party that must not have them."""
+
+    input_shape: Shape
+    nodes: tuple[Node, ...]
+    masks: dict[str, np.ndarray]  # bool, in forward order
+    weights: dict[str, np.ndarray] | None
+    reference: Reference
+    about: About = About()
+
+    @property
+    def output(self) -> str:
+        """Name of the last node, whose result are the logits."""
+        return self.nodes[-1].name
+
+    @property
+    def classes(self) -> int:
+        return self.nodes[-1].shape[0]
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """ReLUs kept at each site."""
+        return {name: int(mask.sum()) for name, mask in self.masks.items()}
+
+    @property
+    def relus(self) -> int:
+        return sum(self.kept.values())
+
+    def tensors(self, node: Node) -> dict[str, np.ndarray]:
+        """What `node` reads from the weights: "weight" -> array, ..."""
+        if self.weights is None:
+            raise ValueError("this bundle was read without its weights")
+        return {role: self.weights[f"{node.name}.{role}"] for role in OPERATIONS[node.op].tensors}
+
+    def input_shapes(self, node: Node) -> list[Shape]:
+        """Shapes of what `node` is given, without batch."""
+        shapes = {INPUT: self.input_shape, **{other.name: other.shape for other in self.nodes}}
+        return [shapes[name] for name in node.inputs]
+
+    def require(self, operations: Collection[str], engine: str) -> None:
+        """Raise UserError naming the nodes that are none of `operations`."""
+        refused = [f"{node.name} ({node.op})" for node in self.nodes if node.op not in operations]
+        if refused:
+            more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
+            raise UserError(
+                f"{engine} cannot run {', '.join(refused[:4])}{more} of this bundle; it can {', '.join(operations)}"
+            )
+
+    def check(self) -> None:
+        """Raise ValueError unless graph, masks, weights and reference go together."""
+        if not self.nodes:
+            raise ValueError("the graph is empty")
+        shapes = {INPUT: self.input_shape}
+        read = set()
+        for node in self.nodes:
+            try:
+                shape = self._shape(node, shapes)
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise ValueError(f"node {node.name} ({node.op}): {error}") from error
+            if shape != node.shape:
+                raise ValueError(f"node {node.name} ({node.op}) gives {shape}, not {node.shape}")
+            shapes[node.name] = shape
+            read |= {f"{node.name}.{role}" for role in OPERATIONS[node.op].tensors}
+        sites = [node.name for node in self.nodes if node.op == "masked_relu"]
+        if sorted(sites) != sorted(self.masks):
+            raise ValueError(f"sites {sites} of the graph, but masks of {list(self.masks)}")
+        if self.weights is not None and read != set(self.weights):
+            raise ValueError(f"weights that are not those of the graph: {sorted(read ^ set(self.weights))[:4]}")
+        images, logits = self.reference.images, self.reference.logits
+        if images.shape[1:] != self.input_shape or logits.shape != (len(images), *self.nodes[-1].shape):
+            raise ValueError(f"reference images {images.shape} and logits {logits.shape} do not fit the graph")
+        if self.reference.labels is not None and self.reference.labels.shape != (len(images),):
+            raise ValueError("as many labels as reference images are needed")
+
+    def _shape(self, node: Node, known: Mapping[str, Shape]) -> Shape:
+        if node.op not in OPERATIONS:
+            raise ValueError(f"unknown operation; known: {', '.join(OPERATIONS)}")
+        operation = OPERATIONS[node.op]
+        count = len(node.inputs)
+        if node.name in known or (count < 2 if operation.inputs is None else count != operation.inputs):
+            raise ValueError(f"its name is taken, or {count} inputs")
+        missing = [name for name in node.inputs if name not in known]
+        if missing:
+            raise ValueError(f"inputs {missing} are no earlier nodes")
+        if set(node.attributes) != set(operation.attributes):
+            raise ValueError(f"attributes {sorted(node.attributes)}, not {sorted(operation.attributes)}")
+        for name, kind in operation.attributes.items():
+            _check_attribute(name, kind, node.attributes[name])
+        inputs = [known[name] for name in node.inputs]
+        if node.op == "masked_relu" and self.masks[node.name].shape != inputs[0]:
+            raise ValueError(f"mask {self.masks[node.name].shape} on {inputs[0]}")
+        if operation.tensors and self.weights is None:
+            return node.shape  # they decide it, and are not here
+        tensors = {role: self.weights[f"{node.name}.{role}"].shape for role in operation.tensors}
+        return operation.shape(inputs, node.attributes, tensors)
+
+
+def _check_attribute(name: str, kind: str, value: Any) -> None:
+    least = 0 if name == "padding" else 1
+    if kind == "numbers":
+        fine = isinstance(value, list) and all(isinstance(number, float) for number in value)
+    elif kind == "pair":
+        fine = isinstance(value, list) and len(value) == 2 and all(type(n) is int and n >= least for n in value)
+    else:
+        fine = type(value) is int and value >= least
+    if not fine:
+        raise ValueError(f"{name}={value!r} is not a {kind}")
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def write_bundle(bundle: Bundle, folder: Path | str) -> None:
+    """Write `folder`, whole or not at all. UserError where it exists already or cannot be written."""
+    bundle.check()
+    folder = Path(folder)
+    if folder.exists():
+        raise UserError(f"{folder} exists already; name another folder, or delete that one")
+    reference = {"images": bundle.reference.images, "logits": bundle.reference.logits}
+    if bundle.reference.labels is not None:
+        reference["labels"] = bundle.reference.labels
+    files = {
+        MASKS: save({name: mask.astype(np.uint8) for name, mask in bundle.masks.items()}),
+        WEIGHTS: save({name: np.ascontiguousarray(value) for name, value in bundle.weights.items()}),
+        REFERENCE: save({name: np.ascontiguousarray(value) for name, value in reference.items()}),
+    }
+    graph = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "about": asdict(bundle.about),
+        "input": {"name": INPUT, "shape": bundle.input_shape},
+        "output": {"name": bundle.output, "shape": bundle.nodes[-1].shape},
+        "sites": [
+            {"name": name, "total": int(mask.size), "kept": int(mask.sum())} for name, mask in bundle.masks.items()
+        ],
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "nodes": [asdict(node) for node in bundle.nodes],
+    }
+    files[GRAPH] = json.dumps(graph, indent=1, allow_nan=False).encode() + b"\n"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        try:
+            for name, content in files.items():
+                with open(work / name, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            work.chmod(0o755)  # mkdtemp's 0700 would hide it from colleagues
+            work.rename(folder)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror})") from error
+
+
+def read_bundle(folder: Path | str, weights: bool = True) -> Bundle:
+    """Read and check a bundle; `weights=False`: without the server's secret, whose file may then be missing.
+
+    UserError names the file and what is wrong: no bundle, of another version, damaged, changed since it was written.
+    """
+    folder = Path(folder)
+    if not (folder / GRAPH).is_file():
+        raise UserError(f"bundle={folder} is no bundle: {GRAPH} is missing there")
+    try:
+        graph = json.loads((folder / GRAPH).read_text(encoding="utf-8"))
+        if not isinstance(graph, dict) or graph.get("format") != FORMAT:
+            raise ValueError(f"not written as a {FORMAT}")
+        if graph.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(
+                f"{folder / GRAPH} has version {graph.get('schema_version')}; this program reads version "
+                f"{SCHEMA_VERSION}: export the network again"
+            )
+        nodes = tuple(_node(entry) for entry in graph["nodes"])
+        masks = {name: mask != 0 for name, mask in _tensors(folder, MASKS, graph).items()}
+        reference = _tensors(folder, REFERENCE, graph)
+        bundle = Bundle(
+            input_shape=tuple(graph["input"]["shape"]),
+            nodes=nodes,
+            masks={node.name: masks[node.name] for node in nodes if node.name in masks} | masks,
+            weights=_tensors(folder, WEIGHTS, graph) if weights else None,
+            reference=Reference(reference["images"], reference["logits"], reference.get("labels")),
+            about=About(**{entry.name: graph["about"].get(entry.name, entry.default) for entry in fields(About)}),
+        )
+        bundle.check()
+        if [(site["name"], site["kept"]) for site in graph["sites"]] != list(bundle.kept.items()):
+            raise ValueError("its list of sites and its masks differ")
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"bundle {folder} is damaged: {reason}") from error
+    return bundle
+
+
+def _node(entry: dict[str, Any]) -> Node:
+    inputs, shape = (tuple(entry[name]) for name in ("inputs", "shape"))
+    return Node(entry["name"], entry["op"], inputs, shape, dict(entry["attributes"]))
+
+
+def _tensors(folder: Path, name: str, graph: dict[str, Any]) -> dict[str, np.ndarray]:
+    content = (folder / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != graph["files"][name]:
+        raise ValueError(f"{name} is not the file that {GRAPH} was written with")
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -1,0 +1,129 @@
+"""A torch network as a bundle: one route, masks applied, batch norms folded, checked against torch."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.adapter import PixelInput, inner_network
+from relinearize.backbones.routes import export_route, routes_of
+from relinearize.errors import UserError
+from relinearize.private_inference.bundle.bundle import INPUT, About, Bundle, Node, Reference, write_bundle
+from relinearize.private_inference.bundle.folding import folded
+from relinearize.private_inference.bundle.interpreter import run_bundle
+from relinearize.private_inference.bundle.tracing import traced_graph
+from relinearize.relu.mask import Mask
+from relinearize.relu.sites import Site, linearize, to_masked
+
+TOLERANCE = 1e-4  # of the largest logit: what the bundle may differ from torch
+CHECKED = 8  # images of the reference that the NumPy interpreter computes
+RANDOM_IMAGES = 8  # for a reference where nobody gives images
+
+
+def export(
+    network: nn.Module,
+    folder: Path | str,
+    *,
+    input_size: Sequence[int],
+    mask: Mapping[str, Tensor] | None = None,
+    route: str | None = None,
+    images: Tensor | None = None,
+    labels: Tensor | None = None,
+    about: About | None = None,
+) -> Bundle:
+    """Write `folder` (see `bundle`) for `network`, which stays as it is. Returns its content.
+
+    network: linearized, with the masks it carries unless `mask` is given, or any network, which is linearized here
+    with all ReLUs kept unless `mask` is given. input_size: (C, H, W). route: which batch norms, needed where the
+    network has several. images: N x C x H x W, what the reference holds (random pixels if None), with their labels.
+
+    UserError where the network cannot be a bundle, says something else than torch, or `folder` exists.
+    """
+    if Path(folder).exists():  # before the work is done
+        raise UserError(f"{folder} exists already; name another folder, or delete that one")
+    bundle = as_bundle(network, input_size, mask, route, images, labels, about)
+    write_bundle(bundle, folder)
+    return bundle
+
+
+def as_bundle(
+    network: nn.Module,
+    input_size: Sequence[int],
+    mask: Mapping[str, Tensor] | None = None,
+    route: str | None = None,
+    images: Tensor | None = None,
+    labels: Tensor | None = None,
+    about: About | None = None,
+) -> Bundle:
+    """What `export` writes, in memory and checked against torch."""
+    network = _prepared(network, tuple(input_size), mask, route)
+    nodes, weights, masks = traced_graph(inner_network(network), tuple(input_size))
+    nodes, weights = folded(nodes, weights)
+    if isinstance(network, PixelInput):
+        nodes = _normalising(network, nodes, tuple(input_size))
+    if images is None:
+        images = torch.rand(RANDOM_IMAGES, *input_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = torch.cat([network(part.float()) for part in images.split(50)])
+    bundle = Bundle(
+        input_shape=tuple(input_size),
+        nodes=tuple(nodes),
+        masks=masks,
+        weights={name: value.astype(np.float32) for name, value in weights.items()},
+        reference=Reference(
+            images.float().numpy(), logits.numpy(), None if labels is None else labels.to(torch.int64).numpy()
+        ),
+        about=about or About(),
+    )
+    bundle.check()
+    difference = worst_difference(bundle)
+    if not difference < TOLERANCE:
+        raise UserError(
+            f"the bundle's logits differ from torch's by {difference:.1e} of the largest; at most {TOLERANCE:.0e} are "
+            "rounding: does forward change a tensor in place that is read again?"
+        )
+    return bundle
+
+
+def worst_difference(bundle: Bundle) -> float:
+    """The bundle's logits against those of its reference (CHECKED images), as a share of the largest logit."""
+    expected = bundle.reference.logits[:CHECKED]
+    found = run_bundle(bundle, bundle.reference.images[:CHECKED])
+    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
+
+
+def _prepared(
+    network: nn.Module, input_size: tuple[int, ...], mask: Mapping[str, Tensor] | None, route: str | None
+) -> nn.Module:
+    """A float32 copy on the CPU in eval mode, of one route, linearized, with the mask."""
+    routes = routes_of(network)
+    if route is None and len(routes) > 1:
+        raise UserError(f"the network has several batch-norm routes; give route={' or route='.join(routes)}")
+    network = copy.deepcopy(export_route(network, route or routes[0])).cpu().float().eval().requires_grad_(False)
+    inner = inner_network(network)
+    if not any(isinstance(module, Site) for module in inner.modules()):
+        linear = linearize(inner, input_size).eval()
+        if isinstance(network, PixelInput):
+            network.network = linear
+        else:
+            network = linear
+        inner = linear
+    to_masked(inner, Mask.of(inner) if mask is None else Mask(mask))
+    return network
+
+
+def _normalising(network: PixelInput, nodes: Sequence[Node], input_size: tuple[int, ...]) -> list[Node]:
+    """`nodes` behind the normalisation of the pixels.
+
+    Not folded into the first convolution: that pads with zeros, which are no pixels. The owner of the image does it.
+    """
+    attributes = {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()}
+    first = Node("normalize", "normalize", (INPUT,), input_size, attributes)
+    behind = [
+        replace(node, inputs=tuple(first.name if name == INPUT else name for name in node.inputs)) for node in nodes
+    ]
+    return [first, *behind]

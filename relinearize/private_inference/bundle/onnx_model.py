@@ -1,0 +1,124 @@
+"""A bundle as an ONNX model, for the engines of others. Needs the package onnx (the extra `onnx`)."""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relinearize.errors import UserError
+from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node
+
+# Old enough for what engines read; nothing newer is needed.
+OPSET, IR_VERSION = 17, 8
+TOLERANCE = 1e-4  # of the largest logit
+CHECKED = 8  # reference images that onnxruntime computes
+
+_SAME_MEANING = {"add": "Add", "global_avg_pool": "GlobalAveragePool", "flatten": "Flatten"}
+
+
+def check_installed() -> None:
+    """UserError where onnx is missing."""
+    if importlib.util.find_spec("onnx") is None:
+        raise UserError("onnx=true needs the package onnx: pip install 'relinearize[onnx]'")
+
+
+def to_onnx(bundle: Bundle) -> Any:
+    """The model (onnx.ModelProto): input N x C x H x W pixels of 0 to 1, output `logits`, any N.
+
+    A masked ReLU is Where(mask, Relu(x), x), Relu where all are kept, Identity where none is.
+    """
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    nodes, constants = [], []
+
+    def constant(name: str, value: np.ndarray) -> str:
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def emit(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(op, list(inputs), [output], name=f"{op} {output}", **attributes))
+        return output
+
+    for node in bundle.nodes:
+        inputs, name, said = node.inputs, node.name, node.attributes
+        tensors = {role: constant(f"{name}.{role}", _shaped(node, t)) for role, t in bundle.tensors(node).items()}
+        match node.op:
+            case "normalize":
+                mean, std = (
+                    constant(f"{name}.{key}", np.array(said[key], np.float32).reshape(-1, 1, 1))
+                    for key in ("mean", "std")
+                )
+                emit("Div", [emit("Sub", [*inputs, mean], f"{name}.centred"), std], name)
+            case "conv2d":
+                window = {"strides": said["stride"], "pads": said["padding"] * 2, "dilations": said["dilation"]}
+                emit("Conv", [*inputs, *tensors.values()], name, group=said["groups"], **window)
+            case "linear":
+                emit("Gemm", [*inputs, *tensors.values()], name, transB=1)
+            case "affine":
+                emit("Add", [emit("Mul", [*inputs, tensors["scale"]], f"{name}.scaled"), tensors["shift"]], name)
+            case "masked_relu":
+                mask = bundle.masks[name]
+                if mask.all() or not mask.any():
+                    emit("Relu" if mask.all() else "Identity", inputs, name)
+                else:
+                    active = emit("Relu", inputs, f"{name}.all")
+                    emit("Where", [constant(f"{name}.mask", mask[None]), active, *inputs], name)
+            case "avg_pool" | "max_pool":
+                window = {"kernel_shape": said["kernel"], "strides": said["stride"], "pads": said["padding"] * 2}
+                if node.op == "avg_pool":
+                    emit("AveragePool", inputs, name, count_include_pad=1, **window)
+                else:
+                    emit("MaxPool", inputs, name, **window)
+            case "concat":
+                emit("Concat", inputs, name, axis=1)
+            case op:
+                emit(_SAME_MEANING[op], inputs, name)
+    emit("Identity", [bundle.output], "logits")
+
+    image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *bundle.input_shape])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", bundle.classes])
+    graph = helper.make_graph(nodes, bundle.about.name or "network", [image], [logits], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="relinearize")
+    model.ir_version = IR_VERSION
+    checker.check_model(model, full_check=True)
+    return model
+
+
+def write_onnx(bundle: Bundle, path: Path | str) -> float | None:
+    """Write the model to `path`, whole or not at all; `path` must not exist.
+
+    Returns what onnxruntime's logits differ from the reference's, as a share of the largest; None where it is not
+    installed. UserError where they differ by more than rounding, and then nothing is written.
+    """
+    check_installed()
+    path = Path(path)
+    if path.exists():
+        raise UserError(f"{path} exists already; delete it or name another output")
+    content = to_onnx(bundle).SerializeToString()
+    difference = _difference(bundle, content) if importlib.util.find_spec("onnxruntime") else None
+    if difference is not None and not difference < TOLERANCE:
+        raise UserError(f"onnxruntime's logits differ from torch's by {difference:.1e} of the largest")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return difference
+
+
+def _shaped(node: Node, tensor: np.ndarray) -> np.ndarray:
+    """Scale and shift of an affine against a map: C x 1 x 1."""
+    return tensor.reshape(-1, *[1] * (len(node.shape) - 1)) if node.op == "affine" else tensor
+
+
+def _difference(bundle: Bundle, content: bytes) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    found = session.run(["logits"], {INPUT: bundle.reference.images[:CHECKED]})[0]
+    expected = bundle.reference.logits[:CHECKED]
+    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))

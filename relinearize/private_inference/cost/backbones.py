@@ -1,0 +1,78 @@
+"""The linear work of the project's own backbones from name and sizes, as records have them: without the network.
+
+`bundle_workload` counts the same in an exported network; a test compares the two for every backbone.
+"""
+
+import math
+from dataclasses import fields
+
+from relinearize.private_inference.cost.workload import LinearWork, affine_work
+
+RESNETS = {"resnet8": (16, (1, 1, 1)), "resnet18": (64, (2, 2, 2, 2)), "resnet34": (64, (3, 4, 6, 3))}
+VGG16 = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels in units of the width, convolutions of each block
+
+
+def backbone_work(name: str, *, width: int | None, classes: int, image_size: int, channels: int) -> LinearWork | None:
+    """The same for all masks and both conventions; None for a backbone that is not the project's own.
+
+    width: channels of the first stage (base channels of wrn22_8), None for the papers'.
+    """
+    if name in RESNETS:
+        usual, blocks = RESNETS[name]
+        layers, features = _resnet(blocks, width or usual, channels, image_size)
+    elif name == "wrn22_8":
+        layers, features = _wide_resnet(width or 16, channels, image_size)
+    elif name == "vgg16_bn":
+        layers, features = _vgg(width or 64, channels, image_size)
+    else:
+        return None
+    layers.append(LinearWork.of_products(features, 1, features, classes))
+    return LinearWork(*(sum(getattr(layer, entry.name) for layer in layers) for entry in fields(LinearWork)))
+
+
+def _conv(inside: int, outside: int, kernel: int, size: int, stride: int = 1) -> LinearWork:
+    """Of maps of size x size, padded so that the stride alone makes them smaller."""
+    return LinearWork.of_convolution(inside, inside * size**2, kernel**2, outside, math.ceil(size / stride) ** 2)
+
+
+def _block(inside: int, outside: int, size: int, stride: int) -> list[LinearWork]:
+    """Two 3x3 convolutions, and a 1x1 one as shortcut where the shape changes."""
+    layers = [_conv(inside, outside, 3, size, stride), _conv(outside, outside, 3, math.ceil(size / stride))]
+    if stride != 1 or inside != outside:
+        layers.append(_conv(inside, outside, 1, size, stride))
+    return layers
+
+
+def _resnet(blocks: tuple[int, ...], width: int, channels: int, size: int) -> tuple[list[LinearWork], int]:
+    layers, inside = [_conv(channels, width, 3, size)], width
+    for stage, count in enumerate(blocks):
+        for number in range(count):
+            stride = 2 if stage and not number else 1
+            layers += _block(inside, width * 2**stage, size, stride)
+            inside, size = width * 2**stage, math.ceil(size / stride)
+    return layers, inside
+
+
+def _wide_resnet(width: int, channels: int, size: int) -> tuple[list[LinearWork], int]:
+    """A batch norm behind an addition, at the beginning of every block but the first and at the end, stays a layer."""
+    layers, inside = [_conv(channels, width, 3, size)], width
+    for stage in range(3):
+        for number in range(3):
+            stride, outside = 2 if stage and not number else 1, width * 8 * 2**stage
+            layers += _block(inside, outside, size, stride)
+            inside, size = outside, math.ceil(size / stride)
+            layers.append(affine_work(inside, size**2))  # of the next block, or the last one
+    return layers, inside
+
+
+def _vgg(width: int, channels: int, size: int) -> tuple[list[LinearWork], int]:
+    """The fourth pool is there from 64 pixels on."""
+    layers, inside, full = [], channels, size >= 64
+    for block, (factor, count) in enumerate(VGG16, start=1):
+        for _ in range(count):
+            layers.append(_conv(inside, factor * width, 3, size))
+            inside = factor * width
+        if block != 4 or full:
+            size //= 2
+            layers.append(LinearWork(pool_comparisons=3 * inside * size**2, pool_steps=2))
+    return layers, inside

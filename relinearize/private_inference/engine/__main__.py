@@ -1,0 +1,15 @@
+"""`relinearize infer` in the engine's environment: `python -m relinearize.private_inference.engine KEY=VALUE ...`."""
+
+import sys
+
+from relinearize.commands.infer import infer_in_this_environment
+from relinearize.errors import UserError
+
+if __name__ == "__main__":
+    try:
+        infer_in_this_environment(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"relinearize: error: {error}")
+    except KeyboardInterrupt:
+        print("relinearize: interrupted; both parties are stopped", file=sys.stderr)
+        sys.exit(130)

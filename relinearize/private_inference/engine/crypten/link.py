@@ -1,0 +1,168 @@
+"""Two parties of CrypTen over one TCP connection, in place of torch.distributed.
+
+Through a connection of our own everything can pass the delay proxy, and bytes and messages are counted where they are
+sent. A message is one tensor's worth of 64-bit integers, or several that go together; both sides know the shapes.
+"""
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch.distributed import ReduceOp
+
+from relinearize.private_inference.engine.crypten.compat import crypten
+from relinearize.private_inference.engine.job import SERVER, Job
+
+RETRY_SECONDS = 0.05
+COMBINE = {ReduceOp.SUM: torch.add, ReduceOp.BXOR: torch.bitwise_xor}
+
+
+def connected(job: Job, rank: int) -> socket.socket:
+    """The server listens, the client dials, both until `job.timeout` is over."""
+    host, port = job.addresses[rank][SERVER].split(":")
+    if rank == SERVER:
+        with socket.create_server((host, int(port))) as listening:
+            listening.settimeout(job.timeout)
+            connection, _ = listening.accept()
+            hello(connection, job.timeout)
+    else:
+        connection = dialed(host, int(port), job.timeout)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def dialed(host: str, port: int, timeout: float) -> socket.socket:
+    """Until the server itself answers: a proxy takes the call before the server listens, and hangs up."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection = socket.create_connection((host, port), timeout)
+            hello(connection, timeout)
+            return connection
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
+
+
+def hello(connection: socket.socket, timeout: float) -> None:
+    connection.settimeout(timeout)
+    connection.sendall(b"\0")
+    if not connection.recv(1):
+        raise ConnectionError("the other party hung up")
+
+
+class Link:
+    """Sends in a thread of its own, so that both parties may send much at once. `bytes`, `messages`: sent so far."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.bytes = self.messages = 0
+        self._sending: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._send, name="sender", daemon=True).start()
+
+    def _send(self) -> None:
+        while True:
+            self.connection.sendall(self._sending.get())
+
+    def send(self, *tensors: torch.Tensor) -> None:
+        """One message."""
+        content = b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
+        self.bytes += len(content)
+        self.messages += 1
+        self._sending.put(content)
+
+    def receive(self, *likes: torch.Tensor) -> list[torch.Tensor]:
+        """One message of tensors in the shapes of `likes`."""
+        content = memoryview(bytearray(8 * sum(like.nelement() for like in likes)))
+        filled = 0
+        while filled < len(content):
+            got = self.connection.recv_into(content[filled:])
+            if not got:
+                raise ConnectionError("the other party is gone")
+            filled += got
+        parts = torch.frombuffer(content, dtype=torch.int64).split([like.nelement() for like in likes])
+        return [part.view(like.shape) for part, like in zip(parts, likes, strict=True)]
+
+
+class Done:
+    """What `isend` and `irecv` return."""
+
+    def wait(self) -> None: ...
+
+
+class LinkCommunicator(crypten.communicator.Communicator):
+    """What CrypTen needs of its communicator for two parties. `serve` puts it in the place of its own."""
+
+    BYTES_PER_ELEMENT = 8
+    instance: Self | None = None
+
+    def __init__(self, link: Link, rank: int) -> None:
+        self.link, self.rank = link, rank
+        self.reset_communication_stats()
+
+    @classmethod
+    def serve(cls, link: Link, rank: int) -> None:
+        """CrypTen's `init` after this finds it, and nothing of torch.distributed is started."""
+
+        class Ours(cls):
+            @classmethod
+            def initialize(own, *_: Any, **__: Any) -> None:
+                own.instance = own(link, rank)
+
+        crypten.communicator.DistributedCommunicator = Ours
+
+    @classmethod
+    def is_initialized(cls) -> bool:
+        return cls.instance is not None
+
+    @classmethod
+    def get(cls) -> Self:
+        return cls.instance
+
+    def get_rank(self) -> int:
+        return self.rank
+
+    def get_world_size(self) -> int:
+        return 2
+
+    def isend(self, tensor: torch.Tensor, dst: int) -> Done:
+        self.link.send(tensor)
+        return Done()
+
+    def irecv(self, tensor: torch.Tensor, src: int | None = None) -> Done:
+        tensor.copy_(self.link.receive(tensor)[0])
+        return Done()
+
+    def broadcast(self, tensor: torch.Tensor, src: int) -> torch.Tensor:
+        if src == self.rank:
+            self.link.send(tensor)
+            return tensor
+        return self.link.receive(tensor)[0]
+
+    def all_reduce(self, input: Any, op: ReduceOp = ReduceOp.SUM, batched: bool = False) -> Any:
+        """Sum or exclusive or of both parties' tensors (a list of them, if `batched`), one message each way."""
+        own = input if batched else [input]
+        self.link.send(*own)
+        both = self._combined(own, op)
+        return both if batched else both[0]
+
+    def reduce(self, input: Any, dst: int, op: ReduceOp = ReduceOp.SUM, batched: bool = False) -> Any:
+        """As `all_reduce`, for `dst` alone; the other gets None and sends one message."""
+        own = input if batched else [input]
+        if dst != self.rank:
+            self.link.send(*own)
+            return None
+        both = self._combined(own, op)
+        return both if batched else both[0]
+
+    def _combined(self, own: Sequence[torch.Tensor], op: ReduceOp) -> list[torch.Tensor]:
+        theirs = self.link.receive(*own)
+        return [COMBINE[op](one, other) for one, other in zip(own, theirs, strict=True)]
+
+    def barrier(self) -> None:
+        self.all_reduce(torch.zeros(1, dtype=torch.int64))

@@ -1,0 +1,68 @@
+"""One of the two parties, a process of its own: `python -m relinearize.private_inference.engine.party FOLDER RANK`.
+
+Party 0, the server, reads the weights; party 1, the client, reads the images and never the weights. The client alone
+learns the logits: the server sends it its half of them.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from relinearize.private_inference.engine.job import Job
+
+
+class Party(Protocol):
+    """Set up once, which takes both parties; `link_seconds` of it went into finding each other."""
+
+    link_seconds: float
+
+    def infer(self, index: int) -> dict[str, Any]:
+        """Reference image `index`, which both parties must do together: `seconds` (of the clock), `cpu_seconds` (of all
+        threads' processors), `costs` (kind -> `costs.Cost` as a dict), and for the client the `logits`."""
+
+
+def new_party(job: Job, rank: int, folder: Path) -> Party:
+    if job.engine == "spu":
+        from relinearize.private_inference.engine.spu.party import SpuParty
+
+        return SpuParty(job, rank, folder)
+    from relinearize.private_inference.engine.crypten.party import CryptenParty
+
+    return CryptenParty(job, rank)
+
+
+def main(folder: Path, rank: int) -> None:
+    events = own_stream()
+    commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=listen, args=(commands,), daemon=True).start()
+
+    def say(event: str, **values: Any) -> None:
+        events.write(json.dumps({"event": event, **values}) + "\n")
+        events.flush()
+
+    party = new_party(Job.read(folder), rank, folder)
+    say("ready", link_seconds=party.link_seconds)
+    while True:
+        say("inferred", **party.infer(json.loads(commands.get())["image"]))
+
+
+def own_stream() -> TextIO:
+    """Standard output for events alone: whatever else is printed goes where errors go, into the log."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return events
+
+
+def listen(commands: queue.SimpleQueue[str]) -> None:
+    """Commands as they come. When there can be no more, the starter is gone or done: leave, whatever goes on."""
+    for line in sys.stdin:
+        commands.put(line)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,75 @@
+"""One of the two parties under SPU."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import spu
+
+from relinearize.private_inference.bundle.bundle import Bundle, read_bundle
+from relinearize.private_inference.engine.costs import Cost
+from relinearize.private_inference.engine.job import CLIENT, IMAGE, LOGITS, PROGRAM_FILE, SERVER, Job, log_file
+from relinearize.private_inference.engine.layout import client_image, server_tensors
+from relinearize.private_inference.engine.spu.profile import read_profile
+from relinearize.private_inference.engine.spu.runtime import connected, log_into, own_share, runtime_config, share_of
+
+
+class SpuParty:
+    """Set up once, then `infer` per image, which both parties must do together."""
+
+    def __init__(self, job: Job, rank: int, folder: Path) -> None:
+        self.job, self.rank, self.log = job, rank, log_file(folder, rank)
+        log_into(self.log)
+        config = runtime_config(job.protocol, job.fraction_bits, job.local_truncation)
+        self.io = spu.Io(2, config)
+        self.program = spu.Executable()
+        self.program.ParseFromString((folder / PROGRAM_FILE).read_bytes())
+        self.bundle = read_bundle(job.bundles[rank], weights=rank == SERVER)
+        tensors = self._tensors(self.bundle)
+        began = time.monotonic()
+        self.link = connected(job, rank)
+        self.link_seconds = time.monotonic() - began
+        self.runtime = spu.Runtime(self.link, config)
+        for name, value in tensors.items():
+            self.runtime.set_var(name, own_share(self.io, rank, SERVER, value))
+
+    def _tensors(self, bundle: Bundle) -> Mapping[str, np.ndarray]:
+        """The weights, or for the client zeros in their shapes."""
+        if self.rank == SERVER:
+            return server_tensors(bundle)
+        shapes = {name: shape for name, shape in self.job.inputs.items() if name != IMAGE}
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+    def infer(self, index: int) -> dict[str, Any]:
+        """Seconds (of the clock, of all threads' processor time), costs by kind, and for the client the logits of
+        reference image `index`."""
+        image = np.zeros(self.job.inputs[IMAGE], np.float32)
+        if self.rank == CLIENT:
+            image = client_image(self.bundle, self.bundle.reference.images[index])
+        self.runtime.set_var(IMAGE, own_share(self.io, self.rank, CLIENT, image))
+        profiled = self.log.stat().st_size
+        self.link.barrier()
+        began, computed = time.monotonic(), time.process_time()
+        self.runtime.run(self.program)
+        logits, revealed = self._reveal()
+        seconds, cpu_seconds = time.monotonic() - began, time.process_time() - computed
+        with open(self.log, encoding="utf-8", errors="replace") as log:
+            log.seek(profiled)
+            costs = read_profile(log)
+        costs["other"] += revealed
+        told = {kind: asdict(cost) for kind, cost in costs.items()}
+        return {"seconds": seconds, "cpu_seconds": cpu_seconds, "costs": told, "logits": logits}
+
+    def _reveal(self) -> tuple[list[float] | None, Cost]:
+        """The logits for the client, None for the server; and what the server sends for them."""
+        share = self.runtime.get_var(LOGITS)
+        if self.rank == SERVER:
+            content = b"".join(share.share_chunks)
+            self.link.send(CLIENT, content)
+            return None, Cost(bytes=len(content), messages=1)
+        theirs = share_of(share.meta, [self.link.recv(SERVER)])
+        logits = self.io.reconstruct([theirs, share])
+        return np.asarray(logits, np.float64).reshape(self.job.classes).tolist(), Cost()

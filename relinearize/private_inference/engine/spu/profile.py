@@ -1,0 +1,37 @@
+"""What SPU's log says of one run: bytes, messages and seconds of every operation. It tells it nowhere else."""
+
+import re
+from collections.abc import Iterable
+
+from relinearize.private_inference.engine.costs import KINDS, Cost, sent_bytes, sent_messages
+
+_KIND = {
+    "pphlo.less": "relu",
+    "pphlo.multiply": "relu",  # the comparison's bit times the value; `spu_lowering` multiplies nothing else
+    "pphlo.convolution": "linear",
+    "pphlo.dot": "linear",
+    "pphlo.dot_general": "linear",
+    "pphlo.custom_call: spu.gather": "gather",
+}
+_OPERATION = re.compile(
+    r"- (?P<name>pphlo\..+?), executed (?P<calls>\d+) times, duration (?P<seconds>[-+.e\d]+)s, "
+    r"send bytes (?P<bytes>\d+) recv bytes \d+, send actions (?P<messages>\d+),"
+)
+_TOTAL = re.compile(r"Link details: total send bytes (?P<bytes>\d+), recv bytes \d+, send actions (?P<messages>\d+),")
+
+
+def read_profile(lines: Iterable[str]) -> dict[str, Cost]:
+    """Kind -> cost, from the log of one run. ValueError unless the operations make up the engine's own total."""
+    costs = dict.fromkeys(KINDS, Cost())
+    total = None
+    for line in lines:
+        if found := _OPERATION.search(line):
+            kind = _KIND.get(found["name"], "other")
+            costs[kind] += Cost(
+                float(found["seconds"]), int(found["bytes"]), int(found["messages"]), int(found["calls"])
+            )
+        elif found := _TOTAL.search(line):
+            total = (int(found["bytes"]), int(found["messages"]))
+    if total != (sent_bytes(costs), sent_messages(costs)):
+        raise ValueError(f"operations send {sent_bytes(costs)} bytes, the whole run {total and total[0]}")
+    return costs

@@ -1,0 +1,66 @@
+"""What `relinearize infer` prints at its end."""
+
+from rich.console import Console
+from rich.table import Table
+
+from relinearize.private_inference.cost.network import Network
+from relinearize.records.inference import InferenceRecord, Phase
+
+
+def show(record: InferenceRecord, console: Console | None = None) -> None:
+    console = console or Console()
+    console.print(phases(record))
+    console.print(kinds(record))
+    for line in lines(record):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def phases(record: InferenceRecord) -> Table:
+    table = Table("phase", title=f"{record.engine} {record.protocol}, {Network(**record.network).text}")
+    for column in ("runs", "seconds", "CPU s, both", "MB to client", "MB to server", "messages"):
+        table.add_column(column, justify="right")
+    table.add_row("compile", "", f"{record.compile_seconds:.2f}")
+    table.add_row("set-up", "", f"{record.setup_seconds:.2f}")
+    for name, phase in (("first", record.first), ("steady", record.steady), ("no delay", record.loopback)):
+        if phase is not None:
+            table.add_row(name, str(len(phase.seconds)), *numbers(phase))
+    return table
+
+
+def numbers(phase: Phase) -> tuple[str, ...]:
+    sent = (f"{size / 1e6:.3f}" for size in (phase.server_bytes, phase.client_bytes))
+    cpu = phase.server_cpu_seconds + phase.client_cpu_seconds
+    return (f"{phase.median_seconds:.2f}", f"{cpu:.2f}", *sent, str(phase.messages))
+
+
+def kinds(record: InferenceRecord) -> Table:
+    table = Table("steady, by operation", title="one inference")
+    for column in ("calls", "seconds", "MB both ways", "share", "messages"):
+        table.add_column(column, justify="right")
+    total = record.steady.bytes
+    for name, cost in record.steady.kinds.items():
+        share = f"{100 * cost.bytes / total:.1f} %"
+        row = (str(cost.calls), f"{cost.seconds:.3f}", f"{cost.bytes / 1e6:.3f}", share, str(cost.messages))
+        table.add_row(name, *row)
+    return table
+
+
+def lines(record: InferenceRecord) -> list[str]:
+    kept, total = sum(record.relus.values()), sum(record.positions.values())
+    relu = record.steady.kinds["relu"].bytes
+    per_relu = f", {relu / kept:.1f} bytes each" if kept else ""
+    model, answers = record.model, record.answers
+    found = [f"{kept:,} of {total:,} ReLUs kept at {record.live_sites} of {len(record.relus)} sites{per_relu}"]
+    if record.loopback is not None:
+        found.append(
+            f"model: {model.loopback_seconds:.2f} s without delay + {model.sequential_messages} messages x RTT/2 + "
+            f"bytes / rate = {model.predicted_seconds:.2f} s; measured {model.measured_seconds:.2f} s"
+        )
+    found.append(
+        f"logits within {answers.max_error:.1e} of plaintext ({answers.relative_error:.1e} of the largest); "
+        f"same class for {answers.agreement:.1f} % of {answers.images} images"
+    )
+    if answers.private_accuracy is not None:
+        found.append(f"private accuracy {answers.private_accuracy:.2f} %, plaintext {answers.plaintext_accuracy:.2f} %")
+    found.append(f"{record.protocol}: {record.security}")
+    return found

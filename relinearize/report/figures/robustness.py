@@ -1,0 +1,123 @@
+"""robustness.png: clean, corrupted and attacked accuracy against ReLU count, one panel per dataset.
+
+Every line belongs to one route; the oracle's reading is not drawn.
+"""
+
+import io
+import statistics
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+
+from relinearize.report.figures.pareto import GREY_TEXT, STYLE
+from relinearize.report.figures.style import log_ticks, method_colours, short_count
+from relinearize.report.tables.robustness import RobustTable, Row
+from relinearize.report.tables.robustness_columns import Column
+
+CLEAN, CORRUPTED, ATTACKED = ("-", "o"), ((0, (5, 2)), "s"), ((0, (1, 1.6)), "^")  # line and marker
+
+
+def draw_robustness(tables: Sequence[RobustTable]) -> bytes:
+    """The picture as PNG bytes."""
+    colours = method_colours(row.first.method for table in tables for row in table.rows)
+    with plt.rc_context(STYLE):
+        size = (7.4 * len(tables) + 1.4, 5.6)
+        figure, grid = plt.subplots(1, len(tables), figsize=size, squeeze=False, layout="constrained")
+        try:
+            for axes, table in zip(grid.flat, tables, strict=True):
+                _draw_table(axes, table, colours)
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=150, facecolor="white")
+        finally:
+            plt.close(figure)
+    return file.getvalue()
+
+
+def attacked_column(table: RobustTable) -> Column | None:
+    """The attack to draw: that of most rows, among these the strongest (the lowest mean)."""
+    return _of_most_rows(table, [column for column in table.columns if column.is_attack])
+
+
+def corrupted_column(table: RobustTable) -> Column | None:
+    """The NPA to draw, likewise: one line never joins values on other corrupted images."""
+    return _of_most_rows(table, [column for column in table.columns if column.name == "npa"])
+
+
+def _of_most_rows(table: RobustTable, columns: Sequence[Column]) -> Column | None:
+    known = {}
+    for column in columns:
+        values = [row.cells[column.key].value for row in table.rows if column.key in row.cells]
+        if values:
+            known[column] = (-len(values), statistics.fmean(values))
+    return min(known, key=known.__getitem__, default=None)
+
+
+def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None:
+    corrupted, attacked = corrupted_column(table), attacked_column(table)
+    drawn = [("ca", "clean (CA)", CLEAN)]
+    if corrupted is not None:
+        drawn.append((corrupted.key, f"corrupted ({corrupted.title})", CORRUPTED))
+    if attacked is not None:
+        drawn.append((attacked.key, f"{attacked.title} (AdvA)", ATTACKED))
+    series: dict[tuple, list[Row]] = {}
+    for row in table.rows:
+        series.setdefault((row.method, row.network, row.route), []).append(row)
+    handles = []
+    for (method, network, route), rows in series.items():
+        colour = shade(colours[rows[0].first.method], method, rows[0].first.method, table)
+        look = {"color": colour, "markeredgecolor": colour, "markerfacecoloralt": "white"}
+        look["fillstyle"] = {"adversarial": "none", "augmix": "bottom"}.get(route, "full")
+        for key, _, (line, marker) in drawn:
+            # Rows come sorted by ReLUs.
+            points = [(row.first.relus, row.cells[key]) for row in rows if key in row.cells]
+            axes.errorbar(
+                [relus for relus, _ in points],
+                [measure.value for _, measure in points],
+                yerr=[measure.deviation or 0.0 for _, measure in points],
+                linestyle=line,
+                marker=marker,
+                linewidth=1.7,
+                markersize=5.8,
+                elinewidth=1.1,
+                capsize=2.5 if any(measure.deviation for _, measure in points) else 0,
+                **look,
+            )
+        label = method + (f", {network}" if len(table.networks) > 1 else "") + (f", route {route}" * (route != "-"))
+        handles.append(Line2D([], [], linewidth=1.7, marker="o", label=label, **look))
+    handles += [
+        Line2D([], [], color="#22262c", linestyle=line, marker=marker, markersize=5.5, label=name)
+        for _, name, (line, marker) in drawn
+    ]
+    _set_axes(axes, table)
+    below = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.12), "ncols": 2, "frameon": False}
+    axes.legend(handles=handles, fontsize=8.6, columnspacing=1.8, handlelength=4.2, borderaxespad=0, **below)
+
+
+def shade(colour: str, label: str, method: str, table: RobustTable) -> tuple[float, ...]:
+    """The method's colour for its first variant, lighter ones for the others: line and marker say other things."""
+    variants = list(dict.fromkeys(row.method for row in table.rows if row.first.method == method))
+    white = 0.5 * variants.index(label) / max(1, len(variants) - 1)
+    return tuple(part + white * (1 - part) for part in to_rgb(colour))
+
+
+def _set_axes(axes: Axes, table: RobustTable) -> None:
+    axes.set_xscale("log")
+    counts = [row.first.relus for row in table.rows if row.first.relus > 0]
+    low, high = (min(counts) / 1.35, max(counts) * 1.35) if counts else (1.0, 10.0)
+    axes.set_xlim(low, high)
+    ticks = log_ticks(low, high)
+    axes.set_xticks(ticks, [short_count(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(bottom=-2)
+    axes.grid(color="#e8eaee", linewidth=0.8)
+    axes.set_xlabel("ReLUs kept per image (log scale)")
+    axes.set_ylabel("accuracy (%)")
+    axes.set_title(table.title, loc="left", fontweight="bold", fontsize=12, pad=20)
+    if len(table.networks) == 1:
+        axes.text(0, 1.015, table.networks[0], transform=axes.transAxes, fontsize=9, color=GREY_TEXT, va="bottom")

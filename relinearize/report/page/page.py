@@ -1,0 +1,178 @@
+"""report.html: one self-contained page, readable offline for as long as there are browsers.
+
+The page is a template with style, scripts and data put in; nothing is loaded from anywhere. All text reaches the
+document as text nodes, and the data block escapes what could end it, so no name in a record can become markup.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from relinearize.private_inference.cost.choice import one_preset
+from relinearize.private_inference.cost.presets import Preset
+from relinearize.records.run import Record, StageRecord
+from relinearize.report.figures.style import REPLACEMENT_WORDS, SHARE_COLOURS, SHARE_TICKS, SHORT_WORDS, method_colours
+from relinearize.report.page.inference import inference_data, predicted_data, preset_data
+from relinearize.report.page.masks import mask_data
+from relinearize.report.page.robustness import robustness_data
+from relinearize.report.tables.inference import Inference
+from relinearize.report.tables.masks import MaskGroup
+from relinearize.report.tables.pareto import AllReLULevel, Panel, Series
+from relinearize.report.tables.robustness import RobustTable
+
+SCRIPTS = (
+    "elements.js", "curve.js", "tables.js", "shares.js", "details.js", "masks.js", "searches.js", "bars.js",
+    "inference.js", "main.js",
+)  # fmt: skip
+STAGES = ("teacher", "sensitivity", "search", "finetune")
+MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels and make the page heavy
+
+
+def render_page(
+    panels: Sequence[Panel],
+    paths: dict[str, Path],
+    title: str = "Network linearization runs",
+    robustness: Sequence[RobustTable] = (),
+    masks: Sequence[MaskGroup] = (),
+    without_mask: Sequence[str] = (),
+    preset: Preset | None = None,
+    inferences: Sequence[Inference] = (),
+) -> str:
+    """The whole page as HTML text. `paths`: record key -> where the record lies, as seen from the page.
+
+    `robustness`: tables of a section of their own; without any, nothing of it is in the page.
+    `masks`: likewise; `without_mask`: names of the runs that are missing there.
+    `preset`: what costs are predicted for (None: Cheetah on the WAN); `inferences`: what was measured.
+    """
+    data = page_data(panels, paths, preset)
+    data["inferences"] = inference_data(inferences, [panel.title for panel in panels]) if inferences else None
+    data["masks"] = mask_data(masks, panels, without_mask) if masks else None
+    styles, scripts = ("page.css", "masks.css", "inference.css"), SCRIPTS
+    if robustness:
+        data["robustness"] = robustness_data(robustness)
+        styles, scripts = (*styles, "robustness.css"), (*scripts, "robustness.js")
+    parts = {
+        "TITLE": escape(title),
+        "STYLE": "\n".join(_asset(name) for name in styles),
+        "SCRIPT": "\n".join(_asset(name) for name in scripts),
+        "DATA": embed_json(data),
+        "ROBUSTNESS": _asset("robustness.html") + "\n\n" if robustness else "",
+    }
+    # One pass over the template's own marks: what is put in is never searched for marks again.
+    first, *rest = _asset("page.html").split("@@")
+    return first + "".join(parts[piece] if index % 2 == 0 else piece for index, piece in enumerate(rest))
+
+
+def page_data(panels: Sequence[Panel], paths: dict[str, Path], preset: Preset | None = None) -> dict[str, Any]:
+    """Everything the scripts draw from, but for masks, inferences and robustness."""
+    preset = preset or one_preset()
+    histories: dict[str, int] = {}
+    runs: list[dict[str, Any]] = []
+    drawn_panels = []
+    for panel in panels:
+        drawn_series = []
+        for series in panel.series:
+            positions = []
+            for record in series.records:
+                positions.append(len(runs))
+                run = _run(record, series, paths.get(record.key), histories)
+                runs.append({**run, "predicted": predicted_data(record, preset)})
+            drawn_series.append(_series(panel, series, positions))
+        drawn_panels.append(
+            {
+                "dataset": panel.dataset,
+                "title": panel.title,
+                "series": drawn_series,
+                "levels": [_level(level, preset) for level in panel.all_relu_levels()],
+                "runs": [position for series in drawn_series for position in series["runs"]],
+                "published": [asdict(point) for point in panel.published],
+            }
+        )
+    methods = sorted({series.method for panel in panels for series in panel.series})
+    titles = [panel.title for panel in panels]
+    return {
+        "summary": f"{_counted(len(runs), 'run')} on {', '.join(titles)}; {_counted(len(methods), 'method')}: "
+        + ", ".join(methods),
+        "colours": method_colours(methods),
+        "shareColours": SHARE_COLOURS,
+        "shareTicks": SHARE_TICKS,
+        "words": REPLACEMENT_WORDS,
+        "shortWords": SHORT_WORDS,
+        "preset": preset_data(preset),
+        "panels": drawn_panels,
+        "runs": runs,
+        "histories": [json.loads(history) for history in histories],
+    }
+
+
+def embed_json(data: Any) -> str:
+    """JSON that is safe inside a <script> element: no character in it can end the element or open a comment."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def _series(panel: Panel, series: Series, positions: list[int]) -> dict[str, Any]:
+    return {
+        "label": panel.label(series),
+        "method": series.method,
+        "network": series.network,
+        "total": series.total,
+        "runs": positions,
+    }
+
+
+def _level(level: AllReLULevel, preset: Preset) -> dict[str, Any]:
+    return {
+        "network": level.network,
+        "total": level.total,
+        "accuracy": asdict(level.accuracy),
+        "predicted": predicted_data(level.record, preset, all_relus=True),
+    }
+
+
+def _run(record: Record, series: Series, path: Path | None, histories: dict[str, int]) -> dict[str, Any]:
+    run = record.model_dump(mode="json", exclude={"stages", "config", "schema_version", "cost"})
+    run["network"] = series.network
+    run["path"] = "" if path is None else str(path)
+    run["config"] = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True, width=100)
+    run["stages"] = [
+        {
+            **record.stages[name].model_dump(mode="json", exclude={"history"}),
+            "name": name,
+            # Runs of a sweep share their teacher, often their search: each history is stored once.
+            "history": histories.setdefault(json.dumps(_columns(record.stages[name])), len(histories)),
+        }
+        for name in STAGES
+        if name in record.stages
+    ]
+    return run
+
+
+def _columns(stage: StageRecord) -> dict[str, list[float | int | None]]:
+    """A stage's history, one list per metric; long ones thinned evenly, the last row always kept."""
+    rows = stage.history
+    if len(rows) > MOST_EPOCHS:
+        rows = [rows[round(index * (len(rows) - 1) / (MOST_EPOCHS - 1))] for index in range(MOST_EPOCHS)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [_short(row.get(name)) for row in rows] for name in names}
+    if rows and "epoch" not in columns:
+        columns["epoch"] = list(range(len(rows)))
+    return columns
+
+
+def _short(value: float | int | None) -> float | int | None:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _asset(name: str) -> str:
+    return resources.files("relinearize.report.page").joinpath("assets", name).read_text(encoding="utf-8").strip("\n")

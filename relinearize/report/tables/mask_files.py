@@ -1,0 +1,71 @@
+"""The mask beside a record, read without torch and checked against what the record says of each site."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from relinearize.errors import UserError
+from relinearize.records.run import Record
+
+MASK_FILE = "mask.safetensors"
+MOST_NAMES = 4  # of runs in a warning
+
+logger = logging.getLogger(__name__)
+
+Positions = dict[str, np.ndarray]  # site name -> bool array of the site's shape, in forward order; true: ReLU kept
+
+
+def read_mask(path: Path, record: Record) -> Positions:
+    """The mask of a run. Raises UserError naming `path` where it is damaged or not the mask of this record."""
+    try:
+        with safe_open(path, framework="np") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (not a dict)
+            wrong = [name for name, kind in kinds.items() if kind not in ("U8", "BOOL")]
+            found = {} if wrong else {name: file.get_tensor(name) for name in kinds}
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as a mask ({reason})") from error
+    if wrong:
+        raise UserError(f"{path}: site {wrong[0]} holds {kinds[wrong[0]]} numbers, a mask holds zeros and ones")
+    names = [site.name for site in record.sites]
+    if sorted(found) != sorted(names):
+        other = sorted(set(found) ^ set(names))[0]
+        raise UserError(f"{path}: its sites are not those of the record beside it (site {other} is in one of them)")
+    for site in record.sites:
+        positions = found[site.name]
+        if positions.shape != site.shape:
+            raise UserError(f"{path}: site {site.name} is {positions.shape}, the record says {site.shape}")
+        if positions.size and positions.max() > 1:
+            raise UserError(f"{path}: site {site.name} holds something else than zeros and ones")
+        kept = int(np.count_nonzero(positions))
+        if kept != site.kept:
+            raise UserError(f"{path}: site {site.name} keeps {kept:,} ReLUs, the record says {site.kept:,}")
+    return {name: found[name].astype(bool) for name in names}
+
+
+def masks_beside(found: Iterable[tuple[Path, Record]]) -> tuple[dict[str, Positions], list[str]]:
+    """Record key -> its mask, and the names of the runs without a readable one; what is wrong is logged in a line.
+
+    `found`: records with the paths of their files. Runs whose file is missing share one line.
+    """
+    masks: dict[str, Positions] = {}
+    missing: list[str] = []
+    left_out: list[str] = []
+    for path, record in found:
+        file = path.with_name(MASK_FILE)
+        if not file.is_file():
+            missing.append(record.name)
+            continue
+        try:
+            masks[record.key] = read_mask(file, record)
+        except UserError as error:
+            logger.warning("left out of the mask pictures: %s", error)
+            left_out.append(record.name)
+    if missing:
+        more = f" and {len(missing) - MOST_NAMES} more" if len(missing) > MOST_NAMES else ""
+        names = ", ".join(missing[:MOST_NAMES])
+        logger.warning("left out of the mask pictures: no %s beside the record of %s%s", MASK_FILE, names, more)
+    return masks, missing + left_out

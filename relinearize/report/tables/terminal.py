@@ -1,0 +1,156 @@
+"""The runs, and their robustness, as tables for the terminal, printed at the end of a run and of a report."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+
+from relinearize.private_inference.cost.presets import Preset
+from relinearize.private_inference.cost.table import significant
+from relinearize.records.run import Record
+from relinearize.report.figures.axes import preset_text
+from relinearize.report.papers.comparison import NUMBERS, TITLES, Comparison, cells
+from relinearize.report.tables.combinations import Matrix
+from relinearize.report.tables.cost import predicted, record_workload
+from relinearize.report.tables.robustness import RobustTable
+
+_WIDE = 1000  # characters, more than any table needs
+
+
+def runs_table(records: Iterable[Record], preset: Preset) -> Table:
+    """One row per run, sorted by dataset, method and budget; accuracies in percent, time in seconds.
+
+    live sites: those that keep any ReLU; then what one image costs online under `preset`, predicted.
+    """
+    records = sorted(records, key=_order)
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True)
+    several_sets = len({record.dataset.title for record in records}) > 1
+    # Columns that would say nothing new are left out, so that the rest has room on a narrow terminal.
+    methods = not all(record.name.startswith(f"{record.method.name}-") for record in records)
+    missed = any(record.budget.met != record.budget.asked for record in records)
+    table.add_column("run", overflow="fold")
+    if several_sets:
+        table.add_column("dataset")
+    if methods:
+        table.add_column("method", overflow="fold")
+    sent = preset.network is not None
+    counts, costs = ["asked"] * missed + ["ReLUs", "ReLU %"], ["live\nsites", "PI s"] + ["PI MB"] * sent
+    for name in (*counts, "test", "last", "all-\nReLU", "train s", *costs):
+        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    for record in records:
+        budget, accuracy = record.budget, record.accuracy
+        met = f"{budget.met:,}"
+        cost = predicted(record, preset)
+        cells = [escape(record.name)]
+        if several_sets:
+            cells.append(escape(record.dataset.title))
+        if methods:
+            cells.append(escape(record.method.name))
+        cells += [
+            *([f"{budget.asked:,}"] if missed else []),
+            met if budget.met == budget.asked else f"[red]{met}[/red]",
+            f"{100 * budget.met / budget.total:.2f}" if budget.total else "-",
+            f"[bold]{_percent(accuracy.test)}[/bold]",
+            _percent(accuracy.test_last),
+            _percent(accuracy.teacher_test),
+            f"{sum(stage.seconds for stage in record.stages.values() if not stage.reused):.1f}",
+            str(record_workload(record).live_sites),
+            "-" if cost is None else significant(cost.online.seconds),
+            *([("-" if cost is None else significant(cost.online.bytes / 1e6))] if sent else []),
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def robustness_table(table: RobustTable) -> Table:
+    """One row per checkpoint and route, seeds averaged; the oracle's reading is left to the files and the page."""
+    shown = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(table.title), title_justify="left")
+    several = len(table.networks) > 1
+    for name in ("method", *(["network"] if several else []), "route"):
+        shown.add_column(name, overflow="fold")
+    shown.add_column("ReLUs", justify="right", no_wrap=True)
+    for column in table.columns:
+        counts = sorted({row.cells[column.key].n for row in table.rows if column.key in row.cells})
+        numbers = "\nn " + " or ".join(f"{count:,}" for count in counts) if counts else ""
+        shown.add_column(escape(column.title.replace(", ", "\n")) + numbers, justify="right", no_wrap=True)
+    for name in ("seeds", "checks"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in table.rows:
+        cells = [escape(row.method), *([escape(row.network)] if several else []), row.route, f"{row.first.relus:,}"]
+        for column in table.columns:
+            text = str(row.cells.get(column.key, "-"))
+            cells.append(f"[bold]{text}[/bold]" if column.key in row.best else text)
+        passed, number = row.checks
+        warned = f"[red]{number - passed} warn[/red]" if passed < number else "pass" if number else "-"
+        shown.add_row(*cells, ", ".join(map(str, row.seeds)), warned)
+    return shown
+
+
+def print_combinations(matrices: Sequence[Matrix], console: Console | None = None) -> None:
+    """Print one table per network and budget: rows are searches, columns fine-tunings."""
+    for matrix in matrices:
+        title = f"{matrix.title}, {matrix.network}: {matrix.budget}, test accuracy in %"
+        shown = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(title), title_justify="left")
+        shown.min_width = len(title)  # a title is wrapped to the width of its table
+        shown.add_column("search")
+        for finetuning in matrix.finetunings:
+            shown.add_column(escape(finetuning), justify="right")
+        for search in matrix.searches:
+            cells = [matrix.cells.get((search, finetuning)) for finetuning in matrix.finetunings]
+            shown.add_row(escape(search), *("-" if cell is None else str(cell) for cell in cells))
+        _print(shown, console)
+
+
+def print_against_paper(comparisons: Sequence[Comparison], console: Console | None = None) -> None:
+    """Print the runs beside the papers' numbers, then those without a counterpart and why."""
+    matched = [one for one in comparisons if one.point is not None]
+    alone = [one for one in comparisons if one.point is None]
+    style = {"box": SIMPLE_HEAD, "header_style": "bold", "pad_edge": False, "title_justify": "left"}
+    if matched:
+        shown = Table(**style, title="Against the papers (test accuracy, %)")
+        for title in TITLES:
+            number = title in NUMBERS
+            shown.add_column(title, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        for one in matched:
+            shown.add_row(*map(escape, cells(one)))
+        _print(shown, console)
+    if alone:
+        shown = Table("run", "images", "why", **style, title="No published counterpart")
+        for one in alone:
+            shown.add_row(*map(escape, (one.record.name, one.record.dataset.title, one.remarks[0])))
+        _print(shown, console)
+
+
+def print_table(records: Iterable[Record], preset: Preset, console: Console | None = None) -> None:
+    """Print the table and what `preset` is; where there is no terminal, wide enough that no row is folded."""
+    console = console or Console()
+    _print(runs_table(records, preset), console)
+    said = f"PI: private inference of one image online, predicted for {preset.name}: {preset_text(preset)}"
+    console.print(said, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_robustness(tables: Iterable[RobustTable], console: Console | None = None) -> None:
+    """Print each robustness table, likewise."""
+    for table in tables:
+        _print(robustness_table(table), console)
+
+
+def _print(table: Table, console: Console | None) -> None:
+    console = console or Console()
+    if not console.is_terminal:
+        least = Measurement.get(console, console.options.update(width=_WIDE), table).maximum
+        console = Console(file=console.file, width=max(console.width, 160, least))
+    console.print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _order(record: Record) -> tuple:
+    last = record.method.name == "random"  # the yardstick comes after the methods
+    names = (record.dataset.name, record.backbone.name, last, record.method.name)
+    return (*names, -record.budget.asked, record.seed, record.name)

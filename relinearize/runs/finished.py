@@ -1,0 +1,79 @@
+"""A finished run's folder, opened again: its record, its config and its network with mask and weights."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from relinearize.backbones.adapter import PixelInput
+from relinearize.errors import UserError
+from relinearize.files import file_digest
+from relinearize.records.run import RECORD_FILE, Record
+from relinearize.relu.mask import Mask
+from relinearize.relu.sites import site_shapes, to_masked
+from relinearize.runs.build import all_relu_network
+from relinearize.runs.stages import CONFIG, WEIGHTS
+from relinearize.runs.store import MASK
+from relinearize.runs.weights import match_weights, read_weights
+
+FILES = (RECORD_FILE, CONFIG, MASK, WEIGHTS)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's folder, or a sub-folder that holds as much (a narrower network, a batch-norm route)."""
+
+    folder: Path
+    record: Record
+    config: DictConfig
+
+    @classmethod
+    def open(cls, folder: Path, root: str | None = None) -> "FinishedRun":
+        """Read record and config. `root`: where the images lie now. UserError names the first missing file."""
+        for file in FILES:
+            if not (folder / file).is_file():
+                raise UserError(f"run={folder} is no finished run: {file} is missing there")
+        config = OmegaConf.load(folder / CONFIG)
+        if root is not None:
+            config.dataset.root = root
+            config.dataset.source.root = root
+        return cls(folder, Record.read(folder / RECORD_FILE), config)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines the network's answers and its test, wherever the folder lies."""
+        config = self.config
+        return {
+            "weights": file_digest(self.folder / WEIGHTS),
+            "mask": file_digest(self.folder / MASK),
+            "backbone": OmegaConf.to_container(config.backbone, resolve=True),
+            "normalisation": [list(config.dataset[key]) for key in ("mean", "std")],
+            "images": self.record.dataset.fingerprint,
+        }
+
+    def network(self) -> PixelInput:
+        """The network as it was tested, on the CPU. UserError unless mask, weights and record fit each other."""
+        record, backbone = self.record, self.config.backbone
+        network = all_relu_network(self.config, student=True)
+        mask, metadata = Mask.from_file(self.folder / MASK)
+        input_size = (record.dataset.channels, record.dataset.image_size, record.dataset.image_size)
+        metadata.check(backbone.name, backbone.get("convention", "all"), input_size)
+        if mask.count != record.budget.met:
+            raise UserError(
+                f"{self.folder / MASK} keeps {mask.count:,} ReLUs, but the record says {record.budget.met:,}"
+            )
+        mask.check_fits(site_shapes(network.network))
+        to_masked(network.network, mask)
+        path = self.folder / WEIGHTS
+        network.network.load_state_dict(match_weights(network.network, read_weights(path), path))
+        return network
+
+    def parts(self) -> list[Path]:
+        """The sub-folders that are finished runs of their own: widths and batch-norm routes, at any depth."""
+        found = []
+        for folder in sorted(path for path in self.folder.iterdir() if path.is_dir()):
+            if folder.name.startswith(("width-", "route-")) and (folder / RECORD_FILE).is_file():
+                found += [folder, *FinishedRun.open(folder).parts()]
+        return found

@@ -1,0 +1,105 @@
+"""Site-aware allocations: the `allocation` group of the config, which empties whole sites (see relu/emptying.py)."""
+
+import math
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any, Protocol
+
+from relinearize.errors import UserError
+from relinearize.private_inference.cost.prediction import predict
+from relinearize.private_inference.cost.presets import Preset, find_presets
+from relinearize.private_inference.cost.workload import mask_workload
+from relinearize.relu.culling import Divide, Division, fewest_sites, holds, keep_sites, lower_price
+
+FREE = "free"  # the name of the allocation that empties nothing
+
+
+class SiteChoice(Protocol):
+    """An allocation of the config: decides which sites stay live."""
+
+    measured: dict[str, Any]  # what decides beside the config, and so is part of the key of the result
+
+    def check(self, sizes: Mapping[str, int], budget: int) -> None:
+        """Raise UserError where it cannot hold `budget`."""
+
+    def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
+        """The division of `budget` among the sites that stay."""
+
+
+class FewerSites:
+    """`allocation=sites`: at most `live` sites keep ReLUs.
+
+    live: a number of sites from 1 on, or, below 1, a share of all sites, rounded up.
+    """
+
+    def __init__(self, live: float) -> None:
+        whole = isinstance(live, Integral) and not isinstance(live, bool) and live >= 1
+        share = isinstance(live, Real) and not isinstance(live, Integral) and 0 < live < 1
+        if not whole and not share:
+            raise UserError(f"allocation.live={live} is impossible; give a number of sites, or a share of them below 1")
+        self.live = live
+        self.measured = {}
+
+    def number(self, sites: int) -> int:
+        """How many of `sites` stay live at most."""
+        return min(self.live, sites) if isinstance(self.live, Integral) else math.ceil(self.live * sites)
+
+    def check(self, sizes: Mapping[str, int], budget: int) -> None:
+        number = self.number(len(sizes))
+        if holds(sizes.values(), number) < budget:
+            raise UserError(
+                f"allocation.live={self.live}: the {number} largest of the {len(sizes)} sites have "
+                f"{holds(sizes.values(), number):,} ReLUs, and the budget is {budget:,}; "
+                f"give at least {fewest_sites(sizes.values(), budget)} sites"
+            )
+
+    def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
+        return keep_sites(sizes, budget, divide, self.number(len(sizes)))
+
+
+class LowerLatency:
+    """`allocation=cost`: sites are emptied while that lowers the predicted latency of an inference.
+
+    Args:
+        preset, network: whose latency, see relinearize/cost/presets.py.
+        worth: 0 to 1, the least share of the worth of the search's own division that has to remain.
+    """
+
+    def __init__(self, preset: str, network: Any, worth: float) -> None:
+        if isinstance(worth, bool) or not isinstance(worth, Real) or not 0 <= worth <= 1:
+            raise UserError(f"allocation.worth={worth} is no share; give 0 to 1")
+        self.preset = the_preset(preset, network)
+        self.worth = worth
+        online = self.preset.protocol.online
+        terms = {"seconds": online.seconds, "bytes": online.bytes, "messages": online.messages}
+        self.measured = {name: dict(one.constants) for name, one in terms.items()}  # fitted anew, other sites may go
+
+    def check(self, sizes: Mapping[str, int], budget: int) -> None:
+        """Any budget can be held by all sites."""
+
+    def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
+        return lower_price(sizes, budget, divide, self.price(sizes), self.worth)
+
+    def price(self, sizes: Mapping[str, int]) -> Callable[[Mapping[str, int]], float]:
+        """From the counts of the sites to the predicted seconds, online, that the ReLUs of an inference take."""
+
+        def seconds(counts: Mapping[str, int]) -> float:
+            workload = mask_workload((counts[name], size) for name, size in sizes.items())
+            return predict(self.preset, workload).online.seconds  # the linear layers are the same for every mask
+
+        return seconds
+
+
+def the_preset(name: str, network: Any) -> Preset:
+    """The one preset that `allocation.preset` and `allocation.network` mean. Raises UserError for any other number."""
+    if isinstance(network, Mapping):  # Hydra reads {rtt_ms:20,mbps:50} as a mapping
+        network = "{" + ",".join(f"{key}:{value}" for key, value in network.items()) + "}"
+    try:
+        presets = find_presets(name, network)
+    except UserError as error:
+        raise UserError(f"allocation: {error}") from None
+    if len(presets) != 1 or presets[0].network is None:
+        raise UserError(
+            f"allocation.preset={name} is computation alone, which no emptied site lowers; give a protocol's name"
+        )
+    return presets[0]

@@ -1,0 +1,95 @@
+"""Where finished stages live: each under a key of everything that can change it, made once, complete or absent.
+
+STORE/teacher/resnet18-cifar10-s0-1f2e3d4c5b6a/     artifact.json (config, metrics), weights, mask
+STORE/teacher/resnet18-cifar10-s0-1f2e3d4c5b6a.work/   unfinished; becomes the folder above by one rename
+STORE/teacher/.resnet18-cifar10-s0-1f2e3d4c5b6a.lock   held by the process that works on it; the kernel frees it
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from relinearize.errors import UserError
+from relinearize.files import sync_folder, write_json
+
+KEY_LENGTH = 12  # hex digits in folder names; the whole key stands in artifact.json
+DESCRIPTION = "artifact.json"
+MASK = "mask.safetensors"  # the file name of a mask in an artifact
+
+
+def content_key(content: Any) -> str:
+    """sha256 (hex) of plain data, independent of the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The place of one finished piece of work, done or to be done."""
+
+    path: Path
+    key: str
+
+    @property
+    def complete(self) -> bool:
+        return (self.path / DESCRIPTION).is_file()
+
+    @property
+    def work(self) -> Path:
+        """The folder of the unfinished work (checkpoints); kept between attempts."""
+        return self.path.with_name(self.path.name + ".work")
+
+    def describe(self) -> dict[str, Any]:
+        """The content of artifact.json. UserError if it cannot be read."""
+        try:
+            return json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.path / DESCRIPTION} is unreadable ({error}); delete that folder to redo it"
+            ) from error
+
+    @contextlib.contextmanager
+    def lock(self, announce=print) -> Iterator[None]:
+        """Hold the artifact alone. Another holder is waited for; if it dies, the kernel hands the lock on."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            announce(f"waiting for another process that works on {self.path.name}")
+            lock.acquire(poll_interval=0.2)
+        try:
+            for folder in (self.path, self.work):  # half-written files of a holder that was killed
+                for leftover in folder.rglob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()
+
+    def publish(self, folder: Path, description: dict[str, Any]) -> None:
+        """Make `folder` (beside the final path, same file system) the finished artifact, by one rename."""
+        write_json(folder / DESCRIPTION, {"key": self.key, **description})
+        sync_folder(folder)
+        if self.path.exists():  # incomplete remains cannot exist, but a foreign folder can
+            shutil.rmtree(self.path)
+        os.replace(folder, self.path)
+
+
+@dataclass(frozen=True)
+class Store:
+    """All artifacts under one folder, shared by any number of runs and processes."""
+
+    root: Path
+
+    def artifact(self, kind: str, prefix: str, content: dict[str, Any]) -> Artifact:
+        """The artifact of `kind` (teacher, search, ...) whose identity is `content`; `prefix` is for readers only."""
+        key = content_key(content)
+        return Artifact(self.root / kind / f"{prefix}-{key[:KEY_LENGTH]}", key)

@@ -1,0 +1,75 @@
+"""Where the rows of a training go while it runs: history.csv beside the checkpoint, or W&B.
+
+Chosen by the `logger` group. The records do not depend on it: they are made from the stage's own history.
+"""
+
+import contextlib
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from relinearize.errors import UserError
+from relinearize.files import write_text
+from relinearize.records.run import Record
+from relinearize.runs.store import Artifact
+
+LOGGERS = ("csv", "wandb", "none")
+
+
+class RowLogger(Protocol):
+    def row(self, stage: Any, row: dict[str, float]) -> None:
+        """One epoch of `stage` has ended with these metrics."""
+
+    def finish(self, record: Record, folder: Path) -> None:
+        """The whole run has ended; `folder` holds its mask and weights."""
+
+
+class NoLogger:
+    """Keeps nothing beyond what the records hold anyway."""
+
+    def row(self, stage: Any, row: dict[str, float]) -> None:
+        pass
+
+    def finish(self, record: Record, folder: Path) -> None:
+        pass
+
+
+class CSVLogger(NoLogger):
+    """history.csv in the stage's folder: rewritten whole each epoch, so a resumed run leaves no doubled rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def row(self, stage: Any, row: dict[str, float]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in stage.history for key in row)))
+        writer.writeheader()
+        writer.writerows(stage.history)
+        write_text(self.folder / "history.csv", text.getvalue())
+
+
+@contextlib.contextmanager
+def open_logger(plan: Any, stage_name: str, artifact: Artifact) -> Iterator[RowLogger]:
+    """The logger that the config names, for one stage; closed on every way out."""
+    kind = plan.config.logger.name
+    if kind == "wandb":
+        from relinearize.tracking.wandb_logger import open_wandb
+
+        with open_wandb(plan, stage_name, artifact) as logger:
+            yield logger
+    elif kind == "csv":
+        yield CSVLogger(artifact.path if stage_name == "search" else artifact.work)
+    elif kind == "none":
+        yield NoLogger()
+    else:
+        raise UserError(f"logger.name={kind} is unknown; valid: {', '.join(LOGGERS)}")
+
+
+def log_finished(plan: Any, record: Record) -> None:
+    """Give a run that was found finished to a logger that keeps runs, where it has not got it yet."""
+    if plan.config.logger.name == "wandb":
+        from relinearize.tracking.wandb_logger import log_finished as log_to_wandb
+
+        log_to_wandb(plan, record)

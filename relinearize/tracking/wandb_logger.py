@@ -1,0 +1,104 @@
+"""Weights & Biases: one W&B run per stage, grouped by sweep, resumed under the id kept in the stage's key.
+
+`logger=wandb logger.mode=offline` needs no account and no network; `wandb sync FOLDER` uploads later. A stage may leave
+several W&B folders of one id (killed and continued, its result added afterwards): sync joins them in their order. The
+last one's summary wins, so that each of them is given the whole summary. What people see there: docs/wandb.md.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import wandb
+
+from relinearize.records.run import Record, find_records
+from relinearize.relu.mask import Mask
+from relinearize.runs.stages import WEIGHTS
+from relinearize.runs.store import KEY_LENGTH, MASK, Artifact
+from relinearize.tracking.wandb_columns import best_columns, history_columns, log_rows, summary_columns
+from relinearize.tracking.wandb_lineage import Made, lineage, wandb_artifact
+from relinearize.tracking.wandb_stage import mark_of, stage_run
+
+PICTURE = 96  # pixels a site's picture has at least
+
+
+class WandbRows:
+    """Sends each epoch's row; at the end the summary columns, the sites, mask and weights."""
+
+    def __init__(self, run: Any, plan: Any, first: bool) -> None:
+        self.run = run
+        self.plan = plan
+        self.first = first  # nothing of this stage was logged here before
+
+    def row(self, stage: Any, row: dict[str, float]) -> None:
+        self.run.log(row)
+        self.run.summary.update(best_columns(stage.history))
+
+    def finish(self, record: Record, folder: Path) -> None:
+        finetune, history = self.plan.finetune, record.stages["finetune"].history
+        if self.first:
+            log_rows(self.run, history)
+        self.run.summary.update(history_columns(history))
+        self.run.summary.update(summary_columns(record))
+        store = {MASK: self.plan.chosen.path, WEIGHTS: finetune.path}
+        self._log_network(record, store)
+        for path, narrow in find_records([folder]):
+            if narrow.submodel is not None:
+                name = path.parent.name
+                columns = summary_columns(narrow).items()
+                self.run.summary.update({f"{name}/{key}": value for key, value in columns})
+                self._log_network(narrow, {MASK: path.parent, WEIGHTS: finetune.path / name})
+        mask, _ = Mask.from_file(store[MASK] / MASK)
+        table = wandb.Table(columns=["site", "shape", "total", "kept", "sensitivity"])
+        for site in record.sites:
+            table.add_data(site.name, "x".join(map(str, site.shape)), site.total, site.kept, site.sensitivity)
+        self.run.log(
+            {
+                "sites/table": table,
+                "sites/kept": wandb.plot.bar(table, "site", "kept", title="ReLUs kept per site"),
+                "sites/mask": [site_picture(name, kept.numpy()) for name, kept in mask.items()],
+            }
+        )
+        mark = mark_of(Made(self.plan, "finetune", finetune))
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    def _log_network(self, record: Record, places: dict[str, Path]) -> None:
+        about = {"record": record.key, "relus": record.budget.met, "test_accuracy": record.accuracy.test}
+        made = Made(self.plan, "finetune", self.plan.finetune)
+        for kind, file in (("mask", MASK), ("weights", WEIGHTS)):
+            # The mask of a sub-model lies in the run's folder alone, which has not got its name yet.
+            artifact = wandb_artifact(
+                kind,
+                record.name,
+                places[file] / file,
+                {**about, "made_from": lineage(made)},
+                copied=kind == "mask" and record.submodel is not None,
+            )
+            self.run.log_artifact(artifact, aliases=["latest", record.key[:KEY_LENGTH]])
+
+
+def site_picture(name: str, kept: np.ndarray) -> wandb.Image:
+    """A site's mask (C x H x W) summed over channels; white: every channel keeps its ReLU there."""
+    share = kept.reshape(kept.shape[0], -1, kept.shape[-1] if kept.ndim > 1 else 1).mean(axis=0)
+    factor = -(-PICTURE // max(share.shape))
+    pixels = np.uint8(np.round(255 * share)).repeat(factor, axis=0).repeat(factor, axis=1)
+    return wandb.Image(pixels, mode="L", caption=f"{name}: {int(kept.sum()):,} of {kept.size:,}")
+
+
+@contextlib.contextmanager
+def open_wandb(plan: Any, stage_name: str, artifact: Artifact) -> Iterator[WandbRows]:
+    """The W&B run of one stage, with what the stage uses known to W&B before it."""
+    with stage_run(Made(plan, stage_name, artifact)) as (run, first):
+        yield WandbRows(run, plan, first)
+
+
+def log_finished(plan: Any, record: Record) -> None:
+    """Give W&B a run that was finished before, once; without its stages in the store it is left alone."""
+    made = Made(plan, "finetune", plan.finetune)
+    in_store = all(artifact.complete for artifact in plan.artifacts.values())
+    if plan.config.logger.mode != "disabled" and in_store and not mark_of(made).is_file():
+        with open_wandb(plan, "finetune", plan.finetune) as rows:
+            rows.finish(record, plan.run.path)

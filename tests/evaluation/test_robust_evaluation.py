@@ -1,0 +1,387 @@
+"""Robust evaluations of whole quick runs: what is written, resumed, taken over, refused. Attacks of two steps."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from quick_runs import quick_run
+from rich.console import Console
+from robust_runs import ALONE, ATTACKS, FGSM, SETTINGS, evaluate, lasting, pieces, random_run
+from safetensors.torch import load_file, save_file
+
+from relinearize import cli
+from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluation_options import parse_options
+from relinearize.errors import UserError
+from relinearize.evaluation import attacked as robust_attacks
+from relinearize.evaluation import checks as robust_checks
+from relinearize.evaluation import robustness as robust_evaluation
+from relinearize.evaluation.pieces import PIECES_FILE, text_to_flags
+from relinearize.files import write_json
+from relinearize.progress import WorkProgress
+from relinearize.records.robustness import RobustRecord, find_robust_records
+from relinearize.robustness.network_checks import determinism, logits_not_probabilities
+from relinearize.robustness.robust_accuracy import RobustAccuracy
+from relinearize.runs.finished import FinishedRun
+
+SHORT = ["method.teacher.epochs=1", "method.finetune.epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return random_run(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of it, to be evaluated."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def quick_checks(monkeypatch):
+    monkeypatch.setattr(
+        robust_checks, "CHECKS", {"logits": logits_not_probabilities, "determinism": determinism}, raising=True
+    )
+
+
+@pytest.fixture
+def chunks(monkeypatch):
+    """Lists the sizes of the chunks that were really attacked; raises at number `chunks.fail_at`."""
+
+    class Chunks(list):
+        fail_at = None
+
+    sizes, attacked = Chunks(), robust_attacks.attacked_batch
+
+    def counted(network, images, labels, *arguments) -> RobustAccuracy:
+        if len(sizes) == sizes.fail_at:
+            raise KeyboardInterrupt
+        sizes.append(len(labels))
+        return attacked(network, images, labels, *arguments)
+
+    monkeypatch.setattr(robust_attacks, "attacked_batch", counted)
+    return sizes
+
+
+def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
+    arguments = [
+        f"run={folder}",
+        *SETTINGS,
+        *ATTACKS,
+        "evaluation.n_corruptions=4",
+        "corruptions.extra=true",
+        "batch_size=500",
+    ]
+    (record,) = evaluate_run(arguments, Console(width=300))
+    printed = capsys.readouterr().out
+    run = FinishedRun.open(folder).record
+    assert RobustRecord.read(folder / "robustness.json") == record == find_robust_records([folder])[0][1]
+    assert (record.clean.accuracy, record.clean.n) == (run.accuracy.test, 360)
+    assert (record.key, record.run, record.route, record.relus) == (run.key, run.key, None, run.budget.met)
+    assert [(attack.name, attack.label, attack.n) for attack in record.attacks] == [
+        ("fgsm", "FGSM", 16), ("pgd20", "PGD-2 (CE)", 16), ("pgd100x5", "PGD-2 x 2 (CE and margin)", 16),
+    ]  # fmt: skip
+    assert chunks == [6, 6, 4] * 3
+    assert record.clean.accuracy > 25 and all(0 < attack.accuracy < 100 for attack in record.attacks)
+    assert record.corruptions.left_out == ["frost"] and len(record.corruptions.accuracy) == 14
+    assert list(record.corruptions.extra) == ["speckle_noise", "gaussian_blur", "spatter"]  # no colours to saturate
+    assert record.corruptions.n == 4 and record.corruptions.mce == pytest.approx(100 - record.corruptions.npa)
+    assert [check.name for check in record.checks] == [
+        "clean accuracy", "clean agreement", "logits", "determinism", "transfer",
+    ]  # fmt: skip
+    assert all(check.passed for check in record.checks)
+    for words in ("n=360", "n=16", "14 corruptions, generated", "left out: frost", "pass  determinism"):
+        assert words in printed
+    again = evaluate_run(arguments, Console(quiet=True))  # answers from the file
+    assert again == [record] and len(chunks) == 9
+
+
+@pytest.mark.parametrize("fail_at", [0, 1, 5])
+def test_a_killed_evaluation_goes_on_and_equals_an_undisturbed_one(folder, finished, tmp_path, chunks, fail_at):
+    (undisturbed,) = evaluate(folder, *ATTACKS, *ALONE)
+    chunks.clear()
+    other = shutil.copytree(finished, tmp_path / "other")
+    chunks.fail_at = fail_at
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(other, *ATTACKS, *ALONE)
+    assert not (other / "robustness.json").exists() and (other / PIECES_FILE).is_file()
+    chunks.fail_at = None
+    torch.rand(7)  # the global random state is not what the attacks draw from
+    (resumed,) = evaluate(other, *ATTACKS, *ALONE)
+    assert len(chunks) == 9
+    assert lasting(resumed) == lasting(undisturbed)
+    assert flags(other) == flags(folder)
+    assert any("1" in right and '"attack"' in name for name, right in flags(other).items())
+
+
+def flags(folder):
+    """Name of a piece -> which images are right."""
+    return {json.dumps(what, sort_keys=True): result["right"] for what, result in pieces(folder)}
+
+
+def test_other_options_take_over_what_they_share_and_other_weights_nothing(folder, chunks):
+    evaluate(folder, *ATTACKS, *ALONE)
+    assert len(chunks) == 9
+    (more,) = evaluate(folder, *ATTACKS, *ALONE, "evaluation.n_attack=18")
+    assert chunks[9:] == [6, 6, 6] and {attack.n for attack in more.attacks} == {18}  # the last chunk was shorter
+    evaluate(folder, *ATTACKS, *ALONE, "attack.pgd20.steps=3")
+    assert chunks[12:] == [6, 6, 4]
+    evaluate(folder, *ATTACKS, *ALONE, "evaluation.seed=1")
+    assert len(chunks) == 24
+    evaluate(folder, *ATTACKS, *ALONE, "evaluation.epsilon=4")
+    assert len(chunks) == 33
+    weights = folder / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.unlink()  # a hard link into the store
+    weights.write_bytes(content)
+    evaluate(folder, *ATTACKS, *ALONE, "evaluation.epsilon=4")
+    assert len(chunks) == 42
+
+
+def test_images_are_those_of_a_fixed_permutation_and_each_has_its_flag(folder):
+    evaluate(folder, *FGSM, "evaluation.n_clean=100", "batch_size=30")
+    run = FinishedRun.open(folder)
+    subject = robust_evaluation.Subject(run, robust_evaluation.test_images(run), "cpu", 0)
+    assert sorted(subject.order.tolist()) == list(range(360))
+    assert subject.rows(16).equal(subject.rows(100)[:16]) and subject.rows(None).equal(torch.arange(360))
+    clean = [(what, result) for what, result in pieces(folder) if what["kind"] == "clean"]
+    assert [(what["first"], what["n"]) for what, _ in clean] == [(0, 30), (30, 30), (60, 30), (90, 10)]
+    found = text_to_flags("".join(result["right"] for _, result in clean))
+    assert found.equal(subject.right(*subject.batch(subject.rows(100))))
+
+
+def test_epsilon_is_that_of_all_attacks_and_kept(folder, monkeypatch):
+    moved = []
+    attacked = robust_attacks.attacked_batch
+
+    def watched(network, images, labels, attack, seed, epsilon):
+        assert epsilon == 4 / 255
+        found = attack(network, images, labels, seed)
+        moved.append(255 * (found - images).abs().max().item())
+        assert found.min() >= 0 and found.max() <= 1
+        return attacked(network, images, labels, attack, seed, epsilon)
+
+    monkeypatch.setattr(robust_attacks, "attacked_batch", watched)
+    (record,) = evaluate(folder, *ATTACKS, *ALONE, "evaluation.epsilon=4")
+    assert {attack.epsilon for attack in record.attacks} == {4.0}
+    assert 3.99 < max(moved) <= 4.001
+
+
+def test_an_attack_that_leaves_its_ball_gives_no_number(folder, monkeypatch):
+    attack = robust_evaluation.instantiate({"_target_": "relinearize.robustness.attacks.FGSM", "epsilon": 8})
+    monkeypatch.setattr(type(attack), "__call__", lambda self, network, images, labels, seed: 1 - images)
+    with pytest.raises(RuntimeError, match="epsilon"):
+        evaluate(folder, *FGSM, "attack.fgsm.epsilon=2")
+    assert not (folder / "robustness.json").exists()
+
+
+def test_clean_evaluation_is_as_it_was(folder):
+    result = evaluate_run([f"run={folder}"], Console(quiet=True))
+    assert list(result) == ["test", "n_test", "relu/count", "record/test", "record/relu/count"]
+    assert result["test"] == result["record/test"]
+    assert json.loads((folder / "evaluation.json").read_text()) == result
+    assert not (folder / "robustness.json").exists() and not (folder / PIECES_FILE).exists()
+
+
+@pytest.mark.slow
+def test_widths_are_evaluated_too(tmp_path):
+    settings = ["method.search.epochs=1", "sensitivity.epochs=1"]
+    _, folder = quick_run(tmp_path, "budget.fraction=0.2", *SHORT, *settings, method="senetpp")
+    whole, half = evaluate(folder, *FGSM)
+    narrow = FinishedRun.open(folder / "width-0.5").record
+    assert RobustRecord.read(folder / "width-0.5" / "robustness.json") == half
+    assert (half.key, half.width, half.clean.accuracy) == (narrow.key, 4, narrow.accuracy.test)
+    assert whole.width == 8 and whole.run != half.run == half.key  # two checkpoints
+
+
+def test_routes_are_rows_of_one_checkpoint_and_attack_each_other(tmp_path, quick_checks, chunks):
+    settings = ["method.search.epochs=1", "sensitivity.epochs=1", "evaluation.n_checks=8"]
+    _, folder = quick_run(tmp_path, "budget.fraction=0.2", *SHORT, *settings[:2], method="rlnet")
+    arguments = ["evaluation.corruptions=none", "evaluation.attacks=[fgsm]", settings[2]]
+    (alone,) = evaluate(folder / "route-adversarial", *arguments)
+    assert len(chunks) == 3
+    clean, adversarial = evaluate(folder, *arguments)
+    assert len(chunks) == 6 and adversarial == alone  # one route was done
+    assert (clean.route, adversarial.route) == ("clean", "adversarial") and clean.run == adversarial.run == clean.key
+    for record, other in ((clean, "adversarial"), (adversarial, "clean")):
+        check = record.checks[-1]
+        assert check.name == "transfer" and list(check.numbers) == ["own", f"route {other}"]
+
+
+def test_the_teacher_attacks_a_network_without_routes(folder, finished, quick_checks, monkeypatch):
+    """It is found beside the run's folder wherever both lie; without it there is no such check."""
+    arguments = ["evaluation.attacks=[]", "evaluation.corruptions=none", "evaluation.n_checks=40"]
+    (record,) = evaluate(shutil.copytree(finished, finished.parent / "copy"), *arguments)
+    check = record.checks[-1]
+    assert (check.name, list(check.numbers), check.passed) == ("transfer", ["own", "its teacher"], True)
+    assert check.numbers["its teacher"] < record.clean.accuracy  # trained with the same images: attacks do transfer
+    config = OmegaConf.load(folder / "config.yaml")
+    config.store = str(folder / "nowhere")
+    OmegaConf.save(config, folder / "config.yaml")
+    (record,) = evaluate(folder, *arguments)
+    assert [check.name for check in record.checks] == ["clean accuracy", "clean agreement", "logits", "determinism"]
+
+
+def test_another_network_than_the_recorded_one_is_told(folder, quick_checks):
+    """Weights changed after the run: nothing but the accuracy in its record shows it."""
+    weights = load_file(folder / "weights.safetensors")
+    save_file({name: value * (1 if "running" in name else 0.3) for name, value in weights.items()},
+              folder / "weights.safetensors")  # fmt: skip
+    (record,) = evaluate(folder, "evaluation.attacks=[]", "evaluation.corruptions=none")
+    assert [check.name for check in record.checks if not check.passed] == ["clean accuracy"]
+    assert record.checks[0].numbers["recorded"] == FinishedRun.open(folder).record.accuracy.test
+    (record,) = evaluate(folder, "evaluation.attacks=[]", "evaluation.corruptions=none", "evaluation.n_clean=50")
+    assert "clean accuracy" not in [check.name for check in record.checks]
+
+
+def test_what_other_packages_warn_of_becomes_a_check(folder, monkeypatch):
+    attacked = robust_attacks.attacked_batch
+
+    def warning(*arguments):
+        robust_attacks.warnings.warn("AutoAttack: zero gradients", stacklevel=1)
+        return attacked(*arguments)
+
+    monkeypatch.setattr(robust_attacks, "attacked_batch", warning)
+    (record,) = evaluate(folder, *FGSM)
+    (check,) = record.checks
+    assert not check.passed and "FGSM: AutoAttack: zero gradients" in check.message
+
+
+OPTION_ERRORS = {
+    "no run": (["evaluation=robust"], ["run=FOLDER"]),
+    "unknown argument": (["run=x", "speed=1"], ["speed=1", "attack.NAME.KEY="]),
+    "unknown evaluation": (["run=x", "evaluation=strong"], ["evaluation=strong", "clean, robust"]),
+    "key of the other": (["run=x", "evaluation.n_attack=5"], ["evaluation.n_attack", "evaluation=robust has more"]),
+    "attack of none": (["run=x", "attack.fgsm.epsilon=5"], ["attack.fgsm.epsilon", "evaluation=robust"]),
+    "unknown key": (["evaluation.steps=5"], ["evaluation.steps is unknown", "n_attack"]),
+    "no images": (["evaluation.n_attack=0"], ["evaluation.n_attack=0", "greater than or equal to 1"]),
+    "words": (["evaluation.n_clean=all"], ["evaluation.n_clean=all"]),
+    "broken list": (["evaluation.attacks=[fgsm"], ["evaluation.attacks=[fgsm", "cannot be read"]),
+    "unknown attack": (["evaluation.attacks=[fgms]"], ["evaluation.attacks=fgms", "autoattack", "pgd20"]),
+    "twice": (["evaluation.attacks=[fgsm,fgsm]"], ["names an attack twice"]),
+    "another attack's": (["attack.square.queries=5"], ["attack.square.queries", "evaluation.attacks=[fgsm,"]),
+    "unknown of attack": (["attack.fgsm.step=5"], ["attack.fgsm.step is unknown", "attack.fgsm.epsilon"]),
+    "unknown corruptions": (["evaluation.corruptions=c"], ["evaluation.corruptions=c", "files, generated, none"]),
+    "no folder": (["evaluation.corruptions=files"], ["corruptions.folder must be given"]),
+    "settings of none": (["evaluation.corruptions=none", "corruptions.seed=1"], ["corruptions.seed", "none"]),
+    "radius": (["evaluation.epsilon=-1"], ["evaluation.epsilon=-1", "greater than 0"]),
+    "pixels of 1": (["evaluation.epsilon=0.03"], ["evaluation.epsilon=0.03", "give pixels times 255 (8 for 8/255)"]),
+    "batch size": (["batch_size=0"], ["batch_size=0"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OPTION_ERRORS)
+def test_wrong_options_are_one_line(case):
+    arguments, words = OPTION_ERRORS[case]
+    if case not in list(OPTION_ERRORS)[:5]:
+        arguments = ["run=x", "evaluation=robust", *arguments]
+    with pytest.raises(UserError) as refusal:
+        parse_options(arguments)
+    assert "\n" not in str(refusal.value)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_options_reach_attacks_and_corruptions():
+    arguments = [
+        "evaluation.epsilon=2", "evaluation.seed=3", "evaluation.attacks=[pgd,torchattacks]",
+        "attack.pgd.losses=[margin]", "attack.torchattacks.arguments.steps=4", "corruptions.constants=tiny",
+    ]  # fmt: skip
+    options = parse_options(["run=x", "evaluation=robust", *arguments])
+    assert options.attacks["pgd"]["epsilon"] == 2 and options.attacks["pgd"]["losses"] == ["margin"]
+    assert options.attacks["torchattacks"]["arguments"] == {"steps": 4}
+    assert (options.corruptions["constants"], options.corruptions["seed"]) == ("tiny", 3)
+
+
+def test_errors_behind_the_options_are_one_line_of_the_program(folder, monkeypatch, capsys):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    wrong = {
+        "evaluation.epsilon=0.03": "evaluation.epsilon=0.03: this is 0.03/255; give pixels times 255",
+        "attack.pgd20.losses=[hinge]": "ce, margin, kl",
+        "corruptions.frost_images=/nowhere": "no such folder",
+        "evaluation.corruptions=files corruptions.folder=/nowhere": "no such folder",
+    }
+    for arguments, words in wrong.items():
+        program = ["relinearize", "evaluate", f"run={folder}", *SETTINGS, *ATTACKS, *arguments.split()]
+        monkeypatch.setattr("sys.argv", program)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        lines = capsys.readouterr().err.splitlines()
+        assert end.value.code == 1 and len(lines) == 1 and words in lines[0], lines
+
+
+def test_help_lists_the_keys(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["relinearize", "evaluate", "--help"])
+    cli.main()
+    printed = capsys.readouterr().out
+    for words in ("run=FOLDER", "evaluation.n_autoattack: 1000", "corruptions.folder", "torchattacks"):
+        assert words in printed
+
+
+def test_random_states_are_left_alone(folder, quick_checks):
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    attacks = ["evaluation.attacks=[pgd20,square,torchattacks-MIFGSM]", "attack.square.queries=2"]
+    evaluate(folder, *attacks, "attack.pgd20.steps=2", "evaluation.n_corruptions=4", "evaluation.n_checks=8")
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+@pytest.mark.slow
+def test_all_checks_on_a_run_and_on_one_that_masks_its_gradients(folder):
+    """The deliberate mistake: the last layer 10,000 times too large, so that the cross-entropy saturates."""
+    arguments = ["evaluation.attacks=[]", "evaluation.corruptions=none", "evaluation.n_checks=60"]
+    (honest,) = evaluate(folder, *arguments)
+    # PGD on the cross-entropy is weak on so poor a network, which the checks may say; its gradients are sound.
+    assert {check.name for check in honest.checks if not check.passed} <= {"other loss", "black box"}
+    assert {"transfer", "clean accuracy", "clean agreement", *robust_checks.CHECKS} == {
+        check.name for check in honest.checks
+    }
+    weights = load_file(folder / "weights.safetensors")
+    last = [name for name in weights if name.startswith("linear.")]
+    assert last
+    save_file({name: value * (1e4 if name in last else 1) for name, value in weights.items()},
+              folder / "weights.safetensors")  # fmt: skip
+    (masked,) = evaluate(folder, *arguments)
+    assert masked.clean.accuracy == honest.clean.accuracy
+    assert {check.name for check in masked.checks if not check.passed} >= {"zero gradients", "transfer"}
+
+
+def test_few_classes_and_other_images_are_refused(folder):
+    values = json.loads((folder / "record.json").read_text())
+    three = {**values, "dataset": {**values["dataset"], "classes": 3}}
+    write_json(folder / "record.json", three)
+    with pytest.raises(UserError, match=r"at least 4 classes, Digits has 3; evaluation.attacks=\[fgsm\]"):
+        evaluate(folder, "evaluation.attacks=[fgsm,autoattack]")
+    with pytest.raises(UserError, match=r"apgd needs at least 4 classes, Digits has 3; evaluation.attacks=\[fgsm\]"):
+        evaluate(folder, "evaluation.attacks=[fgsm,apgd]", "attack.apgd.losses=[ce,t]")
+    with pytest.raises(UserError, match="torchattacks-APGDT needs at least 4 classes"):
+        evaluate(folder, "evaluation.attacks=[torchattacks-APGDT]")
+    write_json(folder / "record.json", {**values, "dataset": {**values["dataset"], "fingerprint": "00"}})
+    with pytest.raises(UserError, match="are not those of random-"):
+        evaluate(folder)
+
+
+def test_table_keeps_all_columns_on_a_narrow_terminal(folder, capsys):
+    evaluate_run([f"run={folder}", *SETTINGS, *ATTACKS, *ALONE], Console(width=40))
+    printed = capsys.readouterr().out
+    assert all(words in printed for words in ("route", "ReLUs", "CA", "FGSM", "PGD-2", "margin)"))
+
+
+def test_progress_is_a_bar_or_lines(capsys):
+    lines = []
+    with WorkProgress(10, bar=False, line=lines.append) as progress:
+        progress.begins("FGSM")
+        progress.done(10)
+        progress.says("FGSM done")
+    assert lines == ["FGSM done"]
+    with WorkProgress(10, bar=True, line=lines.append) as progress:
+        progress.begins("FGSM")
+        progress.done(5)
+        assert progress.bar.tasks[0].percentage == 50
+    assert len(lines) == 1

@@ -1,0 +1,56 @@
+"""Several attacks of torchattacks in one evaluation, each named torchattacks-CLASS."""
+
+import pytest
+from quick_runs import quick_run
+from rich.console import Console
+
+from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluation_options import parse_options
+from relinearize.errors import UserError
+
+SETTINGS = ["evaluation=robust", "evaluation.corruptions=none", "evaluation.checks=false", "accelerator=cpu"]
+
+
+def options_of(*arguments):
+    return parse_options(["run=x", *SETTINGS, *arguments])
+
+
+def test_each_name_is_the_file_with_that_class():
+    attacks = options_of(
+        "evaluation.attacks=[torchattacks-CW,torchattacks-MIFGSM,torchattacks]", "evaluation.epsilon=4",
+        "attack.torchattacks-MIFGSM.arguments.steps=3", "attack.torchattacks.attack=PGD",
+    ).attacks  # fmt: skip
+    assert [(name, one["name"], one["attack"]) for name, one in attacks.items()] == [
+        ("torchattacks-CW", "torchattacks-CW", "CW"),
+        ("torchattacks-MIFGSM", "torchattacks-MIFGSM", "MIFGSM"),
+        ("torchattacks", "torchattacks", "PGD"),
+    ]
+    assert {one["epsilon"] for one in attacks.values()} == {4}
+    assert [one["arguments"] for one in attacks.values()] == [{}, {"steps": 3}, {}]
+    assert len({one["_target_"] for one in attacks.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluation.attacks=[pgd-CW]"], "evaluation.attacks=pgd-CW is unknown; valid: apgd"),
+        (["evaluation.attacks=[torchattacks-]"], "evaluation.attacks=torchattacks- is unknown"),
+        (["evaluation.attacks=[torchattacks-CW,torchattacks-CW]"], "names an attack twice"),
+        (["evaluation.attacks=[torchattacks-CW]", "attack.torchattacks.epsilon=1"], "no such attack"),
+    ],
+)
+def test_wrong_names_are_one_line(arguments, words):
+    with pytest.raises(UserError, match=words.replace("[", r"\[")):
+        options_of(*arguments)
+
+
+def test_they_share_one_evaluation(tmp_path):
+    epochs = ["method.teacher.epochs=1", "method.finetune.epochs=1"]
+    _, folder = quick_run(tmp_path, "budget.fraction=0.9", *epochs, method="random")
+    attacks = "evaluation.attacks=[torchattacks-FGSM,torchattacks-MIFGSM]"
+    settings = [attacks, "attack.torchattacks-MIFGSM.arguments.steps=2", "evaluation.n_attack=4"]
+    (record,) = evaluate_run([f"run={folder}", *SETTINGS, *settings], Console(quiet=True))
+    assert [(one.name, one.label, one.epsilon, one.steps) for one in record.attacks] == [
+        ("torchattacks-FGSM", "torchattacks FGSM", 8.0, None),
+        ("torchattacks-MIFGSM", "torchattacks MIFGSM", 8.0, 2),
+    ]

@@ -1,0 +1,45 @@
+"""Small networks and their bundles, for the tests of inference and cost."""
+
+import torch
+from torch import nn
+
+from relinearize.backbones import PixelInput, build_backbone
+from relinearize.private_inference.bundle.exporting import as_bundle
+from relinearize.relu.mask import Mask
+from relinearize.relu.sites import linearize, to_masked
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+BACKBONES = [("resnet8", 8), ("resnet18", 8), ("resnet34", 8), ("wrn22_8", 1), ("vgg16_bn", 8)]  # and a width
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """As after a training: batch norms that do something, some factors below zero."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2.0)
+            if module.affine:
+                nn.init.uniform_(module.weight, -0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.2)
+    return network.eval()
+
+
+def linearized(name: str = "resnet8", width: int = 8, size: int = 16, **settings) -> PixelInput:
+    torch.manual_seed(0)
+    backbone = build_backbone(name, classes=5, image_size=size, width=width, **settings)
+    return PixelInput(linearize(with_statistics(backbone), (3, size, size)), MEAN, STD).eval()
+
+
+def some_kept(network: PixelInput, share: float = 0.4) -> PixelInput:
+    """Random positions; the first site keeps all of its ReLUs, the second none."""
+    generator = torch.Generator().manual_seed(1)
+    full = Mask.full(network.network)
+    kept = {name: torch.rand(mask.shape, generator=generator) < share for name, mask in full.items()}
+    first, second, *_ = kept
+    kept[first], kept[second] = full[first], ~full[second]
+    to_masked(network.network, Mask(kept))
+    return network
+
+
+def small_bundle(**settings):
+    return as_bundle(some_kept(linearized(**settings)), (3, 16, 16))

@@ -1,0 +1,98 @@
+"""Bundles with random weights made without torch, which the engine's environment lacks."""
+
+import numpy as np
+
+from relinearize.private_inference.bundle.bundle import INPUT, About, Bundle, Node, Reference, write_bundle
+from relinearize.private_inference.bundle.interpreter import run_bundle
+from relinearize.private_inference.bundle.operations import OPERATIONS
+
+SIZE = (3, 8, 8)
+
+
+class Builder:
+    """Adds nodes one behind the other; shapes follow from the operations."""
+
+    def __init__(self, size=SIZE, seed=0):
+        self.random = np.random.default_rng(seed)
+        self.nodes, self.weights, self.shapes, self.size = [], {}, {INPUT: size}, size
+        self.last = INPUT
+
+    def add(self, name, op, *inputs, tensors=(), **attributes):
+        inputs = inputs or (self.last,)
+        self.weights |= {f"{name}.{role}": value.astype(np.float32) for role, value in dict(tensors).items()}
+        shapes = {role: value.shape for role, value in dict(tensors).items()}
+        shape = OPERATIONS[op].shape([self.shapes[one] for one in inputs], attributes, shapes)
+        self.nodes.append(Node(name, op, tuple(inputs), shape, attributes))
+        self.shapes[name], self.last = shape, name
+        return name
+
+    def conv(self, name, out, kernel=3, stride=1, padding=None, dilation=1, groups=1, source=None):
+        channels = self.shapes[source or self.last][0]
+        fan = channels // groups * kernel * kernel
+        tensors = {
+            "weight": self.random.normal(0, fan**-0.5, (out, channels // groups, kernel, kernel)),
+            "bias": self.random.normal(0, 0.1, out),
+        }
+        padding = kernel // 2 if padding is None else padding
+        pairs = {"stride": [stride] * 2, "padding": [padding] * 2, "dilation": [dilation] * 2}
+        return self.add(name, "conv2d", *([source] if source else []), tensors=tensors, groups=groups, **pairs)
+
+    def linear(self, name, out):
+        (features,) = self.shapes[self.last]
+        weight = self.random.normal(0, features**-0.5, (out, features))
+        return self.add(name, "linear", tensors={"weight": weight, "bias": self.random.normal(0, 0.1, out)})
+
+    def bundle(self, kept, images=3, labels=True):
+        """`kept`: site -> share of its positions."""
+        sites = {node.name: node.shape for node in self.nodes if node.op == "masked_relu"}
+        masks = {name: self.random.random(shape) < kept[name] for name, shape in sites.items()}
+        pixels = self.random.random((images, *self.size), dtype=np.float32)
+        empty = Reference(pixels, np.zeros((images, *self.nodes[-1].shape), np.float32))
+        bundle = Bundle(self.size, tuple(self.nodes), masks, self.weights, empty, About(name="random", backbone="tiny"))
+        logits = run_bundle(bundle, pixels)
+        reference = Reference(pixels, logits, logits.argmax(1) if labels else None)
+        return Bundle(self.size, bundle.nodes, masks, self.weights, reference, bundle.about)
+
+
+def residual_network(kept, **settings):
+    """Five sites; a block with identity and one with a strided shortcut, as in ResNets."""
+    build = Builder()
+    build.add("normalize", "normalize", mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
+    build.conv("conv1", 8)
+    start = build.add("relu1", "masked_relu")
+    build.conv("block1.conv1", 8)
+    build.add("block1.relu1", "masked_relu")
+    build.add("add1", "add", build.conv("block1.conv2", 8), start)
+    start = build.add("block1.relu2", "masked_relu")
+    build.conv("block2.conv1", 16, stride=2)
+    build.add("block2.relu1", "masked_relu")
+    long = build.conv("block2.conv2", 16)
+    build.add("add2", "add", long, build.conv("block2.shortcut", 16, 1, stride=2, source=start))
+    build.add("block2.relu2", "masked_relu")
+    build.add("pool", "global_avg_pool")
+    build.add("flatten", "flatten")
+    build.linear("linear", 5)
+    names = ("relu1", "block1.relu1", "block1.relu2", "block2.relu1", "block2.relu2")
+    return build.bundle(dict(zip(names, kept, strict=True)), **settings)
+
+
+def all_operations():
+    """What residual networks lack: affines, groups, dilation, concatenation, poolings, maps that are flattened."""
+    build = Builder()
+    left = build.conv("left", 4, stride=2, padding=0)
+    right = build.conv("right", 4, kernel=3, stride=2, padding=1, dilation=2, source=INPUT)
+    build.add("narrow", "avg_pool", right, kernel=[2, 2], stride=[1, 1], padding=[1, 1])
+    build.add("pooled", "avg_pool", "narrow", kernel=[2, 2], stride=[1, 1], padding=[0, 0])
+    build.add("joined", "concat", left, build.last)
+    random = build.random
+    build.add("affine", "affine", tensors={"scale": random.normal(1, 0.3, 8), "shift": random.normal(0, 0.1, 8)})
+    build.add("relu", "masked_relu")
+    build.conv("grouped", 8, groups=4)
+    build.add("flatten", "flatten")
+    build.linear("linear", 5)
+    return build.bundle({"relu": 0.5})
+
+
+def written(bundle, folder):
+    write_bundle(bundle, folder)
+    return folder

@@ -1,0 +1,107 @@
+"""Whole runs in a second or two: the digits, a narrow ResNet-8, a steep search. For all tests of runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+
+from relinearize.cli import conf_folder
+from relinearize.relu.mask import Mask
+from relinearize.runs.pipeline import run
+from relinearize.runs.plan import Plan
+from relinearize.runs.stages import WEIGHTS
+from relinearize.runs.store import MASK
+
+QUICK = [
+    "backbone.width=8", "dataset.subset=200", "trainer.progress=none", "trainer.accelerator=cpu",
+    "method.teacher.epochs=3", "method.teacher.batch_size=60", "method.teacher.learning_rate=0.05",
+    "method.finetune.epochs=2",
+    "method.finetune.batch_size=60", "method.finetune.learning_rate=0.01",
+]  # fmt: skip
+SEARCH = [
+    "method.search.epochs=8", "method.search.batch_size=60", "method.search.alpha_learning_rate=0.1",
+    "method.search.lasso=3e-4", "method.search.checks_per_epoch=3",
+]  # fmt: skip
+SENET_SEARCH = ["method.search.epochs=3", "method.search.batch_size=60", "method.search.learning_rate=0.02"]
+COMPUTED = ["sensitivity.epochs=2", "sensitivity.batch_size=60"]
+QUICK_ATTACKS = [
+    f"method.{stage}.{setting}" for stage in ("teacher", "search", "finetune")
+    for setting in ("attack.steps=2", "robust_validation.steps=2", "robust_validation.images=20")
+]  # fmt: skip
+# What makes each method quick, beside QUICK; others are given no further settings.
+METHODS = {
+    "snl": SEARCH,
+    "senet": ["method=senet", *SENET_SEARCH, *COMPUTED],
+    "senet, any sensitivity": ["method=senet", *SENET_SEARCH],
+    "senetpp": ["method=senetpp", *SENET_SEARCH, *COMPUTED],
+    "any search": ["method=snl"],
+    "rlnet": ["method=rlnet", *SENET_SEARCH, *COMPUTED, *QUICK_ATTACKS],
+}
+# Shares of the 2,304 ReLUs that this search reaches one after the other, within its first six epochs; UNREACHED never.
+LARGE, MIDDLE, SMALL, UNREACHED = 0.6, 0.4, 0.27, 0.1
+VOLATILE = {"seconds", "reused", "created", "git_commit"}  # of a record: when and how it came about, not what
+
+
+def composed(folder, *overrides, method="snl"):
+    """The config of a quick run whose results and store lie in `folder`."""
+    settings = METHODS.get(method, [f"method={method}"])
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("config", [*QUICK, *settings, f"output={folder}", *overrides])
+
+
+def quick_plan(folder, *overrides, method="snl"):
+    return Plan(composed(folder, *overrides, method=method))
+
+
+def quick_run(folder, *overrides, method="snl"):
+    """(record, folder of the run) of a run in this process."""
+    return run(composed(folder, *overrides, method=method))
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "relinearize", *arguments]
+
+
+def quick_command(folder, *overrides):
+    return command("run", *QUICK, *SEARCH, f"output={folder}", *overrides)
+
+
+def shell(arguments, **settings):
+    """A finished subprocess with its output as text; one thread, like everything here."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **settings.pop("env", {})}
+    return subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=400, **settings)
+
+
+def tensors(folder):
+    """The weights and the mask of a run's folder as one dict, for comparison bit for bit."""
+    mask, _ = Mask.from_file(Path(folder) / MASK)
+    return {**load_file(Path(folder) / WEIGHTS), **{f"mask {name}": kept for name, kept in mask.items()}}
+
+
+def assert_same_tensors(first, second):
+    first, second = tensors(first), tensors(second)
+    assert list(first) == list(second)
+    for name, value in first.items():
+        assert value.dtype == second[name].dtype and value.equal(second[name]), name
+
+
+def lasting(record):
+    """The parts of a record that must not depend on how often the run was interrupted, nor on its folder."""
+
+    def strip(value):
+        if isinstance(value, dict):
+            return {key: strip(entry) for key, entry in value.items() if key not in VOLATILE}
+        return [strip(entry) for entry in value] if isinstance(value, list) else value
+
+    values = strip(record.model_dump(mode="json"))
+    for key in ("output", "store"):
+        values["config"].pop(key)
+    return values
+
+
+def trained_epochs(folder):
+    """Epochs that the searches below `folder` walked, from their own history files."""
+    return [len(file.read_text().splitlines()) - 1 for file in sorted(Path(folder).glob("store/search/*/history.csv"))]

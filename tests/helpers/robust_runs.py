@@ -1,0 +1,41 @@
+"""Robust evaluations of quick runs, for all tests of them. Attacks of two steps, on 16 images."""
+
+import json
+
+from quick_runs import quick_run
+from rich.console import Console
+
+from relinearize.commands.evaluate import evaluate_run
+from relinearize.evaluation.pieces import PIECES_FILE
+
+ATTACKS = [
+    "evaluation.attacks=[fgsm,pgd20,pgd100x5]", "attack.pgd20.steps=2",
+    "attack.pgd100x5.steps=2", "attack.pgd100x5.restarts=2",
+]  # fmt: skip
+ALONE = ["evaluation.corruptions=none", "evaluation.checks=false"]
+FGSM = ["evaluation.attacks=[fgsm]", *ALONE]
+SETTINGS = ["evaluation=robust", "accelerator=cpu", "evaluation.n_attack=16", "evaluation.chunk=6"]
+
+
+def random_run(folder):
+    """The folder of a run without routes; random masks, since they are quick."""
+    epochs = ["method.teacher.epochs=12", "method.finetune.epochs=8", "method.finetune.learning_rate=0.05"]
+    return quick_run(folder, "budget.fraction=0.95", *epochs, method="random")[1]
+
+
+def evaluate(folder, *arguments):
+    return evaluate_run([f"run={folder}", *SETTINGS, *arguments], Console(quiet=True))
+
+
+def lasting(record):
+    """The parts of a robust record that must not depend on when and in how many attempts it was made."""
+    values = record.model_dump()
+    for attack in values["attacks"]:
+        del attack["seconds"]
+    return {key: value for key, value in values.items() if key not in ("created", "seconds")}
+
+
+def pieces(folder):
+    """What was filed: plain data that names a piece -> its result."""
+    filed = json.loads((folder / PIECES_FILE).read_text())["pieces"].values()
+    return [(piece["what"], piece["result"]) for piece in filed]

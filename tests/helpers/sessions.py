@@ -1,0 +1,29 @@
+"""What the tests of both engines do: a bundle through `infer`, and its answers against plaintext."""
+
+import numpy as np
+from numpy_bundles import written
+
+from relinearize.commands.infer_options import read_options
+from relinearize.private_inference.engine import infer as engine_infer
+
+
+def inferred(bundle, folder, **settings):
+    path = written(bundle, folder / "bundle")
+    arguments = [f"bundle={path}", f"output={folder / 'out'}", "timeout=300"]
+    return engine_infer.infer(read_options([*arguments, *(f"{key}={value}" for key, value in settings.items())]))
+
+
+def check_answers(record, bundle):
+    assert record.answers.relative_error < 1e-3
+    assert np.abs(np.array(record.logits) - bundle.reference.logits[: len(record.logits)]).max() < 1e-2
+    assert record.answers.agreement == record.answers.private_accuracy == 100
+
+
+def without_the_clients_weights(bundle, folder, monkeypatch):
+    """From now on the client is told a folder that lacks them."""
+    without = written(bundle, folder / "without")
+    (without / "weights.safetensors").unlink()
+    job = engine_infer.Job
+    monkeypatch.setattr(
+        engine_infer, "Job", lambda bundles, **values: job(bundles=(bundles[0], str(without)), **values)
+    )

@@ -1,0 +1,140 @@
+"""`relinearize export`: finished runs and checkpoints as bundles."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from quick_runs import MIDDLE, command, shell
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from relinearize.backbones.routes import routed_state
+from relinearize.commands.export import export_network
+from relinearize.commands.export_options import parse_options
+from relinearize.errors import UserError
+from relinearize.private_inference.bundle import read_bundle, run_bundle
+from relinearize.runs.finished import FinishedRun
+
+
+def export(*arguments):
+    console = Console(record=True, file=open("/dev/null", "w"), width=200)  # noqa: SIM115
+    folder = export_network(parse_options([str(argument) for argument in arguments]), console)
+    return folder, console.export_text()
+
+
+@pytest.fixture
+def run(alone, tmp_path):
+    """(record, a copy of the run's folder)."""
+    record, folder = alone[MIDDLE]
+    shutil.copytree(folder, tmp_path / "run")
+    return record, tmp_path / "run"
+
+
+def test_a_finished_run(run):
+    record, folder = run
+    place, text = export(f"run={folder}", "images=60", "onnx=true")
+    assert place == folder / "bundle" and (folder / "bundle.onnx").is_file()
+    bundle = read_bundle(place)
+    assert bundle.relus == record.budget.met and f"{record.budget.met:,} of {record.budget.total:,}" in text
+    assert bundle.kept == {site.name: site.kept for site in record.sites}
+    about = bundle.about
+    assert (about.key, about.name, about.backbone, about.width) == (record.key, record.name, "resnet8", 8)
+    assert (about.dataset, about.convention, about.test_accuracy) == ("digits", "senet", record.accuracy.test)
+    reference = bundle.reference
+    assert reference.images.shape == (60, 1, 8, 8) and 0 <= reference.images.min() < reference.images.max() <= 1
+    right = np.mean(reference.logits.argmax(1) == reference.labels)
+    assert f"60 test images, {100 * right:.2f} % right" in text and right > 0.5
+    with torch.no_grad():
+        expected = FinishedRun.open(folder).network().eval()(torch.from_numpy(reference.images)).numpy()
+    assert np.allclose(run_bundle(bundle, reference.images), expected, atol=1e-4)
+    with pytest.raises(UserError, match="bundle exists already; name another folder by output="):
+        export(f"run={folder}")
+
+
+def test_all_test_images_and_their_accuracy(run):
+    record, folder = run
+    reference = read_bundle(export(f"run={folder}", "images=100000")[0]).reference
+    assert len(reference.labels) == record.accuracy.n_test
+    assert 100 * np.mean(reference.logits.argmax(1) == reference.labels) == pytest.approx(record.accuracy.test)
+
+
+def test_routes_are_the_sub_folders_of_the_run(run):
+    _, folder = run
+    other = folder / "route-adversarial"
+    shutil.copytree(folder, other)
+    for place, route in ((folder, "clean"), (other, "adversarial")):
+        record = json.loads((place / "record.json").read_text())
+        (place / "record.json").write_text(json.dumps(record | {"route": route}))
+    place, text = export(f"run={folder}", "images=0")
+    assert place == folder / "bundle" and "route clean (also: route=adversarial)" in text
+    place, text = export(f"run={folder}", "images=0", "route=adversarial")
+    assert place == other / "bundle" and read_bundle(place).about.route == "adversarial"
+    assert read_bundle(place).reference.labels is None
+    with pytest.raises(UserError, match=r"route=augmix: .* has no such route; valid: clean, adversarial"):
+        export(f"run={folder}", "images=0", "route=augmix")
+
+
+def test_a_checkpoint_with_a_mask_and_one_without(run, tmp_path):
+    record, folder = run
+    network = ["backbone=resnet8", "backbone.width=8", "dataset=digits"]
+    weights = f"weights={folder / 'weights.safetensors'}"
+    masked = read_bundle(
+        export(weights, f"mask={folder / 'mask.safetensors'}", *network, f"output={tmp_path / 'm'}")[0]
+    )
+    whole = read_bundle(export(weights, *network, f"output={tmp_path / 'w'}")[0])
+    assert masked.relus == record.budget.met and whole.relus == record.budget.total
+    assert (masked.about.name, masked.about.key, masked.about.width) == ("weights", "", 8)
+    expected = read_bundle(export(f"run={folder}")[0]).reference.logits
+    assert np.allclose(masked.reference.logits, expected, atol=1e-5)
+
+    routed = routed_state(load_file(folder / "weights.safetensors"), ("clean", "adversarial"))
+    routed["bn1.adversarial.bias"] += 3
+    save_file({name: value.clone() for name, value in routed.items()}, tmp_path / "routed.safetensors")
+    weights = f"weights={tmp_path / 'routed.safetensors'}"
+    clean = read_bundle(export(weights, *network, f"output={tmp_path / 'c'}")[0])
+    other = read_bundle(export(weights, *network, "route=adversarial", f"output={tmp_path / 'a'}")[0])
+    assert np.allclose(clean.reference.logits, whole.reference.logits, atol=1e-5)
+    assert other.about.route == "adversarial"
+    assert np.abs(other.reference.logits - clean.reference.logits).max() > 0.1
+
+
+MISTAKES = {
+    (): "export needs run=FOLDER",
+    ("run=a", "weights=b"): "export needs run=FOLDER",
+    ("run=a", "backbone=resnet8"): "backbone=resnet8 goes with weights=FILE only",
+    ("run=a", "mask=m"): "mask=m goes with weights=FILE only",
+    ("weights=w",): "needs output=FOLDER",
+    ("run=a", "pages=3"): "export does not know 'pages=3'; valid: run=, weights=",
+    ("run=a", "images=some"): "images=some: give a whole number of at least 0",
+    ("run=a", "onnx=yes"): "onnx=yes: give true or false",
+    ("run=a",): "run=a is no finished run: record.json is missing there",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
+def test_mistakes_are_one_line(arguments):
+    with pytest.raises(UserError, match=MISTAKES[arguments]) as caught:
+        export(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_images_are_refused(run):
+    _, folder = run
+    record = json.loads((folder / "record.json").read_text())
+    record["dataset"]["fingerprint"] = "0" * 64
+    (folder / "record.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="are not those of the run; export takes root=FOLDER, and with images=0"):
+        export(f"run={folder}")
+    assert not (folder / "bundle").exists()
+
+
+@pytest.mark.slow
+def test_from_the_command_line(run, tmp_path):
+    _, folder = run
+    done = shell(command("export", f"run={folder}", "images=5"))
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == str(folder / "bundle")
+    done = shell(command("export", f"run={folder}"))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "exists already" in done.stderr
+    assert "images=100" in shell(command("export", "--help")).stdout

@@ -1,0 +1,54 @@
+"""The ONNX model says what the bundle says, in onnxruntime."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bundles import BACKBONES, linearized, small_bundle, some_kept
+
+from relinearize.errors import UserError
+from relinearize.private_inference.bundle.exporting import as_bundle
+from relinearize.private_inference.bundle.interpreter import run_bundle
+from relinearize.private_inference.bundle.onnx_model import to_onnx, write_onnx
+
+onnx = pytest.importorskip("onnx", reason="needs the extra onnx: pip install 'relinearize[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx: pip install 'relinearize[onnx]'")
+
+
+@pytest.mark.parametrize(("name", "width"), BACKBONES)
+def test_onnxruntime_says_what_the_bundle_says(name, width, tmp_path):
+    bundle = as_bundle(some_kept(linearized(name, width)), (3, 16, 16))
+    assert write_onnx(bundle, tmp_path / "b.onnx") < 1e-5
+    session = onnxruntime.InferenceSession(tmp_path / "b.onnx", providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).random((5, 3, 16, 16), np.float32)
+    expected = run_bundle(bundle, images)
+    (found,) = session.run(["logits"], {"input": images})
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_a_mask_is_a_choice_only_where_it_must_be():
+    ops = [node.op_type for node in to_onnx(small_bundle()).graph.node]
+    assert ops.count("Where") == 5 and ops.count("Relu") == 6 and ops.count("Identity") == 2  # one is the output's name
+
+
+def test_nothing_is_written_over(tmp_path):
+    (tmp_path / "b.onnx").write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        write_onnx(small_bundle(), tmp_path / "b.onnx")
+    assert (tmp_path / "b.onnx").read_text() == "mine"
+
+
+def test_a_model_that_differs_is_not_written(tmp_path):
+    bundle = small_bundle()
+    wrong = replace(bundle, reference=replace(bundle.reference, logits=bundle.reference.logits * 1.01))
+    with pytest.raises(UserError, match="onnxruntime's logits differ"):
+        write_onnx(wrong, tmp_path / "b.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'relinearize\[onnx\]'"):
+        write_onnx(small_bundle(), tmp_path / "b.onnx")

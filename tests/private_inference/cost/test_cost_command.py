@@ -1,0 +1,78 @@
+"""`relinearize cost`: of a run, and of the bundle made from it."""
+
+import io
+
+import pytest
+from quick_runs import LARGE, SMALL, command, shell
+from rich.console import Console
+
+from relinearize.commands.cost import run_workload
+from relinearize.commands.cost_options import parse_options
+from relinearize.commands.export import export_network
+from relinearize.commands.export_options import parse_options as export_options
+from relinearize.errors import UserError
+from relinearize.private_inference.bundle import read_bundle
+from relinearize.private_inference.cost.table import print_costs
+from relinearize.private_inference.cost.workload import bundle_workload, mask_workload
+from relinearize.report.tables.cost import record_workload
+
+
+def printed(workload, *arguments):
+    text = io.StringIO()
+    presets = parse_options(["run=x", *arguments]).presets
+    return print_costs("costs", workload, presets, Console(file=text, width=140)), text.getvalue()
+
+
+def test_run_record_and_bundle_count_the_same(alone, tmp_path):
+    record, folder = alone[SMALL]
+    name, workload = run_workload(folder, None)
+    assert name == record.name and workload == record_workload(record)
+    bundle = export_network(export_options([f"run={folder}", f"output={tmp_path / 'b'}"]), Console(quiet=True))
+    assert bundle_workload(read_bundle(bundle)) == workload
+    with pytest.raises(UserError, match="route=fast"):
+        run_workload(folder, "fast")
+
+
+def test_fewer_relus_cost_less_everywhere(alone):
+    few, many = (printed(record_workload(alone[share][0]))[0] for share in (SMALL, LARGE))
+    assert [prediction.preset.name for prediction in few] == [
+        "delphi_compute", "delphi_lan", "delphi_wan", "cheetah_lan", "cheetah_wan", "semi2k_lan", "semi2k_wan"
+    ]  # fmt: skip
+    for less, more in zip(few, many, strict=True):
+        assert less.online.seconds < more.online.seconds and less.online.bytes <= more.online.bytes
+
+
+def test_the_table_says_what_was_counted(alone):
+    record, _ = alone[SMALL]
+    workload = record_workload(record)
+    _, text = printed(workload)
+    assert f"{record.budget.met:,} ReLUs at {workload.live_sites} sites, 10 linear layers" in text
+    assert "Delphi's garbled circuits, evaluation alone" in text and "wan (40 ms RTT, 100 Mbit/s)" in text
+    _, text = printed(workload, "preset=cheetah", "network={rtt_ms:80,mbps:20}")
+    assert "80 ms RTT, 20 Mbit/s" in text and "delphi" not in text
+    assert "linear layers unknown" in printed(mask_workload([(1, 2)]))[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "cost needs run=FOLDER, a finished run, or bundle=FOLDER"),
+        (["run=a", "bundle=b"], "cost needs run=FOLDER"),
+        (["bundle=b", "route=clean"], "route=clean is for run=FOLDER"),
+        (["run=a", "preset=spdz"], "preset=spdz is unknown"),
+        (["run=a", "wan"], "cost does not know 'wan'; valid: run=, bundle="),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message):
+    with pytest.raises(UserError, match=message):
+        parse_options(arguments)
+
+
+@pytest.mark.slow
+def test_from_the_command_line(alone):
+    _, folder = alone[SMALL]
+    done = shell(command("cost", f"run={folder}", "preset=delphi_compute"))
+    assert done.returncode == 0 and "delphi_compute" in done.stdout, done.stderr
+    done = shell(command("cost", f"run={folder / 'nothing'}"))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "is no finished run" in done.stderr
+    assert "preset=NAME" in shell(command("cost", "--help")).stdout

@@ -1,0 +1,88 @@
+"""The counts behind a cost: from bundles, from masks alone, from a backbone's name."""
+
+import math
+
+import numpy as np
+import pytest
+from torch import nn
+
+from relinearize.backbones import build_backbone
+from relinearize.private_inference.bundle.bundle import Bundle
+from relinearize.private_inference.bundle.exporting import as_bundle
+from relinearize.private_inference.bundle.folding import folded
+from relinearize.private_inference.bundle.tracing import traced_graph
+from relinearize.private_inference.cost.backbones import backbone_work
+from relinearize.private_inference.cost.workload import LinearWork, Workload, bundle_workload, mask_workload
+from relinearize.relu.sites import linearize
+
+
+def unchecked_bundle(network, size):
+    """Without the reference, which takes the time."""
+    nodes, weights, masks = traced_graph(linearize(network, size).eval(), size)
+    nodes, weights = folded(nodes, weights)
+    return Bundle(size, tuple(nodes), masks, weights, None)
+
+
+def test_counts_by_hand():
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 4, 1, groups=2),
+        nn.ReLU(), nn.Flatten(), nn.Linear(4 * 2 * 2, 5),
+    )  # fmt: skip
+    bundle = as_bundle(layers, (3, 8, 8))
+    kept = np.zeros((4, 2, 2), bool)
+    kept[0, 0, :2] = True
+    bundle.masks["4"] = kept
+    assert bundle_workload(bundle) == Workload(
+        relus=4 * 4 * 4 + 2,
+        live_sites=2,
+        gathered=16,
+        linear=LinearWork(
+            layers=3,
+            multiplications=64 * 27 + 16 * 2 + 5 * 16,
+            inputs=3 * 64 + 16 + 16,
+            outputs=64 + 16 + 5,
+            weights=4 * 27 + 4 * 2 + 5 * 16,
+            pool_comparisons=16 * 8,
+            pool_steps=4,
+            windows=16 + 2 * 4 + 1,
+            patches=16 * 27 + 4 * 2 * 2 + 16,
+            sent_polynomials=1 + 2 * 1 + 1,
+            returned_polynomials=1 + 2 * 1 + 1,
+            multiplied_ciphertexts=1 + 2 * 1 + 1,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("inside", "size", "outside", "stride", "opened"),
+    [(16, 8, 16, 1, 11520), (32, 4, 64, 2, 19584), (64, 2, 64, 1, 65792), (16, 3, 16, 1, 3600), (32, 2, 64, 2, 8320)],
+)
+def test_products_are_those_that_the_engine_computes(inside, size, outside, stride, opened):
+    """A 3x3 convolution alone in SEMI2K: 8 bytes for each scalar of a product, 4 for each output, as sent."""
+    pixels = math.ceil(size / stride) ** 2
+    found = LinearWork.of_convolution(inside, inside * size**2, 9, outside, pixels)
+    assert found.patches + found.weights == opened and found.outputs == outside * pixels
+
+
+def test_what_a_mask_alone_says():
+    workload = mask_workload([(10, 10), (3, 20), (0, 30)])
+    assert workload == Workload(relus=13, live_sites=2, gathered=20)
+    assert "layers" not in workload.features() and workload.features()["inference"] == 1
+
+
+CASES = [(name, 17, 2, "snl") for name in ("resnet8", "resnet18", "resnet34", "wrn22_8", "vgg16_bn")]
+CASES += [("resnet8", 16, 1, "senet"), ("wrn22_8", 8, 1, "senet"), ("vgg16_bn", 64, 1, "senet")]
+
+
+@pytest.mark.parametrize(("name", "size", "width", "convention"), CASES)
+def test_backbones_are_counted_without_the_network(name, size, width, convention):
+    settings = {"classes": 7, "image_size": size, "width": width, "channels": 3}
+    bundle = unchecked_bundle(build_backbone(name, convention=convention, **settings), (3, size, size))
+    assert backbone_work(name, **settings) == bundle_workload(bundle).linear
+
+
+def test_other_backbones_and_the_papers_widths():
+    settings = {"classes": 10, "image_size": 32, "channels": 3}
+    assert backbone_work("mine", width=1, **settings) is None
+    for name, width in (("resnet8", 16), ("resnet18", 64), ("resnet34", 64), ("wrn22_8", 16), ("vgg16_bn", 64)):
+        assert backbone_work(name, width=None, **settings) == backbone_work(name, width=width, **settings)

@@ -1,0 +1,112 @@
+"""Real two-party computation with CrypTen: two processes, TCP. `make test-crypten` runs these."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+if importlib.util.find_spec("crypten") is None:
+    pytest.skip("CrypTen is not here; `make test-crypten` runs this", allow_module_level=True)
+
+from numpy_bundles import all_operations, residual_network, written
+from sessions import check_answers, inferred, without_the_clients_weights
+
+from relinearize.errors import UserError
+from relinearize.private_inference.engine.two_parties import TwoParties
+
+KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return residual_network(KEPT)
+
+
+@pytest.fixture(scope="module")
+def record(bundle, tmp_path_factory):
+    """On a network of 100 ms, so that messages outweigh whatever else the machine does."""
+    return inferred(bundle, tmp_path_factory.mktemp("tfp"), engine="crypten", n_images=3, network="{rtt_ms:100}")
+
+
+def test_it_says_what_plaintext_says(record, bundle):
+    check_answers(record, bundle)
+    assert (record.engine, record.protocol, record.settings["fraction_bits"]) == ("crypten", "tfp", 16)
+    assert set(record.versions) == {"relinearize", "crypten", "torch", "numpy"}
+
+
+def test_it_sends_464_bytes_for_each_kept_relu(record, bundle):
+    assert record.steady.kinds["relu"].bytes == 464 * bundle.relus
+    assert record.first.bytes == record.steady.bytes == record.loopback.bytes
+
+
+def test_sites_without_relus_send_nothing(record):
+    assert record.steady.kinds["relu"].messages == 9 * 4, "of five sites one is empty"
+    assert record.steady.kinds["gather"].bytes == 0 and record.steady.kinds["gather"].calls == 2 * 3
+    assert record.steady.kinds["linear"].messages == 7, "one for each layer, none for rounding and means"
+    assert record.steady.kinds["other"].messages == 1, "the server's half of the logits"
+
+
+def test_the_messages_that_are_counted_wait_for_each_other(record):
+    """Each takes half a round trip; were some sent together, it would take less. A busy machine only adds to it."""
+    assert record.model.sequential_messages == record.steady.messages == 9 * 4 + 7 + 1
+    assert min(record.steady.seconds) > 0.98 * record.model.sequential_messages * 0.05
+    assert min(record.loopback.seconds) < min(record.steady.seconds)
+
+
+def test_a_network_without_relus(tmp_path):
+    bundle = residual_network([0] * 5)
+    record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
+    check_answers(record, bundle)
+    assert record.steady.kinds["relu"].calls == record.steady.kinds["gather"].calls == 0
+
+
+def test_every_operation(tmp_path):
+    bundle = all_operations()
+    record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
+    check_answers(record, bundle)
+    assert record.steady.kinds["relu"].bytes == 464 * bundle.relus
+
+
+def test_the_client_has_no_weights(bundle, tmp_path, monkeypatch):
+    without_the_clients_weights(bundle, tmp_path, monkeypatch)
+    check_answers(inferred(bundle, tmp_path, protocol="tfp", n_images=1), bundle)
+
+
+@pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
+def test_a_party_killed_in_the_middle_is_named_and_the_other_ended(bundle, tmp_path, monkeypatch, rank, name):
+    started = []
+    tell = TwoParties.tell
+
+    def kill_one_soon(self, **command):
+        tell(self, **command)
+        started.extend(self.processes)
+        threading.Timer(0.3, self.processes[rank].kill).start()
+
+    monkeypatch.setattr(TwoParties, "tell", kill_one_soon)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"the {name} ended: killed by SIGKILL; see .*{name}.log"):
+        inferred(bundle, tmp_path, protocol="tfp", n_images=1, network="{rtt_ms:400}")
+    assert time.monotonic() - began < 120, "the other was not waited for"
+    assert all(process.returncode is not None for process in started)
+    assert not (tmp_path / "out" / "inference.json").exists()
+
+
+def test_the_command_prints_its_table(bundle, tmp_path):
+    path = written(bundle, tmp_path / "bundle")
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "relinearize.private_inference.engine",
+        f"bundle={path}",
+        "engine=crypten",
+        "n_images=1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "ReLUs kept at 4 of 5 sites, 464.0 bytes each" in done.stdout
+    assert done.stdout.rstrip().endswith("bundle-infer/tfp-loopback/inference.json")

@@ -1,0 +1,50 @@
+"""How a bundle lies in an engine that has the channels last."""
+
+import numpy as np
+import pytest
+from numpy_bundles import SIZE, Builder, all_operations, residual_network
+
+from relinearize.errors import UserError
+from relinearize.private_inference.engine.layout import Gathers, client_image, require, server_tensors
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 1])
+def test_gathers_put_each_relu_in_its_place(share):
+    random = np.random.default_rng(0)
+    mask, x = random.random(SIZE) < share, random.normal(size=SIZE)
+    gathers = Gathers.of(mask)
+    flat = np.moveaxis(x, 0, -1).ravel()
+    both = np.concatenate([flat, np.maximum(flat[gathers.kept], 0)])
+    expected = np.moveaxis(np.where(mask, np.maximum(x, 0), x), 0, -1).ravel()
+    assert np.array_equal(both[gathers.selected], expected)
+    assert gathers.kept.size == mask.sum()
+
+
+def test_the_client_normalises():
+    bundle = residual_network([1] * 5)
+    image = bundle.reference.images[0]
+    found = client_image(bundle, image)
+    assert found.shape == (1, 8, 8, 3) and found.dtype == np.float32
+    assert np.allclose(found[0, ..., 1], (image[1] - 0.4) / 0.3)
+
+
+def test_the_servers_tensors_are_in_the_order_of_the_graph():
+    bundle = all_operations()
+    tensors = server_tensors(bundle)
+    assert set(tensors) == set(bundle.weights)
+    assert list(tensors)[:2] == ["left.weight", "left.bias"] and tensors["left.weight"].shape == (3, 3, 3, 4)
+    assert np.array_equal(tensors["affine.scale"], np.diag(bundle.weights["affine.scale"]))
+
+
+def test_what_cannot_be_run_is_named():
+    build = Builder()
+    build.add("down", "max_pool", kernel=[2, 2], stride=[2, 2], padding=[0, 0])
+    build.add("flat", "flatten")
+    with pytest.raises(UserError, match=r"spu cannot run down \(max_pool\)"):
+        require(build.bundle({}), "spu")
+    build = Builder()
+    build.conv("conv", 3)
+    build.add("late", "normalize", mean=[0.0] * 3, std=[1.0] * 3)
+    build.add("flat", "flatten")
+    with pytest.raises(UserError, match=r"cannot run late .* normalises the image only"):
+        require(build.bundle({}), "spu")

@@ -1,0 +1,143 @@
+"""From the engine's log to the record and back."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from numpy_bundles import residual_network
+
+from relinearize.errors import UserError
+from relinearize.private_inference.cost.network import NETWORKS
+from relinearize.private_inference.cost.presets import protocols
+from relinearize.private_inference.engine.costs import Cost
+from relinearize.private_inference.engine.protocols import PROTOCOLS
+from relinearize.private_inference.engine.results import answers, model_of, summary
+from relinearize.private_inference.engine.spu.profile import read_profile
+from relinearize.private_inference.engine.table import show
+from relinearize.records.inference import InferenceRecord
+
+HEAD = "2026-01-01 00:00:00.000 [info] [api.cc:printProfilingData:223] - "
+LOG = [
+    "[Profiling] SPU execution network completed, input processing took 3.7e-05s, execution took 0.37s\n",
+    f"{HEAD}pphlo.convolution, executed 9 times, duration 0.077302592s, send bytes 344768 recv bytes 344768, "
+    "send actions 18, recv actions 18\n",
+    f"{HEAD}pphlo.less, executed 6 times, duration 0.06s, send bytes 57064 recv bytes 57064, send actions 42, recv "
+    "actions 42\n",
+    f"{HEAD}pphlo.multiply, executed 6 times, duration 1.3e-02s, send bytes 16304 recv bytes 16304, send actions 6, "
+    "recv actions 6\n",
+    f"{HEAD}pphlo.custom_call: spu.gather, executed 10 times, duration 0.004s, send bytes 0 recv bytes 0, send actions "
+    "0, recv actions 0\n",
+    f"{HEAD}pphlo.add, executed 13 times, duration 0.001s, send bytes 0 recv bytes 0, send actions 0, recv actions 0\n",
+    "[info] Link details: total send bytes 418136, recv bytes 418136, send actions 66, recv actions 66\n",
+]
+
+
+def test_operations_are_counted_by_kind():
+    costs = read_profile(LOG)
+    assert costs["relu"] == Cost(0.073, 57064 + 16304, 48, 12)
+    assert costs["linear"] == Cost(0.077302592, 344768, 18, 9)
+    assert costs["gather"] == Cost(0.004, 0, 0, 10)
+    assert costs["other"] == Cost(0.001, 0, 0, 13)
+
+
+@pytest.mark.parametrize("lines", [[], LOG[:-1], LOG[:2] + LOG[3:]])
+def test_a_log_that_does_not_add_up_is_no_measurement(lines):
+    with pytest.raises(ValueError, match="the whole run"):
+        read_profile(lines)
+
+
+def inferred(seconds, logits=(0.0,) * 5):
+    """What server and client say; the client sends ten times as much and takes a second more."""
+    cost = {kind: asdict(Cost(0.25, 100, 2, 3)) for kind in ("relu", "linear", "gather", "other")}
+    more = {kind: asdict(Cost(0.5, 1000, 5, 3)) for kind in cost}
+    server = {"seconds": seconds - 1, "cpu_seconds": 0.5, "costs": cost, "logits": None}
+    return server, {"seconds": seconds, "cpu_seconds": 0.25, "costs": more, "logits": list(logits)}
+
+
+def test_latency_is_the_clients_and_its_median():
+    phase = summary([inferred(second) for second in (9, 2, 3)])
+    assert phase.seconds == (9, 2, 3) and phase.median_seconds == 3
+    assert (phase.server_bytes, phase.client_bytes, phase.bytes, phase.messages) == (400, 4000, 4400, 20)
+    assert (phase.server_cpu_seconds, phase.client_cpu_seconds) == (0.5, 0.25)
+    assert asdict(phase.kinds["relu"]) == {"seconds": 0.5, "bytes": 1100, "messages": 5, "calls": 3}
+
+
+def test_the_model_counts_live_sites_and_layers():
+    bundle = residual_network([1, 0, 0.4, 0.2, 0.5])
+    slow, fast = summary([inferred(5)]), summary([inferred(3)])
+    semi2k = model_of(PROTOCOLS["semi2k"], NETWORKS["wan"], bundle, slow, fast)
+    assert semi2k.sequential_messages == 20, "as counted by the engine"
+    assert semi2k.predicted_seconds == pytest.approx(3 + 20 * 0.02 + 4000 / 12.5e6) and semi2k.measured_seconds == 5
+    cheetah = model_of(PROTOCOLS["cheetah"], NETWORKS["wan"], bundle, slow, fast)
+    said = protocols()["cheetah"].online.messages.constants
+    assert set(said) == {"live_sites", "pool_steps", "layers"}
+    assert cheetah.sequential_messages == round(said["live_sites"] * 4 + said["layers"] * 7), "one site is empty"
+
+
+def test_answers_are_compared_with_plaintext_and_labels():
+    bundle = residual_network([1] * 5, images=4)
+    logits = bundle.reference.logits.astype(float)
+    logits[1, 2] += 0.01
+    logits[3] = -logits[3]
+    bundle = replace(bundle, reference=replace(bundle.reference, labels=1 - bundle.reference.logits.argmax(1)))
+    found = answers(bundle, logits[:2])
+    assert found.images == 2 and found.max_error == pytest.approx(0.01, rel=1e-3) and found.agreement == 100
+    assert found.logit_scale == np.abs(bundle.reference.logits[:2]).max()
+    assert answers(bundle, logits).agreement == 75
+    unlabelled = replace(bundle, reference=replace(bundle.reference, labels=None))
+    assert answers(unlabelled, logits).private_accuracy is None
+
+
+@pytest.fixture
+def record():
+    bundle = residual_network([1, 0, 0.4, 0.2, 0.5])
+    phase = summary([inferred(2)])
+    return InferenceRecord(
+        created="2026-01-01T00:00:00+00:00", bundle=asdict(bundle.about), relus=bundle.kept,
+        positions={name: mask.size for name, mask in bundle.masks.items()}, engine="spu", protocol="semi2k",
+        security=PROTOCOLS["semi2k"].security, settings={"kn2row": False}, network=asdict(NETWORKS["wan"]),
+        compile_seconds=0.5, setup_seconds=1.5, first=phase, steady=phase, loopback=phase,
+        model=model_of(PROTOCOLS["semi2k"], NETWORKS["wan"], bundle, phase, phase),
+        answers=answers(bundle, bundle.reference.logits), logits=((1.0, 2.0),), versions={}, machine={"load": 0.1},
+    )  # fmt: skip
+
+
+def test_a_record_comes_back(record, tmp_path):
+    path = record.write(tmp_path)
+    assert InferenceRecord.read(path) == record
+    replace(record, loopback=None).write(tmp_path)
+    assert InferenceRecord.read(path).loopback is None
+    assert [file.name for file in tmp_path.iterdir()] == ["inference.json"]
+
+
+@pytest.mark.parametrize("change", [{"schema_version": 2}, {"format": "x"}, {"more": 1}, {"steady": 1}])
+def test_other_files_are_refused(record, tmp_path, change):
+    path = record.write(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=f"{path} is no record of an inference"):
+        InferenceRecord.read(path)
+
+
+def test_a_failed_write_leaves_the_old_record(record, tmp_path):
+    path = record.write(tmp_path)
+    with pytest.raises(ValueError, match="JSON"):
+        replace(record, compile_seconds=float("nan")).write(tmp_path)
+    assert InferenceRecord.read(path) == record and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_table_says_what_matters(record, capsys):
+    from rich.console import Console
+
+    show(record, Console(width=120))
+    printed = capsys.readouterr().out
+    kept = sum(record.relus.values())
+    for text in (
+        "wan (40 ms RTT, 100 Mbit/s)",
+        f"{kept:,} of ",
+        "at 4 of 5 sites",
+        "measured 2.00 s",
+        "the server deals",
+    ):
+        assert text in printed
+    assert "private accuracy 100.00 %" in printed

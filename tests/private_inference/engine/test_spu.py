@@ -1,0 +1,179 @@
+"""Real two-party computation: two processes, TCP, SPU. `make test-pi` runs these in the engine's environment."""
+
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("spu", reason="SecretFlow SPU is not here; `make test-pi` runs this in the engine's environment")
+
+from numpy_bundles import all_operations, residual_network, written
+from sessions import check_answers, inferred, without_the_clients_weights
+
+from relinearize.errors import UserError
+from relinearize.private_inference.engine.folder_lock import alone_in
+from relinearize.private_inference.engine.two_parties import TwoParties
+from relinearize.records.inference import InferenceRecord
+
+KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return residual_network(KEPT)
+
+
+@pytest.fixture(scope="module")
+def semi2k(bundle, tmp_path_factory):
+    """On a network of 100 ms, so that messages outweigh whatever else the machine does."""
+    return inferred(bundle, tmp_path_factory.mktemp("semi2k"), protocol="semi2k", n_images=3, network="{rtt_ms:100}")
+
+
+def test_semi2k_says_what_plaintext_says(semi2k, bundle):
+    check_answers(semi2k, bundle)
+    assert InferenceRecord.read(Path(semi2k.bundle["path"]).parent / "out" / "inference.json") == semi2k
+
+
+def test_semi2k_sends_144_bytes_for_each_kept_relu(semi2k, bundle):
+    assert semi2k.steady.kinds["relu"].bytes == pytest.approx(144 * bundle.relus, rel=0.01)
+    assert semi2k.first.bytes == semi2k.steady.bytes == semi2k.loopback.bytes
+
+
+def test_sites_without_relus_send_nothing(semi2k):
+    assert semi2k.steady.kinds["relu"].messages == 8 * 4, "of five sites one is empty"
+    assert semi2k.steady.kinds["gather"].bytes == 0 and semi2k.steady.kinds["gather"].calls == 2 * 3
+    phases = (semi2k.first, semi2k.steady, semi2k.loopback)
+    assert all(phase.bytes == sum(kind.bytes for kind in phase.kinds.values()) for phase in phases)
+
+
+def test_the_messages_that_are_counted_wait_for_each_other(semi2k):
+    """Each takes half a round trip; were some sent together, it would take less. A busy machine only adds to it."""
+    assert min(semi2k.steady.seconds) > 0.98 * semi2k.model.sequential_messages * 0.05
+    assert min(semi2k.loopback.seconds) < min(semi2k.steady.seconds)
+    assert len(semi2k.steady.seconds) == 3 and len(semi2k.loopback.seconds) == 3
+
+
+def test_without_relus_nothing_is_compared_and_truncation_can_be_free(tmp_path):
+    bundle = residual_network([0] * 5)
+    record = inferred(bundle, tmp_path, protocol="semi2k", n_images=1, local_truncation="true", kn2row="true")
+    check_answers(record, bundle)
+    relu, linear = (record.steady.kinds[kind] for kind in ("relu", "linear"))
+    assert (relu.bytes, relu.messages, relu.calls) == (0, 0, 0)
+    assert linear.messages == 7, "one for each layer, none for rounding"
+    assert record.loopback is None and record.model.predicted_seconds == record.model.measured_seconds
+    assert record.settings["local_truncation"] and record.settings["kn2row"]
+
+
+def test_every_operation(tmp_path):
+    bundle = all_operations()
+    record = inferred(bundle, tmp_path, protocol="semi2k", n_images=1)
+    check_answers(record, bundle)
+    assert record.steady.kinds["relu"].bytes == pytest.approx(144 * bundle.relus, rel=0.01), "affines are no ReLUs"
+
+
+def test_cheetah_says_what_plaintext_says(bundle, tmp_path):
+    record = inferred(bundle, tmp_path, protocol="cheetah", n_images=1)
+    check_answers(record, bundle)
+    assert record.steady.kinds["relu"].bytes == pytest.approx(98.5 * bundle.relus, rel=0.1)
+    assert record.first.bytes > 3 * record.steady.bytes, "keys and base transfers are sent once"
+
+
+def test_the_client_has_no_weights(bundle, tmp_path, monkeypatch):
+    without_the_clients_weights(bundle, tmp_path, monkeypatch)
+    check_answers(inferred(bundle, tmp_path, protocol="semi2k", n_images=1), bundle)
+
+
+@pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
+def test_a_party_killed_in_the_middle_is_named_and_the_other_ended(bundle, tmp_path, monkeypatch, rank, name):
+    started = []
+    tell = TwoParties.tell
+
+    def kill_one_soon(self, **command):
+        tell(self, **command)
+        started.extend(self.processes)
+        threading.Timer(0.3, self.processes[rank].kill).start()
+
+    monkeypatch.setattr(TwoParties, "tell", kill_one_soon)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"the {name} ended: killed by SIGKILL; see .*{name}.log"):
+        inferred(bundle, tmp_path, protocol="semi2k", n_images=1, network="{rtt_ms:400}")
+    assert time.monotonic() - began < 120, "the other was not waited for"
+    assert all(process.returncode is not None for process in started)
+    assert not (tmp_path / "out" / "inference.json").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_stopping_the_command_in_the_middle_stops_both_parties(bundle, tmp_path, number, status):
+    path = written(bundle, tmp_path / "bundle")
+    asked = [f"bundle={path}", "protocol=semi2k", "n_images=1", "network={rtt_ms:400}"]
+    command = [sys.executable, "-m", "relinearize.private_inference.engine", *asked]
+    # Where the tests themselves run in the background, Ctrl-C is ignored, and that is inherited.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    with process.stderr:
+        for line in process.stderr:
+            if line.startswith("first inference"):
+                break
+        parties = children(process.pid)
+        time.sleep(1)  # the run is under way, inside of the engine's own code
+        process.send_signal(number)
+        assert process.wait(60) == status
+        said = process.stderr.read()
+    assert len(parties) == 2
+    deadline = time.monotonic() + 30
+    while any(running(pid) for pid in parties) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(running(pid) for pid in parties), "a party was left behind"
+    assert "Traceback" not in said
+    assert re.search("interrupted; both parties are stopped", said) or number != signal.SIGINT
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_folder_in_use_is_left_alone(bundle, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "server.log").write_text("of the other\n")
+    with alone_in(out), pytest.raises(UserError, match=f"output={out} is in use by process {os.getpid()} on "):
+        inferred(bundle, tmp_path, protocol="semi2k", n_images=1)
+    assert (out / "server.log").read_text() == "of the other\n" and not (out / "inference.json").exists()
+
+
+def test_more_images_than_there_are(bundle, tmp_path):
+    with pytest.raises(UserError, match="n_images=9: the bundle has 3 reference images"):
+        inferred(bundle, tmp_path, n_images=9)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_its_table(bundle, tmp_path):
+    path = written(bundle, tmp_path / "bundle")
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "relinearize.private_inference.engine",
+        f"bundle={path}",
+        "protocol=semi2k",
+        "n_images=1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "ReLUs kept at 4 of 5 sites, 144.0 bytes each" in done.stdout
+    assert done.stdout.rstrip().endswith("bundle-infer/semi2k-loopback/inference.json")
+    assert "compiling" in done.stderr and "image 1 of 1" in done.stderr

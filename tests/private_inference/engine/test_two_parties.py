@@ -1,0 +1,139 @@
+"""Two processes that are watched: what one says, how its death is told, and that none is left behind.
+
+The parties here are small scripts, so no engine is needed.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from relinearize.errors import UserError
+from relinearize.private_inference.engine.two_parties import TwoParties, stopped_by_signals
+
+ECHO = """
+import json, os, sys
+folder, rank = sys.argv[1], int(sys.argv[2])
+print("to the log", file=sys.stderr)
+print(json.dumps({"event": "ready", "pid": os.getpid()}), flush=True)
+for line in sys.stdin:
+    command = json.loads(line)["do"]
+    if command == f"exit {rank}":
+        sys.exit(3)
+    if command != f"sleep {rank}":
+        print(json.dumps({"event": "said", "rank": rank, "command": command}), flush=True)
+"""
+
+
+def alive(pid):
+    """Whether it runs: a zombie that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids, seconds=20):
+    deadline = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(map(alive, pids))
+
+
+@pytest.fixture
+def parties(tmp_path):
+    with TwoParties(tmp_path, 30, (sys.executable, "-c", ECHO)) as started:
+        pids = [event["pid"] for event in started.both()]
+        yield started
+    assert gone(pids), "left behind"
+
+
+def test_both_hear_and_answer(parties, tmp_path):
+    for command in ("a", "b"):
+        parties.tell(do=command)
+        assert [(said["rank"], said["command"]) for said in parties.both()] == [(0, command), (1, command)]
+    assert (tmp_path / "server.log").read_text() == (tmp_path / "client.log").read_text() == "to the log\n"
+
+
+@pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
+def test_one_that_is_killed_is_named_with_its_log(parties, tmp_path, rank, name):
+    parties.tell(do=f"sleep {rank}")
+    parties.processes[rank].kill()
+    with pytest.raises(UserError, match=f"the {name} ended: killed by SIGKILL; see {tmp_path}/{name}.log"):
+        parties.both()
+
+
+def test_one_that_exits_is_named(parties):
+    parties.tell(do="exit 1")
+    with pytest.raises(UserError, match="the client ended: exit status 3"):
+        parties.both()
+
+
+def test_a_command_to_the_dead_is_no_error_of_its_own(parties):
+    parties.processes[0].kill()
+    parties.processes[0].wait()
+    parties.tell(do="a")
+    with pytest.raises(UserError, match="the server ended"):
+        parties.both()
+
+
+def test_one_that_is_silent_is_named(tmp_path):
+    with TwoParties(tmp_path, 30, (sys.executable, "-c", ECHO)) as parties:
+        parties.both()
+        parties.timeout = 0.5
+        parties.tell(do="sleep 0")
+        with pytest.raises(UserError, match=r"the server said nothing for 0.5 s \(timeout=\); see .*server.log"):
+            parties.both()
+
+
+def test_an_error_leaves_none_behind(tmp_path):
+    with pytest.raises(RuntimeError), TwoParties(tmp_path, 30, (sys.executable, "-c", ECHO)) as parties:
+        pids = [event["pid"] for event in parties.both()]
+        raise RuntimeError
+    assert gone(pids)
+
+
+STARTER = """
+import signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests themselves run in the background
+from relinearize.private_inference.engine.two_parties import TwoParties, stopped_by_signals
+try:
+    with stopped_by_signals(), TwoParties(Path(sys.argv[1]), 60, (sys.executable, "-c", sys.argv[2])) as parties:
+        print(*[event["pid"] for event in parties.both()], flush=True)
+        time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
+)
+def test_a_stopped_starter_takes_both_with_it(tmp_path, number, status):
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(tmp_path), ECHO],
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+    )  # fmt: skip
+    with starter.stdout:
+        pids = [int(pid) for pid in starter.stdout.readline().split()]
+    assert len(pids) == 2 and all(map(alive, pids))
+    starter.send_signal(number)
+    assert starter.wait(30) == status
+    assert gone(pids)
+
+
+def test_signals_are_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit), stopped_by_signals():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+    thread = threading.Thread(target=lambda: stopped_by_signals().__enter__())
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before

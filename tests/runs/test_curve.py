@@ -1,0 +1,133 @@
+"""One search serves a whole curve, whatever the order in which the budgets are asked."""
+
+import re
+
+import pytest
+from quick_runs import (
+    LARGE,
+    MIDDLE,
+    SMALL,
+    UNREACHED,
+    assert_same_tensors,
+    lasting,
+    quick_command,
+    quick_plan,
+    quick_run,
+    shell,
+    trained_epochs,
+)
+
+from relinearize.records.run import find_records
+from relinearize.runs import search as searching
+
+
+def test_multirun_of_three_budgets_does_one_searchs_worth_of_epochs(tmp_path, alone):
+    done = shell(quick_command(tmp_path, "-m", f"budget.fraction={LARGE},{MIDDLE},{SMALL}", "trainer.progress=lines"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    longest = sum("seconds" in row for row in alone[SMALL][0].stages["search"].history)  # whole epochs
+    assert [sum(line.startswith(stage) for line in lines) for stage in ("teacher", "search", "finetune")] == [
+        3, longest, 6,
+    ]  # fmt: skip
+    assert len(list(tmp_path.glob("store/teacher/*/artifact.json"))) == 1
+    assert trained_epochs(tmp_path) == [longest]
+    found = dict(
+        (round(record.budget.met / record.budget.total, 2), (record, path.parent))
+        for path, record in find_records([tmp_path / "runs"])
+    )
+    assert sorted(found) == [SMALL, MIDDLE, LARGE]
+    for share, (record, folder) in alone.items():
+        assert_same_tensors(found[share][1], folder)
+        assert record.budget.met == record.budget.asked == round(share * 2304)
+        ours, theirs = lasting(found[share][0]), lasting(record)
+        for values in (ours, theirs):
+            values["config"].pop("budget"), values["config"].pop("sweep"), values["config"].pop("trainer")
+        assert ours == theirs
+    assert len(find_records([tmp_path / "sweeps"])) == 3
+
+
+def test_continued_missed_and_repeated_budgets_equal_the_runs_on_their_own(tmp_path, alone, fits):
+    """LARGE first; SMALL goes on from there; MIDDLE was passed unasked and is walked to again beside it."""
+    assert_same_tensors(quick_run(tmp_path, f"budget.fraction={LARGE}")[1], alone[LARGE][1])
+    record, folder = quick_run(tmp_path, f"budget.fraction={SMALL}")
+    assert_same_tensors(folder, alone[SMALL][1])
+    assert lasting(record) == lasting(alone[SMALL][0])
+    history = next(tmp_path.glob("store/search/*/history.csv")).read_text()
+    assert_same_tensors(quick_run(tmp_path, f"budget.fraction={MIDDLE}")[1], alone[MIDDLE][1])
+    assert fits == ["teacher", "search", "finetune"] + 2 * ["search", "finetune"]
+    assert next(tmp_path.glob("store/search/*/history.csv")).read_text() == history, "the longer walk's rows stay"
+    assert not list(tmp_path.glob("store/search/*/again-*"))
+
+
+def test_grid_leaves_snapshots_for_budgets_asked_later(tmp_path, alone, fits):
+    quick_run(tmp_path, f"budget.fraction={SMALL}", f"budget.grid=[{LARGE},{MIDDLE}]")
+    assert_same_tensors(quick_run(tmp_path, f"budget.fraction={LARGE}")[1], alone[LARGE][1])
+    assert fits == ["teacher", "search", "finetune", "finetune"]
+
+
+def test_larger_grid_entry_is_never_left_from_where_an_interrupted_second_walk_stands(tmp_path, alone, monkeypatch):
+    """A second walk, to MIDDLE, dies just above it; the command that goes on also wants LARGE, which lies behind."""
+    quick_run(tmp_path, f"budget.fraction={SMALL}")
+    publish = searching.keep_snapshot
+
+    def die(plan, snapshot):
+        raise RuntimeError("killed here")
+
+    monkeypatch.setattr(searching, "keep_snapshot", die)
+    again = (f"budget.fraction={MIDDLE}", "trainer.checkpoint_seconds=0")
+    with pytest.raises(RuntimeError, match="killed here"):
+        quick_run(tmp_path, *again)
+    assert list(tmp_path.glob("store/search/*/again-*")), "the interrupted walk should have left a checkpoint"
+    monkeypatch.setattr(searching, "keep_snapshot", publish)
+    quick_run(tmp_path, *again, f"budget.grid=[{LARGE}]")
+    _, folder = quick_run(tmp_path, f"budget.fraction={LARGE}")
+    assert_same_tensors(folder, alone[LARGE][1])
+
+
+def test_unreached_budget_is_projected_and_says_so(tmp_path, capfd):
+    record, _ = quick_run(tmp_path, f"budget.fraction={UNREACHED}", f"budget.grid=[{SMALL}]")
+    assert not record.budget.reached
+    assert record.budget.met == record.budget.asked == 230
+    assert record.stages["search"].epochs == 8
+    assert re.search(
+        r"search: 8 epochs ended at [\d,]+ ReLUs; budgets \[230\] are met by projection", capfd.readouterr().err
+    )
+    record, _ = quick_run(tmp_path, "budget.fraction=0.12")
+    assert record.stages["search"].epochs == 8 and not record.budget.reached, "later budgets: from the same last state"
+    record, _ = quick_run(tmp_path, f"budget.fraction={SMALL}")
+    assert record.budget.reached
+
+
+def test_paper_parity_undershoots_at_epoch_ends(tmp_path):
+    """As in SNL's official code the count is looked at after whole epochs only and kept as it is: alpha > epsilon."""
+    import torch
+
+    record, folder = quick_run(tmp_path, f"budget.fraction={MIDDLE}", "method.search.paper_parity=true")
+    budget, last = record.budget, record.stages["search"].history[-1]
+    assert budget.reached and budget.met < budget.asked == 922
+    assert last["relu/count"] == budget.met
+    assert {site.name: last[f"relu/kept/{site.name}"] for site in record.sites} == {
+        site.name: site.kept for site in record.sites
+    }
+    assert last["epoch"] == record.stages["search"].epochs
+    plan = quick_plan(tmp_path, f"budget.fraction={MIDDLE}", "method.search.paper_parity=true")
+    state = torch.load(plan.search.path / "last.ckpt", weights_only=True)["state_dict"]
+    alphas = {
+        key.removeprefix("network.network.").removesuffix(".alpha"): value
+        for key, value in state.items()
+        if key.endswith(".alpha")
+    }
+    mask, _ = searching.Mask.from_file(folder / "mask.safetensors")
+    assert list(mask) == list(alphas)
+    assert all(torch.equal(kept, alphas[site] > 0.01) for site, kept in mask.items())
+
+
+def test_random_masks_are_exact_nested_and_need_no_search(tmp_path, fits):
+    masks = []
+    for share in (MIDDLE, SMALL):
+        record, folder = quick_run(tmp_path, f"budget.fraction={share}", method="random")
+        masks.append(searching.Mask.from_file(folder / "mask.safetensors")[0])
+        assert masks[-1].count == record.budget.met == record.budget.asked
+        assert record.method.name == "random" and record.stages["search"].epochs == 0
+    assert all(bool((masks[0][site] | ~masks[1][site]).all()) for site in masks[0])
+    assert fits == ["teacher", "finetune", "finetune"]

@@ -1,0 +1,198 @@
+"""What a run says and leaves when something is wrong."""
+
+import pickle
+
+import pytest
+import torch
+from quick_runs import SMALL, assert_same_tensors, quick_run
+from safetensors.torch import load_file, save_file
+
+from relinearize.commands.evaluate import evaluate_run
+from relinearize.errors import UserError
+from relinearize.relu.mask import Mask
+from relinearize.runs import stages as making
+from relinearize.runs.stages import WEIGHTS
+from relinearize.runs.store import MASK
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.teacher.learning_rate=1e20", r"stage teacher became NaN or infinite at step \d+ \(epoch \d+\)"),
+        ("method.finetune.learning_rate=1e20", r"stage finetune became NaN or infinite at step \d+ \(epoch \d+\)"),
+    ],
+)
+def test_diverged_loss_names_stage_and_step_and_leaves_a_usable_store(tmp_path, alone, override, message):
+    with pytest.raises(UserError, match=message):
+        quick_run(tmp_path, f"budget.fraction={SMALL}", override)
+    stage = override.split(".")[1]
+    assert not list(tmp_path.glob(f"store/{stage}/*/artifact.json"))
+    assert not list(tmp_path.glob("runs/*/record.json"))
+    with pytest.raises(UserError, match=message):  # asked again it says the same
+        quick_run(tmp_path, f"budget.fraction={SMALL}", override)
+    if stage == "finetune":
+        assert_same_tensors(quick_run(tmp_path, f"budget.fraction={SMALL}")[1], alone[SMALL][1])
+
+
+def test_weights_that_are_not_finite_at_the_very_end_are_no_result(tmp_path):
+    """One step with a finite loss: only the weights it leaves are infinite."""
+    with pytest.raises(UserError, match="stage teacher"):
+        quick_run(
+            tmp_path, "method.teacher.epochs=1", "method.teacher.batch_size=500", "method.teacher.learning_rate=1e39"
+        )
+    assert not list(tmp_path.glob("store/teacher/*/artifact.json"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.finetune.selection=newest"], r"method\.finetune\.selection=newest"),
+        (
+            ["dataset.holdout=0", "method.teacher.selection=last"],
+            r"method\.finetune\.selection=best .*dataset\.holdout",
+        ),
+        (["method.search.lasso=0"], r"method\.search\.lasso"),
+        (["method.finetune.schedule=linear"], r"method\.finetune\.schedule"),
+        (["budget.fraction=0.3", "logger.name=tensorboard"], r"logger\.name=tensorboard .*csv, wandb, none"),
+        (["method.finetune.batch_size=1"], r"method\.finetune.*batch_size"),
+    ],
+)
+def test_wrong_settings_of_later_stages_are_found_before_the_first_trains(tmp_path, monkeypatch, overrides, message):
+    def refuse(*arguments, **settings):
+        raise AssertionError("trained before looking")
+
+    monkeypatch.setattr(making, "fit", refuse)
+    with pytest.raises(Exception) as caught:
+        quick_run(tmp_path, *overrides)
+    from relinearize.cli import user_error_behind
+
+    assert (
+        caught.match(message)
+        if isinstance(caught.value, UserError)
+        else pytest.fail(str(caught.value))
+        if (user_error_behind(caught.value) is None)
+        else None
+    )
+
+
+# ---- teachers from files -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def teacher_file(alone):
+    return next(alone[SMALL][1].parents[1].glob("store/teacher/*/weights.safetensors"))
+
+
+@pytest.mark.parametrize("form", ["own.safetensors", "other_names.safetensors", "other_names.pt", "wrapped.pt"])
+def test_teacher_from_a_file_is_used_as_it_is(tmp_path, alone, teacher_file, form):
+    weights = load_file(teacher_file)
+    if "own" not in form:  # renamed by a program without batch counters; files keep the order of torch's state dict
+        from quick_runs import quick_plan
+
+        order = [key for key in quick_plan(tmp_path).all_relu.network.state_dict() if "tracked" not in key]
+        weights = {f"module.{index:03d}": weights[key] for index, key in enumerate(order)}
+    path = tmp_path / form
+    save_file(weights, path) if path.suffix == ".safetensors" else torch.save(
+        {"state_dict": weights, "epoch": 3} if "wrapped" in form else weights, path
+    )
+    record, _ = quick_run(tmp_path, f"teacher.weights={path}", "method.finetune.epochs=1", method="random")
+    assert record.accuracy.teacher_test == alone[SMALL][0].accuracy.teacher_test
+    assert record.method.teacher == "file" and record.stages["teacher"].epochs == 0
+    kept = load_file(next(tmp_path.glob("store/teacher/*/weights.safetensors")))
+    assert all(value.equal(kept[key]) for key, value in load_file(teacher_file).items() if "tracked" not in key)
+
+
+def test_teacher_of_another_backbone_is_refused_with_both_lists(tmp_path, teacher_file):
+    with pytest.raises(UserError) as caught:
+        quick_run(tmp_path, f"teacher.weights={teacher_file}", "backbone.width=12")
+    message = str(caught.value)
+    assert "bn1.weight (12,)" in message and "bn1.weight (8,)" in message and str(teacher_file) in message
+    assert "\n" not in message
+
+
+class Malice:
+    def __reduce__(self):
+        return (open, (Malice.target, "w"))
+
+
+def test_teacher_file_that_would_execute_code_is_refused(tmp_path):
+    Malice.target = str(tmp_path / "executed")
+    path = tmp_path / "teacher.pt"
+    torch.save({"weight": Malice()}, path)
+    with pytest.raises(UserError, match=r"teacher\.pt holds more than tensors and is refused"):
+        quick_run(tmp_path, f"teacher.weights={path}")
+    path.write_bytes(pickle.dumps({"weight": Malice()}))
+    with pytest.raises(UserError, match=r"teacher\.pt"):
+        quick_run(tmp_path, f"teacher.weights={path}")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_missing_empty_and_torn_teacher_files_are_named(tmp_path):
+    for name, content in (("empty.pt", b""), ("torn.safetensors", b"\x10\0\0\0\0\0\0\0{"), ("text.pt", b"hello")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name) as caught:
+            quick_run(tmp_path, f"teacher.weights={tmp_path / name}")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"absent\.pt does not exist"):
+        quick_run(tmp_path, f"teacher.weights={tmp_path / 'absent.pt'}")
+
+
+# ---- evaluate ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied_run(tmp_path, alone):
+    """A copy of a finished run's folder, to be damaged."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for file in alone[SMALL][1].iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_evaluate_finds_the_records_numbers(copied_run, alone):
+    result = evaluate_run([f"run={copied_run}", "accelerator=cpu"])
+    record = alone[SMALL][0]
+    assert result["test"] == result["record/test"] == record.accuracy.test
+    assert result["relu/count"] == record.budget.met
+    assert (copied_run / "evaluation.json").is_file()
+
+
+def test_evaluate_refuses_a_mask_of_another_backbone(copied_run):
+    mask, metadata = Mask.from_file(copied_run / MASK)
+    metadata.backbone = "resnet18"
+    mask.to_file(copied_run / MASK, metadata)
+    with pytest.raises(UserError, match="made for backbone=resnet18, but backbone=resnet8"):
+        evaluate_run([f"run={copied_run}", "accelerator=cpu"])
+
+
+def test_evaluate_refuses_a_mask_of_another_width(copied_run):
+    mask, metadata = Mask.from_file(copied_run / MASK)
+    narrow = Mask({site: kept[:4] for site, kept in mask.items()})
+    metadata.met = narrow.count
+    narrow.to_file(copied_run / MASK, metadata)
+    with pytest.raises(UserError, match="mask"):
+        evaluate_run([f"run={copied_run}", "accelerator=cpu"])
+
+
+def test_evaluate_refuses_a_mask_that_keeps_other_than_the_record_says(copied_run):
+    mask, metadata = Mask.from_file(copied_run / MASK)
+    full = Mask({site: torch.ones_like(kept) for site, kept in mask.items()})
+    metadata.met = full.count
+    full.to_file(copied_run / MASK, metadata)
+    with pytest.raises(UserError, match=r"2,?304.*622|622.*2,?304"):
+        evaluate_run([f"run={copied_run}", "accelerator=cpu"])
+
+
+def test_evaluate_refuses_weights_of_another_network(copied_run):
+    weights = load_file(copied_run / WEIGHTS)
+    save_file({key: value[:3] if value.dim() else value for key, value in weights.items()}, copied_run / WEIGHTS)
+    with pytest.raises(UserError, match=WEIGHTS) as caught:
+        evaluate_run([f"run={copied_run}", "accelerator=cpu"])
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluate_refuses_nonsense_options(copied_run):
+    for argument, message in (("batch_size=many", "batch_size=many"), ("colour=red", "colour=red")):
+        with pytest.raises(UserError, match=message):
+            evaluate_run([f"run={copied_run}", argument])

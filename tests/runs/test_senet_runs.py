@@ -1,0 +1,217 @@
+"""Whole runs of SENet and SENet++: what is shared, what is resumed, which stages go together, what records say."""
+
+import signal
+
+import pytest
+import torch
+from quick_runs import METHODS, QUICK, assert_same_tensors, command, lasting, quick_plan, quick_run, shell
+from test_resume import OFTEN, child
+
+from relinearize.commands.evaluate import evaluate_run
+from relinearize.errors import UserError
+from relinearize.records.run import find_records
+from relinearize.relu.mask import Mask
+from relinearize.runs.pipeline import check_stages
+
+SHARE = "budget.fraction=0.2"
+BUDGET = 461  # of 2,304
+
+
+@pytest.fixture(scope="module")
+def senet(tmp_path_factory):
+    """(record, folder) of a SENet run on its own."""
+    return quick_run(tmp_path_factory.mktemp("senet"), SHARE, method="senet")
+
+
+def test_record_names_stages_sensitivities_and_an_exact_budget(senet):
+    record, folder = senet
+    assert record.budget.met == record.budget.asked == BUDGET and record.budget.reached
+    assert (record.method.search, record.method.finetune) == ("SENetSearch", "PRAMDistill")
+    assert list(record.stages) == ["teacher", "search", "finetune", "sensitivity"]
+    assert [row["relu/count"] for row in record.stages["search"].history] == [BUDGET] * 3
+    assert all(0 <= row["mask/distance"] <= 2 * BUDGET / 2304 for row in record.stages["search"].history)
+    for row in record.stages["search"].history:  # the sites' shares of changed positions make the whole one's
+        changed = [row[f"mask/distance/{site.name}"] * site.total for site in record.sites]
+        assert sum(changed) == pytest.approx(row["mask/distance"] * record.budget.total)
+    assert record.stages["sensitivity"].history[-1]["density"] == pytest.approx(0.1, abs=1e-3)
+    etas = [site.sensitivity for site in record.sites]
+    assert all(0 <= eta <= 1 for eta in etas)
+    factor = [site.kept / site.sensitivity for site in record.sites if site.kept < site.total]
+    assert max(factor) - min(factor) < 1.1 / min(etas)  # n = c * eta up to whole numbers
+    mask, _ = Mask.from_file(folder / "mask.safetensors")
+    assert mask.counts == {site.name: site.kept for site in record.sites}
+
+
+def test_sensitivity_is_computed_once_for_all_budgets_and_for_seeds_that_name_it(tmp_path, fits):
+    quick_run(tmp_path, SHARE, method="senet")
+    assert fits == ["teacher", "sensitivity", "search", "finetune"]
+    quick_run(tmp_path, "budget.fraction=0.1", method="senet")
+    assert fits[4:] == ["search", "finetune"]
+    quick_run(tmp_path, SHARE, "seed=1", "sensitivity.seed=0", method="senet")
+    assert fits[6:] == ["teacher", "search", "finetune"]
+    record, _ = quick_run(tmp_path, SHARE, "seed=1", method="senet")
+    assert fits[9:] == ["sensitivity", "search", "finetune"] and not record.stages["sensitivity"].reused
+    assert len(list(tmp_path.glob("store/sensitivity/*/artifact.json"))) == 2
+
+
+def test_finetunings_of_one_search_share_it_and_its_key_knows_what_it_depends_on(tmp_path, fits):
+    quick_run(tmp_path, SHARE, method="senet")
+    record, _ = quick_run(tmp_path, SHARE, "method/finetune=distill", "method.finetune.epochs=1", method="senet")
+    assert fits[4:] == ["finetune"] and record.stages["search"].reused and record.stages["sensitivity"].reused
+    choices = ("sensitivity=computed", "sensitivity.density=0.2", "sensitivity=uniform", "sensitivity=proportional")
+    plans = [quick_plan(tmp_path, SHARE, choice, method="senet, any sensitivity") for choice in choices]
+    assert len({plan.search.key for plan in plans}) == 4 and len({plan.teacher.key for plan in plans}) == 1
+    assert quick_plan(tmp_path, "budget.fraction=0.3", method="senet").search.key != plans[0].search.key
+
+
+@pytest.mark.parametrize(
+    ("search", "finetune", "further"),
+    [
+        ("snl", "senet", []),
+        ("random", "senet_activations", []),
+        ("random_allocated", "distill", ["sensitivity=proportional"]),
+        ("senet", "distill", ["sensitivity=uniform"]),
+        ("senet", "senet_activations", ["sensitivity=list", "sensitivity.values=[7,6,5,4,3,2,1]"]),
+        ("senet", "senet", ["sensitivity=snl", "sensitivity.search.epochs=2", "sensitivity.search.batch_size=60"]),
+    ],
+)
+def test_any_search_goes_with_any_finetuning(tmp_path, search, finetune, further):
+    trained = [] if "random" in search else ["method.search.epochs=2", "method.search.batch_size=60"]
+    settings = [f"method/search={search}", f"method/finetune={finetune}", *trained, *further]
+    record, _ = quick_run(tmp_path, SHARE, *settings, "method.finetune.epochs=1", method="any search")
+    assert record.budget.met == BUDGET
+    if further:
+        etas = torch.tensor([site.sensitivity for site in record.sites])
+        kept = torch.tensor([site.kept for site in record.sites])
+        assert ((kept - BUDGET * etas / etas.sum()).abs() < 1).all() or any(s.kept == s.total for s in record.sites)
+    assert ("sensitivity" in record.stages) == ("sensitivity=snl" in further)
+
+
+def test_counts_learned_from_snl_are_those_that_senet_keeps(tmp_path):
+    shared = ["epochs=2", "batch_size=60"]
+    snl, _ = quick_run(tmp_path, SHARE, *(f"method.search.{value}" for value in shared), method="any search")
+    learned, _ = quick_run(
+        tmp_path, SHARE, "method/search=senet", "method.search.epochs=1", "method.search.batch_size=60",
+        "sensitivity=snl", *(f"sensitivity.search.{value}" for value in shared), method="any search",
+    )  # fmt: skip
+    assert [site.kept for site in learned.sites] == [site.kept for site in snl.sites]
+    assert learned.stages["sensitivity"].key == snl.stages["search"].key
+
+
+def test_killed_in_each_stage_it_goes_on_to_the_same_result(tmp_path, senet):
+    """The process kills itself while a file is being written: in teacher, sensitivity, search and fine-tuning."""
+    for writes in (5, 9, 13, 13):
+        assert child(run_senet_and_die_at, tmp_path, writes) == -signal.SIGKILL
+    assert child(run_senet_and_die_at, tmp_path, 10_000) == 0
+    ((path, record),) = find_records([tmp_path / "runs"])
+    assert_same_tensors(path.parent, senet[1])
+    ours, theirs = lasting(record), lasting(senet[0])
+    for values in (ours, theirs):
+        values["config"].pop("trainer")
+    assert ours == theirs
+    assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".work", ".ckpt")) or ".tmp" in file.name]
+
+
+def run_senet_and_die_at(folder, writes):
+    import test_resume
+
+    test_resume.quick_run = lambda *arguments: quick_run(*arguments, method="senet")
+    test_resume.run_and_die_at(folder, writes, (SHARE, OFTEN))
+
+
+def test_channel_granularity_records_the_difference(tmp_path):
+    record, folder = quick_run(tmp_path, "budget.relus=900", "method.search.granularity=channel", method="senet")
+    assert record.budget.asked == 900 and 896 <= record.budget.met <= 900  # the smallest map has 4 positions
+    mask, metadata = Mask.from_file(folder / "mask.safetensors")
+    assert (metadata.asked, metadata.met) == (900, record.budget.met)
+    assert all((kept.flatten(1).all(1) == kept.flatten(1).any(1)).all() for kept in mask.values())
+
+
+def test_official_code_throughout(tmp_path):
+    """paper_parity and students without identity shortcuts: fewer ReLUs than asked, and evaluate builds the same."""
+    record, folder = quick_run(
+        tmp_path, SHARE, "method.search.paper_parity=true", "+backbone.student_skip=false", "dataset.holdout=0",
+        "method.teacher.selection=test", "method.finetune.selection=test", method="senet",
+    )  # fmt: skip
+    sites = len(record.sites)
+    assert BUDGET - 2 * sites < record.budget.met <= BUDGET - sites
+    assert evaluate_run([f"run={folder}"])["test"] == record.accuracy.test
+    plan = quick_plan(tmp_path, "+backbone.student_skip=false", method="senet")
+    images = torch.rand(2, 1, 8, 8)
+    teacher, student = plan.new_network().eval(), plan.new_student().eval()
+    assert list(teacher.state_dict()) == list(student.state_dict())
+    assert not torch.allclose(teacher(images), student(images))
+
+
+def test_search_ends_early_where_masks_have_settled(tmp_path):
+    settings = ("method.search.stop_distance=1", "method.search.stop_patience=2", "method.search.epochs=5")
+    record, _ = quick_run(tmp_path, SHARE, *settings, method="senet")
+    assert record.stages["search"].epochs == 2
+
+
+def test_submodels_are_runs_of_their_own(tmp_path):
+    _, folder = quick_run(tmp_path, SHARE, method="senetpp")
+    (_, whole), (path, narrow) = find_records([folder])
+    assert path.parent == folder / "width-0.5"
+    assert (narrow.submodel.fraction, narrow.submodel.run) == (0.5, whole.key) and whole.submodel is None
+    assert (whole.backbone.width, narrow.backbone.width) == (8, 4)
+    assert whole.accuracy.teacher_test is not None and narrow.accuracy.teacher_test is None
+    mask, _ = Mask.from_file(folder / "mask.safetensors")
+    for site, wide in zip(narrow.sites, whole.sites, strict=True):
+        assert site.shape == (wide.shape[0] // 2, *wide.shape[1:])
+        assert site.kept == int(mask[site.name][: site.shape[0]].sum())  # the first half of the channels
+    assert narrow.budget.met == sum(site.kept for site in narrow.sites) < whole.budget.met == BUDGET
+    assert evaluate_run([f"run={folder / 'width-0.5'}"])["test"] == narrow.accuracy.test
+    assert evaluate_run([f"run={folder}"])["test"] == whole.accuracy.test
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["sensitivity.density=2"], "sensitivity.density=2"),
+        (["sensitivity.epochs=0"], "sensitivity: epochs"),
+        (["sensitivity=released"], "resnet18"),
+        (["sensitivity=list", "sensitivity.values=[1,2]"], "sensitivity"),
+        (["method.search.granularity=row"], "method.search.granularity=row"),
+        (["method.search.granularity=channel", "budget.relus=3"], "at least 4"),
+        (["method.finetune.form=cosine"], "method.finetune.form=cosine"),
+        (["method.finetune.sites=[nowhere]"], "no site nowhere"),
+        (["sensitivity=snl", "method/search@sensitivity.search=senet"], "sensitivity.search needs"),
+        (["sensitivity=snl", "sensitivity.search.lasso=0"], "lasso must be above 0"),
+        (["+backbone.student_skip=false", "backbone=wrn22_8", "backbone.width=1"], "student_skip"),
+    ],
+)  # fmt: skip
+def test_what_a_user_gets_wrong_is_found_before_anything_is_trained(tmp_path, settings, words):
+    with pytest.raises(UserError, match=words) as refusal:
+        check_stages(quick_plan(tmp_path, *settings, method="senet, any sensitivity"))
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_widths_that_the_backbone_has_not_are_one_line(tmp_path):
+    for settings, words in (
+        ("method.finetune.widths=[0.3,1.0]", "method.finetune.widths"),
+        ("method.finetune.widths=[0.5]", "1.0 included"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_stages(quick_plan(tmp_path, settings, method="senetpp"))
+
+
+def test_command_shows_the_submodels_and_reports_both(tmp_path):
+    done = shell(command("run", *QUICK, *METHODS["senetpp"], SHARE, f"output={tmp_path}"))
+    assert done.returncode == 0, done.stderr
+    assert "senetpp-resnet8-digits-461-s0-w0.5" in done.stdout
+    done = shell(command("report", str(tmp_path / "runs")))
+    assert done.returncode == 0 and "w0.5" in done.stdout
+
+
+@pytest.mark.slow
+def test_compiled_stages_one_after_the_other_see_their_sites(tmp_path, senet):
+    """torch.compile would take the teacher's graph for the student's, hooks and all, if fit() did not reset it."""
+    record, _ = quick_run(tmp_path, SHARE, "trainer.compile=true", method="senet")
+    for stage in ("search", "finetune"):
+        eager, compiled = (run.stages[stage].history for run in (senet[0], record))
+        assert [row["train/loss"] for row in compiled] == pytest.approx([row["train/loss"] for row in eager], rel=1e-2)
+    assert record.stages["search"].history[0]["mask/distance"] == pytest.approx(
+        senet[0].stages["search"].history[0]["mask/distance"], abs=0.02
+    )

@@ -1,0 +1,288 @@
+"""Runs with trainer.devices=2: two processes on the CPU, as the program starts them."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from quick_runs import (
+    LARGE,
+    SMALL,
+    assert_same_tensors,
+    composed,
+    lasting,
+    quick_command,
+    quick_run,
+    shell,
+    tensors,
+)
+from torch import nn
+
+from relinearize.data.resident import ResidentLoader
+from relinearize.data.streaming import StreamingLoader
+from relinearize.errors import UserError
+from relinearize.methods.processes import process_rank
+from relinearize.methods.stage import Diverged
+from relinearize.records.run import find_records
+from relinearize.runs import stages as making
+from relinearize.runs.stages import train_as_peer
+from relinearize.training import fit as training
+from relinearize.training.fit import check_settings, fit, save_checkpoint
+
+TWO = "trainer.devices=2"
+PLAIN = [f"backbone._target_={__name__}.Plain", "backbone.name=plain"]
+IMAGES = 180  # of the quick runs' training
+
+
+class Plain(nn.Sequential):
+    """Without batch norm two processes compute what one does, but for the order of additions."""
+
+    def __init__(self, classes, image_size, channels, width, convention):
+        first, second = nn.Conv2d(channels, 16, 3, padding=1), nn.Conv2d(16, 32, 3, stride=2, padding=1)
+        super().__init__(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(8 * image_size**2, classes))
+
+
+@pytest.fixture
+def notes(monkeypatch, tmp_path):
+    """stage, rank -> what that process had at its end: weights, rows of its images in order, its number."""
+    take_notes(monkeypatch, tmp_path)
+    monkeypatch.setattr(making, "train_as_peer", partial(noting_peer, tmp_path))
+    return lambda stage, rank: torch.load(tmp_path / f"{stage}-{rank}.pt")
+
+
+def noting_peer(folder, *arguments):
+    take_notes(pytest.MonkeyPatch(), folder)
+    train_as_peer(*arguments)
+
+
+def take_notes(patch, folder):
+    rows = []
+
+    def noting(batches):
+        def noting_batches(loader, plans):
+            plans = list(plans)
+            rows.extend(plan.rows for plan in plans)
+            return batches(loader, plans)
+
+        return noting_batches
+
+    def noting_fit(stage, *arguments, **settings):
+        rows.clear()  # of the stage before
+        fit(stage, *arguments, **settings)
+        content = {"weights": stage.weights(), "rows": torch.cat(rows), "process": os.getpid()}
+        torch.save(content, folder / f"{stage.name}-{process_rank()}.pt")
+
+    for loader in (ResidentLoader, StreamingLoader):
+        patch.setattr(loader, "_batches", noting(loader._batches))
+    patch.setattr(making, "fit", noting_fit)
+
+
+def assert_trained_as_one(notes, *stages):
+    """The processes ended each stage with the same weights, and saw every image once an epoch, each its own."""
+    for stage in stages:
+        first, second = notes(stage, 0), notes(stage, 1)
+        assert first["process"] == os.getpid() != second["process"]
+        assert list(first["weights"]) == list(second["weights"])
+        for name, value in first["weights"].items():
+            assert value.equal(second["weights"][name]), (stage, name)
+        for ours, theirs in zip(first["rows"].split(IMAGES // 2), second["rows"].split(IMAGES // 2), strict=True):
+            seen = torch.cat([ours, theirs]).unique()
+            assert len(seen) == len(ours) + len(theirs)  # so all of them, but in an epoch in which a search stops
+
+
+def assert_same_run(first, second, tolerance):
+    """Equal masks, and weights and metrics that differ by rounding."""
+    (record, folder), (other, other_folder) = first, second
+    ours, theirs = tensors(folder), tensors(other_folder)
+    for name, value in ours.items():
+        if value.dtype == torch.bool:
+            assert value.equal(theirs[name]), name
+        else:
+            torch.testing.assert_close(theirs[name], value, rtol=tolerance, atol=tolerance)
+    assert record.budget == other.budget
+    for stage in record.stages:
+        for row, other_row in zip(record.stages[stage].history, other.stages[stage].history, strict=True):
+            for key in row.keys() - {"seconds"}:
+                assert other_row[key] == pytest.approx(row[key], rel=tolerance), (stage, key)
+
+
+def test_two_processes_compute_what_one_does(notes, tmp_path):
+    """With torch's convolutions: Winograd's round more, which the training would not keep below this tolerance."""
+    settings = [*PLAIN, f"budget.fraction={SMALL}", "method.search.epochs=4", "trainer.convolutions=torch"]
+    one = quick_run(tmp_path / "1", *settings)
+    two = quick_run(tmp_path / "2", *settings, TWO)
+    assert_same_run(one, two, tolerance=1e-4)
+    assert two[0].budget.met == two[0].budget.asked == 415
+    assert_trained_as_one(notes, "teacher", "search", "finetune")
+    assert one[0].key != two[0].key, "devices are part of a result's identity"
+
+
+def test_training_that_diverges_in_two_processes_says_so_once(tmp_path):
+    with pytest.raises(Diverged, match=r"method\.teacher\.learning_rate"):
+        quick_run(tmp_path, TWO, "method.teacher.learning_rate=1e30")
+
+
+def test_more_devices_than_cards_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    settings = composed("unused", "trainer.accelerator=cuda", "trainer.devices=3").trainer
+    with pytest.raises(UserError, match=r"trainer\.devices=3 .* give at most 2"):
+        check_settings(settings)
+
+
+def dying_peer(*arguments):
+    def fatal_fit(stage, *rest):
+        stage.segment_end = lambda last: os.kill(os.getpid(), signal.SIGKILL)
+        fit(stage, *rest)
+
+    pytest.MonkeyPatch().setattr(making, "fit", fatal_fit)
+    train_as_peer(*arguments)
+
+
+def test_killed_process_ends_the_training_with_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(making, "train_as_peer", dying_peer)
+    with pytest.raises(RuntimeError, match=r"process 2 of 2 .* \(exit status -9\)"):
+        quick_run(tmp_path, TWO)
+    assert not torch.distributed.is_initialized()
+
+
+def refusing_peer(*arguments):
+    raise UserError("the disk of this process is full")
+
+
+def test_what_a_process_says_to_the_user_is_raised(tmp_path, monkeypatch):
+    monkeypatch.setattr(making, "train_as_peer", refusing_peer)
+    with pytest.raises(UserError, match="the disk of this process is full"):
+        quick_run(tmp_path, TWO)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["snl", "senet", "senetpp", "rlnet"])
+def test_every_stage_of_a_method_in_two_processes(notes, tmp_path, method):
+    """With batch norms: their statistics, too, are the same in both in the end."""
+    record, _ = quick_run(tmp_path, TWO, f"budget.fraction={SMALL}", method=method)
+    assert record.budget.met == record.budget.asked
+    assert_trained_as_one(notes, *(name for name in record.stages if name != "sensitivity"))
+    if "sensitivity" in record.stages:  # whose set-up looks at a batch
+        first, second = notes("sensitivity", 0)["weights"], notes("sensitivity", 1)["weights"]
+        assert all(value.equal(second[name]) for name, value in first.items())
+
+
+@pytest.mark.slow
+def test_senet_in_two_processes_finds_the_mask_of_one(tmp_path):
+    settings = [*PLAIN, f"budget.fraction={SMALL}", "+method.search.segments=2"]
+    one = quick_run(tmp_path / "1", *settings, method="senet")
+    assert_same_run(one, quick_run(tmp_path / "2", *settings, TWO, method="senet"), tolerance=1e-3)
+
+
+@pytest.mark.slow
+def test_streaming_workers_give_two_processes_the_same_batches(tmp_path):
+    resident, streaming = (
+        quick_run(tmp_path / kind, TWO, f"dataset.resident={kind}", "dataset.workers=1") for kind in ("true", "false")
+    )
+    assert_same_tensors(resident[1], streaming[1])
+
+
+# ---- noise, interrupts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_accuracy_of_two_processes_is_that_of_one_within_noise(tmp_path):
+    """The command itself, on all digits, with batch norms; means over three seeds."""
+    longer = ["dataset.subset=null", "method.teacher.epochs=10", "method.search.lasso=3e-3", "method.finetune.epochs=4"]
+    for devices in (1, 2):
+        typed = quick_command(tmp_path / str(devices), "-m", "seed=0,1,2", f"trainer.devices={devices}", *longer)
+        done = shell(typed)
+        assert done.returncode == 0, done.stderr
+    means = []
+    for devices in (1, 2):
+        records = [record for _, record in find_records([tmp_path / str(devices) / "runs"])]
+        assert len(records) == 3 and all(record.budget.met == record.budget.asked for record in records)
+        for measure in ("teacher_test", "holdout", "test"):
+            means.append(sum(getattr(record.accuracy, measure) for record in records) / 3)
+    print("teacher, hold-out, test: means of one process", means[:3], "of two", means[3:])
+    assert min(means) > 90
+    assert max(abs(one - two) for one, two in zip(means[:3], means[3:], strict=True)) < 3
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["snl", "senet"])
+def test_interrupted_in_two_processes_goes_on_to_the_same_result(tmp_path, monkeypatch, method):
+    """Once in each stage, at a segment's end; SENet's within an epoch, with sums that the first process has of all."""
+    overrides = [TWO, f"budget.fraction={LARGE}", "trainer.checkpoint_seconds=0"]
+    overrides += ["+method.search.segments=2"] if method == "senet" else []
+    alone = quick_run(tmp_path / "alone", *overrides, method=method)
+    interrupted = set()
+
+    def interrupting_save(trainer, path):
+        save_checkpoint(trainer, path)
+        stage = trainer.lightning_module.name
+        if stage not in interrupted:
+            interrupted.add(stage)
+            raise Interrupted
+
+    monkeypatch.setattr(training, "save_checkpoint", interrupting_save)
+    for _ in alone[0].stages:
+        with pytest.raises(Interrupted):
+            quick_run(tmp_path / "often", *overrides, method=method)
+    record, folder = quick_run(tmp_path / "often", *overrides, method=method)
+    assert_same_tensors(folder, alone[1])
+    assert lasting(record) == lasting(alone[0])
+
+
+def run_and_die_at(folder, writes, *overrides):
+    """SIGKILLs itself in its `writes`-th fsync; the numbers of the processes below it are left in a file."""
+    real, left = os.fsync, [writes]
+
+    def fatal(descriptor):
+        left[0] -= 1
+        if left[0] == 0:
+            (folder / "peers").write_text(" ".join(map(str, child_processes(os.getpid()))))
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(descriptor)
+
+    os.fsync = fatal
+    quick_run(folder, *overrides)
+
+
+def child_processes(process):
+    """Numbers of all processes below `process` (Linux)."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, parent, *_ = path.read_text().rpartition(")")[2].split()
+            parents[int(path.parts[2])] = int(parent) if state != "Z" else 0
+    found, new = set(), {process}
+    while new := {number for number, parent in parents.items() if parent in new}:
+        found |= new
+    return found
+
+
+@pytest.mark.slow
+def test_no_process_outlives_the_first(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    job = context.Process(target=run_and_die_at, args=(tmp_path, 3, TWO, "trainer.checkpoint_seconds=0"))
+    job.start()
+    job.join(600)
+    numbers = [int(number) for number in (tmp_path / "peers").read_text().split()]
+    assert len(numbers) >= 2  # the peer and what started it
+    limit = time.monotonic() + 60
+    while any(running(number) for number in numbers):
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+
+
+def running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

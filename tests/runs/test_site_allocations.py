@@ -1,0 +1,146 @@
+"""Whole runs under allocations that empty sites: every search, what is shared, what is refused at once."""
+
+from dataclasses import replace
+
+import pytest
+from omegaconf import OmegaConf
+from quick_runs import SMALL, command, quick_plan, quick_run, shell
+
+from relinearize.commands.evaluate import evaluate_run
+from relinearize.errors import UserError
+from relinearize.private_inference.cost.presets import Terms, protocols
+from relinearize.records.run import Record
+from relinearize.relu.mask import Mask
+from relinearize.runs.search import SCORES
+
+SHARE = f"budget.fraction={SMALL}"
+BUDGET = round(SMALL * 2304)
+SITES = ["allocation=sites", "allocation.live=4"]
+
+
+def live(record: Record) -> list[str]:
+    return [site.name for site in record.sites if site.kept]
+
+
+@pytest.mark.parametrize("method", ["snl", "random", "senet", "rlnet"])
+def test_every_search_keeps_its_budget_at_fewer_sites(tmp_path, method):
+    free, _ = quick_run(tmp_path, SHARE, method=method)
+    record, folder = quick_run(tmp_path, SHARE, *SITES, method=method)
+    assert len(live(record)) == 4 < len(live(free)) == len(record.sites)
+    assert record.budget == free.budget and record.budget.met == BUDGET
+    mask, metadata = Mask.from_file(folder / "mask.safetensors")
+    assert mask.counts == {site.name: site.kept for site in record.sites}
+    assert (metadata.asked, metadata.met) == (BUDGET, BUDGET)
+    assert record.method.name == f"{method}+sites" and record.name.startswith(f"{method}+sites-resnet8-digits-")
+    assert free.method.name == method
+
+
+def test_one_search_that_scores_positions_serves_every_allocation(tmp_path, fits):
+    free, folder = quick_run(tmp_path, SHARE)
+    assert fits == ["teacher", "search", "finetune"]
+    fewer, other = quick_run(tmp_path, SHARE, *SITES)
+    assert fits[3:] == ["finetune"]
+    assert fewer.stages["search"].key == free.stages["search"].key and fewer.stages["search"].reused
+    assert fewer.key != free.key and folder != other
+    quick_run(tmp_path, SHARE, "allocation=cost")
+    quick_run(tmp_path, SHARE, "allocation=free")
+    assert fits[4:] == ["finetune"]
+    kept, _ = Mask.from_file(folder / "mask.safetensors")
+    chosen, _ = Mask.from_file(other / "mask.safetensors")
+    for name in live(fewer):  # what the search kept there stays, and the positions next in its order join them
+        assert bool((kept[name] & ~chosen[name]).sum() == 0) and chosen.counts[name] >= kept.counts[name]
+
+
+def test_a_search_that_is_given_sensitivities_is_another_one_under_an_allocation(tmp_path, fits):
+    quick_run(tmp_path, SHARE, method="senet")
+    record, _ = quick_run(tmp_path, SHARE, *SITES, method="senet")
+    assert fits[4:] == ["search", "finetune"] and record.stages["sensitivity"].reused
+    assert live(record) == [site.name for site in record.sites][-4:]  # the least sensitive are the first
+    assert all(site.sensitivity is not None for site in record.sites)  # of all sites, as computed
+    shares = [site.kept / site.sensitivity for site in record.sites if 0 < site.kept < site.total]
+    assert max(shares) == pytest.approx(min(shares), rel=0.05)
+
+
+def test_whole_channels_are_left_at_live_sites_alone(tmp_path):
+    given = ["sensitivity=uniform", "method.search.granularity=channel"]
+    record, _ = quick_run(tmp_path, SHARE, *SITES, *given, method="senet, any sensitivity")
+    assert 0 < len(live(record)) <= 4 and 0 < record.budget.met <= BUDGET
+
+
+def test_lower_worth_makes_a_cheaper_network_by_its_own_preset(tmp_path):
+    seconds, live = [], []
+    for worth in (1.0, 0.6, 0.2):
+        plan = quick_plan(tmp_path, SHARE, "allocation=cost", f"allocation.worth={worth}", method="random")
+        record, _ = quick_run(tmp_path, SHARE, "allocation=cost", f"allocation.worth={worth}", method="random")
+        price = plan.site_choice.price(plan.sizes)
+        seconds.append(price({site.name: site.kept for site in record.sites}))
+        live.append(sum(site.kept > 0 for site in record.sites))
+    assert seconds[0] > seconds[1] > seconds[2]
+    # Cheetah on a wide area network: about 20 messages of 20 ms for a site, and what it takes itself, whatever it keeps
+    online = protocols()["cheetah"].online
+    site = 0.02 * online.messages.constants["live_sites"] + online.seconds.constants["live_sites"]
+    assert site > 0.4 and seconds[0] - seconds[2] == pytest.approx(site * (live[0] - live[2]), rel=0.01)
+
+
+def test_free_allocations_have_the_keys_of_before_there_was_a_choice(tmp_path):
+    plan = quick_plan(tmp_path, SHARE)
+    older = quick_plan(tmp_path, SHARE)
+    OmegaConf.set_struct(older.config, False)
+    del older.config["allocation"]
+    assert (older.search.key, older.finetune.key, older.run.key) == (
+        plan.search.key, plan.finetune.key, plan.run.key,
+    )  # fmt: skip
+    assert plan.chosen == plan.snapshot(BUDGET)
+
+
+def test_constants_fitted_anew_are_another_result(tmp_path, monkeypatch):
+    keys = [quick_plan(tmp_path, SHARE, *choice).run.key for choice in (["allocation=cost"], SITES)]
+    fitted = protocols()["cheetah"]
+    online = replace(fitted.online, messages=Terms({"live_sites": 19, "layers": 4}))
+    monkeypatch.setitem(protocols(), "cheetah", replace(fitted, online=online))
+    again = [quick_plan(tmp_path, SHARE, *choice).run.key for choice in (["allocation=cost"], SITES)]
+    assert again[0] != keys[0] and again[1] == keys[1]
+
+
+def test_a_search_of_before_scores_were_left_is_refused_by_name(tmp_path):
+    quick_run(tmp_path, SHARE, method="random")
+    snapshot = quick_plan(tmp_path, SHARE, method="random").snapshot(BUDGET).path
+    (snapshot / SCORES).unlink()
+    with pytest.raises(UserError, match=f"{snapshot} was left by an earlier version, without scores; delete it"):
+        quick_run(tmp_path, SHARE, *SITES, method="random")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["allocation=sites", "allocation.live=0"], "allocation.live=0 is impossible; give a number of sites, or"),
+        (["allocation=sites", "allocation.live=1.5"], "allocation.live=1.5 is impossible"),
+        (["allocation=sites", "allocation.live=true"], "allocation.live=True is impossible"),
+        (
+            ["allocation=sites", "allocation.live=1"],
+            "allocation.live=1: the 1 largest of the 7 sites have 512 ReLUs, and the budget is 622; give at least 2",
+        ),
+        (["allocation=cost", "allocation.worth=70"], "allocation.worth=70 is no share; give 0 to 1"),
+        (["allocation=cost", "allocation.preset=fast"], "allocation: preset=fast is unknown; valid: delphi_compute,"),
+        (["allocation=cost", "allocation.network=moon"], "allocation: network=moon: give loopback, lan, wan or"),
+        (["allocation=cost", "allocation.preset=delphi_compute"], "allocation: preset=delphi_compute is computation"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_trained(tmp_path, settings, message):
+    with pytest.raises(UserError) as error:
+        quick_plan(tmp_path, SHARE, *settings)
+    assert message in str(error.value)
+
+
+def test_the_command_takes_a_network_of_one_s_own(tmp_path):
+    settings = ["allocation=cost", "allocation.preset=semi2k", "allocation.network={rtt_ms:20,mbps:50}"]
+    plan = quick_plan(tmp_path, SHARE, *settings)
+    assert plan.site_choice.preset.network.text == "20ms-50mbps (20 ms RTT, 50 Mbit/s)"
+    done = shell(command("run", *settings, "--cfg", "job"))
+    assert done.returncode == 0 and "preset: semi2k" in done.stdout
+
+
+def test_an_evaluation_finds_the_run_again(tmp_path):
+    record, folder = quick_run(tmp_path, SHARE, *SITES, method="random")
+    found = evaluate_run([f"run={folder}", "accelerator=cpu"])
+    assert found["relu/count"] == BUDGET and found["test"] == pytest.approx(record.accuracy.test)

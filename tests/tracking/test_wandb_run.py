@@ -1,0 +1,157 @@
+"""W&B offline: what a run leaves there, read back from the files that `wandb sync` would upload."""
+
+import numpy as np
+import pytest
+from quick_runs import SMALL, lasting, quick_run
+from wandb_files import epochs_of, keep_off, local_paths, runs_below
+
+from relinearize.errors import UserError
+from relinearize.records.run import Record
+
+wandb = pytest.importorskip("wandb")
+
+from relinearize.tracking.wandb_logger import WandbRows, site_picture
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    keep_off(monkeypatch, tmp_path / "wandb-own")
+    yield ["logger=wandb", "logger.mode=offline", "logger.tags=[mine]", "sweep=a-sweep"]
+    assert wandb.run is None, "a W&B run was left open"
+
+
+def test_offline_run_holds_everything_that_a_comparison_needs(tmp_path, alone, offline):
+    record, _ = quick_run(tmp_path, f"budget.fraction={SMALL}", *offline)
+    ours, theirs = lasting(record), lasting(alone[SMALL][0])
+    assert all(ours[key] == theirs[key] for key in ours if key != "config"), "the logger must not change the run"
+
+    runs = runs_below(tmp_path)
+    assert set(runs) == {"teacher", "search", "finetune"}
+    for stage, contents in runs.items():
+        for content in contents:
+            run = content["run"]
+            assert run.run_group == "a-sweep" and run.project == "relinearize"
+            assert {"digits", "resnet8", "mine"} <= set(run.tags)
+            assert run.run_id == f"{stage}-{record.stages[stage].key[:12]}"
+            assert content["config"]["method"]["search"]["lasso"] == 3e-4, "the config stays nested"
+            assert content["ended"] == [0]
+    assert "snl" not in runs["teacher"][0]["run"].tags
+    assert "622-relus" in runs["finetune"][0]["run"].tags
+
+    rows = [row for content in runs["search"] for row in epochs_of(content)]
+    kept = [row for row in record.stages["search"].history if "seconds" in row]
+    assert [(row["epoch"], row["relu/count"], row["lasso"]) for row in rows] == [
+        (row["epoch"], row["relu/count"], row["lasso"]) for row in kept
+    ]
+    assert [row["val/accuracy"] for row in rows] == [row["val/accuracy"] for row in kept]
+
+    summary = {key: value for content in runs["finetune"] for key, value in content["summary"].items()}
+    assert summary["relu/count"] == 622 and summary["test/accuracy"] == record.accuracy.test
+    assert summary["record/key"] == record.key
+    selected = [row["val/accuracy"] for row in record.stages["finetune"].history]
+    assert (summary["val/accuracy"], summary["val/accuracy_best"]) == (selected[-1], max(selected))
+    last = runs["search"][-1]["summary"]
+    assert last["relu/count"] == 622 and last["lasso"] == kept[-1]["lasso"], "the last folder's summary is whole"
+    assert not [key for key in last if key.startswith("relu/kept/")]
+
+    metrics = runs["search"][0]["metrics"]
+    curves = ("train/*", "val/*", "relu/count", "relu/kept/*", "lasso", "lr", "mask/distance")
+    assert all(metrics[name].step_metric == "epoch" for name in curves)
+    assert "sites/kept_table.path" in runs["finetune"][-1]["history"][-1], "the bar chart's table"
+
+
+def test_results_go_from_stage_to_stage_and_every_file_to_sync_is_there(tmp_path, offline):
+    record, _ = quick_run(tmp_path, "budget.fraction=0.5", "method.teacher.epochs=1", *offline, method="random")
+    runs = runs_below(tmp_path)
+    keys = {stage: record.stages[stage].key[:12] for stage in runs}
+    teacher, search = "teacher-resnet8-digits-s0", "randommask-resnet8-digits-s0-1152"
+    made = {
+        "teacher": {f"weights-{teacher}"},
+        "search": {f"mask-{search}", f"weights-{search}"},
+        "finetune": {f"mask-{record.name}", f"weights-{record.name}"},
+    }
+    for stage, contents in runs.items():
+        found = {name: each for content in contents for name, each in content["artifacts"].items()}
+        assert {name for name, each in found.items() if each.type in ("mask", "weights")} == made[stage]
+        for name in made[stage]:
+            (entry,) = found[name].manifest.contents
+            assert "/store/" in entry.local_path, "no second copy of mask and weights"
+            assert (record.key[:12] if stage == "finetune" else keys[stage]) in found[name].aliases
+        paths = [path for content in contents for path in local_paths(content)]
+        assert paths and all(path.is_file() for path in paths)
+        assert all(tmp_path in path.parents for path in paths), "nothing lies outside of the output folder"
+
+    used = runs["finetune"][0]["config"]["lineage"]
+    assert used["teacher"] == {"run": f"teacher-{keys['teacher']}", "weights": f"weights-{teacher}:{keys['teacher']}"}
+    assert used["search"]["mask"] == f"mask-{search}:{keys['search']}"
+    assert set(runs["search"][0]["config"]["lineage"]) == {"teacher"} and not runs["teacher"][0]["config"]["lineage"]
+    captions = runs["finetune"][-1]["history"][-1]["sites/mask.captions"]
+    assert [caption.split(":")[0] for caption in captions] == [site.name for site in record.sites]
+
+
+def test_interrupted_stage_goes_on_in_the_same_wandb_run(tmp_path, offline, monkeypatch):
+    short = ["budget.fraction=0.5", "trainer.checkpoint_seconds=0", "method.finetune.epochs=0", *offline]
+    send = WandbRows.row
+
+    def interrupt(self, stage, row):
+        send(self, stage, row)
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(WandbRows, "row", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        quick_run(tmp_path, *short, method="random")
+    monkeypatch.setattr(WandbRows, "row", send)
+    record, _ = quick_run(tmp_path, *short, method="random")
+    contents = runs_below(tmp_path)["teacher"]
+    assert {content["run"].run_id for content in contents} == {f"teacher-{record.stages['teacher'].key[:12]}"}
+    assert [content["ended"] for content in contents] == [[1], [0], [0]]
+    epochs = [[row["epoch"] for row in epochs_of(content)] for content in contents]
+    assert epochs == [[0, 1], [1, 2], []], "from the last checkpoint on; the third folder brings the weights"
+    best = max(row["val/accuracy"] for row in record.stages["teacher"].history)
+    assert [content["summary"]["val/accuracy_best"] for content in contents[1:]] == [best, best]
+
+
+def test_picture_of_a_site_is_its_mask_summed_over_channels():
+    kept = np.zeros((2, 4, 3), dtype=bool)
+    kept[:, 0, 0] = kept[0, 3, 2] = True
+    picture = site_picture("conv1.0", kept)
+    pixels = np.asarray(picture.image)
+    assert pixels.shape == (96, 72) and (pixels[0, 0], pixels[95, 71], pixels[40, 40]) == (255, 128, 0)
+    assert picture._caption == "conv1.0: 3 of 24"
+
+
+@pytest.mark.slow
+def test_stages_and_submodels_of_senetpp_are_there_too(tmp_path, offline):
+    record, folder = quick_run(tmp_path, "budget.fraction=0.2", *offline, method="senetpp")
+    runs = runs_below(tmp_path)
+    assert set(runs) == {"teacher", "sensitivity", "search", "finetune"}
+    assert "461-relus" in runs["search"][0]["run"].tags and "senetpp" not in runs["sensitivity"][0]["run"].tags
+    assert [row["mask/distance"] for row in epochs_of(runs["search"][0])] == pytest.approx(
+        [row["mask/distance"] for row in record.stages["search"].history]
+    )
+    summary = {key: value for content in runs["finetune"] for key, value in content["summary"].items()}
+    narrow = Record.read(folder / "width-0.5" / "record.json")
+    artifacts = {name for content in runs["finetune"] for name in content["artifacts"]}
+    assert {f"mask-{narrow.name}", f"weights-{narrow.name}"} < artifacts
+    assert set(runs["search"][0]["config"]["lineage"]) == {"teacher", "sensitivity"}
+    paths = [path for contents in runs.values() for content in contents for path in local_paths(content)]
+    assert all(path.is_file() for path in paths)
+    assert summary["relu/count"] == 461 and summary["width-0.5/relu/count"] == narrow.budget.met
+    assert summary["width-0.5/test/accuracy"] == narrow.accuracy.test
+
+
+def test_failing_run_is_closed_as_failed(tmp_path, offline):
+    with pytest.raises(UserError, match="stage teacher"):
+        quick_run(tmp_path, "method.teacher.learning_rate=1e20", *offline)
+    runs = runs_below(tmp_path)
+    assert set(runs) == {"teacher"} and runs["teacher"][0]["ended"] == [1]
+
+
+def test_unknown_mode_and_missing_account_are_one_line(tmp_path, monkeypatch):
+    keep_off(monkeypatch, tmp_path / "wandb-own")
+    with pytest.raises(UserError, match=r"^logger\.mode=off is unknown; valid: online, offline, disabled$"):
+        quick_run(tmp_path, "logger=wandb", "logger.mode=off", method="random")
+    monkeypatch.setenv("HOME", str(tmp_path))  # no .netrc
+    with pytest.raises(UserError, match=r"^logger=wandb: .*API key.*; logger\.mode=offline needs no account"):
+        quick_run(tmp_path, "logger=wandb", method="random")
