@@ -177,7 +177,7 @@ def report_to_wandb(folders: list[Path], paths: "ReportPaths", settings: dict[st
 
 def evaluate(arguments: list[str]) -> None:
     if set(arguments) & {"-h", "--help"}:
-        from relinearize.commands.evaluation_options import help_text
+        from relinearize.evaluation.options import help_text
 
         print(help_text())
         return
@@ -199,7 +199,7 @@ def export(arguments: list[str]) -> None:
 
 
 def infer(arguments: list[str]) -> None:
-    from relinearize.commands.infer import infer_command
+    from relinearize.private_inference.engine.command import infer_command
 
     infer_command(arguments)
 

@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from relinearize.runs.stages import say
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 class WorkProgress:

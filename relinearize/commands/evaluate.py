@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from relinearize.commands.evaluation_options import EvaluationOptions, parse_options
+from relinearize.evaluation.options import EvaluationOptions, parse_options
 from relinearize.evaluation.robustness import evaluate_robustness
 from relinearize.evaluation.several_runs import evaluate_each, run_folders
 from relinearize.files import write_json

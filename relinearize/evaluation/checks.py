@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relinearize.commands.evaluation_options import RobustSettings
+from relinearize.evaluation.options import RobustSettings
 from relinearize.evaluation.subject import Piece, Subject
 from relinearize.evaluation.teacher import teacher_of
 from relinearize.records.robustness import CheckRecord, CleanAccuracy

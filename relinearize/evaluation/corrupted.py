@@ -15,7 +15,7 @@ from relinearize.evaluation.attacked import share
 from relinearize.evaluation.pieces import flags_to_text
 from relinearize.evaluation.subject import Piece, Subject
 from relinearize.records.robustness import CorruptionsRecord
-from relinearize.runs.store import content_key
+from relinearize.records.store import content_key
 
 
 def open_corruptions(settings: dict[str, Any], images: ImageSet) -> CorruptedImages:

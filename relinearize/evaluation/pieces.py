@@ -14,7 +14,7 @@ from torch import Tensor
 
 from relinearize.errors import UserError
 from relinearize.files import write_text
-from relinearize.runs.store import content_key
+from relinearize.records.store import content_key
 
 PIECES_FILE = "robustness_pieces.json"
 PIECES_VERSION = 1

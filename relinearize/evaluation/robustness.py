@@ -14,10 +14,10 @@ from filelock import FileLock
 from hydra.utils import instantiate
 from rich.console import Console
 
-from relinearize.commands.evaluation_options import EvaluationOptions
 from relinearize.data.images import ImageSet
 from relinearize.errors import UserError
 from relinearize.evaluation.corrupted import open_corruptions
+from relinearize.evaluation.options import EvaluationOptions
 from relinearize.evaluation.row import RowEvaluation, asked_of, checkpoint_of
 from relinearize.evaluation.subject import Subject
 from relinearize.evaluation.table import show_robustness

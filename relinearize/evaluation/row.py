@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from relinearize.commands.evaluation_options import EvaluationOptions
 from relinearize.corruptions.sources import CorruptedImages
 from relinearize.data.evaluation_loader import EVALUATION_BATCH
 from relinearize.evaluation.attacked import (
@@ -24,6 +23,7 @@ from relinearize.evaluation.attacked import (
 )
 from relinearize.evaluation.checks import check_pieces, check_records, clean_accuracy_check
 from relinearize.evaluation.corrupted import CorruptedAccuracy
+from relinearize.evaluation.options import EvaluationOptions
 from relinearize.evaluation.pieces import PIECES_FILE, Pieces
 from relinearize.evaluation.subject import Piece, Subject
 from relinearize.progress import WorkProgress

@@ -9,10 +9,9 @@ from torch import nn
 
 from relinearize.errors import UserError
 from relinearize.files import file_digest
+from relinearize.records.store import KEY_LENGTH, WEIGHTS, Artifact
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.finished import FinishedRun
-from relinearize.runs.stages import WEIGHTS
-from relinearize.runs.store import KEY_LENGTH, Artifact
 from relinearize.runs.weights import match_weights, read_weights
 
 

@@ -130,3 +130,8 @@ def _top(flat: Tensor, count: int) -> Tensor:
     at_threshold = torch.nonzero(flat == threshold).squeeze(1)  # in order of index
     kept[at_threshold[: count - int(kept.sum())]] = True
     return kept
+
+
+def short_count(count: int) -> str:
+    """50000 -> "50k", 37500 -> "37500": for names of folders."""
+    return f"{count // 1000}k" if count % 1000 == 0 else str(count)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from relinearize.records.run import SCHEMA_VERSION, Record
+from relinearize.records.store import MASK
 from relinearize.relu.mask import Mask
 from relinearize.runs.plan import Plan, plain
 from relinearize.runs.predicted_cost import cost_values
-from relinearize.runs.store import MASK
 from relinearize.training.fit import convolutions
 
 

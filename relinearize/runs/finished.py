@@ -11,11 +11,10 @@ from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
 from relinearize.files import file_digest
 from relinearize.records.run import RECORD_FILE, Record
+from relinearize.records.store import CONFIG, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import site_shapes, to_masked
 from relinearize.runs.build import all_relu_network
-from relinearize.runs.stages import CONFIG, WEIGHTS
-from relinearize.runs.store import MASK
 from relinearize.runs.weights import match_weights, read_weights
 
 FILES = (RECORD_FILE, CONFIG, MASK, WEIGHTS)

@@ -11,14 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.errors import UserError
 from relinearize.files import write_text
 from relinearize.methods.stage import Stage
+from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
+from relinearize.records.store import CONFIG, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import to_masked
 from relinearize.runs.describe import make_record
 from relinearize.runs.plan import Plan
 from relinearize.runs.search import make_mask, search_inputs
-from relinearize.runs.stages import CONFIG, WEIGHTS, frozen_teacher, load_into, publish, say, tested, train
-from relinearize.runs.store import MASK
+from relinearize.runs.stages import frozen_teacher, load_into, publish, tested, train
 from relinearize.runs.submodels import check_submodels, submodel_config, submodel_network, submodel_record, submodels
 from relinearize.runs.teacher import make_teacher
 from relinearize.runs.weights import read_weights, write_weights

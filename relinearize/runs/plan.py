@@ -19,14 +19,14 @@ from relinearize.backbones.routes import ROUTES, with_routes
 from relinearize.data.datamodule import ImageData
 from relinearize.errors import UserError
 from relinearize.files import file_digest
-from relinearize.relu.budget import resolve_budget
+from relinearize.records.store import Artifact, Store
+from relinearize.relu.budget import resolve_budget, short_count
 from relinearize.relu.counting import relu_total
 from relinearize.relu.sites import site_shapes
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.images import open_images, open_source
 from relinearize.runs.sensitivity import SensitivitySource
 from relinearize.runs.site_choice import FREE, SiteChoice
-from relinearize.runs.store import Artifact, Store
 from relinearize.training.fit import check_settings, resolve_accelerator, resolve_precision
 
 # Part of every key. Raise it when a change of the code changes what the same configuration leads to.
@@ -36,11 +36,6 @@ RESULTS_VERSION = 1
 def plain(node: Any) -> Any:
     """A resolved config node as plain dicts and lists."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-
-
-def short_count(count: int) -> str:
-    """50000 -> "50k", 37500 -> "37500": for names of folders."""
-    return f"{count // 1000}k" if count % 1000 == 0 else str(count)
 
 
 @dataclass

@@ -9,14 +9,15 @@ from hydra.utils import instantiate
 from relinearize.errors import UserError
 from relinearize.methods.snapshot import Snapshot
 from relinearize.methods.stage import Stage
+from relinearize.progress import say
+from relinearize.records.store import MASK, WEIGHTS
 from relinearize.relu.allocation import allocate
 from relinearize.relu.budget import site_mask, top_mask
 from relinearize.relu.culling import ScoredPositions, SensitiveSites
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.relu.sites import to_sloped
 from relinearize.runs.plan import Plan
-from relinearize.runs.stages import WEIGHTS, frozen_teacher, load_into, publish, say, tested, train
-from relinearize.runs.store import MASK
+from relinearize.runs.stages import frozen_teacher, load_into, publish, tested, train
 from relinearize.runs.teacher import make_teacher
 from relinearize.runs.weights import read_weights, write_weights
 from relinearize.training.fit import CHECKPOINT, read_checkpoint

@@ -12,8 +12,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from relinearize.errors import UserError
+from relinearize.records.store import MASK, Artifact
 from relinearize.relu.mask import Mask
-from relinearize.runs.store import MASK, Artifact
 
 
 class SensitivitySource:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,15 @@ from relinearize.backbones.routes import route_state, routed_state, routes_of
 from relinearize.methods.accuracy import accuracy
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.stage import Stage
+from relinearize.progress import say
+from relinearize.records.store import WEIGHTS, Artifact
 from relinearize.runs.plan import Plan, plain
-from relinearize.runs.store import Artifact
 from relinearize.runs.weights import read_weights, write_weights
 from relinearize.tracking.loggers import NoLogger, open_logger
 from relinearize.training.fit import CHECKPOINT, fit, quiet_lightning
 from relinearize.training.peers import peers
 
 STAGES = ("teacher", "search", "finetune", "sensitivity")
-WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
-
-
-def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:

@@ -17,12 +17,12 @@ from relinearize.errors import UserError
 from relinearize.methods.senet.ordered import narrowed
 from relinearize.methods.stage import Stage
 from relinearize.records.run import Record
+from relinearize.records.store import content_key
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import site_shapes, to_masked
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.plan import Plan
 from relinearize.runs.predicted_cost import cost_values
-from relinearize.runs.store import content_key
 
 ROUTE = "route-"  # what stands before a route in the name of its folder
 

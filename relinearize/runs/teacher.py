@@ -6,8 +6,9 @@ from hydra.utils import instantiate
 
 from relinearize.methods.accuracy import accuracy
 from relinearize.methods.stage import Stage
+from relinearize.progress import say
 from relinearize.runs.plan import Plan
-from relinearize.runs.stages import load_into, publish, say, tested, train
+from relinearize.runs.stages import load_into, publish, tested, train
 from relinearize.runs.weights import match_weights, read_weights
 from relinearize.training.fit import CHECKPOINT
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from relinearize.errors import UserError
 from relinearize.files import write_text
 from relinearize.records.run import Record
-from relinearize.runs.store import Artifact
+from relinearize.records.store import Artifact
 
 LOGGERS = ("csv", "wandb", "none")
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relinearize.runs.plan import short_count
-from relinearize.runs.stages import WEIGHTS
-from relinearize.runs.store import KEY_LENGTH, MASK, Artifact
+from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS, Artifact
+from relinearize.relu.budget import short_count
 
 FILES = {"mask": MASK, "weights": WEIGHTS}
 

@@ -14,9 +14,8 @@ import numpy as np
 import wandb
 
 from relinearize.records.run import Record, find_records
+from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS, Artifact
 from relinearize.relu.mask import Mask
-from relinearize.runs.stages import WEIGHTS
-from relinearize.runs.store import KEY_LENGTH, MASK, Artifact
 from relinearize.tracking.wandb_columns import best_columns, history_columns, log_rows, summary_columns
 from relinearize.tracking.wandb_lineage import Made, lineage, wandb_artifact
 from relinearize.tracking.wandb_stage import mark_of, stage_run

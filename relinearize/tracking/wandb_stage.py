@@ -12,7 +12,7 @@ from typing import Any
 import wandb
 from filelock import FileLock
 
-from relinearize.runs.plan import short_count
+from relinearize.relu.budget import short_count
 from relinearize.tracking.wandb_columns import log_rows, stage_columns
 from relinearize.tracking.wandb_lineage import Made, lineage
 from relinearize.tracking.wandb_run import run_of_agent, wandb_run

@@ -13,8 +13,8 @@ from relinearize.corruptions.metrics import TINY_RESNET18
 from relinearize.evaluation.corrupted import CorruptedAccuracy
 from relinearize.evaluation.robustness import test_images as images_of
 from relinearize.files import file_digest
+from relinearize.records.store import content_key
 from relinearize.runs.finished import FinishedRun
-from relinearize.runs.store import content_key
 
 ALONE = ["evaluation.attacks=[]", "evaluation.checks=false"]
 FEW = ["evaluation.n_corruptions=4", "evaluation.n_clean=4"]

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from relinearize import cli
 from relinearize.commands.evaluate import evaluate_run
-from relinearize.commands.evaluation_options import parse_options
 from relinearize.errors import UserError
 from relinearize.evaluation import attacked as robust_attacks
 from relinearize.evaluation import checks as robust_checks
 from relinearize.evaluation import robustness as robust_evaluation
+from relinearize.evaluation.options import parse_options
 from relinearize.evaluation.pieces import PIECES_FILE, text_to_flags
 from relinearize.files import write_json
 from relinearize.progress import WorkProgress

@@ -5,8 +5,8 @@ from quick_runs import quick_run
 from rich.console import Console
 
 from relinearize.commands.evaluate import evaluate_run
-from relinearize.commands.evaluation_options import parse_options
 from relinearize.errors import UserError
+from relinearize.evaluation.options import parse_options
 
 SETTINGS = ["evaluation=robust", "evaluation.corruptions=none", "evaluation.checks=false", "accelerator=cpu"]
 

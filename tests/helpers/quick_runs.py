@@ -9,11 +9,10 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from relinearize.cli import conf_folder
+from relinearize.records.store import MASK, WEIGHTS
 from relinearize.relu.mask import Mask
 from relinearize.runs.pipeline import run
 from relinearize.runs.plan import Plan
-from relinearize.runs.stages import WEIGHTS
-from relinearize.runs.store import MASK
 
 QUICK = [
     "backbone.width=8", "dataset.subset=200", "trainer.progress=none", "trainer.accelerator=cpu",

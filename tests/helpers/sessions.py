@@ -3,8 +3,8 @@
 import numpy as np
 from numpy_bundles import written
 
-from relinearize.commands.infer_options import read_options
 from relinearize.private_inference.engine import infer as engine_infer
+from relinearize.private_inference.engine.options import read_options
 
 
 def inferred(bundle, folder, **settings):

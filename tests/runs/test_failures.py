@@ -9,10 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from relinearize.commands.evaluate import evaluate_run
 from relinearize.errors import UserError
+from relinearize.records.store import MASK, WEIGHTS
 from relinearize.relu.mask import Mask
 from relinearize.runs import stages as making
-from relinearize.runs.stages import WEIGHTS
-from relinearize.runs.store import MASK
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import sys
 
-from relinearize.commands.infer import infer_in_this_environment
 from relinearize.errors import UserError
+from relinearize.private_inference.engine.command import infer_in_this_environment
 
 if __name__ == "__main__":
     try:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from relinearize import __version__
-from relinearize.commands.infer_options import Options
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import GRAPH, Bundle, read_bundle
 from relinearize.private_inference.cost.network import NETWORKS
@@ -21,6 +20,7 @@ from relinearize.private_inference.engine.engines import ENGINES
 from relinearize.private_inference.engine.folder_lock import alone_in
 from relinearize.private_inference.engine.job import CLIENT, IMAGE, PARTIES, SERVER, Job, log_file
 from relinearize.private_inference.engine.layout import normalized, plain_tensors, require
+from relinearize.private_inference.engine.options import Options
 from relinearize.private_inference.engine.progress import Progress
 from relinearize.private_inference.engine.proxy import HOST, DelayProxy
 from relinearize.private_inference.engine.results import Inferred, answers, model_of, summary

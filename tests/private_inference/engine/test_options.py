@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from relinearize.commands import infer as command
-from relinearize.commands.infer_options import HELP, KEYS, read_options
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import NETWORKS, Network, read_network
-from relinearize.private_inference.engine import engines
+from relinearize.private_inference.engine import command, engines
+from relinearize.private_inference.engine.options import HELP, KEYS, read_options
 
 
 def test_defaults():

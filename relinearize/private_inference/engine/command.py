@@ -4,9 +4,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from relinearize.commands.infer_options import HELP, Options, read_options
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.engines import ENGINES
+from relinearize.private_inference.engine.options import HELP, Options, read_options
 
 
 def infer_command(arguments: Sequence[str]) -> None:

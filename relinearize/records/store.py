@@ -22,7 +22,7 @@ from relinearize.files import sync_folder, write_json
 
 KEY_LENGTH = 12  # hex digits in folder names; the whole key stands in artifact.json
 DESCRIPTION = "artifact.json"
-MASK = "mask.safetensors"  # the file name of a mask in an artifact
+MASK, WEIGHTS, CONFIG = "mask.safetensors", "weights.safetensors", "config.yaml"  # file names in artifacts and runs
 
 
 def content_key(content: Any) -> str:
