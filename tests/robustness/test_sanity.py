@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from relinearize.robustness.attack import fgsm
 from relinearize.robustness.fixed_point import fixed_point
 from relinearize.robustness.network_checks import clean_agreement, threat_model
-from relinearize.robustness.sanity import CHECKS, black_box, deployed_arithmetic, sanity_checks, sweep_radii, transfer
+from relinearize.robustness.sanity import (
+    CHECKS,
+    STEP_SHARE,
+    STEPS,
+    black_box,
+    deployed_arithmetic,
+    sanity_checks,
+    sweep_radii,
+    transfer,
+)
 
 EPSILON = 24  # times 1/255; digits have strong contrasts
 TESTED = 100
@@ -167,6 +176,6 @@ def test_numbers_are_those_of_the_attacks(honest: nn.Module, tested) -> None:
     from relinearize.robustness.robust_accuracy import robust_accuracy
 
     images, labels = tested[0][:50], tested[1][:50]
-    own = robust_accuracy(honest, [(images, labels)], PGD(EPSILON, 4, 20), 3).robust_percent
+    own = robust_accuracy(honest, [(images, labels)], PGD(EPSILON, EPSILON / STEP_SHARE, STEPS), 3).robust_percent
     assert black_box(honest, images, labels, epsilon=EPSILON, seed=3, queries=3).numbers["pgd"] == own
     assert transfer(honest, images, labels, {}, epsilon=EPSILON, seed=3).numbers == {"own": own}
