@@ -9,9 +9,9 @@ from torch import nn
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
+from relinearize.methods.senet import ordered_distill as ordered_finetune
 from relinearize.methods.senet.ordered import narrowed
 from relinearize.methods.senet.ordered_distill import OrderedDistill
-from relinearize.methods.senet.search import ordered_distill as ordered_finetune
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, to_masked

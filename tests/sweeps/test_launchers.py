@@ -71,8 +71,8 @@ def waiting_runs(tmp_path, launcher, seeds):
     count = len(seeds.split(","))
     at_once = [f"hydra.launcher.n_jobs={count}"] if launcher == "joblib" else []
     typed = [
-        sys.executable, str(Path(__file__).with_name("waiting_runs.py")), "run", "-m", f"seed={seeds}", "sweep=mine",
-        f"output={tmp_path}", *LAUNCHERS[launcher], *at_once,
+        sys.executable, str(Path(__file__).parents[1] / "helpers" / "waiting_runs.py"), "run", "-m",
+        f"seed={seeds}", "sweep=mine", f"output={tmp_path}", *LAUNCHERS[launcher], *at_once,
     ]  # fmt: skip
     process = subprocess.Popen(
         typed, env={**os.environ, "COLUMNS": "200"}, start_new_session=True, text=True,
