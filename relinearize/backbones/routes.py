@@ -17,12 +17,12 @@ from contextlib import contextmanager
 
 from torch import Tensor, fx, nn
 
+from relinearize.backbones.batch_norm import NORMS, BatchNorm
 from relinearize.errors import UserError
 
 # Number of batch-norm sets -> what each is for. The first one is what an ordinary network has.
 ROUTES = {1: ("clean",), 2: ("clean", "adversarial"), 3: ("clean", "augmix", "adversarial")}
 NAMES = ROUTES[3]
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
@@ -32,7 +32,7 @@ class RoutedBatchNorm(nn.Module):
     Its parameters are called `clean.weight`, `adversarial.running_mean`, ...: the route stands before the name.
     """
 
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, routes: Sequence[str]) -> None:
+    def __init__(self, norm: BatchNorm, routes: Sequence[str]) -> None:
         super().__init__()
         self.routes = tuple(routes)
         self.route = self.routes[0]

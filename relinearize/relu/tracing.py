@@ -49,6 +49,13 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
     return network.eval()
 
 
+class SitesAsLeaves(fx.Tracer):
+    """For linearized networks: each masked ReLU is one call, as the modules of torch are; all others are entered."""
+
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        return isinstance(module, MaskedReLU) or super().is_leaf_module(module, path)
+
+
 class _Tracer(fx.Tracer):
     """Enters only modules in which a ReLU is called, so that all others keep their train and eval behaviour."""
 

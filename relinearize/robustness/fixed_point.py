@@ -10,8 +10,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from relinearize.backbones.batch_norm import NORMS, BatchNorm, folded
+
 FRACTION_BITS = 12  # CrypTen has 16, Delphi and SecureML 13 to 15: no protocol has much less
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def to_grid(x: Tensor, bits: int) -> Tensor:
@@ -22,10 +23,9 @@ def to_grid(x: Tensor, bits: int) -> Tensor:
 class FixedPointNorm(nn.Module):
     """A batch norm in eval mode as the one multiplication and addition that it is."""
 
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, bits: int) -> None:
+    def __init__(self, norm: BatchNorm, bits: int) -> None:
         super().__init__()
-        factor = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
-        offset = (0 if norm.bias is None else norm.bias) - norm.running_mean * factor
+        factor, offset = folded(torch.ones_like(norm.running_var), None, norm)
         self.register_buffer("factor", to_grid(factor, bits))
         self.register_buffer("offset", to_grid(offset, bits))
 

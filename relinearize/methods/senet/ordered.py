@@ -14,11 +14,12 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from relinearize.backbones.adapter import PixelInput, inner_network
+from relinearize.backbones.batch_norm import NORMS
 from relinearize.errors import UserError
 from relinearize.relu.activation import MaskedReLU
+from relinearize.relu.tracing import SitesAsLeaves
 
 WEIGHTED = {nn.Conv2d: ("in_channels", "out_channels"), nn.Linear: ("in_features", "out_features")}
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 
 
@@ -54,15 +55,10 @@ def first(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor[tuple(slice(size) for size in shape)]
 
 
-class _SitesAsLeaves(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, MaskedReLU) or super().is_leaf_module(module, name)
-
-
 def _cuts(network: nn.Module) -> dict[str, tuple[bool, bool]]:
     """Name of each layer with channels -> whether its (inputs, outputs) are cut."""
     try:
-        graph = _SitesAsLeaves().trace(network)
+        graph = SitesAsLeaves().trace(network)
     except Exception as error:  # whatever a user's forward does to a symbolic tensor
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the network cannot be narrowed, since torch.fx cannot follow it: {reason}") from error

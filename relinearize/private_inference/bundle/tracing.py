@@ -15,6 +15,7 @@ from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import INPUT, Node
 from relinearize.private_inference.bundle.operations import OPERATIONS, Shape
 from relinearize.relu.activation import MaskedReLU
+from relinearize.relu.tracing import SitesAsLeaves
 
 BATCH = 2  # of the shapes' run
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -38,18 +39,13 @@ def traced_graph(network: nn.Module, input_shape: Shape) -> Graph:
     Raises UserError, naming the call, where the network cannot be traced or does what no operation of a bundle does.
     """
     try:
-        traced = fx.GraphModule(network, _SitesAsLeaves().trace(network))
+        traced = fx.GraphModule(network, SitesAsLeaves().trace(network))
         with torch.no_grad():
             ShapeProp(traced).propagate(torch.zeros(BATCH, *input_shape))
     except Exception as error:  # the user's forward runs here: anything can be raised
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"the network cannot be exported: torch.fx cannot trace it ({reason})") from error
     return _Translation(traced, input_shape).graph()
-
-
-class _SitesAsLeaves(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, MaskedReLU) or super().is_leaf_module(module, name)
 
 
 class _Translation:
