@@ -27,8 +27,9 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from relinearize.errors import UserError
+from relinearize.files import write_bytes
 from relinearize.methods.senet.released_sensitivity import RELEASED, released_vector
-from relinearize.records.run import Record, find_records, write_atomically
+from relinearize.records.run import Record, find_records
 from relinearize.report.figures.pareto import GREY
 from relinearize.report.figures.style import method_colours
 
@@ -166,8 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     for comparison, runs in comparisons.items():
         show(comparison, runs, console)
-    write_atomically(folder / "sensitivity.csv", as_csv(comparisons).encode())
-    write_atomically(folder / "sensitivity.png", picture(comparisons))
+    write_bytes(folder / "sensitivity.csv", as_csv(comparisons).encode())
+    write_bytes(folder / "sensitivity.png", picture(comparisons))
     console.print(f"written: {folder / 'sensitivity.csv'}, {folder / 'sensitivity.png'}", soft_wrap=True)
     return 0
 

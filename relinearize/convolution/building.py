@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from relinearize.errors import UserError
+from relinearize.files import replacing
 
 SOURCE = Path(__file__).with_name("winograd.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
@@ -78,17 +79,13 @@ def processor() -> str:
 def compile_into(path: Path, compiler: str) -> None:
     """Several processes may do so at once: each writes a file of its own, and one rename makes it the library."""
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
+        with replacing(path) as made:
             command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-            if done.returncode == 0 and made.is_file():
-                os.replace(made, path)
-                return
-            reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[0]
-    except (OSError, subprocess.TimeoutExpired) as error:  # a full disk, a program that does not start
-        reason = str(error)
-    raise UserError(
-        f"trainer.convolutions=winograd: {compiler} cannot compile {SOURCE.name} into {path.parent} ({reason}); "
-        "name another compiler in CC, or give trainer.convolutions=torch"
-    )
+            if done.returncode != 0:
+                raise OSError((done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[0])
+    except (OSError, subprocess.TimeoutExpired) as error:  # also a full disk, a program that does not start
+        raise UserError(
+            f"trainer.convolutions=winograd: {compiler} cannot compile {SOURCE.name} into {path.parent} ({error}); "
+            "name another compiler in CC, or give trainer.convolutions=torch"
+        ) from error

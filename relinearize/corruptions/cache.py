@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from relinearize.errors import UserError
+from relinearize.files import replacing, write_text
 
 
 class ArrayCache:
@@ -34,8 +34,7 @@ class ArrayCache:
         if (found := open_array(path, shape)) is not None:
             return found
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "content.json").write_text(self._text + "\n")
+            write_text(self.folder / "content.json", self._text + "\n")
             write_array(path, shape, make())
         except OSError as error:
             raise UserError(
@@ -56,15 +55,8 @@ def open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def write_array(path: Path, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
     """A .npy of uint8 from pieces along its first axis; under its name when it is complete. Never all in memory."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for piece in pieces:
-                file.write(np.ascontiguousarray(piece))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for piece in pieces:
+            file.write(np.ascontiguousarray(piece))

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from relinearize.data.progress import image_progress
 from relinearize.errors import UserError
+from relinearize.files import replacing, write_json
 
 CACHE_VERSION = 1  # raise it when the same files would be decoded to other bytes
 CHUNK = 256  # files per task
@@ -92,8 +93,7 @@ def open_cache(array: Path, digest: str, shape: tuple[int, ...]) -> np.ndarray |
 
 def write_cache(array: Path, digest: str, files: Sequence[ImageFile], image_size: int, exact: bool) -> None:
     """Decode all files; the array appears under its name when it is complete, its sidecar after it."""
-    part = array.with_suffix(".part")
-    try:
+    with replacing(array) as part:
         pixels = np.lib.format.open_memmap(part, "w+", np.uint8, (len(files), image_size, image_size, 3))
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later, in mapped memory, it would be a crash
             with open(part, "rb+") as file:
@@ -101,12 +101,8 @@ def write_cache(array: Path, digest: str, files: Sequence[ImageFile], image_size
         decode_all(files, pixels, exact, description=f"decoding {array.parent.parent.name} {array.name.split('-')[0]}")
         pixels.flush()
         del pixels
-        _sync_and_rename(part, array)
-        note = {"version": CACHE_VERSION, "files": digest, "images": len(files), "image_size": image_size}
-        part.write_text(json.dumps(note))
-        _sync_and_rename(part, array.with_suffix(".json"))
-    finally:
-        part.unlink(missing_ok=True)
+    note = {"version": CACHE_VERSION, "files": digest, "images": len(files), "image_size": image_size}
+    write_json(array.with_suffix(".json"), note)
     kind = "-".join(array.name.split("-")[:2])
     for stale in array.parent.glob(f"{kind}-*.*"):
         if stale.stem != array.stem:
@@ -155,9 +151,3 @@ def decode(path: Path, image_size: int, exact: bool) -> np.ndarray:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         image = image.crop((left, top, left + image_size, top + image_size))
     return np.asarray(image)
-
-
-def _sync_and_rename(part: Path, target: Path) -> None:
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(target)

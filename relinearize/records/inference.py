@@ -1,13 +1,12 @@
 """The record of one `relinearize infer`: a JSON file from which tables and reports are made. Schema in dataclasses."""
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from relinearize.errors import UserError
+from relinearize.files import write_json
 
 FORMAT, SCHEMA_VERSION = "relinearize-inference", 1
 RECORD_FILE = "inference.json"
@@ -109,18 +108,7 @@ class InferenceRecord:
         """Whole or not at all; takes the place of an older record."""
         content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asdict(self)}
         path = folder / RECORD_FILE
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{RECORD_FILE}.", suffix=".tmp")
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=1, allow_nan=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_json(path, content)
         return path
 
     @classmethod

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from relinearize.errors import UserError
-from relinearize.records.run import Count, IsoTime, Metric, Percent, Seconds, write_atomically
+from relinearize.files import write_json
+from relinearize.records.run import Count, IsoTime, Metric, Percent, Seconds
 
 ROBUST_SCHEMA_VERSION = 1
 ROBUST_FILE = "robustness.json"
@@ -169,8 +170,7 @@ class RobustRecord(_Part):
 
     def write(self, path: Path | str) -> None:
         """Write to `path` atomically: a kill leaves the old file or the new one, never half of it."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
-        write_atomically(Path(path), text.encode() + b"\n")
+        write_json(Path(path), self.model_dump(mode="json"))
 
 
 def find_robust_records(folders: Iterable[Path | str]) -> list[tuple[Path, RobustRecord]]:

@@ -7,8 +7,6 @@ plot never mixes files that mean different things by the same name. Imports neit
 import json
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from relinearize.errors import UserError
+from relinearize.files import write_json
 
 SCHEMA_VERSION = 3  # 2: the stage "sensitivity" and each site's value, sub-models; 3: cost
 READABLE_VERSIONS = (1, 2, 3)
@@ -250,24 +249,7 @@ class Record(_Part):
 
     def write(self, path: Path | str) -> None:
         """Write to `path` atomically: a kill leaves the old file or the new one, never half of it."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
-        write_atomically(Path(path), text.encode() + b"\n")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` by way of a temporary file in the same folder (created if missing)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        os.fchmod(handle, 0o644)  # mkstemp's 0600 would hide results from colleagues on a shared disk
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        write_json(Path(path), self.model_dump(mode="json"))
 
 
 def _check_version(path: Path, version: Any) -> None:

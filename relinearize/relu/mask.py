@@ -6,7 +6,6 @@ its header: portable, and reading it executes nothing.
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
+from relinearize.files import write_bytes
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.sites import named_sites, site_shapes
 
@@ -146,23 +146,11 @@ class Mask(Mapping[str, Tensor]):
         """Write atomically: the file is the old one or the whole new one, never a part."""
         if metadata.met != self.count:
             raise ValueError(f"metadata says met={metadata.met}, but the mask keeps {self.count}")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         header = {"version": FILE_VERSION, "sites": list(self), "metadata": asdict(metadata)}
         content = save(
             {name: kept.to(torch.uint8) for name, kept in self.items()}, metadata={HEADER_KEY: json.dumps(header)}
         )
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from colleagues
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_bytes(Path(path), content)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> tuple["Mask", MaskMetadata]:

@@ -55,8 +55,9 @@ def write_report(
     Raises UserError where there is nothing to report or `out` cannot be written.
     """
     from relinearize.errors import UserError
+    from relinearize.files import write_bytes
     from relinearize.private_inference.cost.choice import one_preset
-    from relinearize.records.run import find_records, write_atomically
+    from relinearize.records.run import find_records
     from relinearize.report.figures.pareto import draw_pareto
     from relinearize.report.page.page import render_page
     from relinearize.report.tables.inference import find_inferences
@@ -87,15 +88,15 @@ def write_report(
     further = (costs, measured, mask_files, search_files, crossed, robust_files, beside)
     paths = ReportPaths(*main, *map(tuple, further))
     try:
-        write_atomically(paths.csv, pareto_csv(panels, preset).encode())
-        write_atomically(paths.png, draw_pareto(panels))
+        write_bytes(paths.csv, pareto_csv(panels, preset).encode())
+        write_bytes(paths.png, draw_pareto(panels))
         # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
         lying = {record.key: Path(os.path.relpath(path, place)) for path, record in found}
         sections = {"robustness": tables, "masks": groups, "without_mask": without_mask, "inferences": inferences}
         page = render_page(panels, lying, preset=preset, **sections)
-        write_atomically(paths.html, page.encode())
+        write_bytes(paths.html, page.encode())
         for path, content in (item for files in further for item in files.items()):
-            write_atomically(path, content)
+            write_bytes(path, content)
     except OSError as error:
         raise UserError(f"{place}: the report cannot be written here ({error.strerror})") from error
     return paths

@@ -1,28 +1,23 @@
 """Weight files: our own (safetensors), and those of networks that users trained elsewhere."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
+from relinearize.files import write_bytes
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 
 
 def write_weights(weights: dict[str, Tensor], path: Path) -> None:
     """Write a state dict as safetensors, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # clone: safetensors refuses tensors that share memory
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # clone: safetensors refuses tensors that share memory
+    write_bytes(path, save({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

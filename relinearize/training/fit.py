@@ -1,7 +1,6 @@
 """One Trainer.fit: the settings of the `trainer` group applied, resumed from the last checkpoint if there is one."""
 
 import logging
-import os
 import time
 import warnings
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from relinearize.convolution import on_winograd, resolve_convolutions
 from relinearize.errors import UserError
+from relinearize.files import replacing
 from relinearize.methods.processes import process_count, process_rank
 from relinearize.methods.stage import Stage
 from relinearize.training.progress import StageProgress
@@ -139,12 +139,11 @@ def devices_of_process(accelerator: str) -> dict[str, Any]:
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    trainer.save_checkpoint(temporary)
     if trainer.is_global_zero:
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            trainer.save_checkpoint(temporary)
+    else:
+        trainer.save_checkpoint(path)  # takes part in gathering the state, and writes nothing
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:

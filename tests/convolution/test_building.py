@@ -104,7 +104,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tempfile.mkdtemp", full)
+    monkeypatch.setattr("pathlib.Path.touch", full)
     assert resolve_convolutions("auto") == "torch"
     with pytest.raises(UserError, match=r"cannot compile winograd.c .*No space left on device"):
         resolve_convolutions("winograd")

@@ -105,7 +105,7 @@ def test_cache_holds_what_is_generated(tmp_path: Path, monkeypatch: pytest.Monke
 
     file.write_bytes(file.read_bytes()[:200])
     np.testing.assert_array_equal(cached.images("shot_noise", 3)[0], fresh)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.tmp"))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"corruptions\.cache: .* cannot be written"):
         GeneratedCorruptions(images, labels, cache=tmp_path / "file").images("fog", 1)

@@ -141,7 +141,7 @@ def test_full_disk_falls_back_to_the_user_cache(tmp_path, user_cache, monkeypatc
     monkeypatch.setattr(decoding.os, "posix_fallocate", allocate, raising=False)
     assert len(ImageFolder(root, image_size=16).load("train")) == 6
     assert len(list(user_cache.rglob("*.npy"))) == 1 and not list((root / ".relinearize").glob("*.npy"))
-    assert not list(root.rglob("*.part"))
+    assert not list(root.rglob("*.tmp"))
 
 
 def test_failed_decoding_leaves_no_cache(tmp_path):

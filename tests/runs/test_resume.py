@@ -61,7 +61,7 @@ def assert_equals_undisturbed(folder, alone):
     assert ours == theirs
     leftovers = [file.name for file in folder.rglob("*") if file.name.endswith(".work") or ".tmp" in file.name]
     # A search's half-written checkpoint stays until the search goes on: its snapshots need no lock any more.
-    leftovers = [name for name in leftovers if name != ".last.ckpt.tmp"]
+    leftovers = [name for name in leftovers if not name.startswith(".last.ckpt.")]
     assert not leftovers, "a finished run leaves no unfinished files"
 
 
@@ -77,11 +77,11 @@ def test_run_killed_while_writing_goes_on_to_the_same_result(tmp_path, alone):
 
 @pytest.mark.slow
 def test_run_killed_at_every_write_goes_on_to_the_same_result(tmp_path, alone):
-    """A child lives for two to ten writes: enough, at its longest, to publish a stage, which needs seven in a row."""
+    """A child lives for two to twelve writes: enough, at its longest, to publish a stage, which needs nine in a row."""
     overrides, kills, progress = (OFTEN, f"budget.fraction={SMALL}"), 0, 2
     while child(run_and_die_at, tmp_path, progress, overrides) != 0:
         kills += 1
-        progress = 2 + kills % 9
+        progress = 2 + kills % 11
         assert kills < 100
     assert kills > 5
     assert_equals_undisturbed(tmp_path, alone[SMALL])
@@ -156,7 +156,7 @@ def wait_until(condition, what):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("stage", "writes"), [("teacher", 3), ("search", 14)])
+@pytest.mark.parametrize(("stage", "writes"), [("teacher", 3), ("search", 15)])
 def test_run_that_waits_for_a_shared_stage_takes_it_over_when_its_holder_is_killed(tmp_path, alone, stage, writes):
     overrides = (OFTEN, f"budget.grid=[{LARGE},{SMALL}]")
     hanging, log = tmp_path / "hanging", tmp_path / "log"

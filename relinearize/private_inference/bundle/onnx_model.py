@@ -1,7 +1,6 @@
 """A bundle as an ONNX model, for the engines of others. Needs the package onnx (the extra `onnx`)."""
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from relinearize.errors import UserError
+from relinearize.files import write_bytes
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node
 
 # Old enough for what engines read; nothing newer is needed.
@@ -101,12 +101,7 @@ def write_onnx(bundle: Bundle, path: Path | str) -> float | None:
     difference = _difference(bundle, content) if importlib.util.find_spec("onnxruntime") else None
     if difference is not None and not difference < TOLERANCE:
         raise UserError(f"onnxruntime's logits differ from torch's by {difference:.1e} of the largest")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, content)
     return difference
 
 
