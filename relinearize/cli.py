@@ -8,6 +8,7 @@ import select
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,44 +187,15 @@ def evaluate(arguments: list[str]) -> None:
     evaluate_run(arguments)
 
 
-def export(arguments: list[str]) -> None:
-    from relinearize.commands.export_options import HELP, parse_options
-
-    if set(arguments) & {"-h", "--help"}:
-        print(HELP)
-        return
-    options = parse_options(arguments)  # mistakes are answered before torch is loaded
-    from relinearize.commands.export import export_network
-
-    export_network(options)
-
-
 def infer(arguments: list[str]) -> None:
     from relinearize.private_inference.engine.command import infer_command
 
     infer_command(arguments)
 
 
-def cost(arguments: list[str]) -> None:
-    from relinearize.commands.cost_options import HELP, parse_options
-
-    if set(arguments) & {"-h", "--help"}:
-        print(HELP)
-        return
-    options = parse_options(arguments)
-    if options.bundle:
-        from relinearize.private_inference.bundle.bundle import read_bundle
-        from relinearize.private_inference.cost.workload import bundle_workload
-
-        bundle = read_bundle(options.bundle)
-        name, workload = bundle.about.name or str(options.bundle), bundle_workload(bundle)
-    else:
-        from relinearize.commands.cost import run_workload
-
-        name, workload = run_workload(options.run, options.route)
-    from relinearize.private_inference.cost.table import print_costs
-
-    print_costs(f"Private inference with {name}, one image, predicted", workload, options.presets)
+def in_commands(name: str) -> Callable[[list[str]], Any]:
+    """The command in relinearize/commands/NAME.py, imported when it is called."""
+    return lambda arguments: import_module(f"relinearize.commands.{name}").main(arguments)
 
 
 COMMANDS = {
@@ -232,8 +204,8 @@ COMMANDS = {
     "report": report,
     "count": count,
     "evaluate": evaluate,
-    "export": export,
-    "cost": cost,
+    "export": in_commands("export"),
+    "cost": in_commands("cost"),
     "infer": infer,
 }
 

@@ -16,8 +16,8 @@ TOO_LARGE_YET = {"data", "private_inference/engine"}  # to be emptied by the reb
 ORDER = [
     "errors", "files", "progress", "machine", "conf_folder", "arguments",
     "relu", "backbones", "convolution", "data", "robustness", "corruptions", "methods", "training",
-    "records", "private_inference.bundle", "private_inference.cost", "tracking", "runs", "evaluation",
-    "private_inference.engine", "sweeps", "report", "commands", "cli", "__main__",
+    "records", "private_inference.bundle", "private_inference.cost", "tracking", "runs", "private_inference.export",
+    "evaluation", "private_inference.engine", "sweeps", "report", "commands", "cli", "__main__",
 ]  # fmt: skip
 # Of these three rooms none knows another.
 INDEPENDENT = {"relu", "backbones", "data", "convolution"}

@@ -1,15 +1,44 @@
-"""`relinearize cost run=FOLDER`: the counts of a finished run's network."""
+"""`relinearize cost`: what private inference with a finished run or a bundle costs, predicted."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from relinearize.commands.export import route_run
-from relinearize.private_inference.bundle.exporting import as_bundle
-from relinearize.private_inference.cost.workload import Workload, bundle_workload
+from rich.console import Console
+
+from relinearize.commands.composing import Place, checked, composed, options
+from relinearize.errors import UserError
+from relinearize.private_inference.cost.presets import find_presets
+from relinearize.private_inference.cost.table import print_costs
 
 
-def run_workload(folder: Path, route: str | None) -> tuple[str, Workload]:
-    """(name of the run and its route, counts). UserError where the folder is no finished run or has no such route."""
-    run, _ = route_run(folder, route)
-    dataset = run.record.dataset
-    bundle = as_bundle(run.network(), (dataset.channels, dataset.image_size, dataset.image_size))
-    return run.record.name, bundle_workload(bundle)
+@options
+class CostOptions:
+    """conf/cost.yaml. Either `run` or `bundle` is given."""
+
+    run: Place | None
+    bundle: Place | None
+    route: str | None
+    preset: str | None
+    network: str | None
+
+    def __post_init__(self) -> None:
+        if bool(self.run) == bool(self.bundle):
+            raise UserError("cost needs run=FOLDER, a finished run, or bundle=FOLDER, what `relinearize export` wrote")
+        if self.bundle and self.route:
+            raise UserError(f"route={self.route} is for run=FOLDER; a bundle has one route")
+
+
+def main(arguments: Sequence[str], console: Console | None = None) -> None:
+    """Print the table of the presets that were asked for."""
+    asked = checked(CostOptions, composed("cost", arguments, CostOptions))
+    presets = find_presets(asked.preset, asked.network)
+    if asked.bundle:
+        from relinearize.private_inference.bundle.bundle import read_bundle
+        from relinearize.private_inference.cost.workload import bundle_workload
+
+        bundle = read_bundle(asked.bundle)
+        name, workload = bundle.about.name or str(asked.bundle), bundle_workload(bundle)
+    else:
+        from relinearize.private_inference.export import run_workload
+
+        name, workload = run_workload(asked.run, asked.route)
+    print_costs(f"Private inference with {name}, one image, predicted", workload, presets, console)

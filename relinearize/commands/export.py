@@ -1,149 +1,60 @@
 """`relinearize export`: a finished run, or a checkpoint and a mask, as a bundle for private inference."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
-import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from pydantic import Field
 from rich.console import Console
-from torch import Tensor
 
-from relinearize.backbones.adapter import PixelInput
-from relinearize.backbones.routes import route_state
-from relinearize.commands.export_options import ExportOptions, check_free, onnx_path
-from relinearize.conf_folder import conf_folder
-from relinearize.data.augment import to_pixels
-from relinearize.data.splits import stable_order
+from relinearize.commands.composing import Place, checked, composed, options, require_all
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle.bundle import About, Bundle
-from relinearize.private_inference.bundle.exporting import export, worst_difference
-from relinearize.private_inference.bundle.onnx_model import check_installed, write_onnx
-from relinearize.relu.mask import Mask
-from relinearize.relu.sites import to_masked
-from relinearize.runs.build import all_relu_network
-from relinearize.runs.finished import FinishedRun
-from relinearize.runs.images import open_source
-from relinearize.runs.submodels import ROUTE
-from relinearize.runs.weights import match_weights, read_weights
+from relinearize.private_inference.bundle.onnx_model import check_free
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is exported: a network with its mask, the config of its images, and where it comes from."""
+@options
+class ExportOptions:
+    """conf/export.yaml. Either `run` or `weights` is given."""
 
-    network: PixelInput
-    config: DictConfig
-    input_size: tuple[int, int, int]
-    about: About
-    place: Path | None = None  # of the bundle, if the user names none
-    fingerprint: str | None = None  # of the images it was tested on
-    other_routes: tuple[str, ...] = ()
+    run: Place | None
+    weights: Place | None
+    mask: Place | None
+    route: str | None
+    output: Place | None
+    images: Annotated[int, Field(ge=0)]
+    root: str | None
+    onnx: bool
 
-
-def export_network(options: ExportOptions, console: Console | None = None) -> Path:
-    """Do what is asked and say so. Returns the bundle's folder."""
-    if options.onnx:
-        check_installed()
-    subject = of_run(options) if options.run else of_checkpoint(options)
-    folder = options.output or subject.place
-    check_free(folder, options.onnx)
-    images, labels = test_images(subject, options.images) if options.images else (None, None)
-    settings = {"input_size": subject.input_size, "images": images, "labels": labels, "about": subject.about}
-    bundle = export(subject.network, folder, **settings)
-    lines = said(bundle, subject)
-    if options.onnx:
-        model = onnx_path(folder)
-        difference = write_onnx(bundle, model)
-        checked = "not run: onnxruntime is missing" if difference is None else f"differs by {difference:.0e} in it"
-        lines.append(f"{model}: onnxruntime {checked}")
-    (console or Console()).print("\n".join([*lines, str(folder)]), soft_wrap=True, highlight=False, markup=False)
-    return folder
+    def __post_init__(self) -> None:
+        if bool(self.run) == bool(self.weights):
+            raise UserError(
+                "export needs run=FOLDER, the folder of a finished run, or else weights=FILE with a backbone"
+            )
+        if self.run and self.mask:
+            raise refused_with_run(f"mask={self.mask}")
+        if self.weights and not self.output:
+            raise UserError("export weights=... needs output=FOLDER, where the bundle is written")
 
 
-def route_run(folder: Path, route: str | None, root: str | None = None) -> tuple[FinishedRun, tuple[str, ...]]:
-    """(the finished run of that route, the names of the run's other routes); None: the run itself."""
-    run = FinishedRun.open(folder, root)
-    routes = {run.record.route or "clean": run.folder}
-    routes |= {part.name.removeprefix(ROUTE): part for part in run.parts() if part.name.startswith(ROUTE)}
-    route = route or next(iter(routes))
-    if route not in routes:
-        raise UserError(f"route={route}: {run.folder} has no such route; valid: {', '.join(routes)}")
-    others = tuple(name for name in routes if name != route)
-    return (run if routes[route] == run.folder else FinishedRun.open(routes[route], root)), others
+def refused_with_run(argument: str) -> UserError:
+    return UserError(f"export run=... takes network and mask from the run: {argument} goes with weights=FILE only")
 
 
-def of_run(options: ExportOptions) -> Subject:
-    """The network of a finished run, of the route that is asked."""
-    run, others = route_run(options.run, options.route, options.root)
-    record = run.record
-    about = About(
-        name=record.name, key=record.key, backbone=record.backbone.name, width=record.backbone.width,
-        convention=record.backbone.convention, dataset=record.dataset.name, title=record.dataset.title,
-        route=record.route, test_accuracy=record.accuracy.test,
-    )  # fmt: skip
-    size = (record.dataset.channels, record.dataset.image_size, record.dataset.image_size)
-    return Subject(run.network(), run.config, size, about, run.folder / "bundle", record.dataset.fingerprint, others)
+def main(arguments: Sequence[str], console: Console | None = None) -> Path:
+    """Write the bundle, and say so. Returns its folder."""
+    config = composed("export", arguments, ExportOptions)
+    asked = checked(ExportOptions, config)
+    network = [word for word in arguments if word.startswith(("backbone", "dataset"))]
+    if asked.run and network:
+        raise refused_with_run(network[0])
+    if asked.weights:
+        require_all(config)
+    if asked.output:
+        check_free(asked.output, asked.onnx)
+    from relinearize.private_inference.export import export_subject, of_checkpoint, of_run
 
-
-def of_checkpoint(options: ExportOptions) -> Subject:
-    """The backbone that the overrides describe with weights from a file, and a mask if one is named."""
-    overrides = [*options.overrides, *([f"dataset.root={options.root}"] if options.root else [])]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", overrides)
-    network, path = all_relu_network(config, student=True), options.weights
-    weights = route_state(read_weights(path), options.route or "clean")
-    network.network.load_state_dict(match_weights(network.network, weights, path))
-    source = instantiate(config.dataset.source)
-    size = (source.channels, source.image_size, source.image_size)
-    backbone = config.backbone
-    if options.mask:
-        mask, metadata = Mask.from_file(options.mask)
-        metadata.check(backbone.name, backbone.get("convention", "all"), size)
-        to_masked(network.network, mask)
-    about = About(
-        name=path.stem, backbone=backbone.name, width=backbone.get("width"),
-        convention=backbone.get("convention", "all"), dataset=config.dataset.name, title=config.dataset.title,
-        route=options.route,
-    )  # fmt: skip
-    return Subject(network, config, size, about)
-
-
-def test_images(subject: Subject, count: int) -> tuple[Tensor, Tensor]:
-    """(pixels N x C x H x W, labels) of `count` test images, or of all if there are fewer.
-
-    They are drawn in an order of their own, since a test set may be sorted by class: that of robust evaluations.
-    """
-    hint = "; export takes root=FOLDER, and with images=0 no dataset"
-    try:
-        source = open_source(subject.config)
-    except UserError as error:
-        raise UserError(f"{error}{hint}") from error
-    if subject.fingerprint is not None and source.fingerprint() != subject.fingerprint:
-        place = subject.config.dataset.get("root")
-        raise UserError(f"the images at dataset.root={place} are not those of the run{hint}")
-    test = source.load("test")
-    rows = torch.from_numpy(stable_order(len(test), 0, "robust evaluation")[:count])
-    return to_pixels(test.images[rows]).contiguous(), test.labels[rows]
-
-
-def said(bundle: Bundle, subject: Subject) -> list[str]:
-    """What a person wants to know of a new bundle, line by line."""
-    live = sum(count > 0 for count in bundle.kept.values())
-    total = sum(mask.size for mask in bundle.masks.values())
-    route = f", route {subject.about.route}" if subject.about.route else ""
-    others = f" (also: route={', route='.join(subject.other_routes)})" if subject.other_routes else ""
-    lines = [
-        f"{subject.about.name}{route}{others}: {bundle.relus:,} of {total:,} ReLUs kept, at {live} of "
-        f"{len(bundle.masks)} sites; {len(bundle.nodes)} nodes, logits within {worst_difference(bundle):.0e} of torch's"
-    ]
-    reference = bundle.reference
-    if reference.labels is not None:
-        right = 100 * np.mean(reference.logits.argmax(1) == reference.labels)
-        lines.append(f"reference: {len(reference.images)} test images, {right:.2f} % right")
-    pools = [node.name for node in bundle.nodes if node.op == "max_pool"]
-    if pools:
-        lines.append(f"max-pools cost comparisons beside the ReLUs: {', '.join(pools)}")
-    return lines
+    if asked.run:
+        subject = of_run(asked.run, asked.route, asked.root)
+    else:
+        subject = of_checkpoint(config, asked.weights, asked.mask, asked.route, asked.root)
+    return export_subject(subject, asked.output, asked.images, asked.onnx, console)

@@ -5,10 +5,10 @@ from hydra.utils import instantiate
 from quick_runs import SMALL, composed, quick_run
 from torch import nn
 
-from relinearize.commands.cost import run_workload
 from relinearize.private_inference.cost.choice import RECORDED
 from relinearize.private_inference.cost.prediction import predict
 from relinearize.private_inference.cost.presets import find_presets
+from relinearize.private_inference.export import run_workload
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
 from relinearize.runs.predicted_cost import cost_values, network_work

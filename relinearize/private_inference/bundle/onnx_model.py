@@ -25,6 +25,18 @@ def check_installed() -> None:
         raise UserError("onnx=true needs the package onnx: pip install 'relinearize[onnx]'")
 
 
+def onnx_path(bundle: Path) -> Path:
+    """Where the ONNX model of the bundle in that folder is written: beside it."""
+    return bundle.with_name(f"{bundle.name}.onnx")
+
+
+def check_free(bundle: Path, onnx: bool) -> None:
+    """UserError where the bundle or, with `onnx`, its ONNX model exists."""
+    for path in (bundle, *([onnx_path(bundle)] if onnx else [])):
+        if path.exists():
+            raise UserError(f"{path} exists already; name another folder by output=, or delete that one")
+
+
 def to_onnx(bundle: Bundle) -> Any:
     """The model (onnx.ModelProto): input N x C x H x W pixels of 0 to 1, output `logits`, any N.
 

@@ -11,8 +11,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from relinearize.backbones.routes import routed_state
-from relinearize.commands.export import export_network
-from relinearize.commands.export_options import parse_options
+from relinearize.commands.export import main as export_command
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle import read_bundle, run_bundle
 from relinearize.runs.finished import FinishedRun
@@ -20,7 +19,7 @@ from relinearize.runs.finished import FinishedRun
 
 def export(*arguments):
     console = Console(record=True, file=open("/dev/null", "w"), width=200)  # noqa: SIM115
-    folder = export_network(parse_options([str(argument) for argument in arguments]), console)
+    folder = export_command([str(argument) for argument in arguments], console)
     return folder, console.export_text()
 
 
@@ -107,8 +106,8 @@ MISTAKES = {
     ("run=a", "mask=m"): "mask=m goes with weights=FILE only",
     ("weights=w",): "needs output=FOLDER",
     ("run=a", "pages=3"): "export does not know 'pages=3'; valid: run=, weights=",
-    ("run=a", "images=some"): "images=some: give a whole number of at least 0",
-    ("run=a", "onnx=yes"): "onnx=yes: give true or false",
+    ("run=a", "images=some"): "images=some: must be an integer",
+    ("run=a", "onnx=yes"): "onnx=yes: must be true or false",
     ("run=a",): "run=a is no finished run: record.json is missing there",
 }
 
@@ -137,4 +136,4 @@ def test_from_the_command_line(run, tmp_path):
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == str(folder / "bundle")
     done = shell(command("export", f"run={folder}"))
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "exists already" in done.stderr
-    assert "images=100" in shell(command("export", "--help")).stdout
+    assert "images: 100" in shell(command("export", "--help")).stdout

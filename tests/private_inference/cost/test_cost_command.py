@@ -6,20 +6,20 @@ import pytest
 from quick_runs import LARGE, SMALL, command, shell
 from rich.console import Console
 
-from relinearize.commands.cost import run_workload
-from relinearize.commands.cost_options import parse_options
-from relinearize.commands.export import export_network
-from relinearize.commands.export_options import parse_options as export_options
+from relinearize.commands.cost import main as cost_command
+from relinearize.commands.export import main as export_command
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle import read_bundle
+from relinearize.private_inference.cost.presets import find_presets
 from relinearize.private_inference.cost.table import print_costs
 from relinearize.private_inference.cost.workload import bundle_workload, mask_workload
+from relinearize.private_inference.export import run_workload
 from relinearize.report.tables.cost import record_workload
 
 
-def printed(workload, *arguments):
+def printed(workload, preset=None, network=None):
     text = io.StringIO()
-    presets = parse_options(["run=x", *arguments]).presets
+    presets = find_presets(preset, network)
     return print_costs("costs", workload, presets, Console(file=text, width=140)), text.getvalue()
 
 
@@ -27,7 +27,7 @@ def test_run_record_and_bundle_count_the_same(alone, tmp_path):
     record, folder = alone[SMALL]
     name, workload = run_workload(folder, None)
     assert name == record.name and workload == record_workload(record)
-    bundle = export_network(export_options([f"run={folder}", f"output={tmp_path / 'b'}"]), Console(quiet=True))
+    bundle = export_command([f"run={folder}", f"output={tmp_path / 'b'}"], Console(quiet=True))
     assert bundle_workload(read_bundle(bundle)) == workload
     with pytest.raises(UserError, match="route=fast"):
         run_workload(folder, "fast")
@@ -48,7 +48,7 @@ def test_the_table_says_what_was_counted(alone):
     _, text = printed(workload)
     assert f"{record.budget.met:,} ReLUs at {workload.live_sites} sites, 10 linear layers" in text
     assert "Delphi's garbled circuits, evaluation alone" in text and "wan (40 ms RTT, 100 Mbit/s)" in text
-    _, text = printed(workload, "preset=cheetah", "network={rtt_ms:80,mbps:20}")
+    _, text = printed(workload, "cheetah", "{rtt_ms:80,mbps:20}")
     assert "80 ms RTT, 20 Mbit/s" in text and "delphi" not in text
     assert "linear layers unknown" in printed(mask_workload([(1, 2)]))[1]
 
@@ -65,7 +65,7 @@ def test_the_table_says_what_was_counted(alone):
 )
 def test_mistakes_are_one_line(arguments, message):
     with pytest.raises(UserError, match=message):
-        parse_options(arguments)
+        cost_command(arguments)
 
 
 @pytest.mark.slow
@@ -75,4 +75,4 @@ def test_from_the_command_line(alone):
     assert done.returncode == 0 and "delphi_compute" in done.stdout, done.stderr
     done = shell(command("cost", f"run={folder / 'nothing'}"))
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "is no finished run" in done.stderr
-    assert "preset=NAME" in shell(command("cost", "--help")).stdout
+    assert "preset: null" in shell(command("cost", "--help")).stdout

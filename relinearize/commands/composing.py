@@ -1,0 +1,190 @@
+"""From the words typed after a command to its checked options: conf/COMMAND.yaml, composed by Hydra.
+
+`run` and `count` are Hydra's own applications (`hydra.main`, for multiruns); the other commands use `hydra.compose`.
+Keys, types, `--help`, `--cfg job` and `--config-dir` are the same in all of them.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from relinearize.conf_folder import conf_folder
+from relinearize.errors import UserError
+
+T = TypeVar("T")
+
+Place = Annotated[Path, Field(strict=False)]
+TEXTS = (str, str | None, Place, Place | None)
+Count = Annotated[int, Field(ge=1)]
+# A frozen dataclass whose values are checked when it is made; strict: "1" is no integer, "yes" no bool.
+options: Callable[[type[T]], type[T]] = partial(dataclass, frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+
+
+def checked(kind: type[T], config: DictConfig, prefix: str = "") -> T:
+    """The values of `config` as the dataclass `kind`; config groups that it does not name are left out.
+
+    prefix: where the config stands in the command's. UserError naming the first key whose value does not fit.
+    """
+    names = {field.name for field in fields(kind)}
+    own = OmegaConf.masked_copy(config, [key for key in config if key in names or key not in groups()])
+    values = OmegaConf.to_container(own, resolve=True)
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise UserError(one_line(error, values, prefix)) from error
+
+
+def one_line(error: ValidationError, values: Any, prefix: str) -> str:
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = {"must be a valid boolean": "must be true or false", "must be a valid integer": "must be an integer"}.get(
+        message, message
+    )
+    if not first["loc"]:
+        return message
+    key = first["loc"][0]
+    return f"{prefix}{key}={values.get(key)}: {message}"
+
+
+def composed(
+    command: str, arguments: Sequence[str], kind: type | None = None, positional: str | None = None
+) -> DictConfig:
+    """conf/COMMAND.yaml with `arguments` (KEY=VALUE); prints help or config and ends the program where they ask for it.
+
+    kind: the dataclass of the options; values of its paths and names are taken as they are typed, whatever they would
+    mean in Hydra's grammar. positional: the key of the list that takes words without `=`. UserError for unknown keys
+    and for what cannot be parsed.
+    """
+    texts = [field.name for field in fields(kind) if field.type in TEXTS] if kind else []
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("-h", "--help", action="store_true")
+    flags.add_argument("-c", "--cfg", nargs="?", const="job")
+    flags.add_argument("-cd", "--config-dir")
+    given, words = flags.parse_known_args(arguments)
+    places = [word for word in words if positional and (("=" not in word and word[0] != "-") or Path(word).exists())]
+    overrides = [word for word in words if word not in places]
+    if given.config_dir:
+        overrides.append(f"hydra.searchpath=[{quoted(f'file://{Path(given.config_dir).absolute()}')}]")
+    config = compose_config(command, [as_typed(word, texts) for word in overrides])
+    if given.help:
+        show(help_text(command, config))
+    with open_dict(config):
+        del config["hydra"]
+        if places:
+            config[positional] = places
+    if given.cfg:
+        show(OmegaConf.to_yaml(config))
+    return config
+
+
+def show(text: str) -> None:
+    print(text, flush=True)
+    sys.exit(0)
+
+
+def as_typed(word: str, texts: Sequence[str]) -> str:
+    key, separator, value = word.partition("=")
+    if not separator or key not in texts or value == "null":
+        return word
+    return f"{key}={quoted(value) if value else 'null'}"
+
+
+def quoted(text: str) -> str:
+    """`text` as a string of Hydra's grammar."""
+    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'") + "'"
+
+
+def compose_config(command: str, overrides: Sequence[str]) -> DictConfig:
+    """The config with its node `hydra`. UserError in one line that names the word and what is valid."""
+    parser = OverridesParser.create()
+    for word in overrides:
+        try:
+            sweep = parser.parse_override(word).is_sweep_override()
+        except HydraException as error:
+            if "=" not in word:
+                raise unknown(command, word) from error
+            raise UserError(f"{word} cannot be read: {' '.join(str(error).splitlines()[0].split())}") from error
+        if sweep:
+            raise UserError(f"{word}: {command} takes one value of {word.partition('=')[0]}")
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        try:
+            return compose(command, list(overrides), return_hydra_config=True)
+        except MissingConfigException as error:
+            group, _, name = str(error.missing_cfg_file).rpartition("/")
+            if not error.options:
+                raise
+            raise UserError(f"{group}={name} is unknown; valid: {', '.join(error.options)}") from error
+        except ConfigCompositionException as error:
+            key = re.search(r"Could not (?:override|append|load|find)[^']*'([^']+)'", str(error))
+            word = next((word for word in overrides if key and word.lstrip("+~").startswith(f"{key[1]}=")), None)
+            if word is None:
+                raise
+    raise unknown(command, word, [other for other in overrides if other.partition("=")[0] in groups()])
+
+
+def unknown(command: str, word: str, choices: Sequence[str] = ()) -> UserError:
+    """`choices`: the config groups that were chosen, which say what keys there are."""
+    config = compose_config(command, choices)
+    parent = word.partition("=")[0].lstrip("+~").rpartition(".")[0]
+    place = OmegaConf.select(config, parent) if parent else config
+    keys = [key for key in place if key != "hydra"] if isinstance(place, DictConfig) else list(config)
+    start = f"{parent}." if isinstance(place, DictConfig) and parent else ""
+    valid = [f"{start}{key}{'.KEY' if isinstance(place.get(key), DictConfig) else ''}=" for key in keys]
+    return UserError(f"{command} does not know {word!r}; valid: {', '.join(valid)}")
+
+
+def groups() -> list[str]:
+    return sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir())
+
+
+def help_text(command: str, config: DictConfig) -> str:
+    """The comments and defaults of the command's config file and of the files that it chose."""
+    chosen: Mapping[str, str | None] = config.hydra.runtime.choices
+    lines = list(described(conf_folder() / f"{command}.yaml"))
+    for group, name in chosen.items():
+        if not group.startswith("hydra/"):
+            names = ", ".join(sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")))
+            lines += ["", f"# {group}={name or 'null'}; valid: {names}"]
+            lines += described(conf_folder() / group / f"{name}.yaml", f"{group}.") if name else []
+    return "\n".join(lines)
+
+
+def described(path: Path, prefix: str = "") -> Iterator[str]:
+    """The lines of a config file without its defaults list and targets, each with its full key behind `prefix`."""
+    parents: list[str] = []
+    hidden = False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = re.match(r"((?:  )*)(\w+):", line)
+        if entry:
+            depth = len(entry[1]) // 2
+            parents = [*parents[:depth], entry[2]]
+            hidden = parents[0] == "defaults" or entry[2].startswith("_")
+        if line and not hidden:
+            yield f"{prefix}{'.'.join(parents)}{line[entry.end() - 1 :]}" if entry else line
+
+
+def require_all(config: DictConfig) -> None:
+    """UserError if the config leaves keys to the user (`???`); those that only refer to such a key are not named."""
+
+    def missing(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from missing(value, f"{prefix}{key}.")
+            elif value == "???":
+                yield f"{prefix}{key}"
+
+    keys = sorted(missing(OmegaConf.to_container(config, resolve=False)))
+    if keys:
+        raise UserError(f"{' and '.join(keys)} must be given (key=value)")

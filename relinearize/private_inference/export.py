@@ -1,0 +1,156 @@
+"""Finished runs, or a checkpoint and a mask, as bundles for private inference, and what their networks compute."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import Tensor
+
+from relinearize.backbones.adapter import PixelInput
+from relinearize.backbones.routes import route_state
+from relinearize.data.augment import to_pixels
+from relinearize.data.splits import stable_order
+from relinearize.errors import UserError
+from relinearize.private_inference.bundle.bundle import About, Bundle
+from relinearize.private_inference.bundle.exporting import as_bundle, export, worst_difference
+from relinearize.private_inference.bundle.onnx_model import check_free, check_installed, onnx_path, write_onnx
+from relinearize.private_inference.cost.workload import Workload, bundle_workload
+from relinearize.relu.mask import Mask
+from relinearize.relu.sites import to_masked
+from relinearize.runs.build import all_relu_network
+from relinearize.runs.finished import FinishedRun
+from relinearize.runs.images import open_source
+from relinearize.runs.submodels import ROUTE
+from relinearize.runs.weights import match_weights, read_weights
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported: a network with its mask, the config of its images, and where it comes from."""
+
+    network: PixelInput
+    config: DictConfig
+    input_size: tuple[int, int, int]
+    about: About
+    place: Path | None = None  # of the bundle, if the user names none
+    fingerprint: str | None = None  # of the images it was tested on
+    other_routes: tuple[str, ...] = ()
+
+
+def export_subject(
+    subject: Subject, output: Path | None, images: int, onnx: bool, console: Console | None = None
+) -> Path:
+    """Write the bundle with `images` test images and, with `onnx`, its ONNX model; say so. Returns its folder."""
+    if onnx:
+        check_installed()
+    folder = output or subject.place
+    check_free(folder, onnx)
+    pixels, labels = test_images(subject, images) if images else (None, None)
+    settings = {"input_size": subject.input_size, "images": pixels, "labels": labels, "about": subject.about}
+    bundle = export(subject.network, folder, **settings)
+    lines = summary(bundle, subject)
+    if onnx:
+        model = onnx_path(folder)
+        difference = write_onnx(bundle, model)
+        checked = "not run: onnxruntime is missing" if difference is None else f"differs by {difference:.0e} in it"
+        lines.append(f"{model}: onnxruntime {checked}")
+    (console or Console()).print("\n".join([*lines, str(folder)]), soft_wrap=True, highlight=False, markup=False)
+    return folder
+
+
+def route_run(folder: Path, route: str | None, root: str | None = None) -> tuple[FinishedRun, tuple[str, ...]]:
+    """(the finished run of that route, the names of the run's other routes); None: the run itself."""
+    run = FinishedRun.open(folder, root)
+    routes = {run.record.route or "clean": run.folder}
+    routes |= {part.name.removeprefix(ROUTE): part for part in run.parts() if part.name.startswith(ROUTE)}
+    route = route or next(iter(routes))
+    if route not in routes:
+        raise UserError(f"route={route}: {run.folder} has no such route; valid: {', '.join(routes)}")
+    others = tuple(name for name in routes if name != route)
+    return (run if routes[route] == run.folder else FinishedRun.open(routes[route], root)), others
+
+
+def of_run(folder: Path, route: str | None, root: str | None) -> Subject:
+    """The network of a finished run, of the route that is asked for; `root`: where the images are now."""
+    run, others = route_run(folder, route, root)
+    record = run.record
+    about = About(
+        name=record.name, key=record.key, backbone=record.backbone.name, width=record.backbone.width,
+        convention=record.backbone.convention, dataset=record.dataset.name, title=record.dataset.title,
+        route=record.route, test_accuracy=record.accuracy.test,
+    )  # fmt: skip
+    size = (record.dataset.channels, record.dataset.image_size, record.dataset.image_size)
+    return Subject(run.network(), run.config, size, about, run.folder / "bundle", record.dataset.fingerprint, others)
+
+
+def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str | None, root: str | None) -> Subject:
+    """`config.backbone` for the images of `config.dataset`, with weights from the file `path`."""
+    config = OmegaConf.merge({"seed": 0}, config)  # of initial weights, none of which stays
+    if root:
+        config.dataset.root = root
+    network = all_relu_network(config, student=True)
+    weights = route_state(read_weights(path), route or "clean")
+    network.network.load_state_dict(match_weights(network.network, weights, path))
+    source = instantiate(config.dataset.source)
+    size = (source.channels, source.image_size, source.image_size)
+    backbone = config.backbone
+    if mask:
+        kept, metadata = Mask.from_file(mask)
+        metadata.check(backbone.name, backbone.get("convention", "all"), size)
+        to_masked(network.network, kept)
+    about = About(
+        name=path.stem, backbone=backbone.name, width=backbone.get("width"),
+        convention=backbone.get("convention", "all"), dataset=config.dataset.name, title=config.dataset.title,
+        route=route,
+    )  # fmt: skip
+    return Subject(network, config, size, about)
+
+
+def test_images(subject: Subject, count: int) -> tuple[Tensor, Tensor]:
+    """(pixels N x C x H x W, labels) of `count` test images, or of all if there are fewer.
+
+    They are drawn in an order of their own, since a test set may be sorted by class: that of robust evaluations.
+    """
+    hint = "; export takes root=FOLDER, and with images=0 no dataset"
+    try:
+        source = open_source(subject.config)
+    except UserError as error:
+        raise UserError(f"{error}{hint}") from error
+    if subject.fingerprint is not None and source.fingerprint() != subject.fingerprint:
+        place = subject.config.dataset.get("root")
+        raise UserError(f"the images at dataset.root={place} are not those of the run{hint}")
+    test = source.load("test")
+    rows = torch.from_numpy(stable_order(len(test), 0, "robust evaluation")[:count])
+    return to_pixels(test.images[rows]).contiguous(), test.labels[rows]
+
+
+def summary(bundle: Bundle, subject: Subject) -> list[str]:
+    """What was written, line by line."""
+    live = sum(count > 0 for count in bundle.kept.values())
+    total = sum(mask.size for mask in bundle.masks.values())
+    route = f", route {subject.about.route}" if subject.about.route else ""
+    others = f" (also: route={', route='.join(subject.other_routes)})" if subject.other_routes else ""
+    lines = [
+        f"{subject.about.name}{route}{others}: {bundle.relus:,} of {total:,} ReLUs kept, at {live} of "
+        f"{len(bundle.masks)} sites; {len(bundle.nodes)} nodes, logits within {worst_difference(bundle):.0e} of torch's"
+    ]
+    reference = bundle.reference
+    if reference.labels is not None:
+        right = 100 * np.mean(reference.logits.argmax(1) == reference.labels)
+        lines.append(f"reference: {len(reference.images)} test images, {right:.2f} % right")
+    pools = [node.name for node in bundle.nodes if node.op == "max_pool"]
+    if pools:
+        lines.append(f"max-pools cost comparisons beside the ReLUs: {', '.join(pools)}")
+    return lines
+
+
+def run_workload(folder: Path, route: str | None) -> tuple[str, Workload]:
+    """(name of the run and its route, counts). UserError where the folder is no finished run or has no such route."""
+    run, _ = route_run(folder, route)
+    dataset = run.record.dataset
+    bundle = as_bundle(run.network(), (dataset.channels, dataset.image_size, dataset.image_size))
+    return run.record.name, bundle_workload(bundle)
