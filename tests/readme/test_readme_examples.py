@@ -1,4 +1,4 @@
-"""The examples of README.md, taken from its text and run as a reader would: files written, commands typed."""
+"""The examples of README.md and docs/extending.md, run as a reader would: files written, commands typed."""
 
 import re
 import shlex
@@ -14,8 +14,9 @@ from PIL import Image
 from relinearize import cli
 from relinearize.records.run import Record, find_records
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL))
+ROOT = Path(__file__).parents[2]
+TEXT = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/extending.md"))
+EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n(.*?)<!-- end -->", TEXT, flags=re.DOTALL))
 BLOCK = re.compile(r"(?:`([\w/.]+)`:\n\n)?```(\w+)\n(.*?)```", flags=re.DOTALL)
 LONGEST = 40  # lines: what a newcomer is asked to write
 
