@@ -109,7 +109,7 @@ def test_reports_and_states_import_no_torch(room: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["bundle", "interpreter", "folding"])
+@pytest.mark.parametrize("name", ["bundle", "interpreter", "operations"])
 def test_bundles_are_read_with_numpy_and_safetensors_alone(name: str) -> None:
     """Engines of private inference live in environments of their own."""
     code = f"""

@@ -8,7 +8,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.private_inference.bundle.folding import folded
 from relinearize.private_inference.bundle.tracing import traced_graph
 from relinearize.private_inference.cost.backbones import backbone_work
 from relinearize.private_inference.cost.choice import recorded_presets
@@ -55,7 +54,7 @@ def network_work(config: DictConfig, source: Any) -> LinearWork | None:
     try:
         network = inner_network(all_relu_network(config, source, student=True).eval())
         nodes, weights, _ = traced_graph(network, input_size)
-        return linear_work(input_size, *folded(nodes, weights))
+        return linear_work(input_size, nodes, weights)
     except Exception as error:  # a user's network, after its training: whatever is wrong must not cost the run
         logger.warning("the record has no cost of the linear layers: %s", str(error) or type(error).__name__)
         return None

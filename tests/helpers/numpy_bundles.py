@@ -4,7 +4,7 @@ import numpy as np
 
 from relinearize.private_inference.bundle.bundle import INPUT, About, Bundle, Node, Reference, write_bundle
 from relinearize.private_inference.bundle.interpreter import run_bundle
-from relinearize.private_inference.bundle.operations import OPERATIONS
+from relinearize.private_inference.bundle.operations import result_shape
 
 SIZE = (3, 8, 8)
 
@@ -20,8 +20,8 @@ class Builder:
     def add(self, name, op, *inputs, tensors=(), **attributes):
         inputs = inputs or (self.last,)
         self.weights |= {f"{name}.{role}": value.astype(np.float32) for role, value in dict(tensors).items()}
-        shapes = {role: value.shape for role, value in dict(tensors).items()}
-        shape = OPERATIONS[op].shape([self.shapes[one] for one in inputs], attributes, shapes)
+        sources = [self.shapes[one] for one in inputs]
+        shape = sources[0] if op == "masked_relu" else result_shape(op, sources, attributes | dict(tensors))
         self.nodes.append(Node(name, op, tuple(inputs), shape, attributes))
         self.shapes[name], self.last = shape, name
         return name

@@ -5,15 +5,14 @@
     weights.safetensors      float32, `NODE.weight`, `NODE.bias`, ...; the server's secret
     reference.safetensors    images (float32, N x C x H x W, pixels of 0 to 1), the plaintext logits, labels if known
 
-Batch norms are folded away. graph.json states the SHA-256 of the other files; all is checked when it is read. What a
-node computes stands in `operations.OPERATIONS`, and `interpreter.run_bundle` computes it with NumPy.
+Batch norms are folded away. graph.json states the SHA-256 of the other files; all is checked when it is read. What each
+node computes stands in `operations.OPERATIONS`; `interpreter.run_bundle` computes the whole.
 """
 
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -24,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle.operations import OPERATIONS, Shape
+from relinearize.files import sync_folder
+from relinearize.private_inference.bundle.operations import OPERATIONS, Shape, result_shape
 
 FORMAT, SCHEMA_VERSION = "relinearize-bundle", 1
 GRAPH, MASKS, WEIGHTS, REFERENCE = "graph.json", "masks.safetensors", "weights.safetensors", "reference.safetensors"
@@ -44,7 +44,7 @@ class Node:
 
 @dataclass(frozen=True)
 class About:
-    """Where a network comes from, for records and people; None or "" where nobody said. `key`: the run's."""
+    """Where a network comes from, for records and people; None or "" where unknown. `key`: the run's."""
 
     name: str = ""
     key: str = ""
@@ -59,7 +59,7 @@ class About:
 
 @dataclass(frozen=True)
 class Reference:
-    """Images and what the network says to them in plain float32; `labels` (int64) None where unknown."""
+    """Images with the network's logits in plain float32; `labels` (int64) None where unknown."""
 
     images: np.ndarray
     logits: np.ndarray
@@ -97,9 +97,15 @@ class Bundle:
 
     def tensors(self, node: Node) -> dict[str, np.ndarray]:
         """What `node` reads from the weights: "weight" -> array, ..."""
-        if self.weights is None:
+        roles = OPERATIONS[node.op].tensors
+        if roles and self.weights is None:
             raise ValueError("this bundle was read without its weights")
-        return {role: self.weights[f"{node.name}.{role}"] for role in OPERATIONS[node.op].tensors}
+        return {role: self.weights[f"{node.name}.{role}"] for role in roles}
+
+    def arguments(self, node: Node, dtype: Any = np.float32) -> dict[str, Any]:
+        """What the operation of `node` takes beside its inputs: attributes, tensors in `dtype`, a site's mask."""
+        tensors = {role: tensor.astype(dtype, copy=False) for role, tensor in self.tensors(node).items()}
+        return node.attributes | tensors | ({"mask": self.masks[node.name]} if node.op == "masked_relu" else {})
 
     def input_shapes(self, node: Node) -> list[Shape]:
         """Shapes of what `node` is given, without batch."""
@@ -107,7 +113,7 @@ class Bundle:
         return [shapes[name] for name in node.inputs]
 
     def require(self, operations: Collection[str], engine: str) -> None:
-        """Raise UserError naming the nodes that are none of `operations`."""
+        """Raise UserError naming the nodes whose operation is not among `operations`."""
         refused = [f"{node.name} ({node.op})" for node in self.nodes if node.op not in operations]
         if refused:
             more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
@@ -155,13 +161,9 @@ class Bundle:
             raise ValueError(f"attributes {sorted(node.attributes)}, not {sorted(operation.attributes)}")
         for name, kind in operation.attributes.items():
             _check_attribute(name, kind, node.attributes[name])
-        inputs = [known[name] for name in node.inputs]
-        if node.op == "masked_relu" and self.masks[node.name].shape != inputs[0]:
-            raise ValueError(f"mask {self.masks[node.name].shape} on {inputs[0]}")
         if operation.tensors and self.weights is None:
             return node.shape  # they decide it, and are not here
-        tensors = {role: self.weights[f"{node.name}.{role}"].shape for role in operation.tensors}
-        return operation.shape(inputs, node.attributes, tensors)
+        return result_shape(node.op, [known[name] for name in node.inputs], self.arguments(node))
 
 
 def _check_attribute(name: str, kind: str, value: Any) -> None:
@@ -180,7 +182,7 @@ def _check_attribute(name: str, kind: str, value: Any) -> None:
 
 
 def write_bundle(bundle: Bundle, folder: Path | str) -> None:
-    """Write `folder`, whole or not at all. UserError where it exists already or cannot be written."""
+    """Write `folder`, completely or not at all. UserError where it exists already or cannot be written."""
     bundle.check()
     folder = Path(folder)
     if folder.exists():
@@ -207,15 +209,12 @@ def write_bundle(bundle: Bundle, folder: Path | str) -> None:
     }
     files[GRAPH] = json.dumps(graph, indent=1, allow_nan=False).encode() + b"\n"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        work.mkdir(parents=True, exist_ok=True)
         try:
             for name, content in files.items():
-                with open(work / name, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            work.chmod(0o755)  # mkdtemp's 0700 would hide it from colleagues
+                (work / name).write_bytes(content)
+            sync_folder(work)
             work.rename(folder)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)

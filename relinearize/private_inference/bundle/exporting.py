@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,14 +12,11 @@ from relinearize.backbones.adapter import PixelInput, inner_network
 from relinearize.backbones.routes import export_route, routes_of
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import INPUT, About, Bundle, Node, Reference, write_bundle
-from relinearize.private_inference.bundle.folding import folded
-from relinearize.private_inference.bundle.interpreter import run_bundle
+from relinearize.private_inference.bundle.interpreter import TOLERANCE, worst_difference
 from relinearize.private_inference.bundle.tracing import traced_graph
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import Site, linearize, to_masked
 
-TOLERANCE = 1e-4  # of the largest logit: what the bundle may differ from torch
-CHECKED = 8  # images of the reference that the NumPy interpreter computes
 RANDOM_IMAGES = 8  # for a reference where nobody gives images
 
 
@@ -37,11 +33,11 @@ def export(
 ) -> Bundle:
     """Write `folder` (see `bundle`) for `network`, which stays as it is. Returns its content.
 
-    network: linearized, with the masks it carries unless `mask` is given, or any network, which is linearized here
+    network: linearized, with the masks it carries unless `mask` is given; or any network, which is linearized here,
     with all ReLUs kept unless `mask` is given. input_size: (C, H, W). route: which batch norms, needed where the
     network has several. images: N x C x H x W, what the reference holds (random pixels if None), with their labels.
 
-    UserError where the network cannot be a bundle, says something else than torch, or `folder` exists.
+    UserError where the network cannot be a bundle, the bundle's logits are not the network's, or `folder` exists.
     """
     if Path(folder).exists():  # before the work is done
         raise UserError(f"{folder} exists already; name another folder, or delete that one")
@@ -62,7 +58,6 @@ def as_bundle(
     """What `export` writes, in memory and checked against torch."""
     network = _prepared(network, tuple(input_size), mask, route)
     nodes, weights, masks = traced_graph(inner_network(network), tuple(input_size))
-    nodes, weights = folded(nodes, weights)
     if isinstance(network, PixelInput):
         nodes = _normalising(network, nodes, tuple(input_size))
     if images is None:
@@ -73,7 +68,7 @@ def as_bundle(
         input_shape=tuple(input_size),
         nodes=tuple(nodes),
         masks=masks,
-        weights={name: value.astype(np.float32) for name, value in weights.items()},
+        weights=weights,
         reference=Reference(
             images.float().numpy(), logits.numpy(), None if labels is None else labels.to(torch.int64).numpy()
         ),
@@ -87,13 +82,6 @@ def as_bundle(
             "rounding: does forward change a tensor in place that is read again?"
         )
     return bundle
-
-
-def worst_difference(bundle: Bundle) -> float:
-    """The bundle's logits against those of its reference (CHECKED images), as a share of the largest logit."""
-    expected = bundle.reference.logits[:CHECKED]
-    found = run_bundle(bundle, bundle.reference.images[:CHECKED])
-    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
 
 
 def _prepared(

@@ -10,11 +10,10 @@ import numpy as np
 from relinearize.errors import UserError
 from relinearize.files import write_bytes
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node
+from relinearize.private_inference.bundle.interpreter import TOLERANCE, worst_difference
 
 # Old enough for what engines read; nothing newer is needed.
 OPSET, IR_VERSION = 17, 8
-TOLERANCE = 1e-4  # of the largest logit
-CHECKED = 8  # reference images that onnxruntime computes
 
 _SAME_MEANING = {"add": "Add", "global_avg_pool": "GlobalAveragePool", "flatten": "Flatten"}
 
@@ -55,18 +54,18 @@ def to_onnx(bundle: Bundle) -> Any:
         return output
 
     for node in bundle.nodes:
-        inputs, name, said = node.inputs, node.name, node.attributes
+        inputs, name, given = node.inputs, node.name, node.attributes
         tensors = {role: constant(f"{name}.{role}", _shaped(node, t)) for role, t in bundle.tensors(node).items()}
         match node.op:
             case "normalize":
                 mean, std = (
-                    constant(f"{name}.{key}", np.array(said[key], np.float32).reshape(-1, 1, 1))
+                    constant(f"{name}.{key}", np.array(given[key], np.float32).reshape(-1, 1, 1))
                     for key in ("mean", "std")
                 )
                 emit("Div", [emit("Sub", [*inputs, mean], f"{name}.centred"), std], name)
             case "conv2d":
-                window = {"strides": said["stride"], "pads": said["padding"] * 2, "dilations": said["dilation"]}
-                emit("Conv", [*inputs, *tensors.values()], name, group=said["groups"], **window)
+                window = {"strides": given["stride"], "pads": given["padding"] * 2, "dilations": given["dilation"]}
+                emit("Conv", [*inputs, *tensors.values()], name, group=given["groups"], **window)
             case "linear":
                 emit("Gemm", [*inputs, *tensors.values()], name, transB=1)
             case "affine":
@@ -79,7 +78,7 @@ def to_onnx(bundle: Bundle) -> Any:
                     active = emit("Relu", inputs, f"{name}.all")
                     emit("Where", [constant(f"{name}.mask", mask[None]), active, *inputs], name)
             case "avg_pool" | "max_pool":
-                window = {"kernel_shape": said["kernel"], "strides": said["stride"], "pads": said["padding"] * 2}
+                window = {"kernel_shape": given["kernel"], "strides": given["stride"], "pads": given["padding"] * 2}
                 if node.op == "avg_pool":
                     emit("AveragePool", inputs, name, count_include_pad=1, **window)
                 else:
@@ -100,10 +99,10 @@ def to_onnx(bundle: Bundle) -> Any:
 
 
 def write_onnx(bundle: Bundle, path: Path | str) -> float | None:
-    """Write the model to `path`, whole or not at all; `path` must not exist.
+    """Write the model to `path`, completely or not at all; `path` must not exist.
 
-    Returns what onnxruntime's logits differ from the reference's, as a share of the largest; None where it is not
-    installed. UserError where they differ by more than rounding, and then nothing is written.
+    Returns the largest difference of onnxruntime's logits from the reference's, as a share of the largest logit; None
+    where it is not installed. UserError where they differ by more than rounding, and then nothing is written.
     """
     check_installed()
     path = Path(path)
@@ -126,6 +125,4 @@ def _difference(bundle: Bundle, content: bytes) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found = session.run(["logits"], {INPUT: bundle.reference.images[:CHECKED]})[0]
-    expected = bundle.reference.logits[:CHECKED]
-    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
+    return worst_difference(bundle, lambda images: session.run(["logits"], {INPUT: images})[0])

@@ -1,12 +1,16 @@
-"""The operations of a bundle's graph: what each takes, which tensors it has, what shape it gives. No torch.
+"""The operations of a bundle's graph: what each takes and what it computes, with NumPy. No torch.
 
-All values are float32, N x C x H x W or N x F; shapes here are without N. H and W are given as pairs, height first.
+All values are N x C x H x W or N x F; shapes elsewhere are without N. H and W are given as pairs, height first. The
+computations are the yardstick for every engine: slow, and written to be read. They raise ValueError where their
+arguments do not fit together.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 Shape = tuple[int, ...]
 
@@ -15,116 +19,124 @@ Shape = tuple[int, ...]
 class Operation:
     """One kind of node.
 
+    compute: from the inputs, and by name the tensors and attributes (masked_relu: the mask), to the result.
     inputs: how many, None for two or more. tensors: what it reads from the weights, node x's `weight` under `x.weight`.
-    attributes: name -> kind, "pair" (two whole numbers), "count" (one), "numbers" (one per channel).
-    shape: (shapes of the inputs, attributes, shapes of the tensors) -> shape of the result; ValueError if they do not
-    go together.
+    attributes: name -> kind, "pair" (two integers), "count" (one), "numbers" (floats, one per channel).
     """
 
-    inputs: int | None
-    tensors: tuple[str, ...]
-    attributes: Mapping[str, str]
-    shape: Callable[[Sequence[Shape], Mapping[str, Any], Mapping[str, Shape]], Shape]
     meaning: str
+    compute: Callable[..., np.ndarray]
+    inputs: int | None = 1
+    tensors: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
-def _map(shape: Shape) -> Shape:
-    if len(shape) != 3:
-        raise ValueError(f"needs C x H x W, not {shape}")
-    return shape
+def result_shape(op: str, inputs: Sequence[Shape], arguments: Mapping[str, Any]) -> Shape:
+    """Shape of the result, without batch: that of no image at all. ValueError where `op` cannot be computed."""
+    return OPERATIONS[op].compute(*(np.empty((0, *shape)) for shape in inputs), **arguments).shape[1:]
 
 
-def _sides(shape: Shape, window: Sequence[int], attributes: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width after a window went over a map, rounded down."""
-    sides = tuple(
-        (size + 2 * padding - length) // stride + 1
-        for size, length, stride, padding in zip(
-            shape[1:], window, attributes["stride"], attributes["padding"], strict=True
-        )
-    )
-    if min(sides) < 1:
-        raise ValueError(f"a window of {tuple(window)} does not fit {shape}")
-    return sides
+def _per_channel(values: Any, x: np.ndarray) -> np.ndarray:
+    if np.shape(values) != x.shape[1:2]:
+        raise ValueError(f"{np.shape(values)} values on {x.shape[1:2]} channels")
+    return np.asarray(values, x.dtype).reshape(-1, *[1] * (x.ndim - 2))
 
 
-def _conv2d(inputs: Sequence[Shape], attributes: Mapping[str, Any], tensors: Mapping[str, Shape]) -> Shape:
-    channels, *_ = shape = _map(inputs[0])
-    out, per_group, *kernel = tensors["weight"]
-    groups = attributes["groups"]
-    if len(kernel) != 2 or per_group * groups != channels or out % groups or tensors["bias"] != (out,):
-        raise ValueError(f"weight {tensors['weight']}, bias {tensors['bias']}, {groups} groups on {shape}")
-    window = [dilation * (length - 1) + 1 for length, dilation in zip(kernel, attributes["dilation"], strict=True)]
-    return (out, *_sides(shape, window, attributes))
+def _windows(x: np.ndarray, window: Any, stride: Any) -> np.ndarray:
+    """N x C x H x W -> N x C x H' x W' x h x w."""
+    if x.ndim != 4:
+        raise ValueError(f"needs C x H x W, not {x.shape[1:]}")
+    return sliding_window_view(x, tuple(window), axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
 
 
-def _linear(inputs: Sequence[Shape], attributes: Mapping[str, Any], tensors: Mapping[str, Shape]) -> Shape:
-    out, features = tensors["weight"]
-    if inputs[0] != (features,) or tensors["bias"] != (out,):
-        raise ValueError(f"weight {tensors['weight']}, bias {tensors['bias']} on {inputs[0]}")
-    return (out,)
+def _padded(x: np.ndarray, padding: Any, value: float = 0) -> np.ndarray:
+    return np.pad(x, ((0, 0), (0, 0), *((side, side) for side in padding)), constant_values=value)
 
 
-def _affine(inputs: Sequence[Shape], attributes: Mapping[str, Any], tensors: Mapping[str, Shape]) -> Shape:
-    if tensors["scale"] != inputs[0][:1] or tensors["shift"] != inputs[0][:1]:
-        raise ValueError(f"scale {tensors['scale']}, shift {tensors['shift']} on {inputs[0]}")
-    return inputs[0]
+def _normalize(x: np.ndarray, mean: Any, std: Any) -> np.ndarray:
+    if min(std) <= 0:
+        raise ValueError(f"std {std} must be above 0")
+    return (x - _per_channel(mean, x)) / _per_channel(std, x)
 
 
-def _normalize(inputs: Sequence[Shape], attributes: Mapping[str, Any], tensors: Mapping[str, Shape]) -> Shape:
-    if not len(attributes["mean"]) == len(attributes["std"]) == inputs[0][0] or min(attributes["std"]) <= 0:
-        raise ValueError(f"mean and std of {inputs[0][0]} channels")
-    return inputs[0]
+def _conv2d(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: Any, padding: Any, dilation: Any, groups: int
+) -> np.ndarray:
+    if weight.ndim != 4 or bias.shape != weight.shape[:1]:
+        raise ValueError(f"weight {weight.shape}, bias {bias.shape}")
+    window = [d * (length - 1) + 1 for length, d in zip(weight.shape[2:], dilation, strict=True)]
+    windows = _windows(_padded(x, padding), window, stride)[..., :: dilation[0], :: dilation[1]]
+    parts = [
+        np.tensordot(part, kernel, axes=((1, 4, 5), (1, 2, 3)))
+        for part, kernel in zip(np.split(windows, groups, 1), np.split(weight, groups), strict=True)
+    ]
+    return np.moveaxis(np.concatenate(parts, -1) + bias, -1, 1)
 
 
-def _same(inputs: Sequence[Shape], attributes: Mapping[str, Any], tensors: Mapping[str, Shape]) -> Shape:
-    if len(set(inputs)) != 1:
-        raise ValueError(f"inputs of different shapes {list(inputs)}")
-    return inputs[0]
+def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    if x.ndim != 2 or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        raise ValueError(f"weight {weight.shape}, bias {bias.shape} on {x.shape[1:]}")
+    return x @ weight.T + bias
 
 
-def _concat(inputs: Sequence[Shape], attributes: Mapping[str, Any], tensors: Mapping[str, Shape]) -> Shape:
-    if len({shape[1:] for shape in inputs}) != 1:
-        raise ValueError(f"inputs {list(inputs)} differ in more than their channels")
-    return (sum(shape[0] for shape in inputs), *inputs[0][1:])
+def _add(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if x.shape != y.shape:
+        raise ValueError(f"inputs of different shapes {x.shape[1:]} and {y.shape[1:]}")
+    return x + y
 
 
-def _pool(inputs: Sequence[Shape], attributes: Mapping[str, Any], tensors: Mapping[str, Shape]) -> Shape:
-    shape = _map(inputs[0])
-    if any(2 * padding > length for padding, length in zip(attributes["padding"], attributes["kernel"], strict=True)):
-        raise ValueError(f"padding {attributes['padding']} is more than half of the kernel {attributes['kernel']}")
-    return (shape[0], *_sides(shape, attributes["kernel"], attributes))
+def _masked_relu(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    if mask.shape != x.shape[1:]:
+        raise ValueError(f"mask {mask.shape} on {x.shape[1:]}")
+    return np.where(mask, np.maximum(x, 0), x)
 
 
-def _global_pool(inputs: Sequence[Shape], attributes: Mapping[str, Any], tensors: Mapping[str, Shape]) -> Shape:
-    return (_map(inputs[0])[0], 1, 1)
-
-
-def _flatten(inputs: Sequence[Shape], attributes: Mapping[str, Any], tensors: Mapping[str, Shape]) -> Shape:
-    return (math.prod(inputs[0]),)
+def _pool(x: np.ndarray, kernel: Any, stride: Any, padding: Any, value: float = 0) -> np.ndarray:
+    if any(2 * side > length for side, length in zip(padding, kernel, strict=True)):
+        raise ValueError(f"padding {padding} is more than half of the kernel {kernel}")
+    return _windows(_padded(x, padding, value), kernel, stride)
 
 
 _WINDOW = {"kernel": "pair", "stride": "pair", "padding": "pair"}
 
 OPERATIONS: dict[str, Operation] = {
     "normalize": Operation(
-        1, (), {"mean": "numbers", "std": "numbers"}, _normalize,
         "(x - mean) / std per channel, public: the owner of the image does it in the clear",
+        _normalize,
+        attributes={"mean": "numbers", "std": "numbers"},
     ),
     "conv2d": Operation(
-        1, ("weight", "bias"), {"stride": "pair", "padding": "pair", "dilation": "pair", "groups": "count"}, _conv2d,
         "cross-correlation as in torch; weight O x C/groups x h x w, bias O; padding on both sides, with zeros",
+        _conv2d,
+        tensors=("weight", "bias"),
+        attributes={"stride": "pair", "padding": "pair", "dilation": "pair", "groups": "count"},
     ),
-    "linear": Operation(1, ("weight", "bias"), {}, _linear, "x @ weight.T + bias; weight O x F, bias O"),
+    "linear": Operation("x @ weight.T + bias; weight O x F, bias O", _linear, tensors=("weight", "bias")),
     "affine": Operation(
-        1, ("scale", "shift"), {}, _affine, "scale * x + shift per channel: a batch norm that no layer could take in"
+        "scale * x + shift per channel: a batch norm that no layer could take in",
+        lambda x, scale, shift: x * _per_channel(scale, x) + _per_channel(shift, x),
+        tensors=("scale", "shift"),
     ),
-    "add": Operation(2, (), {}, _same, "x + y, same shapes"),
-    "concat": Operation(None, (), {}, _concat, "along the channels"),
+    "add": Operation("x + y, same shapes", _add, inputs=2),
+    "concat": Operation("along the channels", lambda *inputs: np.concatenate(inputs, 1), inputs=None),
     "masked_relu": Operation(
-        1, (), {}, _same, "max(x, 0) where the mask of this name is true, x elsewhere; the name is the site's"
+        "max(x, 0) where the mask of this name is true, x elsewhere; the name is the site's", _masked_relu
     ),
-    "avg_pool": Operation(1, (), _WINDOW, _pool, "mean over the window; padded zeros count, as in torch"),
-    "max_pool": Operation(1, (), _WINDOW, _pool, "maximum over the window, what is padded left out: comparisons"),
-    "global_avg_pool": Operation(1, (), {}, _global_pool, "mean of each channel: C x H x W to C x 1 x 1"),
-    "flatten": Operation(1, (), {}, _flatten, "C x H x W to C*H*W, channels outermost whatever the engine's layout"),
-}  # fmt: skip
+    "avg_pool": Operation(
+        "mean over the window; padded zeros count, as in torch",
+        lambda x, kernel, stride, padding: _pool(x, kernel, stride, padding).mean((4, 5)),
+        attributes=_WINDOW,
+    ),
+    "max_pool": Operation(
+        "maximum over the window, what is padded left out: comparisons",
+        lambda x, kernel, stride, padding: _pool(x, kernel, stride, padding, -np.inf).max((4, 5)),
+        attributes=_WINDOW,
+    ),
+    "global_avg_pool": Operation(
+        "mean of each channel: C x H x W to C x 1 x 1", lambda x: x.mean((2, 3), keepdims=True)
+    ),
+    "flatten": Operation(
+        "C x H x W to C*H*W, channels outermost whatever the engine's layout",
+        lambda x: x.reshape(len(x), int(np.prod(x.shape[1:]))),
+    ),
+}

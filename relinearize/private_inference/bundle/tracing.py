@@ -1,28 +1,31 @@
-"""From a linearized torch network to the nodes of a bundle, batch norms not yet folded."""
+"""From a linearized torch network to the nodes of a bundle, batch norms folded into the layers before them."""
 
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from relinearize.backbones.batch_norm import NORMS, folded
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import INPUT, Node
-from relinearize.private_inference.bundle.operations import OPERATIONS, Shape
+from relinearize.private_inference.bundle.operations import OPERATIONS, Shape, result_shape
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.tracing import SitesAsLeaves
 
-BATCH = 2  # of the shapes' run
+BATCH = 2  # of the images that tell the shapes
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+CARRIERS = ("conv2d", "linear", "affine")  # what a batch norm can be folded into
 
 
 class Graph(NamedTuple):
-    """Nodes in topological order, their tensors (float64, `NODE.role`) and the mask of each site (bool)."""
+    """Nodes in topological order, their tensors (float32, `NODE.role`) and the mask of each site (bool)."""
 
     nodes: list[Node]
     weights: dict[str, np.ndarray]
@@ -30,11 +33,15 @@ class Graph(NamedTuple):
 
 
 class _Refused(Exception):
-    """What of a call a bundle does not know."""
+    """What a bundle does not know about a call."""
 
 
 def traced_graph(network: nn.Module, input_shape: Shape) -> Graph:
     """The graph of `network` (linearized, eval mode, on the CPU) for images of C x H x W.
+
+    A batch norm is folded into the convolution, linear layer or batch norm before it, if that feeds nothing else;
+    behind an addition or a concatenation it stays as `affine`. A pooling over one pixel that only skips pixels becomes
+    the stride of the 1x1 convolutions after it.
 
     Raises UserError, naming the call, where the network cannot be traced or does what no operation of a bundle does.
     """
@@ -45,21 +52,22 @@ def traced_graph(network: nn.Module, input_shape: Shape) -> Graph:
     except Exception as error:  # the user's forward runs here: anything can be raised
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"the network cannot be exported: torch.fx cannot trace it ({reason})") from error
-    return _Translation(traced, input_shape).graph()
+    with torch.no_grad():
+        return _Translation(traced, input_shape).graph()
 
 
 class _Translation:
     def __init__(self, traced: fx.GraphModule, input_shape: Shape) -> None:
         self.modules = dict(traced.named_modules())
         self.calls = list(traced.graph.nodes)
+        self.used = _needed(self.calls[-1])
         self.shapes: dict[str, Shape] = {INPUT: tuple(input_shape)}
         self.names: dict[fx.Node, str] = {}  # a call -> the node that holds its result
-        self.nodes: list[Node] = []
-        self.weights: dict[str, np.ndarray] = {}
+        self.nodes: dict[str, Node] = {}
+        self.tensors: dict[str, dict[str, Tensor]] = {}  # of each node, by role; float64 until all is folded
         self.masks: dict[str, np.ndarray] = {}
 
     def graph(self) -> Graph:
-        used = _needed(self.calls[-1])
         for call in self.calls:
             if call.op == "placeholder":
                 if self.names:
@@ -68,11 +76,16 @@ class _Translation:
             elif call.op == "output":
                 if not isinstance(call.args[0], fx.Node) or len(_shape(call.args[0]) or ()) != 1:
                     raise UserError("the network cannot be exported: its result is not one tensor of N x classes")
-                if call.args[0] not in self.names or not self.nodes or self.nodes[-1].name != self.names[call.args[0]]:
+                if call.args[0] not in self.names or self.names[call.args[0]] != next(reversed(self.nodes), None):
                     raise UserError("the network cannot be exported: its result is not what it computes last")
-            elif call in used:
+            elif call in self.used:
                 self._translate(call)
-        return Graph(self.nodes, self.weights, self.masks)
+        weights = {
+            f"{name}.{role}": tensor.float().numpy()
+            for name, tensors in self.tensors.items()
+            for role, tensor in tensors.items()
+        }
+        return Graph(_with_strides(list(self.nodes.values()), weights), weights, self.masks)
 
     def _translate(self, call: fx.Node) -> None:
         kind, translate = self._translator(call)
@@ -80,7 +93,7 @@ class _Translation:
             if translate is None:
                 raise _Refused("no operation of a bundle does this")
             result = translate(self, call)
-            if isinstance(result, fx.Node):  # dropout, identity: nothing is left
+            if isinstance(result, fx.Node):  # dropout, identity, a folded batch norm: nothing is left
                 self.names[call] = self._input(result)
                 return
             self.names[call] = result.name
@@ -106,33 +119,40 @@ class _Translation:
             raise _Refused(f"{given!r} is no map that the network computes")
         return self.names[given]
 
+    def module(self, call: fx.Node) -> nn.Module:
+        """The module that is called, or the one that a functional call stands for."""
+        if call.op == "call_module":
+            return self.modules[call.target]
+        return _AS_MODULE[call.target](*call.args[1:], **{k: v for k, v in call.kwargs.items() if k != "input"})
+
     def add(self, call: fx.Node, op: str, inputs: Sequence[Any], name: str | None = None, **settings: Any) -> Node:
-        """Append a node; `settings` are its tensors (torch's, by role) and its attributes."""
+        """Append a node; `settings` are its tensors (torch's, by role), its attributes, the mask of a site."""
         name = name or (call.target if call.op == "call_module" else call.name)
         base, number = name, 1
         while name in self.shapes:  # a module that is called again
             name, number = f"{base}_{number}", number + 1
         sources = tuple(given if isinstance(given, str) else self._input(given) for given in inputs)
-        tensors = {role: value.detach().double().numpy() for role, value in settings.items() if role in _ROLES}
-        attributes = {key: value for key, value in settings.items() if key not in _ROLES}
-        rule = OPERATIONS[op].shape
-        tensor_shapes = {role: value.shape for role, value in tensors.items()}
-        shape = rule([self.shapes[source] for source in sources], attributes, tensor_shapes)
-        node = Node(name, op, sources, shape, attributes)
-        self.nodes.append(node)
-        self.shapes[name] = shape
-        self.weights |= {f"{name}.{role}": value for role, value in tensors.items()}
-        return node
+        tensors = {role: settings[role].detach().double() for role in OPERATIONS[op].tensors}
+        attributes = {key: settings[key] for key in OPERATIONS[op].attributes}
+        arguments = settings | {role: tensor.numpy() for role, tensor in tensors.items()}
+        shape = result_shape(op, [self.shapes[source] for source in sources], arguments)
+        self.nodes[name] = Node(name, op, sources, shape, attributes)
+        self.shapes[name], self.tensors[name] = shape, tensors
+        return self.nodes[name]
 
     def shape(self, given: Any) -> Shape:
         return self.shapes[self._input(given)]
 
-
-_ROLES = {role for operation in OPERATIONS.values() for role in operation.tensors}
+    def carrier(self, call: fx.Node) -> str | None:
+        """The node whose result `call` alone reads, if a batch norm can be folded into it."""
+        name = self._input(_given(call))
+        same = [other for other, held in self.names.items() if held == name]
+        readers = {reader for one in same for reader in one.users if reader in self.used} - set(same)
+        return name if name in self.nodes and self.nodes[name].op in CARRIERS and readers == {call} else None
 
 
 def _needed(output: fx.Node) -> set[fx.Node]:
-    """The calls that `output` depends on, those aside that only tell a flattening its sizes."""
+    """The calls that `output` depends on, except those that only tell a flattening its sizes."""
     needed, waiting = set(), [output]
     while waiting:
         call = waiting.pop()
@@ -141,6 +161,26 @@ def _needed(output: fx.Node) -> set[fx.Node]:
             flattens = call.op == "call_method" and call.target in ("view", "reshape")
             waiting += [call.args[0]] if flattens or call.target is torch.reshape else call.all_input_nodes
     return needed
+
+
+def _with_strides(nodes: list[Node], weights: dict[str, np.ndarray]) -> list[Node]:
+    """`nodes` without the poolings over one pixel whose stride the 1x1 convolutions behind them can take."""
+
+    def takes_a_stride(node: Node) -> bool:
+        plain = (node.attributes["stride"], node.attributes["padding"]) == ([1, 1], [0, 0])
+        return plain and weights[f"{node.name}.weight"].shape[2:] == (1, 1)
+
+    for pool in nodes:
+        readers = [node for node in nodes if pool.name in node.inputs]
+        if pool.op != "avg_pool" or pool.attributes["kernel"] != [1, 1] or any(pool.attributes["padding"]):
+            continue
+        if readers and all(node.op == "conv2d" and takes_a_stride(node) for node in readers):
+            stride = {"stride": pool.attributes["stride"]}
+            strided = {
+                node.name: replace(node, inputs=pool.inputs, attributes=node.attributes | stride) for node in readers
+            }
+            nodes = [strided.get(node.name, node) for node in nodes if node is not pool]
+    return nodes
 
 
 def _shape(call: fx.Node) -> Shape | None:
@@ -159,11 +199,11 @@ def _given(call: fx.Node) -> Any:
 def _pair(value: Any) -> list[int]:
     pair = [value, value] if isinstance(value, int) else list(value) * (2 // max(1, len(value)))
     if len(pair) != 2 or not all(type(number) is int for number in pair):
-        raise _Refused(f"{value!r} is no pair of whole numbers")
+        raise _Refused(f"{value!r} is no pair of integers")
     return pair
 
 
-# ---- one function per kind of call: makes a node, or returns the call whose result it only hands on ------------------
+# ---- one function per kind of call: makes a node, or returns the call whose result is its own ------------------
 
 
 def _conv(graph: _Translation, call: fx.Node) -> Node:
@@ -189,68 +229,48 @@ def _linear(graph: _Translation, call: fx.Node) -> Node:
     return graph.add(call, "linear", [_given(call)], weight=module.weight, bias=bias)
 
 
-def _norm(graph: _Translation, call: fx.Node) -> Node:
+def _norm(graph: _Translation, call: fx.Node) -> Node | fx.Node:
     norm = graph.modules[call.target]
     if norm.running_mean is None:
         raise _Refused("it keeps no running statistics (track_running_stats=False)")
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale + (0 if norm.bias is None else norm.bias.double())
+    if (before := graph.carrier(call)) is not None:
+        weight, bias = OPERATIONS[graph.nodes[before].op].tensors
+        values = graph.tensors[before]
+        values[weight], values[bias] = folded(values[weight], values[bias], norm)
+        return _given(call)
+    scale, shift = folded(torch.ones(norm.num_features, dtype=torch.float64), None, norm)
     return graph.add(call, "affine", [_given(call)], scale=scale, shift=shift)
 
 
 def _site(graph: _Translation, call: fx.Node) -> Node:
-    node = graph.add(call, "masked_relu", [_given(call)])
-    graph.masks[node.name] = graph.modules[call.target].mask.numpy().copy()
+    mask = graph.modules[call.target].mask.numpy().copy()
+    node = graph.add(call, "masked_relu", [_given(call)], mask=mask)
+    graph.masks[node.name] = mask
     return node
 
 
-def _settings(names: Sequence[str], defaults: Sequence[Any]) -> Callable[[_Translation, fx.Node], dict[str, Any]]:
-    """Reads the settings of a pooling from its module's attributes or its call's arguments."""
-
-    def read(graph: _Translation, call: fx.Node) -> dict[str, Any]:
-        if call.op == "call_module":
-            return {name: getattr(graph.modules[call.target], name) for name in names}
-        return {
-            name: _argument(call, place, name, default)
-            for place, (name, default) in enumerate(zip(names, defaults, strict=True), start=1)
-        }
-
-    return read
-
-
-_avg_settings = _settings(
-    ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-    (None, None, 0, False, True, None),
-)
-_max_settings = _settings(
-    ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"), (None, None, 0, 1, False, False)
-)
-
-
-def _window(said: dict[str, Any]) -> dict[str, list[int]]:
-    stride = said["kernel_size"] if said["stride"] in (None, [], ()) else said["stride"]
-    return {"kernel": _pair(said["kernel_size"]), "stride": _pair(stride), "padding": _pair(said["padding"])}
+def _window(pool: nn.AvgPool2d | nn.MaxPool2d) -> dict[str, list[int]]:
+    stride = pool.stride or pool.kernel_size  # an empty list, in the functional form
+    return {"kernel": _pair(pool.kernel_size), "stride": _pair(stride), "padding": _pair(pool.padding)}
 
 
 def _avg_pool(graph: _Translation, call: fx.Node) -> Node:
-    said = _avg_settings(graph, call)
-    window = _window(said)
-    if said["divisor_override"] or (not said["count_include_pad"] and any(window["padding"])):
+    pool = graph.module(call)
+    window = _window(pool)
+    if pool.divisor_override or (not pool.count_include_pad and any(window["padding"])):
         raise _Refused("divisor_override, or count_include_pad=False with padding")
     return graph.add(call, "avg_pool", [_given(call)], **window)
 
 
 def _max_pool(graph: _Translation, call: fx.Node) -> Node:
-    said = _max_settings(graph, call)
-    if _pair(said["dilation"]) != [1, 1] or said["return_indices"]:
+    pool = graph.module(call)
+    if _pair(pool.dilation) != [1, 1] or pool.return_indices:
         raise _Refused("dilation or return_indices")
-    return graph.add(call, "max_pool", [_given(call)], **_window(said))
+    return graph.add(call, "max_pool", [_given(call)], **_window(pool))
 
 
 def _adaptive_pool(graph: _Translation, call: fx.Node) -> Node | fx.Node:
-    size = graph.modules[call.target].output_size if call.op == "call_module" else _argument(call, 1, "output_size")
+    size = graph.module(call).output_size
     given = graph.shape(_given(call))[1:]
     if len(given) != 2:
         raise _Refused("needs C x H x W")
@@ -279,7 +299,7 @@ def _mean(graph: _Translation, call: fx.Node) -> Node:
 
 
 def _flatten(graph: _Translation, call: fx.Node) -> Node | fx.Node:
-    """flatten, view and reshape: whatever way it is said, N x (all the rest) comes out."""
+    """flatten, view and reshape, where N x (all the rest) comes out."""
     shape, result = graph.shape(_given(call)), _shape(call)
     if result == shape:
         return _given(call)
@@ -308,13 +328,19 @@ def _nothing(graph: _Translation, call: fx.Node) -> fx.Node:
 _MODULES: dict[Any, Callable[[_Translation, fx.Node], Any]] = {
     nn.Conv2d: _conv,
     nn.Linear: _linear,
-    (nn.BatchNorm1d, nn.BatchNorm2d): _norm,
+    NORMS: _norm,
     MaskedReLU: _site,
     nn.AvgPool2d: _avg_pool,
     nn.MaxPool2d: _max_pool,
     nn.AdaptiveAvgPool2d: _adaptive_pool,
     nn.Flatten: _flatten,
     (nn.Identity, *DROPOUTS): _nothing,
+}
+
+_AS_MODULE: dict[Callable[..., Any], Callable[..., nn.Module]] = {  # whose arguments are those behind the input
+    F.avg_pool2d: nn.AvgPool2d,
+    F.max_pool2d: nn.MaxPool2d,
+    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
 }
 
 _FUNCTIONS: dict[Callable[..., Any], Callable[[_Translation, fx.Node], Any]] = {

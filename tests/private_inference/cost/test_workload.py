@@ -9,7 +9,6 @@ from torch import nn
 from relinearize.backbones import build_backbone
 from relinearize.private_inference.bundle.bundle import Bundle
 from relinearize.private_inference.bundle.exporting import as_bundle
-from relinearize.private_inference.bundle.folding import folded
 from relinearize.private_inference.bundle.tracing import traced_graph
 from relinearize.private_inference.cost.backbones import backbone_work
 from relinearize.private_inference.cost.workload import LinearWork, Workload, bundle_workload, mask_workload
@@ -19,7 +18,6 @@ from relinearize.relu.sites import linearize
 def unchecked_bundle(network, size):
     """Without the reference, which takes the time."""
     nodes, weights, masks = traced_graph(linearize(network, size).eval(), size)
-    nodes, weights = folded(nodes, weights)
     return Bundle(size, tuple(nodes), masks, weights, None)
 
 
