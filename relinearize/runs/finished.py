@@ -38,6 +38,8 @@ class FinishedRun:
         if root is not None:
             config.dataset.root = root
             config.dataset.source.root = root
+        if config.backbone.get("weights") is not None:
+            config.backbone.weights = None  # where the training started; the file may be gone
         return cls(folder, Record.read(folder / RECORD_FILE), config)
 
     @cached_property

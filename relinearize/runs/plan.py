@@ -181,11 +181,19 @@ class Plan:
                 "size": self.input_size,
                 **{key: plain(dataset[key]) for key in ("holdout", "subset", "mean", "std", "augment")},
             },
-            "backbone": plain(self.config.backbone),
+            "backbone": self._backbone_content,
             "seed": self.seed,
             "precision": self.precision,
             "devices": self.config.trainer.devices,
         }
+
+    @property
+    def _backbone_content(self) -> dict[str, Any]:
+        """The `backbone` group, with the content of a file of initial weights in place of its name."""
+        settings = plain(self.config.backbone)
+        if settings.get("weights") is not None:
+            settings["weights"] = file_digest(Path(settings["weights"]))
+        return settings
 
     @property
     def plain_config(self) -> dict[str, Any]:

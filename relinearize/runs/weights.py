@@ -74,3 +74,18 @@ def match_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) ->
         )
     renamed = dict(zip(names, (weights[key] for key in given), strict=True))
     return {key: renamed.get(key, own[key]) for key in own}
+
+
+def load_initial(network: nn.Module, path: Path) -> None:
+    """Start `network` from the weights in `path`, in place.
+
+    A head for another number of classes is left out: tensors whose shape differs in its first dimension only, of the
+    network's last layer. UserError where the rest does not fit.
+    """
+    own, weights = network.state_dict(), read_weights(path)
+    head = next((name for name in reversed(own) if name.endswith(".weight") and own[name].dim() > 1), "")
+    for name in (head, head.replace(".weight", ".bias")):
+        given = weights.get(name)
+        if given is not None and own[name].shape[1:] == given.shape[1:]:
+            weights[name] = given if own[name].shape == given.shape else own[name]
+    network.load_state_dict(match_weights(network, weights, path))
