@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,9 +22,6 @@ from omegaconf.errors import OmegaConfBaseException
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
 from relinearize.sweeps.arguments import MULTIRUN, name_sweep, with_budget_grid
-
-if TYPE_CHECKING:
-    from relinearize.report import ReportPaths
 
 USAGE = """\
 usage: relinearize COMMAND ...
@@ -71,7 +68,7 @@ def make_run(config: DictConfig) -> tuple[Any, Path]:
     """Make or find the run and print it. Returns its record and its folder."""
     from relinearize.commands import run as job
     from relinearize.records.run import find_records
-    from relinearize.report import print_runs
+    from relinearize.report.tables.terminal import print_runs
 
     record, folder = one_line_errors(job.run_job, config)
     print_runs([found for _, found in find_records([folder])])  # with its sub-models, if it has any
@@ -148,7 +145,7 @@ def report(arguments: list[str]) -> None:
             "[--against-paper] [logger=wandb]: give the folders of runs, for example outputs/runs"
         )
     from relinearize.arguments import key_values, yes_or_no
-    from relinearize.commands.report import report_folders
+    from relinearize.commands.report import ReportOptions, report_folders
     from relinearize.private_inference.cost.choice import one_preset
     from relinearize.tracking.wandb_settings import wandb_settings
 
@@ -156,24 +153,8 @@ def report(arguments: list[str]) -> None:
     settings = wandb_settings(logger) if logger else None
     published = yes_or_no("published", values["published"])
     preset = one_preset(values["preset"] or None, values["network"] or None)
-    places, out = [Path(folder) for folder in folders], Path(values["out"]) if values["out"] else None
-    paths = report_folders(places, published, beside in arguments, preset, out)
-    if settings is not None:
-        report_to_wandb(places, paths, settings)
-
-
-def report_to_wandb(folders: list[Path], paths: "ReportPaths", settings: dict[str, Any]) -> None:
-    """The report as a W&B run, whose files lie beside its own."""
-    from relinearize.records.run import find_records
-    from relinearize.report.wandb import log_report, report_run
-    from relinearize.tracking.wandb_run import wandb_run
-
-    place = paths.html.parent
-    about = report_run([record for _, record in find_records(folders)], paths, settings)
-    with wandb_run(settings, place, **about) as run:
-        log_report(run, paths)
-        address = run.url or f"W&B, {settings['mode']}: wandb sync {place / 'wandb'}"
-    print(address)
+    places, out = tuple(Path(folder) for folder in folders), Path(values["out"]) if values["out"] else None
+    report_folders(ReportOptions(places, out, published, beside in arguments, preset, settings))
 
 
 def evaluate(arguments: list[str]) -> None:

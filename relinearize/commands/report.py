@@ -1,56 +1,49 @@
-"""`relinearize report FOLDER ...`: the files written, and the table on the terminal."""
+"""`relinearize report FOLDER ...`: the files written, and the tables on the terminal."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from relinearize.private_inference.cost.choice import one_preset
 from relinearize.private_inference.cost.presets import Preset
-from relinearize.records.run import find_records
-from relinearize.report import ReportPaths, print_runs, robust_tables, write_report
-from relinearize.report.papers.comparison import compare
-from relinearize.report.tables.combinations import build_matrices
-from relinearize.report.tables.pareto import build_panels
+from relinearize.report.report import make_report
 from relinearize.report.tables.shared_work import SharedWork
-from relinearize.report.tables.terminal import print_against_paper, print_combinations, print_robustness
+from relinearize.report.tables.terminal import print_against_paper, print_combinations, print_robustness, print_runs
+from relinearize.report.write import log_report, write_report
 
 
-def report_folders(
-    folders: list[Path],
-    published: bool = True,
-    against_paper: bool = False,
-    preset: Preset | None = None,
-    out: Path | None = None,
-) -> ReportPaths:
-    """Write pareto.csv, pareto.png and report.html into the first folder, or into `out`; print the runs and the paths.
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the command is asked for.
 
-    preset: what costs of private inference are predicted for (None: Cheetah on the WAN).
-    With robust records among them, robustness.md and what goes with it, too; `against_paper`: likewise the runs beside
-    the papers' numbers.
+    out: where the files go (None: the first folder). preset: what costs of private inference are predicted for (None:
+    Cheetah on the WAN). wandb: settings of the `logger` group, None without a W&B run.
     """
-    preset = preset or one_preset()
-    paths = write_report(folders, out, published, against_paper, preset)
-    records = [record for _, record in find_records(folders)]
-    print_runs(records, preset=preset)
-    if preset.network is None:
-        print(f"{preset.name} is computation alone: there are no bytes, hence no pareto_bytes.png")
-    work = SharedWork.of(records)
+
+    folders: tuple[Path, ...]
+    out: Path | None = None
+    published: bool = True
+    against_paper: bool = False
+    preset: Preset | None = None
+    wandb: Mapping[str, Any] | None = None
+
+
+def report_folders(options: ReportOptions) -> dict[str, Path]:
+    """Write the report, print its tables and the paths of its files. Returns name -> path."""
+    report = make_report(options.folders, options.published, options.against_paper, options.preset)
+    paths = write_report(report, options.out)
+    print_runs(report.sources.records, preset=report.preset)
+    if report.preset.network is None:
+        print(f"{report.preset.name} is computation alone: there are no bytes, hence no pareto_bytes.png")
+    work = SharedWork.of(report.sources.records)
     if work.saved:
         print(work)
-    panels = build_panels(records, published)
-    print_combinations(build_matrices(panels))
-    print_robustness(robust_tables(folders, panels))
-    if against_paper:
-        print_against_paper(compare(records))
-    for path in (
-        paths.csv,
-        paths.png,
-        *paths.costs,
-        paths.html,
-        *paths.inference,
-        *paths.masks,
-        *paths.searches,
-        *paths.combinations,
-        *paths.robustness,
-        *paths.against_paper,
-    ):
+    print_combinations(report.combinations)
+    print_robustness(report.robustness)
+    if report.comparisons is not None:
+        print_against_paper(report.comparisons)
+    for path in paths.values():
         print(path)
+    if options.wandb is not None:
+        print(log_report(report, paths, options.wandb))
     return paths

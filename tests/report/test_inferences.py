@@ -12,13 +12,15 @@ from fake_records import fake_record, fake_sweep, write_records
 from test_page import NASTY, Page
 
 from relinearize.private_inference.cost.choice import one_preset
-from relinearize.report import write_report
 from relinearize.report.figures.inference import draw_inference, draw_inference_split
 from relinearize.report.page.page import render_page
+from relinearize.report.report import make_report
+from relinearize.report.sources import find_inferences
 from relinearize.report.tables.cost import predicted
-from relinearize.report.tables.inference import Inference, curves, find_inferences
+from relinearize.report.tables.inference import Inference, build_inferences, curves
 from relinearize.report.tables.inference_files import TITLES, cells, inference_csv, inference_markdown
 from relinearize.report.tables.pareto import build_panels
+from relinearize.report.write import write_report
 
 
 def measured(*runs, settings=(("semi2k", "wan"),), **options):
@@ -34,14 +36,14 @@ def test_they_are_found_once_and_know_their_runs(tmp_path, caplog):
     broken = write_inference(fake_inference(runs[0], "cheetah", "lan"), tmp_path / "run-000") / "inference.json"
     broken.write_text("{}")
     with caplog.at_level(logging.WARNING):
-        found = find_inferences([tmp_path, tmp_path / "run-000"], runs)
+        found = build_inferences(find_inferences([tmp_path, tmp_path / "run-000"]), runs)
     assert [(one.setting, one.relus) for one in found] == [
         ("cheetah wan", 70_000),
         ("semi2k wan", 70_000),
         ("semi2k wan", 3_500),
     ]
     assert [one.run for one in found] == [runs[0], *runs] and str(broken) in caplog.text
-    assert len(find_inferences([tmp_path / "run-001" / "record.json"], runs)) == 1, "a record stands for its folder"
+    assert len(find_inferences([tmp_path / "run-001" / "record.json"])) == 1, "a record stands for its folder"
 
 
 def test_curves_are_of_protocol_network_and_what_else_differs():
@@ -124,7 +126,7 @@ def test_the_report_writes_them(tmp_path):
     runs = fake_sweep(methods=("snl",), budgets=(14_000,), seeds=(0,))
     write_records(runs, tmp_path)
     write_inference(fake_inference(runs[0]), tmp_path / "run-000")
-    paths = write_report([tmp_path], tmp_path / "out")
+    paths = write_report(make_report([tmp_path]), tmp_path / "out")
     names = ["inference.md", "inference.csv", "inference_split.png", "inference.png"]
-    assert [path.name for path in paths.inference] == names
-    assert all(path.stat().st_size > 500 for path in paths.inference)
+    assert [name for name in paths if name.startswith("inference")] == names
+    assert all(paths[name].stat().st_size > 500 for name in names)

@@ -12,12 +12,13 @@ from safetensors.numpy import save_file
 from relinearize.errors import UserError
 from relinearize.records.run import find_records
 from relinearize.relu.mask import Mask, MaskMetadata
-from relinearize.report import write_report
 from relinearize.report.figures.masks import CELL, LEAST_ROWS, MOST_ROWS, chosen_rows, colours, draw_masks, framed_map
 from relinearize.report.figures.style import SHARE_COLOURS, share_text
-from relinearize.report.tables.mask_files import masks_beside, read_mask
+from relinearize.report.report import make_report
+from relinearize.report.sources import find_masks, read_mask
 from relinearize.report.tables.masks import SiteMap, build_groups
 from relinearize.report.tables.pareto import build_panels
+from relinearize.report.write import write_report
 
 
 def groups_of(records):
@@ -95,19 +96,19 @@ def test_broken_and_missing_masks_are_named_and_stop_nothing(tmp_path, caplog):
     (runs / "run-001" / "mask.safetensors").write_bytes(b"broken")
     (runs / "run-002" / "mask.safetensors").unlink()
     with caplog.at_level(logging.WARNING):
-        masks, left_out = masks_beside(find_records([runs]))
+        masks, left_out = find_masks(find_records([runs]))
     assert masks.keys() == {fake_record(seed=0).key}
     assert sorted(left_out) == ["snl-resnet18-cifar10-35k-s1", "snl-resnet18-cifar10-35k-s2"]
     broken, missing = [record.getMessage() for record in caplog.records]
     assert "run-001" in broken and "cannot be read as a mask" in broken
     assert missing.endswith("beside the record of snl-resnet18-cifar10-35k-s2")
     assert not any("\n" in record.getMessage() for record in caplog.records)
-    assert write_report([runs]).masks == (runs / "masks.png",)
+    assert write_report(make_report([runs]))["masks.png"] == runs / "masks.png"
 
 
 def test_without_any_mask_there_is_no_picture(tmp_path):
     runs = write_records([fake_record()], tmp_path)
-    assert write_report([runs]).masks == ()
+    assert "masks.png" not in write_report(make_report([runs]))
     assert not (runs / "masks.png").exists()
 
 

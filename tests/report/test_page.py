@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 from fake_records import fake_record, fake_sweep
 
-from relinearize.report.page.page import MOST_EPOCHS, embed_json, page_data, render_page
+from relinearize.report.page.page import MOST_EPOCHS, environment, page_data, render_page
 from relinearize.report.tables.pareto import build_panels
 
-NASTY = "</script><b>&@@DATA@@ \u2028 <!--"
+NASTY = "</script><b>&{{ data }}{% raw %} \u2028 <!--"
 
 
 class Page(HTMLParser):
@@ -66,7 +66,7 @@ def test_scripts_never_write_markup():
 
 def test_embedded_json_reads_back():
     value = {"a": NASTY, "b": [1, None, 2.5]}
-    text = embed_json(value)
+    text = environment().from_string("{{ value|tojson }}").render(value=value)
     assert not set("<>&") & set(text)
     assert json.loads(text) == value
 

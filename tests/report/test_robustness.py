@@ -17,14 +17,15 @@ from fake_robust_records import ATTACKS, CORRUPTIONS, EXTRA, fake_robust, fake_r
 from rich.console import Console
 
 from relinearize.records.robustness import RobustRecord
-from relinearize.report import write_report
 from relinearize.report.figures.robustness import attacked_column, corrupted_column, draw_robustness, shade
 from relinearize.report.page.page import render_page
+from relinearize.report.report import make_report
 from relinearize.report.tables.pareto import build_panels, pareto_rows
 from relinearize.report.tables.robustness import ORACLE, build_tables
 from relinearize.report.tables.robustness_columns import interval_95
 from relinearize.report.tables.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
 from relinearize.report.tables.terminal import print_robustness
+from relinearize.report.write import write_report
 
 FILES = ["robustness.md", "robustness.csv", "robustness_corruptions.csv", "robustness.png"]
 
@@ -405,10 +406,10 @@ def test_terminal_shows_the_table():
 
 def test_nothing_changes_without_robust_records(tmp_path):
     runs = write_records(fake_sweep(seeds=(0,)), tmp_path / "runs")
-    paths = write_report([runs], tmp_path / "out")
-    assert paths.robustness == ()
+    paths = write_report(make_report([runs]), tmp_path / "out")
+    assert not set(FILES) & set(paths)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == REPORT_FILES
-    assert "robust" not in paths.html.read_text().lower() and "@@" not in paths.html.read_text()
+    assert "robust" not in paths["report.html"].read_text().lower() and "{{" not in paths["report.html"].read_text()
 
 
 def test_report_finds_robust_records_and_never_imports_torch(tmp_path):
@@ -416,8 +417,8 @@ def test_report_finds_robust_records_and_never_imports_torch(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from relinearize.commands.report import report_folders\n"
-        f"report_folders([Path({str(runs)!r})])\n"
+        "from relinearize.commands.report import ReportOptions, report_folders\n"
+        f"report_folders(ReportOptions((Path({str(runs)!r}),)))\n"
         "assert 'torch' not in sys.modules\n"
     )
     root = Path(__file__).parents[2]
@@ -432,6 +433,6 @@ def test_report_finds_robust_records_and_never_imports_torch(tmp_path):
 
 def test_a_named_record_stands_for_its_folder(tmp_path):
     runs = write_robust(fake_robust_runs(budgets=(34_816,)), tmp_path / "runs")
-    paths = write_report([runs / "run-000" / "record.json"], tmp_path / "out")
-    assert [path.name for path in paths.robustness] == FILES
-    assert len(csv_rows(paths.robustness[1].read_text())) == 1
+    paths = write_report(make_report([runs / "run-000" / "record.json"]), tmp_path / "out")
+    assert [name for name in paths if name.startswith("robustness")] == FILES
+    assert len(csv_rows(paths["robustness.csv"].read_text())) == 1

@@ -1,4 +1,4 @@
-"""The way of each search: what is taken from the records, what is left out, the picture and the page."""
+"""The trajectory of each search: what is taken from the records, what is left out, the picture and the page."""
 
 import io
 
@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from fake_records import fake_record
 
-from relinearize.report import write_report
-from relinearize.report.figures.searches import MAP, MOST, NORM, chosen_ways, draw_searches
+from relinearize.report.figures.searches import MAP, MOST, NORM, chosen_trajectories, draw_searches
 from relinearize.report.figures.style import SHARE_COLOURS
 from relinearize.report.page.page import page_data
+from relinearize.report.report import make_report
 from relinearize.report.tables.pareto import build_panels
-from relinearize.report.tables.search_trajectories import CHANGED, KEPT, build_ways
+from relinearize.report.tables.search_trajectories import CHANGED, KEPT, build_trajectories
+from relinearize.report.write import write_report
 
 
 def walked(record, prefix=KEPT, key=None, rows=3):
@@ -27,34 +28,34 @@ def walked(record, prefix=KEPT, key=None, rows=3):
     return record.model_copy(update={"stages": record.stages | {"search": search}})
 
 
-def ways_of(*records):
-    return build_ways(build_panels(records, published=False))
+def trajectories_of(*records):
+    return build_trajectories(build_panels(records, published=False))
 
 
 @pytest.mark.parametrize(("prefix", "method"), [(KEPT, "snl"), (CHANGED, "senet")])
 def test_values_are_shares_of_each_site(prefix, method):
-    (way,) = ways_of(walked(fake_record(method), prefix))
-    assert way.kept == (prefix == KEPT) and way.label == method
-    assert way.values.shape == (len(way.sites), 3) and list(way.epochs) == [0, 1, 2]
-    assert np.allclose(way.values, [[1.0, 0.5, 0.0]] * len(way.sites))
+    (trajectory,) = trajectories_of(walked(fake_record(method), prefix))
+    assert trajectory.kept == (prefix == KEPT) and trajectory.label == method
+    assert trajectory.values.shape == (len(trajectory.sites), 3) and list(trajectory.epochs) == [0, 1, 2]
+    assert np.allclose(trajectory.values, [[1.0, 0.5, 0.0]] * len(trajectory.sites))
 
 
 def test_a_row_without_a_value_is_nan():
     record = walked(fake_record("snl"))
     record.stages["search"].history[1].pop(KEPT + record.sites[0].name)
-    (way,) = ways_of(record)
-    assert np.isnan(way.values[0, 1]) and not np.isnan(way.values[1:]).any()
+    (trajectory,) = trajectories_of(record)
+    assert np.isnan(trajectory.values[0, 1]) and not np.isnan(trajectory.values[1:]).any()
 
 
-def test_records_of_earlier_programs_have_no_way():
-    assert ways_of(fake_record("snl"), fake_record("random")) == []
+def test_records_of_earlier_programs_have_no_trajectory():
+    assert trajectories_of(fake_record("snl"), fake_record("random")) == []
 
 
 def test_runs_that_share_a_search_share_its_way_to_the_smallest_budget():
     walk = [walked(fake_record("snl", asked), key="one search") for asked in (70_000, 14_000, 35_000)]
     other = walked(fake_record("mine", 14_000), key="one search")
-    (way,) = ways_of(*walk, other)
-    assert way.asked == 14_000 and sorted(way.labels) == ["mine", "snl"]
+    (trajectory,) = trajectories_of(*walk, other)
+    assert trajectory.asked == 14_000 and sorted(trajectory.labels) == ["mine", "snl"]
 
 
 def test_first_seeds_and_small_budgets_are_drawn_first():
@@ -63,15 +64,15 @@ def test_first_seeds_and_small_budgets_are_drawn_first():
         for asked in range(10, 20)
         for seed in (0, 1)
     ]
-    chosen = chosen_ways(ways_of(*records))
+    chosen = chosen_trajectories(trajectories_of(*records))
     assert len(chosen) == MOST
-    assert sorted(way.asked for way in chosen if way.seed == 0) == [1000 * asked for asked in range(10, 20)]
-    assert sorted(way.asked for way in chosen if way.seed == 1) == [10_000, 11_000]
+    assert sorted(one.asked for one in chosen if one.seed == 0) == [1000 * asked for asked in range(10, 20)]
+    assert sorted(one.asked for one in chosen if one.seed == 1) == [10_000, 11_000]
 
 
 def test_the_picture_holds_the_shares_colours():
-    way = ways_of(walked(fake_record("snl")))
-    image = matplotlib.image.imread(io.BytesIO(draw_searches(way)))[..., :3]
+    trajectory = trajectories_of(walked(fake_record("snl")))
+    image = matplotlib.image.imread(io.BytesIO(draw_searches(trajectory)))[..., :3]
     for share in (1.0, 0.5):  # white paper has the colour of no share
         near = np.isclose(image, MAP(NORM(share))[:3], atol=0.006).all(axis=-1)
         assert near.sum() > 5000, share
@@ -80,8 +81,9 @@ def test_the_picture_holds_the_shares_colours():
 def test_report_writes_searches_only_where_there_are_ways(tmp_path):
     for name, record in (("with", walked(fake_record("snl"))), ("without", fake_record("snl"))):
         record.write(tmp_path / name / "run" / "record.json")
-    assert write_report([tmp_path / "with"]).searches == (tmp_path / "with" / "searches.png",)
-    assert write_report([tmp_path / "without"]).searches == ()
+    assert "searches.png" in write_report(make_report([tmp_path / "with"]))
+    assert (tmp_path / "with" / "searches.png").exists()
+    assert "searches.png" not in write_report(make_report([tmp_path / "without"]))
     assert not (tmp_path / "without" / "searches.png").exists()
 
 

@@ -12,7 +12,7 @@ from wandb_files import keep_off, local_paths, runs_below
 
 from relinearize import cli
 from relinearize.errors import UserError
-from relinearize.report.wandb import read_table
+from relinearize.report.write import read_table
 from relinearize.tracking.wandb_settings import wandb_settings
 
 pytest.importorskip("wandb")
@@ -57,7 +57,7 @@ def test_tables_pictures_and_page_stand_in_one_run(tmp_path, offline, capsys):
     robust, _ = table_of(run, "report/robustness")
     assert {"ca", "npa", "fgsm"} <= set(robust)
     shown = {key.rsplit(".", 1)[0] for key in run["history"][0]}
-    assert {f"report/{name}_picture" for name in ("pareto", "masks", "robustness")} | {"report/page"} <= shown
+    assert {f"report/{name}_figure" for name in ("pareto", "masks", "robustness")} | {"report/page"} <= shown
     paths = list(local_paths(run))
     assert paths and all(path.is_file() and tmp_path in path.parents for path in paths)
     (report,) = [each for each in run["artifacts"].values() if each.type == "report"]

@@ -7,12 +7,13 @@ document as text nodes, and the data block escapes what could end it, so no name
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from relinearize.private_inference.cost.choice import one_preset
 from relinearize.private_inference.cost.presets import Preset
@@ -30,6 +31,7 @@ SCRIPTS = (
     "elements.js", "curve.js", "tables.js", "shares.js", "details.js", "masks.js", "searches.js", "bars.js",
     "inference.js", "main.js",
 )  # fmt: skip
+STYLES = ("page.css", "masks.css", "inference.css")
 STAGES = ("teacher", "sensitivity", "search", "finetune")
 MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels and make the page heavy
 
@@ -53,20 +55,31 @@ def render_page(
     data = page_data(panels, paths, preset)
     data["inferences"] = inference_data(inferences, [panel.title for panel in panels]) if inferences else None
     data["masks"] = mask_data(masks, panels, without_mask) if masks else None
-    styles, scripts = ("page.css", "masks.css", "inference.css"), SCRIPTS
+    styles, scripts = STYLES, SCRIPTS
     if robustness:
         data["robustness"] = robustness_data(robustness)
         styles, scripts = (*styles, "robustness.css"), (*scripts, "robustness.js")
-    parts = {
-        "TITLE": escape(title),
-        "STYLE": "\n".join(_asset(name) for name in styles),
-        "SCRIPT": "\n".join(_asset(name) for name in scripts),
-        "DATA": embed_json(data),
-        "ROBUSTNESS": _asset("robustness.html") + "\n\n" if robustness else "",
-    }
-    # One pass over the template's own marks: what is put in is never searched for marks again.
-    first, *rest = _asset("page.html").split("@@")
-    return first + "".join(parts[piece] if index % 2 == 0 else piece for index, piece in enumerate(rest))
+    template = environment().get_template("page.html")
+    return template.render(title=title, styles=_assets(styles), scripts=_assets(scripts), data=data)
+
+
+def environment() -> Environment:
+    """Everything that is put in is escaped, but for our own styles and scripts; `tojson` is safe inside <script>."""
+    environment = Environment(
+        loader=PackageLoader("relinearize.report.page", "assets"),
+        autoescape=True,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment
+
+
+def _assets(names: Sequence[str]) -> Markup:
+    """Files of our own, put in as they are."""
+    folder = resources.files("relinearize.report.page").joinpath("assets")
+    return Markup("\n".join(folder.joinpath(name).read_text(encoding="utf-8").strip("\n") for name in names))
 
 
 def page_data(panels: Sequence[Panel], paths: dict[str, Path], preset: Preset | None = None) -> dict[str, Any]:
@@ -109,12 +122,6 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path], preset: Preset | 
         "runs": runs,
         "histories": [json.loads(history) for history in histories],
     }
-
-
-def embed_json(data: Any) -> str:
-    """JSON that is safe inside a <script> element: no character in it can end the element or open a comment."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _counted(number: int, thing: str) -> str:
@@ -172,7 +179,3 @@ def _columns(stage: StageRecord) -> dict[str, list[float | int | None]]:
 
 def _short(value: float | int | None) -> float | int | None:
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _asset(name: str) -> str:
-    return resources.files("relinearize.report.page").joinpath("assets", name).read_text(encoding="utf-8").strip("\n")

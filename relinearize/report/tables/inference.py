@@ -1,23 +1,19 @@
 """The measured private inferences of the runs: what `relinearize infer` left beside the bundles below their folders."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import Network
 from relinearize.private_inference.cost.prediction import PhaseCost, predict
 from relinearize.private_inference.cost.presets import Preset, protocols
 from relinearize.private_inference.cost.workload import mask_workload
-from relinearize.records.inference import RECORD_FILE, InferenceRecord, Phase
+from relinearize.records.inference import InferenceRecord, Phase
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
 
 OPTIONS = ("kn2row", "local_truncation")  # of the engine; the presets' constants are of none
 OUTSIDE = "outside"  # of all kinds of operations: the engine reads its program, parties wait for a core
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,20 +94,10 @@ class Inference:
         return {kind: cost.bytes for kind, cost in self.record.steady.kinds.items()}
 
 
-def find_inferences(folders: Iterable[Path | str], runs: Sequence[Record]) -> list[Inference]:
-    """All below `folders` (of a file among them: below its folder), each once; broken ones are named in the log."""
-    places = [path.parent if path.is_file() else path for path in map(Path, folders)]
-    paths = {path.resolve(): path for place in places for path in sorted(place.rglob(RECORD_FILE))}
+def build_inferences(records: Iterable[InferenceRecord], runs: Sequence[Record]) -> list[Inference]:
+    """Each record with the run that its network is of, sorted by dataset, network, method, setting and ReLUs."""
     by_key = {run.key: run for run in runs}
-    found = []
-    for path in paths.values():
-        try:
-            record = InferenceRecord.read(path)
-        except UserError as error:
-            logger.warning("skipped: %s", error)
-            continue
-        found.append(Inference(record, by_key.get(record.bundle["key"])))
-    return sorted(found, key=_order)
+    return sorted((Inference(record, by_key.get(record.bundle["key"])) for record in records), key=_order)
 
 
 def _order(one: Inference) -> tuple:

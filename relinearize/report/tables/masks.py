@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from relinearize.records.run import Record
-from relinearize.report.tables.mask_files import Positions
+from relinearize.report.sources import Positions
 from relinearize.report.tables.pareto import Panel, Series
 
 

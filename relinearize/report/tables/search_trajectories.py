@@ -1,4 +1,4 @@
-"""The way of each search to its mask, site by site, from the records: what searches.png draws.
+"""The trajectory of each search to its mask, site by site, from the records: what searches.png draws.
 
 SNL records the ReLUs that each site still has after every epoch; SENet and RLNet, whose counts are fixed beforehand,
 the share of each site's positions at which the mask changed.
@@ -16,7 +16,7 @@ KEPT, CHANGED = "relu/kept/", "mask/distance/"  # columns of a search's history,
 
 
 @dataclass
-class SearchWay:
+class SearchTrajectory:
     """One search. `values`: sites x rows of its history, shares of 0 to 1; NaN where a row has none."""
 
     panel: Panel
@@ -34,30 +34,30 @@ class SearchWay:
         return ", ".join(self.labels)
 
 
-def build_ways(panels: Sequence[Panel]) -> list[SearchWay]:
-    """One for each search that recorded its sites, in the order of the curves; runs that share a search share its way.
+def build_trajectories(panels: Sequence[Panel]) -> list[SearchTrajectory]:
+    """One for each search that recorded its sites, in the order of the curves; runs may share a search.
 
     A walk down that passed several budgets is shown to its smallest one.
     """
-    ways: dict[tuple, SearchWay] = {}
+    trajectories: dict[tuple, SearchTrajectory] = {}
     for position, panel in enumerate(panels):
         for series in panel.series:
             for record in series.records:
-                way = _way(panel, series.network, series.method, record)
-                if way is None:
+                trajectory = _trajectory(panel, series.network, series.method, record)
+                if trajectory is None:
                     continue
                 key = (position, record.stages["search"].key)
-                before = ways.get(key)
+                before = trajectories.get(key)
                 if before is not None:
-                    way.labels = list(dict.fromkeys([*before.labels, *way.labels]))
-                    if before.asked <= way.asked:
-                        before.labels = way.labels
+                    trajectory.labels = list(dict.fromkeys([*before.labels, *trajectory.labels]))
+                    if before.asked <= trajectory.asked:
+                        before.labels = trajectory.labels
                         continue
-                ways[key] = way
-    return sorted(ways.values(), key=lambda way: (way.labels[0], -way.asked, way.seed))
+                trajectories[key] = trajectory
+    return sorted(trajectories.values(), key=lambda one: (one.labels[0], -one.asked, one.seed))
 
 
-def _way(panel: Panel, network: str, method: str, record: Record) -> SearchWay | None:
+def _trajectory(panel: Panel, network: str, method: str, record: Record) -> SearchTrajectory | None:
     stage = record.stages.get("search")
     if stage is None or (record.submodel is not None and record.submodel.fraction < 1):
         return None
@@ -70,4 +70,6 @@ def _way(panel: Panel, network: str, method: str, record: Record) -> SearchWay |
     columns = [[row.get(prefix + name) for name in names] for row in stage.history]
     epochs = np.array([row.get("epoch", index) for index, row in enumerate(stage.history)], dtype=float)
     values = np.array(columns, dtype=float).T / totals[:, None]
-    return SearchWay(panel, network, [method], record.budget.asked, record.seed, prefix == KEPT, names, epochs, values)
+    return SearchTrajectory(
+        panel, network, [method], record.budget.asked, record.seed, prefix == KEPT, names, epochs, values
+    )

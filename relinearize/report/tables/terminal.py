@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from relinearize.private_inference.cost.choice import one_preset
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.private_inference.cost.table import significant
 from relinearize.records.run import Record
@@ -124,9 +125,9 @@ def print_against_paper(comparisons: Sequence[Comparison], console: Console | No
         _print(shown, console)
 
 
-def print_table(records: Iterable[Record], preset: Preset, console: Console | None = None) -> None:
-    """Print the table and what `preset` is; where there is no terminal, wide enough that no row is folded."""
-    console = console or Console()
+def print_runs(records: Iterable[Record], console: Console | None = None, preset: Preset | None = None) -> None:
+    """Print the runs and what `preset` (None: Cheetah on the WAN) is. In a file no row is folded."""
+    console, preset = console or Console(), preset or one_preset()
     _print(runs_table(records, preset), console)
     said = f"PI: private inference of one image online, predicted for {preset.name}: {preset_text(preset)}"
     console.print(said, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,125 @@
+"""What a report is made from: records of runs, of their robustness and of private inferences, and masks. Read once."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from relinearize.errors import UserError
+from relinearize.records.inference import RECORD_FILE as INFERENCE_FILE
+from relinearize.records.inference import InferenceRecord
+from relinearize.records.robustness import ROBUST_FILE, RobustRecord, find_robust_records
+from relinearize.records.run import Record, find_records
+
+MASK_FILE = "mask.safetensors"
+MOST_NAMES = 4  # of runs in a warning
+
+logger = logging.getLogger(__name__)
+
+Positions = dict[str, np.ndarray]  # site name -> bool array of the site's shape, in forward order; true: ReLU kept
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything below the folders. `masks`: by record key; `without_mask`: names of runs without a readable one."""
+
+    folders: tuple[Path, ...]
+    runs: tuple[tuple[Path, Record], ...]
+    robust: tuple[RobustRecord, ...]
+    inferences: tuple[InferenceRecord, ...]
+    masks: dict[str, Positions]
+    without_mask: tuple[str, ...]
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for _, record in self.runs]
+
+
+def read_sources(folders: Iterable[Path | str]) -> Sources:
+    """Read all records and masks below `folders`; a record file among them stands for its folder.
+
+    Raises UserError where a folder does not exist or holds no run. Unreadable files are named in the log.
+    """
+    folders = tuple(map(Path, folders))
+    if not folders:
+        raise UserError("report: name at least one folder that holds record.json files")
+    runs = find_records(folders)
+    robust = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in folders]
+    masks, without_mask = find_masks(runs)
+    return Sources(
+        folders=folders,
+        runs=tuple(runs),
+        robust=tuple(record for _, record in find_robust_records(path for path in robust if path.exists())),
+        inferences=tuple(find_inferences(folders)),
+        masks=masks,
+        without_mask=tuple(without_mask),
+    )
+
+
+def find_inferences(folders: Sequence[Path]) -> list[InferenceRecord]:
+    """All records of private inferences below `folders`, each file once; broken ones are named in the log."""
+    places = [path.parent if path.is_file() else path for path in folders]
+    paths = {path.resolve(): path for place in places for path in sorted(place.rglob(INFERENCE_FILE))}
+    found = []
+    for path in paths.values():
+        try:
+            found.append(InferenceRecord.read(path))
+        except UserError as error:
+            logger.warning("skipped: %s", error)
+    return found
+
+
+def read_mask(path: Path, record: Record) -> Positions:
+    """The mask of a run. Raises UserError naming `path` where it is damaged or not the mask of this record."""
+    try:
+        with safe_open(path, framework="np") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (not a dict)
+            wrong = [name for name, kind in kinds.items() if kind not in ("U8", "BOOL")]
+            found = {} if wrong else {name: file.get_tensor(name) for name in kinds}
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as a mask ({reason})") from error
+    if wrong:
+        raise UserError(f"{path}: site {wrong[0]} holds {kinds[wrong[0]]} numbers, a mask holds zeros and ones")
+    names = [site.name for site in record.sites]
+    if sorted(found) != sorted(names):
+        other = sorted(set(found) ^ set(names))[0]
+        raise UserError(f"{path}: its sites are not those of the record beside it (site {other} is in one of them)")
+    for site in record.sites:
+        positions = found[site.name]
+        if positions.shape != site.shape:
+            raise UserError(f"{path}: site {site.name} is {positions.shape}, the record says {site.shape}")
+        if positions.size and positions.max() > 1:
+            raise UserError(f"{path}: site {site.name} holds something else than zeros and ones")
+        kept = int(np.count_nonzero(positions))
+        if kept != site.kept:
+            raise UserError(f"{path}: site {site.name} keeps {kept:,} ReLUs, the record says {site.kept:,}")
+    return {name: found[name].astype(bool) for name in names}
+
+
+def find_masks(runs: Iterable[tuple[Path, Record]]) -> tuple[dict[str, Positions], list[str]]:
+    """Record key -> its mask, and the names of the runs without a readable one; one log line says what is wrong.
+
+    `runs`: records with the paths of their files. Runs whose mask file is missing share one line.
+    """
+    masks: dict[str, Positions] = {}
+    missing: list[str] = []
+    unreadable: list[str] = []
+    for path, record in runs:
+        file = path.with_name(MASK_FILE)
+        if not file.is_file():
+            missing.append(record.name)
+            continue
+        try:
+            masks[record.key] = read_mask(file, record)
+        except UserError as error:
+            logger.warning("left out of the mask figures: %s", error)
+            unreadable.append(record.name)
+    if missing:
+        more = f" and {len(missing) - MOST_NAMES} more" if len(missing) > MOST_NAMES else ""
+        names = ", ".join(missing[:MOST_NAMES])
+        logger.warning("left out of the mask figures: no %s beside the record of %s%s", MASK_FILE, names, more)
+    return masks, missing + unreadable
