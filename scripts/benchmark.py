@@ -23,7 +23,6 @@ On a busy machine take --threads 1 --clock cpu: processor time of this process, 
 import argparse
 import json
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -49,6 +48,8 @@ from bench import (
 from bench.common import CLOCKS, Row, Settings
 from rich.console import Console
 from rich.table import Table
+
+from relinearize.machine import processor_name
 
 BENCHMARKS = {
     module.__name__.split(".")[-1]: module
@@ -135,7 +136,7 @@ def report(rows: list[Row], settings: Settings) -> dict:
     return {
         "settings": asdict(settings),
         "machine": {
-            "processor": platform.processor() or platform.machine(),
+            "processor": processor_name(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },

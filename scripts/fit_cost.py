@@ -19,7 +19,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,12 +30,12 @@ from costs.fitting import as_text, fitted, with_constants
 from costs.measuring import SETTINGS, WAN, Bench, Measured
 from costs.networks import QUICK, SUBJECTS
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.cost.presets import FILE, Protocol, protocols_of
+from relinearize.progress import WorkProgress, say
 
 PRESETS = ROOT / "relinearize/private_inference/cost" / FILE
 LIMITS = {"MB": 0.10, "loopback s": 0.25, "wan s": 0.25}
@@ -131,22 +130,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-@contextmanager
-def progress(total: int, console: Console):
-    """Yields now(text), to be called as each step begins: a bar on a terminal, lines elsewhere."""
-    if not console.is_terminal:
-        yield lambda text: print(f"{datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=total)
-
-        def now(text: str) -> None:
-            bar.update(task, description=text, advance=1)
-
-        yield now
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     console = Console(stderr=True)
@@ -157,7 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps = len(subjects) * (1 + len(SETTINGS)) + 2 * sum(one.messages + one.tested for one in subjects)
     try:
         bench = Bench(options.folder, options.python)
-        with progress(steps, console) as now:
+        with WorkProgress(steps, line=lambda text: say(f"{datetime.now():%H:%M:%S} {text}")) as progress:
+
+            def now(text: str) -> None:
+                progress.begins(text, announce=True)
+                progress.done(1)
+
             measurements = sorted(bench.measure(subjects, now), key=lambda one: list(SETTINGS).index(one.preset))
     except UserError as error:
         sys.exit(f"fit_cost: error: {error}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from relinearize.errors import UserError
 from relinearize.files import replacing
+from relinearize.machine import cpu_info
 
 SOURCE = Path(__file__).with_name("winograd.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
@@ -69,11 +70,7 @@ def fingerprint(compiler: str) -> str:
 
 def processor() -> str:
     """What `-march=native` goes by: the instructions that the processor knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() + platform.machine()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    return cpu_info("flags", "Features") or platform.processor() + platform.machine()
 
 
 def compile_into(path: Path, compiler: str) -> None:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from relinearize.data.progress import image_progress
 from relinearize.errors import UserError
 from relinearize.files import replacing, write_json
+from relinearize.progress import WorkProgress
 
 CACHE_VERSION = 1  # raise it when the same files would be decoded to other bytes
 CHUNK = 256  # files per task
@@ -121,10 +121,10 @@ def decode_all(files: Sequence[ImageFile], pixels: np.ndarray, exact: bool, desc
     threads = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads)
     try:
-        with image_progress() as progress:
-            bar = progress.add_task(description, total=len(files))
+        with WorkProgress(len(files), unit="images", transient=True) as progress:
+            progress.begins(description)
             for done in as_completed([pool.submit(decode_chunk, start) for start in range(0, len(files), CHUNK)]):
-                progress.advance(bar, done.result())
+                progress.done(done.result())
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from relinearize.data.progress import download_progress
 from relinearize.errors import UserError
+from relinearize.progress import WorkProgress
 
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 1 << 20  # bytes
@@ -53,13 +53,13 @@ def download(url: str, target: Path, md5: str | None) -> None:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(target, "wb") as file:
             length = response.headers.get("Content-Length")
             expected = int(length) if length and length.isdigit() else None
-            with download_progress() as progress:
-                bar = progress.add_task(url.rsplit("/", 1)[-1], total=expected)
+            with WorkProgress(expected, unit="bytes", transient=True) as progress:
+                progress.begins(url.rsplit("/", 1)[-1])
                 while chunk := response.read(CHUNK):
                     file.write(chunk)
                     digest.update(chunk)
                     received += len(chunk)
-                    progress.update(bar, completed=received)
+                    progress.done(len(chunk))
     except urllib.error.HTTPError as error:
         raise UserError(f"{url}: the server answers {error.code} {error.reason}; fetch the set by hand") from error
     except urllib.error.URLError as error:

@@ -1,14 +1,10 @@
 """One row of a robust evaluation: a checkpoint with one set of batch norms, evaluated piece by piece."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from relinearize.corruptions.sources import CorruptedImages
 from relinearize.data.evaluation_loader import EVALUATION_BATCH
@@ -26,9 +22,9 @@ from relinearize.evaluation.corrupted import CorruptedAccuracy
 from relinearize.evaluation.options import EvaluationOptions
 from relinearize.evaluation.pieces import PIECES_FILE, Pieces
 from relinearize.evaluation.subject import Piece, Subject
+from relinearize.machine import device_name, git_commit, versions
 from relinearize.progress import WorkProgress
 from relinearize.records.robustness import ROBUST_SCHEMA_VERSION, CheckRecord, RobustHardware, RobustRecord
-from relinearize.runs.describe import git_commit, processor_name, versions
 from relinearize.runs.finished import FinishedRun
 
 EVALUATION_VERSION = 1  # raise it when the same options would give other results
@@ -164,10 +160,8 @@ class RowEvaluation:
             evaluation={**asked_of(run, self.options), "chunk_used": self.chunks},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=sum(result["seconds"] for result in self.results.values()),
-            versions=all_versions(),
-            hardware=RobustHardware(
-                accelerator=device, name=torch.cuda.get_device_name() if device == "cuda" else processor_name()
-            ),
+            versions=versions(*PACKAGES),
+            hardware=RobustHardware(accelerator=device, name=device_name(device)),
             git_commit=git_commit(),
         )
 
@@ -178,11 +172,3 @@ class RowEvaluation:
             attack_warnings(name, self.attacks[name], self.of(pieces)) for name, pieces in self.attacked.items()
         ]
         return [check for check in (clean, *check_records(self.of(self.checks)), *complaints) if check]
-
-
-def all_versions() -> dict[str, str]:
-    found = versions()
-    for package in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found

@@ -1,16 +1,12 @@
 """What a finished run says about itself: its record, made from the artifacts of its stages."""
 
-import contextlib
 import math
-import platform
-import subprocess
 from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from relinearize.machine import device_name, git_commit, versions
 from relinearize.records.run import SCHEMA_VERSION, Record
 from relinearize.records.store import MASK
 from relinearize.relu.mask import Mask
@@ -95,38 +91,11 @@ def epochs_begun(history: list[dict[str, float]]) -> int:
     return math.ceil(max((row["epoch"] + ("seconds" in row) for row in history), default=0))
 
 
-def versions() -> dict[str, str]:
-    packages = ("relinearize", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of the source checkout this runs from; None in an installed package."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
 def hardware(plan: Plan) -> dict[str, Any]:
-    name = torch.cuda.get_device_name() if plan.accelerator == "cuda" else processor_name()
     return {
         "accelerator": plan.accelerator,
-        "name": name,
+        "name": device_name(plan.accelerator),
         "threads": torch.get_num_threads(),
         "precision": plan.precision,
         "convolutions": convolutions(plan.config.trainer),
     }
-
-
-def processor_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
+
+from relinearize.progress import terminal_bar
 
 SHOWN = {  # key of a history row -> how it is shown
     "relu/count": "{:,.0f} ReLUs",
@@ -37,14 +38,8 @@ class StageProgress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, stage: Any) -> None:
         if not self.bar_wanted:
             return
-        self.bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            TextColumn("{task.fields[metrics]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
+        self.bar = terminal_bar(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"), TextColumn("{task.fields[metrics]}")
         )
         self.bar.start()
         total = stage.epochs * stage.train_loader.batches_per_epoch

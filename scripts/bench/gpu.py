@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import robust, search
 from bench.common import Row, Settings, interleaved
 from bench.steps import StageStep, batch_of, stage_of
+from relinearize.machine import device_name
 
 NAMES = {"teacher": "teacher step", "search": "SNL search step", "finetune": "distillation step"}
 STEPS = 10  # timed together: a step is a few milliseconds
@@ -63,7 +64,3 @@ def count_operations(kind: str, settings: Settings, device: str) -> int:
             network.to(device)(images)
         operations += passes * counter.get_total_flops()
     return operations * settings.batch // 2
-
-
-def device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else device

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import platform
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ import numpy as np
 
 from relinearize import __version__
 from relinearize.errors import UserError
+from relinearize.machine import processor_name
 from relinearize.private_inference.bundle.bundle import GRAPH, Bundle, read_bundle
 from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.engine.engines import ENGINES
@@ -21,13 +21,14 @@ from relinearize.private_inference.engine.folder_lock import alone_in
 from relinearize.private_inference.engine.job import CLIENT, IMAGE, PARTIES, SERVER, Job, log_file
 from relinearize.private_inference.engine.layout import normalized, plain_tensors, require
 from relinearize.private_inference.engine.options import Options
-from relinearize.private_inference.engine.progress import Progress
 from relinearize.private_inference.engine.proxy import HOST, DelayProxy
 from relinearize.private_inference.engine.results import Inferred, answers, model_of, summary
 from relinearize.private_inference.engine.two_parties import TwoParties, free_ports, stopped_by_signals
+from relinearize.progress import WorkProgress
 from relinearize.records.inference import InferenceRecord
 
 LOOPBACK_IMAGES = 3  # for the model, if the network is a slow one
+STEPS_BEFORE = 3  # compiling, starting, the first inference
 
 
 def infer(options: Options) -> InferenceRecord:
@@ -47,11 +48,12 @@ def infer(options: Options) -> InferenceRecord:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={folder} cannot be made ({error.strerror})") from error
-    with alone_in(folder), stopped_by_signals(), Progress(options.n_images) as progress:
-        progress.now("compiling")
+    with alone_in(folder), stopped_by_signals(), WorkProgress(STEPS_BEFORE + options.n_images) as progress:
+        progress.begins("compiling", announce=True)
         began = time.monotonic()
         inputs = prepared(options, bundle)
         compile_seconds = time.monotonic() - began
+        progress.done(1)
         setup_seconds, phases = measured(options, bundle, inputs, progress)
     first, steady, loopback = (summary(phase) if phase else None for phase in phases)
     logits = np.array([client["logits"] for _, client in phases[1]])
@@ -78,7 +80,8 @@ def infer(options: Options) -> InferenceRecord:
         logits=tuple(map(tuple, logits.tolist())),
         versions={"relinearize": __version__, **{name: version(name) for name in engine.versions}},
         machine={
-            "cpu": processor(), "cores": os.cpu_count(), "threads": os.environ["OMP_NUM_THREADS"], "load_before": load,
+            "cpu": processor_name(), "cores": os.cpu_count(),
+            "threads": os.environ["OMP_NUM_THREADS"], "load_before": load,
         },
     )  # fmt: skip
     record.write(folder)
@@ -96,10 +99,10 @@ def prepared(options: Options, bundle: Bundle) -> dict[str, tuple[int, ...]]:
 
 
 def measured(
-    options: Options, bundle: Bundle, inputs: dict[str, tuple[int, ...]], progress: Progress
+    options: Options, bundle: Bundle, inputs: dict[str, tuple[int, ...]], progress: WorkProgress
 ) -> tuple[float, tuple[list[Inferred], list[Inferred], list[Inferred]]]:
     """Seconds of the set-up; what the parties say of the first inference, the steady ones, those without delay."""
-    progress.now("starting both parties")
+    progress.begins("starting both parties", announce=True)
     began = time.monotonic()
     ports = free_ports(2)
     with contextlib.ExitStack() as stack:
@@ -129,34 +132,28 @@ def measured(
         parties = stack.enter_context(TwoParties(options.output, options.timeout))
         parties.both()
         setup_seconds = time.monotonic() - began
+        progress.done(1)
 
         def infer_image(index: int) -> Inferred:
             parties.tell(image=index)
             server, client = parties.both()
             return server, client
 
-        progress.now("first inference")
+        progress.begins("first inference", announce=True)
         first = [infer_image(0)]
+        progress.done(1)
         steady = []
         for index in range(options.n_images):
-            progress.now("steady", index)
+            tenth = index % max(1, options.n_images // 10) == 0
+            progress.begins(f"image {index + 1} of {options.n_images}", announce=tenth)
             steady.append(infer_image(index))
+            progress.done(1)
         loopback = []
         if proxy is not None:
-            progress.now("again without delay", options.n_images)
+            progress.begins("again without delay", announce=True)
             proxy.become(NETWORKS["loopback"])
             loopback = [infer_image(index) for index in range(min(LOOPBACK_IMAGES, options.n_images))]
     return setup_seconds, (first, steady, loopback)
-
-
-def processor() -> str:
-    """The processor's name as Linux knows it; elsewhere its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def sha256(path: Path) -> str:

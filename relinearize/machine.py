@@ -1,0 +1,51 @@
+"""What a result was computed with: versions of packages, the commit, the names of the processor and the GPU."""
+
+import contextlib
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("relinearize", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+
+
+def versions(*further: str) -> dict[str, str]:
+    """Version of Python, of `PACKAGES` and of `further` packages, those that are installed."""
+    found = {"python": platform.python_version()}
+    for package in (*PACKAGES, *further):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the source checkout this runs from; None in an installed package."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def cpu_info(*fields: str) -> str | None:
+    """The first value of one of `fields` in /proc/cpuinfo; None where there is no such file or field."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in fields:
+                return value.strip()
+    return None
+
+
+def processor_name() -> str:
+    """The processor's name as Linux knows it; elsewhere its architecture."""
+    return cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def device_name(accelerator: str) -> str:
+    """The name of the GPU for `cuda`, of the processor for `cpu`."""
+    if accelerator != "cuda":
+        return processor_name()
+    import torch
+
+    return torch.cuda.get_device_name()
