@@ -83,7 +83,7 @@ def demo_runs() -> list[tuple[Path, Record]]:
 def train() -> None:
     """The part of `make demo` that is needed here; that one finds it, too, and goes on from there."""
     fractions = ",".join(map(str, FRACTIONS))
-    relinearize("run", "-m", "experiment=demo", "sweep=demo_pi", "method=snl_fast", f"budget.fraction={fractions}")
+    relinearize("run", "-m", "experiment=demo", "sweep=demo_pi", "method=snl", f"budget.fraction={fractions}")
 
 
 def relinearize(*arguments: str) -> None:

@@ -63,7 +63,7 @@ def test_installed_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path)
         [*program, "run", "--cfg", "job"], empty, PYTHONPATH=str(site)
     )
     assert "4,608" in succeed([*program, "count"], empty, PYTHONPATH=str(site))
-    succeed([*program, "run", "debug=default", "trainer.progress=none"], empty, PYTHONPATH=str(site))
+    succeed([*program, "run", "scale=debug", "trainer.progress=none"], empty, PYTHONPATH=str(site))
     reported = succeed([*program, "report", "outputs/debug/runs"], empty, PYTHONPATH=str(site))
     written = [line for line in reported.splitlines() if line.startswith("outputs/")]
     assert "outputs/debug/runs/report.html" in written

@@ -41,7 +41,7 @@ def swept(experiment):
 
 
 @pytest.mark.parametrize(
-    "group", ["method", "sensitivity", "dataset", "backbone", "budget", "trainer", "logger", "debug"]
+    "group", ["method", "sensitivity", "dataset", "backbone", "budget", "trainer", "logger", "scale"]
 )
 def test_every_file_of_a_group_composes_and_resolves(group):
     choices = [name for name in files_of(group) if "/" not in name]  # method/teacher/... are groups of their own
@@ -49,7 +49,7 @@ def test_every_file_of_a_group_composes_and_resolves(group):
         given = ["dataset.image_size=8", "dataset.root=/data"] if choice == "image_folder" else []
         config = composed(f"{group}={choice}", *given)
         OmegaConf.resolve(config)
-        assert group == "debug" or config[group] is not None
+        assert config[group] is not None
 
 
 @pytest.mark.parametrize("launcher", files_of("launcher"))
@@ -100,6 +100,53 @@ def test_defaults_are_the_papers_recipe():
     assert (tune.epochs, tune.batch_size, tune.learning_rate, tune.schedule) == (100, 128, 1e-3, "cosine")
     for stage in (teacher, tune):
         assert (stage.momentum, stage.weight_decay, stage.selection) == (0.9, 5e-4, "best")
+
+
+def test_scale_gives_each_stage_its_own_values():
+    def values(*overrides):
+        method = composed("scale=reduced", *overrides).method
+        return method.search, method.finetune.get("epochs")
+
+    search, tuned = values("method=snl")
+    assert (search.epochs, search.lasso, search.alpha_learning_rate, search.batch_size) == (16, 3e-4, 1e-2, 128)
+    assert tuned == 4
+    for method in ("senet", "senetpp", "rlnet"):
+        search, tuned = values(f"method={method}")
+        assert (search.epochs, search.learning_rate, tuned) == (16, 0.05, 4)
+    search, tuned = values("method=senet", "method/search=snl")
+    assert (search.epochs, search.lasso, tuned) == (16, 3e-4, 4)
+    assert values("method=random") == ({"_target_": "relinearize.methods.baselines.random_mask.RandomMask"}, 4)
+    for method in ("all_relu", "rlnet_all_relu"):
+        assert values(f"method={method}")[1] == 0  # a run without fine-tuning stays one
+    sensitivity = composed("scale=reduced", "method=senet", "sensitivity=snl").sensitivity
+    assert (sensitivity.search.epochs, sensitivity.search.lasso) == (16, 3e-4)
+
+
+def test_a_value_of_the_users_wins_over_the_scale():
+    method = composed("method=snl", "scale=reduced", "method.search.epochs=5", "method.teacher.batch_size=32").method
+    assert (method.search.epochs, method.search.lasso, method.teacher.batch_size) == (5, 3e-4, 32)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ("method=snl scale=reduced", "snl"),
+        ("method=snl method/finetune=distill", "snl"),
+        ("method=snl method/finetune=senet", "snl+senet"),
+        ("method=senet method/finetune=distill scale=demo", "senet+distill"),
+        ("method=senetpp method/search=snl", "snl+senetpp"),
+        ("method=senet method/teacher=classifier", "senet"),
+        ("method=snl method/finetune=senet method.name=mine", "mine"),
+        ("experiment=sweep/ablation method/search=senet", "senet+distill"),
+    ],
+)
+def test_a_combination_of_methods_is_named_by_its_parts(overrides, name):
+    from relinearize.commands.run import combination_name
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides.split(), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+    assert combination_name(config.method.name, config.hydra.runtime.choices) == name
 
 
 def test_named_budgets_are_what_their_names_say():
@@ -339,9 +386,9 @@ def accepted(*overrides):
         ("method=senet method/finetune=distill", True),
         ("method=senet method/finetune=senet_activations", True),
         ("method=senet sensitivity=snl", True),
-        ("method=senet sensitivity=snl method/search@sensitivity.search=snl_short", True),
+        ("method=senet sensitivity=snl method/search@sensitivity.search=random", True),
         ("method=senet sensitivity=list sensitivity.values=[1,2,3,4,5,6,7]", True),
-        ("method=senetpp method/search=snl_short", False),
+        ("method=senetpp method/search=snl scale=reduced", False),
         ("method=senet method.search.paper_parity=true method.teacher.selection=test method.finetune.selection=test "
          "dataset.holdout=0 +backbone.student_skip=false", True),
     ],

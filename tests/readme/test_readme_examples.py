@@ -70,7 +70,7 @@ def test_own_images(tmp_path: Path, run_example: Callable[..., Record]) -> None:
             for index in range(count):
                 pixels = draw.integers(level - 50, level + 50, (70 + index, 80, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "flowers" / split / name / f"{index}.png")
-    record = run_example("images", "debug=default", "dataset.subset=null")
+    record = run_example("images", "scale=debug", "dataset.subset=null")
     assert record.dataset.title == "Flowers" and record.dataset.image_size == 64
     assert record.dataset.train + record.dataset.holdout == 60
 
@@ -83,26 +83,26 @@ def test_own_dataset(tmp_path: Path, run_example: Callable[..., Record]) -> None
         arrays[f"{split}_images"] = draw.integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
         arrays[f"{split}_labels"] = labels
     np.savez(tmp_path / "shapes.npz", **arrays)
-    record = run_example("dataset", "debug=default")
+    record = run_example("dataset", "scale=debug")
     assert (record.dataset.name, record.dataset.classes, record.accuracy.n_test) == ("shapes", 2, 40)
 
 
 def test_own_backbone(run_example: Callable[..., Record]) -> None:
-    record = run_example("backbone", "debug=default")
+    record = run_example("backbone", "scale=debug")
     assert record.backbone.name == "small_net"
     assert [site.total for site in record.sites] == [8 * 8 * 8] * 2
     assert record.budget.met == record.budget.asked == round(0.1 * 2 * 8 * 8 * 8)
 
 
 def test_own_search(run_example: Callable[..., Record]) -> None:
-    record = run_example("search", "debug=scored")
+    record = run_example("search", "scale=debug")
     assert (record.method.name, record.method.search) == ("late-first", "LateFirst")
     kept = [site.kept / site.total for site in record.sites]
     assert kept == sorted(kept) and kept[-1] == 1
 
 
 def test_own_stage(run_example: Callable[..., Record]) -> None:
-    record = run_example("stage", "debug=scored")
+    record = run_example("stage", "scale=debug")
     assert record.method.finetune == "NoisyDistill"
     assert record.config["method"]["finetune"]["noise"] == 0.05
 
