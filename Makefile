@@ -55,7 +55,7 @@ demo: setup ## SNL against random masks on real digits: table, picture and page 
 	$(BIN)/relinearize report outputs/demo/runs
 
 demo-pi: setup pi ## three of the demo's networks under two-party computation: accuracy, MB, latency (minutes)
-	$(BIN)/python scripts/demo_pi.py python=$(PI_VENV)/bin/python
+	$(BIN)/python scripts/demo_pi.py --python $(PI_VENV)/bin/python
 
 test: setup ## the test suite without its slow part
 	$(BIN)/python -m pytest

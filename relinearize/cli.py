@@ -168,12 +168,6 @@ def evaluate(arguments: list[str]) -> None:
     evaluate_run(arguments)
 
 
-def infer(arguments: list[str]) -> None:
-    from relinearize.private_inference.engine.command import infer_command
-
-    infer_command(arguments)
-
-
 def in_commands(name: str) -> Callable[[list[str]], Any]:
     """The command in relinearize/commands/NAME.py, imported when it is called."""
     return lambda arguments: import_module(f"relinearize.commands.{name}").main(arguments)
@@ -187,7 +181,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "export": in_commands("export"),
     "cost": in_commands("cost"),
-    "infer": infer,
+    "infer": in_commands("infer"),
 }
 
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """`make demo-pi`: the demo's networks under real two-party computation, accuracy beside what was measured.
 
-    python scripts/demo_pi.py [python=FILE]     # minutes; again in seconds, as everything that is there is kept
+    python scripts/demo_pi.py [--python FILE]     # minutes; again in seconds, as everything that is there is kept
 
 Three budgets of the demo (digits, ResNet-8, SNL), trained if outputs/demo/runs lacks them. Each network is exported and
 infers test images under Cheetah on loopback and under SEMI2K on the emulated WAN; bundles and records lie in the runs'
-folders, where `relinearize report` finds them. The engine comes from `make pi`; python=FILE names another's Python.
+folders, where `relinearize report` finds them. The engine comes from `make pi`; --python names another's Python.
 """
 
+import argparse
 import hashlib
 import os
 import subprocess
@@ -22,7 +23,6 @@ sys.path.insert(0, str(ROOT))
 from rich.console import Console
 from rich.table import Table
 
-from relinearize.arguments import key_values
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import GRAPH, read_bundle
 from relinearize.private_inference.cost.network import NETWORKS
@@ -40,9 +40,11 @@ ASKED = (("cheetah", "loopback", 2), ("semi2k", "wan", 3))  # protocol, network,
 
 
 def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="demo-pi", description=__doc__.splitlines()[0])
+    parser.add_argument("--python", help="a Python that has SPU; default: that of `make pi`")
     began, load = time.monotonic(), os.getloadavg()[0]
     # A missing engine is said before anything is trained.
-    engine = ENGINES["spu"].python(key_values("demo-pi", arguments, {"python": ""})["python"])
+    engine = ENGINES["spu"].python(parser.parse_args(arguments).python)
     runs = demo_runs()
     if len(runs) < len(FRACTIONS):
         train()

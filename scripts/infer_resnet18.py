@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 bundle = options.folder / subject.name.replace(" ", "-").replace("%", "percent")
                 if not bundle.exists():
                     subject.export(bundle)
-                rows.append(row(bundle, protocol, bench.record(bundle, protocol, WAN, f"n_images={options.images}")))
+                rows.append(row(bundle, protocol, bench.record(bundle, protocol, WAN, options.images)))
                 written(options.folder, rows)
     except UserError as error:
         sys.exit(f"infer_resnet18: error: {error}")

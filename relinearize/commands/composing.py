@@ -40,6 +40,9 @@ def checked(kind: type[T], config: DictConfig, prefix: str = "") -> T:
     names = {field.name for field in fields(kind)}
     own = OmegaConf.masked_copy(config, [key for key in config if key in names or key not in groups()])
     values = OmegaConf.to_container(own, resolve=True)
+    for key in names ^ values.keys():
+        valid = ", ".join(f"{prefix}{name}=" for name in sorted(names))
+        raise UserError(f"{prefix}{key} {'must be there' if key in names else 'is unknown'}; valid: {valid}")
     try:
         return kind(**values)
     except ValidationError as error:

@@ -11,13 +11,11 @@ from relinearize.private_inference.bundle import read_bundle
 from relinearize.private_inference.cost.network import Network, read_network
 from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.engines import ENGINES
+from relinearize.private_inference.engine.options import Request
 from relinearize.records.inference import InferenceRecord, Phase
 
-# A protocol of presets.json -> what `relinearize infer` is asked for it. Without its options, as users run it.
-SETTINGS = {
-    "cheetah": ("protocol=cheetah", "n_images=3"),
-    "semi2k": ("protocol=semi2k", "n_images=5"),
-}
+# A protocol of presets.json -> images that are inferred under it. Without its options, as users run it.
+SETTINGS = {"cheetah": 3, "semi2k": 5}
 LOOPBACK, WAN = "loopback", "wan"
 ROUND_TRIPS = ("{rtt_ms:20}", "{rtt_ms:160}")  # between these two Cheetah's time grows by its messages alone
 
@@ -64,18 +62,20 @@ class Bench:
                     records[network] = self.record(bundle, preset, network)
                 yield measured(subject, preset, features, records)
 
-    def record(self, bundle: Path, preset: str, network: str, *changes: str) -> InferenceRecord:
-        """`changes`: arguments of `infer` other than SETTINGS. UserError with the engine's own words where it fails."""
+    def record(self, bundle: Path, preset: str, network: str, images: int | None = None) -> InferenceRecord:
+        """`images`: None for those of SETTINGS. UserError with the engine's own words where it fails."""
         output = bundle.with_name(f"{bundle.name}-infer") / f"{preset}-{read_network(network).name}"
         if (output / "inference.json").exists():
             self.found += 1
             return InferenceRecord.read(output / "inference.json")
-        arguments = [f"bundle={bundle}", f"output={output}", f"network={network}", *SETTINGS[preset], *changes]
-        command = [self.python, "-P", "-m", "relinearize.private_inference.engine", *arguments]
+        request = Request(
+            str(bundle), protocol=preset, n_images=images or SETTINGS[preset], network=network, output=str(output)
+        )
+        command = [self.python, "-P", "-m", "relinearize.private_inference.engine", request.to_json()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-            raise UserError(f"relinearize infer {' '.join(arguments)} failed: {said}")
+            raise UserError(f"relinearize infer bundle={bundle} protocol={preset} network={network} failed: {said}")
         return InferenceRecord.read(output / "inference.json")
 
 

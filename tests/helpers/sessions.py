@@ -4,13 +4,13 @@ import numpy as np
 from numpy_bundles import written
 
 from relinearize.private_inference.engine import infer as engine_infer
-from relinearize.private_inference.engine.options import read_options
+from relinearize.private_inference.engine.options import Request, resolve
 
 
 def inferred(bundle, folder, **settings):
     path = written(bundle, folder / "bundle")
-    arguments = [f"bundle={path}", f"output={folder / 'out'}", "timeout=300"]
-    return engine_infer.infer(read_options([*arguments, *(f"{key}={value}" for key, value in settings.items())]))
+    request = Request(str(path), output=str(folder / "out"), timeout=300, **settings)
+    return engine_infer.infer(resolve(request))
 
 
 def check_answers(record, bundle):

@@ -55,7 +55,7 @@ def test_the_table_has_every_network_under_both_protocols(script, tmp_path, monk
 
     monkeypatch.setattr(script, "Bench", Bench)
     assert script.main(["--folder", str(tmp_path), "--width", "2"]) == 0
-    assert asked == [(protocol, "wan", "n_images=1") for protocol in ("cheetah", "semi2k") for _ in range(6)]
+    assert asked == [(protocol, "wan", 1) for protocol in ("cheetah", "semi2k") for _ in range(6)]
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     total = 557_056 // 32  # of width 64 in the senet convention, over 32
     assert [row["ReLUs"] for row in rows[:5]] == [f"{round(share * total):,}" for share in (1, 0.5, 0.25, 0.1, 0.05)]

@@ -2,42 +2,30 @@
 
 import os
 import sys
-from collections.abc import Sequence
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.engines import ENGINES
-from relinearize.private_inference.engine.options import HELP, Options, read_options
+from relinearize.private_inference.engine.options import Options, Request, resolve
 
 
-def infer_command(arguments: Sequence[str]) -> None:
-    """Do what `arguments` ask (`options.HELP`). Does not come back if another Python takes over."""
-    if asks_for_help(arguments):
-        return
-    options = read_options(arguments)  # wrong ones are said at once
+def infer_command(request: Request) -> None:
+    """Infer as requested. Does not return if another Python takes over."""
+    options = resolve(request)  # mistakes are reported at once
     engine = ENGINES[options.engine]
     if not engine.here:
         python = engine.python(options.python)
         sys.stdout.flush()
-        os.execv(python, [python, "-P", "-m", "relinearize.private_inference.engine", *arguments])
+        os.execv(python, [python, "-P", "-m", "relinearize.private_inference.engine", request.to_json()])
     infer_here(options)
 
 
-def infer_in_this_environment(arguments: Sequence[str]) -> None:
+def infer_in_this_environment(request: Request) -> None:
     """The same in an environment that is meant to have the engine: it never hands over."""
-    if asks_for_help(arguments):
-        return
-    options = read_options(arguments)
+    options = resolve(request)
     engine = ENGINES[options.engine]
     if not engine.here:
         raise UserError(f"{sys.executable} cannot import {engine.package}; {engine.remedy}")
     infer_here(options)
-
-
-def asks_for_help(arguments: Sequence[str]) -> bool:
-    if not set(arguments) & {"-h", "--help"}:
-        return False
-    print(HELP)
-    return True
 
 
 def infer_here(options: Options) -> None:

@@ -27,7 +27,7 @@ class Engine:
         """Whether this environment has it."""
         return importlib.util.find_spec(self.package) is not None
 
-    def python(self, asked: str) -> str:
+    def python(self, asked: str | None) -> str:
         """Another Python that should have it, `asked` or the Makefile's; UserError says how to come by one."""
         repository = Path(__file__).parents[3]
         made = [] if self.environment is None else [Path.cwd() / self.environment, repository / self.environment]

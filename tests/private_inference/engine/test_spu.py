@@ -19,6 +19,7 @@ from sessions import check_answers, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.folder_lock import alone_in
+from relinearize.private_inference.engine.options import Request
 from relinearize.private_inference.engine.two_parties import TwoParties
 from relinearize.records.inference import InferenceRecord
 
@@ -112,8 +113,8 @@ def test_a_party_killed_in_the_middle_is_named_and_the_other_ended(bundle, tmp_p
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_stopping_the_command_in_the_middle_stops_both_parties(bundle, tmp_path, number, status):
     path = written(bundle, tmp_path / "bundle")
-    asked = [f"bundle={path}", "protocol=semi2k", "n_images=1", "network={rtt_ms:400}"]
-    command = [sys.executable, "-m", "relinearize.private_inference.engine", *asked]
+    request = Request(str(path), protocol="semi2k", n_images=1, network="{rtt_ms:400}")
+    command = [sys.executable, "-m", "relinearize.private_inference.engine", request.to_json()]
     # Where the tests themselves run in the background, Ctrl-C is ignored, and that is inherited.
     heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
@@ -168,9 +169,7 @@ def test_the_command_prints_its_table(bundle, tmp_path):
         "-P",
         "-m",
         "relinearize.private_inference.engine",
-        f"bundle={path}",
-        "protocol=semi2k",
-        "n_images=1",
+        Request(str(path), protocol="semi2k", n_images=1).to_json(),
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
     assert done.returncode == 0, done.stderr
