@@ -10,7 +10,14 @@ PI_INSTALLED := $(PI_VENV)/.installed
 CRYPTEN_INSTALLED := $(VENV)/.installed-crypten
 
 # On a busy machine two torch threads can be ten times slower than one for small tensors.
-demo demo-pi test test-all test-slurm test-pi test-crypten: export OMP_NUM_THREADS = 1
+demo demo-pi test test-all test-slurm test-pi test-crypten: export OMP_NUM_THREADS ?= 1
+# Some containers forbid Python's bytecode files; without them each process compiles the package and the tests again.
+demo demo-pi test test-all test-slurm test-pi test-crypten: export PYTHONDONTWRITEBYTECODE =
+
+# A process per core, each with neighbouring tests, as they share fixtures; whoever is done first takes over from the others.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n $(WORKERS) --maxprocesses=8 --dist=worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup pi crypten demo demo-pi test test-all test-gpu test-slurm test-pi test-crypten lint format bench clean
@@ -58,22 +65,22 @@ demo-pi: setup pi ## three of the demo's networks under two-party computation: a
 	$(BIN)/python scripts/demo_pi.py --python $(PI_VENV)/bin/python
 
 test: setup ## the test suite without its slow part
-	$(BIN)/python -m pytest
+	$(PYTEST) $(PARALLEL)
 
 test-all: setup ## the whole suite, the slow part too
-	$(BIN)/python -m pytest -m "not gpu and not slurm"
+	$(PYTEST) $(PARALLEL) -m "not gpu and not slurm"
 
 test-gpu: setup ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+	$(PYTEST) -m gpu
 
 test-slurm: setup ## sweeps through a Slurm that the tests start here (root; apt-get install slurm-wlm munge)
-	$(BIN)/python -m pytest -m slurm -rs tests/slurm
+	$(PYTEST) -m slurm -rs tests/slurm
 
 test-pi: pi ## private inference under real two-party computation
 	$(PI_VENV)/bin/python -m pytest --confcutdir=tests/private_inference/engine -m "not slow" tests/private_inference/engine
 
 test-crypten: crypten ## the same under CrypTen
-	$(BIN)/python -m pytest tests/private_inference/engine/test_crypten.py
+	$(PYTEST) tests/private_inference/engine/test_crypten.py
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .

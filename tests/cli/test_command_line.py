@@ -8,31 +8,9 @@ from pathlib import Path
 import pytest
 from quick_runs import QUICK, SEARCH, quick_command, shell, trained_epochs
 
-from relinearize import cli
 from relinearize.records.run import find_records
 from relinearize.runs import stages as making
 from relinearize.sweeps.arguments import SWEEP_VARIABLE, name_sweep, with_budget_grid
-
-
-@pytest.fixture
-def typed(monkeypatch, capfd, tmp_path):
-    """typed("run", ...) -> (status, standard output, standard error) of the program, in this process."""
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["relinearize", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capfd.readouterr()
-        return status, printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture

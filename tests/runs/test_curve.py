@@ -6,14 +6,14 @@ import pytest
 from quick_runs import (
     LARGE,
     MIDDLE,
+    QUICK,
+    SEARCH,
     SMALL,
     UNREACHED,
     assert_same_tensors,
     lasting,
-    quick_command,
     quick_plan,
     quick_run,
-    shell,
     trained_epochs,
 )
 
@@ -21,10 +21,11 @@ from relinearize.records.run import find_records
 from relinearize.runs import search as searching
 
 
-def test_multirun_of_three_budgets_does_one_searchs_worth_of_epochs(tmp_path, alone):
-    done = shell(quick_command(tmp_path, "-m", f"budget.fraction={LARGE},{MIDDLE},{SMALL}", "trainer.progress=lines"))
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_multirun_of_three_budgets_does_one_searchs_worth_of_epochs(tmp_path, alone, typed):
+    budgets = f"budget.fraction={LARGE},{MIDDLE},{SMALL}"
+    status, out, err = typed("run", *QUICK, *SEARCH, f"output={tmp_path}", "-m", budgets, "trainer.progress=lines")
+    assert status == 0, err
+    lines = out.splitlines()
     longest = sum("seconds" in row for row in alone[SMALL][0].stages["search"].history)  # whole epochs
     assert [sum(line.startswith(stage) for line in lines) for stage in ("teacher", "search", "finetune")] == [
         3, longest, 6,

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import torch
-from quick_runs import METHODS, QUICK, assert_same_tensors, command, lasting, quick_plan, quick_run, shell
+from quick_runs import METHODS, QUICK, assert_same_tensors, lasting, quick_plan, quick_run
 from test_resume import OFTEN, child
 
 from relinearize.commands.evaluate import evaluate_run
@@ -197,12 +197,12 @@ def test_widths_that_the_backbone_has_not_are_one_line(tmp_path):
             check_stages(quick_plan(tmp_path, settings, method="senetpp"))
 
 
-def test_command_shows_the_submodels_and_reports_both(tmp_path):
-    done = shell(command("run", *QUICK, *METHODS["senetpp"], SHARE, f"output={tmp_path}"))
-    assert done.returncode == 0, done.stderr
-    assert "senetpp-resnet8-digits-461-s0-w0.5" in done.stdout
-    done = shell(command("report", str(tmp_path / "runs")))
-    assert done.returncode == 0 and "w0.5" in done.stdout
+def test_command_shows_the_submodels_and_reports_both(tmp_path, typed):
+    status, out, err = typed("run", *QUICK, *METHODS["senetpp"], SHARE, f"output={tmp_path}")
+    assert status == 0, err
+    assert "senetpp-resnet8-digits-461-s0-w0.5" in out
+    status, out, _ = typed("report", tmp_path / "runs")
+    assert status == 0 and "w0.5" in out
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
-from quick_runs import SMALL, command, quick_plan, quick_run, shell
+from quick_runs import SMALL, quick_plan, quick_run
 
 from relinearize.commands.evaluate import evaluate_run
 from relinearize.errors import UserError
@@ -132,12 +132,12 @@ def test_impossible_settings_are_refused_before_anything_is_trained(tmp_path, se
     assert message in str(error.value)
 
 
-def test_the_command_takes_a_network_of_one_s_own(tmp_path):
+def test_the_command_takes_a_network_of_one_s_own(tmp_path, typed):
     settings = ["allocation=cost", "allocation.preset=semi2k", "allocation.network={rtt_ms:20,mbps:50}"]
     plan = quick_plan(tmp_path, SHARE, *settings)
     assert plan.site_choice.preset.network.text == "20ms-50mbps (20 ms RTT, 50 Mbit/s)"
-    done = shell(command("run", *settings, "--cfg", "job"))
-    assert done.returncode == 0 and "preset: semi2k" in done.stdout
+    status, out, _ = typed("run", *settings, "--cfg", "job")
+    assert status == 0 and "preset: semi2k" in out
 
 
 def test_an_evaluation_finds_the_run_again(tmp_path):
