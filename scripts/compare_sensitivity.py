@@ -28,7 +28,7 @@ from scipy.stats import spearmanr
 
 from relinearize.errors import UserError
 from relinearize.files import write_bytes
-from relinearize.methods.senet.released_sensitivity import RELEASED, released_vector
+from relinearize.methods.senet.released import RELEASED, released_vector
 from relinearize.records.run import Record, find_records
 from relinearize.report.figures.pareto import GREY
 from relinearize.report.figures.style import method_colours

@@ -12,7 +12,7 @@ from relinearize.evaluation.options import EvaluationOptions, parse_options
 from relinearize.evaluation.robustness import evaluate_robustness
 from relinearize.evaluation.several_runs import evaluate_each, run_folders
 from relinearize.files import write_json
-from relinearize.methods.accuracy import accuracy
+from relinearize.methods.losses import accuracy
 from relinearize.relu.counting import relu_total
 from relinearize.runs.finished import FinishedRun
 from relinearize.runs.images import open_images, open_source

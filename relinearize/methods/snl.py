@@ -20,8 +20,7 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.losses import student_losses
 from relinearize.methods.processes import process_rank
-from relinearize.methods.snapshot import Snapshot
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage import Snapshot, Stage
 from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask

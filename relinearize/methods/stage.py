@@ -9,6 +9,7 @@ from a checkpoint of a segment's end or, where there was a warning, of any batch
 import copy
 import math
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,15 +18,29 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
-from relinearize.methods.accuracy import accuracy
+from relinearize.methods.losses import accuracy
 from relinearize.methods.processes import add_up, average_statistics, lowest, move_to_first, only_in_first, process_rank
 from relinearize.methods.schedule import SCHEDULES, learning_rate
+from relinearize.relu.mask import Mask
 
 SELECTIONS = ("best", "last", "test")
 
 
 class Diverged(UserError):
     """The loss of a stage became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a search leaves at a budget: the mask that meets it and the weights of that moment."""
+
+    budget: int
+    mask: Mask
+    weights: dict[str, Tensor]
+    reached: bool  # False: the epochs ran out first and the mask is the projection of where the search stood
+    seconds: float
+    history: list[dict[str, float]] = field(default_factory=list)
+    scores: dict[str, Tensor] | None = None  # of every position, where the mask is the top of such
 
 
 class Stage(pl.LightningModule):

@@ -7,8 +7,7 @@ from typing import Any
 from hydra.utils import instantiate
 
 from relinearize.errors import UserError
-from relinearize.methods.snapshot import Snapshot
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage import Snapshot, Stage
 from relinearize.progress import say
 from relinearize.records.store import MASK, WEIGHTS
 from relinearize.relu.allocation import allocate

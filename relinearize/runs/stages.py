@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import route_state, routed_state, routes_of
-from relinearize.methods.accuracy import accuracy
 from relinearize.methods.frozen import frozen_copy
+from relinearize.methods.losses import accuracy
 from relinearize.methods.stage import Stage
 from relinearize.progress import say
 from relinearize.records.store import WEIGHTS, Artifact

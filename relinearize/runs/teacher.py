@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 
-from relinearize.methods.accuracy import accuracy
+from relinearize.methods.losses import accuracy
 from relinearize.methods.stage import Stage
 from relinearize.progress import say
 from relinearize.runs.plan import Plan

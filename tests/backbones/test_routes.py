@@ -21,7 +21,7 @@ from relinearize.backbones.routes import (
 )
 from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.site_outputs import SiteOutputs
+from relinearize.methods.senet.site_outputs import SiteOutputs
 from relinearize.relu.sites import linearize, site_shapes
 
 SIZE = 16

@@ -340,7 +340,7 @@ def test_the_parity_settings_of_a_header_build_all_stages(experiment, tmp_path):
 
 
 def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():
-    from relinearize.methods.senet.released_lists import LISTS
+    from relinearize.methods.senet.released import LISTS
 
     named = set()
     for experiment in SENET + RLNET:
@@ -415,7 +415,7 @@ def test_every_search_finetuning_and_sensitivity_combine(search, tmp_path):
 def test_a_released_list_is_allocated_exactly(tmp_path):
     from fake_sets import write_cifar10
 
-    from relinearize.methods.senet.released_lists import LISTS
+    from relinearize.methods.senet.released import LISTS
     from relinearize.relu.allocation import allocate
     from relinearize.runs.plan import Plan
 

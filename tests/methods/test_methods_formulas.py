@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from relinearize.errors import UserError
-from relinearize.methods.accuracy import accuracy
 from relinearize.methods.baselines.random_mask import RandomMask
-from relinearize.methods.losses import classification_loss, distillation_divergence
+from relinearize.methods.losses import accuracy, classification_loss, distillation_divergence
 from relinearize.methods.schedule import learning_rate
 from relinearize.methods.snl import kept_counts, lasso_penalty, next_lasso
 from relinearize.methods.teacher import Classifier

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.errors import UserError
 from relinearize.methods.senet.ordered import OneWidth, OrderedNetwork, narrowed
-from relinearize.methods.site_outputs import SiteOutputs
+from relinearize.methods.senet.site_outputs import SiteOutputs
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, site_shapes, to_masked

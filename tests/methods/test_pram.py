@@ -26,7 +26,7 @@ from relinearize.methods.senet.pram import (
     chosen_sites,
     stage_sites,
 )
-from relinearize.methods.site_outputs import SiteOutputs
+from relinearize.methods.senet.site_outputs import SiteOutputs
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, site_shapes, to_masked
 

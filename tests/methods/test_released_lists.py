@@ -6,7 +6,7 @@ import pytest
 
 from relinearize.backbones import build_backbone
 from relinearize.errors import UserError
-from relinearize.methods.senet.released_lists import LISTS, ReleasedList
+from relinearize.methods.senet.released import LISTS, ReleasedList
 from relinearize.relu.allocation import allocate
 from relinearize.relu.sites import linearize, site_shapes
 

@@ -7,8 +7,8 @@ import pytest
 
 from relinearize.backbones import BACKBONES, build_backbone
 from relinearize.errors import UserError
-from relinearize.methods.senet.released_sensitivity import RELEASED, released_vector
-from relinearize.methods.senet.sensitivity import Given, Proportional, Released, Uniform
+from relinearize.methods.senet.released import RELEASED, Released, released_vector
+from relinearize.methods.senet.sensitivity import Given, Proportional, Uniform
 from relinearize.relu.allocation import allocate
 from relinearize.relu.sites import linearize, site_shapes
 

@@ -11,8 +11,7 @@ from torch import nn
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.data.resident import ResidentImages, ResidentLoader
 from relinearize.errors import UserError
-from relinearize.methods.senet.sparse_training import PrunedWeight, SparseTraining, density_after, largest
-from relinearize.methods.site_layers import site_layers
+from relinearize.methods.senet.sparse_training import PrunedWeight, SparseTraining, density_after, largest, site_layers
 from relinearize.relu.sites import linearize, site_shapes
 from relinearize.training.fit import fit
 

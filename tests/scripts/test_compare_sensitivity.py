@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relinearize.methods.senet.released_sensitivity import RELEASED
+from relinearize.methods.senet.released import RELEASED
 from relinearize.records.run import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def test_snl_convention_and_out(script, tmp_path):
     ("sensitivities", "target", "message"),
     [
         ([None] * 17, "x", "used no sensitivities"),
-        (RELEASED["resnet18"], "relinearize.methods.senet.sensitivity.Released", "released sensitivities themselves"),
+        (RELEASED["resnet18"], "relinearize.methods.senet.released.Released", "released sensitivities themselves"),
         ([0.0] * 17, "x", "all its sensitivities are 0"),
     ],
 )

@@ -33,7 +33,7 @@ from relinearize.methods.losses import logit_losses
 from relinearize.methods.rlnet.batch_parts import PARTS, Part, route_of
 from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
 from relinearize.methods.senet.pram import Answer, PRAMDistill, activation_mismatch, answer
-from relinearize.methods.site_outputs import SiteOutputs
+from relinearize.methods.senet.site_outputs import SiteOutputs
 
 PRAM_PART_WEIGHTS = {"clean": 1.0, "augmix": 1.0, "adversarial": 0.0}
 

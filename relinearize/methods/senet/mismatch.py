@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from relinearize.methods.site_outputs import SiteOutputs
+from relinearize.methods.senet.site_outputs import SiteOutputs
 from relinearize.relu.kernels import images_per_part, is_channels_last, rows
 
 MEASURES = ("linear", "activation")

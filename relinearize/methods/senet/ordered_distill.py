@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
-from relinearize.methods.accuracy import accuracy
+from relinearize.methods.losses import accuracy
 from relinearize.methods.senet.ordered import OneWidth, OrderedNetwork
 from relinearize.methods.senet.pram import PRAMDistill, answer
-from relinearize.methods.site_outputs import SiteOutputs
+from relinearize.methods.senet.site_outputs import SiteOutputs
 
 
 class OrderedDistill(PRAMDistill):

@@ -22,7 +22,7 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.losses import logit_losses
 from relinearize.methods.schedule import sgd
-from relinearize.methods.site_outputs import SiteOutputs
+from relinearize.methods.senet.site_outputs import SiteOutputs
 from relinearize.methods.stage import Stage
 from relinearize.relu.sites import site_shapes
 

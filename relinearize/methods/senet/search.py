@@ -21,8 +21,7 @@ from relinearize.methods.losses import classification_loss, distillation_diverge
 from relinearize.methods.processes import add_up, move_to_first, only_in_first
 from relinearize.methods.schedule import sgd
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
-from relinearize.methods.snapshot import Snapshot
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage import Snapshot, Stage
 from relinearize.relu.allocation import allocate, allocate_channels
 from relinearize.relu.budget import channel_mask, site_mask
 from relinearize.relu.mask import Mask

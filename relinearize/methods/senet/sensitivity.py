@@ -13,22 +13,6 @@ from typing import Any
 import yaml
 
 from relinearize.errors import UserError
-from relinearize.methods.senet.released_sensitivity import RELEASED, released_vector
-
-
-class Released:
-    """What SENet's released keep lists imply; see released_sensitivity.py."""
-
-    def sensitivities(self, shapes: Mapping[str, tuple[int, ...]], backbone: str) -> dict[str, float]:
-        """Raises UserError for backbones without released lists and for another number of sites."""
-        vector = released_vector(backbone, len(shapes))
-        if vector is None:
-            known = ", ".join(f"{name} ({len(values)} sites)" for name, values in RELEASED.items())
-            raise UserError(
-                f"sensitivity=released has nothing for {backbone} with {len(shapes)} sites; it exists for {known}, "
-                "also without the one site that backbone.convention=snl leaves out; give sensitivity=computed"
-            )
-        return dict(zip(shapes, vector, strict=True))
 
 
 class Uniform:
