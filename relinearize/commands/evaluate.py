@@ -16,7 +16,7 @@ from relinearize.methods.losses import accuracy
 from relinearize.relu.counting import relu_total
 from relinearize.runs.finished import FinishedRun
 from relinearize.runs.images import open_images, open_source
-from relinearize.training.fit import resolve_accelerator
+from relinearize.training.settings import resolve_accelerator
 
 EVALUATION = "evaluation.json"
 

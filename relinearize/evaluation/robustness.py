@@ -26,7 +26,7 @@ from relinearize.records.robustness import ROBUST_FILE, RobustRecord
 from relinearize.records.run import RECORD_FILE
 from relinearize.runs.finished import FinishedRun
 from relinearize.runs.images import open_source
-from relinearize.training.fit import resolve_accelerator
+from relinearize.training.settings import resolve_accelerator
 
 
 def evaluate_robustness(options: EvaluationOptions, console: Console) -> list[RobustRecord]:

@@ -12,7 +12,6 @@ from relinearize.records.store import MASK
 from relinearize.relu.mask import Mask
 from relinearize.runs.plan import Plan, plain
 from relinearize.runs.predicted_cost import cost_values
-from relinearize.training.fit import convolutions
 
 
 def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
@@ -97,5 +96,5 @@ def hardware(plan: Plan) -> dict[str, Any]:
         "name": device_name(plan.accelerator),
         "threads": torch.get_num_threads(),
         "precision": plan.precision,
-        "convolutions": convolutions(plan.config.trainer),
+        "convolutions": plan.training.convolutions,
     }

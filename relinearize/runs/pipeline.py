@@ -90,7 +90,7 @@ def check_stages(plan: Plan) -> None:
             else:
                 stage = build(**inputs[key])
                 stage.check_selection(config.dataset.holdout)
-                stage.check_devices(config.trainer.devices)
+                stage.check_devices(plan.training.devices)
                 check_submodels(plan, stage)
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since
             keys = ", ".join(name for name in OmegaConf.select(config, key) if not name.startswith("_"))

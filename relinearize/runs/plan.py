@@ -27,7 +27,7 @@ from relinearize.runs.build import all_relu_network
 from relinearize.runs.images import open_images, open_source
 from relinearize.runs.sensitivity import SensitivitySource
 from relinearize.runs.site_choice import FREE, SiteChoice
-from relinearize.training.fit import check_settings, resolve_accelerator, resolve_precision
+from relinearize.training.settings import TrainerSettings
 
 # Part of every key. Raise it when a change of the code changes what the same configuration leads to.
 RESULTS_VERSION = 1
@@ -46,11 +46,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         config = self.config
-        check_settings(config.trainer)
-        self.accelerator = resolve_accelerator(config.trainer.accelerator)
-        self.precision = resolve_precision(config.trainer.precision, self.accelerator)
-        if config.trainer.threads:
-            torch.set_num_threads(config.trainer.threads)
+        self.training = TrainerSettings.resolve(**plain(config.trainer), callbacks=plain(config.get("callbacks")))
+        self.accelerator, self.precision = self.training.accelerator, self.training.precision
+        if self.training.threads:
+            torch.set_num_threads(self.training.threads)
         if type(config.seed) is not int or config.seed < 0:
             raise UserError(f"seed={config.seed} is not a seed; give a whole number from 0 on")
         self.seed = config.seed
@@ -183,8 +182,7 @@ class Plan:
             },
             "backbone": self._backbone_content,
             "seed": self.seed,
-            "precision": self.precision,
-            "devices": self.config.trainer.devices,
+            **self.training.identity,
         }
 
     @property

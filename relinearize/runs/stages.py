@@ -20,8 +20,9 @@ from relinearize.records.store import WEIGHTS, Artifact
 from relinearize.runs.plan import Plan, plain
 from relinearize.runs.weights import read_weights, write_weights
 from relinearize.tracking.loggers import NoLogger, open_logger
-from relinearize.training.fit import CHECKPOINT, fit, quiet_lightning
-from relinearize.training.peers import peers
+from relinearize.training.devices import peers
+from relinearize.training.fit import CHECKPOINT, fit
+from relinearize.training.settings import quiet_lightning
 
 STAGES = ("teacher", "search", "finetune", "sensitivity")
 
@@ -62,23 +63,23 @@ def train(plan: Plan, build: Build, artifact: Artifact, checkpoint: Path, logged
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if checkpoint.is_file():
         say(f"{stage.name}: going on from {checkpoint}")
-    devices = plan.config.trainer.devices if stage.epochs else 1
+    devices = plan.training.devices if stage.epochs else 1
     task = functools.partial(train_as_peer, plan.plain_config, build, checkpoint)
     with (
         open_logger(plan, stage.name, artifact) if logged else contextlib.nullcontext(NoLogger()) as logger,
         peers(devices, plan.accelerator, task),
     ):
-        fit(stage, plan.config.trainer, checkpoint, log_row=logger.row)
+        fit(stage, plan.training, checkpoint, log_row=logger.row, lightning_logger=logger.lightning)
     return stage
 
 
 def train_as_peer(config: dict[str, Any], build: Build, checkpoint: Path, rank: int, meet: Callable[[], None]) -> None:
-    """The part of process `rank` in a training on several devices (see peers.py); it leaves nothing behind."""
+    """The part of process `rank` in a training on several devices (training/devices.py). It leaves nothing behind."""
     quiet_lightning()
     plan = Plan(OmegaConf.create(config))
     stage = ready(plan, build, rank)
     meet()
-    fit(stage, plan.config.trainer, checkpoint)
+    fit(stage, plan.training, checkpoint)
 
 
 def ready(plan: Plan, build: Build, rank: int = 0) -> Stage:
@@ -86,7 +87,7 @@ def ready(plan: Plan, build: Build, rank: int = 0) -> Stage:
     stage = build(plan)
     seed = plan.seed * 10 + STAGES.index(stage.name)  # stages draw different batches
     views = {} if stage.second_view is None else {"second_view": stage.second_view}
-    share = {"rank": rank, "world_size": plan.config.trainer.devices}
+    share = {"rank": rank, "world_size": plan.training.devices}
     stage.use(
         train_loader=plan.data.train_loader(stage.batch_size, seed=seed, parts=stage.segments, **share, **views),
         validation_loader=plan.validation_loader(stage.selection, **share),

@@ -25,6 +25,9 @@ class RowLogger(Protocol):
     def finish(self, record: Record, folder: Path) -> None:
         """The whole run has ended; `folder` holds its mask and weights."""
 
+    def lightning(self) -> Any:
+        """A Lightning logger for what further callbacks log, or None."""
+
 
 class NoLogger:
     """Keeps nothing beyond what the records hold anyway."""
@@ -34,6 +37,9 @@ class NoLogger:
 
     def finish(self, record: Record, folder: Path) -> None:
         pass
+
+    def lightning(self) -> Any:
+        return None
 
 
 class CSVLogger(NoLogger):
@@ -48,6 +54,12 @@ class CSVLogger(NoLogger):
         writer.writeheader()
         writer.writerows(stage.history)
         write_text(self.folder / "history.csv", text.getvalue())
+
+    def lightning(self) -> Any:
+        """lightning/version_N/metrics.csv beside it, one for each time that the training was started."""
+        from pytorch_lightning import loggers
+
+        return loggers.CSVLogger(self.folder, name="lightning")
 
 
 @contextlib.contextmanager

@@ -35,6 +35,11 @@ class WandbRows:
         self.run.log(row)
         self.run.summary.update(best_columns(stage.history))
 
+    def lightning(self) -> Any:
+        from pytorch_lightning import loggers
+
+        return loggers.WandbLogger(experiment=self.run)
+
     def finish(self, record: Record, folder: Path) -> None:
         finetune, history = self.plan.finetune, record.stages["finetune"].history
         if self.first:

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
@@ -12,6 +11,7 @@ from bench.steps import SIZE, StageStep, stage_of
 from relinearize.data.resident import ResidentImages, ResidentLoader
 from relinearize.methods.snl import SNLSearch
 from relinearize.training.fit import fit
+from relinearize.training.settings import TrainerSettings
 
 SEGMENTS = 2  # parts of an epoch; at each end the search counts its ReLUs
 PROMISE = {64: "<= 5 %", 16: "<= 15 %"}
@@ -71,15 +71,8 @@ def bare_epoch(bare: StageStep, loader: ResidentLoader, clock: str) -> float:
 
 
 def fit_once(stage: SNLSearch, precision: str) -> None:
-    trainer = SimpleNamespace(
-        accelerator="cpu",
-        devices=1,
-        precision=precision,
-        channels_last=True,
-        compile=False,
-        convolutions="auto",
-        checkpoint_seconds=1e9,
-        progress="none",
+    trainer = TrainerSettings.resolve(
+        accelerator="cpu", precision=precision, compile=False, checkpoint_seconds=1e9, progress="none"
     )
     with tempfile.TemporaryDirectory() as folder:
         fit(stage, trainer, Path(folder) / "last.ckpt")

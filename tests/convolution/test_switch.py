@@ -2,7 +2,6 @@
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.snl import SNLSearch
 from relinearize.relu.sites import to_sloped
 from relinearize.training.fit import fit
+from relinearize.training.settings import TrainerSettings
 
 pytestmark = pytest.mark.skipif(resolve_convolutions("auto") == "torch", reason="no compiler, or not AVX2")
 
@@ -127,11 +127,14 @@ def search() -> SNLSearch:
 
 def trained(folder: Path, **changed: object) -> dict[str, torch.Tensor]:
     settings = {
-        "accelerator": "cpu", "devices": 1, "precision": "32", "channels_last": True, "compile": False,
-        "convolutions": "auto", "checkpoint_seconds": 1e9, "progress": "none",
-    }  # fmt: skip
+        "accelerator": "cpu",
+        "precision": "32",
+        "compile": False,
+        "checkpoint_seconds": 1e9,
+        "progress": "none",
+    }
     stage = search()
-    fit(stage, SimpleNamespace(**settings | changed), folder / "last.ckpt")
+    fit(stage, TrainerSettings.resolve(**settings | changed, progress="none"), folder / "last.ckpt")
     return {name: tensor.clone() for name, tensor in stage.network.state_dict().items()}
 
 

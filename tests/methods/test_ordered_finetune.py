@@ -1,7 +1,5 @@
 """SENet++'s fine-tuning against its formulas on two separate networks in float64; what the stage keeps and leaves."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -16,6 +14,7 @@ from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, to_masked
 from relinearize.training.fit import CHECKPOINT, fit
+from relinearize.training.settings import TrainerSettings
 
 IMAGES, SIZE, CLASSES, TEMPERATURE = 6, 5, 3, 4.0
 GAMMA, ALPHA, BETA = 0.1, 0.5, 20.0
@@ -191,12 +190,8 @@ def quick_stage(loader=None, **settings):
 
 
 def fit_stage(stage, folder, **settings):
-    defaults = {"accelerator": "cpu", "precision": "32", "channels_last": True, "compile": False, "devices": 1}
-    fit(
-        stage,
-        SimpleNamespace(**defaults | settings, convolutions="auto", checkpoint_seconds=0, progress="none"),
-        folder / CHECKPOINT,
-    )
+    defaults = {"accelerator": "cpu", "precision": "32", "compile": False, "checkpoint_seconds": 0, "progress": "none"}
+    fit(stage, TrainerSettings.resolve(**defaults | settings), folder / CHECKPOINT)
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):

@@ -1,7 +1,5 @@
 """What RLNet's stages keep, leave and refuse; what each weight and each part is for."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -17,6 +15,7 @@ from relinearize.methods.rlnet.teacher import RobustClassifier
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, site_shapes, to_masked
 from relinearize.training.fit import CHECKPOINT, fit
+from relinearize.training.settings import TrainerSettings
 
 SIZE, CLASSES, IMAGES, BUDGET = 8, 3, 12, 100
 SETTINGS = {
@@ -224,12 +223,8 @@ def test_the_network_is_attacked_as_it_is_in_eval_mode_and_left_as_it_was(monkey
 def fit_stage(stage, folder, loader=None):
     stage.use(train_loader=loader or Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
     folder.mkdir(exist_ok=True)
-    settings = {"accelerator": "cpu", "precision": "32", "channels_last": True, "compile": False, "devices": 1}
-    fit(
-        stage,
-        SimpleNamespace(**settings, convolutions="auto", checkpoint_seconds=0, progress="none"),
-        folder / CHECKPOINT,
-    )
+    settings = {"accelerator": "cpu", "precision": "32", "compile": False, "checkpoint_seconds": 0, "progress": "none"}
+    fit(stage, TrainerSettings.resolve(**settings), folder / CHECKPOINT)
     return stage
 
 

@@ -1,7 +1,6 @@
 """Computed sensitivities: which layer belongs to which site, the pruning rule, and the densities it leaves."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,11 +13,11 @@ from relinearize.errors import UserError
 from relinearize.methods.senet.sparse_training import PrunedWeight, SparseTraining, density_after, largest, site_layers
 from relinearize.relu.sites import linearize, site_shapes
 from relinearize.training.fit import fit
+from relinearize.training.settings import TrainerSettings
 
-SETTINGS = SimpleNamespace(
-    accelerator="cpu", devices=1, precision="32", channels_last=True, compile=False, convolutions="auto",
-    checkpoint_seconds=0, progress="none",
-)  # fmt: skip
+SETTINGS = TrainerSettings.resolve(
+    accelerator="cpu", precision="32", compile=False, checkpoint_seconds=0, progress="none"
+)
 
 
 # ---- which layer belongs to which site ---------------------------------------------------------------------------

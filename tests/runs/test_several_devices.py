@@ -14,7 +14,6 @@ from quick_runs import (
     LARGE,
     SMALL,
     assert_same_tensors,
-    composed,
     lasting,
     quick_command,
     quick_run,
@@ -32,7 +31,8 @@ from relinearize.records.run import find_records
 from relinearize.runs import stages as making
 from relinearize.runs.stages import train_as_peer
 from relinearize.training import fit as training
-from relinearize.training.fit import check_settings, fit, save_checkpoint
+from relinearize.training.fit import fit, save_checkpoint
+from relinearize.training.settings import TrainerSettings
 
 TWO = "trainer.devices=2"
 PLAIN = [f"backbone._target_={__name__}.Plain", "backbone.name=plain"]
@@ -130,9 +130,8 @@ def test_training_that_diverges_in_two_processes_says_so_once(tmp_path):
 def test_more_devices_than_cards_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    settings = composed("unused", "trainer.accelerator=cuda", "trainer.devices=3").trainer
     with pytest.raises(UserError, match=r"trainer\.devices=3 .* give at most 2"):
-        check_settings(settings)
+        TrainerSettings.resolve(accelerator="cuda", devices=3)
 
 
 def dying_peer(*arguments):

@@ -1,0 +1,215 @@
+"""The `trainer` and `callbacks` groups: checked before anything trains, and resolved for this machine."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+
+from relinearize.convolution import resolve_convolutions
+from relinearize.errors import UserError
+
+ACCELERATORS = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "32", "bf16")
+COMPILE = ("auto", True, False)
+PROGRESS = ("auto", "bar", "lines", "none")
+LISTED = {"profiler": None, "detect_anomaly": False}  # in conf/trainer/default.yaml, with Lightning's own defaults
+
+# Arguments of pl.Trainer that fit() itself gives, and what to use instead of them.
+RESERVED = {
+    "accelerator": "trainer.accelerator",
+    "devices": "trainer.devices",
+    "strategy": "trainer.devices",
+    "num_nodes": "trainer.devices",
+    "precision": "trainer.precision",
+    "callbacks": "the callbacks group",
+    "logger": "the logger group",
+    "enable_progress_bar": "trainer.progress",
+    "enable_model_summary": "callbacks=model_summary",
+    "enable_checkpointing": "trainer.checkpoint_seconds",
+    "max_epochs": "method.STAGE.epochs",
+    "min_epochs": "method.STAGE.epochs",
+    "max_steps": "method.STAGE.epochs",
+    "min_steps": "method.STAGE.epochs",
+    "max_time": "a time limit of the job (a stopped run continues)",
+    "limit_val_batches": "dataset.holdout",
+    "num_sanity_val_steps": "dataset.holdout",
+    "val_check_interval": "method.STAGE.segments",
+    "check_val_every_n_epoch": "method.STAGE.segments",
+    "use_distributed_sampler": "trainer.devices",
+    "reload_dataloaders_every_n_epochs": "the dataset group",
+    "overfit_batches": "dataset.subset",
+    "fast_dev_run": "debug=default",
+    "barebones": "trainer.progress=none",
+    "plugins": "trainer.precision and trainer.devices",
+}
+# What shows how a training goes, or chooses among kernels: not part of a result's key.
+NEUTRAL_ARGUMENTS = {
+    "profiler", "detect_anomaly", "benchmark", "deterministic", "log_every_n_steps", "default_root_dir",
+    "enable_autolog_hparams", "inference_mode", "limit_test_batches", "limit_predict_batches", "model_registry",
+}  # fmt: skip
+NEUTRAL_CALLBACKS = {
+    "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "OnExceptionCheckpoint",
+    "RichModelSummary", "ThroughputMonitor",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How the stages of a run are trained, resolved; see conf/trainer/default.yaml for the keys."""
+
+    accelerator: str  # "cpu" or "cuda"
+    precision: str  # "32" or "bf16" (autocast)
+    devices: int = 1
+    channels_last: bool = True
+    compile: bool = False
+    convolutions: str = "torch"  # or "winograd"
+    threads: int | None = None
+    checkpoint_seconds: float = 60
+    progress: str = "auto"
+    lightning: Mapping[str, Any] = field(default_factory=dict)  # arguments of pl.Trainer, passed on untouched
+    callbacks: Mapping[str, Any] = field(default_factory=dict)  # name -> a callback's config, with `_target_`
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        accelerator: str = "auto",
+        precision: str | int = "auto",
+        devices: int = 1,
+        channels_last: bool = True,
+        compile: str | bool = "auto",
+        convolutions: str = "auto",
+        threads: int | None = None,
+        checkpoint_seconds: float = 60,
+        progress: str = "auto",
+        lightning: Mapping[str, Any] | None = None,
+        callbacks: Mapping[str, Any] | None = None,
+    ) -> "TrainerSettings":
+        """The settings as the user gives them, "auto" replaced. UserError names the key that is wrong."""
+        for key, value, valid in (("compile", compile, COMPILE), ("progress", progress, PROGRESS)):
+            if value not in valid:
+                raise UserError(f"trainer.{key}={value} is unknown; valid: {', '.join(map(str, valid)).lower()}")
+        accelerator = resolve_accelerator(accelerator)
+        precision = resolve_precision(precision, accelerator)
+        compile = accelerator == "cuda" if compile == "auto" else compile
+        plain = accelerator == "cpu" and precision == "32" and channels_last and not compile
+        convolutions = resolve_convolutions(convolutions, possible=plain)
+        if type(devices) is not int or devices < 1:
+            raise UserError(f"trainer.devices={devices}: must be an integer of at least 1")
+        if accelerator == "cuda" and devices > torch.cuda.device_count():
+            found = torch.cuda.device_count()
+            raise UserError(f"trainer.devices={devices} but torch sees {found} CUDA device(s); give at most {found}")
+        settings = cls(
+            accelerator, precision, devices, channels_last, compile, convolutions, threads, checkpoint_seconds,
+            progress,
+            {key: value for key, value in (lightning or {}).items() if (key, value) not in LISTED.items()},
+            dict(callbacks or {}),
+        )  # fmt: skip
+        settings._check_lightning()
+        return settings
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of the settings can change a result, for its key. Arguments of pl.Trainer count if not its defaults."""
+        identity: dict[str, Any] = {"precision": self.precision, "devices": self.devices}
+        arguments = {key: value for key, value in self.lightning.items() if key not in NEUTRAL_ARGUMENTS}
+        if arguments:
+            defaults = {name: parameter.default for name, parameter in trainer_parameters().items()}
+            arguments = {key: value for key, value in arguments.items() if value != defaults[key]}
+        callbacks = {
+            name: entry
+            for name, entry in self.callbacks.items()
+            if entry["_target_"].rsplit(".", 1)[-1] not in NEUTRAL_CALLBACKS
+        }
+        return (
+            identity | ({"lightning": arguments} if arguments else {}) | ({"callbacks": callbacks} if callbacks else {})
+        )
+
+    def lightning_arguments(self) -> dict[str, Any]:
+        """`trainer.lightning` as keyword arguments of pl.Trainer; entries with a `_target_` are built."""
+        return dict(instantiate(dict(self.lightning), _convert_="all")) if self.lightning else {}
+
+    def new_callbacks(self) -> list[Any]:
+        """A new instance of each entry of the `callbacks` group."""
+        return [instantiate(dict(entry), _convert_="all") for entry in self.callbacks.values()]
+
+    def _check_lightning(self) -> None:
+        """Build everything once, so that a mistake is found now and not when the first stage trains."""
+        if not self.lightning and not self.callbacks:
+            return
+        import pytorch_lightning as pl
+        from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+        known = trainer_parameters()
+        for key in self.lightning:
+            if key in RESERVED:
+                raise UserError(f"trainer.lightning.{key} would break resuming or the record; use {RESERVED[key]}")
+            if key not in known:
+                valid = ", ".join(name for name in known if name not in RESERVED)
+                raise UserError(f"trainer.lightning.{key} is no argument of pytorch_lightning.Trainer; valid: {valid}")
+        for name, entry in self.callbacks.items():
+            if not isinstance(entry, Mapping) or "_target_" not in entry:
+                raise UserError(f"callbacks.{name} has no _target_; give callbacks.{name}._target_=MODULE.CLASS")
+            try:
+                callback = instantiate(dict(entry), _convert_="all")
+            except (HydraException, MisconfigurationException, ImportError, TypeError, ValueError) as error:
+                raise UserError(f"callbacks.{name} cannot be built: {one_line(error)}") from error
+            if not isinstance(callback, pl.Callback):
+                raise UserError(f"callbacks.{name}._target_={entry['_target_']} is no pytorch_lightning.Callback")
+        quiet_lightning()
+        try:
+            quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+            pl.Trainer(accelerator="cpu", callbacks=self.new_callbacks(), **quiet, **self.lightning_arguments())
+        except (HydraException, MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            raise UserError(f"trainer.lightning or callbacks: {one_line(error)}") from error
+
+
+def resolve_accelerator(accelerator: str) -> str:
+    """ "cuda" or "cpu"; "auto" takes CUDA where there is one."""
+    if accelerator not in (*ACCELERATORS, "gpu"):
+        raise UserError(f"trainer.accelerator={accelerator} is unknown; valid: {', '.join(ACCELERATORS)}")
+    if accelerator == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if accelerator == "auto":
+        return "cpu"
+    raise UserError(f"trainer.accelerator={accelerator} but torch sees no CUDA device; valid here: auto, cpu")
+
+
+def resolve_precision(precision: str | int, accelerator: str) -> str:
+    """ "32" or "bf16" (autocast); "auto": bf16 on CUDA, 32 elsewhere."""
+    if str(precision) not in PRECISIONS:
+        raise UserError(f"trainer.precision={precision} is unknown; valid: {', '.join(PRECISIONS)}")
+    if str(precision) == "auto":
+        return "bf16" if accelerator == "cuda" else "32"
+    return str(precision)
+
+
+def trainer_parameters() -> Mapping[str, inspect.Parameter]:
+    import pytorch_lightning as pl
+
+    parameters = inspect.signature(pl.Trainer.__init__).parameters
+    return {name: parameter for name, parameter in parameters.items() if name != "self"}
+
+
+def one_line(error: BaseException) -> str:
+    """The message of the first cause: Hydra wraps what a constructor raises."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def quiet_lightning() -> None:
+    """Lightning announces devices and tips at every fit; three fits a run make that noise."""
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # A profiler's report is what the user asked for.
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", message=".*srun. command is available.*")  # on a login node, at every fit

@@ -1,0 +1,114 @@
+"""The `trainer` and `callbacks` groups: what reaches pl.Trainer, what is refused, and what is part of a key."""
+
+import pytest
+import pytorch_lightning as pl
+from quick_runs import composed, quick_plan, quick_run, tensors
+
+from relinearize.errors import UserError
+from relinearize.training.settings import NEUTRAL_ARGUMENTS, RESERVED, TrainerSettings, trainer_parameters
+
+SHORT = ["budget.fraction=0.5", "method.teacher.epochs=2", "method.finetune.epochs=0", "trainer.convolutions=torch"]
+WATCH = "+callbacks.watch._target_=test_settings.Watch"
+
+
+class Watch(pl.Callback):
+    """Notes the arguments that Lightning's Trainer was given, and logs."""
+
+    seen: list = []  # noqa: RUF012
+
+    def on_train_batch_end(self, trainer, stage, *_):
+        stage.log("watched", float(trainer.global_step))
+
+    def on_train_end(self, trainer, stage):
+        self.seen.append((stage.name, trainer.gradient_clip_val, trainer.accumulate_grad_batches, trainer.global_step))
+
+
+class NoCallback:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def seen():
+    Watch.seen.clear()
+    return Watch.seen
+
+
+def test_arguments_reach_lightnings_trainer_and_callbacks_are_called(tmp_path, seen):
+    values = {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2, "log_every_n_steps": 1}
+    given = [f"+trainer.lightning.{key}={value}" for key, value in values.items()]
+    quick_run(tmp_path, *SHORT, *given, WATCH, method="random")
+    # 180 images in batches of 60, two epochs: a step after the second batch and one after the last.
+    assert seen == [("teacher", 0.5, 2, 4)]
+    (metrics,) = tmp_path.glob("store/teacher/*/lightning/version_0/metrics.csv")
+    assert metrics.read_text().startswith("epoch,step,watched")
+
+
+def test_clipped_gradients_give_other_weights_and_callbacks_that_watch_the_same(tmp_path):
+    plain, clipped, watched = (
+        tensors(quick_run(tmp_path / name, *SHORT, *more, method="random")[1])
+        for name, more in (("plain", []), ("clip", ["+trainer.lightning.gradient_clip_val=0.01"]), ("watch", [WATCH]))
+    )
+    assert all(value.equal(watched[name]) for name, value in plain.items())
+    assert not plain["conv1.weight"].equal(clipped["conv1.weight"])
+
+
+def test_the_report_of_a_profiler_is_shown(tmp_path, caplog):
+    caplog.set_level("INFO", logger="pytorch_lightning.profilers")
+    quick_run(tmp_path, *SHORT, "trainer.lightning.profiler=simple", method="random")
+    assert "Profiler Report" in caplog.text and "optimizer_step" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("+trainer.lightning.max_epochs=3", r"^trainer\.lightning\.max_epochs .*use method\.STAGE\.epochs$"),
+        ("+trainer.lightning.logger=true", r"^trainer\.lightning\.logger .*use the logger group$"),
+        ("+trainer.lightning.clip=1", r"^trainer\.lightning\.clip is no argument .*gradient_clip_val"),
+        (
+            "+trainer.lightning.gradient_clip_algorithm=x",
+            r"^trainer\.lightning or callbacks: .*gradient_clip_algorithm",
+        ),
+        ("trainer.lightning.profiler=mine", r"^trainer\.lightning or callbacks: .*profiler.*simple"),
+        ("+callbacks.mine._target_=nowhere.Callback", r"^callbacks\.mine cannot be built: .*nowhere"),
+        ("+callbacks.mine._target_=test_settings.NoCallback", r"^callbacks\.mine\._target_=.* is no .*Callback$"),
+        ("+callbacks.mine=3", r"^callbacks\.mine has no _target_"),
+        ("+callbacks.bar._target_=pytorch_lightning.callbacks.RichProgressBar", r"^trainer\.lightning or callbacks: "),
+    ],
+)
+def test_what_cannot_be_is_one_line_before_anything_trains(tmp_path, given, message):
+    with pytest.raises(UserError, match=message) as error:
+        quick_plan(tmp_path, given)
+    assert "\n" not in str(error.value)
+
+
+def test_every_argument_of_lightnings_trainer_is_known_or_passed_on():
+    assert set(RESERVED) | NEUTRAL_ARGUMENTS <= set(trainer_parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        ("trainer.lightning.profiler=simple", False),
+        ("trainer.lightning.detect_anomaly=true", False),
+        ("callbacks=device_stats", False),
+        ("callbacks=model_summary", False),
+        ("callbacks=[model_summary,device_stats]", False),
+        ("+trainer.lightning.accumulate_grad_batches=1", False),  # Lightning's default
+        ("+trainer.lightning.accumulate_grad_batches=2", True),
+        ("+trainer.lightning.gradient_clip_val=1.0", True),
+        ("+trainer.lightning.limit_train_batches=2", True),
+        (WATCH, True),  # who knows what it does
+    ],
+)
+def test_what_can_change_a_result_is_in_every_key(tmp_path, given, changes):
+    plain, other = quick_plan(tmp_path), quick_plan(tmp_path, given)
+    for stage in ("teacher", "search", "finetune", "run"):
+        assert (getattr(plain, stage).key != getattr(other, stage).key) is changes
+
+
+def test_the_yaml_files_list_the_defaults_of_the_class():
+    config = composed("unused")
+    given = {key: value for key, value in config.trainer.items() if key not in ("accelerator", "progress")}
+    assert TrainerSettings.resolve(**given, accelerator="cpu", progress="none") == TrainerSettings.resolve(
+        accelerator="cpu", progress="none"
+    )
