@@ -19,11 +19,12 @@ from relinearize.relu.sites import to_masked
 from relinearize.runs.describe import make_record
 from relinearize.runs.plan import Plan
 from relinearize.runs.search import make_mask, search_inputs
-from relinearize.runs.stages import frozen_teacher, load_into, publish, tested, train
+from relinearize.runs.stage_info import stage_info
+from relinearize.runs.stages import frozen_teacher, load_into, publish, stage_logger, tested, train
 from relinearize.runs.submodels import check_submodels, submodel_config, submodel_network, submodel_record, submodels
 from relinearize.runs.teacher import make_teacher
 from relinearize.runs.weights import read_weights, write_weights
-from relinearize.tracking.loggers import log_finished, open_logger
+from relinearize.tracking.loggers import log_finished
 from relinearize.training.fit import CHECKPOINT
 
 
@@ -35,7 +36,7 @@ def run(config: DictConfig) -> tuple[Record, Path]:
             if not plan.run.complete:
                 make_run(plan)
     record = Record.read(plan.run.path / RECORD_FILE)
-    log_finished(plan, record)
+    log_finished(plan.logger, stage_info(plan, "finetune"), record, plan.run.path)
     return record, plan.run.path
 
 
@@ -56,7 +57,7 @@ def make_run(plan: Plan) -> None:
     for artifact, file in ((plan.finetune, WEIGHTS), (plan.chosen, MASK)):
         copy_file(artifact.path / file, folder / file)
     leave_submodels(plan, record, folder)
-    with open_logger(plan, "finetune", plan.finetune) as logger:
+    with stage_logger(plan, "finetune", folder) as logger:
         logger.finish(record, folder)
     plan.run.publish(folder, {"record": RECORD_FILE})
 
@@ -126,7 +127,7 @@ def make_finetuned(plan: Plan) -> None:
         if plan.finetune.complete:
             return
         folder = plan.finetune.work
-        stage = train(plan, finetune_stage, plan.finetune, folder / CHECKPOINT)
+        stage = train(plan, finetune_stage, folder / CHECKPOINT)
         mask, _ = Mask.from_file(plan.chosen.path / MASK)
         weights, accuracies = tested(plan, stage, submodel_network(plan, 1.0, mask))
         description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies, "submodels": {}}

@@ -27,6 +27,7 @@ from relinearize.runs.build import all_relu_network
 from relinearize.runs.images import open_images, open_source
 from relinearize.runs.sensitivity import SensitivitySource
 from relinearize.runs.site_choice import FREE, SiteChoice
+from relinearize.tracking.stage_info import LoggerSettings
 from relinearize.training.settings import TrainerSettings
 
 # Part of every key. Raise it when a change of the code changes what the same configuration leads to.
@@ -50,6 +51,7 @@ class Plan:
         self.accelerator, self.precision = self.training.accelerator, self.training.precision
         if self.training.threads:
             torch.set_num_threads(self.training.threads)
+        self.logger = LoggerSettings(**plain(config.logger), output=Path(config.output))
         if type(config.seed) is not int or config.seed < 0:
             raise UserError(f"seed={config.seed} is not a seed; give a whole number from 0 on")
         self.seed = config.seed

@@ -89,7 +89,7 @@ def train_sensitivity(plan: Plan) -> None:
     """The stage that computes them, from the teacher's weights; its pruned network is tested, to be looked at."""
     artifact, source = plan.sensitivity_source.artifact, plan.sensitivity_source.maker
     folder = artifact.work
-    stage = train(source, sensitivity_stage, artifact, folder / CHECKPOINT)
+    stage = train(source, sensitivity_stage, folder / CHECKPOINT)
     weights, accuracies = tested(source, stage, source.new_network())
     description = {
         "sensitivities": stage.sensitivities(),
@@ -121,7 +121,7 @@ def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float | No
 def allocated_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
     """A search for one budget under a given allocation (SENet)."""
     checkpoint = plan.search.path / CHECKPOINT
-    stage = train(plan, partial(allocated_stage, sensitivities=sensitivities), plan.search, checkpoint)
+    stage = train(plan, partial(allocated_stage, sensitivities=sensitivities), checkpoint)
     keep_snapshot(plan, stage.snapshot())
     checkpoint.unlink(missing_ok=True)
 
@@ -155,7 +155,7 @@ def walk_search(plan: Plan) -> None:
     if checkpoint is not None:  # what lies behind the point where this walk goes on cannot be left by it
         wanted = [budget for budget in wanted if budget < checkpoint["search"]["lowest_checked"]]
     # A second walk's rows stand in the log already.
-    stage = train(plan, partial(walking_stage, budgets=wanted), plan.search, target, logged=not passed)
+    stage = train(plan, partial(walking_stage, budgets=wanted), target, logged=not passed)
     unreached = stage.finish()
     if unreached:
         say(

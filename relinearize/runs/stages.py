@@ -1,8 +1,8 @@
 """How a stage becomes an artifact: trained with the run's images and loggers, tested, published."""
 
-import contextlib
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from relinearize.methods.stage import Stage
 from relinearize.progress import say
 from relinearize.records.store import WEIGHTS, Artifact
 from relinearize.runs.plan import Plan, plain
+from relinearize.runs.stage_info import stage_info
 from relinearize.runs.weights import read_weights, write_weights
-from relinearize.tracking.loggers import NoLogger, open_logger
+from relinearize.tracking.loggers import StageLogger, open_logger
 from relinearize.training.devices import peers
 from relinearize.training.fit import CHECKPOINT, fit
 from relinearize.training.settings import quiet_lightning
@@ -54,7 +55,7 @@ def frozen_teacher(plan: Plan, stage: str) -> nn.Module:
 Build = Callable[[Plan], Stage]
 
 
-def train(plan: Plan, build: Build, artifact: Artifact, checkpoint: Path, logged: bool = True) -> Stage:
+def train(plan: Plan, build: Build, checkpoint: Path, logged: bool = True) -> Stage:
     """Fit the stage of `build` with the run's images, precision, devices and loggers, from `checkpoint` if it exists.
 
     Returns the stage, trained.
@@ -66,11 +67,16 @@ def train(plan: Plan, build: Build, artifact: Artifact, checkpoint: Path, logged
     devices = plan.training.devices if stage.epochs else 1
     task = functools.partial(train_as_peer, plan.plain_config, build, checkpoint)
     with (
-        open_logger(plan, stage.name, artifact) if logged else contextlib.nullcontext(NoLogger()) as logger,
+        stage_logger(plan, stage.name, checkpoint.parent) if logged else nullcontext(StageLogger()) as logger,
         peers(devices, plan.accelerator, task),
     ):
         fit(stage, plan.training, checkpoint, log_row=logger.row, lightning_logger=logger.lightning)
     return stage
+
+
+def stage_logger(plan: Plan, stage: str, folder: Path) -> AbstractContextManager[StageLogger]:
+    """The logger of one stage, whose checkpoint lies in `folder`."""
+    return open_logger(plan.logger, stage_info(plan, stage), folder)
 
 
 def train_as_peer(config: dict[str, Any], build: Build, checkpoint: Path, rank: int, meet: Callable[[], None]) -> None:

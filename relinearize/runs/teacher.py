@@ -33,7 +33,7 @@ def make_teacher(plan: Plan) -> None:
             }
             description = {"seconds": 0.0, "history": [], "accuracy": accuracies}
         else:
-            stage = train(plan, teacher_stage, plan.teacher, folder / CHECKPOINT)
+            stage = train(plan, teacher_stage, folder / CHECKPOINT)
             _, accuracies = tested(plan, stage, plan.new_network())
             weights, _ = stage.selected()  # with all routes
             description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies}

@@ -8,17 +8,16 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from relinearize.errors import UserError
 from relinearize.files import write_text
 from relinearize.records.run import Record
-from relinearize.records.store import Artifact
-
-LOGGERS = ("csv", "wandb", "none")
+from relinearize.tracking.stage_info import LoggerSettings, StageInfo
 
 
-class RowLogger(Protocol):
+class StageLogger:
+    """Of one stage; this one keeps nothing beyond what the records hold anyway."""
+
     def row(self, stage: Any, row: dict[str, float]) -> None:
         """One epoch of `stage` has ended with these metrics."""
 
@@ -26,23 +25,10 @@ class RowLogger(Protocol):
         """The whole run has ended; `folder` holds its mask and weights."""
 
     def lightning(self) -> Any:
-        """A Lightning logger for what further callbacks log, or None."""
+        """A Lightning logger for what callbacks of the `callbacks` group log, or None."""
 
 
-class NoLogger:
-    """Keeps nothing beyond what the records hold anyway."""
-
-    def row(self, stage: Any, row: dict[str, float]) -> None:
-        pass
-
-    def finish(self, record: Record, folder: Path) -> None:
-        pass
-
-    def lightning(self) -> Any:
-        return None
-
-
-class CSVLogger(NoLogger):
+class CSVLogger(StageLogger):
     """history.csv in the stage's folder: rewritten whole each epoch, so a resumed run leaves no doubled rows."""
 
     def __init__(self, folder: Path) -> None:
@@ -63,25 +49,20 @@ class CSVLogger(NoLogger):
 
 
 @contextlib.contextmanager
-def open_logger(plan: Any, stage_name: str, artifact: Artifact) -> Iterator[RowLogger]:
-    """The logger that the config names, for one stage; closed on every way out."""
-    kind = plan.config.logger.name
-    if kind == "wandb":
+def open_logger(settings: LoggerSettings, info: StageInfo, folder: Path) -> Iterator[StageLogger]:
+    """The logger of one stage; closed on every way out. `folder`: of its checkpoint."""
+    if settings.name == "wandb":
         from relinearize.tracking.wandb_logger import open_wandb
 
-        with open_wandb(plan, stage_name, artifact) as logger:
+        with open_wandb(settings, info) as logger:
             yield logger
-    elif kind == "csv":
-        yield CSVLogger(artifact.path if stage_name == "search" else artifact.work)
-    elif kind == "none":
-        yield NoLogger()
     else:
-        raise UserError(f"logger.name={kind} is unknown; valid: {', '.join(LOGGERS)}")
+        yield CSVLogger(folder) if settings.name == "csv" else StageLogger()
 
 
-def log_finished(plan: Any, record: Record) -> None:
-    """Give a run that was found finished to a logger that keeps runs, where it has not got it yet."""
-    if plan.config.logger.name == "wandb":
+def log_finished(settings: LoggerSettings, finetune: StageInfo, record: Record, folder: Path) -> None:
+    """Give a run that was found finished in `folder` to a logger that keeps runs, where it has not got it yet."""
+    if settings.name == "wandb":
         from relinearize.tracking.wandb_logger import log_finished as log_to_wandb
 
-        log_to_wandb(plan, record)
+        log_to_wandb(settings, finetune, record, folder)

@@ -1,6 +1,6 @@
 """One W&B run: started with the settings of the `logger` group, finished on every way out.
 
-The only place that calls wandb.init. It imports W&B when a run is asked for, not before.
+The only place that calls wandb.init. W&B is imported when a run is started, not before.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ from typing import Any
 
 from relinearize.errors import UserError
 
-MODES = ("online", "offline", "disabled")
 AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 STAGING = "WANDB_DATA_DIR"
 
@@ -24,7 +23,6 @@ def wandb_run(settings: Mapping[str, Any], folder: Path, *, sweep: str | None = 
     settings: project, entity, mode of the `logger` group; sweep: the id of the W&B sweep that it is a run of; about:
     further arguments of wandb.init. UserError where W&B does not start.
     """
-    check_mode(settings["mode"])
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,12 +45,6 @@ def wandb_run(settings: Mapping[str, Any], folder: Path, *, sweep: str | None = 
             run.finish(exit_code=1)
             raise
         run.finish()  # or the runs of a multirun would merge
-
-
-def check_mode(mode: str) -> None:
-    """UserError unless W&B knows it."""
-    if mode not in MODES:
-        raise UserError(f"logger.mode={mode} is unknown; valid: {', '.join(MODES)}")
 
 
 @functools.cache

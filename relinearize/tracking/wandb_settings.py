@@ -1,13 +1,14 @@
 """The settings of conf/logger/wandb.yaml for a command that Hydra does not read: `report ... logger=wandb`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError
-from relinearize.tracking.wandb_run import check_mode
+from relinearize.tracking.stage_info import LoggerSettings
 
 
 def wandb_settings(arguments: Sequence[str]) -> dict[str, Any]:
@@ -28,5 +29,5 @@ def wandb_settings(arguments: Sequence[str]) -> dict[str, Any]:
     if "logger=wandb" not in arguments:
         raise UserError(f"relinearize report {arguments[0]}: this is a setting of W&B; give logger=wandb, too")
     settings = OmegaConf.to_container(config.logger, resolve=True)
-    check_mode(settings["mode"])
+    LoggerSettings("wandb", Path(), **settings)  # checks the mode
     return settings

@@ -10,7 +10,7 @@ from relinearize.records.run import Record
 
 wandb = pytest.importorskip("wandb")
 
-from relinearize.tracking.wandb_logger import WandbRows, site_picture
+from relinearize.tracking.wandb_logger import WandbRows, site_figure
 
 
 @pytest.fixture
@@ -112,13 +112,13 @@ def test_interrupted_stage_goes_on_in_the_same_wandb_run(tmp_path, offline, monk
     assert [content["summary"]["val/accuracy_best"] for content in contents[1:]] == [best, best]
 
 
-def test_picture_of_a_site_is_its_mask_summed_over_channels():
+def test_figure_of_a_site_is_its_mask_summed_over_channels():
     kept = np.zeros((2, 4, 3), dtype=bool)
     kept[:, 0, 0] = kept[0, 3, 2] = True
-    picture = site_picture("conv1.0", kept)
-    pixels = np.asarray(picture.image)
+    figure = site_figure("conv1.0", kept)
+    pixels = np.asarray(figure.image)
     assert pixels.shape == (96, 72) and (pixels[0, 0], pixels[95, 71], pixels[40, 40]) == (255, 128, 0)
-    assert picture._caption == "conv1.0: 3 of 24"
+    assert figure._caption == "conv1.0: 3 of 24"
 
 
 @pytest.mark.slow

@@ -1,0 +1,71 @@
+"""What loggers are told: of a stage, of what it was made from, and of the `logger` group."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relinearize.errors import UserError
+from relinearize.records.store import KEY_LENGTH, Artifact
+
+LOGGERS = ("csv", "wandb", "none")
+MODES = ("online", "offline", "disabled")
+
+
+@dataclass(frozen=True)
+class LoggerSettings:
+    """The `logger` group; all but `name` and `output` are W&B's. `output`: the folder of all results."""
+
+    name: str
+    output: Path
+    project: str | None = None
+    entity: str | None = None
+    mode: str = "online"
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in LOGGERS:
+            raise UserError(f"logger.name={self.name} is unknown; valid: {', '.join(LOGGERS)}")
+        if self.mode not in MODES:
+            raise UserError(f"logger.mode={self.mode} is unknown; valid: {', '.join(MODES)}")
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """The result of a stage, finished or to be; of a search: what it has at one budget.
+
+    Args:
+        stage: teacher, sensitivity, search or finetune.
+        artifact: its place in the store.
+        name: of the result: teacher-resnet18-cifar10-s0, snlsearch-resnet18-cifar10-s0-50k.
+        title, group, tags: of its W&B run.
+        files: kind ("mask", "weights") -> file in the store.
+        inputs: what the stage is made from.
+        config: the whole config of the run, as plain values.
+    """
+
+    stage: str
+    artifact: Artifact
+    name: str
+    title: str
+    group: str
+    tags: tuple[str, ...]
+    files: Mapping[str, Path]
+    inputs: tuple["StageInfo", ...]
+    config: Mapping[str, Any]
+
+    @property
+    def alias(self) -> str:
+        """The key's first digits: they tell versions of one name apart, and are part of the name of its folder."""
+        return self.artifact.key[:KEY_LENGTH]
+
+    @property
+    def run_id(self) -> str:
+        """The W&B run's id. All budgets of one search share a run."""
+        return f"{self.stage}-{self.alias}"
+
+    @property
+    def in_store(self) -> bool:
+        """Whether it is finished, with all that it is made from."""
+        return self.artifact.complete and all(one.in_store for one in self.inputs)
