@@ -134,7 +134,7 @@ def trained(folder: Path, **changed: object) -> dict[str, torch.Tensor]:
         "progress": "none",
     }
     stage = search()
-    fit(stage, TrainerSettings.resolve(**settings | changed, progress="none"), folder / "last.ckpt")
+    fit(stage, TrainerSettings.resolve(**settings | changed), folder / "last.ckpt")
     return {name: tensor.clone() for name, tensor in stage.network.state_dict().items()}
 
 
