@@ -41,7 +41,7 @@ def swept(experiment):
 
 
 @pytest.mark.parametrize(
-    "group", ["method", "sensitivity", "dataset", "backbone", "budget", "trainer", "logger", "scale"]
+    "group", ["method", "sensitivity", "dataset", "backbone", "budget", "trainer", "callbacks", "logger", "scale"]
 )
 def test_every_file_of_a_group_composes_and_resolves(group):
     choices = [name for name in files_of(group) if "/" not in name]  # method/teacher/... are groups of their own
