@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relinearize.methods.processes import add_up
+from relinearize.methods.processes import sum_over_processes
 
 
 def distillation_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -73,6 +73,6 @@ def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], preci
     if correct is None:
         raise ValueError("accuracy of no images")
     totals = torch.stack([correct, torch.tensor(seen, device=correct.device)])
-    add_up([totals])
+    sum_over_processes([totals])
     correct, seen = totals.tolist()
     return 100.0 * correct / seen

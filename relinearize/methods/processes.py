@@ -1,8 +1,8 @@
-"""The processes that train one network together, each on its share of every batch: what they tell each other.
+"""Sums over the processes that train one network together, each on its share of every batch.
 
-Gradients are averaged where the network is trained (experiment/training.py), so weights are the same in all of them.
-What each of them adds up on its own (metrics, mismatches, batch-norm statistics) is put together here. With a single
-process, the usual case, nothing is done.
+Gradients are averaged where the network is trained (training/devices.py), so weights are the same in all processes.
+What each of them sums on its own (metrics, mismatches, batch-norm statistics) is combined here. With a single process,
+the usual case, nothing is done.
 """
 
 from collections.abc import Iterable
@@ -20,37 +20,37 @@ def process_rank() -> int:
     return distributed.get_rank() if process_count() > 1 else 0
 
 
-def add_up(tensors: Iterable[Tensor]) -> None:
+def sum_over_processes(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by its sum over the processes."""
     if process_count() > 1:
         for tensor in tensors:
             distributed.all_reduce(tensor)
 
 
-def move_to_first(tensors: Iterable[Tensor]) -> None:
-    """Add up, and let all but the first process start from zero: a checkpoint of the first one then holds all."""
+def sum_in_first(tensors: Iterable[Tensor]) -> None:
+    """The sum in the first process, zero in the others: a checkpoint of the first one then holds all."""
     if process_count() > 1:
         tensors = list(tensors)
-        add_up(tensors)
-        only_in_first(tensors)
+        sum_over_processes(tensors)
+        zero_unless_first(tensors)
 
 
-def only_in_first(tensors: Iterable[Tensor]) -> None:
-    """Zero the tensors in all but the first process: sums read from its checkpoint, which would count again."""
+def zero_unless_first(tensors: Iterable[Tensor]) -> None:
+    """Zero the tensors in all but the first process: sums read from its checkpoint would be counted again."""
     if process_rank() > 0:
         for tensor in tensors:
             tensor.zero_()
 
 
-def lowest(tensor: Tensor) -> Tensor:
-    """The element-wise minimum over the processes."""
+def minimum_over_processes(tensor: Tensor) -> Tensor:
+    """The element-wise minimum, in place."""
     if process_count() > 1:
         distributed.all_reduce(tensor, distributed.ReduceOp.MIN)
     return tensor
 
 
 @torch.no_grad()
-def average_statistics(network: nn.Module) -> None:
+def average_batch_norms(network: nn.Module) -> None:
     """Replace the running statistics of each batch norm by their mean over the processes."""
     if process_count() == 1:
         return

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.losses import accuracy
-from relinearize.methods.processes import add_up, average_statistics, lowest, move_to_first, only_in_first, process_rank
+from relinearize.methods.processes import (
+    average_batch_norms,
+    minimum_over_processes,
+    process_rank,
+    sum_in_first,
+    sum_over_processes,
+    zero_unless_first,
+)
 from relinearize.methods.schedule import SCHEDULES, learning_rate
 from relinearize.relu.mask import Mask
 
@@ -213,7 +220,7 @@ class Stage(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         epoch, segment = self.position
-        bad_step = lowest(self._first_bad_step).item() if self._first_bad_step is not None else math.inf
+        bad_step = minimum_over_processes(self._first_bad_step).item() if self._first_bad_step is not None else math.inf
         if math.isfinite(bad_step):
             raise Diverged(
                 f"the loss of stage {self.name} became NaN or infinite at step {int(bad_step)} (epoch {epoch}); "
@@ -226,7 +233,7 @@ class Stage(pl.LightningModule):
                 f"(epoch {epoch}); lower {self.config_key}.learning_rate"
             )
         last_of_epoch = segment == self.segments - 1
-        average_statistics(self.network)
+        average_batch_norms(self.network)
         self._share_sums(last_of_epoch)
         self.segment_end(last_of_epoch)
         if last_of_epoch:
@@ -240,7 +247,7 @@ class Stage(pl.LightningModule):
     def _share_sums(self, last_of_epoch: bool) -> None:
         """Of several processes, the first has the sums of all; at the end of the epoch every one has them."""
         seen = torch.tensor(self._seen, device=self.device)
-        share = add_up if last_of_epoch else move_to_first
+        share = sum_over_processes if last_of_epoch else sum_in_first
         share([*self._sums.values(), seen])
         self._seen = int(seen)
 
@@ -298,7 +305,7 @@ class Stage(pl.LightningModule):
         state = checkpoint["stage"]
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         self._sums, self._seen = dict(state["sums"]), state["seen"] if process_rank() == 0 else 0
-        only_in_first(self._sums.values())
+        zero_unless_first(self._sums.values())
         # Checkpoints of earlier versions lack these; they are of segment ends, where neither is needed.
         self._first_bad_step, self._generator_state = state.get("first_bad_step"), state.get("generator", {})
 

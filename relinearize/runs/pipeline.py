@@ -25,7 +25,7 @@ from relinearize.runs.submodels import check_submodels, submodel_config, submode
 from relinearize.runs.teacher import make_teacher
 from relinearize.runs.weights import read_weights, write_weights
 from relinearize.tracking.loggers import log_finished
-from relinearize.training.fit import CHECKPOINT
+from relinearize.training.checkpoint import CHECKPOINT
 
 
 def run(config: DictConfig) -> tuple[Record, Path]:

@@ -19,7 +19,7 @@ from relinearize.runs.plan import Plan
 from relinearize.runs.stages import frozen_teacher, load_into, publish, tested, train
 from relinearize.runs.teacher import make_teacher
 from relinearize.runs.weights import read_weights, write_weights
-from relinearize.training.fit import CHECKPOINT, read_checkpoint
+from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
 
 SCORES = "scores.safetensors"  # of a snapshot whose search scores positions
 

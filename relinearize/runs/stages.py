@@ -21,8 +21,9 @@ from relinearize.runs.plan import Plan, plain
 from relinearize.runs.stage_info import stage_info
 from relinearize.runs.weights import read_weights, write_weights
 from relinearize.tracking.loggers import StageLogger, open_logger
+from relinearize.training.checkpoint import CHECKPOINT
 from relinearize.training.devices import peers
-from relinearize.training.fit import CHECKPOINT, fit
+from relinearize.training.fit import fit
 from relinearize.training.settings import quiet_lightning
 
 STAGES = ("teacher", "search", "finetune", "sensitivity")

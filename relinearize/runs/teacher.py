@@ -10,7 +10,7 @@ from relinearize.progress import say
 from relinearize.runs.plan import Plan
 from relinearize.runs.stages import load_into, publish, tested, train
 from relinearize.runs.weights import match_weights, read_weights
-from relinearize.training.fit import CHECKPOINT
+from relinearize.training.checkpoint import CHECKPOINT
 
 
 def make_teacher(plan: Plan) -> None:

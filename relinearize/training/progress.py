@@ -1,4 +1,4 @@
-"""What a person sees while a stage trains: a bar on a terminal, a plain line an epoch elsewhere."""
+"""What a person sees while a stage trains: a bar on a terminal, elsewhere a plain line for each epoch."""
 
 import functools
 import sys
@@ -42,7 +42,7 @@ class StageProgress(pl.Callback):
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"), TextColumn("{task.fields[metrics]}")
         )
         self.bar.start()
-        total = stage.epochs * stage.train_loader.batches_per_epoch
+        total = stage.epochs * stage.train_loader.batches_per_epoch / trainer.accumulate_grad_batches
         self.task = self.bar.add_task(
             stage.name,
             total=total,

@@ -122,11 +122,7 @@ class TrainerSettings:
         if arguments:
             defaults = {name: parameter.default for name, parameter in trainer_parameters().items()}
             arguments = {key: value for key, value in arguments.items() if value != defaults[key]}
-        callbacks = {
-            name: entry
-            for name, entry in self.callbacks.items()
-            if entry["_target_"].rsplit(".", 1)[-1] not in NEUTRAL_CALLBACKS
-        }
+        callbacks = {name: entry for name, entry in self.callbacks.items() if not only_watches(entry)}
         return (
             identity | ({"lightning": arguments} if arguments else {}) | ({"callbacks": callbacks} if callbacks else {})
         )
@@ -135,9 +131,10 @@ class TrainerSettings:
         """`trainer.lightning` as keyword arguments of pl.Trainer; entries with a `_target_` are built."""
         return dict(instantiate(dict(self.lightning), _convert_="all")) if self.lightning else {}
 
-    def new_callbacks(self) -> list[Any]:
-        """A new instance of each entry of the `callbacks` group."""
-        return [instantiate(dict(entry), _convert_="all") for entry in self.callbacks.values()]
+    def new_callbacks(self, watching: bool = True) -> list[Any]:
+        """A new instance of each entry of the `callbacks` group; `watching`: also those that only watch."""
+        entries = [entry for entry in self.callbacks.values() if watching or not only_watches(entry)]
+        return [instantiate(dict(entry), _convert_="all") for entry in entries]
 
     def _check_lightning(self) -> None:
         """Build everything once, so that a mistake is found now and not when the first stage trains."""
@@ -168,6 +165,11 @@ class TrainerSettings:
             pl.Trainer(accelerator="cpu", callbacks=self.new_callbacks(), **quiet, **self.lightning_arguments())
         except (HydraException, MisconfigurationException, ImportError, TypeError, ValueError) as error:
             raise UserError(f"trainer.lightning or callbacks: {one_line(error)}") from error
+
+
+def only_watches(callback: Mapping[str, Any]) -> bool:
+    """Whether a callback is one of Lightning's that cannot change a training."""
+    return callback["_target_"].rsplit(".", 1)[-1] in NEUTRAL_CALLBACKS
 
 
 def resolve_accelerator(accelerator: str) -> str:

@@ -13,7 +13,8 @@ from relinearize.methods.senet.ordered_distill import OrderedDistill
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, to_masked
-from relinearize.training.fit import CHECKPOINT, fit
+from relinearize.training.checkpoint import CHECKPOINT
+from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
 
 IMAGES, SIZE, CLASSES, TEMPERATURE = 6, 5, 3, 4.0

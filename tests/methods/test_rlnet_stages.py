@@ -14,7 +14,8 @@ from relinearize.methods.rlnet.search import RLNetSearch
 from relinearize.methods.rlnet.teacher import RobustClassifier
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, site_shapes, to_masked
-from relinearize.training.fit import CHECKPOINT, fit
+from relinearize.training.checkpoint import CHECKPOINT
+from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
 
 SIZE, CLASSES, IMAGES, BUDGET = 8, 3, 12, 100

@@ -30,8 +30,9 @@ from relinearize.methods.stage import Diverged
 from relinearize.records.run import find_records
 from relinearize.runs import stages as making
 from relinearize.runs.stages import train_as_peer
-from relinearize.training import fit as training
-from relinearize.training.fit import fit, save_checkpoint
+from relinearize.training import checkpoint as saving
+from relinearize.training.checkpoint import save_checkpoint
+from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
 
 TWO = "trainer.devices=2"
@@ -229,7 +230,7 @@ def test_interrupted_in_two_processes_goes_on_to_the_same_result(tmp_path, monke
             interrupted.add(stage)
             raise Interrupted
 
-    monkeypatch.setattr(training, "save_checkpoint", interrupting_save)
+    monkeypatch.setattr(saving, "save_checkpoint", interrupting_save)
     for _ in alone[0].stages:
         with pytest.raises(Interrupted):
             quick_run(tmp_path / "often", *overrides, method=method)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from relinearize.backbones.routes import on_route, route_state, routes_of
 from relinearize.errors import UserError
 from relinearize.methods.folded_route import FoldedRoute
-from relinearize.methods.processes import add_up, process_count, process_rank
+from relinearize.methods.processes import process_count, process_rank, sum_over_processes
 from relinearize.methods.rlnet.batch_parts import PARTS, SPLITS, Part, batch_parts, check_parts, route_of
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.stage import Stage
@@ -211,7 +211,7 @@ class RobustTraining(Stage):
             seen += len(labels)
             left -= len(labels)
         counts = torch.tensor([right, seen], device=self.device)
-        add_up([counts])
+        sum_over_processes([counts])
         right, seen = counts.tolist()
         return 100.0 * right / seen
 

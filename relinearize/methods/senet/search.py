@@ -18,7 +18,7 @@ from torch import Tensor, nn, optim
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.losses import classification_loss, distillation_divergence
-from relinearize.methods.processes import add_up, move_to_first, only_in_first
+from relinearize.methods.processes import sum_in_first, sum_over_processes, zero_unless_first
 from relinearize.methods.schedule import sgd
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
 from relinearize.methods.stage import Snapshot, Stage
@@ -200,9 +200,9 @@ class SENetSearch(Stage):
 
     def segment_end(self, last_of_epoch: bool) -> None:
         if not last_of_epoch:
-            move_to_first(self.mismatch.sums.values())
+            sum_in_first(self.mismatch.sums.values())
             return
-        add_up(self.mismatch.sums.values())
+        sum_over_processes(self.mismatch.sums.values())
         before = self.mask
         self.put_on(self.mask_of(self.mismatch.sums))
         self.mismatch.reset()
@@ -237,5 +237,5 @@ class SENetSearch(Stage):
         state = checkpoint["search"]
         self.put_on(Mask(state["mask"]))
         self.mismatch.sums = dict(state["sums"])
-        only_in_first(self.mismatch.sums.values())
+        zero_unless_first(self.mismatch.sums.values())
         self.settled_epochs = state["settled_epochs"]
