@@ -27,7 +27,7 @@ from relinearize.runs.build import all_relu_network
 from relinearize.runs.images import open_images, open_source
 from relinearize.runs.sensitivity import SensitivitySource
 from relinearize.runs.site_choice import FREE, SiteChoice
-from relinearize.tracking.stage_info import LoggerSettings
+from relinearize.tracking.interface import LoggerSettings
 from relinearize.training.settings import TrainerSettings
 
 # Part of every key. Raise it when a change of the code changes what the same configuration leads to.

@@ -3,7 +3,7 @@
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS, Artifact
 from relinearize.relu.budget import short_count
 from relinearize.runs.plan import Plan
-from relinearize.tracking.stage_info import StageInfo
+from relinearize.tracking.interface import StageInfo
 
 
 def stage_info(plan: Plan, stage: str) -> StageInfo:

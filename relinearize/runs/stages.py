@@ -20,7 +20,8 @@ from relinearize.records.store import WEIGHTS, Artifact
 from relinearize.runs.plan import Plan, plain
 from relinearize.runs.stage_info import stage_info
 from relinearize.runs.weights import read_weights, write_weights
-from relinearize.tracking.loggers import StageLogger, open_logger
+from relinearize.tracking.interface import StageLogger
+from relinearize.tracking.loggers import open_logger
 from relinearize.training.checkpoint import CHECKPOINT
 from relinearize.training.devices import peers
 from relinearize.training.fit import fit

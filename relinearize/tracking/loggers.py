@@ -12,20 +12,7 @@ from typing import Any
 
 from relinearize.files import write_text
 from relinearize.records.run import Record
-from relinearize.tracking.stage_info import LoggerSettings, StageInfo
-
-
-class StageLogger:
-    """Of one stage; this one keeps nothing beyond what the records hold anyway."""
-
-    def row(self, stage: Any, row: dict[str, float]) -> None:
-        """One epoch of `stage` has ended with these metrics."""
-
-    def finish(self, record: Record, folder: Path) -> None:
-        """The whole run has ended; `folder` holds its mask and weights."""
-
-    def lightning(self) -> Any:
-        """A Lightning logger for what callbacks of the `callbacks` group log, or None."""
+from relinearize.tracking.interface import LoggerSettings, StageInfo, StageLogger
 
 
 class CSVLogger(StageLogger):

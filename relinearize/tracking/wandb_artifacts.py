@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from relinearize.records.store import MASK, WEIGHTS
-from relinearize.tracking.stage_info import StageInfo
+from relinearize.tracking.interface import StageInfo
 
 FILES = {"mask": MASK, "weights": WEIGHTS}
 

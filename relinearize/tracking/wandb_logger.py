@@ -16,8 +16,7 @@ import wandb
 from relinearize.records.run import Record, find_records
 from relinearize.records.store import KEY_LENGTH, MASK
 from relinearize.relu.mask import Mask
-from relinearize.tracking.loggers import StageLogger
-from relinearize.tracking.stage_info import LoggerSettings, StageInfo
+from relinearize.tracking.interface import LoggerSettings, StageInfo, StageLogger
 from relinearize.tracking.wandb_artifacts import FILES, lineage, wandb_artifact
 from relinearize.tracking.wandb_columns import best_columns, history_columns, log_rows, summary_columns
 from relinearize.tracking.wandb_stage import mark_of, stage_run

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError
-from relinearize.tracking.stage_info import LoggerSettings
+from relinearize.tracking.interface import LoggerSettings
 
 
 def wandb_settings(arguments: Sequence[str]) -> dict[str, Any]:

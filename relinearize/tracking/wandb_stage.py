@@ -12,7 +12,7 @@ from typing import Any
 import wandb
 from filelock import FileLock
 
-from relinearize.tracking.stage_info import LoggerSettings, StageInfo
+from relinearize.tracking.interface import LoggerSettings, StageInfo
 from relinearize.tracking.wandb_artifacts import lineage, wandb_artifacts
 from relinearize.tracking.wandb_columns import log_rows, stage_columns
 from relinearize.tracking.wandb_run import run_of_agent, wandb_run

@@ -79,3 +79,18 @@ def test_run_with_notice_takes_no_step_twice_and_ends_as_the_undisturbed(
     ((path, record),) = find_records([pieces / "runs"])
     assert_same_tensors(path.parent, folder)
     assert lasting(record) == lasting(whole)
+
+
+@pytest.mark.slow
+def test_notice_waits_until_accumulated_gradients_are_used(tmp_path_factory, notice):
+    """Gradients are in no checkpoint: the training is saved after the optimizer's next step."""
+    settings = [*PARTS, "+trainer.lightning.accumulate_grad_batches=2"]
+    whole, folder = quick_run(tmp_path_factory.mktemp("whole"), *settings)
+    steps = list(notice[0])
+    notice[0].clear()
+    pieces = tmp_path_factory.mktemp("pieces")
+    assert run_in_pieces(notice, 7, signal.SIGUSR2, pieces, *settings)  # odd: most come between two steps
+    assert notice[0] == steps
+    ((path, record),) = find_records([pieces / "runs"])
+    assert_same_tensors(path.parent, folder)
+    assert lasting(record) == lasting(whole)

@@ -1,4 +1,4 @@
-"""What loggers are told: of a stage, of what it was made from, and of the `logger` group."""
+"""What a logger is given (settings, a stage, what it was made from) and what it does with it (StageLogger)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from relinearize.errors import UserError
+from relinearize.records.run import Record
 from relinearize.records.store import KEY_LENGTH, Artifact
 
 LOGGERS = ("csv", "wandb", "none")
@@ -69,3 +70,16 @@ class StageInfo:
     def in_store(self) -> bool:
         """Whether it is finished, with all that it is made from."""
         return self.artifact.complete and all(one.in_store for one in self.inputs)
+
+
+class StageLogger:
+    """Of one stage; this one keeps nothing beyond what the records hold anyway."""
+
+    def row(self, stage: Any, row: dict[str, float]) -> None:
+        """One epoch of `stage` has ended with these metrics."""
+
+    def finish(self, record: Record, folder: Path) -> None:
+        """The whole run has ended; `folder` holds its mask and weights."""
+
+    def lightning(self) -> Any:
+        """A Lightning logger for what callbacks of the `callbacks` group log, or None."""
