@@ -30,7 +30,7 @@ from relinearize.errors import UserError
 from relinearize.files import write_bytes
 from relinearize.methods.senet.released import RELEASED, released_vector
 from relinearize.records.run import Record, find_records
-from relinearize.report.figures.pareto import GREY
+from relinearize.report.figures.canvas import GREY
 from relinearize.report.figures.style import method_colours
 
 STYLE = {"font.size": 9, "axes.edgecolor": "#9aa0a9", "axes.spines.top": False, "axes.spines.right": False}

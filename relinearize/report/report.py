@@ -42,7 +42,7 @@ def make_report(
     """
     sources = read_sources(folders)
     records, preset = sources.records, preset or one_preset()
-    panels = build_panels(records, published)
+    panels = build_panels(records, published, preset)
     return Report(
         sources=sources,
         preset=preset,

@@ -10,8 +10,8 @@ import pandas as pd
 from relinearize.errors import UserError
 from relinearize.files import write_bytes
 from relinearize.report.figures.axes import cost_axes, covered
-from relinearize.report.figures.inference import draw_inference, draw_inference_split
-from relinearize.report.figures.latency import draw_split
+from relinearize.report.figures.bars import draw_inference_split, draw_latency_split, latency_splits
+from relinearize.report.figures.inference import draw_inference
 from relinearize.report.figures.masks import draw_masks
 from relinearize.report.figures.pareto import draw_pareto
 from relinearize.report.figures.robustness import draw_robustness
@@ -20,11 +20,9 @@ from relinearize.report.page.page import render_page
 from relinearize.report.papers.comparison import against_paper_csv, against_paper_markdown
 from relinearize.report.report import Report
 from relinearize.report.tables.combinations import combinations_markdown
-from relinearize.report.tables.inference import curves
-from relinearize.report.tables.inference_files import inference_csv, inference_markdown
-from relinearize.report.tables.latency_split import latency_splits
+from relinearize.report.tables.inference import curves, inference_csv, inference_markdown
 from relinearize.report.tables.pareto import pareto_csv
-from relinearize.report.tables.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
+from relinearize.report.tables.robustness_text import corruptions_csv, robustness_csv, robustness_markdown
 from relinearize.tracking.wandb_run import wandb_run
 
 
@@ -53,8 +51,9 @@ def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | byte
     for name, axis in cost_axes(preset).items():
         if covered(axis, panels):
             yield f"pareto_{name}.png", draw_pareto(panels, axis)
-    if splits := latency_splits(panels, preset):
-        yield "latency_split.png", draw_split(splits, preset)
+    splits = latency_splits(panels, preset)
+    if not splits.empty:
+        yield "latency_split.png", draw_latency_split(splits, preset)
     # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
     paths = {record.key: Path(os.path.relpath(path, folder)) for path, record in report.sources.runs}
     yield (

@@ -34,16 +34,16 @@ def matrices_of(records):
 def test_a_matrix_for_every_budget():
     large, small = matrices_of([*crossed(), fake_record("snl"), fake_record("random", 14_000)])
     assert (large.asked, small.asked) == BUDGETS
-    assert large.searches == ["senet", "snl"] and large.finetunings == ["distill", "senet"]
-    assert large.cells["senet", "distill"].mean == 62.5 and small.cells["snl", "senet"].mean == 60.0
-    assert ("senet", "senet") in large.cells and ("senet", "senet") not in small.cells
+    assert list(large.means.index) == ["senet", "snl"] and list(large.means.columns) == ["distill", "senet"]
+    assert large.means.loc["senet", "distill"] == 62.5 and small.means.loc["snl", "senet"] == 60.0
+    assert large.means.notna().loc["senet", "senet"] and not small.means.notna().loc["senet", "senet"]
 
 
 def test_seeds_are_averaged_and_networks_beside_a_run_left_out():
     beside = with_accuracy("snl+distill", 35_000, 10.0, submodel=SubmodelRecord(fraction=1.0, run="x"), key="beside")
     large, _ = matrices_of([*crossed(), with_accuracy("snl+distill", 35_000, 64.0, seed=1), beside])
-    cell = large.cells["snl", "distill"]
-    assert (cell.mean, cell.n) == (62.0, 2) and cell.std == pytest.approx(8**0.5)
+    assert large.means.loc["snl", "distill"] == 62.0
+    assert large.texts.loc["snl", "distill"] == f"62.00 ± {8**0.5:.2f}", "of two seeds"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,20 @@ from relinearize.private_inference.cost.prediction import predict
 from relinearize.private_inference.cost.presets import find_presets
 from relinearize.private_inference.cost.workload import LinearWork
 from relinearize.records.run import Record
-from relinearize.report.tables.cost import cost_columns, record_workload
-from relinearize.report.tables.pareto import build_panels, pareto_csv
+from relinearize.report.tables.cost import cost_columns as names_of_columns
+from relinearize.report.tables.cost import record_workload
+from relinearize.report.tables.pareto import build_panels, pareto_csv, pareto_table
+
+
+def cost_columns(records, preset=None):
+    """Those of the one point that `records` are the runs of, None where empty."""
+    asked = records[0].budget.asked
+    same = [
+        record.model_copy(update={"seed": seed, "budget": record.budget.model_copy(update={"asked": asked})})
+        for seed, record in enumerate(records)
+    ]
+    (row,) = pareto_table(build_panels(same, preset=preset), preset)[names_of_columns(preset)].to_dict("records")
+    return {name: None if value != value else value for name, value in row.items()}
 
 
 def with_backbone(record, **changes):
@@ -96,5 +108,7 @@ def test_the_chosen_preset_is_added():
         "semi2k_lan_mb",
     }
     assert cost_columns([record], one_preset()) == cost_columns([record])
-    (row,) = csv.DictReader(io.StringIO(pareto_csv(build_panels([record]), one_preset("delphi_lan"))))
+    (row,) = csv.DictReader(
+        io.StringIO(pareto_csv(build_panels([record], preset=one_preset("delphi_lan")), one_preset("delphi_lan")))
+    )
     assert float(row["delphi_lan_mb"]) == pytest.approx(1184 * 14_000 / 1e6)

@@ -3,6 +3,7 @@
 import io
 import json
 
+import pandas as pd
 import pytest
 from fake_records import fake_record, fake_sweep, write_records
 from rich.console import Console
@@ -12,14 +13,13 @@ from test_page import Page
 from relinearize import cli
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.choice import one_preset
+from relinearize.private_inference.cost.prediction import predict
 from relinearize.report.figures.axes import RELUS, cost_axes, covered
-from relinearize.report.figures.latency import draw_split
+from relinearize.report.figures.bars import MOST, draw_latency_split, latency_splits
 from relinearize.report.figures.pareto import draw_pareto
-from relinearize.report.figures.stacked_bars import MOST
 from relinearize.report.page.page import render_page
 from relinearize.report.report import make_report
-from relinearize.report.tables.cost import predicted
-from relinearize.report.tables.latency_split import latency_splits
+from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.pareto import build_panels
 from relinearize.report.tables.terminal import print_runs
 from relinearize.report.write import write_report
@@ -30,18 +30,23 @@ def unknown(record):
     return record.model_copy(update={"backbone": record.backbone.model_copy(update={"name": "mine"})})
 
 
+def seconds(record, preset):
+    return predict(preset, record_workload(record)).online.seconds
+
+
 def test_points_and_all_relu_networks_have_their_places():
     records = fake_sweep(methods=("snl",), seeds=(0, 1))
     (panel,) = build_panels(records)
-    (level,) = panel.all_relu_levels()
-    axes = cost_axes(one_preset("delphi_wan"))
-    for point in panel.series[0].points:
-        assert axes["bytes"].at(point) == pytest.approx(1184 * point.asked / 1e6)
-        costs = [predicted(record, one_preset("delphi_wan")).online.seconds for record in point.records]
-        assert axes["latency"].at(point) == pytest.approx(sum(costs) / 2)
-        assert RELUS.at(point) == point.asked
-    assert (RELUS.of_level(level), axes["bytes"].of_level(level)) == (139_264, pytest.approx(1184 * 139_264 / 1e6))
-    assert axes["latency"].of_level(level) > max(map(axes["latency"].at, panel.series[0].points))
+    (level,) = panel.levels.to_dict("records")
+    latency, sent = (axis.column for axis in cost_axes(one_preset("delphi_wan")).values())
+    for point in panel.points.to_dict("records"):
+        assert point[sent] == pytest.approx(1184 * point["asked"] / 1e6)
+        own = [record for record in records if record.budget.asked == point["asked"]]
+        costs = [seconds(record, one_preset("delphi_wan")) for record in own]
+        assert point[latency] == pytest.approx(sum(costs) / 2)
+        assert point[RELUS.column] == point["asked"]
+    assert (level[RELUS.column], level[sent]) == (139_264, pytest.approx(1184 * 139_264 / 1e6))
+    assert level[latency] > max(panel.points[latency])
 
 
 def test_computation_alone_has_no_bytes_and_unknown_networks_no_place():
@@ -67,21 +72,24 @@ def test_pictures_are_drawn_in_every_case():
     pictures += [draw_pareto(panels[1:], cost_axes(one_preset())["latency"]), draw_pareto(panels)]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures) and len({*pictures}) == 4
     splits = latency_splits(panels, one_preset())
-    assert draw_split(splits, one_preset()) != draw_split(splits * MOST, one_preset())
+    many = pd.concat([splits] * MOST)
+    assert draw_latency_split(splits, one_preset()) != draw_latency_split(many, one_preset())
 
 
 def test_the_parts_of_a_latency_make_the_whole():
     records = [*fake_sweep(methods=("snl",), budgets=(70_000, 3_500)), unknown(fake_record("x"))]
     panels, preset = build_panels(records), one_preset("semi2k")
     splits = latency_splits(panels, preset)
-    assert [(split.title, split.label[:3], split.label[-3:]) for split in splits] == [
+    assert [(split.title, split.label[:3], split.label[-3:]) for split in splits.itertuples()] == [
         ("CIFAR-10 (JPEG)", "snl", "70K"),
         ("CIFAR-10 (JPEG)", "snl", ".5K"),
     ]
-    whole = cost_axes(preset)["latency"].at(panels[0].series[0].points[0])
-    assert splits[0].computation + splits[0].wire + splits[0].rounds == pytest.approx(whole)
-    assert splits[0].rounds == splits[1].rounds > 0, "all sites keep some"
-    assert latency_splits(panels, one_preset("delphi_compute")) == []
+    points = panels[0].points
+    (whole,) = points.loc[points["asked"] == 70_000, cost_axes(preset)["latency"].column]
+    first, second = splits.itertuples()
+    assert first.computation + first.wire + first.rounds == pytest.approx(whole)
+    assert first.rounds == second.rounds > 0, "all sites keep some"
+    assert latency_splits(panels, one_preset("delphi_compute")).empty
 
 
 def test_runs_with_another_choice_of_sites_are_another_curve():
@@ -90,16 +98,17 @@ def test_runs_with_another_choice_of_sites_are_another_curve():
     sites = fake_record("snl", 7_000).model_copy(update={"config": config})
     today = fake_record("snl", 3_500).model_copy(update={"config": {**free.config, "allocation": {"name": "free"}}})
     (panel,) = build_panels([free, sites, today])
-    labels = {panel.label(series): len(series.points) for series in panel.series}
+    labels = panel.points["label"].value_counts().to_dict()
     assert labels == {"snl [allocation=free]": 2, "snl [allocation=sites live=6]": 1}
 
 
 def test_the_page_has_the_same_numbers():
     records = [fake_record("snl", 14_000), unknown(fake_record("x"))]
-    data = json.loads(Page(render_page(build_panels(records), {}, preset=one_preset("delphi_lan"))).data)
+    preset = one_preset("delphi_lan")
+    data = json.loads(Page(render_page(build_panels(records, preset=preset), {}, preset=preset)).data)
     assert data["preset"]["name"] == "delphi_lan" and "1 ms RTT" in data["preset"]["text"]
     costs = {run["key"]: run["predicted"] for run in data["runs"]}
-    online = predicted(records[0], one_preset("delphi_lan")).online
+    online = predict(preset, record_workload(records[0])).online
     found = costs[records[0].key]
     assert (found["seconds"], found["megabytes"]) == pytest.approx((online.seconds, online.bytes / 1e6), rel=1e-5)
     assert found["computation"] + found["wire"] + found["rounds"] == pytest.approx(found["seconds"], rel=1e-4)

@@ -1,13 +1,14 @@
-"""The picture: it is drawn in every case; ticks, colours and names by hand."""
+"""The Pareto figure: it is drawn in every case; ticks, colours and names by hand."""
 
 import numpy as np
 import pytest
 from fake_records import fake_record, fake_sweep
 
-from relinearize.report.figures.names import place_names
 from relinearize.report.figures.pareto import draw_pareto
-from relinearize.report.figures.style import log_ticks, method_colours, short_count
+from relinearize.report.figures.published import place_names
+from relinearize.report.figures.style import log_ticks, method_colours
 from relinearize.report.tables.pareto import build_panels
+from relinearize.report.tables.text import compact_count
 
 
 @pytest.mark.filterwarnings("error")
@@ -20,18 +21,18 @@ from relinearize.report.tables.pareto import build_panels
     ],
     ids=["sweep", "one run", "two datasets"],
 )
-def test_picture_is_a_png(records):
-    picture = draw_pareto(build_panels(records))
-    assert picture.startswith(b"\x89PNG")
-    assert len(picture) > 10_000
+def test_figure_is_a_png(records):
+    figure = draw_pareto(build_panels(records))
+    assert figure.startswith(b"\x89PNG")
+    assert len(figure) > 10_000
 
 
 @pytest.mark.parametrize(
     ("count", "text"),
     [(12_900, "12.9K"), (50_000, "50K"), (491_520, "492K"), (1_359_872, "1.36M"), (999_999, "1M"), (37, "37")],
 )
-def test_short_count(count, text):
-    assert short_count(count) == text
+def test_compact_count(count, text):
+    assert compact_count(count) == text
 
 
 def test_log_ticks_are_round_and_few():

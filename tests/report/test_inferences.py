@@ -12,13 +12,22 @@ from fake_records import fake_record, fake_sweep, write_records
 from test_page import NASTY, Page
 
 from relinearize.private_inference.cost.choice import one_preset
-from relinearize.report.figures.inference import draw_inference, draw_inference_split
+from relinearize.private_inference.cost.prediction import predict
+from relinearize.report.figures.bars import draw_inference_split
+from relinearize.report.figures.inference import draw_inference
 from relinearize.report.page.page import render_page
 from relinearize.report.report import make_report
 from relinearize.report.sources import find_inferences
-from relinearize.report.tables.cost import predicted
-from relinearize.report.tables.inference import Inference, build_inferences, curves
-from relinearize.report.tables.inference_files import TITLES, cells, inference_csv, inference_markdown
+from relinearize.report.tables.cost import record_workload
+from relinearize.report.tables.inference import (
+    TITLES,
+    Inference,
+    build_inferences,
+    cells,
+    curves,
+    inference_csv,
+    inference_markdown,
+)
 from relinearize.report.tables.pareto import build_panels
 from relinearize.report.write import write_report
 
@@ -63,7 +72,7 @@ def test_curves_are_of_protocol_network_and_what_else_differs():
 def test_predictions_are_those_of_the_cost_model():
     run = fake_record("snl", 14_000)
     (one,) = measured(run)
-    assert one.predicted == predicted(run, one_preset("semi2k_wan")).online
+    assert one.predicted == predict(one_preset("semi2k_wan"), record_workload(run)).online
     assert measured(run, kn2row=True)[0].predicted is None, "the constants are without options"
     assert Inference(one.record, None).predicted is None, "nobody knows the linear part"
     assert Inference(replace(one.record, protocol="aby3"), run).predicted is None

@@ -59,9 +59,9 @@ def test_a_page_without_masks_has_no_data_of_them():
 
 def test_rooms_are_filled_in_order_of_rank_and_the_rest_is_counted(monkeypatch):
     panels, groups = built(fake_sweep(methods=("snl",), budgets=(7_000, 35_000), seeds=(0, 1)))
-    one = len(summed(groups[0].pictures[0].sites))
+    one = len(summed(groups[0].masks[0].sites))
     monkeypatch.setattr(mask_page, "ROOM_FOR_SUMS", 3 * one)
-    monkeypatch.setattr(mask_page, "ROOM_FOR_BITS", len(packed(groups[0].pictures[0].sites)))
+    monkeypatch.setattr(mask_page, "ROOM_FOR_BITS", len(packed(groups[0].masks[0].sites)))
     (group,) = mask_data(groups, panels)["groups"]
     assert group["missing"] == 1
     assert [(mask["asked"], mask["seeds"]) for mask in group["masks"]] == [(35_000, [0]), (7_000, [0]), (7_000, [1])]
@@ -70,7 +70,7 @@ def test_rooms_are_filled_in_order_of_rank_and_the_rest_is_counted(monkeypatch):
 
 def test_a_second_network_is_not_crowded_out(monkeypatch):
     panels, groups = built([*fake_sweep(methods=("snl",), seeds=(0,)), fake_record(width=8)])
-    monkeypatch.setattr(mask_page, "ROOM_FOR_SUMS", 2 * len(summed(groups[0].pictures[0].sites)))
+    monkeypatch.setattr(mask_page, "ROOM_FOR_SUMS", 2 * len(summed(groups[0].masks[0].sites)))
     assert [len(group["masks"]) for group in mask_data(groups, panels)["groups"]] == [1, 1]
 
 

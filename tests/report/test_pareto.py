@@ -7,20 +7,33 @@ import random
 import pytest
 from fake_records import BUDGETS, fake_record, fake_sweep
 
-from relinearize.report.tables.pareto import Spread, build_panels, pareto_csv, pareto_rows
+from relinearize.report.tables.pareto import build_panels, pareto_csv, pareto_table
+from relinearize.report.tables.text import spread_text
 
 
 def with_accuracy(record, test):
     return record.model_copy(update={"accuracy": record.accuracy.model_copy(update={"test": test})})
 
 
+def spread_of(*accuracies):
+    """Mean, standard deviation and n of one point whose runs have these accuracies; None where there is none."""
+    records = [with_accuracy(fake_record("snl", 7_000, seed), test) for seed, test in enumerate(accuracies)]
+    ((point,),) = (panel.points.to_dict("records") for panel in build_panels(records))
+    values = (point["accuracy_mean"], point["accuracy_std"], point["n"])
+    return tuple(None if value != value else value for value in values)
+
+
 def test_spread_by_hand():
-    assert Spread.of([]) is None
-    assert Spread.of([None, 3.0]) == Spread(3.0, None, 1)
-    spread = Spread.of([1.0, 2.0, 4.0, None])
-    assert (spread.mean, spread.n) == (pytest.approx(7 / 3), 3)
-    assert spread.std == pytest.approx((7 / 3) ** 0.5)
-    assert str(Spread(90.5, 0.25, 2)) == "90.50 ± 0.25"
+    assert spread_of(None) == (None, None, 0)
+    assert spread_of(None, 3.0) == (3.0, None, 1)
+    mean, std, n = spread_of(1.0, 2.0, 4.0, None)
+    assert (mean, n) == (pytest.approx(7 / 3), 3)
+    assert std == pytest.approx((7 / 3) ** 0.5)
+    assert spread_text(90.5, 0.25) == "90.50 ± 0.25" and spread_text(90.5, float("nan")) == "90.50"
+
+
+def pareto_rows(panels):
+    return pareto_table(panels).to_dict("records")
 
 
 def test_seeds_become_one_point():
@@ -35,7 +48,7 @@ def test_seeds_become_one_point():
 
 def test_one_curve_per_method_and_one_row_per_budget():
     panels = build_panels(fake_sweep())
-    assert [[series.method for series in panel.series] for panel in panels] == [["snl", "random"]]
+    assert [list(panel.points["method"].unique()) for panel in panels] == [["snl", "random"]]
     assert len(pareto_rows(panels)) == 2 * len(BUDGETS)
 
 
@@ -58,7 +71,7 @@ def test_order_of_records_does_not_matter():
 )
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(other, labels):
     (panel,) = build_panels([fake_record(seed=0), fake_record(seed=1, **other)])
-    assert {panel.label(series) for series in panel.series} == labels
+    assert set(panel.points["label"]) == labels
     assert [row["n"] for row in pareto_rows([panel])] == [1, 1]
 
 
@@ -69,13 +82,13 @@ def test_budget_and_paths_in_the_config_do_not_split_a_curve():
         config = {**record.config, "method": {**record.config["method"], "budget": asked, "seed": seed}}
         records.append(record.model_copy(update={"config": config}))
     (panel,) = build_panels(records)
-    assert len(panel.series) == 1
+    assert panel.points["curve"].nunique() == 1
 
 
 def test_hold_out_split_tells_runs_apart():
     (panel,) = build_panels([fake_record(seed=0), fake_record(seed=1, holdout=False)])
-    assert len(panel.series) == 2
-    assert all(series.variant for series in panel.series)
+    assert panel.points["curve"].nunique() == 2
+    assert all(panel.points["variant"])
 
 
 def test_datasets_are_panels():
@@ -88,10 +101,10 @@ def test_datasets_are_panels():
 
 def test_each_teacher_counts_once():
     (panel,) = build_panels(fake_sweep(seeds=(0,)) + fake_sweep(methods=("snl",), budgets=(7_000,), seeds=(1,)))
-    (level,) = panel.all_relu_levels()
-    assert (level.total, level.accuracy.n, level.accuracy.mean) == (139_264, 2, pytest.approx(92.7))
+    (level,) = panel.levels.itertuples()
+    assert (level.total, level.n, level.accuracy_mean) == (139_264, 2, pytest.approx(92.7))
     (panel,) = build_panels([fake_record(teacher=False)])
-    assert panel.all_relu_levels() == []
+    assert panel.levels.empty
 
 
 def test_csv_reads_back():

@@ -20,10 +20,10 @@ from relinearize.records.robustness import RobustRecord
 from relinearize.report.figures.robustness import attacked_column, corrupted_column, draw_robustness, shade
 from relinearize.report.page.page import render_page
 from relinearize.report.report import make_report
-from relinearize.report.tables.pareto import build_panels, pareto_rows
+from relinearize.report.tables.measures import interval_95
+from relinearize.report.tables.pareto import build_panels, pareto_table
 from relinearize.report.tables.robustness import ORACLE, build_tables
-from relinearize.report.tables.robustness_columns import interval_95
-from relinearize.report.tables.robustness_files import corruptions_csv, robustness_csv, robustness_markdown
+from relinearize.report.tables.robustness_text import corruptions_csv, robustness_csv, robustness_markdown
 from relinearize.report.tables.terminal import print_robustness
 from relinearize.report.write import write_report
 
@@ -40,7 +40,8 @@ def with_clean(robust: RobustRecord, accuracy: float) -> RobustRecord:
 
 
 def markdown_rows(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+    lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def csv_rows(text: str) -> list[dict[str, str]]:
@@ -146,7 +147,7 @@ def test_oracle_is_never_averaged_and_needs_both_routes():
 
 def test_routes_are_no_seeds_of_the_accuracy_curve():
     records = routed(fake_record("rlnet", 7_000), ("clean", "adversarial"))
-    rows = pareto_rows(build_panels(records))
+    rows = pareto_table(build_panels(records)).to_dict("records")
     assert [(row["n"], row["variant"]) for row in rows] == [(1, "route=adversarial"), (1, "route=clean")]
     assert [row.method for row in table_of(records).rows] == ["rlnet", "rlnet"]
 

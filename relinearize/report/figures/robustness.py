@@ -3,40 +3,31 @@
 Every line belongs to one route; the oracle's reading is not drawn.
 """
 
-import io
 import statistics
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from relinearize.report.figures.pareto import GREY_TEXT, STYLE
-from relinearize.report.figures.style import log_ticks, method_colours, short_count
+from relinearize.report.figures.canvas import INK, grid_lines, log_axis, new_figure, panel_title, png, styled
+from relinearize.report.figures.style import method_colours
+from relinearize.report.tables.measures import Column
 from relinearize.report.tables.robustness import RobustTable, Row
-from relinearize.report.tables.robustness_columns import Column
+from relinearize.report.tables.text import compact_count
 
 CLEAN, CORRUPTED, ATTACKED = ("-", "o"), ((0, (5, 2)), "s"), ((0, (1, 1.6)), "^")  # line and marker
 
 
+@styled
 def draw_robustness(tables: Sequence[RobustTable]) -> bytes:
-    """The picture as PNG bytes."""
+    """The figure as PNG bytes."""
     colours = method_colours(row.first.method for table in tables for row in table.rows)
-    with plt.rc_context(STYLE):
-        size = (7.4 * len(tables) + 1.4, 5.6)
-        figure, grid = plt.subplots(1, len(tables), figsize=size, squeeze=False, layout="constrained")
-        try:
-            for axes, table in zip(grid.flat, tables, strict=True):
-                _draw_table(axes, table, colours)
-            file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=150, facecolor="white")
-        finally:
-            plt.close(figure)
-    return file.getvalue()
+    figure = new_figure(7.4 * len(tables) + 1.4, 5.6)
+    grid = figure.subplots(1, len(tables), squeeze=False)
+    for axes, table in zip(grid.flat, tables, strict=True):
+        _draw_table(axes, table, colours)
+    return png(figure)
 
 
 def attacked_column(table: RobustTable) -> Column | None:
@@ -76,22 +67,19 @@ def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None
         for key, _, (line, marker) in drawn:
             # Rows come sorted by ReLUs.
             points = [(row.first.relus, row.cells[key]) for row in rows if key in row.cells]
+            measured = {"linewidth": 1.7, "markersize": 5.8, "linestyle": line, "marker": marker, **look}
             axes.errorbar(
                 [relus for relus, _ in points],
                 [measure.value for _, measure in points],
                 yerr=[measure.deviation or 0.0 for _, measure in points],
-                linestyle=line,
-                marker=marker,
-                linewidth=1.7,
-                markersize=5.8,
                 elinewidth=1.1,
                 capsize=2.5 if any(measure.deviation for _, measure in points) else 0,
-                **look,
+                **measured,
             )
         label = method + (f", {network}" if len(table.networks) > 1 else "") + (f", route {route}" * (route != "-"))
         handles.append(Line2D([], [], linewidth=1.7, marker="o", label=label, **look))
     handles += [
-        Line2D([], [], color="#22262c", linestyle=line, marker=marker, markersize=5.5, label=name)
+        Line2D([], [], color=INK, linestyle=line, marker=marker, markersize=5.5, label=name)
         for _, name, (line, marker) in drawn
     ]
     _set_axes(axes, table)
@@ -107,17 +95,11 @@ def shade(colour: str, label: str, method: str, table: RobustTable) -> tuple[flo
 
 
 def _set_axes(axes: Axes, table: RobustTable) -> None:
-    axes.set_xscale("log")
     counts = [row.first.relus for row in table.rows if row.first.relus > 0]
-    low, high = (min(counts) / 1.35, max(counts) * 1.35) if counts else (1.0, 10.0)
-    axes.set_xlim(low, high)
-    ticks = log_ticks(low, high)
-    axes.set_xticks(ticks, [short_count(tick) for tick in ticks])
-    axes.set_xticks([], minor=True)
+    axes.set_xlim(*(min(counts) / 1.35, max(counts) * 1.35) if counts else (1.0, 10.0))
+    log_axis(axes, compact_count)
     axes.set_ylim(bottom=-2)
-    axes.grid(color="#e8eaee", linewidth=0.8)
+    grid_lines(axes)
     axes.set_xlabel("ReLUs kept per image (log scale)")
     axes.set_ylabel("accuracy (%)")
-    axes.set_title(table.title, loc="left", fontweight="bold", fontsize=12, pad=20)
-    if len(table.networks) == 1:
-        axes.text(0, 1.015, table.networks[0], transform=axes.transAxes, fontsize=9, color=GREY_TEXT, va="bottom")
+    panel_title(axes, table.title, table.networks)

@@ -1,4 +1,4 @@
-"""Colours, markers and number formats that the picture and the page share."""
+"""Colours, markers and ticks that the figures and the page share."""
 
 import math
 from collections.abc import Iterable
@@ -36,14 +36,6 @@ def method_colours(methods: Iterable[str]) -> dict[str, str]:
     return colours
 
 
-def short_count(count: float) -> str:
-    """12900 -> "12.9K", 491520 -> "492K", 1359872 -> "1.36M"."""
-    for size, letter in ((1e6, "M"), (1e3, "K")):
-        if count >= size * 0.9995:
-            return f"{count / size:.3g}{letter}"
-    return f"{count:.3g}"
-
-
 def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
     """Round numbers between `low` and `high` for a logarithmic axis: 1-2-5 steps, fewer where these are too many."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -58,13 +50,6 @@ def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
 # more, at every step, so that it reads in grey; the page mixes the same colours.
 SHARE_COLOURS = ("#fdfbe4", "#dcedb9", "#9fd6ba", "#55b3c2", "#2a83b8", "#23539a", "#0d1a4d")
 SHARE_TICKS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
-
-
-def share_text(share: float) -> str:
-    """0.1234 -> "12 %", 0.0123 -> "1.2 %", 0.0001 -> "< 0.1 %"."""
-    if 0 < share < 0.0005:
-        return "< 0.1 %"
-    return f"{100 * share:.{1 if 0 < share < 0.0995 else 0}f} %"
 
 
 # Curves that are told apart by what they were measured with, and kinds of lines.

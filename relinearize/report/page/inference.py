@@ -1,16 +1,13 @@
 """What the page draws of private inference: predictions for every run, measured inferences where there are any."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relinearize.private_inference.cost.presets import Preset
-from relinearize.records.run import Record
-from relinearize.report.figures.axes import preset_text
 from relinearize.report.figures.style import CURVE_COLOURS, KIND_COLOURS, KIND_WORDS, PART_COLOURS
-from relinearize.report.tables.cost import predicted, record_workload
-from relinearize.report.tables.inference import Inference, curves, megabytes
-from relinearize.report.tables.inference_files import TITLES, cells
-from relinearize.report.tables.latency_split import PARTS
+from relinearize.report.tables.cost import PARTS, preset_text
+from relinearize.report.tables.inference import TITLES, Inference, cells, curves, megabytes
 
 
 def preset_data(preset: Preset) -> dict[str, Any]:
@@ -19,19 +16,12 @@ def preset_data(preset: Preset) -> dict[str, Any]:
     return {"name": preset.name, "text": preset_text(preset), "network": preset.network is not None, "parts": parts}
 
 
-def predicted_data(record: Record, preset: Preset, all_relus: bool = False) -> dict[str, float | None]:
-    """Of one image online; numbers are None where they are not known, or, of a network, where there is none."""
-    found, on_network = predicted(record, preset, all_relus), preset.network is not None
-    online = found and found.online
-    return {
-        "live": record_workload(record, all_relus).live_sites,
-        "seconds": online and _short(online.seconds),
-        "megabytes": _short(online.bytes / 1e6) if online and on_network else None,
-        "messages": round(online.messages) if online and on_network else None,
-        "computation": online and _short(online.loopback_seconds),
-        "wire": online and _short(online.bytes_seconds),
-        "rounds": online and _short(online.rounds_seconds),
-    }
+def predicted_data(row: Mapping[str, Any], preset: Preset) -> dict[str, float | None]:
+    """One image online, from a row of the runs or levels; None where not known or without a network."""
+    names = {"seconds": "s", "megabytes": "mb", "messages": "messages", **{part: part for part in PARTS}}
+    costs = {name: short_number(row[f"{preset.name}_{column}"]) for name, column in names.items()}
+    messages = costs["messages"]
+    return {"live": int(row["live_sites"]), **costs, "messages": None if messages is None else round(messages)}
 
 
 def inference_data(inferences: Sequence[Inference], titles: Sequence[str]) -> dict[str, Any]:
@@ -71,11 +61,14 @@ def _row(
         "measured": {"megabytes": megabytes(steady), "seconds": steady.median_seconds},
         "predicted": cost and {"megabytes": cost.bytes / 1e6, "seconds": cost.seconds},
         "bytes": {kind: size / 1e6 for kind, size in one.kind_bytes.items()},
-        "seconds": {kind: _short(seconds) for kind, seconds in one.kind_seconds.items()},
+        "seconds": {kind: short_number(seconds) for kind, seconds in one.kind_seconds.items()},
         "cells": cells(one),
         "security": one.record.security,
     }
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+def short_number(value: float | int | None) -> float | int | None:
+    """Six digits are enough for a page; None for what JSON has no number for."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from relinearize.report.tables.masks import MaskGroup, MaskPicture, SiteMap
+from relinearize.report.tables.masks import DrawnMask, MaskGroup, SiteMap
 from relinearize.report.tables.pareto import Panel
 
 # Characters of base64 in a page. ResNet-18 of width 64, 32 x 32 pixels: 95,000 for a mask's bits, 9,000 for its sums.
@@ -27,21 +27,21 @@ def mask_data(groups: Sequence[MaskGroup], panels: Sequence[Panel], left_out: Se
             {
                 "panel": next(index for index, panel in enumerate(panels) if panel is group.panel),
                 "network": group.network,
-                "sites": [{"name": site.name, "shape": site.shape} for site in group.pictures[0].sites],
+                "sites": [{"name": site.name, "shape": site.shape} for site in group.masks[0].sites],
                 "masks": [
                     {
-                        "label": picture.label,
-                        "asked": picture.asked,
-                        "met": picture.met,
-                        "seeds": list(dict.fromkeys(record.seed for record in picture.records)),
-                        "names": [record.name for record in picture.records],
-                        "sums": sums[id(picture)],
-                        "bits": bits.get(id(picture)),
+                        "label": mask.label,
+                        "asked": mask.asked,
+                        "met": mask.met,
+                        "seeds": list(dict.fromkeys(record.seed for record in mask.records)),
+                        "names": [record.name for record in mask.records],
+                        "sums": sums[id(mask)],
+                        "bits": bits.get(id(mask)),
                     }
-                    for picture in group.pictures
-                    if id(picture) in sums
+                    for mask in group.masks
+                    if id(mask) in sums
                 ],
-                "missing": sum(id(picture) not in sums for picture in group.pictures),
+                "missing": sum(id(mask) not in sums for mask in group.masks),
             }
             for group in groups
         ],
@@ -59,18 +59,18 @@ def packed(sites: Sequence[SiteMap]) -> str:
 
 
 def _what_fits(groups: Sequence[MaskGroup], text_of: Any, room: int) -> dict[int, str]:
-    """id of a picture -> its text; groups take turns, so that the first does not use up the room."""
+    """id of a mask -> its text; groups take turns, so that the first does not use up the room."""
     fitting: dict[int, str] = {}
-    waiting: list[list[MaskPicture]] = [group.ranked() for group in groups]
+    waiting: list[list[DrawnMask]] = [group.ranked() for group in groups]
     for turn in range(max(map(len, waiting), default=0)):
-        for pictures in waiting:
-            if turn >= len(pictures):
+        for ranked in waiting:
+            if turn >= len(ranked):
                 continue
-            text = text_of(pictures[turn].sites)
+            text = text_of(ranked[turn].sites)
             if len(text) > room:
                 return fitting
             room -= len(text)
-            fitting[id(pictures[turn])] = text
+            fitting[id(ranked[turn])] = text
     return fitting
 
 

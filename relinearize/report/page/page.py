@@ -5,6 +5,7 @@ document as text nodes, and the data block escapes what could end it, so no name
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -19,12 +20,12 @@ from relinearize.private_inference.cost.choice import one_preset
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.records.run import Record, StageRecord
 from relinearize.report.figures.style import REPLACEMENT_WORDS, SHARE_COLOURS, SHARE_TICKS, SHORT_WORDS, method_colours
-from relinearize.report.page.inference import inference_data, predicted_data, preset_data
+from relinearize.report.page.inference import inference_data, predicted_data, preset_data, short_number
 from relinearize.report.page.masks import mask_data
 from relinearize.report.page.robustness import robustness_data
 from relinearize.report.tables.inference import Inference
 from relinearize.report.tables.masks import MaskGroup
-from relinearize.report.tables.pareto import AllReLULevel, Panel, Series
+from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.robustness import RobustTable
 
 SCRIPTS = (
@@ -90,24 +91,23 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path], preset: Preset | 
     drawn_panels = []
     for panel in panels:
         drawn_series = []
-        for series in panel.series:
-            positions = []
-            for record in series.records:
-                positions.append(len(runs))
-                run = _run(record, series, paths.get(record.key), histories)
-                runs.append({**run, "predicted": predicted_data(record, preset)})
-            drawn_series.append(_series(panel, series, positions))
+        for _, own in panel.runs.groupby("curve", sort=False):
+            first = len(runs)
+            runs += [_run(run, paths.get(run["key"]), preset, histories) for run in own.to_dict("records")]
+            series = {name: own[name].iloc[0] for name in ("label", "method", "network")}
+            series |= {"total": int(own["total"].iloc[0]), "runs": list(range(first, len(runs)))}
+            drawn_series.append(series)
         drawn_panels.append(
             {
                 "dataset": panel.dataset,
                 "title": panel.title,
                 "series": drawn_series,
-                "levels": [_level(level, preset) for level in panel.all_relu_levels()],
+                "levels": [_level(level, preset) for level in panel.levels.to_dict("records")],
                 "runs": [position for series in drawn_series for position in series["runs"]],
                 "published": [asdict(point) for point in panel.published],
             }
         )
-    methods = sorted({series.method for panel in panels for series in panel.series})
+    methods = sorted({series["method"] for panel in drawn_panels for series in panel["series"]})
     titles = [panel.title for panel in panels]
     return {
         "summary": f"{_counted(len(runs), 'run')} on {', '.join(titles)}; {_counted(len(methods), 'method')}: "
@@ -128,28 +128,17 @@ def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
-def _series(panel: Panel, series: Series, positions: list[int]) -> dict[str, Any]:
-    return {
-        "label": panel.label(series),
-        "method": series.method,
-        "network": series.network,
-        "total": series.total,
-        "runs": positions,
-    }
+def _level(level: dict[str, Any], preset: Preset) -> dict[str, Any]:
+    std = None if math.isnan(level["accuracy_std"]) else level["accuracy_std"]
+    accuracy = {"mean": level["accuracy_mean"], "std": std, "n": level["n"]}
+    about = {"network": level["network"], "total": level["total"], "accuracy": accuracy}
+    return {**about, "predicted": predicted_data(level, preset)}
 
 
-def _level(level: AllReLULevel, preset: Preset) -> dict[str, Any]:
-    return {
-        "network": level.network,
-        "total": level.total,
-        "accuracy": asdict(level.accuracy),
-        "predicted": predicted_data(level.record, preset, all_relus=True),
-    }
-
-
-def _run(record: Record, series: Series, path: Path | None, histories: dict[str, int]) -> dict[str, Any]:
+def _run(row: dict[str, Any], path: Path | None, preset: Preset, histories: dict[str, int]) -> dict[str, Any]:
+    record: Record = row["record"]
     run = record.model_dump(mode="json", exclude={"stages", "config", "schema_version", "cost"})
-    run["network"] = series.network
+    run |= {"network": row["network"], "predicted": predicted_data(row, preset)}
     run["path"] = "" if path is None else str(path)
     run["config"] = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True, width=100)
     run["stages"] = [
@@ -171,11 +160,7 @@ def _columns(stage: StageRecord) -> dict[str, list[float | int | None]]:
     if len(rows) > MOST_EPOCHS:
         rows = [rows[round(index * (len(rows) - 1) / (MOST_EPOCHS - 1))] for index in range(MOST_EPOCHS)]
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [_short(row.get(name)) for row in rows] for name in names}
+    columns = {name: [short_number(row.get(name)) for row in rows] for name in names}
     if rows and "epoch" not in columns:
         columns["epoch"] = list(range(len(rows)))
     return columns
-
-
-def _short(value: float | int | None) -> float | int | None:
-    return float(f"{value:.6g}") if isinstance(value, float) else value

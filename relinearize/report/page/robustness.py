@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from relinearize.report.tables.measures import interval_95, source_note
 from relinearize.report.tables.robustness import RobustTable, Row
-from relinearize.report.tables.robustness_columns import interval_95, source_note
-from relinearize.report.tables.robustness_files import common_note
+from relinearize.report.tables.robustness_text import common_note
 
 
 def robustness_data(tables: Sequence[RobustTable]) -> list[dict[str, Any]]:

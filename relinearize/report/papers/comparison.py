@@ -3,8 +3,6 @@
 Runs without a counterpart are listed with the reason.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +10,7 @@ from relinearize.records.run import Record
 from relinearize.report.papers.counterpart import counterpart
 from relinearize.report.papers.differences import differences
 from relinearize.report.papers.published import PublishedPoint
+from relinearize.report.tables.text import csv_text, markdown_table
 
 
 @dataclass(frozen=True)
@@ -69,25 +68,16 @@ def against_paper_markdown(comparisons: Sequence[Comparison]) -> str:
     matched = [one for one in comparisons if one.point is not None]
     lines = ["# Against the papers", ""]
     if matched:
+        left = [place for place, title in enumerate(TITLES) if title not in NUMBERS]
         lines += ["Test accuracy in percent; difference: ours minus the paper's.", ""]
-        lines += [_row(TITLES), _row("---:" if title in NUMBERS else "---" for title in TITLES)]
-        lines += [*(_row(cells(one)) for one in matched), "", "Sources:", ""]
-        sources = dict.fromkeys(f"- {one.point.paper}: {one.point.source}" for one in matched)
-        lines += [*sources, ""]
+        lines += [*markdown_table(TITLES, map(cells, matched), left), "", "Sources:", ""]
+        lines += [*dict.fromkeys(f"- {one.point.paper}: {one.point.source}" for one in matched), ""]
     else:
         lines += ["No run has a published counterpart.", ""]
     if len(matched) < len(comparisons):
-        lines += ["## No counterpart", "", _row(("run", "images", "why")), _row(("---",) * 3)]
-        lines += [
-            _row((one.record.name, one.record.dataset.title, one.remarks[0]))
-            for one in comparisons
-            if one.point is None
-        ]
+        alone = [(one.record.name, one.record.dataset.title, one.remarks[0]) for one in comparisons if not one.point]
+        lines += ["## No counterpart", "", *markdown_table(("run", "images", "why"), alone, left=(0, 1, 2))]
     return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def _row(parts: Iterable[str]) -> str:
-    return "| " + " | ".join(part.replace("|", "&#124;") for part in parts) + " |"
 
 
 def against_paper_csv(comparisons: Iterable[Comparison]) -> str:
@@ -118,8 +108,4 @@ def against_paper_csv(comparisons: Iterable[Comparison]) -> str:
                 "source": point and point.source,
             }
         )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows)

@@ -4,72 +4,59 @@ So sweep/ablation names them; other methods are not in these matrices.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from relinearize.report.figures.style import share_text
-from relinearize.report.tables.pareto import Panel, Spread
+import pandas as pd
+from pandas import DataFrame
+
+from relinearize.report.tables.pareto import Panel
+from relinearize.report.tables.text import markdown_table, share_text, spread_text
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Matrix:
-    """Test accuracies in percent at one budget; `cells`: (search, fine-tuning) -> mean and spread over seeds."""
+    """Test accuracies in percent at one budget. `means`, `texts` (with the spread over seeds): searches x fine-tunings,
+    NaN or "-" where not run."""
 
     title: str
     network: str
     asked: int
-    total: int
-    cells: dict[tuple[str, str], Spread] = field(default_factory=dict)
-
-    @property
-    def searches(self) -> list[str]:
-        return sorted({search for search, _ in self.cells})
-
-    @property
-    def finetunings(self) -> list[str]:
-        return sorted({finetuning for _, finetuning in self.cells})
-
-    @property
-    def budget(self) -> str:
-        return f"{self.asked:,} ReLUs, {share_text(self.asked / self.total)}"
+    budget: str
+    means: DataFrame
+    texts: DataFrame
 
 
 def build_matrices(panels: Iterable[Panel]) -> list[Matrix]:
     """In the order of the curves, larger budgets first; none without at least two runs that share a search or a
     fine-tuning. Recipes that differ in more than their names are not averaged: the first one counts."""
-    matrices: dict[tuple, Matrix] = {}
-    for panel in panels:
-        for series in panel.series:
-            stages = series.method.split("+")
-            if len(stages) != 2 or not all(stages):
-                continue
-            for point in series.points:
-                own = [record for record in point.records if record.submodel is None]
-                accuracy = Spread.of(record.accuracy.test for record in own)
-                if accuracy is None:
-                    continue
-                place = (panel.title, series.network, point.asked)
-                matrix = matrices.setdefault(place, Matrix(*place, series.total))
-                matrix.cells.setdefault((stages[0], stages[1]), accuracy)
-    found = [one for one in matrices.values() if len(one.cells) > max(len(one.searches), len(one.finetunings)) > 1]
-    return sorted(found, key=lambda one: (one.title, one.network, -one.asked))
+    runs = pd.concat([panel.runs for panel in panels])
+    stages = runs["method"].str.extract(r"^(?P<search>[^+]+)\+(?P<finetuning>[^+]+)$")
+    runs = runs.join(stages[["search", "finetuning"]])
+    main = runs["record"].map(lambda record: record.submodel is None)
+    runs = runs[main & runs["search"].notna() & runs["test"].notna()]
+    cell = ["title", "network", "asked", "total", "search", "finetuning"]
+    cells = runs.groupby([*cell, "curve"], sort=False)["test"].agg(["mean", "std"]).reset_index()
+    cells = cells.drop_duplicates([*cell[:3], *cell[4:]])
+    matrices = []
+    for (title, network, asked), own in cells.groupby(["title", "network", "asked"]):
+        own = own.assign(text=[spread_text(mean, std) for mean, std in zip(own["mean"], own["std"], strict=True)])
+        means, texts = (own.pivot(index="search", columns="finetuning", values=name) for name in ("mean", "text"))
+        budget = f"{asked:,} ReLUs, {share_text(asked / own['total'].iloc[0])}"
+        if len(own) > max(means.shape) > 1:
+            matrices.append(Matrix(title, network, asked, budget, means, texts.fillna("-")))
+    return sorted(matrices, key=lambda one: (one.title, one.network, -one.asked))
 
 
 def combinations_markdown(matrices: Sequence[Matrix]) -> str:
     """One table per network: rows are a budget and a search, columns fine-tunings; best of a budget in bold."""
-    lines: list[str] = ["# Any search x any fine-tuning: test accuracy in percent", ""]
-    last = None
+    tables: dict[tuple, list[list[str]]] = {}
     for matrix in matrices:
-        finetunings = matrix.finetunings
-        head = (matrix.title, matrix.network, finetunings)
-        if head != last:
-            lines += [] if last is None else [""]
-            lines += [f"{matrix.title}, {matrix.network}", ""]
-            lines += ["| budget | search | " + " | ".join(finetunings) + " |"]
-            lines += ["| --- | --- |" + " ---: |" * len(finetunings)]
-            last = head
-        best = max(cell.mean for cell in matrix.cells.values())
-        for search in matrix.searches:
-            cells = [matrix.cells.get((search, finetuning)) for finetuning in finetunings]
-            texts = ["-" if cell is None else f"**{cell}**" if cell.mean == best else str(cell) for cell in cells]
-            lines.append(f"| {matrix.budget} | {search} | " + " | ".join(texts) + " |")
+        best = matrix.means == matrix.means.max(axis=None)
+        texts = matrix.texts.mask(best, "**" + matrix.texts + "**")
+        rows = tables.setdefault((matrix.title, matrix.network, tuple(texts.columns)), [])
+        rows += [[matrix.budget, search, *cells] for search, *cells in texts.itertuples()]
+    lines = ["# Any search x any fine-tuning: test accuracy in percent"]
+    for (title, network, finetunings), rows in tables.items():
+        table = markdown_table(["budget", "search", *finetunings], rows, left=(0, 1))
+        lines += ["", f"{title}, {network}", "", *table]
     return "\n".join(lines) + "\n"

@@ -1,21 +1,26 @@
 """What private inference with a run's network costs, predicted from its record alone."""
 
-import statistics
-from collections.abc import Sequence
 from dataclasses import fields
 
 from relinearize.private_inference.cost.backbones import backbone_work
 from relinearize.private_inference.cost.choice import recorded_presets
-from relinearize.private_inference.cost.prediction import Prediction, predict
+from relinearize.private_inference.cost.prediction import predict
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.private_inference.cost.workload import LinearWork, Workload, mask_workload
 from relinearize.records.run import Record
+
+# Part of a predicted latency -> words for people.
+PARTS = {
+    "computation": "computation of both parties",
+    "wire": "bytes / rate",
+    "rounds": "messages x RTT/2",
+}
 
 
 def record_workload(record: Record, all_relus: bool = False) -> Workload:
     """The counts of a run's network, or of the same with all its ReLUs.
 
-    The linear part of the project's own backbones is counted anew. Of others the record says it, unless it is older
+    The linear part of the project's own backbones is counted anew. Of others the record states it, unless it is older
     than costs in records or than today's counts.
     """
     sites = mask_workload((site.total if all_relus else site.kept, site.total) for site in record.sites)
@@ -36,31 +41,38 @@ def _linear_work(record: Record) -> LinearWork | None:
     return LinearWork(**counts) if counts and set(counts) == {entry.name for entry in fields(LinearWork)} else None
 
 
-def predicted(record: Record, preset: Preset, all_relus: bool = False) -> Prediction | None:
-    """What one image costs under `preset` by its present constants; None where the linear part counts and is not known.
+def predicted_costs(record: Record, preset: Preset | None = None, all_relus: bool = False) -> dict[str, float | None]:
+    """Columns of the table of runs: `live_sites`, and what one image costs online under each preset that is recorded.
 
-    all_relus: of the network with all its ReLUs.
+    NAME_s: seconds, the sum of NAME_computation, NAME_wire and NAME_rounds; NAME_mb (10^6 bytes of both directions) and
+    NAME_messages: None for computation alone. All None where the linear part counts and is not known.
+    preset: one more. all_relus: of the network with all its ReLUs.
     """
-    found = predict(preset, record_workload(record, all_relus))
-    return found if found.whole else None
+    workload = record_workload(record, all_relus)
+    costs: dict[str, float | None] = {"live_sites": workload.live_sites}
+    for one in (*recorded_presets(), *([preset] if preset else [])):
+        found = predict(one, workload)
+        online, on_network = found.online, one.network is not None
+        values = {
+            "s": online.seconds,
+            "computation": online.loopback_seconds,
+            "wire": online.bytes_seconds,
+            "rounds": online.rounds_seconds,
+            "mb": online.bytes / 1e6 if on_network else None,
+            "messages": online.messages if on_network else None,
+        }
+        costs |= {f"{one.name}_{name}": value if found.whole else None for name, value in values.items()}
+    return costs
 
 
-def cost_columns(records: Sequence[Record], chosen: Preset | None = None) -> dict[str, float | None]:
-    """Means over `records`: sites that keep any ReLU; per preset seconds online and, but for delphi_compute, megabytes.
-
-    chosen: a preset to add to those that every report has. None where the linear part counts and is not known.
-    """
-    presets = {preset.name: preset for preset in (*recorded_presets(), *([chosen] if chosen else []))}
-    columns: dict[str, float | None] = {
-        "live_sites": _mean([record_workload(record).live_sites for record in records]),
-    }
-    for name, preset in presets.items():
-        found = [predicted(record, preset) for record in records]
-        columns[f"{name}_s"] = _mean([one and one.online.seconds for one in found])
-        if preset.network is not None:
-            columns[f"{name}_mb"] = _mean([one and one.online.bytes / 1e6 for one in found])
-    return columns
+def cost_columns(preset: Preset | None = None) -> list[str]:
+    """Those of `predicted_costs` that pareto.csv has."""
+    presets = {one.name: one for one in (*recorded_presets(), *([preset] if preset else []))}
+    names = [f"{one.name}_{unit}" for one in presets.values() for unit in ("s", "mb") if unit == "s" or one.network]
+    return ["live_sites", *names]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    return None if None in values else round(statistics.fmean(values), 4)
+def preset_text(preset: Preset) -> str:
+    """For people: protocol and network of a preset."""
+    network = "" if preset.network is None else f"; {preset.network.text}"
+    return f"{preset.protocol.title}{network}"

@@ -1,8 +1,9 @@
-"""The measured private inferences of the runs: what `relinearize infer` left beside the bundles below their folders."""
+"""inference.md and inference.csv: the private inferences that `relinearize infer` measured of the runs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from relinearize.private_inference.cost.network import Network
 from relinearize.private_inference.cost.prediction import PhaseCost, predict
@@ -11,6 +12,20 @@ from relinearize.private_inference.cost.workload import mask_workload
 from relinearize.records.inference import InferenceRecord, Phase
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
+from relinearize.report.tables.text import csv_text, markdown_table, network_name
+
+TITLES = (
+    "run", "ReLUs kept", "live sites", "protocol", "network", "MB first / steady", "MB of ReLUs", "MB predicted",
+    "messages", "seconds first / steady", "seconds by the model", "seconds predicted", "largest error", "same class",
+    "private accuracy", "load before",
+)  # fmt: skip
+NOTE = """\
+Per image, medians of the steady inferences; MB are 10^6 bytes, both directions; first: with the protocol's set-up.
+By the model: T_loopback + messages x RTT/2 + bytes / rate, from what was measured without delay. Predicted: from the
+counts of the network and the constants of `relinearize cost`, without the engine. Largest error: of a logit, against
+plaintext, as a share of the largest logit. Same class: as in plaintext. Load: average of the minute before; where it is
+above the number of cores, the seconds say little."""
+
 
 OPTIONS = ("kn2row", "local_truncation")  # of the engine; the presets' constants are of none
 OUTSIDE = "outside"  # of all kinds of operations: the engine reads its program, parties wait for a core
@@ -41,8 +56,9 @@ class Inference:
     def network(self) -> str:
         """The neural one: backbone, width, convention."""
         bundle = self.record.bundle
-        width = "" if bundle["width"] is None else f" (width {bundle['width']})"
-        return f"{bundle['backbone']}{width}, {bundle['convention']} convention" if bundle["backbone"] else self.name
+        if not bundle["backbone"]:
+            return self.name
+        return network_name(bundle["backbone"], bundle["width"], bundle["convention"])
 
     @property
     def link(self) -> Network:
@@ -121,3 +137,93 @@ def curves(inferences: Sequence[Inference]) -> dict[tuple[str, str], list[Infere
 def megabytes(phase: Phase) -> float:
     """Of both directions."""
     return phase.bytes / 1e6
+
+
+def inference_csv(inferences: Sequence[Inference]) -> str:
+    """One row per record; unknown values are empty."""
+    return csv_text([csv_row(one) for one in inferences])
+
+
+def csv_row(one: Inference) -> dict[str, Any]:
+    """Numbers as measured; megabytes and seconds per image."""
+    record, predicted = one.record, one.predicted
+    answers, model = record.answers, record.model
+    return {
+        "run": one.name,
+        "key": record.bundle["key"],
+        "title": one.title,
+        "method": one.method,
+        "backbone": record.bundle["backbone"],
+        "width": record.bundle["width"],
+        "relus": one.relus,
+        "relus_total": sum(record.positions.values()),
+        "live_sites": record.live_sites,
+        "sites": len(record.relus),
+        "protocol": one.protocol,
+        "network": one.link.name,
+        "rtt_ms": one.link.rtt_ms,
+        "mbps": one.link.mbps,
+        "first_mb": megabytes(record.first),
+        "steady_mb": megabytes(record.steady),
+        **{f"{kind}_mb": size / 1e6 for kind, size in one.kind_bytes.items()},
+        "predicted_mb": predicted and predicted.bytes / 1e6,
+        "messages": record.steady.messages,
+        "sequential_messages": model.sequential_messages,
+        "first_s": record.first.median_seconds,
+        "steady_s": record.steady.median_seconds,
+        "steady_n": len(record.steady.seconds),
+        **{f"{kind}_s": seconds for kind, seconds in one.kind_seconds.items()},
+        "loopback_s": model.loopback_seconds,
+        "model_s": model.predicted_seconds,
+        "predicted_s": predicted and predicted.seconds,
+        "max_error": answers.max_error,
+        "relative_error": answers.relative_error,
+        "agreement": answers.agreement,
+        "private_accuracy": answers.private_accuracy,
+        "plaintext_accuracy": answers.plaintext_accuracy,
+        "images": answers.images,
+        "test_accuracy": one.accuracy,
+        "load_before": record.machine["load_before"],
+        "cores": record.machine["cores"],
+        "created": record.created,
+    }
+
+
+def inference_markdown(inferences: Sequence[Inference]) -> str:
+    """The table for people, one per dataset."""
+    lines = ["# Measured private inferences", "", NOTE]
+    for title in dict.fromkeys(one.title for one in inferences):
+        own = [cells(one) for one in inferences if one.title == title]
+        lines += ["", f"## {title}", "", *markdown_table(TITLES, own, left=(0, 3, 4))]
+    return "\n".join(lines) + "\n"
+
+
+def cells(one: Inference) -> list[str]:
+    """The row under TITLES; "-" where nothing is known."""
+    record, predicted = one.record, one.predicted
+    answers, first, steady = record.answers, record.first, record.steady
+    # Without a delay the model says what was measured.
+    model = f"{record.model.predicted_seconds:.2f}" if record.loopback is not None else "-"
+    private = "-"
+    if answers.private_accuracy is not None:
+        private = f"{answers.private_accuracy:.1f} % of {answers.images}"
+        if answers.private_accuracy != answers.plaintext_accuracy:
+            private += f" (plaintext {answers.plaintext_accuracy:.1f} %)"
+    return [
+        one.name,
+        f"{one.relus:,}",
+        f"{record.live_sites} of {len(record.relus)}",
+        one.protocol,
+        one.link.text,
+        f"{megabytes(first):.2f} / {megabytes(steady):.2f}",
+        f"{one.kind_bytes['relu'] / 1e6:.3f}",
+        "-" if predicted is None else f"{predicted.bytes / 1e6:.2f}",
+        f"{steady.messages:,}",
+        f"{first.median_seconds:.2f} / {steady.median_seconds:.2f}",
+        model,
+        "-" if predicted is None else f"{predicted.seconds:.2f}",
+        f"{answers.relative_error:.1e}",
+        f"{answers.agreement:.1f} % of {answers.images}",
+        private,
+        f"{record.machine['load_before']:.1f} on {record.machine['cores']} cores",
+    ]

@@ -1,4 +1,4 @@
-"""What the mask pictures show: the distinct masks of each network, sorted and ranked, with their sums over channels.
+"""What the mask figures show: the distinct masks of each network, sorted and ranked, with their sums over channels.
 
 Runs that differ only after their search have the same mask, which is shown once and named after all of them.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 from relinearize.records.run import Record
 from relinearize.report.sources import Positions
-from relinearize.report.tables.pareto import Panel, Series
+from relinearize.report.tables.pareto import Panel
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SiteMap:
 
 
 @dataclass
-class MaskPicture:
+class DrawnMask:
     """One mask, and the runs that have it. `turn`: 0 for the first seed of a method and budget, 1 for the second."""
 
     asked: int
@@ -57,40 +57,35 @@ class MaskGroup:
 
     panel: Panel
     network: str
-    pictures: list[MaskPicture]
+    masks: list[DrawnMask]
 
-    def ranked(self) -> list[MaskPicture]:
+    def ranked(self) -> list[DrawnMask]:
         """First seeds before second ones, then budgets that more methods were given, then smaller budgets."""
         methods: dict[int, set[str]] = {}
-        for picture in self.pictures:
-            methods.setdefault(picture.asked, set()).update(picture.labels)
-        return sorted(self.pictures, key=lambda one: (one.turn, -len(methods[one.asked]), one.asked))
+        for mask in self.masks:
+            methods.setdefault(mask.asked, set()).update(mask.labels)
+        return sorted(self.masks, key=lambda one: (one.turn, -len(methods[one.asked]), one.asked))
 
 
 def build_groups(panels: Sequence[Panel], masks: dict[str, Positions]) -> list[MaskGroup]:
     """One group for each dataset and network with masks; `masks`: record key -> mask."""
     groups: dict[tuple, MaskGroup] = {}
-    pictures: dict[tuple, MaskPicture] = {}
+    drawn: dict[tuple, DrawnMask] = {}
     for position, panel in enumerate(panels):
-        for series in panel.series:
-            for point in series.points:
-                for turn, record in enumerate(one for one in point.records if one.key in masks):
-                    sites = [SiteMap.of(name, kept) for name, kept in masks[record.key].items()]
-                    network = (position, series.network, tuple((site.name, site.shape) for site in sites))
-                    group = groups.setdefault(network, MaskGroup(panel, series.network, []))
-                    same = (network, record.budget.asked, b"".join(site.bits for site in sites))
-                    if same not in pictures:
-                        budget = record.budget
-                        pictures[same] = MaskPicture(budget.asked, budget.met, sites, turn, [], [])
-                        group.pictures.append(pictures[same])
-                    picture = pictures[same]
-                    picture.turn = min(picture.turn, turn)
-                    picture.records.append(record)
-                    picture.labels = list(dict.fromkeys([*picture.labels, _label(series)]))
+        runs = panel.runs[panel.runs["key"].isin(masks)]
+        runs = runs.assign(turn=runs.groupby(["curve", "asked"]).cumcount())
+        for run in runs.itertuples():
+            sites = [SiteMap.of(name, kept) for name, kept in masks[run.key].items()]
+            network = (position, run.network, tuple((site.name, site.shape) for site in sites))
+            group = groups.setdefault(network, MaskGroup(panel, run.network, []))
+            same = (network, run.asked, b"".join(site.bits for site in sites))
+            if same not in drawn:
+                drawn[same] = DrawnMask(run.asked, run.met, sites, run.turn, [], [])
+                group.masks.append(drawn[same])
+            mask = drawn[same]
+            mask.turn = min(mask.turn, run.turn)
+            mask.records.append(run.record)
+            mask.labels = list(dict.fromkeys([*mask.labels, run.method_name]))
     for group in groups.values():
-        group.pictures.sort(key=lambda one: (-one.asked, one.turn))
+        group.masks.sort(key=lambda one: (-one.asked, one.turn))
     return list(groups.values())
-
-
-def _label(series: Series) -> str:
-    return series.method + (f" [{series.variant}]" if series.variant else "")

@@ -1,157 +1,83 @@
-"""The Pareto table: runs that differ by nothing but their seed become one point with mean, spread and n.
+"""All runs as one tidy table (pandas), a row each; the points of the curves, and pareto.csv, are groups of it.
 
-panel   one dataset (name, title, image size): one picture
-series  one method on one backbone, width, convention and recipe within a panel: one curve
-point   one asked budget of a series: mean and sample standard deviation over seeds
+panel   one dataset (name, title, image size): one set of axes
+curve   one method on one backbone, width, convention and recipe within a panel
+point   one asked budget of a curve: its runs differ by nothing but their seed
+level   the all-ReLU networks of one kind
 """
 
-import csv
-import io
-import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
+from pandas import DataFrame, Series
 
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.records.run import Record
 from relinearize.report.papers.published import PublishedPoint, published_for
-from relinearize.report.tables.cost import cost_columns
-from relinearize.report.tables.recipe import recipe_of
+from relinearize.report.tables.cost import cost_columns, predicted_costs
+from relinearize.report.tables.recipe import recipe_of, variants_of
+from relinearize.report.tables.text import csv_text, network_name
+
+ACCURACIES = ("test", "test_last", "holdout", "teacher_test")
+OF_CURVE = ("dataset", "title", "backbone", "width", "convention", "method", "variant", "replacement")
+NAMES = ("method_name", "label", "network", "total")  # likewise of a curve, for figures and page
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (None for one value) of n values."""
-
-    mean: float
-    std: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: Iterable[float | None]) -> "Spread | None":
-        known = [value for value in values if value is not None]
-        if not known:
-            return None
-        return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
-
-
-@dataclass
-class Point:
-    """The runs of one series at one asked budget. `relus`: mean number of ReLUs met."""
-
-    asked: int
-    records: list[Record]
-
-    @property
-    def relus(self) -> int:
-        return round(statistics.fmean(record.budget.met for record in self.records))
-
-    def accuracy(self, kind: str = "test") -> Spread | None:
-        """`kind`: test, test_last, holdout or teacher_test (the all-ReLU network)."""
-        return Spread.of(getattr(record.accuracy, kind) for record in self.records)
-
-
-@dataclass
-class Series:
-    """One curve. `variant` names what tells it from a series of the same method and network ("" if alone)."""
-
-    method: str
-    backbone: str
-    width: int | None
-    convention: str
-    replacement: str
-    total: int
-    recipe: dict[str, Any]
-    variant: str = ""
-    points: list[Point] = field(default_factory=list)
-
-    @property
-    def network(self) -> str:
-        width = "" if self.width is None else f" (width {self.width})"
-        return f"{self.backbone}{width}, {self.convention} convention"
-
-    @property
-    def records(self) -> list[Record]:
-        return [record for point in self.points for record in point.records]
-
-
-@dataclass(frozen=True)
-class AllReLULevel:
-    """The all-ReLU networks of one kind: `total` ReLUs, accuracy over distinct teachers; `record`: a run of one."""
-
-    network: str
-    total: int
-    accuracy: Spread
-    record: Record
-
-
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Panel:
-    """One dataset and its curves."""
+    """One dataset. `runs`: see `run_table`; `points`, `levels`: see below; `published`: the papers' points."""
 
     dataset: str
     title: str
     image_size: int
-    series: list[Series]
-    published: list[PublishedPoint] = field(default_factory=list)  # the papers' points on the same images
-
-    def all_relu_levels(self) -> list[AllReLULevel]:
-        """One level per network and teacher recipe, each teacher counted once however many runs share it."""
-        teachers: dict[tuple, dict[str, float | None]] = {}
-        examples: dict[tuple, Record] = {}
-        for series in self.series:
-            recipe = repr(sorted(item for item in series.recipe.items() if "teacher" in item[0]))
-            for record in series.records:
-                stage = record.stages.get("teacher")
-                name = stage.key if stage else f"seed {record.seed}"
-                kind = (series.network, series.total, recipe)
-                teachers.setdefault(kind, {})[name] = record.accuracy.teacher_test
-                examples.setdefault(kind, record)
-        spreads = {kind: Spread.of(accuracies.values()) for kind, accuracies in teachers.items()}
-        return [
-            AllReLULevel(kind[0], kind[1], spread, examples[kind])
-            for kind, spread in spreads.items()
-            if spread is not None
-        ]
-
-    def label(self, series: Series) -> str:
-        """A series' name within this panel: the method, and the network only where several are drawn."""
-        parts = [series.method + (f" [{series.variant}]" if series.variant else "")]
-        if len({other.network for other in self.series}) > 1:
-            parts.append(series.network)
-        return ", ".join(parts)
+    runs: DataFrame
+    points: DataFrame
+    levels: DataFrame
+    published: list[PublishedPoint]
 
 
-def build_panels(records: Sequence[Record], published: bool = True) -> list[Panel]:
-    """Sort records into panels, series and points, deterministically and whatever their order.
+def build_panels(records: Sequence[Record], published: bool = True, preset: Preset | None = None) -> list[Panel]:
+    """Sort records into panels, deterministically and whatever their order.
 
-    `published`: with the papers' points on the same images.
+    `published`: with the papers' points on the same images. `preset`: one more to predict costs for.
     """
-    panels: dict[tuple, dict[str, Series]] = {}
-    for record in sorted(records, key=_record_order):
-        dataset = record.dataset
-        series_of = panels.setdefault((dataset.name, dataset.title, dataset.image_size), {})
-        recipe = recipe_of(record)
-        identity = (record.method.name, record.backbone.name, record.backbone.width, record.backbone.convention)
-        series = series_of.setdefault(
-            repr((identity, sorted(recipe.items()))),
-            Series(*identity, record.replacement, record.budget.total, recipe),
-        )
-        # Records come sorted by budget, so runs of one point follow each other.
-        if not series.points or series.points[-1].asked != record.budget.asked:
-            series.points.append(Point(record.budget.asked, []))
-        series.points[-1].records.append(record)
-    built = [Panel(*key, list(series.values())) for key, series in panels.items()]
-    for panel in built:
-        _name_variants(panel.series)
-        panel.published = published_for(panel.dataset, panel.image_size) if published else []
-    return built
+    panels = []
+    for _, runs in run_table(records, preset).groupby("panel"):
+        dataset = runs["record"].iloc[0].dataset
+        about = (dataset.name, dataset.title, dataset.image_size)
+        points = published_for(dataset.name, dataset.image_size) if published else []
+        panels.append(Panel(*about, runs, point_table(runs), level_table(runs, preset), points))
+    return panels
 
 
-def _record_order(record: Record) -> tuple:
+def run_table(records: Sequence[Record], preset: Preset | None = None) -> DataFrame:
+    """One row per run, by panel and curve, then falling budget and seed.
+
+    `record` is the run itself; `met`, `asked`, `total` count ReLUs; accuracies in percent, NaN where unknown;
+    `method_name` is the method with its variant, `label` adds the network where the panel has several; then the columns
+    of `predicted_costs`.
+    """
+    runs = DataFrame(
+        [_row(record) | predicted_costs(record, preset) for record in sorted(records, key=_order)], dtype=object
+    )
+    costs = list(predicted_costs(records[0], preset))
+    runs = runs.astype(dict.fromkeys((*ACCURACIES, *costs), float) | dict.fromkeys(("asked", "met", "total"), int))
+    runs["panel"] = pd.factorize(runs["panel"])[0]
+    runs["curve"] = pd.factorize(runs["curve"])[0]
+    runs = runs.sort_values(["panel", "curve"], kind="stable", ignore_index=True)
+    variants: dict[int, str] = {}
+    for _, alike in runs.drop_duplicates("curve").groupby(["panel", "method", "network"]):
+        variants |= dict(zip(alike["curve"], variants_of(list(alike["recipe"])), strict=True))
+    runs["variant"] = runs["curve"].map(variants)
+    runs["method_name"] = runs["method"].where(runs["variant"] == "", runs["method"] + " [" + runs["variant"] + "]")
+    several = runs.groupby("panel")["network"].transform("nunique") > 1
+    runs["label"] = runs["method_name"].where(~several, runs["method_name"] + ", " + runs["network"])
+    return runs
+
+
+def _order(record: Record) -> tuple:
     backbone = record.backbone
     names = (record.dataset.name, record.dataset.title, record.dataset.image_size)
     network = (backbone.name, backbone.width or 0, backbone.convention)
@@ -159,71 +85,98 @@ def _record_order(record: Record) -> tuple:
     return (*names, *method, *network, -record.budget.asked, record.seed, record.key)
 
 
-def _name_variants(series: list[Series]) -> None:
-    alike: dict[tuple, list[Series]] = {}
-    for one in series:
-        alike.setdefault((one.method, one.network), []).append(one)
-    for group in alike.values():
-        if len(group) == 1:
-            continue
-        keys = sorted({key for one in group for key in one.recipe})
-        differing = [key for key in keys if len({repr(one.recipe.get(key)) for one in group}) > 1]
-        # Two are enough for a name: the classes of the stages, then their settings, then what follows from these.
-        shown = sorted(differing, key=lambda key: (key != "stages", "_target_" in key, "." not in key, key))[:2]
-        for one in group:
-            one.variant = ", ".join(f"{key.removeprefix('method.')}={one.recipe.get(key)}" for key in shown)
+def _row(record: Record) -> dict[str, Any]:
+    dataset, backbone, budget, recipe = record.dataset, record.backbone, record.budget, recipe_of(record)
+    panel = (dataset.name, dataset.title, dataset.image_size)
+    curve = (panel, record.method.name, backbone.name, backbone.width, backbone.convention, sorted(recipe.items()))
+    teacher = record.stages.get("teacher")
+    return {
+        "record": record,
+        "key": record.key,
+        "panel": repr(panel),
+        "curve": repr(curve),
+        "dataset": dataset.name,
+        "title": dataset.title,
+        "backbone": backbone.name,
+        "width": backbone.width,
+        "convention": backbone.convention,
+        "network": network_name(backbone.name, backbone.width, backbone.convention),
+        "method": record.method.name,
+        "replacement": record.replacement,
+        "recipe": recipe,
+        "teacher": teacher.key if teacher else f"seed {record.seed}",
+        "teacher_recipe": repr(sorted(item for item in recipe.items() if "teacher" in item[0])),
+        "seed": record.seed,
+        "asked": budget.asked,
+        "met": budget.met,
+        "total": budget.total,
+        **{name: getattr(record.accuracy, name) for name in ACCURACIES},
+    }
 
 
-def pareto_rows(panels: Iterable[Panel], preset: Preset | None = None) -> list[dict[str, Any]]:
-    """One row per point; accuracies in percent, `drop` = all-ReLU minus test accuracy of the point's runs.
+def point_table(runs: DataFrame) -> DataFrame:
+    """One row per point, by curve and growing number of ReLUs.
 
-    Costs of private inference are predicted (`cost_columns`); preset: one more to have columns.
+    `relus`: mean met; accuracies: mean, sample standard deviation (NaN for one run) and `n`; `drop`: all-ReLU minus
+    test accuracy; costs: means, NaN unless all runs' are known.
     """
-    rows = []
-    for panel in panels:
-        for series in panel.series:
-            for point in sorted(series.points, key=lambda point: point.relus):
-                test, last, holdout = (point.accuracy(kind) for kind in ("test", "test_last", "holdout"))
-                teacher = point.accuracy("teacher_test")
-                rows.append(
-                    {
-                        "dataset": panel.dataset,
-                        "title": panel.title,
-                        "backbone": series.backbone,
-                        "width": series.width,
-                        "convention": series.convention,
-                        "method": series.method,
-                        "variant": series.variant,
-                        "replacement": series.replacement,
-                        "relus_asked": point.asked,
-                        "relus": point.relus,
-                        "relus_total": series.total,
-                        "relus_percent": _rounded(100 * point.relus / series.total if series.total else None),
-                        "accuracy_mean": _rounded(test and test.mean),
-                        "accuracy_std": _rounded(test and test.std),
-                        "n": test.n if test else 0,
-                        "accuracy_last_mean": _rounded(last and last.mean),
-                        "accuracy_last_std": _rounded(last and last.std),
-                        "holdout_mean": _rounded(holdout and holdout.mean),
-                        "all_relu_mean": _rounded(teacher and teacher.mean),
-                        "drop": _rounded(teacher.mean - test.mean if teacher and test else None),
-                        **cost_columns(point.records, preset),
-                        "seeds": " ".join(str(record.seed) for record in point.records),
-                        "keys": " ".join(record.key for record in point.records),
-                    }
-                )
-    return rows
+    costs = list(runs.columns[runs.columns.get_loc("live_sites") : runs.columns.get_loc("variant")])
+    points = runs.groupby(["curve", "asked"], sort=False).agg(
+        **{name: (name, "first") for name in (*OF_CURVE, *NAMES)},
+        relus=("met", lambda met: round(met.mean())),
+        accuracy_mean=("test", "mean"),
+        accuracy_std=("test", "std"),
+        n=("test", "count"),
+        accuracy_last_mean=("test_last", "mean"),
+        accuracy_last_std=("test_last", "std"),
+        holdout_mean=("holdout", "mean"),
+        all_relu_mean=("teacher_test", "mean"),
+        **{name: (name, _mean_of_all) for name in costs},
+        seeds=("seed", _joined),
+        keys=("key", _joined),
+    )
+    points["relus_percent"] = 100 * points["relus"] / points["total"]
+    points["drop"] = points["all_relu_mean"] - points["accuracy_mean"]
+    return points.reset_index().sort_values(["curve", "relus"], kind="stable", ignore_index=True)
 
 
-def pareto_csv(panels: Iterable[Panel], preset: Preset | None = None) -> str:
+def _mean_of_all(values: Series) -> float:
+    return values.mean(skipna=False)
+
+
+def _joined(values: Series) -> str:
+    return " ".join(map(str, values))
+
+
+def level_table(runs: DataFrame, preset: Preset | None = None) -> DataFrame:
+    """One row per network and teacher recipe with its all-ReLU accuracy (`accuracy_mean`, `accuracy_std`, `n`).
+
+    Each teacher counts once, however many runs share it. `relus`: all; costs of the network with all ReLUs.
+    """
+    kind = ["network", "total", "teacher_recipe"]
+    teachers = runs.drop_duplicates([*kind, "teacher"])
+    levels = teachers.groupby(kind, sort=False).agg(
+        accuracy_mean=("teacher_test", "mean"),
+        accuracy_std=("teacher_test", "std"),
+        n=("teacher_test", "count"),
+        record=("record", "first"),
+    )
+    levels = levels[levels["n"] > 0].reset_index()
+    levels["relus"] = levels["total"]
+    costs = [predicted_costs(record, preset, all_relus=True) for record in levels["record"]]
+    return levels.join(DataFrame(costs, index=levels.index).astype(float))
+
+
+def pareto_table(panels: Sequence[Panel], preset: Preset | None = None) -> DataFrame:
+    """pareto.csv: one row per point; accuracies in percent, costs predicted. `preset`: one more to have columns."""
+    points = pd.concat([panel.points for panel in panels], ignore_index=True)
+    points = points.rename(columns={"asked": "relus_asked", "total": "relus_total"})
+    counts = ["relus_asked", "relus", "relus_total", "relus_percent"]
+    accuracies = ["accuracy_mean", "accuracy_std", "n", "accuracy_last_mean", "accuracy_last_std"]
+    further = ["holdout_mean", "all_relu_mean", "drop", *cost_columns(preset), "seeds", "keys"]
+    return points[[*OF_CURVE, *counts, *accuracies, *further]].round(4)
+
+
+def pareto_csv(panels: Sequence[Panel], preset: Preset | None = None) -> str:
     """The rows as CSV text; unknown values are empty."""
-    rows = pareto_rows(panels, preset)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return csv_text(pareto_table(panels, preset))

@@ -1,6 +1,6 @@
 """What must be equal for two runs to be seeds of one point, beside method, network and budget."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from relinearize.records.run import Record
@@ -31,6 +31,15 @@ def recipe_of(record: Record) -> dict[str, Any]:
     for name in ("method", "teacher", "search", "finetune"):
         recipe.update(_flattened(record.config.get(name), name))
     return recipe
+
+
+def variants_of(recipes: Sequence[dict[str, Any]]) -> list[str]:
+    """In a few words, what tells each recipe from the others of its method and network; "" where there is one only."""
+    keys = sorted({key for recipe in recipes for key in recipe})
+    differing = [key for key in keys if len({repr(recipe.get(key)) for recipe in recipes}) > 1]
+    # Two are enough for a name: the classes of the stages, then their settings, then what follows from these.
+    shown = sorted(differing, key=lambda key: (key != "stages", "_target_" in key, "." not in key, key))[:2]
+    return [", ".join(f"{key.removeprefix('method.')}={recipe.get(key)}" for key in shown) for recipe in recipes]
 
 
 def _allocation(config: dict[str, Any]) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from relinearize.records.robustness import RobustRecord
-from relinearize.report.tables.pareto import Panel, Series
-from relinearize.report.tables.robustness_columns import Column, Measure, columns_of, measures_of
+from relinearize.report.tables.measures import Column, Measure, columns_of, measures_of
+from relinearize.report.tables.pareto import Panel
+from relinearize.report.tables.text import network_name
 
 ORACLE = "oracle (not deployable)"
 _ROUTES = (None, "clean", "augmix", "adversarial")
@@ -48,8 +49,7 @@ class Row:
 
     @property
     def network(self) -> str:
-        width = "" if self.first.width is None else f" (width {self.first.width})"
-        return f"{self.first.backbone}{width}, {self.first.convention} convention"
+        return network_name(self.first.backbone, self.first.width, self.first.convention)
 
     @property
     def seeds(self) -> list[int]:
@@ -94,13 +94,13 @@ class RobustTable:
 def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) -> list[RobustTable]:
     """Sort robust records into one table per dataset, deterministically and whatever their order.
 
-    `panels`: the runs' own (report.pareto), which know the recipe behind a record's key. Without them two checkpoints
-    count as seeds of one row only where their names differ by nothing but the seed.
+    `panels`: of the runs, whose curves say which checkpoints are seeds of each other. Without them two are only where
+    their names differ by nothing but the seed.
     """
-    recipes = {record.key: series for panel in panels for series in panel.series for record in series.records}
-    positions = {id(series): place for place, series in enumerate(recipes.values())}
+    by_key = {run.key: run for panel in panels for run in panel.runs.itertuples()}
+    runs = {record.key: by_key.get(record.key) or by_key.get(record.run) for record in records}
+    variants = {key: "" if run is None else _variant(run.variant) for key, run in runs.items()}
     by_dataset: dict[tuple[str, str], list[RobustRecord]] = {}
-    variants = {record.key: _variant(recipes.get(record.key) or recipes.get(record.run)) for record in records}
     for record in sorted(records, key=lambda record: _order(record, variants[record.key])):
         by_dataset.setdefault((record.dataset, record.title), []).append(record)
     tables = []
@@ -108,8 +108,8 @@ def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) 
         columns = columns_of(own)
         groups: dict[tuple, list[Row]] = {}
         for record in own:
-            series = recipes.get(record.key) or recipes.get(record.run)
-            recipe = _name_without_seed(record) if series is None else positions[id(series)]
+            run = runs[record.key]
+            recipe = _name_without_seed(record) if run is None else run.curve
             row = Row("checkpoint", (record,), variants[record.key], measures_of(record, columns))
             groups.setdefault((*_identity(record), recipe), []).append(row)
         checkpoints = [row for group in groups.values() for row in group]
@@ -135,10 +135,9 @@ def _identity(record: RobustRecord) -> tuple:
     return (record.method, record.route, record.backbone, record.width, record.convention, record.relus, record.total)
 
 
-def _variant(series: Series | None) -> str:
+def _variant(variant: str) -> str:
     """What tells the run from others of its method; the route has a column of its own."""
-    parts = series.variant.split(", ") if series is not None else []
-    return ", ".join(part for part in parts if not part.startswith("route="))
+    return ", ".join(part for part in variant.split(", ") if not part.startswith("route="))
 
 
 def _name_without_seed(record: RobustRecord) -> str:

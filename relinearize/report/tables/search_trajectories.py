@@ -1,4 +1,4 @@
-"""The trajectory of each search to its mask, site by site, from the records: what searches.png draws.
+"""The trajectory of each search, site by site, from the records: what searches.png draws.
 
 SNL records the ReLUs that each site still has after every epoch; SENet and RLNet, whose counts are fixed beforehand,
 the share of each site's positions at which the mask changed.
@@ -11,21 +11,26 @@ import numpy as np
 
 from relinearize.records.run import Record
 from relinearize.report.tables.pareto import Panel
+from relinearize.report.tables.text import network_name
 
 KEPT, CHANGED = "relu/kept/", "mask/distance/"  # columns of a search's history, followed by the site's name
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class SearchTrajectory:
-    """One search. `values`: sites x rows of its history, shares of 0 to 1; NaN where a row has none."""
+    """One search down to its smallest budget. `labels`: the methods that share it.
 
-    panel: Panel
+    `values`: sites x rows of its history, shares of 0 to 1 of ReLUs kept (`kept`) or of positions changed; NaN where a
+    row has none.
+    """
+
+    title: str
     network: str
-    labels: list[str]
+    labels: tuple[str, ...]
     asked: int
     seed: int
-    kept: bool  # whether the values are shares of ReLUs kept, else of positions changed
-    sites: list[str]
+    kept: bool
+    sites: tuple[str, ...]
     epochs: np.ndarray
     values: np.ndarray
 
@@ -35,41 +40,32 @@ class SearchTrajectory:
 
 
 def build_trajectories(panels: Sequence[Panel]) -> list[SearchTrajectory]:
-    """One for each search that recorded its sites, in the order of the curves; runs may share a search.
-
-    A walk down that passed several budgets is shown to its smallest one.
-    """
-    trajectories: dict[tuple, SearchTrajectory] = {}
-    for position, panel in enumerate(panels):
-        for series in panel.series:
-            for record in series.records:
-                trajectory = _trajectory(panel, series.network, series.method, record)
-                if trajectory is None:
-                    continue
-                key = (position, record.stages["search"].key)
-                before = trajectories.get(key)
-                if before is not None:
-                    trajectory.labels = list(dict.fromkeys([*before.labels, *trajectory.labels]))
-                    if before.asked <= trajectory.asked:
-                        before.labels = trajectory.labels
-                        continue
-                trajectories[key] = trajectory
-    return sorted(trajectories.values(), key=lambda one: (one.labels[0], -one.asked, one.seed))
+    """One for each search that recorded its sites, sorted by method, falling budget and seed."""
+    found: dict[str, list[Record]] = {}
+    for record in (record for panel in panels for record in panel.runs["record"]):
+        if "search" in record.stages and not (record.submodel and record.submodel.fraction < 1):
+            found.setdefault(record.stages["search"].key, []).append(record)
+    return sorted(filter(None, map(_trajectory, found.values())), key=lambda one: (one.labels[0], -one.asked, one.seed))
 
 
-def _trajectory(panel: Panel, network: str, method: str, record: Record) -> SearchTrajectory | None:
-    stage = record.stages.get("search")
-    if stage is None or (record.submodel is not None and record.submodel.fraction < 1):
-        return None
-    names = [site.name for site in record.sites]
-    found = {name for row in stage.history for name in row}
+def _trajectory(records: Sequence[Record]) -> SearchTrajectory | None:
+    """Of runs that share a search, which may pass several budgets."""
+    record = min(records, key=lambda one: one.budget.asked)
+    history, names = record.stages["search"].history, [site.name for site in record.sites]
+    found = {name for row in history for name in row}
     prefix = next((prefix for prefix in (KEPT, CHANGED) if prefix + names[0] in found), None)
     if prefix is None:
         return None
     totals = np.array([site.total if prefix == KEPT else 1 for site in record.sites])
-    columns = [[row.get(prefix + name) for name in names] for row in stage.history]
-    epochs = np.array([row.get("epoch", index) for index, row in enumerate(stage.history)], dtype=float)
-    values = np.array(columns, dtype=float).T / totals[:, None]
+    columns = np.array([[row.get(prefix + name) for name in names] for row in history], dtype=float)
     return SearchTrajectory(
-        panel, network, [method], record.budget.asked, record.seed, prefix == KEPT, names, epochs, values
+        title=record.dataset.title,
+        network=network_name(record.backbone.name, record.backbone.width, record.backbone.convention),
+        labels=tuple(dict.fromkeys(one.method.name for one in records)),
+        asked=record.budget.asked,
+        seed=record.seed,
+        kept=prefix == KEPT,
+        sites=tuple(names),
+        epochs=np.array([row.get("epoch", index) for index, row in enumerate(history)], dtype=float),
+        values=columns.T / totals[:, None],
     )

@@ -1,6 +1,7 @@
 """The runs, and their robustness, as tables for the terminal, printed at the end of a run and of a report."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,11 +13,12 @@ from relinearize.private_inference.cost.choice import one_preset
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.private_inference.cost.table import significant
 from relinearize.records.run import Record
-from relinearize.report.figures.axes import preset_text
 from relinearize.report.papers.comparison import NUMBERS, TITLES, Comparison, cells
-from relinearize.report.tables.combinations import Matrix
-from relinearize.report.tables.cost import predicted, record_workload
-from relinearize.report.tables.robustness import RobustTable
+from relinearize.report.tables.cost import predicted_costs, preset_text
+
+if TYPE_CHECKING:  # a run prints its row without pandas
+    from relinearize.report.tables.combinations import Matrix
+    from relinearize.report.tables.robustness import RobustTable
 
 _WIDE = 1000  # characters, more than any table needs
 
@@ -28,59 +30,52 @@ def runs_table(records: Iterable[Record], preset: Preset) -> Table:
     """
     records = sorted(records, key=_order)
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True)
-    several_sets = len({record.dataset.title for record in records}) > 1
     # Columns that would say nothing new are left out, so that the rest has room on a narrow terminal.
+    several_sets = len({record.dataset.title for record in records}) > 1
     methods = not all(record.name.startswith(f"{record.method.name}-") for record in records)
     missed = any(record.budget.met != record.budget.asked for record in records)
-    table.add_column("run", overflow="fold")
-    if several_sets:
-        table.add_column("dataset")
-    if methods:
-        table.add_column("method", overflow="fold")
     sent = preset.network is not None
+    for name in ("run", *["dataset"] * several_sets, *["method"] * methods):
+        table.add_column(name, overflow="fold")
     counts, costs = ["asked"] * missed + ["ReLUs", "ReLU %"], ["live\nsites", "PI s"] + ["PI MB"] * sent
     for name in (*counts, "test", "last", "all-\nReLU", "train s", *costs):
         table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
     for record in records:
-        budget, accuracy = record.budget, record.accuracy
+        budget, accuracy, cost = record.budget, record.accuracy, predicted_costs(record, preset)
         met = f"{budget.met:,}"
-        cost = predicted(record, preset)
-        cells = [escape(record.name)]
-        if several_sets:
-            cells.append(escape(record.dataset.title))
-        if methods:
-            cells.append(escape(record.method.name))
-        cells += [
-            *([f"{budget.asked:,}"] if missed else []),
+        table.add_row(
+            escape(record.name),
+            *[escape(record.dataset.title)] * several_sets,
+            *[escape(record.method.name)] * methods,
+            *[f"{budget.asked:,}"] * missed,
             met if budget.met == budget.asked else f"[red]{met}[/red]",
             f"{100 * budget.met / budget.total:.2f}" if budget.total else "-",
             f"[bold]{_percent(accuracy.test)}[/bold]",
             _percent(accuracy.test_last),
             _percent(accuracy.teacher_test),
             f"{sum(stage.seconds for stage in record.stages.values() if not stage.reused):.1f}",
-            str(record_workload(record).live_sites),
-            "-" if cost is None else significant(cost.online.seconds),
-            *([("-" if cost is None else significant(cost.online.bytes / 1e6))] if sent else []),
-        ]
-        table.add_row(*cells)
+            str(cost["live_sites"]),
+            _significant(cost[f"{preset.name}_s"]),
+            *[_significant(cost[f"{preset.name}_mb"])] * sent,
+        )
     return table
 
 
-def robustness_table(table: RobustTable) -> Table:
+def robustness_table(table: "RobustTable") -> Table:
     """One row per checkpoint and route, seeds averaged; the oracle's reading is left to the files and the page."""
-    shown = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(table.title), title_justify="left")
+    shown = _table(table.title)
     several = len(table.networks) > 1
-    for name in ("method", *(["network"] if several else []), "route"):
+    for name in ("method", *["network"] * several, "route"):
         shown.add_column(name, overflow="fold")
-    shown.add_column("ReLUs", justify="right", no_wrap=True)
+    titles = []
     for column in table.columns:
         counts = sorted({row.cells[column.key].n for row in table.rows if column.key in row.cells})
         numbers = "\nn " + " or ".join(f"{count:,}" for count in counts) if counts else ""
-        shown.add_column(escape(column.title.replace(", ", "\n")) + numbers, justify="right", no_wrap=True)
-    for name in ("seeds", "checks"):
+        titles.append(escape(column.title.replace(", ", "\n")) + numbers)
+    for name in ("ReLUs", *titles, "seeds", "checks"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in table.rows:
-        cells = [escape(row.method), *([escape(row.network)] if several else []), row.route, f"{row.first.relus:,}"]
+        cells = [escape(row.method), *[escape(row.network)] * several, row.route, f"{row.first.relus:,}"]
         for column in table.columns:
             text = str(row.cells.get(column.key, "-"))
             cells.append(f"[bold]{text}[/bold]" if column.key in row.best else text)
@@ -90,18 +85,16 @@ def robustness_table(table: RobustTable) -> Table:
     return shown
 
 
-def print_combinations(matrices: Sequence[Matrix], console: Console | None = None) -> None:
+def print_combinations(matrices: "Iterable[Matrix]", console: Console | None = None) -> None:
     """Print one table per network and budget: rows are searches, columns fine-tunings."""
     for matrix in matrices:
         title = f"{matrix.title}, {matrix.network}: {matrix.budget}, test accuracy in %"
-        shown = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(title), title_justify="left")
-        shown.min_width = len(title)  # a title is wrapped to the width of its table
+        shown = _table(title, min_width=len(title))  # a title is wrapped to the width of its table
         shown.add_column("search")
-        for finetuning in matrix.finetunings:
+        for finetuning in matrix.texts.columns:
             shown.add_column(escape(finetuning), justify="right")
-        for search in matrix.searches:
-            cells = [matrix.cells.get((search, finetuning)) for finetuning in matrix.finetunings]
-            shown.add_row(escape(search), *("-" if cell is None else str(cell) for cell in cells))
+        for search, *texts in matrix.texts.itertuples():
+            shown.add_row(escape(search), *texts)
         _print(shown, console)
 
 
@@ -109,9 +102,8 @@ def print_against_paper(comparisons: Sequence[Comparison], console: Console | No
     """Print the runs beside the papers' numbers, then those without a counterpart and why."""
     matched = [one for one in comparisons if one.point is not None]
     alone = [one for one in comparisons if one.point is None]
-    style = {"box": SIMPLE_HEAD, "header_style": "bold", "pad_edge": False, "title_justify": "left"}
     if matched:
-        shown = Table(**style, title="Against the papers (test accuracy, %)")
+        shown = _table("Against the papers (test accuracy, %)")
         for title in TITLES:
             number = title in NUMBERS
             shown.add_column(title, justify="right" if number else "left", no_wrap=number, overflow="fold")
@@ -119,7 +111,9 @@ def print_against_paper(comparisons: Sequence[Comparison], console: Console | No
             shown.add_row(*map(escape, cells(one)))
         _print(shown, console)
     if alone:
-        shown = Table("run", "images", "why", **style, title="No published counterpart")
+        shown = _table("No published counterpart")
+        for title in ("run", "images", "why"):
+            shown.add_column(title)
         for one in alone:
             shown.add_row(*map(escape, (one.record.name, one.record.dataset.title, one.remarks[0])))
         _print(shown, console)
@@ -129,14 +123,20 @@ def print_runs(records: Iterable[Record], console: Console | None = None, preset
     """Print the runs and what `preset` (None: Cheetah on the WAN) is. In a file no row is folded."""
     console, preset = console or Console(), preset or one_preset()
     _print(runs_table(records, preset), console)
-    said = f"PI: private inference of one image online, predicted for {preset.name}: {preset_text(preset)}"
-    console.print(said, soft_wrap=True, highlight=False, markup=False)
+    text = f"PI: private inference of one image online, predicted for {preset.name}: {preset_text(preset)}"
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def print_robustness(tables: Iterable[RobustTable], console: Console | None = None) -> None:
+def print_robustness(tables: "Iterable[RobustTable]", console: Console | None = None) -> None:
     """Print each robustness table, likewise."""
     for table in tables:
         _print(robustness_table(table), console)
+
+
+def _table(title: str, **options: Any) -> Table:
+    return Table(
+        box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(title), title_justify="left", **options
+    )
 
 
 def _print(table: Table, console: Console | None) -> None:
@@ -149,6 +149,10 @@ def _print(table: Table, console: Console | None) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _significant(value: float | None) -> str:
+    return "-" if value is None else significant(value)
 
 
 def _order(record: Record) -> tuple:

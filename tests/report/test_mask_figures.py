@@ -13,11 +13,12 @@ from relinearize.errors import UserError
 from relinearize.records.run import find_records
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.report.figures.masks import CELL, LEAST_ROWS, MOST_ROWS, chosen_rows, colours, draw_masks, framed_map
-from relinearize.report.figures.style import SHARE_COLOURS, share_text
+from relinearize.report.figures.style import SHARE_COLOURS
 from relinearize.report.report import make_report
 from relinearize.report.sources import find_masks, read_mask
 from relinearize.report.tables.masks import SiteMap, build_groups
 from relinearize.report.tables.pareto import build_panels
+from relinearize.report.tables.text import share_text
 from relinearize.report.write import write_report
 
 
@@ -119,12 +120,12 @@ def test_runs_with_one_mask_are_one_picture_and_others_sorted():
     masks[tuned.key] = masks[fake_record("snl", 7_000).key]
     (group,) = build_groups(build_panels(records), masks)
     found = [
-        (picture.asked, picture.turn, [record.method.name for record in picture.records]) for picture in group.pictures
+        (picture.asked, picture.turn, [record.method.name for record in picture.records]) for picture in group.masks
     ]
     assert [asked for asked, _, _ in found] == sorted((asked for asked, _, _ in found), reverse=True)
-    (shared,) = [picture for picture in group.pictures if tuned in picture.records]
+    (shared,) = [picture for picture in group.masks if tuned in picture.records]
     assert len(shared.records) == 2 and len(shared.labels) == 2
-    assert sum(len(picture.records) for picture in group.pictures) == len(records)
+    assert sum(len(picture.records) for picture in group.masks) == len(records)
     ranked = [(one.turn, one.asked) for one in group.ranked()]
     assert ranked[0] == (0, 7_000) and ranked[-1][0] == 1
 
@@ -177,7 +178,7 @@ def test_picture_is_the_same_png_each_time():
     name = "layer_with_a_long_$name$_of_its_own.relu"
     records = [fake_record(budget, 7_000) for budget in ("snl", "random")] + [fake_record(width=8, asked=3_500)]
     groups = groups_of(records)
-    sites = groups[0].pictures[0].sites
+    sites = groups[0].masks[0].sites
     sites[0] = SiteMap(name, sites[0].shape, sites[0].kept, sites[0].bits)
     picture = draw_masks(groups)
     assert picture.startswith(b"\x89PNG")

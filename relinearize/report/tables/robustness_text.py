@@ -1,15 +1,18 @@
 """The robustness table as text: Markdown for people, CSV (rows; corruptions and severities) for programs."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from relinearize.records.robustness import RobustRecord
+from relinearize.report.tables.measures import Column, Measure
 from relinearize.report.tables.robustness import RobustTable, Row
-from relinearize.report.tables.robustness_columns import Column, Measure
+from relinearize.report.tables.text import csv_text, markdown_table, plain
 
 _DASH = "-"
+_OF_NETWORK = ("backbone", "width", "convention", "method")
+CORRUPTION_COLUMNS = (
+    *("dataset", "title", "backbone", "width", "convention", "method", "variant", "route", "relus", "seed", "key"),
+    *("source", "constants", "corruption_seed", "corruption", "standard", "severity", "accuracy", "n"),
+)
 
 
 def common_note(column: Column, rows: Sequence[Row]) -> str | None:
@@ -27,7 +30,7 @@ def robustness_markdown(tables: Sequence[RobustTable]) -> str:
         "",
     ]
     for table in tables:
-        lines += [f"## {_plain(table.title)}" + (f", {table.networks[0]}" if len(table.networks) == 1 else ""), ""]
+        lines += [f"## {plain(table.title)}" + (f", {table.networks[0]}" if len(table.networks) == 1 else ""), ""]
         shown = _with_single_seeds(table)
         lines += [*_table(table, shown), ""]
         if table.oracles:
@@ -54,41 +57,38 @@ def _with_single_seeds(table: RobustTable) -> list[Row]:
 
 
 def _table(table: RobustTable, rows: Sequence[Row]) -> list[str]:
-    networks = len(table.networks) > 1
+    several = len(table.networks) > 1
     notes = {column.key: common_note(column, rows) for column in table.columns}
-    titles = ["method", *(["network"] if networks else []), "ReLUs", "route"]
-    left = len(titles)
+    titles = ["method", *(["network"] if several else []), "ReLUs", "route"]
+    left = range(len(titles))
     titles += [column.title + (f" ({notes[column.key]})" if notes[column.key] else "") for column in table.columns]
     titles += ["ε / step, in 255ths", "seeds", "checks"]
-    head = "| " + " | ".join(map(_plain, titles)) + " |"
-    lines = [head, "|" + "|".join(["---"] * left + ["---:"] * (len(titles) - left)) + "|"]
     # A checkpoint whose mean stands above it is part of that row: the mark belongs to the mean.
     averaged = {record.key for row in rows if row.kind == "mean" for record in row.records}
+    lines = []
     for row in rows:
         part = row.kind == "checkpoint" and row.first.key in averaged
-        cells = [("&nbsp;&nbsp;" if part else "") + _plain(row.method)]
-        cells += [_plain(row.network)] if networks else []
-        cells += [f"{row.first.relus:,}", _plain(row.route)]
+        cells = [("&nbsp;&nbsp;" if part else "") + plain(row.method)]
+        cells += [plain(row.network)] if several else []
+        cells += [f"{row.first.relus:,}", plain(row.route)]
         for column in table.columns:
             text = _cell(row, column, notes[column.key] is None)
             cells.append(f"**{text}**" if column.key in row.best and not part else text)
         passed, checks = row.checks
         cells += [row.strength, _seeds(row), f"{passed} of {checks}" if checks else _DASH]
-        if row.kind == "oracle":
-            cells = [f"*{cell}*" for cell in cells]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        lines.append([f"*{cell}*" for cell in cells] if row.kind == "oracle" else cells)
+    return markdown_table([plain(title) for title in titles], lines, left)
 
 
 def _cell(row: Row, column: Column, with_note: bool) -> str:
     measure = row.cells.get(column.key)
     if measure is None:
         return _DASH
-    notes = [_plain(measure.note)] if with_note else []
+    notes = [plain(measure.note)] if with_note else []
     if row.kind == "mean" and measure.seeds < len(row.records):
         notes.append(f"{measure.seeds} of {len(row.records)} seeds")
     if column.key in row.routes:
-        notes.append(f"route {_plain(row.routes[column.key])}")
+        notes.append(f"route {plain(row.routes[column.key])}")
     return str(measure) + (f" ({'; '.join(notes)})" if notes else "")
 
 
@@ -107,7 +107,7 @@ def _settings(table: RobustTable) -> list[str]:
         counts, seeds = sorted({measure.n for measure in known}), sorted({measure.seed for measure in known})
         numbers = " or ".join(f"{count:,}" for count in counts) + f"; seed {' or '.join(map(str, seeds))}"
         widest = max((measure.interval or 0 for measure in known), default=0)
-        text = f"- {_plain(column.title)}: {_plain(column.described)}; n {numbers}"
+        text = f"- {plain(column.title)}: {plain(column.described)}; n {numbers}"
         small = column.is_attack and (counts[0] < 10_000 or column.name == "autoattack")
         lines.append(text + (f"; 95 % interval at most ± {widest:.1f} points." if small else "."))
     return lines
@@ -120,42 +120,32 @@ def _checks(table: RobustTable) -> list[str]:
     for row in table.checkpoints:
         passed, number = row.checks
         lines += [
-            f"<details><summary>{_plain(row.method)}, {row.first.relus:,} ReLUs, route {_plain(row.route)}, "
+            f"<details><summary>{plain(row.method)}, {row.first.relus:,} ReLUs, route {plain(row.route)}, "
             f"seed {row.first.seed}: {passed} of {number} passed</summary>",
             "",
         ]
         for check in row.first.checks:
             word = "pass" if check.passed else "**warn**"
-            lines.append(f"- {word}: {_plain(check.name)}: {_plain(check.message)}{_numbers(check.numbers)}")
+            lines.append(f"- {word}: {plain(check.name)}: {plain(check.message)}{_numbers(check.numbers)}")
         lines += ["", "</details>", ""]
     return lines[:-1]
 
 
 def _numbers(numbers: dict[str, Any]) -> str:
-    shown = [f"{_plain(name)}: {_DASH if value is None else f'{value:g}'}" for name, value in numbers.items()]
+    shown = [f"{plain(name)}: {_DASH if value is None else f'{value:g}'}" for name, value in numbers.items()]
     return f" ({', '.join(shown)})" if shown else ""
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    text = " ".join(str(text).split())
-    for mark, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("*", "&#42;"), ("_", "&#95;"), ("`", "&#96;")):
-        text = text.replace(mark, safe)
-    return text
 
 
 def robustness_csv(tables: Iterable[RobustTable]) -> str:
     """One line per row of each table: checkpoints, means over seeds and oracle readings, told apart by `row`."""
-    rows = [_values(table, row) for table in tables for row in (*_with_single_seeds(table), *table.oracles)]
-    names = dict.fromkeys(name for row in rows for name in row)
-    return _csv(list(names), rows)
+    return csv_text([_values(table, row) for table in tables for row in (*_with_single_seeds(table), *table.oracles)])
 
 
 def _values(table: RobustTable, row: Row) -> dict[str, Any]:
     record = row.first
     values: dict[str, Any] = {"row": row.kind, "dataset": table.dataset, "title": table.title}
-    values |= {"backbone": record.backbone, "width": record.width, "convention": record.convention}
-    values |= {"method": record.method, "variant": row.variant, "route": row.route}
+    values |= {name: getattr(record, name) for name in _OF_NETWORK}
+    values |= {"variant": row.variant, "route": row.route}
     values |= {"relus": record.relus, "relus_total": record.total}
     values["seeds"] = " ".join(map(str, row.seeds))
     for column in table.columns:
@@ -173,7 +163,11 @@ def _measured(row: Row, column: Column) -> dict[str, Any]:
     The route is said of each, as an oracle's values are of several.
     """
     measure = row.cells.get(column.key, Measure(0.0, 0, ""))
-    values: dict[str, Any] = {"": round(measure.value, 4), "_sd": _rounded(measure.deviation), "_n": measure.n}
+    values: dict[str, Any] = {
+        "": round(measure.value, 4),
+        "_sd": measure.deviation and round(measure.deviation, 4),
+        "_n": measure.n,
+    }
     values["_route"] = row.routes.get(column.key, row.first.route)
     if column.name != "ca":
         values["_seed"] = measure.seed
@@ -197,34 +191,22 @@ def _rounded(value: float | None) -> float | None:
 def corruptions_csv(tables: Iterable[RobustTable]) -> str:
     """One line per checkpoint and route, corruption and severity; `standard`: one of the 15 that NPA is the mean of."""
     rows = [line for table in tables for row in table.checkpoints for line in _severities(row)]
-    names = "dataset title backbone width convention method variant route relus seed key source constants "
-    names += "corruption_seed corruption"
-    return _csv([*names.split(), "standard", "severity", "accuracy", "n"], rows)
+    return csv_text(rows, columns=CORRUPTION_COLUMNS)
 
 
 def _severities(row: Row) -> Iterable[dict[str, Any]]:
-    record: RobustRecord = row.first
-    if record.corruptions is None:
+    record, corruptions = row.first, row.first.corruptions
+    if corruptions is None:
         return
-    same = {name: getattr(record, name) for name in ("dataset", "title", "backbone", "width", "convention", "method")}
-    same |= {"variant": row.variant, "route": row.route, "relus": record.relus, "seed": record.seed, "key": record.key}
-    same |= {"source": record.corruptions.source, "constants": record.corruptions.constants}
-    same |= {"corruption_seed": record.corruptions.seed, "n": record.corruptions.n}
-    for standard, accuracies in ((True, record.corruptions.accuracy), (False, record.corruptions.extra)):
+    same = {name: getattr(record, name) for name in (*_OF_NETWORK, "relus", "seed", "key")}
+    same |= {"title": record.title, "dataset": record.dataset, "variant": row.variant, "route": row.route}
+    same |= {"source": corruptions.source, "constants": corruptions.constants}
+    same |= {"corruption_seed": corruptions.seed, "n": corruptions.n}
+    for standard, accuracies in ((True, corruptions.accuracy), (False, corruptions.extra)):
         for corruption, by_severity in accuracies.items():
             for severity, accuracy in enumerate(by_severity, start=1):
-                yield {**same, "corruption": corruption, "standard": standard} | {
-                    "severity": severity,
-                    "accuracy": round(accuracy, 4),
-                }
-
-
-def _csv(names: list[str], rows: Iterable[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+                measured = {"severity": severity, "accuracy": round(accuracy, 4)}
+                yield {**same, "corruption": corruption, "standard": standard, **measured}
 
 
 def _slug(key: str) -> str:

@@ -1,0 +1,73 @@
+"""How every figure begins and ends: fonts and colours of the frame, PNG bytes at the end, no global state of pyplot."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from relinearize.report.figures.style import log_ticks
+
+GREY, GREY_TEXT, INK = "#a3a9b3", "#6d7480", "#22262c"
+# Decorates what draws a figure.
+styled = rc_context(
+    {
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "axes.edgecolor": "#9aa0a9",
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": "#4a4f57",
+        "ytick.color": "#4a4f57",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+    }
+)
+
+
+def new_figure(width: float, height: float, **options: Any) -> Figure:
+    """A figure of `width` x `height` inches."""
+    figure = Figure(figsize=(width, height), **{"layout": "constrained", **options})
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, facecolor="white")
+    return file.getvalue()
+
+
+def heading(figure: Figure, title: str) -> None:
+    """The title of a whole figure, at its left."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+
+
+def panel_title(axes: Axes, title: str, networks: Sequence[str]) -> None:
+    """The dataset above its axes and, where there is but one, the network below it."""
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=12, pad=20 if len(networks) == 1 else 10)
+    if len(networks) == 1:
+        axes.text(0, 1.015, networks[0], transform=axes.transAxes, fontsize=9, color=GREY_TEXT, va="bottom")
+
+
+def note_below(axes: Axes, text: str, across: float = 0.5, down: float = -37, **options: Any) -> None:
+    """Small grey letters below the label of the horizontal axis. across: share of its length; down: in points."""
+    below = {"xycoords": "axes fraction", "xytext": (0, down), "textcoords": "offset points", "va": "top"}
+    axes.annotate(text, (across, 0), **{"fontsize": 8, "color": GREY_TEXT, "ha": "center", **below, **options})
+
+
+def grid_lines(axes: Axes, axis: str = "both") -> None:
+    axes.grid(axis=axis, color="#e8eaee", linewidth=0.8)
+
+
+def log_axis(axes: Axes, text_of: Any = "{:g}".format) -> None:
+    """A logarithmic horizontal axis with few round ticks."""
+    axes.set_xscale("log")
+    ticks = log_ticks(*axes.get_xlim())
+    axes.set_xticks(ticks, [text_of(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)

@@ -1,0 +1,59 @@
+"""Numbers, names, Markdown and CSV as every table and figure of a report writes them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a run prints its row without pandas
+    from pandas import DataFrame
+
+
+def compact_count(count: float) -> str:
+    """12900 -> "12.9K", 491520 -> "492K", 1359872 -> "1.36M"."""
+    for size, letter in ((1e6, "M"), (1e3, "K")):
+        if count >= size * 0.9995:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:.3g}"
+
+
+def share_text(share: float) -> str:
+    """0.1234 -> "12 %", 0.0123 -> "1.2 %", 0.0001 -> "< 0.1 %"."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * share:.{1 if 0 < share < 0.0995 else 0}f} %"
+
+
+def spread_text(mean: float, std: float | None, digits: int = 2) -> str:
+    """Mean and, of several values, standard deviation (NaN or None: of one value)."""
+    text = f"{mean:.{digits}f}"
+    return text if std is None or std != std else f"{text} ± {std:.{digits}f}"
+
+
+def network_name(backbone: str, width: int | None, convention: str) -> str:
+    """The neural network, for people."""
+    return f"{backbone}{'' if width is None else f' (width {width})'}, {convention} convention"
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)) -> list[str]:
+    """Lines of a table; columns but those at the positions `left` are flush right."""
+    marks = ["---" if place in set(left) else "---:" for place in range(len(titles))]
+    return [_markdown_row(cells) for cells in (titles, marks, *rows)]
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(re.sub(r"\s*\n\s*", " ", cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def plain(text: object) -> str:
+    """Text that Markdown shows as it is."""
+    text = " ".join(str(text).split())
+    for mark, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("*", "&#42;"), ("_", "&#95;"), ("`", "&#96;")):
+        text = text.replace(mark, safe)
+    return text
+
+
+def csv_text(rows: "Sequence[dict[str, Any]] | DataFrame", columns: Sequence[str] | None = None) -> str:
+    """A line per row; unknown values are empty."""
+    from pandas import DataFrame
+
+    return DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
