@@ -45,8 +45,6 @@ usage: relinearize COMMAND ...
 `relinearize evaluate --help` prints the keys of an evaluation."""
 
 
-# What `relinearize report` takes beside folders.
-REPORT_KEYS = {"out": "", "preset": "", "network": "", "published": "true"}
 # Hydra's names of those launchers that are packages of their own, and the extra that each is in.
 LAUNCHER_PLUGINS = {"joblib": "launchers", "submitit_local": "launchers", "submitit_slurm": "launchers", "ray": "ray"}
 
@@ -120,41 +118,9 @@ def run(arguments: list[str]) -> None:
         run_job()
 
 
-def status(arguments: list[str]) -> None:
-    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
-        raise UserError("relinearize status [SWEEP]: give the name or folder of one sweep, or nothing for the newest")
-    from relinearize.sweeps.status import Sweep, find_sweep
-    from relinearize.sweeps.table import print_sweep
-
-    print_sweep(Sweep.read(find_sweep(*arguments or [None])))
-
-
 def count(arguments: list[str]) -> None:
     sys.argv = ["relinearize count", *arguments]
     count_job()
-
-
-def report(arguments: list[str]) -> None:
-    beside = "--against-paper"
-    logger = [argument for argument in arguments if argument.startswith(("logger=", "logger."))]
-    given = [argument for argument in arguments if argument.startswith(tuple(f"{key}=" for key in REPORT_KEYS))]
-    folders = [one for one in arguments if one != beside and one not in logger and one not in given]
-    if not folders or any(argument.startswith("-") for argument in folders):
-        raise UserError(
-            "relinearize report FOLDER ... [out=FOLDER] [preset=NAME] [network=NAME] [published=false] "
-            "[--against-paper] [logger=wandb]: give the folders of runs, for example outputs/runs"
-        )
-    from relinearize.arguments import key_values, yes_or_no
-    from relinearize.commands.report import ReportOptions, report_folders
-    from relinearize.private_inference.cost.choice import one_preset
-    from relinearize.tracking.wandb_settings import wandb_settings
-
-    values = key_values("report", given, REPORT_KEYS)
-    settings = wandb_settings(logger) if logger else None
-    published = yes_or_no("published", values["published"])
-    preset = one_preset(values["preset"] or None, values["network"] or None)
-    places, out = tuple(Path(folder) for folder in folders), Path(values["out"]) if values["out"] else None
-    report_folders(ReportOptions(places, out, published, beside in arguments, preset, settings))
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -175,8 +141,8 @@ def in_commands(name: str) -> Callable[[list[str]], Any]:
 
 COMMANDS = {
     "run": run,
-    "status": status,
-    "report": report,
+    "status": in_commands("status"),
+    "report": in_commands("report"),
     "count": count,
     "evaluate": evaluate,
     "export": in_commands("export"),

@@ -1,49 +1,84 @@
 """`relinearize report FOLDER ...`: the files written, and the tables on the terminal."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from relinearize.private_inference.cost.presets import Preset
-from relinearize.report.report import make_report
-from relinearize.report.tables.shared_work import SharedWork
-from relinearize.report.tables.terminal import print_against_paper, print_combinations, print_robustness, print_runs
-from relinearize.report.write import log_report, write_report
+from omegaconf import DictConfig, OmegaConf
+
+from relinearize.commands.composing import Place, checked, composed, options
+from relinearize.errors import UserError
+from relinearize.private_inference.cost.choice import one_preset
+from relinearize.tracking.interface import LoggerSettings
+
+USAGE = (
+    "relinearize report FOLDER ... [out=FOLDER] [preset=NAME] [network=NAME] [published=false] [--against-paper] "
+    "[logger=wandb]"
+)
 
 
-@dataclass(frozen=True)
+@options
 class ReportOptions:
-    """What the command is asked for.
+    """conf/report.yaml."""
 
-    out: where the files go (None: the first folder). preset: what costs of private inference are predicted for (None:
-    Cheetah on the WAN). wandb: settings of the `logger` group, None without a W&B run.
-    """
+    folders: list[Place]
+    out: Place | None
+    preset: str | None
+    network: str | None
+    published: bool
+    against_paper: bool
+    sweep: str | None
 
-    folders: tuple[Path, ...]
-    out: Path | None = None
-    published: bool = True
-    against_paper: bool = False
-    preset: Preset | None = None
-    wandb: Mapping[str, Any] | None = None
+    def __post_init__(self) -> None:
+        if not self.folders:
+            raise UserError(f"{USAGE}: give the folders of runs, for example outputs/runs")
 
 
-def report_folders(options: ReportOptions) -> dict[str, Path]:
+def main(arguments: Sequence[str]) -> dict[str, Path]:
     """Write the report, print its tables and the paths of its files. Returns name -> path."""
-    report = make_report(options.folders, options.published, options.against_paper, options.preset)
-    paths = write_report(report, options.out)
-    print_runs(report.sources.records, preset=report.preset)
+    words = ["against_paper=true" if word == "--against-paper" else word for word in arguments]
+    config = composed_report(words)
+    asked = checked(ReportOptions, config)
+    preset, wandb = one_preset(asked.preset, asked.network), wandb_settings(config)
+    from relinearize.report.report import make_report
+    from relinearize.report.tables import terminal
+    from relinearize.report.tables.shared_work import SharedWork
+    from relinearize.report.write import log_report, write_report
+
+    report = make_report(asked.folders, asked.published, asked.against_paper, preset)
+    paths = write_report(report, asked.out)
+    terminal.print_runs(report.sources.records, preset=report.preset)
     if report.preset.network is None:
         print(f"{report.preset.name} is computation alone: there are no bytes, hence no pareto_bytes.png")
     work = SharedWork.of(report.sources.records)
     if work.saved:
         print(work)
-    print_combinations(report.combinations)
-    print_robustness(report.robustness)
+    terminal.print_combinations(report.combinations)
+    terminal.print_robustness(report.robustness)
     if report.comparisons is not None:
-        print_against_paper(report.comparisons)
+        terminal.print_against_paper(report.comparisons)
     for path in paths.values():
         print(path)
-    if options.wandb is not None:
-        print(log_report(report, paths, options.wandb))
+    if wandb is not None:
+        print(log_report(report, paths, wandb))
     return paths
+
+
+def composed_report(words: Sequence[str]) -> DictConfig:
+    """UserError for settings of W&B without W&B, and for other loggers."""
+    loggers = [word for word in words if word.startswith("logger=")]
+    settings = [word for word in words if word.startswith("logger.")]
+    if settings and not loggers:
+        raise UserError(f"relinearize report {settings[0]}: this is a setting of W&B; give logger=wandb, too")
+    if loggers and loggers[-1] not in ("logger=wandb", "logger=none"):
+        raise UserError(f"report does not know {loggers[-1]!r}; valid: logger=wandb, logger.KEY= with it")
+    return composed("report", words, ReportOptions, positional="folders")
+
+
+def wandb_settings(config: DictConfig) -> dict[str, Any] | None:
+    """project, entity, mode, group and tags; None without logger=wandb. UserError for an unknown mode."""
+    settings = OmegaConf.to_container(config.logger, resolve=True)
+    if settings.pop("name") != "wandb":
+        return None
+    LoggerSettings("wandb", Path(), **settings)  # checks the mode
+    return settings

@@ -75,7 +75,7 @@ def test_user_errors_are_one_line_before_any_training(typed, no_training, case):
         (["report"], "FOLDER"),
         (["report", "/nowhere"], "/nowhere"),
         (["report", "."], "record.json"),
-        (["report", ".", "published=no"], "published=no: give true or false"),
+        (["report", ".", "published=no"], "published=no: must be true or false"),
         (["report", "published=false"], "FOLDER"),
         (["count", "backbone.width=-1"], "width"),
         (["count", "backbone=lenet"], "lenet"),

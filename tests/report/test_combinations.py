@@ -3,7 +3,7 @@
 import pytest
 from fake_records import fake_record
 
-from relinearize.commands.report import ReportOptions, report_folders
+from relinearize.commands.report import main as report_command
 from relinearize.records.run import SubmodelRecord
 from relinearize.report.report import make_report
 from relinearize.report.tables.combinations import build_matrices, combinations_markdown
@@ -64,7 +64,7 @@ def test_markdown_marks_the_best_and_the_missing():
 def test_report_writes_and_prints_them(tmp_path, capfd):
     for position, record in enumerate(crossed()):
         record.write(tmp_path / "runs" / str(position) / "record.json")
-    report_folders(ReportOptions((tmp_path / "runs",)))
+    report_command([str(tmp_path / "runs")])
     printed = capfd.readouterr().out
     assert "14,000 ReLUs, 10 %, test accuracy in %" in printed and str(tmp_path / "runs" / "combinations.md") in printed
     assert "**62.50**" in (tmp_path / "runs" / "combinations.md").read_text()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 from test_page import Page
 
-from relinearize import cli
+from relinearize.commands.report import main as report_command
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.choice import one_preset
 from relinearize.private_inference.cost.prediction import predict
@@ -146,22 +146,22 @@ def test_columns_that_say_nothing_new_are_left_out():
 
 def test_the_command_takes_preset_network_and_out(tmp_path, capsys):
     runs = write_records([fake_record(), fake_record("random")], tmp_path / "runs")
-    cli.report([str(runs), "preset=delphi_compute", f"out={tmp_path / 'a'}"])
+    report_command([str(runs), "preset=delphi_compute", f"out={tmp_path / 'a'}"])
     text = capsys.readouterr().out
     assert "delphi_compute is computation alone" in text and "PI MB" not in text
     assert not {"pareto_bytes.png", "latency_split.png"} & {path.name for path in (tmp_path / "a").iterdir()}
-    cli.report([str(runs), "preset=delphi", "network={rtt_ms:10,mbps:500}", f"out={tmp_path / 'b'}"])
+    report_command([str(runs), "preset=delphi", "network={rtt_ms:10,mbps:500}", f"out={tmp_path / 'b'}"])
     text = capsys.readouterr().out
     assert "delphi_10ms-500mbps" in text and str(tmp_path / "b" / "pareto_bytes.png") in text
     assert "delphi_10ms-500mbps_s" in (tmp_path / "b" / "pareto.csv").read_text().splitlines()[0]
     assert sorted(path.name for path in runs.iterdir()) == ["run-000", "run-001"]
     for arguments, message in (
         (["preset=spdz"], "preset=spdz is unknown; valid: "),
-        (["published=no"], "published=no: give true or false"),
-        (["-x"], "relinearize report FOLDER ..."),
+        (["published=no"], "published=no: must be true or false"),
+        (["-x"], "report does not know '-x'"),
     ):
         with pytest.raises(UserError, match=message):
-            cli.report([str(runs), *arguments])
+            report_command([str(runs), *arguments])
 
 
 def test_unknown_networks_have_no_figures_of_costs(tmp_path):

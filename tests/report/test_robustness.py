@@ -418,8 +418,8 @@ def test_report_finds_robust_records_and_never_imports_torch(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from relinearize.commands.report import ReportOptions, report_folders\n"
-        f"report_folders(ReportOptions((Path({str(runs)!r}),)))\n"
+        "from relinearize.commands.report import main\n"
+        f"main([{str(runs)!r}])\n"
         "assert 'torch' not in sys.modules\n"
     )
     root = Path(__file__).parents[2]

@@ -3,7 +3,7 @@
 import pytest
 from fake_records import fake_record
 
-from relinearize.commands.report import ReportOptions, report_folders
+from relinearize.commands.report import main as report_command
 from relinearize.records.run import SubmodelRecord
 from relinearize.report.tables.shared_work import SharedWork
 
@@ -49,5 +49,5 @@ def test_networks_beside_a_run_cost_nothing():
 def test_report_says_it(tmp_path, capfd):
     for position, record in enumerate(three_budgets()):
         record.write(tmp_path / str(position) / "record.json")
-    report_folders(ReportOptions((tmp_path,)))
+    report_command([str(tmp_path)])
     assert "3 runs: 4.0 min of training; each on its own: 8.8 min" in capfd.readouterr().out

@@ -10,10 +10,10 @@ from fake_records import fake_sweep
 from fake_robust_records import write_robust
 from wandb_files import keep_off, local_paths, runs_below
 
-from relinearize import cli
+from relinearize.commands.report import composed_report, wandb_settings
+from relinearize.commands.report import main as report_command
 from relinearize.errors import UserError
 from relinearize.report.write import read_table
-from relinearize.tracking.wandb_settings import wandb_settings
 
 pytest.importorskip("wandb")
 
@@ -34,7 +34,9 @@ def test_tables_pictures_and_page_stand_in_one_run(tmp_path, offline, capsys):
     records = fake_sweep(seeds=(0, 1))
     write_masks(records, tmp_path / "runs")
     write_robust(records[:2], tmp_path / "runs")
-    cli.report([str(tmp_path / "runs"), "logger=wandb", "logger.mode=offline", "logger.group=paper", "logger.tags=[a]"])
+    report_command(
+        [str(tmp_path / "runs"), "logger=wandb", "logger.mode=offline", "logger.group=paper", "logger.tags=[a]"]
+    )
     assert f"W&B, offline: wandb sync {tmp_path / 'runs' / 'wandb'}" in capsys.readouterr().out
 
     ((job, (run,)),) = runs_below(tmp_path).items()
@@ -67,17 +69,17 @@ def test_tables_pictures_and_page_stand_in_one_run(tmp_path, offline, capsys):
 
 def test_settings_are_those_of_the_logger_group(offline, monkeypatch):
     default = {"project": "relinearize", "entity": None, "mode": "online", "group": None, "tags": []}
-    assert wandb_settings(["logger=wandb"]) == default
-    assert wandb_settings(["logger.project=mine", "logger=wandb"]) == {**default, "project": "mine"}
+    assert wandb_settings(composed_report(["logger=wandb"])) == default
+    assert wandb_settings(composed_report(["logger.project=mine", "logger=wandb"])) == {**default, "project": "mine"}
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert wandb_settings(["logger=wandb"])["mode"] == "offline"
+    assert wandb_settings(composed_report(["logger=wandb"]))["mode"] == "offline"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["logger=csv"], "relinearize report does not know logger=csv; valid: logger=wandb, logger.project="),
-        (["logger=wandb", "logger.mood=x"], "does not know logger.mood=x; valid: .*logger.mode="),
+        (["logger=csv"], "report does not know 'logger=csv'; valid: logger=wandb, logger.KEY="),
+        (["logger=wandb", "logger.mood=x"], "does not know 'logger.mood=x'; valid: .*logger.mode="),
         (["logger.mode=offline"], "logger.mode=offline: this is a setting of W&B; give logger=wandb, too"),
         (["logger=wandb", "logger.mode=of"], "logger.mode=of is unknown; valid: online, offline, disabled"),
     ],
@@ -85,14 +87,14 @@ def test_settings_are_those_of_the_logger_group(offline, monkeypatch):
 def test_mistakes_are_one_line(tmp_path, offline, arguments, message):
     write_masks(fake_sweep(seeds=(0,))[:1], tmp_path)
     with pytest.raises(UserError, match=message):
-        cli.report([str(tmp_path), *arguments])
+        report_command([str(tmp_path), *arguments])
     assert not (tmp_path / "report.html").exists(), "said before the report is made"
 
 
 def test_report_without_it_needs_no_wandb(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     write_masks(fake_sweep(seeds=(0,))[:1], tmp_path)
-    cli.report([str(tmp_path)])
+    report_command([str(tmp_path)])
     assert (tmp_path / "report.html").is_file()
 
 
