@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="demo-pi", description=__doc__.splitlines()[0])
     parser.add_argument("--python", help="a Python that has SPU; default: that of `make pi`")
     began, load = time.monotonic(), os.getloadavg()[0]
-    # A missing engine is said before anything is trained.
+    # A missing engine is reported before anything is trained.
     engine = ENGINES["spu"].python(parser.parse_args(arguments).python)
     runs = demo_runs()
     if len(runs) < len(FRACTIONS):
