@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
 from relinearize.commands.evaluate import evaluate_run
+from relinearize.conf_folder import conf_folder
 from relinearize.convolution import resolve_convolutions
 from relinearize.evaluation import attacked as robust_attacks
 from relinearize.evaluation.robustness import exact_arithmetic
@@ -28,6 +30,7 @@ from relinearize.records.run import Record, find_records
 from relinearize.relu.activation import MaskedReLU, SlopedReLU
 from relinearize.relu.budget import top_mask
 from relinearize.robustness.attack import pgd
+from relinearize.runs.pipeline import run
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 TINY = [
@@ -108,8 +111,11 @@ def test_a_run_from_teacher_to_record(device: str, method: list[str], tmp_path) 
 
 
 def tiny_run(device: str, method: list[str], folder) -> tuple[Record, Path]:
-    """(record, folder) of a run in a process of its own, so that no test's settings of torch are left in it."""
+    """(record, folder) of a run; on CUDA in a process of its own, which no test has changed settings of torch in."""
     settings = [*TINY, *method, f"trainer.accelerator={device}", f"output={folder}"]
+    if device == "cpu":
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return run(compose("config", settings))
     command = [sys.executable, "-m", "relinearize", "run", *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -179,10 +185,10 @@ def test_a_robust_evaluation_in_full_float32(rlnet: tuple[str, Path], monkeypatc
     assert tf32_flags() == (True, True)
     for record, place in zip(records, (folder, folder / "route-adversarial"), strict=True):
         assert RobustRecord.read(place / "robustness.json") == record
-        run = Record.read(place / "record.json")
+        run_record = Record.read(place / "record.json")
         # The run's own test knows nothing of exact arithmetic: on a card an image on the border may differ.
         allowed = 0.0 if device == "cpu" else 2 * 100 / record.clean.n
-        assert abs(record.clean.accuracy - run.accuracy.test) <= allowed
+        assert abs(record.clean.accuracy - run_record.accuracy.test) <= allowed
         assert [(attack.label, attack.n) for attack in record.attacks] == [("FGSM", 8), ("PGD-2 (CE)", 8)]
         checks = {check.name: check for check in record.checks}
         assert "transfer" in checks
