@@ -10,6 +10,7 @@ from unittest.mock import patch
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from filelock import FileLock
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -32,14 +33,57 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """Share of ReLUs -> (record, folder) of the run on its own, in a store of its own."""
-    from quick_runs import LARGE, MIDDLE, SMALL, quick_run
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """shared_run(name, override, ..., method=...) -> (record, folder) of a quick run that all worker processes share.
 
-    return {
-        share: quick_run(tmp_path_factory.mktemp(f"alone-{share}"), f"budget.fraction={share}")
-        for share in (LARGE, MIDDLE, SMALL)
-    }
+    Each in an output folder and a store of its own, which nobody changes: tests that write take a copy.
+    """
+    from quick_runs import quick_run
+
+    from relinearize.records.run import find_records
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    folder = folder / "shared"
+    folder.mkdir(exist_ok=True)
+
+    def run(name: str, *overrides: str, **settings: str) -> tuple:
+        with FileLock(folder / f"{name}.lock"):
+            if not (folder / f"{name}.done").exists():
+                quick_run(folder / name, *overrides, **settings)
+                (folder / f"{name}.done").touch()
+        path, record = find_records([folder / name / "runs"])[0]
+        return record, path.parent
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def alone(shared_run: Callable) -> dict:
+    """Share of ReLUs -> (record, folder) of the run on its own, in a store of its own."""
+    from quick_runs import LARGE, MIDDLE, SMALL
+
+    return {share: shared_run(f"alone-{share}", f"budget.fraction={share}") for share in (LARGE, MIDDLE, SMALL)}
+
+
+@pytest.fixture(scope="session")
+def senet(shared_run: Callable) -> tuple:
+    """(record, folder) of a SENet run on its own."""
+    return shared_run("senet", "budget.fraction=0.2", method="senet")
+
+
+@pytest.fixture(scope="session")
+def rlnet(shared_run: Callable) -> tuple:
+    """(record, folder) of an RLNet run on its own, with two routes."""
+    return shared_run("rlnet", "budget.fraction=0.2", method="rlnet")
+
+
+@pytest.fixture(scope="session")
+def random_masks(shared_run: Callable) -> tuple:
+    """(record, folder) of a run without routes that is worth attacking; random masks, since they are quick."""
+    epochs = ["method.teacher.epochs=12", "method.finetune.epochs=8", "method.finetune.learning_rate=0.05"]
+    return shared_run("random", "budget.fraction=0.95", *epochs, method="random")
 
 
 @pytest.fixture

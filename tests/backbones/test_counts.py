@@ -41,7 +41,14 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "size", "convention", "sites", "total"), TABLE)
+# At 64 pixels the larger ones take seconds each.
+LARGE = {("resnet34", 64), ("wrn22_8", 64)}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "convention", "sites", "total"),
+    [pytest.param(*row, marks=pytest.mark.slow if row[:2] in LARGE else ()) for row in TABLE],
+)
 def test_relus_per_site(name: str, size: int, convention: str, sites: list[int], total: int) -> None:
     model = build_backbone(name, classes=10, image_size=size, convention=convention)
     network = linearize(model, (3, size, size))

@@ -316,7 +316,14 @@ def test_rlnet_experiments_train_as_the_official_code(experiment):
     assert config.method.routes == 2
 
 
-@pytest.mark.parametrize("experiment", [name for name in SENET + RLNET if "senetpp" not in name])
+# One of each method by default; the others differ from it in sizes and rates.
+PARITY = [
+    pytest.param(name, marks=() if name.endswith("_cifar10_resnet18") else pytest.mark.slow)
+    for name in SENET + RLNET if "senetpp" not in name
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", PARITY)
 def test_the_parity_settings_of_a_header_build_all_stages(experiment, tmp_path):
     from fake_sets import write_cifar10
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from quick_runs import quick_run
-from robust_runs import evaluate, lasting, pieces, random_run
+from robust_runs import evaluate, lasting, pieces
 
 from relinearize.corruptions import CORRUPTIONS, SEVERITIES, CorruptionFiles
 from relinearize.corruptions.metrics import TINY_RESNET18
@@ -20,14 +20,9 @@ ALONE = ["evaluation.attacks=[]", "evaluation.checks=false"]
 FEW = ["evaluation.n_corruptions=4", "evaluation.n_clean=4"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return random_run(tmp_path_factory.mktemp("random"))
-
-
 @pytest.fixture
-def folder(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
+def folder(random_masks, tmp_path):
+    return shutil.copytree(random_masks[1], tmp_path / "run")
 
 
 @pytest.fixture

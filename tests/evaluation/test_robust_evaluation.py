@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from quick_runs import quick_run
 from rich.console import Console
-from robust_runs import ALONE, ATTACKS, FGSM, SETTINGS, evaluate, lasting, pieces, random_run
+from robust_runs import ALONE, ATTACKS, FGSM, SETTINGS, evaluate, lasting, pieces
 from safetensors.torch import load_file, save_file
 
 from relinearize import cli
@@ -31,9 +31,9 @@ from relinearize.runs.finished import FinishedRun
 SHORT = ["method.teacher.epochs=1", "method.finetune.epochs=1"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return random_run(tmp_path_factory.mktemp("random"))
+@pytest.fixture
+def finished(random_masks):
+    return random_masks[1]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 import pytest
 from quick_runs import quick_run
 from rich.console import Console
-from robust_runs import FGSM, SETTINGS, random_run
+from robust_runs import FGSM, SETTINGS
 
 from relinearize import cli
 from relinearize.commands.evaluate import evaluate_run
@@ -41,10 +41,13 @@ def test_one_folder_a_list_or_a_pattern(runs):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = random_run(tmp_path_factory.mktemp("random"))
-    quick_run(folder.parents[1], "budget.fraction=0.5", "method.finetune.epochs=1", method="random")
-    return folder.parent
+def finished(random_masks, tmp_path_factory):
+    """The folder of two finished runs."""
+    folder = tmp_path_factory.mktemp("two")
+    shutil.copytree(random_masks[1].parents[1], folder, dirs_exist_ok=True)
+    settings = ["budget.fraction=0.5", "method.teacher.epochs=12", "method.finetune.epochs=1"]
+    quick_run(folder, *settings, method="random")
+    return folder / "runs"
 
 
 def test_all_runs_of_a_pattern_are_evaluated(finished):

@@ -1,6 +1,7 @@
 """Whole runs in a second or two: the digits, a narrow ResNet-8, a steep search. For all tests of runs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,11 @@ def quick_plan(folder, *overrides, method="snl"):
 def quick_run(folder, *overrides, method="snl"):
     """(record, folder of the run) of a run in this process."""
     return run(composed(folder, *overrides, method=method))
+
+
+def copy_store(finished, folder):
+    """Runs in `folder` find the stages of the run in the folder `finished`."""
+    shutil.copytree(finished.parents[1] / "store", folder / "store")
 
 
 def command(*arguments):

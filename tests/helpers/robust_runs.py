@@ -2,7 +2,6 @@
 
 import json
 
-from quick_runs import quick_run
 from rich.console import Console
 
 from relinearize.commands.evaluate import evaluate_run
@@ -15,12 +14,6 @@ ATTACKS = [
 ALONE = ["evaluation.corruptions=none", "evaluation.checks=false"]
 FGSM = ["evaluation.attacks=[fgsm]", *ALONE]
 SETTINGS = ["evaluation=robust", "accelerator=cpu", "evaluation.n_attack=16", "evaluation.chunk=6"]
-
-
-def random_run(folder):
-    """The folder of a run without routes; random masks, since they are quick."""
-    epochs = ["method.teacher.epochs=12", "method.finetune.epochs=8", "method.finetune.learning_rate=0.05"]
-    return quick_run(folder, "budget.fraction=0.95", *epochs, method="random")[1]
 
 
 def evaluate(folder, *arguments):

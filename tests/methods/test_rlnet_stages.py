@@ -371,7 +371,10 @@ def test_a_batch_without_the_second_view_is_refused():
 # ---- compiled --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", STAGES)
+# Compiling takes seconds: one by default, which has both a teacher and routes.
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in STAGES if kind != "search"), "search"]
+)
 def test_a_compiled_stage_makes_few_graphs_and_the_same_losses(kind):
     """One per route and use, none for the odd sizes of last batches: each takes the compiler half a minute."""
 

@@ -255,7 +255,12 @@ def test_sites_sort_by_index_not_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sites", "total"), [("resnet18", 17, 188_416), ("vgg16_bn", 15, 1_114_112), ("googlenet", 57, 263_360)]
+    ("name", "sites", "total"),
+    [
+        ("resnet18", 17, 188_416),
+        pytest.param("vgg16_bn", 15, 1_114_112, marks=pytest.mark.slow),  # 134 million weights
+        ("googlenet", 57, 263_360),
+    ],
 )
 def test_torchvision(name: str, sites: int, total: int) -> None:
     extra = {"init_weights": False} if name == "googlenet" else {}

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from quick_runs import METHODS, QUICK_ATTACKS, assert_same_tensors, lasting, quick_plan, quick_run
+from quick_runs import METHODS, QUICK_ATTACKS, assert_same_tensors, copy_store, lasting, quick_plan, quick_run
 from safetensors.torch import load_file
 from test_resume import OFTEN, child
 
@@ -20,12 +20,6 @@ from relinearize.runs.pipeline import check_stages
 SHARE = "budget.fraction=0.2"
 BUDGET = 461  # of 2,304
 SHORT = ["method.teacher.epochs=1", "method.search.epochs=1", "method.finetune.epochs=1", "sensitivity.epochs=1"]
-
-
-@pytest.fixture(scope="module")
-def rlnet(tmp_path_factory):
-    """(record, folder) of an RLNet run on its own."""
-    return quick_run(tmp_path_factory.mktemp("rlnet"), SHARE, method="rlnet")
 
 
 def route_names(weights):
@@ -65,12 +59,12 @@ def test_one_and_three_routes(tmp_path, routes):
     assert found == ({None} if routes == 1 else set(ROUTES[3])) and record.budget.met == BUDGET
 
 
-def test_stages_with_and_without_routes_go_together(tmp_path, fits):
-    quick_run(tmp_path, SHARE, method="rlnet")
+def test_stages_with_and_without_routes_go_together(tmp_path, rlnet, fits):
+    copy_store(rlnet[1], tmp_path)
     record, folder = quick_run(
         tmp_path, SHARE, "method/finetune=distill", "method.finetune.epochs=1", method="distilled"
     )
-    assert fits[4:] == ["finetune"] and record.route is None and len(find_records([folder])) == 1
+    assert fits == ["finetune"] and record.route is None and len(find_records([folder])) == 1
     robust = [value for value in QUICK_ATTACKS if ".finetune." in value]
     _, folder = quick_run(
         tmp_path, SHARE, "method=random", "method/finetune=rlnet", "+method.routes=2", *robust,
@@ -119,6 +113,7 @@ def test_under_autocast_attacks_are_made_in_bf16_on_pixels_in_float32(tmp_path, 
         assert evaluate_run([f"run={path.parent}"])["test"] == found.accuracy.test
 
 
+@pytest.mark.slow
 def test_official_code_throughout(tmp_path, monkeypatch):
     """The parity settings of conf/experiment/paper/rlnet_*.yaml: chosen by the test set, by clean accuracy alone."""
     measured = RobustTraining.robust_accuracy
@@ -168,6 +163,7 @@ PARITY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_in_each_stage_it_goes_on_to_the_same_result(tmp_path, rlnet):
     for writes in (5, 9, 13, 13):
         assert child(run_rlnet_and_die_at, tmp_path, writes) == -signal.SIGKILL

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import torch
-from quick_runs import METHODS, QUICK, assert_same_tensors, lasting, quick_plan, quick_run
+from quick_runs import METHODS, QUICK, assert_same_tensors, copy_store, lasting, quick_plan, quick_run
 from test_resume import OFTEN, child
 
 from relinearize.commands.evaluate import evaluate_run
@@ -15,12 +15,6 @@ from relinearize.runs.pipeline import check_stages
 
 SHARE = "budget.fraction=0.2"
 BUDGET = 461  # of 2,304
-
-
-@pytest.fixture(scope="module")
-def senet(tmp_path_factory):
-    """(record, folder) of a SENet run on its own."""
-    return quick_run(tmp_path_factory.mktemp("senet"), SHARE, method="senet")
 
 
 def test_record_names_stages_sensitivities_and_an_exact_budget(senet):
@@ -42,22 +36,21 @@ def test_record_names_stages_sensitivities_and_an_exact_budget(senet):
     assert mask.counts == {site.name: site.kept for site in record.sites}
 
 
-def test_sensitivity_is_computed_once_for_all_budgets_and_for_seeds_that_name_it(tmp_path, fits):
-    quick_run(tmp_path, SHARE, method="senet")
-    assert fits == ["teacher", "sensitivity", "search", "finetune"]
+def test_sensitivity_is_computed_once_for_all_budgets_and_for_seeds_that_name_it(tmp_path, senet, fits):
+    copy_store(senet[1], tmp_path)
     quick_run(tmp_path, "budget.fraction=0.1", method="senet")
-    assert fits[4:] == ["search", "finetune"]
+    assert fits == ["search", "finetune"]
     quick_run(tmp_path, SHARE, "seed=1", "sensitivity.seed=0", method="senet")
-    assert fits[6:] == ["teacher", "search", "finetune"]
+    assert fits[2:] == ["teacher", "search", "finetune"]
     record, _ = quick_run(tmp_path, SHARE, "seed=1", method="senet")
-    assert fits[9:] == ["sensitivity", "search", "finetune"] and not record.stages["sensitivity"].reused
+    assert fits[5:] == ["sensitivity", "search", "finetune"] and not record.stages["sensitivity"].reused
     assert len(list(tmp_path.glob("store/sensitivity/*/artifact.json"))) == 2
 
 
-def test_finetunings_of_one_search_share_it_and_its_key_knows_what_it_depends_on(tmp_path, fits):
-    quick_run(tmp_path, SHARE, method="senet")
+def test_finetunings_of_one_search_share_it_and_its_key_knows_what_it_depends_on(tmp_path, senet, fits):
+    copy_store(senet[1], tmp_path)
     record, _ = quick_run(tmp_path, SHARE, "method/finetune=distill", "method.finetune.epochs=1", method="senet")
-    assert fits[4:] == ["finetune"] and record.stages["search"].reused and record.stages["sensitivity"].reused
+    assert fits == ["finetune"] and record.stages["search"].reused and record.stages["sensitivity"].reused
     choices = ("sensitivity=computed", "sensitivity.density=0.2", "sensitivity=uniform", "sensitivity=proportional")
     plans = [quick_plan(tmp_path, SHARE, choice, method="senet, any sensitivity") for choice in choices]
     assert len({plan.search.key for plan in plans}) == 4 and len({plan.teacher.key for plan in plans}) == 1

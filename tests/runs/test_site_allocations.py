@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
-from quick_runs import SMALL, quick_plan, quick_run
+from quick_runs import SMALL, copy_store, quick_plan, quick_run
 
 from relinearize.commands.evaluate import evaluate_run
 from relinearize.errors import UserError
@@ -16,6 +16,7 @@ from relinearize.runs.search import SCORES
 SHARE = f"budget.fraction={SMALL}"
 BUDGET = round(SMALL * 2304)
 SITES = ["allocation=sites", "allocation.live=4"]
+UNTUNED = ["method.finetune.epochs=0"]  # where masks alone are looked at
 
 
 def live(record: Record) -> list[str]:
@@ -24,8 +25,8 @@ def live(record: Record) -> list[str]:
 
 @pytest.mark.parametrize("method", ["snl", "random", "senet", "rlnet"])
 def test_every_search_keeps_its_budget_at_fewer_sites(tmp_path, method):
-    free, _ = quick_run(tmp_path, SHARE, method=method)
-    record, folder = quick_run(tmp_path, SHARE, *SITES, method=method)
+    free, _ = quick_run(tmp_path, SHARE, *UNTUNED, method=method)
+    record, folder = quick_run(tmp_path, SHARE, *SITES, *UNTUNED, method=method)
     assert len(live(record)) == 4 < len(live(free)) == len(record.sites)
     assert record.budget == free.budget and record.budget.met == BUDGET
     mask, metadata = Mask.from_file(folder / "mask.safetensors")
@@ -51,10 +52,10 @@ def test_one_search_that_scores_positions_serves_every_allocation(tmp_path, fits
         assert bool((kept[name] & ~chosen[name]).sum() == 0) and chosen.counts[name] >= kept.counts[name]
 
 
-def test_a_search_that_is_given_sensitivities_is_another_one_under_an_allocation(tmp_path, fits):
-    quick_run(tmp_path, SHARE, method="senet")
+def test_a_search_that_is_given_sensitivities_is_another_one_under_an_allocation(tmp_path, senet, fits):
+    copy_store(senet[1], tmp_path)
     record, _ = quick_run(tmp_path, SHARE, *SITES, method="senet")
-    assert fits[4:] == ["search", "finetune"] and record.stages["sensitivity"].reused
+    assert fits == ["search", "finetune"] and record.stages["sensitivity"].reused
     assert live(record) == [site.name for site in record.sites][-4:]  # the least sensitive are the first
     assert all(site.sensitivity is not None for site in record.sites)  # of all sites, as computed
     shares = [site.kept / site.sensitivity for site in record.sites if 0 < site.kept < site.total]
@@ -71,7 +72,8 @@ def test_lower_worth_makes_a_cheaper_network_by_its_own_preset(tmp_path):
     seconds, live = [], []
     for worth in (1.0, 0.6, 0.2):
         plan = quick_plan(tmp_path, SHARE, "allocation=cost", f"allocation.worth={worth}", method="random")
-        record, _ = quick_run(tmp_path, SHARE, "allocation=cost", f"allocation.worth={worth}", method="random")
+        settings = [SHARE, "allocation=cost", f"allocation.worth={worth}", *UNTUNED]
+        record, _ = quick_run(tmp_path, *settings, method="random")
         price = plan.site_choice.price(plan.sizes)
         seconds.append(price({site.name: site.kept for site in record.sites}))
         live.append(sum(site.kept > 0 for site in record.sites))
@@ -103,7 +105,7 @@ def test_constants_fitted_anew_are_another_result(tmp_path, monkeypatch):
 
 
 def test_a_search_of_before_scores_were_left_is_refused_by_name(tmp_path):
-    quick_run(tmp_path, SHARE, method="random")
+    quick_run(tmp_path, SHARE, *UNTUNED, method="random")
     snapshot = quick_plan(tmp_path, SHARE, method="random").snapshot(BUDGET).path
     (snapshot / SCORES).unlink()
     with pytest.raises(UserError, match=f"{snapshot} was left by an earlier version, without scores; delete it"):
