@@ -118,10 +118,10 @@ def test_frost_given_later_costs_frost_only(folder, tmp_path, cells):
 
 
 @pytest.mark.parametrize("fail_at", [0, 3, 69])
-def test_an_evaluation_killed_between_corruptions_goes_on(folder, finished, tmp_path, cells, fail_at):
+def test_an_evaluation_killed_between_corruptions_goes_on(folder, random_masks, tmp_path, cells, fail_at):
     (undisturbed,) = evaluate(folder, *ALONE, *FEW)
     cells.clear()
-    other = shutil.copytree(finished, tmp_path / "other")
+    other = shutil.copytree(random_masks[1], tmp_path / "other")
     cells.fail_at = fail_at
     with pytest.raises(KeyboardInterrupt):
         evaluate(other, *ALONE, *FEW)
