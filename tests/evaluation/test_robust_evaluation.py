@@ -214,10 +214,11 @@ def test_routes_are_rows_of_one_checkpoint_and_attack_each_other(tmp_path, quick
         assert check.name == "transfer" and list(check.numbers) == ["own", f"route {other}"]
 
 
-def test_the_teacher_attacks_a_network_without_routes(folder, finished, quick_checks, monkeypatch):
+def test_the_teacher_attacks_a_network_without_routes(folder, finished, tmp_path, quick_checks):
     """It is found beside the run's folder wherever both lie; without it there is no such check."""
     arguments = ["evaluation.attacks=[]", "evaluation.corruptions=none", "evaluation.n_checks=40"]
-    (record,) = evaluate(shutil.copytree(finished, finished.parent / "copy"), *arguments)
+    output = shutil.copytree(finished.parents[1], tmp_path / "output")
+    (record,) = evaluate(output / "runs" / finished.name, *arguments)
     check = record.checks[-1]
     assert (check.name, list(check.numbers), check.passed) == ("transfer", ["own", "its teacher"], True)
     assert check.numbers["its teacher"] < record.clean.accuracy  # trained with the same images: attacks do transfer
