@@ -75,7 +75,6 @@ def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
         *ATTACKS,
         "evaluation.n_corruptions=4",
         "corruptions.extra=true",
-        "batch_size=500",
     ]
     (record,) = evaluate_run(arguments, Console(width=300))
     printed = capsys.readouterr().out
@@ -153,7 +152,8 @@ def test_images_are_those_of_a_fixed_permutation_and_each_has_its_flag(folder):
     clean = [(what, result) for what, result in pieces(folder) if what["kind"] == "clean"]
     assert [(what["first"], what["n"]) for what, _ in clean] == [(0, 30), (30, 30), (60, 30), (90, 10)]
     found = text_to_flags("".join(result["right"] for _, result in clean))
-    assert found.equal(subject.right(*subject.batch(subject.rows(100))))
+    batches = subject.rows(100).split(30)  # as above: other batches round differently
+    assert found.equal(torch.cat([subject.right(*subject.batch(rows)) for rows in batches]))
 
 
 def test_epsilon_is_that_of_all_attacks_and_kept(folder, monkeypatch):
@@ -346,7 +346,8 @@ def test_all_checks_on_a_run_and_on_one_that_masks_its_gradients(folder):
     weights = load_file(folder / "weights.safetensors")
     last = [name for name in weights if name.startswith("linear.")]
     assert last
-    save_file({name: value * (1e4 if name in last else 1) for name, value in weights.items()},
+    # A power of two: the logits are scaled exactly.
+    save_file({name: value * (2**13 if name in last else 1) for name, value in weights.items()},
               folder / "weights.safetensors")  # fmt: skip
     (masked,) = evaluate(folder, *arguments)
     assert masked.clean.accuracy == honest.clean.accuracy

@@ -137,7 +137,8 @@ def test_restarts_never_help_the_network(loss: str, active_only: bool) -> None:
 
 
 def test_restarts_keep_the_worst_of_the_single_attacks() -> None:
-    network, (images, _) = toy_network(), batch(32)
+    """In float64, as the losses of several starts are computed here in batches of another size."""
+    network, images = toy_network().double(), batch(32)[0].double()
     labels = own_labels(network, images)
     settings = {"epsilon": 0.1, "step_size": 0.02, "steps": 2}
     generator, singles = drawn_from(7), []
@@ -170,8 +171,12 @@ def test_restarts_of_kl_take_the_largest_loss() -> None:
 
 
 def test_active_only_leaves_finished_images_alone() -> None:
-    """What is wrong at the start is returned as it is; who is never wrong gets what everyone gets."""
-    network, (images, labels) = toy_network(), batch(32)
+    """What is wrong at the start is returned as it is; who is never wrong gets what everyone gets.
+
+    In float64: the batches become smaller on the way, and in float32 rounding could turn a gradient's sign.
+    """
+    network, (images, labels) = toy_network().double(), batch(32)
+    images = images.double()
     labels = torch.where(torch.arange(32) % 4 == 0, labels, own_labels(network, images))
     at_start = right(network, images, labels)
     settings = {"epsilon": 0.012, "step_size": 0.004, "steps": 5, "random_start": False}

@@ -191,8 +191,7 @@ def test_robust_accuracy_counts() -> None:
     attack = PGD(epsilon=16, step_size=4, steps=3)
     seen = []
     result = robust_accuracy(network, parts, attack, 5, on_batch=lambda number, found: seen.append((number, found)))
-    images, labels = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
-    assert torch.equal(result.clean, right(network, images, labels))
+    assert torch.equal(result.clean, torch.cat([right(network, x, y) for x, y in parts]))
     expected = []
     for number, (x, y) in enumerate(parts):
         clean = right(network, x, y)

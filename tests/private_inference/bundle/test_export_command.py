@@ -56,7 +56,11 @@ def test_all_test_images_and_their_accuracy(run):
     record, folder = run
     reference = read_bundle(export(f"run={folder}", "images=100000")[0]).reference
     assert len(reference.labels) == record.accuracy.n_test
-    assert 100 * np.mean(reference.logits.argmax(1) == reference.labels) == pytest.approx(record.accuracy.test)
+    right = 100 * np.mean(reference.logits.argmax(1) == reference.labels)
+    # Folded batch norms round differently: an image on the border may change sides.
+    best = np.sort(reference.logits, axis=1)
+    undecided = 100 * np.mean(best[:, -1] - best[:, -2] < 1e-4)
+    assert abs(right - record.accuracy.test) <= undecided + 1e-6
 
 
 def test_routes_are_the_sub_folders_of_the_run(run):
