@@ -58,7 +58,7 @@ def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None
         drawn.append((attacked.key, f"{attacked.title} (AdvA)", ATTACKED))
     series: dict[tuple, list[Row]] = {}
     for row in table.rows:
-        series.setdefault((row.method, row.network, row.route), []).append(row)
+        series.setdefault((row.label, row.network, row.route), []).append(row)
     handles = []
     for (method, network, route), rows in series.items():
         colour = shade(colours[rows[0].first.method], method, rows[0].first.method, table)
@@ -89,7 +89,7 @@ def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None
 
 def shade(colour: str, label: str, method: str, table: RobustTable) -> tuple[float, ...]:
     """The method's colour for its first variant, lighter ones for the others: line and marker say other things."""
-    variants = list(dict.fromkeys(row.method for row in table.rows if row.first.method == method))
+    variants = list(dict.fromkeys(row.label for row in table.rows if row.first.method == method))
     white = 0.5 * variants.index(label) / max(1, len(variants) - 1)
     return tuple(part + white * (1 - part) for part in to_rgb(colour))
 

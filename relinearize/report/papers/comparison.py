@@ -10,7 +10,7 @@ from relinearize.records.run import Record
 from relinearize.report.papers.counterpart import counterpart
 from relinearize.report.papers.differences import differences
 from relinearize.report.papers.published import PublishedPoint
-from relinearize.report.tables.text import csv_text, markdown_table
+from relinearize.report.tables.text import csv_text, markdown, markdown_table
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,15 @@ NUMBERS = TITLES[2:7]
 
 def against_paper_markdown(comparisons: Sequence[Comparison]) -> str:
     """Both lists and the sources of the published numbers."""
-    matched = [one for one in comparisons if one.point is not None]
-    lines = ["# Against the papers", ""]
-    if matched:
-        left = [place for place, title in enumerate(TITLES) if title not in NUMBERS]
-        lines += ["Test accuracy in percent; difference: ours minus the paper's.", ""]
-        lines += [*markdown_table(TITLES, map(cells, matched), left), "", "Sources:", ""]
-        lines += [*dict.fromkeys(f"- {one.point.paper}: {one.point.source}" for one in matched), ""]
-    else:
-        lines += ["No run has a published counterpart.", ""]
-    if len(matched) < len(comparisons):
-        alone = [(one.record.name, one.record.dataset.title, one.remarks[0]) for one in comparisons if not one.point]
-        lines += ["## No counterpart", "", *markdown_table(("run", "images", "why"), alone, left=(0, 1, 2))]
-    return "\n".join(lines).rstrip("\n") + "\n"
+    matched = [one for one in comparisons if one.point]
+    left = [place for place, title in enumerate(TITLES) if title not in NUMBERS]
+    alone = [(one.record.name, one.record.dataset.title, one.remarks[0]) for one in comparisons if not one.point]
+    return markdown(
+        "against_paper.md",
+        matched=matched and markdown_table(TITLES, map(cells, matched), left),
+        sources=dict.fromkeys(f"{one.point.paper}: {one.point.source}" for one in matched),
+        alone=alone and markdown_table(("run", "images", "why"), alone, left=(0, 1, 2)),
+    )
 
 
 def against_paper_csv(comparisons: Iterable[Comparison]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from relinearize.report.tables.pareto import Panel
-from relinearize.report.tables.text import markdown_table, share_text, spread_text
+from relinearize.report.tables.text import markdown, markdown_table, share_text, spread_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +53,7 @@ def combinations_markdown(matrices: Sequence[Matrix]) -> str:
     for matrix in matrices:
         best = matrix.means == matrix.means.max(axis=None)
         texts = matrix.texts.mask(best, "**" + matrix.texts + "**")
-        rows = tables.setdefault((matrix.title, matrix.network, tuple(texts.columns)), [])
+        rows = tables.setdefault((f"{matrix.title}, {matrix.network}", *texts.columns), [])
         rows += [[matrix.budget, search, *cells] for search, *cells in texts.itertuples()]
-    lines = ["# Any search x any fine-tuning: test accuracy in percent"]
-    for (title, network, finetunings), rows in tables.items():
-        table = markdown_table(["budget", "search", *finetunings], rows, left=(0, 1))
-        lines += ["", f"{title}, {network}", "", *table]
-    return "\n".join(lines) + "\n"
+    shown = [(head[0], markdown_table(["budget", "search", *head[1:]], rows, (0, 1))) for head, rows in tables.items()]
+    return markdown("combinations.md", tables=shown)

@@ -12,21 +12,13 @@ from relinearize.private_inference.cost.workload import mask_workload
 from relinearize.records.inference import InferenceRecord, Phase
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
-from relinearize.report.tables.text import csv_text, markdown_table, network_name
+from relinearize.report.tables.text import csv_text, markdown, markdown_table, network_name
 
 TITLES = (
     "run", "ReLUs kept", "live sites", "protocol", "network", "MB first / steady", "MB of ReLUs", "MB predicted",
     "messages", "seconds first / steady", "seconds by the model", "seconds predicted", "largest error", "same class",
     "private accuracy", "load before",
 )  # fmt: skip
-NOTE = """\
-Per image, medians of the steady inferences; MB are 10^6 bytes, both directions; first: with the protocol's set-up.
-By the model: T_loopback + messages x RTT/2 + bytes / rate, from what was measured without delay. Predicted: from the
-counts of the network and the constants of `relinearize cost`, without the engine. Largest error: of a logit, against
-plaintext, as a share of the largest logit. Same class: as in plaintext. Load: average of the minute before; where it is
-above the number of cores, the seconds say little."""
-
-
 OPTIONS = ("kn2row", "local_truncation")  # of the engine; the presets' constants are of none
 OUTSIDE = "outside"  # of all kinds of operations: the engine reads its program, parties wait for a core
 
@@ -191,11 +183,11 @@ def csv_row(one: Inference) -> dict[str, Any]:
 
 def inference_markdown(inferences: Sequence[Inference]) -> str:
     """The table for people, one per dataset."""
-    lines = ["# Measured private inferences", "", NOTE]
+    tables = {}
     for title in dict.fromkeys(one.title for one in inferences):
         own = [cells(one) for one in inferences if one.title == title]
-        lines += ["", f"## {title}", "", *markdown_table(TITLES, own, left=(0, 3, 4))]
-    return "\n".join(lines) + "\n"
+        tables[title] = markdown_table(TITLES, own, left=(0, 3, 4))
+    return markdown("inference.md", tables=tables)
 
 
 def cells(one: Inference) -> list[str]:

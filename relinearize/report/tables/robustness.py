@@ -7,8 +7,8 @@ no mean, no order and no mark of the best value.
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from relinearize.records.robustness import RobustRecord
 from relinearize.report.tables.measures import Column, Measure, columns_of, measures_of
@@ -21,25 +21,20 @@ _ROUTES = (None, "clean", "augmix", "adversarial")
 
 @dataclass(frozen=True)
 class Row:
-    """One line. `kind`: "checkpoint", "mean" (over the seeds of `records`) or "oracle".
-
-    `routes`: column -> the route its value was measured on, for an oracle row; empty otherwise.
-    `best`: columns in which this row is the best of those shown with it at the same number of ReLUs.
-    """
+    """One line. `kind`: "checkpoint", "mean" (over seeds) or "oracle"; `cells`: column key -> value."""
 
     kind: str
     records: tuple[RobustRecord, ...]
     variant: str
     cells: dict[str, Measure]
-    routes: dict[str, str] = field(default_factory=dict)
-    best: frozenset[str] = frozenset()
 
     @property
     def first(self) -> RobustRecord:
         return self.records[0]
 
     @property
-    def method(self) -> str:
+    def label(self) -> str:
+        """The method with its variant."""
         return self.first.method + (f" [{self.variant}]" if self.variant else "")
 
     @property
@@ -57,7 +52,7 @@ class Row:
 
     @property
     def checks(self) -> tuple[int, int]:
-        """(passed, all) of the sanity checks of its records; an oracle has none of its own."""
+        """(passed, all) of the gradient-masking checks of its records; an oracle has none of its own."""
         checks = [] if self.kind == "oracle" else [check for record in self.records for check in record.checks]
         return sum(check.passed for check in checks), len(checks)
 
@@ -97,9 +92,14 @@ def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) 
     `panels`: of the runs, whose curves say which checkpoints are seeds of each other. Without them two are only where
     their names differ by nothing but the seed.
     """
-    by_key = {run.key: run for panel in panels for run in panel.runs.itertuples()}
-    runs = {record.key: by_key.get(record.key) or by_key.get(record.run) for record in records}
-    variants = {key: "" if run is None else _variant(run.variant) for key, run in runs.items()}
+    runs = {run.key: run for panel in panels for run in panel.runs.itertuples()}
+    variants, recipes = {}, {}
+    for record in records:
+        run = runs.get(record.key) or runs.get(record.run)
+        # The route has a column of its own.
+        parts = run.variant.split(", ") if run else []
+        variants[record.key] = ", ".join(part for part in parts if not part.startswith("route="))
+        recipes[record.key] = run.curve if run else record.name.replace(f"-s{record.seed}", "", 1)
     by_dataset: dict[tuple[str, str], list[RobustRecord]] = {}
     for record in sorted(records, key=lambda record: _order(record, variants[record.key])):
         by_dataset.setdefault((record.dataset, record.title), []).append(record)
@@ -108,40 +108,23 @@ def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) 
         columns = columns_of(own)
         groups: dict[tuple, list[Row]] = {}
         for record in own:
-            run = runs[record.key]
-            recipe = _name_without_seed(record) if run is None else run.curve
+            network = (record.backbone, record.width, record.convention, record.relus, record.total)
             row = Row("checkpoint", (record,), variants[record.key], measures_of(record, columns))
-            groups.setdefault((*_identity(record), recipe), []).append(row)
+            groups.setdefault((record.method, record.route, network, recipes[record.key]), []).append(row)
         checkpoints = [row for group in groups.values() for row in group]
         rows = [group[0] if len(group) == 1 else _mean_row(group) for group in groups.values()]
+        oracles = _oracle_rows(checkpoints, columns)
         marked = _marked(rows, columns), _marked(checkpoints, columns)
-        tables.append(RobustTable(dataset, title, columns, *marked, _oracle_rows(checkpoints, columns)))
+        tables.append(RobustTable(dataset, title, columns, *marked, oracles))
     return tables
 
 
 def _order(record: RobustRecord, variant: str) -> tuple:
     last = record.method == "random"  # the yardstick comes after the methods
     network = (record.dataset, record.title, record.backbone, record.width or 0, record.convention)
-    of_method = (record.method, variant, _route_place(record), record.seed, record.name, record.key)
+    known = _ROUTES.index(record.route) if record.route in _ROUTES else len(_ROUTES)
+    of_method = (record.method, variant, known, record.route or "", record.seed, record.name, record.key)
     return (*network, -record.relus, last, *of_method)
-
-
-def _route_place(record: RobustRecord) -> tuple[int, str]:
-    known = record.route in _ROUTES
-    return (_ROUTES.index(record.route) if known else len(_ROUTES), record.route or "")
-
-
-def _identity(record: RobustRecord) -> tuple:
-    return (record.method, record.route, record.backbone, record.width, record.convention, record.relus, record.total)
-
-
-def _variant(variant: str) -> str:
-    """What tells the run from others of its method; the route has a column of its own."""
-    return ", ".join(part for part in variant.split(", ") if not part.startswith("route="))
-
-
-def _name_without_seed(record: RobustRecord) -> str:
-    return record.name.replace(f"-s{record.seed}", "", 1)
 
 
 def _mean_row(group: Sequence[Row]) -> Row:
@@ -149,11 +132,11 @@ def _mean_row(group: Sequence[Row]) -> Row:
     cells = {}
     for key in dict.fromkeys(key for row in group for key in row.cells):
         known = [row.cells[key] for row in group if key in row.cells]
-        if len({measure.basis for measure in known}) > 1:
-            continue
-        values = [measure.value for measure in known]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        cells[key] = replace(known[0], value=statistics.fmean(values), deviation=deviation, seeds=len(values))
+        if len({measure.basis for measure in known}) == 1:
+            values = [measure.value for measure in known]
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            mean = {"value": statistics.fmean(values), "deviation": deviation, "seeds": len(values), "interval": None}
+            cells[key] = replace(known[0], **mean)
     return Row("mean", tuple(row.first for row in group), group[0].variant, cells)
 
 
@@ -162,44 +145,46 @@ def _oracle_rows(checkpoints: Sequence[Row], columns: Sequence[Column]) -> list[
 
     Corrupted images go to the clean route, too, or to that of AugMix where there is one (RLNet's triple batch norm).
     """
-    routes: dict[tuple, dict[str, Row]] = {}
+    by_checkpoint: dict[tuple, dict[str, Row]] = {}
     for row in checkpoints:
-        if row.first.route is not None:
-            record = row.first
+        record = row.first
+        if record.route is not None:
             checkpoint = (record.run, record.backbone, record.width, record.relus, record.seed)
-            routes.setdefault(checkpoint, {})[record.route] = row
+            by_checkpoint.setdefault(checkpoint, {})[record.route] = row
     oracles = []
-    for of in routes.values():
-        if "clean" not in of or "adversarial" not in of:
+    for routes in by_checkpoint.values():
+        if "clean" not in routes or "adversarial" not in routes:
             continue
-        cells, source = {}, {}
-        corrupted = "augmix" if "augmix" in of else "clean"
+        corrupted = "augmix" if "augmix" in routes else "clean"
+        cells = {}
         for column in columns:
             route = {"ca": "clean", "npa": corrupted, "mce": corrupted}.get(column.name, "adversarial")
-            if column.key in of[route].cells:
-                cells[column.key], source[column.key] = of[route].cells[column.key], route
-        shown = (of["clean"].first, *(row.first for name, row in of.items() if name != "clean"))
-        oracles.append(Row("oracle", shown, of["clean"].variant, cells, source))
+            if column.key in routes[route].cells:
+                cells[column.key] = routes[route].cells[column.key]
+        first = routes.pop("clean")
+        oracles.append(Row("oracle", (first.first, *(row.first for row in routes.values())), first.variant, cells))
     return oracles
 
 
 def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
-    """The rows with the best value of each column marked, among those of one network with as many ReLUs.
+    """The rows with the best value of each column marked, among those of one network with as many ReLUs."""
+    alike: dict[tuple, list[Measure]] = {}
+    for row in rows:
+        for key, measure in row.cells.items():
+            alike.setdefault((row.network, row.first.relus, key), []).append(measure)
+    least = {column.key for column in columns if column.lower_is_better}
+    best = {place: _best(measures, min if place[-1] in least else max) for place, measures in alike.items()}
+    marked = []
+    for row in rows:
+        tops = {key: best[row.network, row.first.relus, key] for key in row.cells}
+        cells = {key: replace(measure, best=measure.value == tops[key]) for key, measure in row.cells.items()}
+        marked.append(replace(row, cells=cells))
+    return marked
 
-    Only values measured alike are compared: where they are not, none is marked.
-    """
-    best: dict[int, set[str]] = {index: set() for index in range(len(rows))}
-    alike: dict[tuple, list[int]] = {}
-    for index, row in enumerate(rows):
-        alike.setdefault((row.network, row.first.relus), []).append(index)
-    for indices in alike.values():
-        for column in columns:
-            known = {index: rows[index].cells[column.key] for index in indices if column.key in rows[index].cells}
-            if len(known) < 2 or len({measure.basis for measure in known.values()}) > 1:
-                continue
-            values = [measure.value for measure in known.values()]
-            top = min(values) if column.lower_is_better else max(values)
-            for index, measure in known.items():
-                if measure.value == top and not math.isclose(min(values), max(values)):
-                    best[index].add(column.key)
-    return [replace(row, best=frozenset(best[index])) for index, row in enumerate(rows)]
+
+def _best(measures: Sequence[Measure], best_of: Callable[[list[float]], float]) -> float | None:
+    """None where the values were not measured alike or do not differ."""
+    values = [measure.value for measure in measures]
+    if len({measure.basis for measure in measures}) > 1 or math.isclose(min(values), max(values)):
+        return None
+    return best_of(values)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from relinearize.report.tables.measures import Column, Measure
+from relinearize.report.tables.measures import Column
 from relinearize.report.tables.robustness import RobustTable, Row
-from relinearize.report.tables.text import csv_text, markdown_table, plain
+from relinearize.report.tables.text import csv_text, markdown, markdown_table, plain
 
 _DASH = "-"
 _OF_NETWORK = ("backbone", "width", "convention", "method")
@@ -23,29 +23,11 @@ def common_note(column: Column, rows: Sequence[Row]) -> str | None:
 
 def robustness_markdown(tables: Sequence[RobustTable]) -> str:
     """Everything for people: per dataset the table, the oracle's reading apart from it, settings and checks."""
-    lines = ["# Robustness", ""]
-    lines += [
-        "Percent. One row is one checkpoint on one route of its batch norms; every number in it was measured on that "
-        "route. Bold: the best of one network with as many ReLUs, where measured alike.",
-        "",
-    ]
-    for table in tables:
-        lines += [f"## {plain(table.title)}" + (f", {table.networks[0]}" if len(table.networks) == 1 else ""), ""]
-        shown = _with_single_seeds(table)
-        lines += [*_table(table, shown), ""]
-        if table.oracles:
-            lines += [
-                "Oracle (not deployable): clean and corrupted accuracy of one route beside accuracy under attack of "
-                "another, as if it were known which images were attacked. No row of the table above.",
-                "",
-                *_table(table, table.oracles),
-                "",
-            ]
-        lines += [*_settings(table), "", *_checks(table), ""]
-    return "\n".join(lines).rstrip("\n") + "\n"
+    filters = {"rows": _rows, "with_seeds": _with_seeds, "numbers": _numbers}
+    return markdown("robustness.md", filters, tables=tables)
 
 
-def _with_single_seeds(table: RobustTable) -> list[Row]:
+def _with_seeds(table: RobustTable) -> list[Row]:
     """The mean rows, each followed by the checkpoints it is the mean of."""
     single = {row.first.key: row for row in table.checkpoints}
     shown = []
@@ -56,7 +38,7 @@ def _with_single_seeds(table: RobustTable) -> list[Row]:
     return shown
 
 
-def _table(table: RobustTable, rows: Sequence[Row]) -> list[str]:
+def _rows(table: RobustTable, rows: Sequence[Row]) -> str:
     several = len(table.networks) > 1
     notes = {column.key: common_note(column, rows) for column in table.columns}
     titles = ["method", *(["network"] if several else []), "ReLUs", "route"]
@@ -68,14 +50,14 @@ def _table(table: RobustTable, rows: Sequence[Row]) -> list[str]:
     lines = []
     for row in rows:
         part = row.kind == "checkpoint" and row.first.key in averaged
-        cells = [("&nbsp;&nbsp;" if part else "") + plain(row.method)]
+        cells = [("&nbsp;&nbsp;" if part else "") + plain(row.label)]
         cells += [plain(row.network)] if several else []
         cells += [f"{row.first.relus:,}", plain(row.route)]
         for column in table.columns:
             text = _cell(row, column, notes[column.key] is None)
-            cells.append(f"**{text}**" if column.key in row.best and not part else text)
+            cells.append(f"**{text}**" if column.key in row.cells and row.cells[column.key].best and not part else text)
         passed, checks = row.checks
-        cells += [row.strength, _seeds(row), f"{passed} of {checks}" if checks else _DASH]
+        cells += [row.strength, ", ".join(map(str, row.seeds)), f"{passed} of {checks}" if checks else _DASH]
         lines.append([f"*{cell}*" for cell in cells] if row.kind == "oracle" else cells)
     return markdown_table([plain(title) for title in titles], lines, left)
 
@@ -87,58 +69,24 @@ def _cell(row: Row, column: Column, with_note: bool) -> str:
     notes = [plain(measure.note)] if with_note else []
     if row.kind == "mean" and measure.seeds < len(row.records):
         notes.append(f"{measure.seeds} of {len(row.records)} seeds")
-    if column.key in row.routes:
-        notes.append(f"route {plain(row.routes[column.key])}")
+    if row.kind == "oracle":
+        notes.append(f"route {plain(measure.route)}")
     return str(measure) + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _seeds(row: Row) -> str:
-    return ", ".join(map(str, row.seeds))
-
-
-def _settings(table: RobustTable) -> list[str]:
-    """One line per column: what the numbers stand on."""
-    lines = ["- CA: accuracy on unchanged test images; seeds: mean ± sample standard deviation."]
-    lines.append("- NPA: mean accuracy over corruptions and 5 severities; mCE: mean error, low is good.")
-    for column in table.columns:
-        if not column.settings:
-            continue
-        known = [row.cells[column.key] for row in table.checkpoints if column.key in row.cells]
-        counts, seeds = sorted({measure.n for measure in known}), sorted({measure.seed for measure in known})
-        numbers = " or ".join(f"{count:,}" for count in counts) + f"; seed {' or '.join(map(str, seeds))}"
-        widest = max((measure.interval or 0 for measure in known), default=0)
-        text = f"- {plain(column.title)}: {plain(column.described)}; n {numbers}"
-        small = column.is_attack and (counts[0] < 10_000 or column.name == "autoattack")
-        lines.append(text + (f"; 95 % interval at most ± {widest:.1f} points." if small else "."))
-    return lines
-
-
-def _checks(table: RobustTable) -> list[str]:
-    if not any(row.first.checks for row in table.checkpoints):
-        return []
-    lines = ["### Checks", ""]
-    for row in table.checkpoints:
-        passed, number = row.checks
-        lines += [
-            f"<details><summary>{plain(row.method)}, {row.first.relus:,} ReLUs, route {plain(row.route)}, "
-            f"seed {row.first.seed}: {passed} of {number} passed</summary>",
-            "",
-        ]
-        for check in row.first.checks:
-            word = "pass" if check.passed else "**warn**"
-            lines.append(f"- {word}: {plain(check.name)}: {plain(check.message)}{_numbers(check.numbers)}")
-        lines += ["", "</details>", ""]
-    return lines[:-1]
-
-
-def _numbers(numbers: dict[str, Any]) -> str:
-    shown = [f"{plain(name)}: {_DASH if value is None else f'{value:g}'}" for name, value in numbers.items()]
-    return f" ({', '.join(shown)})" if shown else ""
+def _numbers(table: RobustTable, column: Column) -> str:
+    """How many images and which random numbers a column stands on, and how sure few images are."""
+    known = [row.cells[column.key] for row in table.checkpoints if column.key in row.cells]
+    counts, seeds = sorted({measure.n for measure in known}), sorted({measure.seed for measure in known})
+    text = f"n {' or '.join(f'{count:,}' for count in counts)}; seed {' or '.join(map(str, seeds))}"
+    if column.is_attack and (counts[0] < 10_000 or column.name == "autoattack"):
+        text += f"; 95 % interval at most ± {max(measure.interval for measure in known):.1f} points"
+    return text
 
 
 def robustness_csv(tables: Iterable[RobustTable]) -> str:
     """One line per row of each table: checkpoints, means over seeds and oracle readings, told apart by `row`."""
-    return csv_text([_values(table, row) for table in tables for row in (*_with_single_seeds(table), *table.oracles)])
+    return csv_text([_values(table, row) for table in tables for row in (*_with_seeds(table), *table.oracles)])
 
 
 def _values(table: RobustTable, row: Row) -> dict[str, Any]:
@@ -160,28 +108,23 @@ def _values(table: RobustTable, row: Row) -> dict[str, Any]:
 def _measured(row: Row, column: Column) -> dict[str, Any]:
     """What is said of one value, as endings of its column's name; all None where it is missing.
 
-    The route is said of each, as an oracle's values are of several.
+    The route is named with each, as an oracle's values are of several.
     """
-    measure = row.cells.get(column.key, Measure(0.0, 0, ""))
-    values: dict[str, Any] = {
-        "": round(measure.value, 4),
-        "_sd": measure.deviation and round(measure.deviation, 4),
-        "_n": measure.n,
-    }
-    values["_route"] = row.routes.get(column.key, row.first.route)
+    measure, settings = row.cells.get(column.key), dict(column.settings)
+    values: dict[str, Any] = {"": measure and round(measure.value, 4), "_sd": measure and _rounded(measure.deviation)}
+    values |= {"_n": measure and measure.n, "_route": measure and measure.route}
     if column.name != "ca":
-        values["_seed"] = measure.seed
+        values["_seed"] = measure and measure.seed
     if column.is_attack or column.name == "ca":
-        values["_interval95"] = None if row.kind == "mean" else _rounded(measure.interval)
+        values["_interval95"] = measure and _rounded(measure.interval)
     if column.is_attack:
-        values["_settings"] = column.described
+        values["_settings"] = measure and column.described
     elif column.name != "ca":
-        settings = dict(column.settings)
         values |= {"_source": settings.get("source"), "_constants": settings.get("constants")}
         values["_left_out"] = " ".join(settings.get("left_out", ()))
         if column.name == "mce":
             values["_anchor"] = settings.get("anchor")
-    return values if column.key in row.cells else dict.fromkeys(values)
+    return values if measure else dict.fromkeys(values)
 
 
 def _rounded(value: float | None) -> float | None:

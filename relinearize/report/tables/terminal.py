@@ -75,10 +75,10 @@ def robustness_table(table: "RobustTable") -> Table:
     for name in ("ReLUs", *titles, "seeds", "checks"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in table.rows:
-        cells = [escape(row.method), *[escape(row.network)] * several, row.route, f"{row.first.relus:,}"]
+        cells = [escape(row.label), *[escape(row.network)] * several, row.route, f"{row.first.relus:,}"]
         for column in table.columns:
-            text = str(row.cells.get(column.key, "-"))
-            cells.append(f"[bold]{text}[/bold]" if column.key in row.best else text)
+            measure = row.cells.get(column.key)
+            cells.append("-" if measure is None else f"[bold]{measure}[/bold]" if measure.best else str(measure))
         passed, number = row.checks
         warned = f"[red]{number - passed} warn[/red]" if passed < number else "pass" if number else "-"
         shown.add_row(*cells, ", ".join(map(str, row.seeds)), warned)

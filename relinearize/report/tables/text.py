@@ -1,7 +1,7 @@
 """Numbers, names, Markdown and CSV as every table and figure of a report writes them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a run prints its row without pandas
@@ -34,10 +34,21 @@ def network_name(backbone: str, width: int | None, convention: str) -> str:
     return f"{backbone}{'' if width is None else f' (width {width})'}, {convention} convention"
 
 
-def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)) -> list[str]:
-    """Lines of a table; columns but those at the positions `left` are flush right."""
+def markdown(template: str, filters: Mapping[str, Callable] | None = None, **values: Any) -> str:
+    """A file of templates/ with `values` put in; `filters`: functions for it beside `plain`."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("relinearize.report", "templates"), trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"plain": plain, **(filters or {})}
+    return environment.get_template(template).render(values)
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)) -> str:
+    """A table without a newline at its end; columns but those at the positions `left` are flush right."""
     marks = ["---" if place in set(left) else "---:" for place in range(len(titles))]
-    return [_markdown_row(cells) for cells in (titles, marks, *rows)]
+    return "\n".join(_markdown_row(cells) for cells in (titles, marks, *rows))
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
