@@ -103,7 +103,7 @@ def _draw_legend(paper: _Paper, groups: Sequence[MaskGroup], chosen: Sequence[Se
     shown, there = sum(map(len, chosen)), sum(len(group.masks) for group in groups)
     text = "Runs with the same mask share a row."
     if shown < there:
-        text += f" {shown} of {there} masks: one seed each, budgets of most methods first; more are on the page."
+        text += f" {shown} of {there} masks: one seed each, budgets with the most methods first; the page has more."
     paper.text(16, 38, text, fontsize=8, color=GREY_TEXT)
     length, right = 300, paper.width - 40
     bar = colours(np.linspace(0, 1, length)[None, :] ** 2)

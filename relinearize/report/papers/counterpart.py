@@ -1,7 +1,7 @@
 """Which published point a run reproduces, if any: one of the same method, dataset, network and budget.
 
-A run of another width is another network, and a run whose search or fine-tuning was exchanged another method,
-whatever its name says. The counting convention, recipe and images may differ: report/paper_differences.py names these.
+Another width is another network, and another search or fine-tuning another method, whatever the run's name. The
+counting convention, recipe and images may differ: `differences` lists them.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What must be said beside a run's accuracy and its published counterpart: all in which the two are known to differ."""
+"""Known differences between a run and its published counterpart, to be stated beside the two accuracies."""
 
 from typing import Any
 

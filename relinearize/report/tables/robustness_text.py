@@ -106,7 +106,7 @@ def _values(table: RobustTable, row: Row) -> dict[str, Any]:
 
 
 def _measured(row: Row, column: Column) -> dict[str, Any]:
-    """What is said of one value, as endings of its column's name; all None where it is missing.
+    """The CSV columns of one value, as endings of its column's name; all None where it is missing.
 
     The route is named with each, as an oracle's values are of several.
     """

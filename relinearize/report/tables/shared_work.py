@@ -28,7 +28,7 @@ class SharedWork:
         for record in runs:
             for name, stage in record.stages.items():
                 alone += stage.seconds
-                # A walk down that serves several budgets took as long as it takes to the last of them.
+                # A search that serves several budgets took as long as it takes to reach the smallest.
                 once[name, stage.key] = max(stage.seconds, once.get((name, stage.key), 0.0))
         return cls(len(runs), sum(once.values()), alone)
 

@@ -1,7 +1,7 @@
 // State, and what is drawn anew when it changes.
 const state = {
   panel: 0, kind: "test", axis: "count", published: true, off: new Set(), filter: "", sites: "share", rival: "", heat: "",
-  selected: null, sort: { column: 3, way: -1 },
+  selected: null, sort: { column: 3, direction: -1 },
 };
 const panel = () => DATA.panels[state.panel];
 const byKey = new Map(DATA.runs.map((run) => [run.key, run]));

@@ -1,4 +1,4 @@
-// Robustness: the table, and for one checkpoint and route its corruptions, attacks and sanity checks.
+// Robustness: the table, and for one checkpoint and route its corruptions, attacks and gradient-masking checks.
 const robust = { every: false, key: null, rival: "", sort: null };
 const robustTable = () => DATA.robustness.find((one) => one.dataset === panel().dataset && one.title === panel().title) || null;
 const methodColour = (method) => DATA.colours[method] || "#8b929c";
@@ -21,7 +21,7 @@ function robustCell(row, column) {
     column.settings ? [column.attack ? "attack" : "corrupted images", column.settings] : null,
     small && isNumber(cell.interval) && (cell.n < 10000 || column.key.startsWith("autoattack")) ? ["95 % interval", `± ${tenth(cell.interval)} points`] : null,
     ...(cell.each || []).map(([seed, one]) => [`seed ${seed}`, tenth(one) + " %"]),
-    row.kind === "oracle" ? ["note", "not deployable: takes for granted which images are attacked"] : null]));
+    row.kind === "oracle" ? ["note", "not deployable: assumes that it is known which images are attacked"] : null]));
   const notes = [column.note === null ? cell.note : null, row.kind === "mean" && cell.seeds < row.seeds.length ? `${cell.seeds} of ${row.seeds.length} seeds` : null].filter(Boolean);
   return el("td", { onpointermove: hover, onpointerleave: () => tip.hide() }, cell.best ? el("b", {}, value) : value, notes.length ? el("small", { style: { display: "block" } }, notes.join("; ")) : null);
 }
@@ -41,7 +41,7 @@ function robustColumns(table) {
     { title: "checks", of: (row) => row.checks[0] - row.checks[1], cell: (row) => {
       const [passed, all] = row.checks;
       if (!all) return el("td", { class: "faint" }, MISSING);
-      return el("td", { title: `${passed} of ${all} sanity checks passed` }, el("span", { class: `verdict ${passed === all ? "pass" : "fail"}` }, passed === all ? "pass" : `${all - passed} warn`));
+      return el("td", { title: `${passed} of ${all} checks passed` }, el("span", { class: `verdict ${passed === all ? "pass" : "fail"}` }, passed === all ? "pass" : `${all - passed} warn`));
     } },
   ].filter(Boolean);
 }
@@ -52,18 +52,18 @@ function drawRobustTable(table) {
   if (sorted) rows.sort((a, b) => {
     const [left, right] = [sorted.of(a), sorted.of(b)];
     if (left === right) return 0;
-    if (left === null) return 1; // what was not measured comes last, whichever way
+    if (left === null) return 1; // what was not measured comes last, in either direction
     if (right === null) return -1;
-    return (left < right ? -1 : 1) * robust.sort.way;
+    return (left < right ? -1 : 1) * robust.sort.direction;
   });
   const head = columns.map((column, index) => {
     const sort = () => {
-      robust.sort = robust.sort && robust.sort.column === index && robust.sort.way !== (column.text ? 1 : -1) ? null
-        : { column: index, way: robust.sort && robust.sort.column === index ? -robust.sort.way : column.text ? 1 : -1 };
+      robust.sort = robust.sort && robust.sort.column === index && robust.sort.direction !== (column.text ? 1 : -1) ? null
+        : { column: index, direction: robust.sort && robust.sort.column === index ? -robust.sort.direction : column.text ? 1 : -1 };
       drawRobustness();
     };
     return el("th", { class: column.text ? "text" : null, scope: "col", tabindex: 0, title: column.hint || null, onclick: sort, onkeydown: (event) => { if (event.key === "Enter") sort(); },
-      "aria-sort": sorted === column ? (robust.sort.way > 0 ? "ascending" : "descending") : null },
+      "aria-sort": sorted === column ? (robust.sort.direction > 0 ? "ascending" : "descending") : null },
       el("span", { class: "title" }, pieces(column.title)), column.note ? el("small", {}, pieces(column.note)) : null);
   });
   const chosen = (row) => row.records.some((position) => table.records[position].key === robust.key);
@@ -120,12 +120,12 @@ function drawRobustDetails(table, record) {
   $("robust-attacks").replaceChildren(record.attacks.length ? el("table", {},
     el("thead", {}, el("tr", {}, el("th", { class: "text" }, "attack"), el("th", { class: "text" }, "settings"), el("th", {}, "n"), el("th", {}, "accuracy"), el("th", {}, "time"))),
     el("tbody", {}, record.attacks.map((attack) => el("tr", {}, el("td", { class: "text" }, attack.label), el("td", { class: "text" }, el("small", {}, line(attack))), el("td", {}, whole(attack.n)),
-      el("td", { style: { whiteSpace: "nowrap" } }, tenth(attack.accuracy), el("small", { title: "95 % interval" }, ` ±${tenth(attack.interval)}`)), el("td", { style: { whiteSpace: "nowrap" } }, el("small", {}, duration(attack.seconds))))))) : el("p", { class: "note" }, "None was run."));
+      el("td", { style: { whiteSpace: "nowrap" } }, tenth(attack.accuracy), el("small", { title: "95 % interval" }, ` ±${tenth(attack.interval)}`)), el("td", { style: { whiteSpace: "nowrap" } }, el("small", {}, duration(attack.seconds))))))) : el("p", { class: "note" }, "No attacks were run."));
   const passed = record.checks.filter((check) => check.passed).length;
-  $("h-robust-checks").textContent = record.checks.length ? `Sanity checks: ${passed} of ${record.checks.length} passed` : "Sanity checks";
+  $("h-robust-checks").textContent = record.checks.length ? `Gradient-masking checks: ${passed} of ${record.checks.length} passed` : "Gradient-masking checks";
   $("robust-checks").replaceChildren(...(record.checks.length ? record.checks.map((check) => el("div", { class: "check" },
     el("span", { class: `verdict ${check.passed ? "pass" : "fail"}` }, check.passed ? "pass" : "warn"), el("span", {}, el("b", {}, check.name), " ", check.message),
-    Object.keys(check.numbers).length ? el("div", { class: "numbers" }, Object.entries(check.numbers).map(([name, value]) => el("span", {}, el("i", {}, name), " ", compact(value)))) : null)) : [el("p", { class: "note" }, "None were run.")]));
+    Object.keys(check.numbers).length ? el("div", { class: "numbers" }, Object.entries(check.numbers).map(([name, value]) => el("span", {}, el("i", {}, name), " ", compact(value)))) : null)) : [el("p", { class: "note" }, "No checks were run.")]));
 }
 
 function drawRobustness() {
@@ -141,7 +141,7 @@ function drawRobustness() {
   drawRobustTable(table);
   $("robust-note").textContent = ["CA: clean accuracy. NPA: mean accuracy under corruption. mCE: lower is better.", means ? "±: standard deviation over seeds." : "",
     robustStrengths(table).length === 1 ? `Attacks: ε / step ${robustStrengths(table)[0]} in 255ths.` : "",
-    "Bold: best of one network with as many ReLUs, where measured alike. Hover for settings and intervals, click a row for what is below."].filter(Boolean).join(" ");
+    "Bold: best of the same network and ReLU count, measured the same way. Hover for settings and intervals; click a row for its details below."].filter(Boolean).join(" ");
   $("h-robust-one").replaceChildren(dot(methodColour(record.method)), ` ${record.label}`);
   $("robust-one-sub").textContent = `${record.name} · ${record.hardware.accelerator}: ${record.hardware.name} · ${duration(record.seconds)} · ${record.created.slice(0, 10)}`;
   const choice = (label, value, change, empty, records) => el("select", { "aria-label": label, style: { maxWidth: "min(100%, 560px)" }, onchange: (event) => { change(event.target.value); drawRobustness(); } },

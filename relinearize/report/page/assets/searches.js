@@ -1,4 +1,4 @@
-// The way of each search to its mask, one row of small charts per method; from the records alone.
+// Search trajectories: one row of small charts per method, from the records alone.
 function searchesOf(one) { // methods that share their searches are one entry
   const found = [];
   for (const series of one.series) {
@@ -12,7 +12,7 @@ function searchesOf(one) { // methods that share their searches are one entry
     }
     const searches = [...first.values()].sort((a, b) => a.asked - b.asked);
     if (!searches.length) continue;
-    // One walk down may pass several budgets: its key and its budget together tell a search.
+    // One search may pass several budgets: key and budget together identify a row.
     const name = ({ key, asked }) => `${key} ${asked}`;
     const same = found.find((other) => searches.every((search) => other.searches.some((its) => name(its) === name(search))));
     const label = series.label.replace(`, ${series.network}`, "");
@@ -22,26 +22,26 @@ function searchesOf(one) { // methods that share their searches are one entry
   return found;
 }
 
-const TRAJECTORIES = [
+const SEARCH_CHARTS = [
   { name: "relu/count", title: "ReLUs left" },
   { name: "lasso", title: "Lasso weight (log)", log: true },
   { name: "mask/distance", title: "Share of mask positions changed" },
 ];
 const varies = (values) => { const known = (values || []).filter(isNumber); return known.length > 0 && Math.max(...known) > Math.min(...known); };
 
-// One heat map a search; of a walk down that passed several budgets, the one that goes furthest.
-function waysOf(searches) {
+// One heat map per search: of the budgets that it passed, the smallest.
+function trajectoriesOf(searches) {
   const furthest = new Map(searches.map((search) => [search.key, search]).reverse());
-  return [...furthest.values()].reverse().map((search) => ({ ...search, way: siteWay(search.history, search.sites) })).filter(({ way }) => way);
+  return [...furthest.values()].reverse().map((search) => ({ ...search, map: siteTrajectory(search.history, search.sites) })).filter(({ map }) => map);
 }
 
 function drawSearches() {
-  const rows = searchesOf(panel()).map((row) => ({ ...row, ways: waysOf(row.searches), charts: TRAJECTORIES.filter(({ name }) => row.searches.some(({ history }) => varies(history[name]))) })).filter(({ charts, ways }) => charts.length || ways.length);
+  const rows = searchesOf(panel()).map((row) => ({ ...row, maps: trajectoriesOf(row.searches), charts: SEARCH_CHARTS.filter(({ name }) => row.searches.some(({ history }) => varies(history[name]))) })).filter(({ charts, maps }) => charts.length || maps.length);
   $("searches").hidden = !rows.length;
   const named = (row, ...content) => el("div", {}, el("p", { class: "sub", title: row.network }, row.labels.join(", ")), content);
   $("searches-charts").replaceChildren(el("div", { class: "grids" }, rows.flatMap((row) => [
     ...row.charts.map(({ name, title, log }) => named(row, lineChart({ title, log, lines: row.searches.map(({ history, asked }, index) => ({ name: short(asked), x: history.epoch, y: history[name] || [], colour: LINE_COLOURS[index % LINE_COLOURS.length] })) }))),
-    ...row.ways.map(({ asked, way }) => named({ ...row, labels: [`${row.labels.join(", ")}: to ${short(asked)}`] }, way)),
+    ...row.maps.map(({ asked, map }) => named({ ...row, labels: [`${row.labels.join(", ")}: to ${short(asked)}`] }, map)),
   ])));
-  $("searches-legend").replaceChildren(rows.some(({ ways }) => ways.length) ? shareLegend("% of a site's positions") : "");
+  $("searches-legend").replaceChildren(rows.some(({ maps }) => maps.length) ? shareLegend("% of a site's positions") : "");
 }

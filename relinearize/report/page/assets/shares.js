@@ -1,4 +1,4 @@
-// Shares as colours, and grids of them: the masks' maps and the sites' way over a search.
+// Shares as colours, and grids of them: maps of masks, and sites over the epochs of a search.
 const SHARE_PARTS = DATA.shareColours.map((text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16)));
 function shareColour(share) {
   const place = Math.sqrt(share) * (SHARE_PARTS.length - 1), low = Math.min(Math.floor(place), SHARE_PARTS.length - 2);
@@ -24,8 +24,8 @@ function shareLegend(what) {
 const SITE_COLUMNS = [["relu/kept/", "Share of ReLUs kept", "kept"], ["mask/distance/", "Share of positions that changed", "changed"]];
 const isSiteColumn = (name) => SITE_COLUMNS.some(([prefix]) => name.startsWith(prefix));
 
-// The way of one search, site by site: rows are sites, columns epochs. Null where nothing was recorded.
-function siteWay(history, sites) {
+// The trajectory of one search, site by site: rows are sites, columns epochs. Null where nothing was recorded.
+function siteTrajectory(history, sites) {
   const kind = SITE_COLUMNS.find(([prefix]) => history[prefix + sites[0].name]);
   if (!kind) return null;
   const [prefix, title, word] = kind, epochs = history.epoch;
@@ -41,7 +41,7 @@ function siteWay(history, sites) {
     tip.show(event, el("b", {}, sites[y].name), tip.rows([["epoch", compact(epochs[x])], [word, shares[y][x] === null ? MISSING : compact(100 * shares[y][x]) + " %"]]));
   });
   canvas.addEventListener("pointerleave", tip.hide);
-  return el("figure", { class: "site-way" }, el("h3", {}, title),
+  return el("figure", { class: "site-trajectory" }, el("h3", {}, title),
     el("div", {}, el("div", { class: "names", "aria-hidden": "true" }, sites.map((site) => el("code", { title: site.name }, site.name))), canvas),
     el("p", { class: "faint" }, el("span", {}, `epoch ${compact(epochs[0])}`), el("span", {}, compact(epochs[epochs.length - 1]))));
 }

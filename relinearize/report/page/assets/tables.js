@@ -95,19 +95,19 @@ function drawRuns(table, panel, state, select, redraw) {
   runs.sort((a, b) => {
     const [left, right] = [column.of(a), column.of(b)];
     if (left === right) return a.name < b.name ? -1 : 1;
-    if (left === null || left === undefined) return 1; // unknown values last, whichever way
+    if (left === null || left === undefined) return 1; // unknown values last, in either direction
     if (right === null || right === undefined) return -1;
-    return (left < right ? -1 : 1) * state.sort.way;
+    return (left < right ? -1 : 1) * state.sort.direction;
   });
   const header = columns.map((one) => {
     const index = COLUMNS.indexOf(one);
     const sort = () => {
-      state.sort = { column: index, way: state.sort.column === index ? -state.sort.way : one.text ? 1 : -1 };
+      state.sort = { column: index, direction: state.sort.column === index ? -state.sort.direction : one.text ? 1 : -1 };
       redraw();
     };
     return el("th", {
       class: one.text ? "text" : null, scope: "col", tabindex: 0, title: one.hint || null, onclick: sort, onkeydown: (event) => { if (event.key === "Enter") sort(); },
-      "aria-sort": index === state.sort.column ? (state.sort.way > 0 ? "ascending" : "descending") : null,
+      "aria-sort": index === state.sort.column ? (state.sort.direction > 0 ? "ascending" : "descending") : null,
     }, one.title);
   });
   const body = runs.map((run) => el("tr", {
