@@ -1,8 +1,8 @@
-"""Signals that end a process wait until the training is saved: for the end of the batch.
+"""Signals that end a process are deferred until the training is saved, at the end of the batch.
 
-Slurm gives notice before it takes a node away, by USR2 as submitit asks it to, and submitit's handler then queues the
-job again and exits. Called in the middle of a step it would lose all that was trained since the last checkpoint. So it
-is called by the training, after a checkpoint. The same holds for SIGTERM where somebody handles it.
+Slurm announces the end of a job by a signal, USR2 as submitit asks for; submitit's handler then queues the job again
+and exits. In the middle of a step it would lose everything trained since the last checkpoint, so the training calls it
+after a save. The same holds for SIGTERM where it has a handler.
 """
 
 import signal
@@ -14,7 +14,7 @@ NUMBERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class DeferredSignals:
-    """Made before the training, of the handlers that are there; signals without a Python handler stay as they are."""
+    """Takes over the Python handlers that exist when it is made; other signals stay as they are."""
 
     def __init__(self) -> None:
         self.handlers: dict[int, Callable[..., Any]] = {}
@@ -24,7 +24,7 @@ class DeferredSignals:
             self.handlers = {number: handler for number, handler in found.items() if callable(handler)}
 
     def begin(self) -> None:
-        """Defer from now on. Lightning puts its own handlers before a fit and gives the former ones back after it."""
+        """Defer from now on. Lightning installs its own handlers before a fit and restores the previous ones after it."""
         for number in self.handlers:
             signal.signal(number, self._arrive)
 
@@ -33,7 +33,7 @@ class DeferredSignals:
             self.arrived.append(number)
 
     def handle(self) -> None:
-        """Call the handlers of what has arrived, in that order; they may raise."""
+        """Call the handlers of the signals that have arrived, in that order; they may raise."""
         while self.arrived:
             number = self.arrived.pop(0)
             self.handlers[number](number, None)

@@ -176,6 +176,7 @@ def test_every_stage_of_a_method_in_two_processes(notes, tmp_path, method):
 @pytest.mark.slow
 def test_senet_in_two_processes_finds_the_mask_of_one(tmp_path):
     settings = [*PLAIN, f"budget.fraction={SMALL}", "+method.search.segments=2"]
+    settings += ["+trainer.lightning.gradient_clip_val=1.0"]  # which the peers must be told as well
     one = quick_run(tmp_path / "1", *settings, method="senet")
     assert_same_run(one, quick_run(tmp_path / "2", *settings, TWO, method="senet"), tolerance=1e-3)
 
