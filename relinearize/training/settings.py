@@ -4,7 +4,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -61,56 +61,50 @@ NEUTRAL_CALLBACKS = {
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """How the stages of a run are trained, resolved; see conf/trainer/default.yaml for the keys."""
+    """How the stages of a run are trained: the keys of conf/trainer/default.yaml and the `callbacks` group.
 
-    accelerator: str  # "cpu" or "cuda"
-    precision: str  # "32" or "bf16" (autocast)
+    `resolve` makes one in which nothing is "auto" any more, but for `progress`.
+    """
+
+    accelerator: str = "auto"  # resolved: "cpu" or "cuda"
+    precision: str | int = "auto"  # resolved: "32" or "bf16" (autocast)
     devices: int = 1
     channels_last: bool = True
-    compile: bool = False
-    convolutions: str = "torch"  # or "winograd"
+    compile: str | bool = "auto"
+    convolutions: str = "auto"  # resolved: "torch" or "winograd"
     threads: int | None = None
     checkpoint_seconds: float = 60
     progress: str = "auto"
     lightning: Mapping[str, Any] = field(default_factory=dict)  # arguments of pl.Trainer, passed on untouched
-    callbacks: Mapping[str, Any] = field(default_factory=dict)  # name -> a callback's config, with `_target_`
+    callbacks: Mapping[str, Any] | None = None  # name -> a callback's config, with `_target_`
 
     @classmethod
-    def resolve(
-        cls,
-        *,
-        accelerator: str = "auto",
-        precision: str | int = "auto",
-        devices: int = 1,
-        channels_last: bool = True,
-        compile: str | bool = "auto",
-        convolutions: str = "auto",
-        threads: int | None = None,
-        checkpoint_seconds: float = 60,
-        progress: str = "auto",
-        lightning: Mapping[str, Any] | None = None,
-        callbacks: Mapping[str, Any] | None = None,
-    ) -> "TrainerSettings":
-        """The settings as the user gives them, "auto" replaced. UserError names the key that is wrong."""
-        for key, value, valid in (("compile", compile, COMPILE), ("progress", progress, PROGRESS)):
-            if value not in valid:
-                raise UserError(f"trainer.{key}={value} is unknown; valid: {', '.join(map(str, valid)).lower()}")
-        accelerator = resolve_accelerator(accelerator)
-        precision = resolve_precision(precision, accelerator)
-        compile = accelerator == "cuda" if compile == "auto" else compile
-        plain = accelerator == "cpu" and precision == "32" and channels_last and not compile
-        convolutions = resolve_convolutions(convolutions, possible=plain)
+    def resolve(cls, **values: Any) -> "TrainerSettings":
+        """The settings for this machine, of those that the user gives. UserError names the key that is wrong."""
+        given = cls(**values)
+        for key, valid in (("compile", COMPILE), ("progress", PROGRESS)):
+            if values.get(key, "auto") not in valid:
+                raise UserError(f"trainer.{key}={values[key]} is unknown; valid: {', '.join(map(str, valid)).lower()}")
+        accelerator = resolve_accelerator(given.accelerator)
+        precision = resolve_precision(given.precision, accelerator)
+        compile = accelerator == "cuda" if given.compile == "auto" else given.compile
+        plain = accelerator == "cpu" and precision == "32" and given.channels_last and not compile
+        convolutions = resolve_convolutions(given.convolutions, possible=plain)
+        devices = given.devices
         if type(devices) is not int or devices < 1:
             raise UserError(f"trainer.devices={devices}: must be an integer of at least 1")
         if accelerator == "cuda" and devices > torch.cuda.device_count():
             found = torch.cuda.device_count()
             raise UserError(f"trainer.devices={devices} but torch sees {found} CUDA device(s); give at most {found}")
-        settings = cls(
-            accelerator, precision, devices, channels_last, compile, convolutions, threads, checkpoint_seconds,
-            progress,
-            {key: value for key, value in (lightning or {}).items() if (key, value) not in LISTED.items()},
-            dict(callbacks or {}),
-        )  # fmt: skip
+        settings = replace(
+            given,
+            accelerator=accelerator,
+            precision=precision,
+            compile=compile,
+            convolutions=convolutions,
+            lightning={key: value for key, value in given.lightning.items() if (key, value) not in LISTED.items()},
+            callbacks=given.callbacks or {},
+        )
         settings._check_lightning()
         return settings
 

@@ -24,7 +24,7 @@ class DeferredSignals:
             self.handlers = {number: handler for number, handler in found.items() if callable(handler)}
 
     def begin(self) -> None:
-        """Defer from now on. Lightning installs its own handlers before a fit and restores the previous ones after it."""
+        """Defer from now on. Lightning sets its own handlers before a fit and restores the previous ones after it."""
         for number in self.handlers:
             signal.signal(number, self._arrive)
 
