@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 from quick_runs import SMALL, lasting, quick_run
 from wandb_files import epochs_of, keep_off, local_paths, runs_below
 
@@ -139,6 +140,23 @@ def test_stages_and_submodels_of_senetpp_are_there_too(tmp_path, offline):
     assert all(path.is_file() for path in paths)
     assert summary["relu/count"] == 461 and summary["width-0.5/relu/count"] == narrow.budget.met
     assert summary["width-0.5/test/accuracy"] == narrow.accuracy.test
+
+
+class Watch(pl.Callback):
+    def on_train_batch_end(self, trainer, stage, *_):
+        stage.log("watched", float(trainer.global_step))
+
+
+@pytest.mark.slow
+def test_what_a_callback_logs_is_there_too(tmp_path, offline):
+    given = [f"+callbacks.watch._target_={__name__}.Watch", "+trainer.lightning.log_every_n_steps=1"]
+    record, _ = quick_run(tmp_path, "budget.fraction=0.5", "method.teacher.epochs=2", *given, *offline, method="random")
+    (teacher, *_) = runs_below(tmp_path)["teacher"]
+    rows = [row for row in teacher["history"] if "watched" in row]
+    assert [(row["watched"], row["trainer/global_step"]) for row in rows] == [(n + 1, n) for n in range(6)]
+    assert [row["val/accuracy"] for row in epochs_of(teacher)] == [
+        row["val/accuracy"] for row in record.stages["teacher"].history
+    ]
 
 
 def test_failing_run_is_closed_as_failed(tmp_path, offline):
