@@ -87,15 +87,15 @@ def peers(count: int, accelerator: str, task: Task) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         wait_for_peers(team, store, "ready")
-        meet(store, 0, count, backend, threads)
-        yield
+        try:
+            meet(store, 0, count, backend, threads)
+            yield
+        except UserError:
+            raise
+        except Exception:  # a lost connection is what one sees of a peer's end: say that instead
+            raise_if_ended(team, store, patience=5)
+            raise
         wait_for_peers(team, store, "done")
-    except UserError:
-        raise
-    except Exception:
-        # A lost connection is what one sees of a peer's end: say that instead.
-        raise_if_ended(team, store, patience=5)
-        raise
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
@@ -148,6 +148,7 @@ def take_part(index: int, task: Task, count: int, port: int, backend: str, threa
         task(rank, ready)
     except UserError as error:
         store.set("refusal", str(error))
+        store.get("refusal")  # by then it has arrived
         os._exit(1)
     store.set(f"done {index}", "")
     while True:  # others may still be in a sum, and would see a lost connection if this process ended
