@@ -47,6 +47,7 @@ RESERVED = {
     "fast_dev_run": "debug=default",
     "barebones": "trainer.progress=none",
     "plugins": "trainer.precision and trainer.devices",
+    "sync_batchnorm": "trainer.devices=1",
 }
 # What shows how a training goes, or chooses among kernels: not part of a result's key.
 NEUTRAL_ARGUMENTS = {
