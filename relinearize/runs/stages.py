@@ -72,7 +72,7 @@ def train(plan: Plan, build: Build, checkpoint: Path, logged: bool = True) -> St
         stage_logger(plan, stage.name, checkpoint.parent) if logged else nullcontext(StageLogger()) as logger,
         peers(devices, plan.accelerator, task),
     ):
-        fit(stage, plan.training, checkpoint, log_row=logger.row, lightning_logger=logger.lightning)
+        fit(stage, plan.training, checkpoint, log_rows=logger.rows, lightning_logger=logger.lightning)
     return stage
 
 

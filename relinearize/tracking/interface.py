@@ -75,8 +75,8 @@ class StageInfo:
 class StageLogger:
     """Of one stage; this one keeps nothing beyond what the records hold anyway."""
 
-    def row(self, stage: Any, row: dict[str, float]) -> None:
-        """One epoch of `stage` has ended with these metrics."""
+    def rows(self, history: list[dict[str, float]]) -> None:
+        """An epoch has ended: the metrics of all epochs so far, the last one new."""
 
     def finish(self, record: Record, folder: Path) -> None:
         """The whole run has ended; `folder` holds its mask and weights."""

@@ -21,11 +21,11 @@ class CSVLogger(StageLogger):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def row(self, stage: Any, row: dict[str, float]) -> None:
+    def rows(self, history: list[dict[str, float]]) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in stage.history for key in row)))
+        writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in history for key in row)))
         writer.writeheader()
-        writer.writerows(stage.history)
+        writer.writerows(history)
         write_text(self.folder / "history.csv", text.getvalue())
 
     def lightning(self) -> Any:

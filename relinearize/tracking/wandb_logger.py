@@ -32,9 +32,9 @@ class WandbRows(StageLogger):
         self.mark = mark  # written once W&B has the result
         self.first = first  # nothing of this stage was logged here before
 
-    def row(self, stage: Any, row: dict[str, float]) -> None:
-        self.run.log(row)
-        self.run.summary.update(best_columns(stage.history))
+    def rows(self, history: list[dict[str, float]]) -> None:
+        self.run.log(history[-1])
+        self.run.summary.update(best_columns(history))
 
     def lightning(self) -> Any:
         from pytorch_lightning import loggers

@@ -15,7 +15,8 @@ from relinearize.training.progress import StageProgress
 from relinearize.training.signals import DeferredSignals
 
 CHECKPOINT = "last.ckpt"
-LogRow = Callable[[Stage, dict[str, float]], None]
+# Called after each epoch with the rows of the stage so far; the last one is new.
+LogRows = Callable[[list[dict[str, float]]], None]
 
 
 class SegmentCheckpoint(pl.callbacks.Checkpoint):
@@ -27,11 +28,11 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
     end. The file is replaced by one rename: a kill while writing leaves the previous one.
     """
 
-    def __init__(self, path: Path, seconds: float, progress: StageProgress, log_row: LogRow) -> None:
+    def __init__(self, path: Path, seconds: float, progress: StageProgress, log_rows: LogRows) -> None:
         self.path, self.seconds = path, seconds
-        self.progress, self.log_row = progress, log_row
+        self.progress, self.log_rows = progress, log_rows
         self.saved_at = time.monotonic()
-        self.rows_seen: int | None = None
+        self.rows_seen = 0
         self.signals = DeferredSignals()
 
     def on_train_start(self, trainer: pl.Trainer, stage: Stage) -> None:
@@ -48,10 +49,10 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
             self.signals.handle()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, stage: Stage) -> None:
-        for row in stage.history[self.rows_seen :]:
-            self.progress.epoch_finished(stage, row)
-            self.log_row(stage, row)
-        self.rows_seen = len(stage.history)
+        while self.rows_seen < len(stage.history):
+            self.rows_seen += 1
+            self.progress.epoch_finished(stage, stage.history[self.rows_seen - 1])
+            self.log_rows(stage.history[: self.rows_seen])
         last = stage.current_epoch + 1 == stage.epochs * stage.segments
         due = time.monotonic() - self.saved_at >= self.seconds
         if trainer.should_stop or last or due or self.signals.arrived:

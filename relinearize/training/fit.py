@@ -15,7 +15,7 @@ from relinearize.convolution import on_winograd
 from relinearize.errors import UserError
 from relinearize.methods.processes import process_rank
 from relinearize.methods.stage import Stage
-from relinearize.training.checkpoint import LogRow, SegmentCheckpoint
+from relinearize.training.checkpoint import LogRows, SegmentCheckpoint
 from relinearize.training.devices import devices_of_process
 from relinearize.training.progress import StageProgress
 from relinearize.training.settings import TrainerSettings, one_line, quiet_lightning
@@ -26,7 +26,7 @@ def fit(
     settings: TrainerSettings,
     checkpoint: Path,
     *,
-    log_row: LogRow = lambda stage, row: None,
+    log_rows: LogRows = lambda history: None,
     lightning_logger: Callable[[], Logger | None] = lambda: None,
 ) -> None:
     """Train `stage` to its end, from `checkpoint` if that file exists, saving to it.
@@ -35,7 +35,7 @@ def fit(
     its own; all but the first show and save nothing.
 
     Args:
-        log_row: called with each complete row of the stage's history.
+        log_rows: called after each epoch with the rows of the stage's history so far.
         lightning_logger: the logger of callbacks of the `callbacks` group; called if there are any.
     """
     if not stage.epochs:
@@ -53,7 +53,7 @@ def fit(
     callbacks: list[pl.Callback] = settings.new_callbacks(watching=first)
     if first:
         progress = StageProgress(settings.progress)
-        callbacks += [progress, SegmentCheckpoint(checkpoint, settings.checkpoint_seconds, progress, log_row)]
+        callbacks += [progress, SegmentCheckpoint(checkpoint, settings.checkpoint_seconds, progress, log_rows)]
     quiet_lightning()
     defaults = {
         "benchmark": settings.accelerator == "cuda",  # cuDNN tries its algorithms once: the shapes of the batches stay

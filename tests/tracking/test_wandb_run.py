@@ -92,17 +92,17 @@ def test_results_go_from_stage_to_stage_and_every_file_to_sync_is_there(tmp_path
 
 def test_interrupted_stage_goes_on_in_the_same_wandb_run(tmp_path, offline, monkeypatch):
     short = ["budget.fraction=0.5", "trainer.checkpoint_seconds=0", "method.finetune.epochs=0", *offline]
-    send = WandbRows.row
+    send = WandbRows.rows
 
-    def interrupt(self, stage, row):
-        send(self, stage, row)
-        if row["epoch"] == 1:
+    def interrupt(self, history):
+        send(self, history)
+        if history[-1]["epoch"] == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(WandbRows, "row", interrupt)
+    monkeypatch.setattr(WandbRows, "rows", interrupt)
     with pytest.raises(KeyboardInterrupt):
         quick_run(tmp_path, *short, method="random")
-    monkeypatch.setattr(WandbRows, "row", send)
+    monkeypatch.setattr(WandbRows, "rows", send)
     record, _ = quick_run(tmp_path, *short, method="random")
     contents = runs_below(tmp_path)["teacher"]
     assert {content["run"].run_id for content in contents} == {f"teacher-{record.stages['teacher'].key[:12]}"}
