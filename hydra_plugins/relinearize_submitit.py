@@ -13,8 +13,7 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
-from relinearize.sweeps.lost import note_lost, why_lost
-from relinearize.sweeps.tracked import note_waiting
+from relinearize.sweeps.jobs import note_lost, note_waiting, why_lost
 
 try:
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
@@ -42,7 +41,7 @@ def interrupts_held_back() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-class Patient(BaseSubmititLauncher):
+class WaitForAll(BaseSubmititLauncher):
     """Waits for all jobs. Not a launcher by itself: it knows no cluster."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -94,11 +93,11 @@ class Patient(BaseSubmititLauncher):
         return super().checkpoint(*arguments, **settings)
 
 
-class PatientSlurmLauncher(Patient, SlurmLauncher):
+class SlurmWaitForAll(WaitForAll, SlurmLauncher):
     pass
 
 
-class PatientLocalLauncher(Patient, LocalLauncher):
+class LocalWaitForAll(WaitForAll, LocalLauncher):
     def abandon(self, jobs: Sequence[Any]) -> None:
         """Stop them like this process."""
         for job in jobs:

@@ -14,7 +14,7 @@ TOO_LARGE_YET = {"data", "private_inference/engine"}  # to be emptied by the reb
 
 # From the ground up: a module imports its own room and rooms that stand before it. `conf_folder` etc. are single files.
 ORDER = [
-    "errors", "files", "progress", "machine", "conf_folder", "arguments",
+    "errors", "files", "progress", "machine", "conf_folder",
     "relu", "backbones", "convolution", "data", "robustness", "corruptions", "methods", "training",
     "records", "private_inference.bundle", "private_inference.cost", "tracking", "runs", "private_inference.export",
     "evaluation", "private_inference.engine", "sweeps", "report", "commands", "cli", "__main__",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 from hydra import compose, initialize_config_dir
@@ -29,7 +30,9 @@ Place = Annotated[Path, Field(strict=False)]
 TEXTS = (str, str | None, Place, Place | None)
 Count = Annotated[int, Field(ge=1)]
 # A frozen dataclass whose values are checked when it is made; strict: "1" is no integer, "yes" no bool.
-options: Callable[[type[T]], type[T]] = partial(dataclass, frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+command_options: Callable[[type[T]], type[T]] = partial(
+    dataclass, frozen=True, config=ConfigDict(strict=True, extra="forbid")
+)
 
 
 def checked(kind: type[T], config: DictConfig, prefix: str = "") -> T:
@@ -62,13 +65,18 @@ def one_line(error: ValidationError, values: Any, prefix: str) -> str:
 
 
 def composed(
-    command: str, arguments: Sequence[str], kind: type | None = None, positional: str | None = None
+    command: str,
+    arguments: Sequence[str],
+    kind: type | None = None,
+    positional: str | None = None,
+    called: Mapping[str, str] = MappingProxyType({}),
 ) -> DictConfig:
     """conf/COMMAND.yaml with `arguments` (KEY=VALUE); prints help or config and ends the program where they ask for it.
 
     kind: the dataclass of the options; values of its paths and names are taken as they are typed, whatever they would
-    mean in Hydra's grammar. positional: the key of the list that takes words without `=`. UserError for unknown keys
-    and for what cannot be parsed.
+    mean in Hydra's grammar. positional: the key of the list that takes words without `=`. called: config
+    group -> the key by which the user chooses its file, where that is another. UserError for unknown keys and for what
+    cannot be parsed.
     """
     texts = [field.name for field in fields(kind) if field.type in TEXTS] if kind else []
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -80,7 +88,7 @@ def composed(
     overrides = [word for word in words if word not in places]
     if given.config_dir:
         overrides.append(f"hydra.searchpath=[{quoted(f'file://{Path(given.config_dir).absolute()}')}]")
-    config = compose_config(command, [as_typed(word, texts) for word in overrides])
+    config = compose_config(command, [as_typed(word, texts) for word in overrides], called)
     if given.help:
         show(help_text(command, config))
     with open_dict(config):
@@ -109,7 +117,9 @@ def quoted(text: str) -> str:
     return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'") + "'"
 
 
-def compose_config(command: str, overrides: Sequence[str]) -> DictConfig:
+def compose_config(
+    command: str, overrides: Sequence[str], called: Mapping[str, str] = MappingProxyType({})
+) -> DictConfig:
     """The config with its node `hydra`. UserError in one line that names the word and what is valid."""
     parser = OverridesParser.create()
     for word in overrides:
@@ -128,13 +138,15 @@ def compose_config(command: str, overrides: Sequence[str]) -> DictConfig:
             group, _, name = str(error.missing_cfg_file).rpartition("/")
             if not error.options:
                 raise
-            raise UserError(f"{group}={name} is unknown; valid: {', '.join(error.options)}") from error
+            raise UserError(
+                f"{called.get(group, group)}={name} is unknown; valid: {', '.join(error.options)}"
+            ) from error
         except ConfigCompositionException as error:
             key = re.search(r"Could not (?:override|append|load|find)[^']*'([^']+)'", str(error))
             word = next((word for word in overrides if key and word.lstrip("+~").startswith(f"{key[1]}=")), None)
             if word is None:
                 raise
-    raise unknown(command, word, [other for other in overrides if other.partition("=")[0] in groups()])
+    raise unknown(command, word, [other for other in overrides if re.split("[@=]", other.lstrip("+"))[0] in groups()])
 
 
 def unknown(command: str, word: str, choices: Sequence[str] = ()) -> UserError:
@@ -142,9 +154,12 @@ def unknown(command: str, word: str, choices: Sequence[str] = ()) -> UserError:
     config = compose_config(command, choices)
     parent = word.partition("=")[0].lstrip("+~").rpartition(".")[0]
     place = OmegaConf.select(config, parent) if parent else config
-    keys = [key for key in place if key != "hydra"] if isinstance(place, DictConfig) else list(config)
-    start = f"{parent}." if isinstance(place, DictConfig) and parent else ""
-    valid = [f"{start}{key}{'.KEY' if isinstance(place.get(key), DictConfig) else ''}=" for key in keys]
+    if not isinstance(place, DictConfig):
+        parent, place = "", config
+    start = f"{parent}." if parent else ""
+    plain = OmegaConf.to_container(place, resolve=False)
+    keys = [key for key in plain if key != "hydra" and not key.startswith("_")]
+    valid = [f"{start}{key}{'.KEY' if isinstance(plain[key], dict) else ''}=" for key in keys]
     return UserError(f"{command} does not know {word!r}; valid: {', '.join(valid)}")
 
 
@@ -158,9 +173,10 @@ def help_text(command: str, config: DictConfig) -> str:
     lines = list(described(conf_folder() / f"{command}.yaml"))
     for group, name in chosen.items():
         if not group.startswith("hydra/"):
+            group, _, package = group.partition("@")
             names = ", ".join(sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")))
-            lines += ["", f"# {group}={name or 'null'}; valid: {names}"]
-            lines += described(conf_folder() / group / f"{name}.yaml", f"{group}.") if name else []
+            lines += ["", f"# {group}={name}; valid: {names}"]
+            lines += described(conf_folder() / group / f"{name}.yaml", f"{package or group}.")
     return "\n".join(lines)
 
 
@@ -176,18 +192,3 @@ def described(path: Path, prefix: str = "") -> Iterator[str]:
             hidden = parents[0] == "defaults" or entry[2].startswith("_")
         if line and not hidden:
             yield f"{prefix}{'.'.join(parents)}{line[entry.end() - 1 :]}" if entry else line
-
-
-def require_all(config: DictConfig) -> None:
-    """UserError if the config leaves keys to the user (`???`); those that only refer to such a key are not named."""
-
-    def missing(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                yield from missing(value, f"{prefix}{key}.")
-            elif value == "???":
-                yield f"{prefix}{key}"
-
-    keys = sorted(missing(OmegaConf.to_container(config, resolve=False)))
-    if keys:
-        raise UserError(f"{' and '.join(keys)} must be given (key=value)")

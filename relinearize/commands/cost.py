@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from relinearize.commands.composing import Place, checked, composed, options
+from relinearize.commands.composing import Place, checked, command_options, composed
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import find_presets
 from relinearize.private_inference.cost.table import print_costs
 
 
-@options
+@command_options
 class CostOptions:
     """conf/cost.yaml. Either `run` or `bundle` is given."""
 
@@ -29,16 +29,16 @@ class CostOptions:
 
 def main(arguments: Sequence[str], console: Console | None = None) -> None:
     """Print the table of the presets that were asked for."""
-    asked = checked(CostOptions, composed("cost", arguments, CostOptions))
-    presets = find_presets(asked.preset, asked.network)
-    if asked.bundle:
+    options = checked(CostOptions, composed("cost", arguments, CostOptions))
+    presets = find_presets(options.preset, options.network)
+    if options.bundle:
         from relinearize.private_inference.bundle.bundle import read_bundle
         from relinearize.private_inference.cost.workload import bundle_workload
 
-        bundle = read_bundle(asked.bundle)
-        name, workload = bundle.about.name or str(asked.bundle), bundle_workload(bundle)
+        bundle = read_bundle(options.bundle)
+        name, workload = bundle.about.name or str(options.bundle), bundle_workload(bundle)
     else:
         from relinearize.private_inference.export import run_workload
 
-        name, workload = run_workload(asked.run, asked.route)
+        name, workload = run_workload(options.run, options.route)
     print_costs(f"Private inference with {name}, one image, predicted", workload, presets, console)

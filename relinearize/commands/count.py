@@ -1,17 +1,30 @@
 """`relinearize count`: the ReLUs of a network, site by site, in both conventions, as a table."""
 
 import math
+import sys
+from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.console import Console
-from rich.table import Table
 
-from relinearize.relu.sites import site_shapes
-from relinearize.runs.build import all_relu_network
+from relinearize.commands.jobs import application, one_line_errors
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the table of the network that `arguments` describe; with -m one for each."""
+    sys.argv = ["relinearize count", *arguments]
+    count_job()
+
+
+@application
+def count_job(config: DictConfig) -> None:
+    one_line_errors(show_counts, config)
 
 
 def count_sites(config: DictConfig, convention: str | None) -> dict[str, tuple[int, ...]]:
     """Site name -> shape of `config`'s backbone under `convention` (None: the backbone has no such option)."""
+    from relinearize.relu.sites import site_shapes
+    from relinearize.runs.build import all_relu_network
+
     config = config.copy()
     if convention is not None:
         with open_dict(config):
@@ -19,8 +32,11 @@ def count_sites(config: DictConfig, convention: str | None) -> dict[str, tuple[i
     return site_shapes(all_relu_network(config).network)
 
 
-def show_counts(config: DictConfig, console: Console | None = None) -> None:
+def show_counts(config: DictConfig) -> None:
     """Print one row per site and the totals; sites that only one convention has show a dash in the other."""
+    from rich.console import Console
+    from rich.table import Table
+
     OmegaConf.resolve(config)
     has_conventions = "convention" in config.backbone
     columns = (
@@ -44,4 +60,4 @@ def show_counts(config: DictConfig, console: Console | None = None) -> None:
     table.add_row(
         "", "total", "", *(f"{sum(math.prod(shape) for shape in sites.values()):,}" for sites in columns.values())
     )
-    (console or Console()).print(table)
+    Console().print(table)

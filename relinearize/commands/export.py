@@ -7,12 +7,13 @@ from typing import Annotated
 from pydantic import Field
 from rich.console import Console
 
-from relinearize.commands.composing import Place, checked, composed, options, require_all
+from relinearize.commands.composing import Place, checked, command_options, composed
+from relinearize.commands.jobs import require_all
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.onnx_model import check_free
 
 
-@options
+@command_options
 class ExportOptions:
     """conf/export.yaml. Either `run` or `weights` is given."""
 
@@ -43,18 +44,18 @@ def refused_with_run(argument: str) -> UserError:
 def main(arguments: Sequence[str], console: Console | None = None) -> Path:
     """Write the bundle, and say so. Returns its folder."""
     config = composed("export", arguments, ExportOptions)
-    asked = checked(ExportOptions, config)
+    options = checked(ExportOptions, config)
     network = [word for word in arguments if word.startswith(("backbone", "dataset"))]
-    if asked.run and network:
+    if options.run and network:
         raise refused_with_run(network[0])
-    if asked.weights:
+    if options.weights:
         require_all(config)
-    if asked.output:
-        check_free(asked.output, asked.onnx)
+    if options.output:
+        check_free(options.output, options.onnx)
     from relinearize.private_inference.export import export_subject, of_checkpoint, of_run
 
-    if asked.run:
-        subject = of_run(asked.run, asked.route, asked.root)
+    if options.run:
+        subject = of_run(options.run, options.route, options.root)
     else:
-        subject = of_checkpoint(config, asked.weights, asked.mask, asked.route, asked.root)
-    return export_subject(subject, asked.output, asked.images, asked.onnx, console)
+        subject = of_checkpoint(config, options.weights, options.mask, options.route, options.root)
+    return export_subject(subject, options.output, options.images, options.onnx, console)

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from relinearize.commands.composing import Count, checked, composed, options
+from relinearize.commands.composing import Count, checked, command_options, composed
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.command import infer_command
 from relinearize.private_inference.engine.options import Request
 
 
-@options
+@command_options
 class InferOptions:
     """conf/infer.yaml."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from relinearize.commands.composing import Place, checked, composed, options
+from relinearize.commands.composing import Place, checked, command_options, composed
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.choice import one_preset
 from relinearize.tracking.interface import LoggerSettings
@@ -17,7 +17,7 @@ USAGE = (
 )
 
 
-@options
+@command_options
 class ReportOptions:
     """conf/report.yaml."""
 
@@ -38,15 +38,15 @@ def main(arguments: Sequence[str]) -> dict[str, Path]:
     """Write the report, print its tables and the paths of its files. Returns name -> path."""
     words = ["against_paper=true" if word == "--against-paper" else word for word in arguments]
     config = composed_report(words)
-    asked = checked(ReportOptions, config)
-    preset, wandb = one_preset(asked.preset, asked.network), wandb_settings(config)
+    options = checked(ReportOptions, config)
+    preset, wandb = one_preset(options.preset, options.network), wandb_settings(config)
     from relinearize.report.report import make_report
     from relinearize.report.tables import terminal
     from relinearize.report.tables.shared_work import SharedWork
     from relinearize.report.write import log_report, write_report
 
-    report = make_report(asked.folders, asked.published, asked.against_paper, preset)
-    paths = write_report(report, asked.out)
+    report = make_report(options.folders, options.published, options.against_paper, preset)
+    paths = write_report(report, options.out)
     terminal.print_runs(report.sources.records, preset=report.preset)
     if report.preset.network is None:
         print(f"{report.preset.name} is computation alone: there are no bytes, hence no pareto_bytes.png")

@@ -1,28 +1,66 @@
-"""What one job of `relinearize run` does with its composed config: the run, and its place in a sweep."""
+"""`relinearize run`: one run, or with -m a sweep of them, by Hydra's sweeper and launcher."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from relinearize.commands.jobs import application, fail, one_line_errors
 from relinearize.conf_folder import conf_folder
-from relinearize.files import write_bytes
-from relinearize.records.run import RECORD_FILE, Record
-from relinearize.runs.pipeline import run
+from relinearize.sweeps.arguments import MULTIRUN, name_sweep, with_budget_grid
 
 
-def run_job(config: DictConfig) -> tuple[Record, Path]:
+def main(arguments: Sequence[str]) -> None:
+    """Do the run or the sweep that `arguments` describe, or find it done."""
+    # argparse, below Hydra, takes no overrides on both sides of a flag; behind the flags they are always fine.
+    flags_first = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
+    name_sweep(arguments)
+    sys.argv = ["relinearize run", *with_budget_grid(flags_first)]
+    from relinearize.sweeps.launching import reported
+
+    with reported():
+        run_job()
+
+
+@application
+def run_job(config: DictConfig) -> float:
+    """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from relinearize.sweeps.jobs import tracked
+
+        return tracked(make_run, config)
+    launcher = HydraConfig.get().runtime.choices.get("launcher")
+    if launcher not in ("basic", None):  # Hydra would say nothing and run it here
+        fail(f"launcher={launcher} starts the runs of a sweep: add -m, also for a single run")
+    return make_run(config)[0].accuracy.test
+
+
+def make_run(config: DictConfig) -> tuple[Any, Path]:
+    """Make or find the run and print it. Returns its record and its folder."""
+    from relinearize.records.run import find_records
+    from relinearize.report.tables.terminal import print_runs
+
+    record, folder = one_line_errors(run_and_copy, config)
+    print_runs([found for _, found in find_records([folder])])  # with its sub-models, if it has any
+    print(folder / "record.json", flush=True)
+    return record, folder
+
+
+def run_and_copy(config: DictConfig) -> tuple[Any, Path]:
     """Run, and leave the record in the sweep's folder too. Returns the record and the run's folder."""
-    hydra = HydraConfig.get() if HydraConfig.initialized() else None
-    in_sweep = hydra is not None and hydra.mode == RunMode.MULTIRUN
-    if hydra is not None:
-        config.method.name = combination_name(config.method.name, hydra.runtime.choices)
+    from relinearize.files import write_bytes
+    from relinearize.records.run import RECORD_FILE
+    from relinearize.runs.pipeline import run
+
+    hydra = HydraConfig.get()
+    config.method.name = combination_name(config.method.name, hydra.runtime.choices)
     record, folder = run(config)
-    if in_sweep:
-        job_folder = Path(HydraConfig.get().runtime.output_dir)
-        write_bytes(job_folder / RECORD_FILE, (folder / RECORD_FILE).read_bytes())
+    if hydra.mode == RunMode.MULTIRUN:
+        write_bytes(Path(hydra.runtime.output_dir) / RECORD_FILE, (folder / RECORD_FILE).read_bytes())
     return record, folder
 
 

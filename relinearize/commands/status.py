@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from relinearize.commands.composing import checked, composed, options
+from relinearize.commands.composing import checked, command_options, composed
 from relinearize.errors import UserError
 from relinearize.sweeps.status import Sweep, find_sweep
 from relinearize.sweeps.table import print_sweep
 
 
-@options
+@command_options
 class StatusOptions:
     """conf/status.yaml."""
 
@@ -23,5 +23,5 @@ class StatusOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Print the table of the sweep's jobs and its summary."""
-    asked = checked(StatusOptions, composed("status", arguments, StatusOptions, positional="sweep"))
-    print_sweep(Sweep.read(find_sweep(*asked.sweep or [None])))
+    options = checked(StatusOptions, composed("status", arguments, StatusOptions, positional="sweep"))
+    print_sweep(Sweep.read(find_sweep(*options.sweep or [None])))

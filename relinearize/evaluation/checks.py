@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relinearize.evaluation.options import RobustSettings
-from relinearize.evaluation.subject import Piece, Subject
+from relinearize.evaluation.pieces import Part, Piece, Result
+from relinearize.evaluation.settings import RobustSettings
+from relinearize.evaluation.subject import Subject
 from relinearize.evaluation.teacher import teacher_of
 from relinearize.records.robustness import CheckRecord, CleanAccuracy
 from relinearize.robustness.network_checks import Check, clean_agreement
@@ -20,7 +21,7 @@ COSTS = {"epsilon sweep": 420, "steps": 300, "restarts": 360, "black box": 1060,
 USUAL_COST = 60
 
 
-def check_pieces(subject: Subject, others: Sequence[Subject], settings: RobustSettings) -> list[Piece]:
+def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSettings) -> Part:
     """All checks on the first `settings.n_checks` images; `others`: the other routes of the checkpoint.
 
     Without other routes attacks are transferred from the run's teacher, if the store still has it.
@@ -32,7 +33,7 @@ def check_pieces(subject: Subject, others: Sequence[Subject], settings: RobustSe
         what = {"kind": "check", "check": name, "epsilon": epsilon, "n": count, "seed": subject.seed, **further}
         what |= revision(name, epsilon)
 
-        def compute() -> dict[str, Any]:
+        def compute() -> Result:
             start = time.perf_counter()
             found = check(*subject.batch(subject.order[:count]))
             record = CheckRecord(
@@ -53,7 +54,7 @@ def check_pieces(subject: Subject, others: Sequence[Subject], settings: RobustSe
         networks = {name: network for name, (network, _) in others.items()}
         identities = [digest for _, digest in others.values()]
         add("transfer", partial(called, subject, partial(transfer, others=networks), epsilon), others=identities)
-    return pieces
+    return Part(pieces, lambda results: [CheckRecord.model_validate(result["check"]) for result in results])
 
 
 def revision(name: str, epsilon: float) -> dict[str, Any]:
@@ -74,10 +75,10 @@ def by_hand(subject: Subject) -> Callable[[Tensor], Tensor]:
     )
 
     @torch.no_grad()
-    def answer(pixels: Tensor) -> Tensor:
+    def logits(pixels: Tensor) -> Tensor:
         return subject.network.network((pixels - mean) / std)
 
-    return answer
+    return logits
 
 
 def clean_accuracy_check(subject: Subject, clean: CleanAccuracy) -> CheckRecord | None:
@@ -92,8 +93,3 @@ def clean_accuracy_check(subject: Subject, clean: CleanAccuracy) -> CheckRecord 
     message = f"{clean.accuracy:.2f} % of the test images, the run's record says {recorded.test:.2f} %"
     numbers = {"measured": clean.accuracy, "recorded": recorded.test}
     return CheckRecord(name="clean accuracy", passed=passed, message=message, numbers=numbers)
-
-
-def check_records(results: Sequence[dict[str, Any]]) -> list[CheckRecord]:
-    """Of the results of `check_pieces`."""
-    return [CheckRecord.model_validate(result["check"]) for result in results]

@@ -11,9 +11,8 @@ from relinearize.corruptions.constants import CORRUPTIONS, SEVERITIES
 from relinearize.corruptions.metrics import MEAN_ERROR, TINY_RESNET18, corruption_score
 from relinearize.corruptions.sources import CorruptedImages
 from relinearize.data.images import ImageSet
-from relinearize.evaluation.attacked import share
-from relinearize.evaluation.pieces import flags_to_text
-from relinearize.evaluation.subject import Piece, Subject
+from relinearize.evaluation.pieces import Part, Piece, Result, flags_to_text, share
+from relinearize.evaluation.subject import Subject
 from relinearize.records.robustness import CorruptionsRecord
 from relinearize.records.store import content_key
 
@@ -32,7 +31,7 @@ class CorruptedAccuracy:
         self.description = source.describe()
         self.cells = [(name, severity) for name in source.names for severity in SEVERITIES]
         which = subject.which(count)
-        self.pieces = [
+        pieces = [
             Piece(
                 f"corruption {name}",
                 {
@@ -48,6 +47,7 @@ class CorruptedAccuracy:
             )
             for name, severity in self.cells
         ]
+        self.part = Part(pieces, self.record)
 
     def of_one(self, name: str) -> dict[str, Any]:
         """What of the source's description can change the images of one corruption."""
@@ -58,7 +58,7 @@ class CorruptedAccuracy:
             content["sha256"] = digests[name]
         return content
 
-    def compute(self, name: str, severity: int) -> dict[str, Any]:
+    def compute(self, name: str, severity: int) -> Result:
         start = time.perf_counter()
         flags = []
         for images, labels in self.source.chunks(name, severity, self.batch_size, self.rows.numpy()):
@@ -66,7 +66,7 @@ class CorruptedAccuracy:
             flags.append(self.subject.right(pixels, labels))
         return {"right": flags_to_text(torch.cat(flags)), "seconds": time.perf_counter() - start}
 
-    def record(self, results: Sequence[dict[str, Any]]) -> CorruptionsRecord:
+    def record(self, results: Sequence[Result]) -> CorruptionsRecord:
         """`results`: of all pieces, in their order."""
         percent = {cell: share([result])[0] for cell, result in zip(self.cells, results, strict=True)}
         by_name = {name: [percent[name, severity] for severity in SEVERITIES] for name in self.source.names}

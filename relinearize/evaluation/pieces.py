@@ -5,7 +5,11 @@ can change it (weights, images, settings, seed, device), so an evaluation with o
 with this one and nothing else. After the evaluation the file stays: it holds each image's own result.
 """
 
+import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,60 @@ from torch import Tensor
 
 from relinearize.errors import UserError
 from relinearize.files import write_text
+from relinearize.progress import WorkProgress
 from relinearize.records.store import content_key
 
 PIECES_FILE = "robustness_pieces.json"
 PIECES_VERSION = 1
+
+
+Result = dict[str, Any]  # plain data with `seconds`; of images `right`, a character for each
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the work that is done whole or not at all.
+
+    group: what a person calls it ("PGD-20"); what: plain data that says what comes out, within one subject; units: its
+    cost in forward passes of one image, roughly; compute: does it and returns plain data.
+    """
+
+    group: str
+    what: dict[str, Any]
+    units: float
+    compute: Callable[[], Result]
+
+
+@dataclass
+class Part:
+    """Pieces that one entry of the record is made of; `summary` makes it of their results, in order."""
+
+    pieces: list[Piece]
+    summary: Callable[[list[Result]], Any]
+    results: list[Result] = field(default_factory=list)
+
+    def work(self, filed: "Pieces", progress: WorkProgress, name: str) -> None:
+        """Take what is filed and compute the rest; each result is on the disk before the next piece is begun."""
+        self.results = []
+        for group, members in groupby(self.pieces, key=lambda piece: piece.group):
+            progress.begins(f"{name}: {group}")
+            found = []
+            for piece in members:
+                result = filed.get(piece.what)
+                if result is None:
+                    result = piece.compute()
+                    filed.put(piece.what, result)
+                progress.done(piece.units)
+                found.append(result)
+            self.results += found
+            if all("right" in result for result in found):
+                percent, count = share(found)
+                seconds = sum(result["seconds"] for result in found)
+                progress.says(f"{name}: {group}  {percent:.2f} % of {count:,}  {seconds:.1f} s")
+
+    @property
+    def outcome(self) -> Any:
+        return self.summary(self.results)
 
 
 class Pieces:
@@ -65,3 +119,15 @@ def flags_to_text(flags: Tensor) -> str:
 def text_to_flags(text: str) -> Tensor:
     """What `flags_to_text` made, as bool N."""
     return torch.tensor([character == "1" for character in text], dtype=torch.bool)
+
+
+def share(results: list[Result]) -> tuple[float, int]:
+    """(percent right, of how many images)."""
+    flags = "".join(result["right"] for result in results)
+    return 100.0 * flags.count("1") / len(flags), len(flags)
+
+
+def piece_seed(*parts: object) -> int:
+    """From 0 to 2^31 - 1, a function of the parts: pieces can be made in any order, by any process."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

@@ -17,8 +17,8 @@ from rich.console import Console
 from relinearize.data.images import ImageSet
 from relinearize.errors import UserError
 from relinearize.evaluation.corrupted import open_corruptions
-from relinearize.evaluation.options import EvaluationOptions
-from relinearize.evaluation.row import RowEvaluation, asked_of, checkpoint_of
+from relinearize.evaluation.row import RowEvaluation, checkpoint_of, request_of
+from relinearize.evaluation.settings import Evaluation
 from relinearize.evaluation.subject import Subject
 from relinearize.evaluation.table import show_robustness
 from relinearize.progress import WorkProgress
@@ -29,29 +29,29 @@ from relinearize.runs.images import open_source
 from relinearize.training.settings import resolve_accelerator
 
 
-def evaluate_robustness(options: EvaluationOptions, console: Console) -> list[RobustRecord]:
+def evaluate_robustness(evaluation: Evaluation, console: Console) -> list[RobustRecord]:
     """Evaluate the run and its sub-folders, or find it done; print the table. Returns the records, the run's first."""
-    run = FinishedRun.open(options.folder, options.root)
-    runs = [run, *(FinishedRun.open(folder, options.root) for folder in run.parts())]
-    attacks = {name: instantiate(settings) for name, settings in options.attacks.items()}
+    run = FinishedRun.open(evaluation.folder, evaluation.root)
+    runs = [run, *(FinishedRun.open(folder, evaluation.root) for folder in run.parts())]
+    attacks = {name: instantiate(settings) for name, settings in evaluation.attacks.items()}
     check_classes(run, attacks)
-    records = [finished(one, options) for one in runs]
+    records = [finished(one, evaluation) for one in runs]
     missing = [one for one, record in zip(runs, records, strict=True) if record is None]
     if missing:
         with exact_arithmetic():
-            made = iter(evaluated(missing, [*runs, *siblings(run, options)], options, attacks))
+            made = iter(evaluated(missing, [*runs, *siblings(run, evaluation)], evaluation, attacks))
         records = [record or next(made) for record in records]
     show_robustness(records, console)
     return records
 
 
-def siblings(run: FinishedRun, options: EvaluationOptions) -> list[FinishedRun]:
+def siblings(run: FinishedRun, evaluation: Evaluation) -> list[FinishedRun]:
     """The other routes of the checkpoint if `run` is the sub-folder of one route: attacks are made on them, too."""
     folder = run.folder.resolve()
     if not folder.name.startswith("route-") or not (folder.parent / RECORD_FILE).is_file():
         return []
-    main = FinishedRun.open(folder.parent, options.root)
-    others = [FinishedRun.open(place, options.root) for place in main.parts() if place != folder]
+    main = FinishedRun.open(folder.parent, evaluation.root)
+    others = [FinishedRun.open(place, evaluation.root) for place in main.parts() if place != folder]
     return [main, *others]
 
 
@@ -68,40 +68,40 @@ def check_classes(run: FinishedRun, attacks: Mapping[str, Any]) -> None:
             )
 
 
-def finished(run: FinishedRun, options: EvaluationOptions) -> RobustRecord | None:
-    """The robust record in the run's folder if it is what `options` ask for, of these weights and this program."""
+def finished(run: FinishedRun, evaluation: Evaluation) -> RobustRecord | None:
+    """The robust record in the run's folder if it is what `evaluation` asks for, of these weights and this program."""
     try:
         record = RobustRecord.read(run.folder / ROBUST_FILE)
     except UserError:  # none there, or of another version: made anew
         return None
     device = record.hardware.accelerator
-    here = options.accelerator == "auto" or resolve_accelerator(options.accelerator) == device
-    asked = asked_of(run, options)
-    same = record.key == run.record.key and {name: record.evaluation.get(name) for name in asked} == asked
+    here = evaluation.accelerator == "auto" or resolve_accelerator(evaluation.accelerator) == device
+    request = request_of(run, evaluation)
+    same = record.key == run.record.key and {name: record.evaluation.get(name) for name in request} == request
     return record if same and here else None
 
 
 def evaluated(
     wanted: Sequence[FinishedRun],
     runs: Sequence[FinishedRun],
-    options: EvaluationOptions,
+    evaluation: Evaluation,
     attacks: Mapping[str, Any],
 ) -> list[RobustRecord]:
     """One record for each of `wanted`, written into its folder; `runs`: these and other routes of their checkpoints.
 
     All are of one dataset.
     """
-    device = resolve_accelerator(options.accelerator)
+    device = resolve_accelerator(evaluation.accelerator)
     images = test_images(runs[0])
-    source = None if options.corruptions is None else open_corruptions(options.corruptions, images)
-    subjects = [Subject(run, images, device, options.robust.seed) for run in runs]
+    source = None if evaluation.corruptions is None else open_corruptions(evaluation.corruptions, images)
+    subjects = [Subject(run, images, device, evaluation.robust.seed) for run in runs]
     rows = [
-        RowEvaluation(subject, options, attacks, source, others_of(subject, subjects))
+        RowEvaluation(subject, evaluation, attacks, source, others_of(subject, subjects))
         for subject in subjects
         if subject.run.folder in {run.folder for run in wanted}
     ]
     records = []
-    with WorkProgress(sum(piece.units for row in rows for piece in row.pieces)) as progress:
+    with WorkProgress(sum(row.units for row in rows)) as progress:
         for row in rows:
             with FileLock(row.folder / f".{ROBUST_FILE}.lock"):
                 records.append(row.record(progress))

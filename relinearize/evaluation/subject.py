@@ -1,7 +1,5 @@
 """What a robust evaluation looks at: one network in float32 on its device, and which test images in which order."""
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,20 +12,6 @@ from relinearize.data.augment import to_pixels
 from relinearize.data.images import ImageSet
 from relinearize.data.splits import stable_order
 from relinearize.runs.finished import FinishedRun
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of the work that is done whole or not at all; an evaluation is a list of them.
-
-    group: what a person calls it ("PGD-20"); what: plain data that says what comes out, within one subject; units: its
-    cost in forward passes of one image, roughly; compute: does it and returns plain data.
-    """
-
-    group: str
-    what: dict[str, Any]
-    units: float
-    compute: Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -79,9 +63,3 @@ class Subject:
     def identity(self) -> dict[str, Any]:
         """All that every piece depends on."""
         return {**self.run.identity, "device": self.device, "torch": torch.__version__}
-
-
-def piece_seed(*parts: object) -> int:
-    """From 0 to 2^31 - 1, a function of the parts: pieces can be made in any order, by any process."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1

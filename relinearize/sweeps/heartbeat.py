@@ -1,4 +1,4 @@
-"""Telling a process that works from one that was killed, from any node: a working one touches its file now and then.
+"""Each job touches a heartbeat file; a stale one means it was killed, as seen from any node.
 
 A lock would tell sooner, but not every cluster's file system shares locks between nodes; all share the times of files.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BEAT = 5.0  # seconds between two touches
-SILENCE = 60.0  # seconds without one after which a process counts as killed; covers clocks that differ a little
+SILENCE = 60.0  # seconds without one after which a heartbeat is stale; covers clocks that differ a little
 
 
 @dataclass
@@ -48,7 +48,7 @@ def beating(path: Path) -> Iterator[None]:
 
 
 def alive(process: Process, path: Path) -> bool:
-    """Whether `process`, which touches `path`, still lives. Seen at once if it ended here, else by the file's age."""
+    """Whether `process` with the heartbeat file `path` lives. Seen at once if it ended here, else by the file's age."""
     if process.place == _place():
         try:
             os.kill(process.number, 0)

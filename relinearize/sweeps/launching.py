@@ -57,9 +57,9 @@ def listed_jobs(config: DictConfig) -> list[list[str]] | None:
 def forget_unfinished(folder: Path, jobs: list[list[str]] | None) -> None:
     """Jobs of an earlier command of this name that failed or were killed wait again; done and living ones stay."""
     for path, job in job_files(folder).items():
-        asked = jobs is not None and job.number < len(jobs) and job.overrides == jobs[job.number]
+        listed = jobs is not None and job.number < len(jobs) and job.overrides == jobs[job.number]
         living = job.state == "running" and alive(job.process, path)
-        if not living and not (asked and job.state == "done"):
+        if not living and not (listed and job.state == "done"):
             path.unlink(missing_ok=True)
 
 

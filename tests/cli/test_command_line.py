@@ -196,3 +196,37 @@ def test_a_reader_who_leaves_is_no_error(unbuffered):
         process.stdout.close()
         said = process.stderr.read()
     assert (process.returncode, said) == (1, "")
+
+
+# ---- start-up --------------------------------------------------------------------------------------------------------
+
+SLOW_TO_IMPORT = {
+    "pytorch_lightning",
+    "wandb",
+    "torchattacks",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "torchvision",
+    "pandas",
+}
+
+
+def imported(*arguments):
+    """The packages that are imported when the command has ended."""
+    program = (
+        "import atexit, sys; from relinearize.cli import main; sys.argv = ['relinearize', *sys.argv[1:]]; "
+        "atexit.register(lambda: print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)); main()"
+    )
+    done = shell([sys.executable, "-c", program, *map(str, arguments)])
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "cost", "infer", "report", "status", "run"])
+def test_help_is_shown_without_torch_and_other_large_packages(command):
+    assert not imported(command, "--help") & (SLOW_TO_IMPORT | {"torch"})
+
+
+def test_count_imports_torch_and_no_other_large_package():
+    assert not imported("count", "dataset=cifar10", "backbone=resnet18") & SLOW_TO_IMPORT

@@ -5,11 +5,12 @@ from dataclasses import fields
 import pytest
 from omegaconf import OmegaConf
 
-from relinearize.commands import composing, infer
+from relinearize.commands import infer
 from relinearize.commands.composing import composed
 from relinearize.commands.cost import CostOptions
 from relinearize.commands.export import ExportOptions
 from relinearize.commands.infer import InferOptions
+from relinearize.commands.jobs import require_all
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.options import Request
@@ -89,4 +90,4 @@ def test_mistakes_are_one_line(arguments, message):
 def test_missing_keys_are_named():
     config = OmegaConf.create({"a": "???", "b": {"c": "???", "d": "${a}"}, "e": 1})
     with pytest.raises(UserError, match=r"^a and b\.c must be given \(key=value\)$"):
-        composing.require_all(config)
+        require_all(config)

@@ -59,7 +59,7 @@ def test_every_launcher_composes_and_leaves_the_run_as_it_is(launcher):
         pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [f"launcher={launcher}", "sweep=mine"], return_hydra_config=True)
-    ours = {"submitit_local": "PatientLocalLauncher", "slurm": "PatientSlurmLauncher"}
+    ours = {"submitit_local": "LocalWaitForAll", "slurm": "SlurmWaitForAll"}
     target = ours.get(launcher, f"{launcher}launcher")
     assert config.hydra.launcher._target_.lower().endswith(f".{target.lower()}")
     OmegaConf.resolve(config.hydra.launcher)

@@ -14,12 +14,12 @@ from robust_runs import ALONE, ATTACKS, FGSM, SETTINGS, evaluate, lasting, piece
 from safetensors.torch import load_file, save_file
 
 from relinearize import cli
-from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluate import main as evaluate_run
+from relinearize.commands.evaluate import read_evaluation
 from relinearize.errors import UserError
 from relinearize.evaluation import attacked as robust_attacks
 from relinearize.evaluation import checks as robust_checks
 from relinearize.evaluation import robustness as robust_evaluation
-from relinearize.evaluation.options import parse_options
 from relinearize.evaluation.pieces import PIECES_FILE, text_to_flags
 from relinearize.files import write_json
 from relinearize.progress import WorkProgress
@@ -256,18 +256,18 @@ def test_what_other_packages_warn_of_becomes_a_check(folder, monkeypatch):
 
 OPTION_ERRORS = {
     "no run": (["evaluation=robust"], ["run=FOLDER"]),
-    "unknown argument": (["run=x", "speed=1"], ["speed=1", "attack.NAME.KEY="]),
+    "unknown argument": (["run=x", "speed=1"], ["speed=1", "evaluation.KEY="]),
     "unknown evaluation": (["run=x", "evaluation=strong"], ["evaluation=strong", "clean, robust"]),
     "key of the other": (["run=x", "evaluation.n_attack=5"], ["evaluation.n_attack", "evaluation=robust has more"]),
     "attack of none": (["run=x", "attack.fgsm.epsilon=5"], ["attack.fgsm.epsilon", "evaluation=robust"]),
-    "unknown key": (["evaluation.steps=5"], ["evaluation.steps is unknown", "n_attack"]),
-    "no images": (["evaluation.n_attack=0"], ["evaluation.n_attack=0", "greater than or equal to 1"]),
+    "unknown key": (["evaluation.steps=5"], ["evaluate does not know 'evaluation.steps=5'", "n_attack"]),
+    "no images": (["evaluation.n_attack=0"], ["evaluation.n_attack=0", "must be greater than or equal to 1"]),
     "words": (["evaluation.n_clean=all"], ["evaluation.n_clean=all"]),
     "broken list": (["evaluation.attacks=[fgsm"], ["evaluation.attacks=[fgsm", "cannot be read"]),
     "unknown attack": (["evaluation.attacks=[fgms]"], ["evaluation.attacks=fgms", "autoattack", "pgd20"]),
     "twice": (["evaluation.attacks=[fgsm,fgsm]"], ["names an attack twice"]),
     "another attack's": (["attack.square.queries=5"], ["attack.square.queries", "evaluation.attacks=[fgsm,"]),
-    "unknown of attack": (["attack.fgsm.step=5"], ["attack.fgsm.step is unknown", "attack.fgsm.epsilon"]),
+    "unknown of attack": (["attack.fgsm.step=5"], ["does not know 'attack.fgsm.step=5'", "attack.fgsm.epsilon"]),
     "unknown corruptions": (["evaluation.corruptions=c"], ["evaluation.corruptions=c", "files, generated, none"]),
     "no folder": (["evaluation.corruptions=files"], ["corruptions.folder must be given"]),
     "settings of none": (["evaluation.corruptions=none", "corruptions.seed=1"], ["corruptions.seed", "none"]),
@@ -283,7 +283,7 @@ def test_wrong_options_are_one_line(case):
     if case not in list(OPTION_ERRORS)[:5]:
         arguments = ["run=x", "evaluation=robust", *arguments]
     with pytest.raises(UserError) as refusal:
-        parse_options(arguments)
+        read_evaluation(arguments)
     assert "\n" not in str(refusal.value)
     for word in words:
         assert word in str(refusal.value)
@@ -294,7 +294,7 @@ def test_options_reach_attacks_and_corruptions():
         "evaluation.epsilon=2", "evaluation.seed=3", "evaluation.attacks=[pgd,torchattacks]",
         "attack.pgd.losses=[margin]", "attack.torchattacks.arguments.steps=4", "corruptions.constants=tiny",
     ]  # fmt: skip
-    options = parse_options(["run=x", "evaluation=robust", *arguments])
+    options = read_evaluation(["run=x", "evaluation=robust", *arguments])
     assert options.attacks["pgd"]["epsilon"] == 2 and options.attacks["pgd"]["losses"] == ["margin"]
     assert options.attacks["torchattacks"]["arguments"] == {"steps": 4}
     assert (options.corruptions["constants"], options.corruptions["seed"]) == ("tiny", 3)
@@ -319,9 +319,17 @@ def test_errors_behind_the_options_are_one_line_of_the_program(folder, monkeypat
 
 def test_help_lists_the_keys(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["relinearize", "evaluate", "--help"])
-    cli.main()
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
     printed = capsys.readouterr().out
-    for words in ("run=FOLDER", "evaluation.n_autoattack: 1000", "corruptions.folder", "torchattacks"):
+    for words in (
+        "run=FOLDER",
+        "evaluation.n_autoattack: 1000",
+        "corruptions.folder",
+        "attack.pgd.losses",
+        "torchattacks",
+    ):
         assert words in printed
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from robust_runs import FGSM, SETTINGS
 
 from relinearize import cli
-from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
 from relinearize.evaluation.several_runs import run_folders
 from relinearize.records.robustness import ROBUST_FILE

@@ -4,15 +4,15 @@ import pytest
 from quick_runs import quick_run
 from rich.console import Console
 
-from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluate import main as evaluate_run
+from relinearize.commands.evaluate import read_evaluation
 from relinearize.errors import UserError
-from relinearize.evaluation.options import parse_options
 
 SETTINGS = ["evaluation=robust", "evaluation.corruptions=none", "evaluation.checks=false", "accelerator=cpu"]
 
 
 def options_of(*arguments):
-    return parse_options(["run=x", *SETTINGS, *arguments])
+    return read_evaluation(["run=x", *SETTINGS, *arguments])
 
 
 def test_each_name_is_the_file_with_that_class():

@@ -18,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
-from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.conf_folder import conf_folder
 from relinearize.convolution import resolve_convolutions
 from relinearize.evaluation import attacked as robust_attacks

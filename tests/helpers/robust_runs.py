@@ -4,7 +4,7 @@ import json
 
 from rich.console import Console
 
-from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.evaluation.pieces import PIECES_FILE
 
 ATTACKS = [

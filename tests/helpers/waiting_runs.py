@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from relinearize import cli
+from relinearize.commands import run
 
 
 def make_run(config):
@@ -28,5 +29,5 @@ if __name__ == "__main__":
 
         submitit.Job._results_timeout_s = 0  # how long a result is waited for after its process has ended
     # Functions of this file travel to the workers whole, with what they refer to.
-    cli.make_run = make_run
+    run.make_run = make_run
     cli.main()

@@ -7,7 +7,7 @@ import torch
 from quick_runs import SMALL, assert_same_tensors, quick_run
 from safetensors.torch import load_file, save_file
 
-from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
 from relinearize.records.store import MASK, WEIGHTS
 from relinearize.relu.mask import Mask

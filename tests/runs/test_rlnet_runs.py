@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from test_resume import OFTEN, child
 
 from relinearize.backbones.routes import ROUTES
-from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.rlnet.robust_training import RobustTraining

@@ -7,7 +7,7 @@ import torch
 from quick_runs import METHODS, QUICK, assert_same_tensors, copy_store, lasting, quick_plan, quick_run
 from test_resume import OFTEN, child
 
-from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
 from relinearize.records.run import find_records
 from relinearize.relu.mask import Mask

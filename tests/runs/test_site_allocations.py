@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 from quick_runs import SMALL, copy_store, quick_plan, quick_run
 
-from relinearize.commands.evaluate import evaluate_run
+from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import Terms, protocols
 from relinearize.records.run import Record

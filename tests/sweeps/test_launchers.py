@@ -155,9 +155,9 @@ def test_command_that_is_ended_ends_its_processes(tmp_path, launcher, state, num
 
 def test_interrupt_while_jobs_are_submitted_ends_those_that_run(monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    from hydra_plugins.relinearize_submitit import PatientLocalLauncher
+    from hydra_plugins.relinearize_submitit import LocalWaitForAll
 
-    launcher, ended = object.__new__(PatientLocalLauncher), []
+    launcher, ended = object.__new__(LocalWaitForAll), []
 
     def submit(overrides, first):
         os.kill(os.getpid(), signal.SIGTERM)

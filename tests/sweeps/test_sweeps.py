@@ -14,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from relinearize import cli
+from relinearize.commands import run
 from relinearize.errors import UserError
 from relinearize.sweeps import heartbeat
 from relinearize.sweeps.arguments import SWEEP_VARIABLE
@@ -56,7 +57,7 @@ def sweep(monkeypatch, job, *arguments, whole_config=False):
         created = datetime.now(UTC).isoformat(timespec="seconds")
         return SimpleNamespace(accuracy=SimpleNamespace(test=accuracy), created=created), "a folder"
 
-    monkeypatch.setattr(cli, "make_run", make_run)
+    monkeypatch.setattr(run, "make_run", make_run)
     monkeypatch.setattr(sys, "argv", ["relinearize", "run", *arguments])
     try:
         cli.main()

@@ -1,6 +1,7 @@
-"""One job of a multirun: its state on disk from start to end, and an error that stays its own."""
+"""One job of a multirun: its state on disk from start to end, also where it was killed; its errors stay its own."""
 
 import math
+import re
 import sys
 import time
 import traceback
@@ -13,8 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from relinearize.errors import UserError, user_error_behind
-from relinearize.sweeps.files import JOB_FILE, JobFile
+from relinearize.sweeps.files import JOB_FILE, JobFile, job_files
 from relinearize.sweeps.heartbeat import Process, beating
+
+ENDED = ("done", "failed")  # states that a job noted itself
 
 _at_work: list[tuple[Path, JobFile]] = []  # of this process; at most one
 
@@ -65,3 +68,32 @@ def one_line(error: BaseException) -> str:
     """The message, behind the kind of error where it is not the user's."""
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return " ".join(f"{kind}{error}".split())
+
+
+def why_lost(job: Any, error: Exception) -> str:
+    """One line about submitit's `job`, whose result could not be had because of `error`."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    if isinstance(error, FailedJobError):  # its message is the traceback between dashes
+        trace = re.split(r"\n-{5,}\n", str(error))[1]
+        return trace.strip().splitlines()[-1]
+    if isinstance(error, UncompletedJobError):
+        return f"job {job.job_id} ended without a result (state {job.state}); its log: {job.paths.stderr}"
+    return one_line(error)
+
+
+def note_lost(sweep: Path, number: int, overrides: list[str], reason: str) -> float:
+    """Note in the folder of the sweep that the job was lost (cancelled, killed, out of memory, on a node that failed),
+    unless it has noted an end itself.
+
+    Returns the accuracy of its run, NaN if there is none.
+    """
+    found = {path: job for path, job in job_files(sweep).items() if job.number == number and job.overrides == overrides}
+    for job in found.values():
+        if job.state in ENDED:
+            return math.nan if job.accuracy is None else job.accuracy
+    path, job = next(iter(found.items()), (sweep / str(number) / JOB_FILE, None))
+    job = job or JobFile(time.time(), Process.this(), number, overrides)
+    job.state, job.error = "failed", reason
+    job.write(path)
+    return math.nan

@@ -1,0 +1,54 @@
+"""What `run` and `count` share: Hydra's own applications, with multiruns, `--help` and `--cfg`.
+
+Light, like `run`: launchers import it in every worker, and `--cfg job` must answer at once.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from relinearize.conf_folder import conf_folder
+from relinearize.errors import UserError, user_error_behind
+
+application = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+
+
+def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    """`task(config)`; outside a sweep a user's error ends the program here, before Hydra adds a line of its own.
+
+    In a sweep it is raised: the job is noted as failed and the others go on.
+    """
+    try:
+        require_all(config)
+        return task(config)
+    except Exception as error:
+        cause = user_error_behind(error)
+        if cause is None or HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        fail(str(cause))
+
+
+def require_all(config: DictConfig) -> None:
+    """UserError if the config leaves keys to the user (`???`); those that only refer to such a key are not named."""
+
+    def missing(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from missing(value, f"{prefix}{key}.")
+            elif value == "???":
+                yield f"{prefix}{key}"
+
+    keys = sorted(missing(OmegaConf.to_container(config, resolve=False)))
+    if keys:
+        raise UserError(f"{' and '.join(keys)} must be given (key=value)")
+
+
+def fail(message: str) -> NoReturn:
+    """One line on standard error and exit status 1."""
+    print(f"relinearize: error: {message}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,45 @@
+"""`relinearize evaluate run=FOLDER`: the test accuracy of a finished run's network, built again from its files."""
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from relinearize.evaluation.settings import Evaluation
+from relinearize.files import write_json
+from relinearize.methods.losses import accuracy
+from relinearize.relu.counting import relu_total
+from relinearize.runs.finished import FinishedRun
+from relinearize.runs.images import open_images, open_source
+from relinearize.training.settings import resolve_accelerator
+
+EVALUATION = "evaluation.json"
+
+
+def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, float]:
+    """Check that the mask fits the network and keeps as many ReLUs as the record says, and test the network.
+
+    Prints the record's accuracy beside the new one and writes evaluation.json into the run's folder. Returns that
+    file's content.
+    """
+    run = FinishedRun.open(evaluation.folder, evaluation.root)
+    record = run.record
+    accelerator = resolve_accelerator(evaluation.accelerator)
+    network = run.network().to(accelerator)
+    data = open_images(run.config, open_source(run.config), accelerator, holdout=0.0)
+    batches = data.test_loader(evaluation.batch_size)
+    found = accuracy(network, track(batches, description="test", console=Console(stderr=True), transient=True))
+    result = {
+        "test": found,
+        "n_test": data.sizes["test"],
+        "relu/count": relu_total(network.network),
+        "record/test": record.accuracy.test,
+        "record/relu/count": record.budget.met,
+    }
+    write_json(run.folder / EVALUATION, result)
+    table = Table(title=f"{record.name} on {record.dataset.title}", title_justify="left")
+    for column in ("", "record", "now"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_row("ReLUs", f"{record.budget.met:,}", f"{result['relu/count']:,}")
+    table.add_row(f"test accuracy, % (n = {data.sizes['test']:,})", f"{record.accuracy.test:.2f}", f"{found:.2f}")
+    console.print(table)
+    return result
