@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -50,7 +49,7 @@ class Snapshot:
     scores: dict[str, Tensor] | None = None  # of every position, where the mask is the top of such
 
 
-class Stage(pl.LightningModule):
+class Stage(nn.Module):
     """Trains `network` (pixels in, logits out) for `epochs` epochs; subclasses say with which loss and optimizer.
 
     Args:
@@ -120,7 +119,7 @@ class Stage(pl.LightningModule):
         self._generator_state: dict[str, Tensor] = {}  # of a checkpoint, until the training goes on
         # Networks that are used but neither trained nor saved; a tuple hides them from Module's registration.
         self._frozen: tuple[nn.Module, ...] = ()
-        self.automatic_optimization = True
+        self._trained_by: tuple[Any, ...] = ()
 
     @property
     def config_key(self) -> str:
@@ -166,8 +165,31 @@ class Stage(pl.LightningModule):
         self.train_loader, self.validation_loader = train_loader, validation_loader
         self.precision_name, self.seed = precision, seed
 
-    def train_dataloader(self) -> Any:
-        return self.train_loader
+    # ---- what Lightning says of the training, once `train_by` has connected the stage with it ------------------------
+
+    def train_by(self, module: Any) -> None:
+        """`module`: the LightningModule that hands Lightning's calls on to this stage (training/lightning.py)."""
+        self._trained_by = (module,)  # a tuple hides it from Module's registration
+
+    @property
+    def trainer(self) -> Any:
+        """Lightning's Trainer; None where the stage is not trained."""
+        return self._trained_by[0].trainer if self._trained_by else None
+
+    @property
+    def current_epoch(self) -> int:
+        return self._trained_by[0].current_epoch if self._trained_by else 0
+
+    @property
+    def global_step(self) -> int:
+        return self._trained_by[0].global_step if self._trained_by else 0
+
+    def optimizers(self) -> Any:
+        return self._trained_by[0].optimizers()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def on_fit_start(self) -> None:
         for network in self._frozen:

@@ -13,11 +13,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import distributed
 from torch.multiprocessing import (
     ProcessContext,
@@ -25,44 +22,19 @@ from torch.multiprocessing import (
     ProcessRaisedException,
     start_processes,
 )
-from torch.nn.parallel import DistributedDataParallel
 
 from relinearize.errors import UserError
-from relinearize.methods.processes import process_count, process_rank
 
 # A process that uses CUDA or has threads cannot be forked. Peers are forked from a server that has imported what they
 # need, and nothing else; it is started with a run's first peer and ends with the run's process.
 START_METHOD = "forkserver"
-multiprocessing.set_forkserver_preload(["relinearize.runs.pipeline"])
+multiprocessing.set_forkserver_preload(["relinearize.runs.pipeline", "relinearize.training.lightning"])
 HOST = "127.0.0.1"
 # What ends a run is sent to all of its processes (Ctrl-C, Slurm). The first one handles it, and ends the others.
 LEFT_TO_THE_FIRST = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 # Called in a peer with its rank and a function that waits for all others: the task calls it once it is ready to train.
 Task = Callable[[int, Callable[[], None]], None]
-
-
-class DataParallel(SingleDeviceStrategy):
-    """The training of one of several processes, whose gradients are averaged in each step.
-
-    To Lightning each of them is one on its own. Its DDPStrategy would wait for the GPU in every step, to learn whether
-    some process had a signal, and makes every save a meeting of all processes.
-    """
-
-    def setup(self, trainer: pl.Trainer) -> None:
-        super().setup(trainer)
-        device = [self.root_device] if self.root_device.type == "cuda" else None
-        # Buffers: masks are the same everywhere anyway; batch-norm statistics are averaged at segment ends.
-        self.model = DistributedDataParallel(self.model, device_ids=device, broadcast_buffers=False)
-
-
-def devices_of_process(accelerator: str) -> dict[str, Any]:
-    """Lightning's arguments for where this process trains: alone, or as one of several."""
-    if process_count() == 1:
-        return {"devices": 1}
-    if accelerator == "cpu":
-        return {"devices": 1, "strategy": DataParallel("cpu")}
-    return {"devices": [process_rank()], "strategy": DataParallel(torch.device("cuda", process_rank()))}
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from quick_runs import QUICK, SEARCH, quick_command, shell, trained_epochs
+from quick_runs import LARGE, QUICK, SEARCH, quick_command, shell, trained_epochs
 
 from relinearize.records.run import find_records
 from relinearize.runs import stages as making
@@ -230,3 +230,11 @@ def test_help_is_shown_without_torch_and_other_large_packages(command):
 
 def test_count_imports_torch_and_no_other_large_package():
     assert not imported("count", "dataset=cifar10", "backbone=resnet18") & SLOW_TO_IMPORT
+
+
+def test_a_finished_run_imports_torch_and_no_other_large_package(alone):
+    record, folder = alone[LARGE]
+    made = folder.stat().st_mtime
+    packages = imported("run", *QUICK, *SEARCH, f"budget.fraction={LARGE}", f"output={folder.parents[1]}")
+    assert folder.stat().st_mtime == made and record.key[:8] in folder.name
+    assert not packages & SLOW_TO_IMPORT

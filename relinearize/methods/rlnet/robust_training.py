@@ -173,7 +173,7 @@ class RobustTraining(Stage):
     def _robust_epoch(self, epoch: int) -> bool:
         if not self.robust_validation["images"]:
             return False
-        last = epoch + 1 == self.epochs or (self._trainer is not None and self.trainer.should_stop)
+        last = epoch + 1 == self.epochs or (self.trainer is not None and self.trainer.should_stop)
         return last or (epoch + 1) % self.robust_validation["every"] == 0
 
     def _choose(self, row: dict[str, float]) -> None:

@@ -1,0 +1,208 @@
+"""A stage under Lightning: the module that Lightning trains, its checkpoints, its strategy, and the Trainer itself.
+
+Importing Lightning takes seconds, so that only what trains imports this file (see fit.py).
+"""
+
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from relinearize.convolution import on_winograd
+from relinearize.errors import UserError
+from relinearize.methods.processes import process_count, process_rank
+from relinearize.methods.stage import Stage
+from relinearize.training import checkpoint
+from relinearize.training.checkpoint import LogRows
+from relinearize.training.progress import StageProgress
+from relinearize.training.settings import TrainerSettings, one_line, quiet_lightning
+from relinearize.training.signals import DeferredSignals
+
+
+class LightningStage(pl.LightningModule):
+    """A stage as Lightning wants it: its calls are handed on, and callbacks find the stage's attributes here."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+        stage.train_by(self)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("stage"), name)
+
+    def train_dataloader(self) -> Any:
+        return self.stage.train_loader
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        return self.stage.training_step(batch, batch_index)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.stage.configure_optimizers()
+
+    def on_fit_start(self) -> None:
+        self.stage.on_fit_start()
+
+    def on_train_start(self) -> None:
+        self.stage.on_train_start()
+
+    def on_train_epoch_start(self) -> None:
+        self.stage.on_train_epoch_start()
+
+    def on_train_epoch_end(self) -> None:
+        self.stage.on_train_epoch_end()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.stage.on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.stage.on_load_checkpoint(checkpoint)
+
+    def state_dict(self, *arguments: Any, **settings: Any) -> dict[str, Tensor]:
+        """That of the stage: a checkpoint names no wrapper."""
+        return self.stage.state_dict(*arguments, **settings)
+
+    def load_state_dict(self, state: dict[str, Tensor], *arguments: Any, **settings: Any) -> Any:
+        return self.stage.load_state_dict(state, *arguments, **settings)
+
+
+class SegmentCheckpoint(pl.callbacks.Checkpoint):
+    """Saves the training at segment ends, at most once in `seconds`, and always when it stops or a signal has come.
+
+    A signal is handled at the end of the batch, after the save: nothing that was trained is lost.
+
+    A Checkpoint callback: Lightning calls it after the stage's own hooks, so the saved state is that of the segment's
+    end. The file is replaced by one rename: a kill while writing leaves the previous one.
+    """
+
+    def __init__(self, path: Path, seconds: float, progress: StageProgress, log_rows: LogRows) -> None:
+        self.path, self.seconds = path, seconds
+        self.progress, self.log_rows = progress, log_rows
+        self.saved_at = time.monotonic()
+        self.rows_seen = 0
+        self.signals = DeferredSignals()
+
+    def on_train_start(self, trainer: pl.Trainer, stage: Stage) -> None:
+        self.rows_seen = len(stage.history)
+        self.signals.begin()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, stage: Stage, outputs: Any, batch: Any, batch_index: int) -> None:
+        # At the segment's last batch its end follows at once. Of several processes the others know of no signal, and
+        # have sums of their own since the last end: they are stopped at ends only. Gradients that wait for
+        # further batches (accumulate_grad_batches) are in no checkpoint.
+        stepped = (batch_index + 1) % trainer.accumulate_grad_batches == 0
+        if self.signals.arrived and stepped and not trainer.is_last_batch and process_count() == 1:
+            checkpoint.save_checkpoint(trainer, self.path)
+            self.signals.handle()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, stage: Stage) -> None:
+        while self.rows_seen < len(stage.history):
+            self.rows_seen += 1
+            self.progress.epoch_finished(stage, stage.history[self.rows_seen - 1])
+            self.log_rows(stage.history[: self.rows_seen])
+        last = stage.current_epoch + 1 == stage.epochs * stage.segments
+        due = time.monotonic() - self.saved_at >= self.seconds
+        if trainer.should_stop or last or due or self.signals.arrived:
+            checkpoint.save_checkpoint(trainer, self.path)
+            self.saved_at = time.monotonic()
+        self.signals.handle()
+
+
+class DataParallel(SingleDeviceStrategy):
+    """The training of one of several processes, whose gradients are averaged in each step.
+
+    To Lightning each of them is one on its own. Its DDPStrategy would wait for the GPU in every step, to learn whether
+    some process had a signal, and makes every save a meeting of all processes.
+    """
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        super().setup(trainer)
+        device = [self.root_device] if self.root_device.type == "cuda" else None
+        # Buffers: masks are the same everywhere anyway; batch-norm statistics are averaged at segment ends.
+        self.model = DistributedDataParallel(self.model, device_ids=device, broadcast_buffers=False)
+
+
+def devices_of_process(accelerator: str) -> dict[str, Any]:
+    """Lightning's arguments for where this process trains: alone, or as one of several."""
+    if process_count() == 1:
+        return {"devices": 1}
+    if accelerator == "cpu":
+        return {"devices": 1, "strategy": DataParallel("cpu")}
+    return {"devices": [process_rank()], "strategy": DataParallel(torch.device("cuda", process_rank()))}
+
+
+def train(
+    stage: Stage,
+    settings: TrainerSettings,
+    path: Path,
+    log_rows: LogRows,
+    lightning_logger: Callable[[], Logger | None],
+) -> None:
+    """Train `stage` by Lightning's Trainer; the arguments are those of `fit`, `path` its checkpoint."""
+    networks = (stage.network, *stage._frozen)
+    stage.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+    for network in networks:
+        network.to(memory_format=stage.memory_format)
+    if settings.compile:
+        # Graphs of the stages before would be taken for those of this one: the compiler does not look at hooks.
+        torch.compiler.reset()
+        for network in networks:
+            network.compile()
+    first = process_rank() == 0
+    callbacks: list[pl.Callback] = settings.new_callbacks(watching=first)
+    if first:
+        progress = StageProgress(settings.progress)
+        callbacks += [progress, SegmentCheckpoint(path, settings.checkpoint_seconds, progress, log_rows)]
+    quiet_lightning()
+    defaults = {
+        "benchmark": settings.accelerator == "cuda",  # cuDNN tries its algorithms once: the shapes of the batches stay
+        "default_root_dir": path.parent,
+    }
+    trainer = pl.Trainer(
+        accelerator="gpu" if settings.accelerator == "cuda" else "cpu",
+        **devices_of_process(settings.accelerator),
+        precision={"32": "32-true", "bf16": "bf16-mixed"}[settings.precision],
+        max_epochs=stage.epochs * stage.segments,
+        callbacks=callbacks,
+        enable_checkpointing=first,
+        logger=(first and settings.callbacks and lightning_logger()) or False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        # In a job of Slurm: whoever submitted it queues it again, Lightning must not.
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        **defaults | settings.lightning_arguments(),
+    )
+    resume = {"ckpt_path": path, "weights_only": True} if path.is_file() else {}
+    fast = on_winograd(*networks) if settings.convolutions == "winograd" else nullcontext()
+    with warnings.catch_warnings(), fast:
+        warnings.filterwarnings("ignore", message=".*num_workers.*")
+        # Its successor does not exist in the oldest torch that is allowed.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        try:
+            trainer.fit(LightningStage(stage), **resume)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            if not settings.lightning and not settings.callbacks:
+                raise
+            raise UserError(f"trainer.lightning or callbacks, in stage {stage.name}: {one_line(error)}") from error
+        except SystemExit as end:
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            raise KeyboardInterrupt from None  # of which Lightning has made an exit
