@@ -84,6 +84,8 @@ def composed(
     flags.add_argument("-c", "--cfg", nargs="?", const="job")
     flags.add_argument("-cd", "--config-dir")
     given, words = flags.parse_known_args(arguments)
+    if given.cfg not in (None, "job"):
+        raise UserError(f"--cfg {given.cfg}: valid: job")
     places = [word for word in words if positional and (("=" not in word and word[0] != "-") or Path(word).exists())]
     overrides = [word for word in words if word not in places]
     if given.config_dir:
@@ -171,24 +173,29 @@ def help_text(command: str, config: DictConfig) -> str:
     """The comments and defaults of the command's config file and of the files that it chose."""
     chosen: Mapping[str, str | None] = config.hydra.runtime.choices
     lines = list(described(conf_folder() / f"{command}.yaml"))
-    for group, name in chosen.items():
-        if not group.startswith("hydra/"):
-            group, _, package = group.partition("@")
-            names = ", ".join(sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")))
-            lines += ["", f"# {group}={name}; valid: {names}"]
-            lines += described(conf_folder() / group / f"{name}.yaml", f"{package or group}.")
+    for choice, name in reversed(chosen.items()):
+        group, _, package = choice.partition("@")
+        folder = conf_folder() / group
+        if not group.startswith("hydra/") and not package.startswith("method."):
+            files = folder.glob(
+                "**/*.yaml" if group == "experiment" else "*.yaml"
+            )  # other folders are groups of their own
+            names = ", ".join(sorted(str(path.relative_to(folder).with_suffix("")) for path in files))
+            lines += ["", f"# {choice}={name or 'null'}; valid: {names}"]
+            lines += described(folder / f"{name}.yaml", f"{package or group.replace('/', '.')}.")
     return "\n".join(lines)
 
 
 def described(path: Path, prefix: str = "") -> Iterator[str]:
     """The lines of a config file without its defaults list and targets, each with its full key behind `prefix`."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    prefix = "" if text.startswith("# @package _global_") else prefix
     parents: list[str] = []
     hidden = False
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         entry = re.match(r"((?:  )*)(\w+):", line)
         if entry:
-            depth = len(entry[1]) // 2
-            parents = [*parents[:depth], entry[2]]
-            hidden = parents[0] == "defaults" or entry[2].startswith("_")
+            parents = [*parents[: len(entry[1]) // 2], entry[2]]
+            hidden = parents[0] in ("defaults", "hydra") or entry[2].startswith("_")
         if line and not hidden:
             yield f"{prefix}{'.'.join(parents)}{line[entry.end() - 1 :]}" if entry else line

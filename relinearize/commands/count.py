@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from relinearize.commands.jobs import application, one_line_errors
+from relinearize.commands.jobs import application, one_line_errors, show_help
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print the table of the network that `arguments` describe; with -m one for each."""
+    show_help(arguments)
     sys.argv = ["relinearize count", *arguments]
     count_job()
 

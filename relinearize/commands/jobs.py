@@ -4,7 +4,7 @@ Light, like `run`: launchers import it in every worker, and `--cfg job` must ans
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import hydra
@@ -16,6 +16,17 @@ from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
 
 application = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+
+
+def show_help(arguments: Sequence[str]) -> None:
+    """Print the keys of conf/config.yaml and of the files it chooses, and end the program, if `arguments` ask for it.
+
+    Hydra's own help has no comments.
+    """
+    if {"-h", "--help"} & set(arguments):
+        from relinearize.commands.composing import composed
+
+        composed("config", [word for word in arguments if word not in ("-m", "--multirun")])
 
 
 def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:

@@ -109,6 +109,19 @@ def test_config_is_shown_without_importing_torch():
     assert "seed: 7" in done.stdout and "_target_: relinearize.methods.snl.SNLSearch" in done.stdout
 
 
+def test_help_of_a_run_has_every_key_with_its_comment_and_every_group(typed):
+    status, out, _ = typed("run", "-m", "--help", "backbone=resnet18")
+    assert status == 0
+    for words in (
+        "seed: 0 # initial weights",
+        "# backbone=resnet18; valid: ",
+        "method.search.lasso",
+        "trainer.threads: ",
+    ):
+        assert words in out
+    assert "_target_" not in out and "hydra" not in out
+
+
 def test_count_prints_each_site_and_both_totals(typed):
     status, out, _ = typed("count", "dataset=cifar10", "backbone=resnet18")
     assert status == 0
