@@ -22,13 +22,13 @@ def allocate(sizes: Mapping[str, int], sensitivities: Mapping[str, float | None]
 
     Args:
         sizes: site -> N_l, its number of positions (C * H * W).
-        sensitivities: the same sites -> eta_l >= 0; None for a site that is emptied (relu/emptying.py).
-        budget: 1 to the sum of the sizes, of the sites that are not emptied.
+        sensitivities: the same sites -> eta_l >= 0; None for a site that is culled (relu/culling.py).
+        budget: 1 to the sum of the sizes, of the sites that are not culled.
 
     Raises UserError for other sites, negative or non-finite or all-zero sensitivities, and an impossible budget.
     """
     everything = dict.fromkeys(sizes, 0)
-    sizes, sensitivities = _without_emptied(sizes, sensitivities)
+    sizes, sensitivities = _without_culled(sizes, sensitivities)
     _check(sizes, sensitivities, budget)
     etas = [Fraction(float(sensitivities[name])) for name in sizes]
     caps = list(sizes.values())
@@ -62,7 +62,7 @@ def allocate_channels(
     Raises UserError as `allocate` does, and for a budget below the smallest map.
     """
     everything = dict.fromkeys(shapes, 0)
-    shapes, sensitivities = _without_emptied(shapes, sensitivities)
+    shapes, sensitivities = _without_culled(shapes, sensitivities)
     counts = allocate({name: math.prod(shape) for name, shape in shapes.items()}, sensitivities, budget)
     maps = {name: math.prod(shape[1:]) for name, shape in shapes.items()}
     smallest = min(maps.values())
@@ -129,11 +129,11 @@ def _capped_shares(caps: Sequence[int], etas: Sequence[Fraction], budget: int) -
     return shares
 
 
-def _without_emptied(
+def _without_culled(
     sizes: Mapping[str, Any], sensitivities: Mapping[str, float | None]
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    emptied = {name for name, eta in sensitivities.items() if eta is None}
-    others = {name: size for name, size in sizes.items() if name not in emptied}
+    culled = {name for name, eta in sensitivities.items() if eta is None}
+    others = {name: size for name, size in sizes.items() if name not in culled}
     return others, {name: eta for name, eta in sensitivities.items() if eta is not None}
 
 

@@ -1,8 +1,9 @@
-"""Emptying sites: which sites keep any ReLU, where a site costs rounds of messages however few ReLUs it keeps.
+"""Layer culling (DeepReDuce's word): which sites keep any ReLU at all.
 
 Under two-party computation a site that keeps one ReLU takes as many messages as one that keeps them all, and one that
-keeps none takes nothing. A budget held at few sites is therefore answered sooner than the same budget spread over all.
-What it costs in accuracy is judged by the worth of a division, in the terms of the search that made it.
+keeps none takes no message. So a network that holds its budget at few sites has a lower latency than one that spreads
+it over all. How much a culled site matters to accuracy is measured by the worth of a division, in the terms of the
+search that made it.
 """
 
 import math
@@ -37,8 +38,8 @@ Divide = Callable[[Collection[str]], Division]
 class ScoredPositions:
     """Of a search that scores positions: those of largest score at the live sites, as relu/budget.py takes them.
 
-    Worth is how many of the search's own top positions are among them. What takes the place of the others counts
-    nothing: the search would have linearized it.
+    Worth is how many of the search's own top positions are among them. Positions that take the place of the others
+    count nothing: the search would have linearized them.
     """
 
     def __init__(self, scores: Mapping[str, Tensor], budget: int) -> None:
@@ -63,8 +64,8 @@ class ScoredPositions:
 class SensitiveSites:
     """Of a search that is given sensitivities: relu/allocation.py's division among the live sites.
 
-    Worth is the sum of eta_l * log(1 + n_l). Shares in proportion to eta_l are those that maximise it (but for the 1,
-    which makes an empty site worth 0), so SENet's own division is worth most and every emptied site loses some.
+    Worth is the sum of eta_l * log(1 + n_l). Shares in proportion to eta_l maximise it (but for the 1, which makes a
+    culled site worth 0), so SENet's own division is worth most and every culled site loses some.
     """
 
     def __init__(self, sizes: Mapping[str, int], sensitivities: Mapping[str, float], budget: int) -> None:
@@ -81,10 +82,10 @@ class SensitiveSites:
 
 
 def keep_sites(sizes: Mapping[str, int], budget: int, divide: Divide, number: int) -> Division:
-    """Empty one site after the other, each time the one whose loss leaves the largest worth, until `number` are live.
+    """Cull one site after the other, each time the one whose loss leaves the largest worth, until `number` are live.
 
     Never a site without which the budget could not be held at `number` sites. The search's own division is returned
-    where it has no more live sites than that. Among equals the earliest site is emptied.
+    where it has no more live sites than that. Among equals the earliest site is culled.
 
     Raises UserError where the `number` largest sites do not hold the budget.
     """
@@ -101,36 +102,36 @@ def keep_sites(sizes: Mapping[str, int], budget: int, divide: Divide, number: in
     return division
 
 
-def lower_price(
+def cull_by_latency(
     sizes: Mapping[str, int],
     budget: int,
     divide: Divide,
-    price: Callable[[Mapping[str, int]], float],
+    latency: Callable[[Mapping[str, int]], float],
     least_worth: float,
 ) -> Division:
-    """Empty one site after the other while it lowers the price and leaves the share `least_worth` of the worth.
+    """Cull one site after the other while that lowers the latency and the share `least_worth` of the worth is kept.
 
-    Each time the site that saves most for what is lost. A greedy way down: other sets of sites may be cheaper still.
+    Each time the site that saves most for what is lost. Greedy: other sets of sites may be faster still.
 
     Args:
-        price: of the counts per site, as seconds.
+        latency: from the counts per site to seconds.
         least_worth: 0 to 1, of the search's own division over all sites.
     """
     division = divide(sizes)
-    floor, cost = least_worth * division.worth, price(division.counts)
+    floor, seconds = least_worth * division.worth, latency(division.counts)
     while True:
         found = []
         for rest in _without_one(division.live):
             if sum(sizes[name] for name in rest) < budget:
                 continue
             option = divide(rest)
-            saved, lost = cost - price(option.counts), max(division.worth - option.worth, 0.0)
+            saved, lost = seconds - latency(option.counts), max(division.worth - option.worth, 0.0)
             if saved > 0 and option.worth >= floor:
                 found.append((saved / lost if lost else float("inf"), saved, option))
         if not found:
             return division
         division = max(found, key=lambda one: one[:2])[2]
-        cost = price(division.counts)
+        seconds = latency(division.counts)
 
 
 def holds(sizes: Collection[int], number: int) -> int:

@@ -84,7 +84,7 @@ class Plan:
 
     @cached_property
     def site_choice(self) -> SiteChoice | None:
-        """What empties whole sites; None where every site may keep ReLUs, and for runs of before there was a choice."""
+        """What culls whole sites; None where every site may keep ReLUs, and for runs of before there was a choice."""
         if self.allocation_settings is None:
             return None
         settings = {key: value for key, value in self.allocation_settings.items() if key != "name"}
@@ -248,8 +248,8 @@ class Plan:
     def chosen(self) -> Artifact:
         """The mask and weights that the fine-tuning starts from.
 
-        The search's own at the budget; or, where an allocation empties sites after a search that scores positions, the
-        mask that it makes of the scores. A search that is given sensitivities is given the emptied sites with them.
+        The search's own at the budget; or, where an allocation culls sites after a search that scores positions, the
+        mask that it makes of the scores. A search that is given sensitivities is given the culled sites with them.
         """
         if self.allocation_settings is None or self.allocated:
             return self.snapshot(self.budget)

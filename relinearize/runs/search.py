@@ -42,7 +42,7 @@ def make_snapshot(plan: Plan) -> None:
 
 
 def make_mask(plan: Plan) -> None:
-    """The search, and what an allocation that empties sites makes of its scores (see Plan.chosen)."""
+    """The search, and what an allocation that culls sites makes of its scores (see Plan.chosen)."""
     make_snapshot(plan)
     if plan.chosen.complete:
         return
@@ -63,7 +63,7 @@ def make_mask(plan: Plan) -> None:
 
 
 def open_sensitivities(plan: Plan) -> dict[str, float | None]:
-    """The sensitivity of each site; None for those that the allocation empties."""
+    """The sensitivity of each site; None for those that the allocation culls."""
     sensitivities = make_sensitivities(plan)
     if plan.site_choice is None:
         return sensitivities

@@ -1,4 +1,4 @@
-"""Site-aware allocations: the `allocation` group of the config, which empties whole sites (see relu/emptying.py)."""
+"""Site-aware allocations: the `allocation` group of the config, which culls whole sites (see relu/culling.py)."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,9 +9,9 @@ from relinearize.errors import UserError
 from relinearize.private_inference.cost.prediction import predict
 from relinearize.private_inference.cost.presets import Preset, find_presets
 from relinearize.private_inference.cost.workload import mask_workload
-from relinearize.relu.culling import Divide, Division, fewest_sites, holds, keep_sites, lower_price
+from relinearize.relu.culling import Divide, Division, cull_by_latency, fewest_sites, holds, keep_sites
 
-FREE = "free"  # the name of the allocation that empties nothing
+FREE = "free"  # the name of the allocation that culls nothing
 
 
 class SiteChoice(Protocol):
@@ -58,10 +58,10 @@ class FewerSites:
 
 
 class LowerLatency:
-    """`allocation=cost`: sites are emptied while that lowers the predicted latency of an inference.
+    """`allocation=cost`: sites are culled while that lowers the predicted latency of an inference.
 
     Args:
-        preset, network: whose latency, see relinearize/cost/presets.py.
+        preset, network: whose latency, see relinearize/private_inference/cost/presets.py.
         worth: 0 to 1, the least share of the worth of the search's own division that has to remain.
     """
 
@@ -78,9 +78,9 @@ class LowerLatency:
         """Any budget can be held by all sites."""
 
     def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
-        return lower_price(sizes, budget, divide, self.price(sizes), self.worth)
+        return cull_by_latency(sizes, budget, divide, self.latency(sizes), self.worth)
 
-    def price(self, sizes: Mapping[str, int]) -> Callable[[Mapping[str, int]], float]:
+    def latency(self, sizes: Mapping[str, int]) -> Callable[[Mapping[str, int]], float]:
         """From the counts of the sites to the predicted seconds, online, that the ReLUs of an inference take."""
 
         def seconds(counts: Mapping[str, int]) -> float:
@@ -92,14 +92,12 @@ class LowerLatency:
 
 def the_preset(name: str, network: Any) -> Preset:
     """The one preset that `allocation.preset` and `allocation.network` mean. Raises UserError for any other number."""
-    if isinstance(network, Mapping):  # Hydra reads {rtt_ms:20,mbps:50} as a mapping
-        network = "{" + ",".join(f"{key}:{value}" for key, value in network.items()) + "}"
     try:
         presets = find_presets(name, network)
     except UserError as error:
         raise UserError(f"allocation: {error}") from None
     if len(presets) != 1 or presets[0].network is None:
         raise UserError(
-            f"allocation.preset={name} is computation alone, which no emptied site lowers; give a protocol's name"
+            f"allocation.preset={name} is computation alone, which no culled site lowers; give a protocol's name"
         )
     return presets[0]

@@ -1,4 +1,4 @@
-"""Emptying sites: exact budgets, the cheapest to lose go first, floors that hold."""
+"""Layer culling: exact budgets, the cheapest to lose go first, floors that hold."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from relinearize.errors import UserError
 from relinearize.relu.allocation import allocate, allocate_channels
 from relinearize.relu.budget import site_mask, top_mask
-from relinearize.relu.culling import ScoredPositions, SensitiveSites, keep_sites, lower_price
+from relinearize.relu.culling import ScoredPositions, SensitiveSites, cull_by_latency, keep_sites
 
 SIZES = {"stem": 64, "wide": 64, "middle": 32, "late": 16, "last": 16}
 BUDGET = 40
@@ -110,10 +110,10 @@ def live_sites(counts: dict[str, int]) -> float:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("floor", [0.0, 0.5, 0.8, 1.0])
-def test_a_lower_price_keeps_its_floor_and_no_further_site_could_go(seed, floor):
+def test_a_cull_by_latency_keeps_its_floor_and_no_further_site_could_go(seed, floor):
     divide = ScoredPositions(scores_of(seed), BUDGET)
     own = divide(SIZES)
-    division = lower_price(SIZES, BUDGET, divide, live_sites, floor)
+    division = cull_by_latency(SIZES, BUDGET, divide, live_sites, floor)
     assert sum(division.counts.values()) == BUDGET
     assert division.worth >= floor * own.worth
     for name in division.live:
@@ -133,14 +133,14 @@ def test_no_set_of_sites_is_cheaper_where_all_cost_the_same():
         ways = [way for length in range(1, 6) for way in itertools.combinations(SIZES, length)]
         able = [way for way in ways if sum(SIZES[name] for name in way) >= BUDGET]
         best = min(live_sites(divide(way).counts) for way in able if divide(way).worth >= floor)
-        assert live_sites(lower_price(SIZES, BUDGET, divide, live_sites, 0.6).counts) == best
+        assert live_sites(cull_by_latency(SIZES, BUDGET, divide, live_sites, 0.6).counts) == best
 
 
 def test_what_saves_most_for_its_worth_goes_first():
     """A site may be dear for other reasons than its rounds."""
     price = {"stem": 10.0, "wide": 1.0, "middle": 1.0, "late": 1.0, "last": 1.0}
     divide = ScoredPositions({name: torch.linspace(0, 1, size) for name, size in SIZES.items()}, BUDGET)
-    division = lower_price(
+    division = cull_by_latency(
         SIZES, BUDGET, divide, lambda counts: sum(price[name] for name, count in counts.items() if count), 0.6
     )
     assert "stem" not in division.live and "wide" in division.live  # as large, as many of the top positions

@@ -79,7 +79,7 @@ class SENetSearch(Stage):
 
     Args:
         network: sites are MaskedReLU. teacher: frozen all-ReLU network with the same sites.
-        sensitivities: eta_l per site, None for a site that is emptied; the allotment is min(N_l, c * eta_l), summing to
+        sensitivities: eta_l per site, None for a culled site; the allotment is min(N_l, c * eta_l), summing to
             `budget`.
         cross_entropy_weight, distillation_weight: gamma and alpha. temperature: T.
         mismatch: "linear" or "activation" (the official one), see mismatch.py.
