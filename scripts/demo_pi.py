@@ -29,7 +29,7 @@ from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.cost.prediction import predict
 from relinearize.private_inference.cost.presets import find_presets
 from relinearize.private_inference.cost.workload import bundle_workload
-from relinearize.private_inference.engine.engines import ENGINES
+from relinearize.private_inference.engine.protocols import ENGINES
 from relinearize.records.inference import InferenceRecord
 from relinearize.records.run import Record, find_records
 
@@ -115,7 +115,7 @@ def records(folder: Path) -> list[InferenceRecord]:
 
 
 def table(runs: Sequence[tuple[Path, Record]]) -> Table:
-    """A row per network and protocol: what it kept, what it cost, what the cost model says of it."""
+    """A row per network and protocol: ReLUs kept, measured costs, and the cost model's beside them."""
     shown = Table(title="digits, ResNet-8, SNL: accuracy against what private inference takes, per image")
     shown.add_column("ReLUs", justify="right")
     for name in ("accuracy %", "protocol, network", "right", "MB", "model", "seconds", "model", "WAN s by the model"):

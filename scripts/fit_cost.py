@@ -9,7 +9,7 @@
 Small networks with random weights and masks of every kind run under Cheetah and SEMI2K, in the engine's environment
 (`make pi`): on loopback for bytes and time, with two delays for the messages of Cheetah, which runs transfers side by
 side. The constants are least squares of the relative errors, none below zero. Some networks are kept out of the fit and
-run on the WAN, too: the table says how far off the model is for them, in bytes (at most 10 %) and seconds (25 %).
+run on the WAN, too: the table shows how far off the model is for them, in bytes (at most 10 %) and seconds (25 %).
 
 Records are kept in --folder and not measured again; delete it to measure anew.
 """
@@ -54,7 +54,7 @@ class Comparison:
 
     @property
     def off(self) -> float:
-        """As a share of the measurement; above zero where the model says more."""
+        """As a share of the measurement; above zero where the model predicts more."""
         return self.prediction / self.measurement - 1 if self.measurement else float(self.prediction != 0)
 
     @property
@@ -107,7 +107,7 @@ def verdict(comparisons: Sequence[Comparison]) -> tuple[bool, str]:
 
 
 def source_text(measurements: Sequence[Measured]) -> str:
-    """Where the constants come from: what every record says of its machine."""
+    """Where the constants come from: the machine and versions in the records."""
     records = [record for one in measurements for record in one.records]
     machine, load = records[0].machine, [record.machine["load_before"] for record in records]
     return (
@@ -156,8 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content = with_constants(content, fitted(measurements), source_text(measurements))
     comparisons = compared(measurements, protocols_of(content))
     Console(width=None if console.is_terminal else 120).print(table(comparisons))
-    good, said = verdict(comparisons)
-    print(said)
+    good, text = verdict(comparisons)
+    print(text)
     if options.check:
         return 0 if good else 1
     if options.dry:

@@ -27,7 +27,7 @@ from relinearize.errors import UserError
 T = TypeVar("T")
 
 Place = Annotated[Path, Field(strict=False)]
-TEXTS = (str, str | None, Place, Place | None)
+TEXTS = (str, str | None, Path, Path | None, Place, Place | None)
 Count = Annotated[int, Field(ge=1)]
 # A frozen dataclass whose values are checked when it is made; strict: "1" is no integer, "yes" no bool.
 command_options: Callable[[type[T]], type[T]] = partial(

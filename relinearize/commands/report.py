@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from relinearize.commands.composing import Place, checked, command_options, composed
 from relinearize.errors import UserError
-from relinearize.private_inference.cost.choice import one_preset
+from relinearize.private_inference.cost.presets import one_preset
 from relinearize.tracking.interface import LoggerSettings
 
 USAGE = (

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from relinearize.private_inference.cost.choice import one_preset
-from relinearize.private_inference.cost.presets import Preset
+from relinearize.private_inference.cost.presets import Preset, one_preset
 from relinearize.report.papers.comparison import Comparison, compare
 from relinearize.report.sources import Sources, read_sources
 from relinearize.report.tables.combinations import Matrix, build_matrices

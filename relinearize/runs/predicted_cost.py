@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from relinearize.backbones.adapter import inner_network
 from relinearize.private_inference.bundle.tracing import traced_graph
 from relinearize.private_inference.cost.backbones import backbone_work
-from relinearize.private_inference.cost.choice import recorded_presets
 from relinearize.private_inference.cost.prediction import PhaseCost, predict
+from relinearize.private_inference.cost.presets import recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, linear_work, mask_workload
 from relinearize.records.run import OWN_BUILDER
 from relinearize.runs.build import all_relu_network
@@ -34,7 +34,7 @@ def cost_values(config: DictConfig, source: Any, sites: Iterable[tuple[int, int]
                 "offline": one.offline and _phase(one.offline, one.preset.network is not None),
             }
             for one in predictions
-            if one.whole
+            if one.complete
         },
     }
 

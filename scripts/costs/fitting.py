@@ -22,14 +22,14 @@ FITTED = {
         "messages": ("live_sites", "layers", "inference"),
     },
 }
-# What the engine's clock says of one kind of operation, and the counts that make it up.
+# The kinds of operations that the engine's clock times, and the counts that make up each.
 KINDS = {
     "relu": ("relus", "live_sites"),
     "gather": ("gathered",),
     "linear": ("layers", "windows", "patches", "weights", "multiplied_ciphertexts", "packed_ciphertexts"),
 }
-REST = "rest"  # reading the program, additions, the logits' way back
-# What the sources of seconds say, too; see `measuring.undisturbed`.
+REST = "rest"  # reading the program, additions, returning the logits
+# Added to the sources of seconds; see `measuring.undisturbed`.
 CLOCK = "; latency, but no more than both parties' processor time, to which load adds little"
 # Nobody measured max-pools, which the engine does not run: a maximum of two values is a ReLU of their difference.
 ASSUMED = {"pool_comparisons": "relus", "pool_steps": "live_sites"}
@@ -51,7 +51,7 @@ def fitted(measurements: Iterable[Measured]) -> dict[str, dict[str, dict[str, fl
 
 def constants(counts: Sequence[str], rows: Sequence[Measured], quantity: str) -> dict[str, float]:
     """One constant for each count, of three digits. Of seconds the engine's clock knows each kind of operation, and
-    each is fitted by itself, so that a cheap one gets its own constant and not what is left of the dear ones."""
+    each is fitted by itself, so that a cheap one gets its own constant and not the residual of the expensive ones."""
     if quantity != "seconds":
         return least_squares(counts, rows, [1.0] * len(rows), quantity)
     known = [count for kind in KINDS.values() for count in kind]

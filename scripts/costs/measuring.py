@@ -10,8 +10,8 @@ from relinearize.errors import UserError
 from relinearize.private_inference.bundle import read_bundle
 from relinearize.private_inference.cost.network import Network, read_network
 from relinearize.private_inference.cost.workload import bundle_workload
-from relinearize.private_inference.engine.engines import ENGINES
-from relinearize.private_inference.engine.options import Request
+from relinearize.private_inference.engine.options import InferOptions
+from relinearize.private_inference.engine.protocols import ENGINES
 from relinearize.records.inference import InferenceRecord, Phase
 
 # A protocol of presets.json -> images that are inferred under it. Without its options, as users run it.
@@ -48,7 +48,7 @@ class Bench:
         self.found = 0
 
     def measure(self, subjects: Sequence[Subject], now: Callable[[str], None]) -> Iterator[Measured]:
-        """Every subject under every preset; `now` is told what begins."""
+        """Every subject under every preset; `now` is called with what begins."""
         for subject in subjects:
             bundle = self.folder / subject.name.replace(" ", "-").replace(",", "").replace("%", "percent")
             if not bundle.exists():
@@ -68,14 +68,14 @@ class Bench:
         if (output / "inference.json").exists():
             self.found += 1
             return InferenceRecord.read(output / "inference.json")
-        request = Request(
-            str(bundle), protocol=preset, n_images=images or SETTINGS[preset], network=network, output=str(output)
+        options = InferOptions(
+            bundle, protocol=preset, n_images=images or SETTINGS[preset], network=network, output=output
         )
-        command = [self.python, "-P", "-m", "relinearize.private_inference.engine", request.to_json()]
+        command = [self.python, "-P", "-m", "relinearize.private_inference.engine", options.to_json()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-            raise UserError(f"relinearize infer bundle={bundle} protocol={preset} network={network} failed: {said}")
+            reason = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            raise UserError(f"relinearize infer bundle={bundle} protocol={preset} network={network} failed: {reason}")
         return InferenceRecord.read(output / "inference.json")
 
 

@@ -13,7 +13,6 @@ from relinearize.commands.infer import InferOptions
 from relinearize.commands.jobs import require_all
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError
-from relinearize.private_inference.engine.options import Request
 
 KINDS = {"cost": CostOptions, "export": ExportOptions, "infer": InferOptions}
 
@@ -63,14 +62,14 @@ def test_a_folder_of_ones_own_holds_further_choices(tmp_path):
 
 def test_the_engines_defaults_are_those_of_the_config():
     config = OmegaConf.to_container(OmegaConf.load(conf_folder() / "infer.yaml"))
-    assert Request(**{**config, "bundle": "b"}) == Request("b")
+    assert InferOptions(**{**config, "bundle": "b"}) == InferOptions("b")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "infer needs bundle="),
-        (["bundle=b", "n_images=0"], "n_images=0: must be greater than or equal to 1"),
+        (["bundle=b", "n_images=0"], "n_images=0: must be an integer >= 1"),
         (["bundle=b", "n_images=2,3"], "n_images=2,3: infer takes one value of n_images"),
         (["bundle=b", "local_truncation=1"], "local_truncation=1: must be true or false"),
         (["bundle=b", "timeout=[1"], r"timeout=\[1 cannot be read"),

@@ -4,13 +4,12 @@ import numpy as np
 from numpy_bundles import written
 
 from relinearize.private_inference.engine import infer as engine_infer
-from relinearize.private_inference.engine.options import Request, resolve
+from relinearize.private_inference.engine.options import InferOptions
 
 
 def inferred(bundle, folder, **settings):
     path = written(bundle, folder / "bundle")
-    request = Request(str(path), output=str(folder / "out"), timeout=300, **settings)
-    return engine_infer.infer(resolve(request))
+    return engine_infer.infer(InferOptions(path, output=folder / "out", timeout=300, **settings))
 
 
 def check_answers(record, bundle):

@@ -12,8 +12,8 @@ from test_page import Page
 
 from relinearize.commands.report import main as report_command
 from relinearize.errors import UserError
-from relinearize.private_inference.cost.choice import one_preset
 from relinearize.private_inference.cost.prediction import predict
+from relinearize.private_inference.cost.presets import one_preset
 from relinearize.report.figures.axes import RELUS, cost_axes, covered
 from relinearize.report.figures.bars import MOST, draw_latency_split, latency_splits
 from relinearize.report.figures.pareto import draw_pareto

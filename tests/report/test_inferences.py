@@ -11,8 +11,8 @@ from fake_inferences import fake_inference, write_inference
 from fake_records import fake_record, fake_sweep, write_records
 from test_page import NASTY, Page
 
-from relinearize.private_inference.cost.choice import one_preset
 from relinearize.private_inference.cost.prediction import predict
+from relinearize.private_inference.cost.presets import one_preset
 from relinearize.report.figures.bars import draw_inference_split
 from relinearize.report.figures.inference import draw_inference
 from relinearize.report.page.page import render_page

@@ -5,9 +5,8 @@ from hydra.utils import instantiate
 from quick_runs import SMALL, composed, quick_run
 from torch import nn
 
-from relinearize.private_inference.cost.choice import RECORDED
 from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import find_presets
+from relinearize.private_inference.cost.presets import RECORDED, find_presets
 from relinearize.private_inference.export import run_workload
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload

@@ -1,7 +1,7 @@
-"""Private inference: a network with its masks as a bundle that any engine can read, and what is made from bundles.
+"""A network with its masks as a bundle that any engine of private inference can read.
 
-`bundle`, `operations`, `interpreter` and `folding` need json, numpy and safetensors alone: engines live in environments
-of their own, without torch. So the names below are loaded on first use.
+`bundle`, `operations` and `interpreter` need NumPy and safetensors alone: engines have environments of their own,
+without torch. So the names below are loaded on first use.
 """
 
 from importlib import import_module

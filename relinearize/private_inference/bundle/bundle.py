@@ -6,17 +6,17 @@
     reference.safetensors    images (float32, N x C x H x W, pixels of 0 to 1), the plaintext logits, labels if known
 
 Batch norms are folded away. graph.json states the SHA-256 of the other files; all is checked when it is read. What each
-node computes stands in `operations.OPERATIONS`; `interpreter.run_bundle` computes the whole.
+node computes stands in `operations.OPERATIONS`; `interpreter.run_bundle` computes the network.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -25,6 +25,8 @@ from safetensors.numpy import load, save
 from relinearize.errors import UserError
 from relinearize.files import sync_folder
 from relinearize.private_inference.bundle.operations import OPERATIONS, Shape, result_shape
+
+T = TypeVar("T")
 
 FORMAT, SCHEMA_VERSION = "relinearize-bundle", 1
 GRAPH, MASKS, WEIGHTS, REFERENCE = "graph.json", "masks.safetensors", "weights.safetensors", "reference.safetensors"
@@ -68,7 +70,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The content of the folder. `weights` is None for a party that must not have them."""
+    """The content of the folder. `weights` is None for a party that must not know them."""
 
     input_shape: Shape
     nodes: tuple[Node, ...]
@@ -106,6 +108,17 @@ class Bundle:
         """What the operation of `node` takes beside its inputs: attributes, tensors in `dtype`, a site's mask."""
         tensors = {role: tensor.astype(dtype, copy=False) for role, tensor in self.tensors(node).items()}
         return node.attributes | tensors | ({"mask": self.masks[node.name]} if node.op == "masked_relu" else {})
+
+    def evaluate(self, image: T, compute: Callable[[Node, list[T]], T]) -> T:
+        """The logits: `compute` gives the result of a node, in any arithmetic, from the results that it reads."""
+        values = {INPUT: image}
+        last_use = {name: node.name for node in self.nodes for name in node.inputs}
+        for node in self.nodes:
+            values[node.name] = compute(node, [values[name] for name in node.inputs])
+            for name in set(node.inputs):
+                if last_use[name] == node.name:
+                    del values[name]
+        return values[self.output]
 
     def input_shapes(self, node: Node) -> list[Shape]:
         """Shapes of what `node` is given, without batch."""
@@ -226,7 +239,7 @@ def write_bundle(bundle: Bundle, folder: Path | str) -> None:
 def read_bundle(folder: Path | str, weights: bool = True) -> Bundle:
     """Read and check a bundle; `weights=False`: without the server's secret, whose file may then be missing.
 
-    UserError names the file and what is wrong: no bundle, of another version, damaged, changed since it was written.
+    UserError names the file and what is wrong: no bundle, another version, damaged, changed since it was written.
     """
     folder = Path(folder)
     if not (folder / GRAPH).is_file():

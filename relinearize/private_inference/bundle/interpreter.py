@@ -4,24 +4,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from relinearize.private_inference.bundle.bundle import INPUT, Bundle
+from relinearize.private_inference.bundle.bundle import Bundle, Node
 from relinearize.private_inference.bundle.operations import OPERATIONS
 
-TOLERANCE = 1e-4  # of the largest logit: what is rounding
+TOLERANCE = 1e-4  # of the largest logit; larger differences are more than rounding
 CHECKED = 8  # images of the reference that other implementations compute
 
 
 def run_bundle(bundle: Bundle, images: np.ndarray) -> np.ndarray:
     """Logits (N x classes) of `images` (N x C x H x W, pixels of 0 to 1), in the dtype of `images`."""
-    values = {INPUT: images}
-    last_use = {name: node.name for node in bundle.nodes for name in node.inputs}
-    for node in bundle.nodes:
-        arguments = bundle.arguments(node, images.dtype)
-        values[node.name] = OPERATIONS[node.op].compute(*(values[name] for name in node.inputs), **arguments)
-        for name in set(node.inputs):
-            if last_use[name] == node.name:
-                del values[name]
-    return values[bundle.output]
+
+    def compute(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
+        return OPERATIONS[node.op].compute(*inputs, **bundle.arguments(node, images.dtype))
+
+    return bundle.evaluate(images, compute)
 
 
 def worst_difference(bundle: Bundle, run: Callable[[np.ndarray], np.ndarray] | None = None) -> float:

@@ -19,7 +19,7 @@ from relinearize.private_inference.bundle.operations import OPERATIONS, Shape, r
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.tracing import SitesAsLeaves
 
-BATCH = 2  # of the images that tell the shapes
+BATCH = 2  # of the images that the shapes are found with
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 CARRIERS = ("conv2d", "linear", "affine")  # what a batch norm can be folded into
 
@@ -103,15 +103,15 @@ class _Translation:
             known = ", ".join(OPERATIONS)
             raise UserError(f"the network cannot be exported: {call.name} ({kind}): {error}; known: {known}") from error
 
-    def _translator(self, call: fx.Node) -> tuple[str, Callable[["_Translation", fx.Node], Any] | None]:
+    def _translator(self, call: fx.Node) -> tuple[str, Callable[["_Translation", fx.Node], Node | fx.Node] | None]:
+        """What is called, for messages, and who translates it."""
         if call.op == "call_module":
-            module = self.modules[call.target]
-            found = (function for classes, function in _MODULES.items() if isinstance(module, classes))
-            return f"{type(module).__name__} at {call.target}", next(found, None)
+            kinds = type(self.modules[call.target]).__mro__
+            return f"{kinds[0].__name__} at {call.target}", next(filter(None, map(_TRANSLATIONS.get, kinds)), None)
         if call.op == "call_function":
-            return getattr(call.target, "__name__", str(call.target)), _FUNCTIONS.get(call.target)
+            return getattr(call.target, "__name__", str(call.target)), _TRANSLATIONS.get(call.target)
         if call.op == "call_method":
-            return f"Tensor.{call.target}", _METHODS.get(call.target)
+            return f"Tensor.{call.target}", _TRANSLATIONS.get(call.target)
         return f"{call.op} {call.target}", None
 
     def _input(self, given: Any) -> str:
@@ -152,7 +152,7 @@ class _Translation:
 
 
 def _needed(output: fx.Node) -> set[fx.Node]:
-    """The calls that `output` depends on, except those that only tell a flattening its sizes."""
+    """The calls that `output` depends on, except those that only give a flattening its sizes."""
     needed, waiting = set(), [output]
     while waiting:
         call = waiting.pop()
@@ -325,38 +325,25 @@ def _nothing(graph: _Translation, call: fx.Node) -> fx.Node:
     return _given(call)
 
 
-_MODULES: dict[Any, Callable[[_Translation, fx.Node], Any]] = {
-    nn.Conv2d: _conv,
-    nn.Linear: _linear,
-    NORMS: _norm,
-    MaskedReLU: _site,
-    nn.AvgPool2d: _avg_pool,
-    nn.MaxPool2d: _max_pool,
-    nn.AdaptiveAvgPool2d: _adaptive_pool,
-    nn.Flatten: _flatten,
-    (nn.Identity, *DROPOUTS): _nothing,
-}
-
 _AS_MODULE: dict[Callable[..., Any], Callable[..., nn.Module]] = {  # whose arguments are those behind the input
     F.avg_pool2d: nn.AvgPool2d,
     F.max_pool2d: nn.MaxPool2d,
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
 }
 
-_FUNCTIONS: dict[Callable[..., Any], Callable[[_Translation, fx.Node], Any]] = {
-    **dict.fromkeys((operator.add, operator.iadd, torch.add), _add),
-    **dict.fromkeys((torch.cat, torch.concat), _concat),
-    **dict.fromkeys((torch.flatten, torch.reshape), _flatten),
+# Classes of modules, functions, names of Tensor's methods -> who translates their calls.
+_TRANSLATIONS: dict[Any, Callable[[_Translation, fx.Node], Node | fx.Node]] = {
+    nn.Conv2d: _conv,
+    nn.Linear: _linear,
+    MaskedReLU: _site,
+    **dict.fromkeys(NORMS, _norm),
+    **dict.fromkeys((nn.AvgPool2d, F.avg_pool2d), _avg_pool),
+    **dict.fromkeys((nn.MaxPool2d, F.max_pool2d), _max_pool),
+    **dict.fromkeys((nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d), _adaptive_pool),
+    **dict.fromkeys((torch.mean, "mean"), _mean),
+    **dict.fromkeys((nn.Flatten, torch.flatten, torch.reshape, "flatten", "view", "reshape"), _flatten),
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concat),
+    **dict.fromkeys((nn.Identity, *DROPOUTS, "contiguous", "clone", "detach"), _nothing),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _nothing),
-    torch.mean: _mean,
-    F.avg_pool2d: _avg_pool,
-    F.max_pool2d: _max_pool,
-    F.adaptive_avg_pool2d: _adaptive_pool,
-}
-
-_METHODS: dict[str, Callable[[_Translation, fx.Node], Any]] = {
-    **dict.fromkeys(("add", "add_"), _add),
-    **dict.fromkeys(("flatten", "view", "reshape"), _flatten),
-    **dict.fromkeys(("contiguous", "clone", "detach"), _nothing),
-    "mean": _mean,
 }

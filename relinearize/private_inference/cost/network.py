@@ -1,7 +1,9 @@
-"""The network between the two parties: what a user may ask for, and what a message costs on it."""
+"""The network between the two parties: the ones a user can choose, and what a message costs on them."""
 
+import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from relinearize.errors import UserError
@@ -51,25 +53,23 @@ NETWORKS = {
 }
 
 
-def read_network(text: str) -> Network:
-    """`loopback`, `lan`, `wan` or `{rtt_ms: 40, mbps: 100}`; in the braces `=` does as well as `:`."""
-    if text in NETWORKS:
-        return NETWORKS[text]
-    wrong = UserError(f"network={text}: give {', '.join(NETWORKS)} or {{rtt_ms:40,mbps:100}}")
-    braces = re.fullmatch(r"\{(.*)\}", text.strip())
-    if braces is None:
-        raise wrong
-    values: dict[str, float] = {}
-    for entry in braces[1].split(","):
-        pair = re.fullmatch(r"""\s*["']?(rtt_ms|mbps)["']?\s*[:=]\s*([0-9.eE+-]+)\s*""", entry)
-        if pair is None or pair[1] in values:
-            raise wrong
-        try:
-            values[pair[1]] = float(pair[2])
-        except ValueError:
-            raise wrong from None
+def read_network(asked: str | Mapping[str, float]) -> Network:
+    """`loopback`, `lan`, `wan` or `{rtt_ms: 40, mbps: 100}`; in a text's braces `=` does as well as `:`."""
+    if isinstance(asked, str) and asked in NETWORKS:
+        return NETWORKS[asked]
+    try:
+        if isinstance(asked, str):
+            text = re.sub(r"""["']?(rtt_ms|mbps)["']?\s*[:=]""", r'"\1":', asked)
+            pairs = json.loads(text, object_pairs_hook=list)
+        else:
+            pairs = list(asked.items())
+        values = {key: float(value) for key, value in pairs}
+        if len(values) < len(pairs) or not set(values) <= {"rtt_ms", "mbps"}:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise UserError(f"network={asked}: must be {', '.join(NETWORKS)} or {{rtt_ms:40,mbps:100}}") from None
     rtt_ms, mbps = values.get("rtt_ms", 0.0), values.get("mbps")
     if not 0 <= rtt_ms <= 10_000 or (mbps is not None and not 0.1 <= mbps <= 1e6):
-        raise UserError(f"network={text}: rtt_ms must be 0 to 10000, mbps 0.1 to 1000000")
+        raise UserError(f"network={asked}: rtt_ms must be 0 to 10000, mbps 0.1 to 1000000")
     name = "-".join([f"{rtt_ms:g}ms", *([] if mbps is None else [f"{mbps:g}mbps"])])
     return Network(name, rtt_ms, mbps)

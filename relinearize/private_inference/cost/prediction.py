@@ -22,7 +22,7 @@ class PhaseCost:
 
     @property
     def bytes_seconds(self) -> float:
-        """What is left of `seconds` for the bytes on the wire."""
+        """The part of `seconds` that the bytes take on the wire."""
         return max(0.0, self.seconds - self.loopback_seconds - self.rounds_seconds)
 
 
@@ -30,7 +30,7 @@ class PhaseCost:
 class Prediction:
     """offline: None where not known. storage: bytes that client and server keep from offline to online.
 
-    whole: false where the linear part is not known and the protocol's costs depend on it: these are the ReLUs' alone.
+    complete: false where the protocol's costs depend on the linear part, which is not known: they are the ReLUs' alone.
     """
 
     preset: Preset
@@ -38,7 +38,7 @@ class Prediction:
     offline: PhaseCost | None
     client_storage: float
     server_storage: float
-    whole: bool
+    complete: bool
 
 
 def predict(preset: Preset, workload: Workload) -> Prediction:
@@ -53,7 +53,7 @@ def predict(preset: Preset, workload: Workload) -> Prediction:
         offline=None if protocol.offline is None else _cost(protocol.offline, preset, features),
         client_storage=stored.get("client", 0.0),
         server_storage=stored.get("server", 0.0),
-        whole=all(one.knows(features) for one in terms),
+        complete=all(one.knows(features) for one in terms),
     )
 
 

@@ -12,6 +12,11 @@ from relinearize.private_inference.cost.network import Network, read_network
 
 FILE = "presets.json"
 SHOWN_ON = ("lan", "wan")  # where a preset is shown if no network is asked for
+# In every record and in pareto.csv: the axis of the papers' tables, and the wide-area network, where rounds and bytes
+# count.
+RECORDED = ("delphi_compute", "delphi_wan", "cheetah_wan", "semi2k_wan")
+# What a report draws unless told otherwise: what `relinearize infer` runs by default, two parties and nothing offline.
+USUAL_PROTOCOL = "cheetah"
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,13 @@ def preset_names() -> list[str]:
 def find_presets(name: str | None, network: str | None) -> list[Preset]:
     """The presets that `name` (None: all) and `network` (None: lan and wan) mean.
 
-    UserError for unknown names, and where a name says one network and `network` another.
+    UserError for unknown names, and where a name contains one network and `network` is another.
     """
     if name is not None and name not in preset_names():
         raise UserError(f"preset={name} is unknown; valid: {', '.join(preset_names())}")
-    wanted, _, said = (name or "", "", "") if not name or name in protocols() else name.rpartition("_")
-    if said and network not in (None, said):
-        raise UserError(f"preset={name} is on {said}, not on network={network}; give preset={wanted}")
+    wanted, _, named = (name or "", "", "") if not name or name in protocols() else name.rpartition("_")
+    if named and network not in (None, named):
+        raise UserError(f"preset={name} is on {named}, not on network={network}; give preset={wanted}")
     found = []
     for protocol in protocols().values():
         if wanted not in ("", protocol.name):
@@ -102,9 +107,22 @@ def find_presets(name: str | None, network: str | None) -> list[Preset]:
                 raise UserError(f"preset={name} is computation alone and knows no network={network}; leave one out")
             found.append(Preset(protocol.name, protocol, None))
             continue
-        for link in map(read_network, [said or network] if said or network else SHOWN_ON):
+        for link in map(read_network, [named or network] if named or network else SHOWN_ON):
             found.append(Preset(f"{protocol.name}_{link.name}", protocol, link))
     return found
+
+
+def recorded_presets() -> list[Preset]:
+    """The presets of RECORDED."""
+    return [preset for name in RECORDED for preset in find_presets(name, None)]
+
+
+def one_preset(name: str | None = None, network: str | None = None) -> Preset:
+    """The preset that `preset=` (None: Cheetah) and `network=` (None: that of the name, else the WAN) mean.
+
+    UserError for unknown names, and where the two contradict each other.
+    """
+    return find_presets(name or USUAL_PROTOCOL, network)[-1]
 
 
 def _protocol(name: str, content: dict[str, Any]) -> Protocol:

@@ -33,7 +33,7 @@ def print_costs(
 
 
 def cells(prediction: Prediction) -> list[str]:
-    """A row; "-" where the protocol says nothing."""
+    """A row; "-" for what the protocol does not have."""
     online, offline = prediction.online, prediction.offline
     on_network = prediction.preset.network is not None
     stored = (prediction.client_storage, prediction.server_storage)

@@ -63,7 +63,7 @@ class LinearWork:
         """From `inside` channels, `inputs` scalars in all, to `outside` channels of `pixels` pixels.
 
         kernel: its pixels. XLA, which SPU's programs come through, lets kernel and map change places where the kernel
-        has more pixels: counted so for all, it is what is computed, without the padding.
+        has more pixels. Counted in this way for all layers, it is what is computed, without the padding.
         """
         area = inputs // inside
         if kernel > area:
@@ -76,7 +76,7 @@ class LinearWork:
 class Workload:
     """relus: kept. live_sites: sites that keep any. gathered: positions of the sites that keep some, but not all.
 
-    linear: None where only the mask is known; what is predicted then is the ReLUs' share alone.
+    linear: None where only the mask is known; predictions are then the ReLUs' share alone.
     """
 
     relus: int

@@ -1,41 +1,62 @@
 """One private inference session from a bundle to its record: prepare, start, infer, compare."""
 
 import contextlib
-import hashlib
 import os
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from relinearize import __version__
 from relinearize.errors import UserError
+from relinearize.files import file_digest
 from relinearize.machine import processor_name
 from relinearize.private_inference.bundle.bundle import GRAPH, Bundle, read_bundle
-from relinearize.private_inference.cost.network import NETWORKS
-from relinearize.private_inference.engine.engines import ENGINES
-from relinearize.private_inference.engine.folder_lock import alone_in
-from relinearize.private_inference.engine.job import CLIENT, IMAGE, PARTIES, SERVER, Job, log_file
+from relinearize.private_inference.cost.network import NETWORKS, Network
+from relinearize.private_inference.cost.workload import bundle_workload
+from relinearize.private_inference.engine.job import (
+    CLIENT,
+    IMAGE,
+    KINDS,
+    PARTIES,
+    SERVER,
+    Inferred,
+    Job,
+    log_file,
+    total,
+)
 from relinearize.private_inference.engine.layout import normalized, plain_tensors, require
-from relinearize.private_inference.engine.options import Options
+from relinearize.private_inference.engine.options import InferOptions
+from relinearize.private_inference.engine.protocols import Protocol
 from relinearize.private_inference.engine.proxy import HOST, DelayProxy
-from relinearize.private_inference.engine.results import Inferred, answers, model_of, summary
+from relinearize.private_inference.engine.table import show
 from relinearize.private_inference.engine.two_parties import TwoParties, free_ports, stopped_by_signals
 from relinearize.progress import WorkProgress
-from relinearize.records.inference import InferenceRecord
+from relinearize.records.inference import RECORD_FILE, Answers, InferenceRecord, KindCost, Model, Phase
 
+LOCK_FILE = ".infer.lock"
 LOOPBACK_IMAGES = 3  # for the model, if the network is a slow one
 STEPS_BEFORE = 3  # compiling, starting, the first inference
 
+Both = tuple[Inferred, Inferred]  # the reports of server and client on one inference
 
-def infer(options: Options) -> InferenceRecord:
-    """Do what `options` ask; the record is written. UserError names what cannot be."""
+
+def infer_and_show(options: InferOptions) -> None:
+    show(infer(options))
+    print(options.folder / RECORD_FILE, flush=True)
+
+
+def infer(options: InferOptions) -> InferenceRecord:
+    """Infer as `options` ask for and write the record. UserError names the option or the party that is at fault."""
     bundle = read_bundle(options.bundle)
-    require(bundle, options.engine)
-    engine = ENGINES[options.engine]
+    protocol, engine = options.chosen_protocol, options.chosen_engine
+    require(bundle, protocol.engine)
     count = len(bundle.reference.images)
     if options.n_images > count:
         raise UserError(
@@ -43,12 +64,9 @@ def infer(options: Options) -> InferenceRecord:
         )
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two parties share the cores of one machine
     load = os.getloadavg()[0]
-    folder = options.output
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={folder} cannot be made ({error.strerror})") from error
-    with alone_in(folder), stopped_by_signals(), WorkProgress(STEPS_BEFORE + options.n_images) as progress:
+    folder = options.folder
+    progress = WorkProgress(STEPS_BEFORE + options.n_images)
+    with alone_in(folder), stopped_by_signals(), progress:
         progress.begins("compiling", announce=True)
         began = time.monotonic()
         inputs = prepared(options, bundle)
@@ -56,27 +74,28 @@ def infer(options: Options) -> InferenceRecord:
         progress.done(1)
         setup_seconds, phases = measured(options, bundle, inputs, progress)
     first, steady, loopback = (summary(phase) if phase else None for phase in phases)
-    logits = np.array([client["logits"] for _, client in phases[1]])
+    logits = np.array([client.logits for _, client in phases[1]])
+    origin = {"path": str(options.bundle), "graph_sha256": file_digest(options.bundle / GRAPH)}
     record = InferenceRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        bundle=asdict(bundle.about) | {"path": str(options.bundle), "graph_sha256": sha256(options.bundle / GRAPH)},
+        bundle=asdict(bundle.about) | origin,
         relus=bundle.kept,
         positions={name: int(mask.size) for name, mask in bundle.masks.items()},
-        engine=options.engine,
-        protocol=options.protocol.name,
-        security=options.protocol.security,
+        engine=protocol.engine,
+        protocol=protocol.name,
+        security=protocol.security,
         settings={
             "field_bits": 64, "fraction_bits": engine.fraction_bits,
             "kn2row": options.kn2row, "local_truncation": options.local_truncation, **engine.settings,
         },
-        network=asdict(options.network),
+        network=asdict(options.link),
         compile_seconds=compile_seconds,
         setup_seconds=setup_seconds,
         first=first,
         steady=steady,
         loopback=loopback,
-        model=model_of(options.protocol, options.network, bundle, steady, loopback or steady),
-        answers=answers(bundle, logits),
+        model=model_of(protocol, options.link, bundle, steady, loopback or steady),
+        answers=compared(bundle, logits),
         logits=tuple(map(tuple, logits.tolist())),
         versions={"relinearize": __version__, **{name: version(name) for name in engine.versions}},
         machine={
@@ -88,27 +107,54 @@ def infer(options: Options) -> InferenceRecord:
     return record
 
 
-def prepared(options: Options, bundle: Bundle) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of what the parties put in: the image, then the server's tensors. SPU's program is written."""
-    if options.engine == "spu":
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold `folder`, made if it is missing: two inferences would write the same logs, and each would read the other's.
+
+    UserError names the process that holds it already. The lock is the kernel's: it ends with the process.
+    """
+    path = folder / LOCK_FILE
+    lock = FileLock(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        path.write_text(f"process {os.getpid()} on {os.uname().nodename}\n", encoding="utf-8")
+    except Timeout:
+        holder = path.read_text(encoding="utf-8").strip() or "another process"  # which has not yet written its name
+        raise UserError(
+            f"output={folder} is in use by {holder}, an inference of its own; "
+            "wait until it has ended, or name another output="
+        ) from None
+    except OSError as error:
+        raise UserError(f"output={folder} cannot be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepared(options: InferOptions, bundle: Bundle) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the parties' inputs: the image, then the server's tensors. Writes SPU's program."""
+    if options.chosen_protocol.engine == "spu":
         from relinearize.private_inference.engine.spu.program import write_program
 
-        return write_program(bundle, options.kn2row, options.output)
+        return write_program(bundle, options.kn2row, options.folder)
     image = normalized(bundle, bundle.reference.images[0])
     return {IMAGE: image.shape, **{name: tensor.shape for name, tensor in plain_tensors(bundle).items()}}
 
 
 def measured(
-    options: Options, bundle: Bundle, inputs: dict[str, tuple[int, ...]], progress: WorkProgress
-) -> tuple[float, tuple[list[Inferred], list[Inferred], list[Inferred]]]:
-    """Seconds of the set-up; what the parties say of the first inference, the steady ones, those without delay."""
+    options: InferOptions, bundle: Bundle, inputs: dict[str, tuple[int, ...]], progress: WorkProgress
+) -> tuple[float, tuple[list[Both], list[Both], list[Both]]]:
+    """Seconds of the set-up; the reports on the first inference, on the steady ones, on those without delay."""
     progress.begins("starting both parties", announce=True)
     began = time.monotonic()
+    folder, protocol, link = options.folder, options.chosen_protocol, options.link
     ports = free_ports(2)
     with contextlib.ExitStack() as stack:
         proxy, reached = None, ports
-        if options.network.emulated:
-            proxy = stack.enter_context(DelayProxy(options.network, ports))
+        if link.emulated:
+            proxy = stack.enter_context(DelayProxy(link, ports))
             reached = proxy.ports
         # Each party listens at its own port and dials the other through the proxy.
         addresses = (
@@ -117,26 +163,26 @@ def measured(
         )
         job = Job(
             bundles=(str(options.bundle.resolve()),) * len(PARTIES),
-            engine=options.engine,
-            protocol=options.protocol.called,
-            fraction_bits=ENGINES[options.engine].fraction_bits,
+            engine=protocol.engine,
+            protocol=protocol.engine_name,
+            fraction_bits=options.chosen_engine.fraction_bits,
             local_truncation=options.local_truncation,
             timeout=options.timeout,
             addresses=addresses,
             inputs=inputs,
             classes=bundle.classes,
         )
-        job.write(options.output)
+        job.write(folder)
         for rank in range(len(PARTIES)):
-            log_file(options.output, rank).unlink(missing_ok=True)
-        parties = stack.enter_context(TwoParties(options.output, options.timeout))
+            log_file(folder, rank).unlink(missing_ok=True)
+        parties = stack.enter_context(TwoParties(folder, options.timeout))
         parties.both()
         setup_seconds = time.monotonic() - began
         progress.done(1)
 
-        def infer_image(index: int) -> Inferred:
+        def infer_image(index: int) -> Both:
             parties.tell(image=index)
-            server, client = parties.both()
+            server, client = map(Inferred.of_event, parties.both())
             return server, client
 
         progress.begins("first inference", announce=True)
@@ -144,8 +190,8 @@ def measured(
         progress.done(1)
         steady = []
         for index in range(options.n_images):
-            tenth = index % max(1, options.n_images // 10) == 0
-            progress.begins(f"image {index + 1} of {options.n_images}", announce=tenth)
+            announced = index % max(1, options.n_images // 10) == 0
+            progress.begins(f"image {index + 1} of {options.n_images}", announce=announced)
             steady.append(infer_image(index))
             progress.done(1)
         loopback = []
@@ -156,5 +202,52 @@ def measured(
     return setup_seconds, (first, steady, loopback)
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+# ---- from the parties' reports to the numbers of the record ----------------------------------------------------------
+
+
+def summary(inferred: Sequence[Both]) -> Phase:
+    """Latency is the client's: it ends when the client knows the logits."""
+    seconds = [client.seconds for _, client in inferred]
+    server, client = min(inferred, key=lambda both: abs(both[CLIENT].seconds - median(seconds)))
+    kinds = {}
+    for kind in KINDS:
+        ours, theirs = server.costs[kind], client.costs[kind]
+        kinds[kind] = KindCost(
+            seconds=max(ours.seconds, theirs.seconds),
+            bytes=ours.bytes + theirs.bytes,
+            messages=max(ours.messages, theirs.messages),
+            calls=ours.calls,
+        )
+    return Phase(
+        seconds=tuple(seconds),
+        median_seconds=median(seconds),
+        server_cpu_seconds=server.cpu_seconds,
+        client_cpu_seconds=client.cpu_seconds,
+        server_bytes=total(server.costs).bytes,
+        client_bytes=total(client.costs).bytes,
+        messages=max(total(server.costs).messages, total(client.costs).messages),
+        kinds=kinds,
+    )
+
+
+def model_of(protocol: Protocol, network: Network, bundle: Bundle, steady: Phase, loopback: Phase) -> Model:
+    """`loopback`: the same without delay."""
+    messages = protocol.sequential_messages(steady.messages, bundle_workload(bundle))
+    direction_bytes = max(steady.server_bytes, steady.client_bytes)
+    predicted = network.predicted_seconds(loopback.median_seconds, messages, direction_bytes)
+    return Model(loopback.median_seconds, messages, direction_bytes, predicted, steady.median_seconds)
+
+
+def compared(bundle: Bundle, logits: np.ndarray) -> Answers:
+    """`logits` of the first reference images against those of plaintext, and against the labels."""
+    count, reference = len(logits), bundle.reference
+    plain, labels = reference.logits[:count], None if reference.labels is None else reference.labels[:count]
+    private_class, plain_class = logits.argmax(1), plain.argmax(1)
+    return Answers(
+        images=count,
+        max_error=float(np.abs(logits - plain).max()),
+        logit_scale=float(np.abs(plain).max()),
+        agreement=100 * float(np.mean(private_class == plain_class)),
+        private_accuracy=None if labels is None else 100 * float(np.mean(private_class == labels)),
+        plaintext_accuracy=None if labels is None else 100 * float(np.mean(plain_class == labels)),
+    )

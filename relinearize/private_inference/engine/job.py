@@ -1,11 +1,12 @@
-"""What both parties are told before they start, all of it public; and how they speak with who started them.
+"""The job that both parties read before they start, all of it public, and each party's report on an inference.
 
 The starter writes `job.json` into a folder, for SPU the compiled program, too. A party prints one JSON line per event
 on standard output and reads one JSON line per command from standard input, whose end means: leave at once.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
 
@@ -13,12 +14,13 @@ JOB_FILE, PROGRAM_FILE = "job.json", "program.bin"
 SERVER, CLIENT = 0, 1
 PARTIES = ("server", "client")
 IMAGE, LOGITS = "image", "logits"  # names of the program's first input and of its output
+KINDS = ("relu", "linear", "gather", "other")  # of operations, whose costs are reported separately
 
 
 @dataclass(frozen=True)
 class Job:
-    """`bundles[rank]`: the folder that party reads; the client's may lack the weights. `addresses[rank]`: what that
-    party calls the two of them, its own to listen at and its peer's to dial.
+    """`bundles[rank]`: the folder that party reads; the client's may lack the weights. `addresses[rank]`: of server and
+    client as that party sees them, its own to listen at and its peer's to dial.
 
     `inputs`: name -> shape, the image first, then the server's tensors, named by their nodes and roles.
     """
@@ -41,6 +43,41 @@ class Job:
         content = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
         content["inputs"] = {name: tuple(shape) for name, shape in content["inputs"].items()}
         return cls(**content)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one kind of operation costs one party in one inference: time, what it sends, how often it is called."""
+
+    seconds: float = 0.0
+    bytes: int = 0
+    messages: int = 0
+    calls: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*(getattr(self, entry.name) + getattr(other, entry.name) for entry in fields(Cost)))
+
+
+def total(costs: Mapping[str, Cost]) -> Cost:
+    """Of all kinds together."""
+    return sum(costs.values(), Cost())
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """One party's report: `seconds` of the clock, `cpu_seconds` of all threads' processors, `costs` by kind, and for
+    the client the logits."""
+
+    seconds: float
+    cpu_seconds: float
+    costs: dict[str, Cost]
+    logits: list[float] | None
+
+    @classmethod
+    def of_event(cls, event: dict) -> Self:
+        """From the JSON line that a party prints."""
+        costs = {kind: Cost(**cost) for kind, cost in event["costs"].items()}
+        return cls(event["seconds"], event["cpu_seconds"], costs, event["logits"])
 
 
 def log_file(folder: Path, rank: int) -> Path:

@@ -7,12 +7,16 @@ NumPy only.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node
+
+T = TypeVar("T")
 
 OPERATIONS = (
     "normalize", "conv2d", "linear", "affine", "add", "concat", "masked_relu", "avg_pool", "global_avg_pool", "flatten",
@@ -51,6 +55,15 @@ def client_image(bundle: Bundle, image: np.ndarray) -> np.ndarray:
 def plain_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
     """The weights as they are in the bundle, named as `server_tensors` names them."""
     return {f"{node.name}.{role}": value for node in bundle.nodes for role, value in bundle.tensors(node).items()}
+
+
+def by_node(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """`NODE.role` -> tensor as node -> role -> tensor."""
+    found: dict[str, dict[str, T]] = {}
+    for name, tensor in tensors.items():
+        node, _, role = name.rpartition(".")
+        found.setdefault(node, {})[role] = tensor
+    return found
 
 
 def normalized(bundle: Bundle, image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What `infer` was asked, and what that means. All of it is checked before anything is compiled or started."""
+"""What `relinearize infer` is asked for. All of it is checked before anything is compiled or started."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,80 +7,75 @@ from typing import Self
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import Network, read_network
-from relinearize.private_inference.engine.engines import ENGINES
-from relinearize.private_inference.engine.protocols import PROTOCOLS, Protocol
+from relinearize.private_inference.engine.protocols import ENGINES, Engine, Protocol, find_protocol
+
+SEMI2K_ONLY = ("kn2row", "local_truncation")
 
 
 @dataclass(frozen=True)
-class Request:
-    """The keys of conf/infer.yaml, which says what they mean; plain values, which one Python hands to another as JSON.
+class InferOptions:
+    """conf/infer.yaml, which explains the keys. UserError for values that are wrong whatever the bundle is.
 
-    The environment of an engine has no Hydra, so the defaults stand here, too.
+    One Python hands them to another as JSON: an engine's environment has no Hydra, so the defaults stand here, too.
     """
 
-    bundle: str
+    bundle: Path | None = None
     engine: str | None = None
     protocol: str | None = None
     n_images: int = 5
     network: str = "loopback"
-    output: str | None = None
+    output: Path | None = None
     kn2row: bool = False
     local_truncation: bool = False
     timeout: int = 600
-    python: str | None = None
+    python: Path | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("bundle", "output", "python"):
+            value = getattr(self, key)
+            object.__setattr__(self, key, Path(value) if value else None)
+        if self.bundle is None:
+            raise UserError("infer needs bundle=FOLDER, what `relinearize export run=FOLDER` wrote")
+        for key, least in (("n_images", 1), ("timeout", 10)):
+            value = getattr(self, key)
+            if type(value) is not int or value < least:
+                raise UserError(f"{key}={value}: must be an integer >= {least}")
+        for key in SEMI2K_ONLY:
+            value = getattr(self, key)
+            if type(value) is not bool:
+                raise UserError(f"{key}={value}: must be true or false")
+            if value and self.chosen_protocol.name != "semi2k":
+                raise UserError(
+                    f"{key}=true goes with protocol=semi2k only; {self.chosen_protocol.name} has no use for it"
+                )
+        self.folder  # noqa: B018  (checks protocol and network)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
+        """What `to_json` gave in another environment; the keys that are left out have their defaults."""
         return cls(**json.loads(text))
 
+    @property
+    def chosen_protocol(self) -> Protocol:
+        return find_protocol(self.engine, self.protocol)
 
-@dataclass(frozen=True)
-class Options:
-    """A request with its protocol, engine and network looked up; `output` is where record and logs go."""
+    @property
+    def chosen_engine(self) -> Engine:
+        return ENGINES[self.chosen_protocol.engine]
 
-    bundle: Path
-    engine: str
-    protocol: Protocol
-    n_images: int
-    network: Network
-    output: Path
-    kn2row: bool
-    local_truncation: bool
-    timeout: int
-    python: str | None
+    @property
+    def link(self) -> Network:
+        """The network between the two parties."""
+        return read_network(self.network)
 
-
-def resolve(request: Request) -> Options:
-    """UserError for what cannot be; whether the bundle can be read is found out later."""
-    protocol = read_protocol(request.engine, request.protocol)
-    flags = {"kn2row": request.kn2row, "local_truncation": request.local_truncation}
-    for key, wanted in flags.items():
-        if wanted and protocol.name != "semi2k":
-            raise UserError(f"{key}=true goes with protocol=semi2k only; {protocol.name} has no use for it")
-    network = read_network(request.network)
-    bundle = Path(request.bundle)
-    name = "-".join([protocol.name, network.name, *(key for key, wanted in flags.items() if wanted)])
-    return Options(
-        bundle=bundle,
-        engine=protocol.engine,
-        protocol=protocol,
-        n_images=request.n_images,
-        network=network,
-        output=Path(request.output) if request.output else bundle.with_name(f"{bundle.name}-infer") / name,
-        timeout=request.timeout,
-        python=request.python,
-        **flags,
-    )
-
-
-def read_protocol(engine: str | None, name: str | None) -> Protocol:
-    """Each of the two may be left out: a protocol has one engine, and an engine's first protocol is its default."""
-    if engine and engine not in ENGINES:
-        raise UserError(f"engine={engine}: valid: {', '.join(ENGINES)}")
-    valid = [one for one, protocol in PROTOCOLS.items() if engine in (None, protocol.engine)]
-    if name and name not in valid:
-        raise UserError(f"protocol={name}: valid{f' with engine={engine}' if engine else ''}: {', '.join(valid)}")
-    return PROTOCOLS[name or valid[0]]
+    @property
+    def folder(self) -> Path:
+        """Where record and logs go; what changes the numbers is in its name."""
+        if self.output:
+            return self.output
+        flags = [key for key in SEMI2K_ONLY if getattr(self, key)]
+        name = "-".join([self.chosen_protocol.name, self.link.name, *flags])
+        return self.bundle.with_name(f"{self.bundle.name}-infer") / name

@@ -9,20 +9,20 @@ import os
 import queue
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from relinearize.private_inference.engine.job import Job
+from relinearize.private_inference.engine.job import Inferred, Job
 
 
 class Party(Protocol):
-    """Set up once, which takes both parties; `link_seconds` of it went into finding each other."""
+    """Set up once, which takes both parties; for `link_seconds` of it they connect."""
 
     link_seconds: float
 
-    def infer(self, index: int) -> dict[str, Any]:
-        """Reference image `index`, which both parties must do together: `seconds` (of the clock), `cpu_seconds` (of all
-        threads' processors), `costs` (kind -> `costs.Cost` as a dict), and for the client the `logits`."""
+    def infer(self, index: int) -> Inferred:
+        """Reference image `index`, which both parties must do together."""
 
 
 def new_party(job: Job, rank: int, folder: Path) -> Party:
@@ -47,7 +47,7 @@ def main(folder: Path, rank: int) -> None:
     party = new_party(Job.read(folder), rank, folder)
     say("ready", link_seconds=party.link_seconds)
     while True:
-        say("inferred", **party.infer(json.loads(commands.get())["image"]))
+        say("inferred", **asdict(party.infer(json.loads(commands.get())["image"])))
 
 
 def own_stream() -> TextIO:

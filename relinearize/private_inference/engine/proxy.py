@@ -1,4 +1,4 @@
-"""A slow network on one machine: TCP ports that pass everything on, later and at a limited rate. Needs no root.
+"""A slow network on one machine: TCP ports that forward everything, delayed and at a limited rate. Needs no root.
 
 Each party dials its peer through a port of its own. What flows one way, over both ports and both ways a connection can
 be opened, shares one `Lane`: a rate and a delay, as on a cable. Only addresses of this machine are listened on.
@@ -17,15 +17,15 @@ from relinearize.private_inference.cost.network import Network
 T = TypeVar("T")
 
 HOST = "127.0.0.1"
-CHUNK = 64 * 1024  # bytes read at once; at 1 Mbit/s one such chunk takes half a second
-AHEAD_SECONDS = 0.05  # what may wait for the rate before reading stops, so that senders feel the limit
+CHUNK = 64 * 1024  # bytes read at once: half a second at 1 Mbit/s
+AHEAD_SECONDS = 0.05  # of data may wait for the rate before reading stops, so that senders feel the limit
 
 
 class Lane:
     """One direction. `passed` counts the bytes, all connections together."""
 
     def __init__(self, network: Network) -> None:
-        self.free = 0.0  # when the cable has sent all that it was given
+        self.free = 0.0  # when all data so far has been sent
         self.passed = 0
         self.become(network)
 
@@ -33,7 +33,7 @@ class Lane:
         self.delay, self.rate = network.one_way_seconds, network.bytes_per_second
 
     def departure(self, now: float, size: int) -> float:
-        """When the last of `size` bytes, given at `now`, has left."""
+        """When the last of `size` bytes that arrive at `now` has been sent."""
         self.passed += size
         self.free = max(now, self.free) + size / self.rate
         return self.free
@@ -72,7 +72,7 @@ class DelayProxy:
         self._end()
 
     def become(self, network: Network) -> None:
-        """Another network for what is sent from now on. Call it when nothing is under way."""
+        """Emulate another network from now on. Call it while nothing is being sent."""
         for lane in self.lanes:
             lane.become(network)
 
@@ -88,7 +88,7 @@ class DelayProxy:
         return [await self._port(owner) for owner in range(len(self.targets))]
 
     async def _port(self, owner: int) -> asyncio.Server:
-        """A port at which party `owner` is reached; who dials it is the other party."""
+        """A port at which party `owner` is reached; the other party dials it."""
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
@@ -126,7 +126,7 @@ class DelayProxy:
 
 
 async def passed_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: Lane) -> None:
-    """Copy until the sender ends or either side breaks; order is kept."""
+    """Forward until the sender ends or either side breaks; order is kept."""
     loop = asyncio.get_running_loop()
     under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 

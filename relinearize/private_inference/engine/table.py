@@ -1,4 +1,4 @@
-"""What `relinearize infer` prints at its end."""
+"""The tables that `relinearize infer` prints."""
 
 from rich.console import Console
 from rich.table import Table

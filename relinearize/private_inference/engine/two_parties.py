@@ -1,4 +1,4 @@
-"""Starts the two parties as processes, speaks with them, and leaves none behind."""
+"""Starts the two parties as processes, exchanges messages with them, and leaves none behind."""
 
 import contextlib
 import json
@@ -27,13 +27,13 @@ PARTY = (
 
 
 class TwoParties:
-    """A context manager. `both` waits for what the two say next; a party that ends or is silent is a UserError.
+    """A context manager. `both` waits for the next event of each; a party that ends or is silent raises UserError.
 
-    However the context is left, both processes are gone then. They also leave by themselves if this one is killed.
+    Leaving the context always ends both processes. They also end by themselves if this one is killed.
     """
 
     def __init__(self, folder: Path, timeout: float, party: tuple[str, ...] = PARTY) -> None:
-        """`folder`: of the job and the logs; `timeout`: seconds that a party may say nothing."""
+        """`folder`: of the job and the logs; `timeout`: seconds that a party may be silent."""
         self.folder, self.timeout, self.party = folder, timeout, party
         self.processes: list[subprocess.Popen] = []
         self._heard: queue.SimpleQueue[tuple[int, dict[str, Any] | None]] = queue.SimpleQueue()
@@ -55,7 +55,7 @@ class TwoParties:
         for process in self.processes:
             process.wait()
             for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):  # a command that the dead party did not read
+                with contextlib.suppress(OSError):  # a command that the dead party has not read
                     pipe.close()
 
     def _started(self, rank: int) -> subprocess.Popen:
@@ -77,7 +77,7 @@ class TwoParties:
     def tell(self, **command: Any) -> None:
         """One command to both."""
         for process in self.processes:
-            with contextlib.suppress(BrokenPipeError):  # it is gone: `both` will say so
+            with contextlib.suppress(BrokenPipeError):  # it has ended: `both` will report it
                 process.stdin.write(json.dumps(command) + "\n")
                 process.stdin.flush()
 
@@ -90,7 +90,7 @@ class TwoParties:
                 rank, event = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 silent = [rank for rank in range(len(self.processes)) if rank not in events]
-                self._fail(silent, f"said nothing for {self.timeout:g} s (timeout=)")
+                self._fail(silent, f"was silent for {self.timeout:g} s (timeout=)")
             if event is None:
                 self._fail([rank], f"ended: {how_it_ended(self.processes[rank])}")
             events[rank] = event
@@ -113,7 +113,7 @@ def how_it_ended(process: subprocess.Popen) -> str:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP end the program by an exception, so that every context is left on the way."""
+    """Within it SIGTERM and SIGHUP raise SystemExit, so that every context manager is left properly."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -130,7 +130,7 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens at now."""
+    """Ports of this machine that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

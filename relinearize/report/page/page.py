@@ -16,8 +16,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from relinearize.private_inference.cost.choice import one_preset
-from relinearize.private_inference.cost.presets import Preset
+from relinearize.private_inference.cost.presets import Preset, one_preset
 from relinearize.records.run import Record, StageRecord
 from relinearize.report.figures.style import REPLACEMENT_WORDS, SHARE_COLOURS, SHARE_TICKS, SHORT_WORDS, method_colours
 from relinearize.report.page.inference import inference_data, predicted_data, preset_data, short_number

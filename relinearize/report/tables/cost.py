@@ -3,9 +3,8 @@
 from dataclasses import fields
 
 from relinearize.private_inference.cost.backbones import backbone_work
-from relinearize.private_inference.cost.choice import recorded_presets
 from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import Preset
+from relinearize.private_inference.cost.presets import Preset, recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, Workload, mask_workload
 from relinearize.records.run import Record
 
@@ -61,7 +60,7 @@ def predicted_costs(record: Record, preset: Preset | None = None, all_relus: boo
             "mb": online.bytes / 1e6 if on_network else None,
             "messages": online.messages if on_network else None,
         }
-        costs |= {f"{one.name}_{name}": value if found.whole else None for name, value in values.items()}
+        costs |= {f"{one.name}_{name}": value if found.complete else None for name, value in values.items()}
     return costs
 
 

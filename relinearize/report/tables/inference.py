@@ -85,7 +85,7 @@ class Inference:
         sites = [(kept, self.record.positions[name]) for name, kept in self.record.relus.items()]
         linear = record_workload(self.run).linear if self.run else None
         found = predict(Preset(self.setting, protocol, self.link), replace(mask_workload(sites), linear=linear))
-        return found.online if found.whole else None
+        return found.online if found.complete else None
 
     @property
     def kind_seconds(self) -> dict[str, float]:

@@ -9,8 +9,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from relinearize.private_inference.cost.choice import one_preset
-from relinearize.private_inference.cost.presets import Preset
+from relinearize.private_inference.cost.presets import Preset, one_preset
 from relinearize.private_inference.cost.table import significant
 from relinearize.records.run import Record
 from relinearize.report.papers.comparison import NUMBERS, TITLES, Comparison, cells

@@ -3,8 +3,8 @@
 import pytest
 
 from relinearize.errors import UserError
-from relinearize.private_inference.cost.choice import RECORDED, one_preset, recorded_presets
 from relinearize.private_inference.cost.prediction import predict
+from relinearize.private_inference.cost.presets import RECORDED, one_preset, recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, Workload
 
 
@@ -33,7 +33,7 @@ def test_a_report_speaks_of_one(asked, name):
         (("spdz", None), "preset=spdz is unknown; valid: delphi_compute, delphi, "),
         (("cheetah_wan", "lan"), "preset=cheetah_wan is on wan, not on network=lan"),
         (("delphi_compute", "wan"), "computation alone and knows no network=wan"),
-        ((None, "moon"), "network=moon: give loopback, lan, wan"),
+        ((None, "moon"), "network=moon: must be loopback, lan, wan"),
     ],
 )
 def test_wrong_ones_are_named_in_one_line(asked, message):

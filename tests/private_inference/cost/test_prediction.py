@@ -108,7 +108,7 @@ def test_delphi_online_offline_and_storage():
     assert found.offline.loopback_seconds == pytest.approx(17.0 + 4.2 + 286, rel=0.05)
     assert found.offline.bytes == pytest.approx(9.51e9 + 1.12e9, rel=0.01)
     assert (found.client_storage, found.server_storage) == pytest.approx((10.2e9, 2.0e9), rel=0.01)
-    assert found.online.messages == 2 * 17 + 2 and found.whole
+    assert found.online.messages == 2 * 17 + 2 and found.complete
     slow = found.online.loopback_seconds + 36 * 0.02 + 557_056 * 1184 * 8 / 100e6
     assert found.online.seconds == pytest.approx(slow)
 
@@ -125,8 +125,8 @@ def test_dead_sites_cost_nothing_and_live_ones_rounds():
 
 def test_without_the_linear_part_it_is_said():
     masked = mask_workload([(5, 10)])
-    assert predict(preset("delphi_compute"), masked).whole
-    assert not any(predict(preset(name), masked).whole for name in ("delphi_lan", "cheetah_lan", "semi2k_wan"))
+    assert predict(preset("delphi_compute"), masked).complete
+    assert not any(predict(preset(name), masked).complete for name in ("delphi_lan", "cheetah_lan", "semi2k_wan"))
 
 
 def test_max_pools_are_comparisons():

@@ -16,7 +16,7 @@ from numpy_bundles import all_operations, residual_network, written
 from sessions import check_answers, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
-from relinearize.private_inference.engine.options import Request
+from relinearize.private_inference.engine.options import InferOptions
 from relinearize.private_inference.engine.two_parties import TwoParties
 
 KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
@@ -103,7 +103,7 @@ def test_the_command_prints_its_table(bundle, tmp_path):
         "-P",
         "-m",
         "relinearize.private_inference.engine",
-        Request(str(path), engine="crypten", n_images=1).to_json(),
+        InferOptions(path, engine="crypten", n_images=1).to_json(),
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
     assert done.returncode == 0, done.stderr

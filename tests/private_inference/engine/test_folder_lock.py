@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from relinearize.errors import UserError
-from relinearize.private_inference.engine.folder_lock import alone_in
+from relinearize.private_inference.engine.infer import alone_in
 
 HOLDER = """
 import sys
 from pathlib import Path
-from relinearize.private_inference.engine.folder_lock import alone_in
+from relinearize.private_inference.engine.infer import alone_in
 with alone_in(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -57,5 +57,6 @@ def test_other_folders_are_free(holder, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "none").touch()
     with pytest.raises(UserError, match=f"output={tmp_path}/none cannot be written"):
         alone_in(tmp_path / "none").__enter__()

@@ -10,9 +10,9 @@ from numpy_bundles import residual_network
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.cost.presets import protocols
-from relinearize.private_inference.engine.costs import Cost
+from relinearize.private_inference.engine.infer import compared, model_of, summary
+from relinearize.private_inference.engine.job import Cost, Inferred
 from relinearize.private_inference.engine.protocols import PROTOCOLS
-from relinearize.private_inference.engine.results import answers, model_of, summary
 from relinearize.private_inference.engine.spu.profile import read_profile
 from relinearize.private_inference.engine.table import show
 from relinearize.records.inference import InferenceRecord
@@ -49,10 +49,9 @@ def test_a_log_that_does_not_add_up_is_no_measurement(lines):
 
 def inferred(seconds, logits=(0.0,) * 5):
     """What server and client say; the client sends ten times as much and takes a second more."""
-    cost = {kind: asdict(Cost(0.25, 100, 2, 3)) for kind in ("relu", "linear", "gather", "other")}
-    more = {kind: asdict(Cost(0.5, 1000, 5, 3)) for kind in cost}
-    server = {"seconds": seconds - 1, "cpu_seconds": 0.5, "costs": cost, "logits": None}
-    return server, {"seconds": seconds, "cpu_seconds": 0.25, "costs": more, "logits": list(logits)}
+    cost = {kind: Cost(0.25, 100, 2, 3) for kind in ("relu", "linear", "gather", "other")}
+    more = {kind: Cost(0.5, 1000, 5, 3) for kind in cost}
+    return Inferred(seconds - 1, 0.5, cost, None), Inferred(seconds, 0.25, more, list(logits))
 
 
 def test_latency_is_the_clients_and_its_median():
@@ -81,12 +80,12 @@ def test_answers_are_compared_with_plaintext_and_labels():
     logits[1, 2] += 0.01
     logits[3] = -logits[3]
     bundle = replace(bundle, reference=replace(bundle.reference, labels=1 - bundle.reference.logits.argmax(1)))
-    found = answers(bundle, logits[:2])
+    found = compared(bundle, logits[:2])
     assert found.images == 2 and found.max_error == pytest.approx(0.01, rel=1e-3) and found.agreement == 100
     assert found.logit_scale == np.abs(bundle.reference.logits[:2]).max()
-    assert answers(bundle, logits).agreement == 75
+    assert compared(bundle, logits).agreement == 75
     unlabelled = replace(bundle, reference=replace(bundle.reference, labels=None))
-    assert answers(unlabelled, logits).private_accuracy is None
+    assert compared(unlabelled, logits).private_accuracy is None
 
 
 @pytest.fixture
@@ -99,7 +98,7 @@ def record():
         security=PROTOCOLS["semi2k"].security, settings={"kn2row": False}, network=asdict(NETWORKS["wan"]),
         compile_seconds=0.5, setup_seconds=1.5, first=phase, steady=phase, loopback=phase,
         model=model_of(PROTOCOLS["semi2k"], NETWORKS["wan"], bundle, phase, phase),
-        answers=answers(bundle, bundle.reference.logits), logits=((1.0, 2.0),), versions={}, machine={"load": 0.1},
+        answers=compared(bundle, bundle.reference.logits), logits=((1.0, 2.0),), versions={}, machine={"load": 0.1},
     )  # fmt: skip
 
 

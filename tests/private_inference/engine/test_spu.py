@@ -18,8 +18,8 @@ from numpy_bundles import all_operations, residual_network, written
 from sessions import check_answers, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
-from relinearize.private_inference.engine.folder_lock import alone_in
-from relinearize.private_inference.engine.options import Request
+from relinearize.private_inference.engine.infer import alone_in
+from relinearize.private_inference.engine.options import InferOptions
 from relinearize.private_inference.engine.two_parties import TwoParties
 from relinearize.records.inference import InferenceRecord
 
@@ -63,7 +63,7 @@ def test_the_messages_that_are_counted_wait_for_each_other(semi2k):
 
 def test_without_relus_nothing_is_compared_and_truncation_can_be_free(tmp_path):
     bundle = residual_network([0] * 5)
-    record = inferred(bundle, tmp_path, protocol="semi2k", n_images=1, local_truncation="true", kn2row="true")
+    record = inferred(bundle, tmp_path, protocol="semi2k", n_images=1, local_truncation=True, kn2row=True)
     check_answers(record, bundle)
     relu, linear = (record.steady.kinds[kind] for kind in ("relu", "linear"))
     assert (relu.bytes, relu.messages, relu.calls) == (0, 0, 0)
@@ -113,7 +113,7 @@ def test_a_party_killed_in_the_middle_is_named_and_the_other_ended(bundle, tmp_p
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_stopping_the_command_in_the_middle_stops_both_parties(bundle, tmp_path, number, status):
     path = written(bundle, tmp_path / "bundle")
-    request = Request(str(path), protocol="semi2k", n_images=1, network="{rtt_ms:400}")
+    request = InferOptions(path, protocol="semi2k", n_images=1, network="{rtt_ms:400}")
     command = [sys.executable, "-m", "relinearize.private_inference.engine", request.to_json()]
     # Where the tests themselves run in the background, Ctrl-C is ignored, and that is inherited.
     heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -169,7 +169,7 @@ def test_the_command_prints_its_table(bundle, tmp_path):
         "-P",
         "-m",
         "relinearize.private_inference.engine",
-        Request(str(path), protocol="semi2k", n_images=1).to_json(),
+        InferOptions(path, protocol="semi2k", n_images=1).to_json(),
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
     assert done.returncode == 0, done.stderr

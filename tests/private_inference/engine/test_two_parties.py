@@ -87,7 +87,7 @@ def test_one_that_is_silent_is_named(tmp_path):
         parties.both()
         parties.timeout = 0.5
         parties.tell(do="sleep 0")
-        with pytest.raises(UserError, match=r"the server said nothing for 0.5 s \(timeout=\); see .*server.log"):
+        with pytest.raises(UserError, match=r"the server was silent for 0.5 s \(timeout=\); see .*server.log"):
             parties.both()
 
 

@@ -36,7 +36,7 @@ def connected(job: Job, rank: int) -> socket.socket:
 
 
 def dialed(host: str, port: int, timeout: float) -> socket.socket:
-    """Until the server itself answers: a proxy takes the call before the server listens, and hangs up."""
+    """Dial until the server itself answers: a proxy accepts before the server listens, and closes again."""
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -96,7 +96,7 @@ class Done:
 
 
 class LinkCommunicator(crypten.communicator.Communicator):
-    """What CrypTen needs of its communicator for two parties. `serve` puts it in the place of its own."""
+    """What CrypTen needs of its communicator for two parties. `serve` makes CrypTen use it."""
 
     BYTES_PER_ELEMENT = 8
     instance: Self | None = None
@@ -107,7 +107,7 @@ class LinkCommunicator(crypten.communicator.Communicator):
 
     @classmethod
     def serve(cls, link: Link, rank: int) -> None:
-        """CrypTen's `init` after this finds it, and nothing of torch.distributed is started."""
+        """Call it before CrypTen's `init`, which then starts nothing of torch.distributed."""
 
         class Ours(cls):
             @classmethod

@@ -3,15 +3,14 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node
-from relinearize.private_inference.engine.costs import KINDS, Cost
-from relinearize.private_inference.engine.layout import pool_size
+from relinearize.private_inference.bundle.bundle import Bundle, Node
+from relinearize.private_inference.engine.job import KINDS, Cost
+from relinearize.private_inference.engine.layout import by_node, pool_size
 
 Secret = Any  # crypten.CrypTensor
 
@@ -30,31 +29,23 @@ class Meter:
         sizes, counts = self.sent()
         self.costs[name] += Cost(time.monotonic() - began, sizes - size, counts - count, 1)
 
-    def told(self) -> dict[str, dict[str, float]]:
-        return {kind: asdict(cost) for kind, cost in self.costs.items()}
-
 
 class SecretNetwork:
     """`tensors`: what `layout.plain_tensors` names, secret."""
 
     def __init__(self, bundle: Bundle, tensors: Mapping[str, Secret]) -> None:
         self.bundle = bundle
-        self.tensors: dict[str, dict[str, Secret]] = {}
-        for name, tensor in tensors.items():
-            node, _, role = name.rpartition(".")
-            self.tensors.setdefault(node, {})[role] = tensor
+        self.tensors = by_node(tensors)
         self.kept = {name: torch.from_numpy(np.flatnonzero(mask)) for name, mask in bundle.masks.items()}
 
     def __call__(self, image: Secret, meter: Meter) -> Secret:
-        values = {INPUT: image}
-        for node in self.bundle.nodes:
-            inputs = [values[name] for name in node.inputs]
+        def compute(node: Node, inputs: list[Secret]) -> Secret:
             if node.op == "masked_relu":
-                values[node.name] = masked_relu(inputs[0], self.kept[node.name], meter)
-            else:
-                with meter.kind(KIND_OF.get(node.op, "other")):
-                    values[node.name] = self._result(node, inputs, self.tensors.get(node.name, {}))
-        return values[self.bundle.output]
+                return masked_relu(inputs[0], self.kept[node.name], meter)
+            with meter.kind(KIND_OF.get(node.op, "other")):
+                return self._result(node, inputs, self.tensors.get(node.name, {}))
+
+        return self.bundle.evaluate(image, compute)
 
     def _result(self, node: Node, inputs: list[Secret], tensors: Mapping[str, Secret]) -> Secret:
         x = inputs[0]

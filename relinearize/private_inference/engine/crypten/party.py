@@ -10,10 +10,10 @@ from relinearize.private_inference.bundle.bundle import read_bundle
 from relinearize.private_inference.engine.crypten.compat import crypten
 from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected
 from relinearize.private_inference.engine.crypten.network import Meter, SecretNetwork
-from relinearize.private_inference.engine.job import CLIENT, IMAGE, SERVER, Job
+from relinearize.private_inference.engine.job import CLIENT, IMAGE, SERVER, Inferred, Job
 from relinearize.private_inference.engine.layout import normalized, plain_tensors
 
-PATIENCE_SECONDS = 5  # of who lost the other: the starter is to hear first of the one that died
+GRACE_SECONDS = 5  # before a party that lost the other ends, so that the starter names the one that died first
 
 
 class CryptenParty:
@@ -38,7 +38,7 @@ class CryptenParty:
         known = torch.zeros(self.job.inputs[name]) if value is None else torch.from_numpy(np.array(value))
         return crypten.cryptensor(known, src=owner)
 
-    def infer(self, index: int) -> dict[str, Any]:
+    def infer(self, index: int) -> Inferred:
         pixels = normalized(self.bundle, self.bundle.reference.images[index]) if self.rank == CLIENT else None
         with crypten.no_grad():
             image = self._secret(IMAGE, CLIENT, pixels)
@@ -50,8 +50,8 @@ class CryptenParty:
                 with meter.kind("other"):
                     logits = secret.get_plain_text(dst=CLIENT)
             except ConnectionError:
-                time.sleep(PATIENCE_SECONDS)
+                time.sleep(GRACE_SECONDS)
                 raise
             seconds, cpu_seconds = time.monotonic() - began, time.process_time() - computed
         known = None if logits is None else logits.double().reshape(self.job.classes).tolist()
-        return {"seconds": seconds, "cpu_seconds": cpu_seconds, "costs": meter.told(), "logits": known}
+        return Inferred(seconds, cpu_seconds, meter.costs, known)

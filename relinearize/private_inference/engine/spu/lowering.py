@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node
-from relinearize.private_inference.engine.layout import Gathers, pool_size, server_tensors
+from relinearize.private_inference.bundle.bundle import Bundle, Node
+from relinearize.private_inference.engine.layout import Gathers, by_node, pool_size, server_tensors
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
@@ -27,15 +27,8 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
     gathers = {name: Gathers.of(mask) for name, mask in bundle.masks.items()}
 
     def network(image: Array, *tensors: Array) -> Array:
-        values = {INPUT: image}
-        of_node: dict[str, dict[str, Array]] = {}
-        for name, tensor in zip(names, tensors, strict=True):
-            node, _, role = name.rpartition(".")
-            of_node.setdefault(node, {})[role] = tensor
-        for node in bundle.nodes:
-            inputs = [values[name] for name in node.inputs]
-            values[node.name] = result(node, inputs, of_node.get(node.name, {}))
-        return values[bundle.output]
+        of_node = by_node(dict(zip(names, tensors, strict=True)))
+        return bundle.evaluate(image, lambda node, inputs: result(node, inputs, of_node.get(node.name, {})))
 
     def result(node: Node, inputs: list[Array], tensors: Mapping[str, Array]) -> Array:
         x = inputs[0]

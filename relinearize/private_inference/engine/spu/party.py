@@ -2,16 +2,23 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import spu
 
 from relinearize.private_inference.bundle.bundle import Bundle, read_bundle
-from relinearize.private_inference.engine.costs import Cost
-from relinearize.private_inference.engine.job import CLIENT, IMAGE, LOGITS, PROGRAM_FILE, SERVER, Job, log_file
+from relinearize.private_inference.engine.job import (
+    CLIENT,
+    IMAGE,
+    LOGITS,
+    PROGRAM_FILE,
+    SERVER,
+    Cost,
+    Inferred,
+    Job,
+    log_file,
+)
 from relinearize.private_inference.engine.layout import client_image, server_tensors
 from relinearize.private_inference.engine.spu.profile import read_profile
 from relinearize.private_inference.engine.spu.runtime import connected, log_into, own_share, runtime_config, share_of
@@ -43,9 +50,7 @@ class SpuParty:
         shapes = {name: shape for name, shape in self.job.inputs.items() if name != IMAGE}
         return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
-    def infer(self, index: int) -> dict[str, Any]:
-        """Seconds (of the clock, of all threads' processor time), costs by kind, and for the client the logits of
-        reference image `index`."""
+    def infer(self, index: int) -> Inferred:
         image = np.zeros(self.job.inputs[IMAGE], np.float32)
         if self.rank == CLIENT:
             image = client_image(self.bundle, self.bundle.reference.images[index])
@@ -60,8 +65,7 @@ class SpuParty:
             log.seek(profiled)
             costs = read_profile(log)
         costs["other"] += revealed
-        told = {kind: asdict(cost) for kind, cost in costs.items()}
-        return {"seconds": seconds, "cpu_seconds": cpu_seconds, "costs": told, "logits": logits}
+        return Inferred(seconds, cpu_seconds, costs, logits)
 
     def _reveal(self) -> tuple[list[float] | None, Cost]:
         """The logits for the client, None for the server; and what the server sends for them."""

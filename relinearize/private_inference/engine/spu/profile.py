@@ -1,13 +1,13 @@
-"""What SPU's log says of one run: bytes, messages and seconds of every operation. It tells it nowhere else."""
+"""Bytes, messages and seconds of every operation of one run, from SPU's log: SPU reports them nowhere else."""
 
 import re
 from collections.abc import Iterable
 
-from relinearize.private_inference.engine.costs import KINDS, Cost, sent_bytes, sent_messages
+from relinearize.private_inference.engine.job import KINDS, Cost, total
 
 _KIND = {
     "pphlo.less": "relu",
-    "pphlo.multiply": "relu",  # the comparison's bit times the value; `spu_lowering` multiplies nothing else
+    "pphlo.multiply": "relu",  # the comparison's bit times the value; `spu.lowering` multiplies nothing else
     "pphlo.convolution": "linear",
     "pphlo.dot": "linear",
     "pphlo.dot_general": "linear",
@@ -23,7 +23,7 @@ _TOTAL = re.compile(r"Link details: total send bytes (?P<bytes>\d+), recv bytes 
 def read_profile(lines: Iterable[str]) -> dict[str, Cost]:
     """Kind -> cost, from the log of one run. ValueError unless the operations make up the engine's own total."""
     costs = dict.fromkeys(KINDS, Cost())
-    total = None
+    reported = None
     for line in lines:
         if found := _OPERATION.search(line):
             kind = _KIND.get(found["name"], "other")
@@ -31,7 +31,8 @@ def read_profile(lines: Iterable[str]) -> dict[str, Cost]:
                 float(found["seconds"]), int(found["bytes"]), int(found["messages"]), int(found["calls"])
             )
         elif found := _TOTAL.search(line):
-            total = (int(found["bytes"]), int(found["messages"]))
-    if total != (sent_bytes(costs), sent_messages(costs)):
-        raise ValueError(f"operations send {sent_bytes(costs)} bytes, the whole run {total and total[0]}")
+            reported = (int(found["bytes"]), int(found["messages"]))
+    sent = total(costs)
+    if reported != (sent.bytes, sent.messages):
+        raise ValueError(f"operations send {sent.bytes} bytes, the whole run {reported and reported[0]}")
     return costs

@@ -1,4 +1,4 @@
-"""SPU's settings and how a party hands in what is its own. Imported in the engine's environment only."""
+"""SPU's settings, and how a party enters its own values. Imported in the engine's environment only."""
 
 from pathlib import Path
 
