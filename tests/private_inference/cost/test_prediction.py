@@ -152,7 +152,7 @@ def test_presets_and_networks():
         ("spdz", None, "preset=spdz is unknown; valid: delphi_compute, delphi"),
         ("delphi_lan", "wan", "is on lan, not on network=wan; give preset=delphi"),
         ("delphi_compute", "wan", "computation alone"),
-        (None, "wifi", "network=wifi: give loopback, lan, wan"),
+        (None, "wifi", "network=wifi: must be loopback, lan, wan"),
     ):
         with pytest.raises(UserError, match=message):
             find_presets(name, network)
