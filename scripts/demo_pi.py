@@ -128,11 +128,11 @@ def table(runs: Sequence[tuple[Path, Record]]) -> Table:
                 predict(find_presets(record.protocol, network)[0], workload).online
                 for network in (record.network["name"], "wan")
             )
-            answers, steady = record.answers, record.steady
+            fidelity, steady = record.fidelity, record.steady
             shown.add_row(
                 *head,
                 f"{record.protocol}, {record.network['name']}",
-                f"{answers.private_accuracy * answers.images / 100:.0f} of {answers.images}",
+                f"{fidelity.private_accuracy * fidelity.images / 100:.0f} of {fidelity.images}",
                 *(f"{steady.bytes / 1e6:.2f}", f"{here.bytes / 1e6:.2f}"),
                 *(f"{steady.median_seconds:.2f}", f"{here.seconds:.2f}"),
                 f"{wan.seconds:.2f}",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The measured constants of the cost models (relinearize/cost/presets.json), fitted again on this machine.
+"""The measured constants of the cost models (cost/presets.json), fitted again on this machine.
 
     python scripts/fit_cost.py                 # measure, fit, write presets.json; a quarter of an hour, quiet machine
     python scripts/fit_cost.py --check         # measure, compare with the present constants; exit 1 beyond limits

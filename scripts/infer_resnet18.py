@@ -59,8 +59,8 @@ def row(bundle: Path, protocol: str, record: InferenceRecord) -> list[str]:
         f"{record.loopback.median_seconds:.1f}",
         f"{record.model.predicted_seconds:.1f}",
         f"{steady.server_cpu_seconds + steady.client_cpu_seconds:.1f}",
-        f"{record.answers.relative_error:.1e}",
-        f"{record.answers.agreement:.0f} % of {record.answers.images}",
+        f"{record.fidelity.relative_error:.1e}",
+        f"{record.fidelity.agreement:.0f} % of {record.fidelity.images}",
         f"{record.machine['load_before']:.1f}",
     ]
 

@@ -8,13 +8,13 @@ from typing import Any, Self
 from relinearize.errors import UserError
 from relinearize.files import write_json
 
-FORMAT, SCHEMA_VERSION = "relinearize-inference", 1
+FORMAT, SCHEMA_VERSION = "relinearize-inference", 2
 RECORD_FILE = "inference.json"
 
 
 @dataclass(frozen=True)
 class KindCost:
-    """One kind of operation (`costs.KINDS`) in one inference.
+    """One kind of operation (`engine.job.KINDS`) in one inference.
 
     `seconds` are of the slower party; `bytes` what both send; `messages` what the party sends that sends more.
     """
@@ -57,9 +57,9 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """`max_error`: the largest difference of any logit from plaintext float32, `logit_scale` the largest plaintext
-    logit. Percent of the images; accuracies None where the bundle has no labels."""
+class Fidelity:
+    """The logits against those of plaintext float32: `max_error` is the largest difference of any, `logit_scale` the
+    largest plaintext logit. Percent of the images; accuracies None where the bundle has no labels."""
 
     images: int
     max_error: float
@@ -95,7 +95,7 @@ class InferenceRecord:
     steady: Phase
     loopback: Phase | None
     model: Model
-    answers: Answers
+    fidelity: Fidelity
     logits: tuple[tuple[float, ...], ...]
     versions: dict[str, str]
     machine: dict[str, Any]
@@ -105,7 +105,7 @@ class InferenceRecord:
         return sum(kept > 0 for kept in self.relus.values())
 
     def write(self, folder: Path) -> Path:
-        """Whole or not at all; takes the place of an older record."""
+        """Written completely or not at all; replaces an older record."""
         content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asdict(self)}
         path = folder / RECORD_FILE
         write_json(path, content)
@@ -123,7 +123,7 @@ class InferenceRecord:
                 raise ValueError(f"keys that are missing or unknown: {sorted(set(content) ^ names)}")
             for name in ("first", "steady", "loopback"):
                 content[name] = content[name] and _phase(content[name])
-            content |= {"model": Model(**content["model"]), "answers": Answers(**content["answers"])}
+            content |= {"model": Model(**content["model"]), "fidelity": Fidelity(**content["fidelity"])}
             content["logits"] = tuple(tuple(row) for row in content["logits"])
             return cls(**content)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

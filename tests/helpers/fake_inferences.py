@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from relinearize.private_inference.cost.network import NETWORKS
-from relinearize.records.inference import Answers, InferenceRecord, KindCost, Model, Phase
+from relinearize.records.inference import Fidelity, InferenceRecord, KindCost, Model, Phase
 from relinearize.records.run import Record
 
 
@@ -49,7 +49,7 @@ def fake_inference(
         steady=steady,
         loopback=fake_phase(met, loopback) if link.emulated else None,
         model=Model(loopback, 178, steady.client_bytes, 0.95 * seconds, seconds),
-        answers=Answers(20, 0.002, 10.0, 95.0, private, None if private is None else 91.0),
+        fidelity=Fidelity(20, 0.002, 10.0, 95.0, private, None if private is None else 91.0),
         logits=((0.0, 1.0),),
         versions={"spu": "0.9.5"},
         machine={"cpu": "made up", "cores": 2, "load_before": load},

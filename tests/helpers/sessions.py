@@ -1,4 +1,4 @@
-"""What the tests of both engines do: a bundle through `infer`, and its answers against plaintext."""
+"""What the tests of both engines do: a bundle through `infer`, and its logits against those of plaintext."""
 
 import numpy as np
 from numpy_bundles import written
@@ -12,10 +12,10 @@ def inferred(bundle, folder, **settings):
     return engine_infer.infer(InferOptions(path, output=folder / "out", timeout=300, **settings))
 
 
-def check_answers(record, bundle):
-    assert record.answers.relative_error < 1e-3
+def check_logits(record, bundle):
+    assert record.fidelity.relative_error < 1e-3
     assert np.abs(np.array(record.logits) - bundle.reference.logits[: len(record.logits)]).max() < 1e-2
-    assert record.answers.agreement == record.answers.private_accuracy == 100
+    assert record.fidelity.agreement == record.fidelity.private_accuracy == 100
 
 
 def without_the_clients_weights(bundle, folder, monkeypatch):

@@ -38,7 +38,7 @@ from relinearize.private_inference.engine.proxy import HOST, DelayProxy
 from relinearize.private_inference.engine.table import show
 from relinearize.private_inference.engine.two_parties import TwoParties, free_ports, stopped_by_signals
 from relinearize.progress import WorkProgress
-from relinearize.records.inference import RECORD_FILE, Answers, InferenceRecord, KindCost, Model, Phase
+from relinearize.records.inference import RECORD_FILE, Fidelity, InferenceRecord, KindCost, Model, Phase
 
 LOCK_FILE = ".infer.lock"
 LOOPBACK_IMAGES = 3  # for the model, if the network is a slow one
@@ -95,7 +95,7 @@ def infer(options: InferOptions) -> InferenceRecord:
         steady=steady,
         loopback=loopback,
         model=model_of(protocol, options.link, bundle, steady, loopback or steady),
-        answers=compared(bundle, logits),
+        fidelity=fidelity_of(bundle, logits),
         logits=tuple(map(tuple, logits.tolist())),
         versions={"relinearize": __version__, **{name: version(name) for name in engine.versions}},
         machine={
@@ -238,12 +238,12 @@ def model_of(protocol: Protocol, network: Network, bundle: Bundle, steady: Phase
     return Model(loopback.median_seconds, messages, direction_bytes, predicted, steady.median_seconds)
 
 
-def compared(bundle: Bundle, logits: np.ndarray) -> Answers:
+def fidelity_of(bundle: Bundle, logits: np.ndarray) -> Fidelity:
     """`logits` of the first reference images against those of plaintext, and against the labels."""
     count, reference = len(logits), bundle.reference
     plain, labels = reference.logits[:count], None if reference.labels is None else reference.labels[:count]
     private_class, plain_class = logits.argmax(1), plain.argmax(1)
-    return Answers(
+    return Fidelity(
         images=count,
         max_error=float(np.abs(logits - plain).max()),
         logit_scale=float(np.abs(plain).max()),

@@ -49,7 +49,7 @@ def lines(record: InferenceRecord) -> list[str]:
     kept, total = sum(record.relus.values()), sum(record.positions.values())
     relu = record.steady.kinds["relu"].bytes
     per_relu = f", {relu / kept:.1f} bytes each" if kept else ""
-    model, answers = record.model, record.answers
+    model, fidelity = record.model, record.fidelity
     found = [f"{kept:,} of {total:,} ReLUs kept at {record.live_sites} of {len(record.relus)} sites{per_relu}"]
     if record.loopback is not None:
         found.append(
@@ -57,10 +57,11 @@ def lines(record: InferenceRecord) -> list[str]:
             f"bytes / rate = {model.predicted_seconds:.2f} s; measured {model.measured_seconds:.2f} s"
         )
     found.append(
-        f"logits within {answers.max_error:.1e} of plaintext ({answers.relative_error:.1e} of the largest); "
-        f"same class for {answers.agreement:.1f} % of {answers.images} images"
+        f"logits within {fidelity.max_error:.1e} of plaintext ({fidelity.relative_error:.1e} of the largest); "
+        f"same class for {fidelity.agreement:.1f} % of {fidelity.images} images"
     )
-    if answers.private_accuracy is not None:
-        found.append(f"private accuracy {answers.private_accuracy:.2f} %, plaintext {answers.plaintext_accuracy:.2f} %")
+    if fidelity.private_accuracy is not None:
+        private, plaintext = fidelity.private_accuracy, fidelity.plaintext_accuracy
+        found.append(f"private accuracy {private:.2f} %, plaintext {plaintext:.2f} %")
     found.append(f"{record.protocol}: {record.security}")
     return found

@@ -139,7 +139,7 @@ def inference_csv(inferences: Sequence[Inference]) -> str:
 def csv_row(one: Inference) -> dict[str, Any]:
     """Numbers as measured; megabytes and seconds per image."""
     record, predicted = one.record, one.predicted
-    answers, model = record.answers, record.model
+    fidelity, model = record.fidelity, record.model
     return {
         "run": one.name,
         "key": record.bundle["key"],
@@ -168,12 +168,12 @@ def csv_row(one: Inference) -> dict[str, Any]:
         "loopback_s": model.loopback_seconds,
         "model_s": model.predicted_seconds,
         "predicted_s": predicted and predicted.seconds,
-        "max_error": answers.max_error,
-        "relative_error": answers.relative_error,
-        "agreement": answers.agreement,
-        "private_accuracy": answers.private_accuracy,
-        "plaintext_accuracy": answers.plaintext_accuracy,
-        "images": answers.images,
+        "max_error": fidelity.max_error,
+        "relative_error": fidelity.relative_error,
+        "agreement": fidelity.agreement,
+        "private_accuracy": fidelity.private_accuracy,
+        "plaintext_accuracy": fidelity.plaintext_accuracy,
+        "images": fidelity.images,
         "test_accuracy": one.accuracy,
         "load_before": record.machine["load_before"],
         "cores": record.machine["cores"],
@@ -193,14 +193,14 @@ def inference_markdown(inferences: Sequence[Inference]) -> str:
 def cells(one: Inference) -> list[str]:
     """The row under TITLES; "-" where nothing is known."""
     record, predicted = one.record, one.predicted
-    answers, first, steady = record.answers, record.first, record.steady
+    fidelity, first, steady = record.fidelity, record.first, record.steady
     # Without a delay the model says what was measured.
     model = f"{record.model.predicted_seconds:.2f}" if record.loopback is not None else "-"
     private = "-"
-    if answers.private_accuracy is not None:
-        private = f"{answers.private_accuracy:.1f} % of {answers.images}"
-        if answers.private_accuracy != answers.plaintext_accuracy:
-            private += f" (plaintext {answers.plaintext_accuracy:.1f} %)"
+    if fidelity.private_accuracy is not None:
+        private = f"{fidelity.private_accuracy:.1f} % of {fidelity.images}"
+        if fidelity.private_accuracy != fidelity.plaintext_accuracy:
+            private += f" (plaintext {fidelity.plaintext_accuracy:.1f} %)"
     return [
         one.name,
         f"{one.relus:,}",
@@ -214,8 +214,8 @@ def cells(one: Inference) -> list[str]:
         f"{first.median_seconds:.2f} / {steady.median_seconds:.2f}",
         model,
         "-" if predicted is None else f"{predicted.seconds:.2f}",
-        f"{answers.relative_error:.1e}",
-        f"{answers.agreement:.1f} % of {answers.images}",
+        f"{fidelity.relative_error:.1e}",
+        f"{fidelity.agreement:.1f} % of {fidelity.images}",
         private,
         f"{record.machine['load_before']:.1f} on {record.machine['cores']} cores",
     ]

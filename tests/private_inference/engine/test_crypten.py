@@ -13,7 +13,7 @@ if importlib.util.find_spec("crypten") is None:
     pytest.skip("CrypTen is not here; `make test-crypten` runs this", allow_module_level=True)
 
 from numpy_bundles import all_operations, residual_network, written
-from sessions import check_answers, inferred, without_the_clients_weights
+from sessions import check_logits, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.options import InferOptions
@@ -34,7 +34,7 @@ def record(bundle, tmp_path_factory):
 
 
 def test_it_says_what_plaintext_says(record, bundle):
-    check_answers(record, bundle)
+    check_logits(record, bundle)
     assert (record.engine, record.protocol, record.settings["fraction_bits"]) == ("crypten", "tfp", 16)
     assert set(record.versions) == {"relinearize", "crypten", "torch", "numpy"}
 
@@ -61,20 +61,20 @@ def test_the_messages_that_are_counted_wait_for_each_other(record):
 def test_a_network_without_relus(tmp_path):
     bundle = residual_network([0] * 5)
     record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
-    check_answers(record, bundle)
+    check_logits(record, bundle)
     assert record.steady.kinds["relu"].calls == record.steady.kinds["gather"].calls == 0
 
 
 def test_every_operation(tmp_path):
     bundle = all_operations()
     record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
-    check_answers(record, bundle)
+    check_logits(record, bundle)
     assert record.steady.kinds["relu"].bytes == 464 * bundle.relus
 
 
 def test_the_client_has_no_weights(bundle, tmp_path, monkeypatch):
     without_the_clients_weights(bundle, tmp_path, monkeypatch)
-    check_answers(inferred(bundle, tmp_path, protocol="tfp", n_images=1), bundle)
+    check_logits(inferred(bundle, tmp_path, protocol="tfp", n_images=1), bundle)
 
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])

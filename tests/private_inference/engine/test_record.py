@@ -10,7 +10,7 @@ from numpy_bundles import residual_network
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.cost.presets import protocols
-from relinearize.private_inference.engine.infer import compared, model_of, summary
+from relinearize.private_inference.engine.infer import fidelity_of, model_of, summary
 from relinearize.private_inference.engine.job import Cost, Inferred
 from relinearize.private_inference.engine.protocols import PROTOCOLS
 from relinearize.private_inference.engine.spu.profile import read_profile
@@ -74,18 +74,18 @@ def test_the_model_counts_live_sites_and_layers():
     assert cheetah.sequential_messages == round(said["live_sites"] * 4 + said["layers"] * 7), "one site is empty"
 
 
-def test_answers_are_compared_with_plaintext_and_labels():
+def test_logits_are_compared_with_plaintext_and_labels():
     bundle = residual_network([1] * 5, images=4)
     logits = bundle.reference.logits.astype(float)
     logits[1, 2] += 0.01
     logits[3] = -logits[3]
     bundle = replace(bundle, reference=replace(bundle.reference, labels=1 - bundle.reference.logits.argmax(1)))
-    found = compared(bundle, logits[:2])
+    found = fidelity_of(bundle, logits[:2])
     assert found.images == 2 and found.max_error == pytest.approx(0.01, rel=1e-3) and found.agreement == 100
     assert found.logit_scale == np.abs(bundle.reference.logits[:2]).max()
-    assert compared(bundle, logits).agreement == 75
+    assert fidelity_of(bundle, logits).agreement == 75
     unlabelled = replace(bundle, reference=replace(bundle.reference, labels=None))
-    assert compared(unlabelled, logits).private_accuracy is None
+    assert fidelity_of(unlabelled, logits).private_accuracy is None
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def record():
         security=PROTOCOLS["semi2k"].security, settings={"kn2row": False}, network=asdict(NETWORKS["wan"]),
         compile_seconds=0.5, setup_seconds=1.5, first=phase, steady=phase, loopback=phase,
         model=model_of(PROTOCOLS["semi2k"], NETWORKS["wan"], bundle, phase, phase),
-        answers=compared(bundle, bundle.reference.logits), logits=((1.0, 2.0),), versions={}, machine={"load": 0.1},
+        fidelity=fidelity_of(bundle, bundle.reference.logits), logits=((1.0, 2.0),), versions={}, machine={"load": 0.1},
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def test_a_record_comes_back(record, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["inference.json"]
 
 
-@pytest.mark.parametrize("change", [{"schema_version": 2}, {"format": "x"}, {"more": 1}, {"steady": 1}])
+@pytest.mark.parametrize("change", [{"schema_version": 3}, {"format": "x"}, {"more": 1}, {"steady": 1}])
 def test_other_files_are_refused(record, tmp_path, change):
     path = record.write(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("spu", reason="SecretFlow SPU is not here; `make test-pi` runs this in the engine's environment")
 
 from numpy_bundles import all_operations, residual_network, written
-from sessions import check_answers, inferred, without_the_clients_weights
+from sessions import check_logits, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.infer import alone_in
@@ -38,7 +38,7 @@ def semi2k(bundle, tmp_path_factory):
 
 
 def test_semi2k_says_what_plaintext_says(semi2k, bundle):
-    check_answers(semi2k, bundle)
+    check_logits(semi2k, bundle)
     assert InferenceRecord.read(Path(semi2k.bundle["path"]).parent / "out" / "inference.json") == semi2k
 
 
@@ -64,7 +64,7 @@ def test_the_messages_that_are_counted_wait_for_each_other(semi2k):
 def test_without_relus_nothing_is_compared_and_truncation_can_be_free(tmp_path):
     bundle = residual_network([0] * 5)
     record = inferred(bundle, tmp_path, protocol="semi2k", n_images=1, local_truncation=True, kn2row=True)
-    check_answers(record, bundle)
+    check_logits(record, bundle)
     relu, linear = (record.steady.kinds[kind] for kind in ("relu", "linear"))
     assert (relu.bytes, relu.messages, relu.calls) == (0, 0, 0)
     assert linear.messages == 7, "one for each layer, none for rounding"
@@ -75,20 +75,20 @@ def test_without_relus_nothing_is_compared_and_truncation_can_be_free(tmp_path):
 def test_every_operation(tmp_path):
     bundle = all_operations()
     record = inferred(bundle, tmp_path, protocol="semi2k", n_images=1)
-    check_answers(record, bundle)
+    check_logits(record, bundle)
     assert record.steady.kinds["relu"].bytes == pytest.approx(144 * bundle.relus, rel=0.01), "affines are no ReLUs"
 
 
 def test_cheetah_says_what_plaintext_says(bundle, tmp_path):
     record = inferred(bundle, tmp_path, protocol="cheetah", n_images=1)
-    check_answers(record, bundle)
+    check_logits(record, bundle)
     assert record.steady.kinds["relu"].bytes == pytest.approx(98.5 * bundle.relus, rel=0.1)
     assert record.first.bytes > 3 * record.steady.bytes, "keys and base transfers are sent once"
 
 
 def test_the_client_has_no_weights(bundle, tmp_path, monkeypatch):
     without_the_clients_weights(bundle, tmp_path, monkeypatch)
-    check_answers(inferred(bundle, tmp_path, protocol="semi2k", n_images=1), bundle)
+    check_logits(inferred(bundle, tmp_path, protocol="semi2k", n_images=1), bundle)
 
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
