@@ -74,8 +74,8 @@ def test_lower_worth_makes_a_cheaper_network_by_its_own_preset(tmp_path):
         plan = quick_plan(tmp_path, SHARE, "allocation=cost", f"allocation.worth={worth}", method="random")
         settings = [SHARE, "allocation=cost", f"allocation.worth={worth}", *UNTUNED]
         record, _ = quick_run(tmp_path, *settings, method="random")
-        price = plan.site_choice.price(plan.sizes)
-        seconds.append(price({site.name: site.kept for site in record.sites}))
+        latency = plan.site_choice.latency(plan.sizes)
+        seconds.append(latency({site.name: site.kept for site in record.sites}))
         live.append(sum(site.kept > 0 for site in record.sites))
     assert seconds[0] > seconds[1] > seconds[2]
     # Cheetah on a wide area network: about 20 messages of 20 ms for a site, and what it takes itself, whatever it keeps
