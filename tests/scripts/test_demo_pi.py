@@ -15,7 +15,7 @@ from torch import nn
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle import export
 from relinearize.private_inference.cost.network import NETWORKS
-from relinearize.records.inference import Answers, InferenceRecord, KindCost, Model, Phase
+from relinearize.records.inference import Fidelity, InferenceRecord, KindCost, Model, Phase
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +50,7 @@ def inference(bundle, graph, protocol, link):
         created="2026-01-01T00:00:00+00:00", bundle=asdict(bundle.about) | {"graph_sha256": graph}, relus=bundle.kept,
         positions=bundle.kept, engine="spu", protocol=protocol, security="", settings={},
         network=asdict(NETWORKS[link]), compile_seconds=0.1, setup_seconds=0.1, first=phase, steady=phase,
-        loopback=phase, model=Model(0.1, 20, 600_000, 2.4, 2.5), answers=Answers(5, 1e-3, 10.0, 100.0, 80.0, 80.0),
+        loopback=phase, model=Model(0.1, 20, 600_000, 2.4, 2.5), fidelity=Fidelity(5, 1e-3, 10.0, 100.0, 80.0, 80.0),
         logits=(), versions={}, machine={"load_before": 0.5},
     )  # fmt: skip
 
