@@ -36,7 +36,7 @@ def made_up(bundle: Path) -> SimpleNamespace:
     return SimpleNamespace(
         first=SimpleNamespace(median_seconds=7.0), steady=phase, loopback=SimpleNamespace(median_seconds=2.0),
         model=SimpleNamespace(sequential_messages=178, predicted_seconds=3.2),
-        answers=SimpleNamespace(relative_error=2e-4, agreement=100.0, images=3),
+        fidelity=SimpleNamespace(relative_error=2e-4, agreement=100.0, images=3),
         machine={"load_before": 0.5}, live_sites=sum(kept > 0 for kept in relus.values()),
         positions={name: mask.size for name, mask in masks.items()},
     )  # fmt: skip
