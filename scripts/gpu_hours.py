@@ -31,12 +31,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from relinearize.backbones import build_backbone
+from relinearize.backbones.torchvision_models import build_classifier
 from relinearize.relu.budget import parse_count
 
 PAPER = ROOT / "conf" / "experiment" / "paper"
 # Assumed, an eighth of the 312 TFLOP/s that an A100's data sheet gives for bf16. No GPU run has been made.
 RATE = 40.0
-IMAGES = {"cifar10": (50_000, 32, 10), "cifar100": (50_000, 32, 100), "tiny_imagenet": (100_000, 64, 200)}
+IMAGES = {  # training images, pixels, classes
+    "cifar10": (50_000, 32, 10), "cifar100": (50_000, 32, 100), "tiny_imagenet": (100_000, 64, 200),
+    "imagenet": (1_281_167, 224, 1000),
+}  # fmt: skip
 
 # Passes per training image, in forward passes of the full network: a training step is one forward and, counted as two,
 # one backward pass; the teacher answers with one. RLNet trains on half of the images clean and as AugMix views, on the
@@ -91,9 +95,12 @@ def network_facts(config: DictConfig) -> tuple[int, int]:
     backbone = config.backbone
     relus: list[int] = []
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:  # shapes only, no arithmetic
-        network = build_backbone(
-            backbone.name, classes=classes, image_size=size, width=backbone.width, convention=backbone.convention
-        ).eval()
+        given = {"classes": classes, "image_size": size}
+        if "model" in backbone:
+            network = build_classifier(backbone.model, **given)
+        else:
+            network = build_backbone(backbone.name, width=backbone.width, convention=backbone.convention, **given)
+        network.eval()
         for module in network.modules():
             if isinstance(module, nn.ReLU):
                 module.register_forward_hook(lambda module, inputs, output: relus.append(output.numel()))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from relinearize.corruptions.constants import SEVERITIES
-from relinearize.data.decoding import ImageFile, decode
-from relinearize.data.foldersource import class_folders, list_images
+from relinearize.data.decoding import CentralCrop, EncodedImages, FileItems, ImageFile
+from relinearize.data.image_folder import class_folders, list_images
 from relinearize.errors import UserError
 
 
@@ -52,9 +52,8 @@ class FolderFiles:
 
     def read(self, name: str, severity: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         files = [self._files[name, severity][row] for row in positions]
-        images = np.empty((len(files), self._image_size, self._image_size, 3), np.uint8)
-        for image, file in zip(images, files, strict=True):
-            image[:] = decode(Path(file.path), self._image_size, exact=True)
+        crop = CentralCrop(self._image_size, exact=True)
+        images = EncodedImages(FileItems([file.path for file in files]), crop).numpy()
         return images, np.array([file.label for file in files], np.int64)
 
     def sha256(self) -> dict[str, str]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from relinearize.data.augment import to_device
 from relinearize.data.augmix_operations import LARGEST_LEVEL, OPERATIONS, Operation, parameters
-from relinearize.data.transfer import to_device
 from relinearize.errors import UserError
 
 SMALLEST_LEVEL = 0.1

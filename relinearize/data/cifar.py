@@ -1,66 +1,69 @@
-"""CIFAR-10 and CIFAR-100 in the layout of the official Python releases, as torchvision leaves them."""
+"""CIFAR-10 and CIFAR-100 in the layout of the official Python releases, as torchvision leaves them.
+
+Names, checksums and address are those of torchvision.datasets; its classes would execute what a file's pickle says.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
+import pickle
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from relinearize.data.arraypickle import load_array_pickle
-from relinearize.data.download import fetch_folder
-from relinearize.data.source import Source, Split, check_labels
+from relinearize.data.source import ImageSet, Source, Split, check_labels, find_folder
 from relinearize.errors import UserError
+from relinearize.files import file_digest
 
 if TYPE_CHECKING:
-    from relinearize.data.images import ImageSet
+    from torchvision.datasets import CIFAR10 as OfficialFiles
 
 
 class CIFAR(Source):
     """What the two sets share. Files of the set: pickled dicts with `data`, uint8 N x 3072, channel-major.
 
-    root: the folder that holds `folder`; download: fetch the official archive if `folder` is missing; verify: compare
-    the files with the official checksums; url: another place of the archive.
+    root: the folder that holds the set's; download: fetch the official archive if that is missing; verify: compare the
+    files with the official checksums; url: another place of the archive.
     """
 
     image_size = 32
     channels = 3
-    folder: ClassVar[str]
-    url: ClassVar[str]
-    archive_md5: ClassVar[str]
-    files: ClassVar[dict[Split, dict[str, str]]]  # split -> file name -> md5
-    meta: ClassVar[tuple[str, str]]  # file name, md5
-    names_key: ClassVar[str]
     labels_key: ClassVar[str]
 
     def __init__(
         self, root: str | Path = "data", download: bool = False, verify: bool = True, url: str | None = None
     ) -> None:
         self.root = Path(root).expanduser()
-        self.download, self.verify = download, verify
-        if url is not None:
-            self.url = url
+        self.download, self.verify, self.url = download, verify, url
+
+    @property
+    def official(self) -> type[OfficialFiles]:
+        """torchvision's class of the set: base_folder, url, train_list, test_list, meta."""
+        from torchvision import datasets
+
+        return getattr(datasets, type(self).__name__)
 
     @property
     def path(self) -> Path:
-        return self.root / self.folder
+        return self.root / self.official.base_folder
 
     @property
     def checksums(self) -> dict[str, str]:
         """md5 of every file of the set."""
-        return {**self.files["train"], **self.files["test"], self.meta[0]: self.meta[1]}
+        official = self.official
+        return {
+            **dict(official.train_list),
+            **dict(official.test_list),
+            official.meta["filename"]: official.meta["md5"],
+        }
 
     def check(self) -> None:
         """Look for all files (downloading the set if it is missing and that was asked for) and their checksums."""
-        if not self.path.exists() and self.download:
-            fetch_folder(self.url, self.root, self.folder, self.archive_md5 if self.verify else None)
-        if not self.path.is_dir():
-            raise UserError(
-                f"{self.path}: no such folder; point dataset.root to the folder that holds {self.folder}, "
-                "or fetch it with dataset.download=true"
-            )
+        official = self.official
+        url = (self.url or official.url) if self.download else None
+        find_folder(self.root, official.base_folder, url, official.tgz_md5 if self.verify else None)
         for file in self.checksums:
             if not (self.path / file).is_file():
                 raise UserError(f"{self.path / file}: missing; the folder should hold {', '.join(self.checksums)}")
@@ -69,10 +72,10 @@ class CIFAR(Source):
 
     @cached_property
     def _verified(self) -> bool:
+        from torchvision.datasets.utils import calculate_md5
+
         for file, expected in self.checksums.items():
-            with open(self.path / file, "rb") as opened:
-                found = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            if found != expected:
+            if (found := calculate_md5(self.path / file)) != expected:
                 raise UserError(
                     f"{self.path / file}: md5 {found} differs from the official {expected}; "
                     "dataset.verify=false accepts copies that differ"
@@ -86,20 +89,16 @@ class CIFAR(Source):
     @cached_property
     def _fingerprint(self) -> str:
         self.check()
-        content = hashlib.sha256()
-        for file in sorted(self.checksums):
-            with open(self.path / file, "rb") as opened:
-                content.update(f"{file} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-        return content.hexdigest()
+        lines = [f"{file} {file_digest(self.path / file)}\n" for file in sorted(self.checksums)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def load(self, split: Split) -> ImageSet:
         """All images of a split, uint8 N x 32 x 32 x 3, in the order of the files."""
         import torch
 
-        from relinearize.data.images import ImageSet
-
         self.check()
-        batches = [self._read(file) for file in self.files[split]]
+        listed = self.official.train_list if split == "train" else self.official.test_list
+        batches = [self._read(file) for file, _ in listed]
         images = np.concatenate([images for images, _ in batches])
         labels = np.concatenate([labels for _, labels in batches])
         check_labels(labels, self.classes, self.path)
@@ -121,11 +120,12 @@ class CIFAR(Source):
         return np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), numbers
 
     def _class_names(self) -> list[str]:
-        path = self.path / self.meta[0]
-        names = load_array_pickle(path).get(self.names_key)
+        meta = self.official.meta
+        path = self.path / meta["filename"]
+        names = load_array_pickle(path).get(meta["key"])
         if not isinstance(names, list) or len(names) != self.classes:
             found = len(names) if isinstance(names, list) else "no"
-            raise UserError(f"{path}: {found} class names in `{self.names_key}`, expected {self.classes}")
+            raise UserError(f"{path}: {found} class names in `{meta['key']}`, expected {self.classes}")
         return [str(name) for name in names]
 
 
@@ -134,21 +134,6 @@ class CIFAR10(CIFAR):
 
     name = "cifar10"
     classes = 10
-    folder = "cifar-10-batches-py"
-    url = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-    archive_md5 = "c58f30108f718f92721af3b95e74349a"
-    files: ClassVar = {
-        "train": {
-            "data_batch_1": "c99cafc152244af753f735de768cd75f",
-            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-            "data_batch_4": "634d18415352ddfa80567beed471001a",
-            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-        },
-        "test": {"test_batch": "40351d587109b95175f43aff81a1287e"},
-    }
-    meta = ("batches.meta", "5ff9c542aee3614f3951f8cda6e48888")
-    names_key = "label_names"
     labels_key = "labels"
 
 
@@ -157,13 +142,80 @@ class CIFAR100(CIFAR):
 
     name = "cifar100"
     classes = 100
-    folder = "cifar-100-python"
-    url = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
-    archive_md5 = "eb9058c3a382ffc7106e4002c42a8d85"
-    files: ClassVar = {
-        "train": {"train": "16019d7e3df5f24257cddd939b257f8d"},
-        "test": {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-    }
-    meta = ("meta", "7973b15100ade9c7d40fb424638fde48")
-    names_key = "fine_label_names"
     labels_key = "fine_labels"
+
+
+# ---- pickles that execute nothing ------------------------------------------------------------------------------------
+
+NUMBERS = {"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8"}  # codes of dtypes
+ARRAYS = {"numpy.ndarray", "numpy.dtype", "multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer"}
+
+
+class Noted:
+    """Stands in for what numpy's pickles call: it notes the name, the arguments and the state that it is given.
+
+    numpy is not called by a pickle: its dtypes trust what they are told about their memory.
+    """
+
+    state: tuple = ()
+
+    def __init__(self, name: str, *given: Any) -> None:
+        self.name, self.given = name, given
+
+    def __setstate__(self, state: tuple) -> None:
+        self.state = state
+
+    def value(self) -> Any:
+        """The array or the number that was pickled."""
+        match self.name, self.given, self.state:
+            case "multiarray.scalar", (dtype, raw), _:
+                return numbers(raw, dtype, ()).item()
+            case "numeric._frombuffer", (raw, dtype, shape, order), _:
+                return numbers(raw, dtype, shape, order)
+            case "multiarray._reconstruct", _, (_, shape, dtype, is_fortran, raw):
+                return numbers(raw, dtype, shape, "F" if is_fortran else "C")
+        raise pickle.UnpicklingError(f"a bare {self.name} is not allowed in an image file")
+
+
+def numbers(raw: str | bytes, dtype: Noted, shape: tuple, order: str = "C") -> np.ndarray:
+    code, byte_order = dtype.given[0], dtype.state[1] if dtype.state else "|"
+    if code not in NUMBERS:
+        raise pickle.UnpicklingError(f"arrays of type {code!r} are not allowed")
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2 wrote its bytes as a string
+    return np.frombuffer(raw, f"{byte_order}{code}" if byte_order in ("<", ">") else code).reshape(shape, order=order)
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Knows the names that arrays of numbers need and refuses all others before they are looked up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):  # with which Python 3 writes bytes into pickles of protocol 2
+            return lambda text, _latin1: text.encode("latin1")
+        known = f"{module}.{name}".removeprefix("numpy.core.").removeprefix("numpy._core.")
+        if known not in ARRAYS:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in an image file")
+        return partial(Noted, known)
+
+
+def load_array_pickle(path: Path) -> dict[str, Any]:
+    """The dict of numbers, texts, lists and arrays in a pickle.
+
+    UserError naming the file when it is missing, cut short or holds something else.
+    """
+    try:
+        with open(path, "rb") as file:
+            # Python 2 wrote the official files: its strings become str through latin1.
+            content = ArrayUnpickler(file, encoding="latin1").load()
+        if not isinstance(content, dict):
+            raise pickle.UnpicklingError(f"it holds a {type(content).__name__} instead of a dict")
+        return {key.decode("latin1") if isinstance(key, bytes) else str(key): plain(content[key]) for key in content}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # a damaged pickle can raise almost anything: EOFError, ValueError, KeyError, ...
+        raise UserError(f"{path}: truncated or not a CIFAR file ({error})") from error
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    return value.value() if isinstance(value, Noted) else value

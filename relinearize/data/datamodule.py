@@ -5,29 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from relinearize.data.augment import Augmentation
 from relinearize.data.augmix import AugMix
-from relinearize.data.evaluation_loader import OrderedLoader
-from relinearize.data.images import ImageSet
+from relinearize.data.decoding import EncodedImages
+from relinearize.data.loaders import OrderedLoader, TrainLoader
 from relinearize.data.order import batch_bounds
-from relinearize.data.resident import ResidentImages, ResidentLoader
-from relinearize.data.source import Source
-from relinearize.data.splits import choose_subset, split_holdout
-from relinearize.data.streaming import StreamingLoader
+from relinearize.data.source import ImageSet, Source
+from relinearize.data.splits import choose_subset, split_holdout, stable_order
+from relinearize.data.training_images import EncodedTrainingImages, ResidentImages, StreamedImages, TrainingImages
 from relinearize.errors import UserError
 
 GIB = 2**30
 DEFAULT_LIMIT_GB = 8.0
+STATISTICS_IMAGES = 2000  # of which mean and std are computed where images have to be decoded for that
 
 
 class ImageData:
     """Loaders over one source.
 
     mean, std: per channel, in pixels of [0, 1]; not applied here, the network's input adapter does.
-    augment: {crop_padding: pixels of zeros around an image, flip: horizontal flips or not}, of training batches only.
+    augment: see Augmentation; of training batches only.
     holdout: fraction of the training images, stratified, for choosing models; 0 for none.
     subset: number of training images to use, stratified, before the hold-out is taken; None for all.
     seed: of the two choices above, not of the batches.
@@ -42,7 +44,7 @@ class ImageData:
         *,
         mean: Sequence[float],
         std: Sequence[float],
-        augment: Mapping[str, int | bool],
+        augment: Mapping[str, Any],
         holdout: float = 0.1,
         subset: int | None = None,
         seed: int = 0,
@@ -56,7 +58,12 @@ class ImageData:
         self.std = channel_values("dataset.std", std, source.channels)
         if min(self.std) <= 0:
             raise UserError(f"dataset.std={list(self.std)}: standard deviations must be above 0")
-        self.padding, self.flip = read_augment(augment, source.image_size)
+        self.augmentation = Augmentation.read(augment, source.image_size)
+        if self.augmentation.smallest_area is not None and not source.stream:
+            raise UserError(
+                f"dataset.augment.random_resized_crop={self.augmentation.random_resized_crop}: the images of "
+                f"{source.name} have one size; use crop_padding, or the sets image_folder, imagenet and torchvision"
+            )
         if resident not in ("auto", True, False):
             raise UserError(f"dataset.resident={resident}: valid are auto, true, false")
         self.holdout, self.subset, self.seed = holdout, subset, seed
@@ -85,25 +92,13 @@ class ImageData:
         rank: int = 0,
         world_size: int = 1,
         second_view: AugMix | str | None = None,
-    ) -> ResidentLoader | StreamingLoader:
+    ) -> TrainLoader:
         """Augmented training batches; batch_size counts the images of all `world_size` processes together.
 
         second_view: "augmix" (or settings of it) for batches of (images, labels, AugMix images); see TrainLoader.
         """
-        common = dict(flip=self.flip, parts=parts, rank=rank, world_size=world_size, second_view=second_view)
-        if self.is_resident:
-            return ResidentLoader(self._resident_train, batch_size, seed, **common)
-        return StreamingLoader(
-            self._train.images,
-            self._train.labels,
-            batch_size,
-            seed,
-            padding=self.padding,
-            device=self.device,
-            rows=self._rows[0],
-            workers=self.workers,
-            **common,
-        )
+        share = dict(parts=parts, rank=rank, world_size=world_size, second_view=second_view)
+        return TrainLoader(self._training_images(), batch_size, seed, flip=self.augmentation.flip, **share)
 
     def holdout_loader(self, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> OrderedLoader | None:
         """The held-out training images, or a process's share of them, in order, without augmentation.
@@ -112,19 +107,26 @@ class ImageData:
         """
         if self.sizes["holdout"] == 0:
             return None
-        share = dict(rank=rank, world_size=world_size)
         if self.is_resident:
-            return OrderedLoader(*self._resident_holdout, batch_size, self.device, **share)
-        return OrderedLoader(self._train.images, self._train.labels, batch_size, self.device, self._rows[1], **share)
+            return self._ordered(*self._resident_holdout, None, batch_size, rank, world_size)
+        return self._ordered(self._train.images, self._train.labels, self._rows[1], batch_size, rank, world_size)
 
     def test_loader(self, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> OrderedLoader:
         """The test set, or a process's share of it, in order, without augmentation."""
         images, labels = self._resident_test if self.is_resident else (self._test.images, self._test.labels)
-        return OrderedLoader(images, labels, batch_size, self.device, rank=rank, world_size=world_size)
+        return self._ordered(images, labels, None, batch_size, rank, world_size)
+
+    def _ordered(self, images, labels, rows, batch_size, rank, world_size) -> OrderedLoader:
+        share = dict(rank=rank, world_size=world_size)
+        return OrderedLoader(images, labels, batch_size, self.device, rows, workers=self.workers, **share)
 
     @cached_property
     def is_resident(self) -> bool:
         """Whether the sets lie on the device. Decided once, before anything is copied there."""
+        if self.source.stream:
+            if self.resident is True:
+                raise UserError("dataset.resident=true: images that are decoded for each batch cannot be resident")
+            return False
         if self.resident != "auto":
             return bool(self.resident)
         limit = self.resident_limit_gb
@@ -135,7 +137,7 @@ class ImageData:
     def resident_bytes(self) -> int:
         """Bytes of the padded training images, the held-out and the test images on the device."""
         size, channels, sizes = self.source.image_size, self.source.channels, self.sizes
-        padded = (size + 2 * self.padding) ** 2 * channels
+        padded = (size + 2 * self.augmentation.crop_padding) ** 2 * channels
         return sizes["train"] * padded + (sizes["holdout"] + sizes["test"]) * size**2 * channels
 
     @cached_property
@@ -156,10 +158,21 @@ class ImageData:
         train, held_out = split_holdout(labels[used.numpy()], self.holdout, self.seed)
         return used[torch.from_numpy(train)], used[torch.from_numpy(held_out)]
 
+    def _training_images(self) -> TrainingImages:
+        if self.is_resident:
+            return self._resident_train
+        images, labels = self._train.images, self._train.labels
+        place = dict(device=self.device, rows=self._rows[0], workers=self.workers)
+        area = self.augmentation.smallest_area
+        if area is None:
+            return StreamedImages(images, labels, padding=self.augmentation.crop_padding, **place)
+        return EncodedTrainingImages(images, labels, smallest_area=area, **place)
+
     @cached_property
     def _resident_train(self) -> ResidentImages:
+        padding = self.augmentation.crop_padding
         return ResidentImages(
-            self._train.images, self._train.labels, padding=self.padding, device=self.device, rows=self._rows[0]
+            self._train.images, self._train.labels, padding=padding, device=self.device, rows=self._rows[0]
         )
 
     @cached_property
@@ -172,23 +185,28 @@ class ImageData:
         return self._test.images.to(self.device), self._test.labels.to(self.device)
 
 
+def channel_statistics(source: Source) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of the training images, in pixels of [0, 1], to four digits.
+
+    Of STATISTICS_IMAGES images, always the same, where images are decoded for each batch.
+    """
+    images = source.load("train").images
+    if isinstance(images, EncodedImages):
+        images = images[torch.from_numpy(stable_order(len(images), 0, "statistics")[:STATISTICS_IMAGES])]
+    total = torch.zeros(2, images.shape[-1], dtype=torch.float64)
+    for chunk in images.split(1000):
+        pixels = chunk.flatten(0, 2).to(torch.float64) / 255
+        total += torch.stack([pixels.sum(0), pixels.square().sum(0)])
+    mean, square = total / images[..., 0].numel()
+    deviation = (square - mean**2).clamp(min=0).sqrt()
+    return [round(value, 4) for value in mean.tolist()], [round(value, 4) for value in deviation.tolist()]
+
+
 def channel_values(key: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     if len(numbers) != channels:
         raise UserError(f"{key}={list(numbers)}: needs one number for each of {channels} channel(s)")
     return numbers
-
-
-def read_augment(augment: Mapping[str, int | bool], image_size: int) -> tuple[int, bool]:
-    """(crop padding in pixels, flip); refuses unknown keys and paddings that could crop nothing but zeros."""
-    if unknown := set(augment) - {"crop_padding", "flip"}:
-        raise UserError(f"dataset.augment.{min(unknown)}: unknown; valid are crop_padding and flip")
-    padding, flip = augment.get("crop_padding", 0), augment.get("flip", False)
-    if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding < image_size:
-        raise UserError(f"dataset.augment.crop_padding={padding}: valid is 0 to {image_size - 1} pixels")
-    if not isinstance(flip, bool):
-        raise UserError(f"dataset.augment.flip={flip}: valid are true and false")
-    return padding, flip
 
 
 def free_bytes(device: torch.device) -> float:

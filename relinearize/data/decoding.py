@@ -1,14 +1,15 @@
-"""From image files to one array of bytes, decoded once and kept as .npy beside the files."""
+"""From encoded images to bytes: decoded once and kept as .npy beside the files, or whenever they are asked for."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from filelock import FileLock
@@ -17,8 +18,93 @@ from relinearize.errors import UserError
 from relinearize.files import replacing, write_json
 from relinearize.progress import WorkProgress
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
 CACHE_VERSION = 1  # raise it when the same files would be decoded to other bytes
-CHUNK = 256  # files per task
+CHUNK = 256  # images per task
+MARGIN = 256 / 224
+
+
+@dataclass(frozen=True)
+class CentralCrop:
+    """How an image becomes `size` x `size` x `channels` bytes where nothing is drawn at random.
+
+    The shorter side is resized to `size` pixels (bilinear, antialiased) and the centre is cropped. margin: instead
+    torchvision's Resize(256) and CenterCrop(224), or in that proportion. exact: refuse images of another size; `remedy`
+    ends that message.
+    """
+
+    size: int
+    channels: int = 3
+    margin: bool = False
+    exact: bool = False
+    remedy: str = ""
+
+    def __call__(self, image: Image, where: object) -> np.ndarray:
+        width, height = image.size
+        size = self.size
+        if (width, height) != (size, size) and self.exact:
+            raise UserError(f"{where}: is {width} x {height} pixels, expected {size} x {size}{self.remedy}")
+        if self.margin:
+            from torchvision.transforms.functional import center_crop, resize
+
+            image = center_crop(resize(image, round(size * MARGIN)), size)
+        elif (width, height) != (size, size):
+            scale = size / min(width, height)
+            width, height = max(size, round(width * scale)), max(size, round(height * scale))
+            left, top = (width - size) // 2, (height - size) // 2
+            image = image.resize((width, height), resample=2)  # bilinear
+            image = image.crop((left, top, left + size, top + size))
+        return np.asarray(image).reshape(size, size, self.channels)
+
+
+class Items(Protocol):
+    """The images of a split before they are cropped."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, position: int) -> Image:
+        """Decoded, with the channels that the network takes. UserError names what cannot be decoded."""
+
+    def name(self, position: int) -> str:
+        """Of the image, for messages."""
+
+
+class EncodedImages:
+    """Images that are decoded when they are asked for; indexed as a uint8 tensor of N x H x W x C is."""
+
+    ndim = 4
+
+    def __init__(self, items: Items, crop: CentralCrop) -> None:
+        self.items, self.crop = items, crop
+        self.shape = (len(items), crop.size, crop.size, crop.channels)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        import torch
+
+        return self.index_select(0, torch.arange(len(self))[rows])
+
+    def index_select(self, _dimension: int, rows: Tensor) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self.numpy(rows.tolist()))
+
+    def numpy(self, rows: Sequence[int] | None = None) -> np.ndarray:
+        """The images at `rows`, or all of them."""
+        from torch.utils.data import get_worker_info
+
+        rows = range(len(self)) if rows is None else rows
+        pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        decode_all(self, rows, pixels, threads=1 if get_worker_info() is not None else None)
+        return pixels
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 class ImageFile(NamedTuple):
@@ -28,6 +114,33 @@ class ImageFile(NamedTuple):
     key: str
     size: int
     label: int
+
+
+@dataclass(frozen=True)
+class FileItems:
+    """One image a file."""
+
+    paths: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, position: int) -> Image:
+        return open_image(self.paths[position])
+
+    def name(self, position: int) -> str:
+        return self.paths[position]
+
+
+def open_image(path: str | Path) -> Image:
+    """One file as an RGB image; grey, palette and CMYK images are converted. UserError where it cannot be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise UserError(f"{path}: cannot be decoded ({error}); replace or remove this image") from error
 
 
 def list_digest(files: Sequence[ImageFile], image_size: int) -> str:
@@ -41,27 +154,28 @@ def list_digest(files: Sequence[ImageFile], image_size: int) -> str:
     return content.hexdigest()
 
 
-def load_decoded(files: Sequence[ImageFile], image_size: int, *, exact: bool, home: Path, split: str) -> np.ndarray:
-    """The images in the order of `files`, uint8 N x image_size x image_size x 3, memory-mapped (copy on write).
+# ---- the cache -------------------------------------------------------------------------------------------------------
 
-    exact: refuse images of another size instead of resizing and cropping them. home: the folder of the set; the cache
-    lies in `home/.relinearize/`, or in the user's cache folder where that cannot be written. The name of a cache file
-    holds the digest of the file list, so one that does not fit the files is never read; it is removed when the new one
-    is written. Raises UserError naming the file that cannot be decoded, or the folders that cannot be written.
+
+def load_decoded(images: EncodedImages, digest: str, *, home: Path, split: str) -> np.ndarray:
+    """All images, uint8 N x H x W x C, memory-mapped (copy on write).
+
+    digest: of what the images are made from; a cache file's name holds it, so one that does not fit is never read, and
+    is removed when the new one is written. home: the folder of the set; the cache lies in `home/.relinearize/`, or in
+    the user's cache folder where that cannot be written. Raises UserError naming the file that cannot be decoded, or
+    the folders that cannot be written.
     """
-    digest = list_digest(files, image_size)
-    shape = (len(files), image_size, image_size, 3)
     refusals = []
     for folder in cache_folders(home):
-        array = folder / f"{split}-{image_size}px-{digest[:16]}.npy"
+        array = folder / f"{split}-{images.crop.size}px-{digest[:16]}.npy"
         try:
-            if (found := open_cache(array, digest, shape)) is not None:
+            if (found := open_cache(array, digest, images.shape)) is not None:
                 return found
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(array.with_suffix(".lock")):  # several jobs may start at once: one decodes
-                if open_cache(array, digest, shape) is None:
-                    write_cache(array, digest, files, image_size, exact)
-            if (found := open_cache(array, digest, shape)) is not None:
+                if open_cache(array, digest, images.shape) is None:
+                    write_cache(array, digest, images)
+            if (found := open_cache(array, digest, images.shape)) is not None:
                 return found
             refusals.append(f"{folder} (what was written does not read back)")
         except OSError as error:
@@ -80,7 +194,7 @@ def cache_folders(home: Path) -> list[Path]:
 
 
 def open_cache(array: Path, digest: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached images if array and sidecar are there, whole, and of these files; None otherwise."""
+    """The cached images if array and sidecar are there, complete, and of these files; None otherwise."""
     try:
         note = json.loads(array.with_suffix(".json").read_text())
         # Copy on write: torch wants writable memory, and the file stays as it is.
@@ -91,63 +205,49 @@ def open_cache(array: Path, digest: str, shape: tuple[int, ...]) -> np.ndarray |
     return found if matches and found.shape == shape and found.dtype == np.uint8 else None
 
 
-def write_cache(array: Path, digest: str, files: Sequence[ImageFile], image_size: int, exact: bool) -> None:
-    """Decode all files; the array appears under its name when it is complete, its sidecar after it."""
+def write_cache(array: Path, digest: str, images: EncodedImages) -> None:
+    """Decode all images; the array appears under its name when it is complete, its sidecar after it."""
+    split, size, _ = array.name.rsplit("-", 2)
     with replacing(array) as part:
-        pixels = np.lib.format.open_memmap(part, "w+", np.uint8, (len(files), image_size, image_size, 3))
+        pixels = np.lib.format.open_memmap(part, "w+", np.uint8, images.shape)
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later, in mapped memory, it would be a crash
             with open(part, "rb+") as file:
                 os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
-        decode_all(files, pixels, exact, description=f"decoding {array.parent.parent.name} {array.name.split('-')[0]}")
+        with WorkProgress(len(images), unit="images", transient=True) as progress:
+            progress.begins(f"decoding {array.parent.parent.name} {split}")
+            decode_all(images, range(len(images)), pixels, progress.done)
         pixels.flush()
         del pixels
-    note = {"version": CACHE_VERSION, "files": digest, "images": len(files), "image_size": image_size}
-    write_json(array.with_suffix(".json"), note)
-    kind = "-".join(array.name.split("-")[:2])
-    for stale in array.parent.glob(f"{kind}-*.*"):
+    write_json(array.with_suffix(".json"), {"version": CACHE_VERSION, "files": digest, "images": len(images)})
+    for stale in array.parent.glob(f"{split}-{size}-*.*"):
         if stale.stem != array.stem:
             stale.unlink(missing_ok=True)
 
 
-def decode_all(files: Sequence[ImageFile], pixels: np.ndarray, exact: bool, description: str) -> None:
-    """Fill `pixels` from the files, on all cores (Pillow decodes outside of Python's lock)."""
+def decode_all(
+    images: EncodedImages,
+    rows: Sequence[int],
+    pixels: np.ndarray,
+    done: Callable[[int], None] = lambda count: None,
+    threads: int | None = None,
+) -> None:
+    """Fill `pixels` with the images at `rows`, on all cores (Pillow decodes outside of Python's lock)."""
 
     def decode_chunk(start: int) -> int:
-        chunk = files[start : start + CHUNK]
-        for offset, file in enumerate(chunk):
-            pixels[start + offset] = decode(Path(file.path), pixels.shape[1], exact)
+        chunk = rows[start : start + CHUNK]
+        for place, row in enumerate(chunk, start):
+            pixels[place] = images.crop(images.items.image(row), images.items.name(row))
         return len(chunk)
 
-    threads = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    starts = range(0, len(rows), CHUNK)
+    if threads == 1 or len(starts) == 1:
+        for start in starts:
+            done(decode_chunk(start))
+        return
+    pool = ThreadPoolExecutor(min(16, cores))
     try:
-        with WorkProgress(len(files), unit="images", transient=True) as progress:
-            progress.begins(description)
-            for done in as_completed([pool.submit(decode_chunk, start) for start in range(0, len(files), CHUNK)]):
-                progress.done(done.result())
+        for finished in as_completed([pool.submit(decode_chunk, start) for start in starts]):
+            done(finished.result())
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def decode(path: Path, image_size: int, exact: bool) -> np.ndarray:
-    """One file as uint8 image_size x image_size x 3; grey, palette and CMYK images become RGB.
-
-    Unless `exact`, the shorter side is resized (bilinear, antialiased) and the centre cropped.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise UserError(f"{path}: cannot be decoded ({error}); replace or remove this image") from error
-    width, height = image.size
-    if (width, height) != (image_size, image_size):
-        if exact:
-            raise UserError(f"{path}: is {width} x {height} pixels, expected {image_size} x {image_size}")
-        scale = image_size / min(width, height)
-        width, height = max(image_size, round(width * scale)), max(image_size, round(height * scale))
-        left, top = (width - image_size) // 2, (height - image_size) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        image = image.crop((left, top, left + image_size, top + image_size))
-    return np.asarray(image)

@@ -12,7 +12,7 @@ from relinearize.data.splits import allot, choose
 from relinearize.errors import UserError
 
 if TYPE_CHECKING:
-    from relinearize.data.images import ImageSet
+    from relinearize.data.source import ImageSet
 
 TEST_IMAGES = 360  # one fifth, stratified
 
@@ -46,7 +46,7 @@ class Digits(Source):
         """1,437 (train) or 360 (test) images, uint8 N x 8 x 8 x 1."""
         import torch
 
-        from relinearize.data.images import ImageSet
+        from relinearize.data.source import ImageSet
 
         images, labels, test = read_digits()
         if digest(images, labels, test) != self.CONTENT:

@@ -1,32 +1,113 @@
-"""One's own images: a tree of class folders under train/ and test/ (or val/)."""
+"""Sets of image files in class folders: listing, fingerprint, decoding. Your own and ImageNet."""
 
 from __future__ import annotations
 
+import os
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from relinearize.data.decoding import ImageFile
-from relinearize.data.foldersource import FolderSource, class_folders, list_images
-from relinearize.data.source import Split
+import numpy as np
+
+from relinearize.data.decoding import (
+    CentralCrop,
+    EncodedImages,
+    FileItems,
+    ImageFile,
+    list_digest,
+    load_decoded,
+)
+from relinearize.data.source import ImageSet, Source, Split, check_labels
 from relinearize.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+class FolderSource(Source):
+    """A set of image files, decoded to RGB once and cached as .npy, or for each batch. Sub-classes list the files.
+
+    exact: refuse images that are not image_size x image_size; stream: do not cache, decode what a batch needs.
+    """
+
+    channels = 3
+    exact = False
+    stream = False
+
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """The folder of the set."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """The classes in label order."""
+
+    @abstractmethod
+    def _list(self, split: Split) -> Iterator[ImageFile]:
+        """The files of a split, in any order; raises UserError naming what is missing."""
+
+    @cached_property
+    def _files(self) -> dict[Split, list[ImageFile]]:
+        # Sorted by key: the order of the images depends neither on the file system nor on the layout.
+        files = {split: sorted(self._list(split), key=lambda file: file.key) for split in ("train", "test")}
+        for split, listed in files.items():
+            labels = np.array([file.label for file in listed])
+            check_labels(labels, len(self.class_names), f"{self.path}, {split} split")
+        empty = sorted(set(range(len(self.class_names))) - {file.label for file in files["train"]})
+        if empty:
+            raise UserError(f"{self.path}: class {self.class_names[empty[0]]} has no training images")
+        return files
+
+    def check(self) -> None:
+        """List the files of both splits."""
+        self._files  # noqa: B018 - computed once
+
+    def fingerprint(self) -> str:
+        """sha256 over the sorted (name, size in bytes) of all files; their pixels are not read (see list_digest)."""
+        self.check()
+        return list_digest([*self._files["train"], *self._files["test"]], self.image_size)
+
+    def load(self, split: Split) -> ImageSet:
+        """A split, uint8 N x image_size x image_size x 3, sorted by class, then name.
+
+        Memory-mapped from the cache, or decoded when rows are read (`stream`; then with a margin around the crop).
+        """
+        import torch
+
+        self.check()
+        files = self._files[split]
+        crop = CentralCrop(self.image_size, margin=self.stream, exact=self.exact)
+        images = EncodedImages(FileItems([file.path for file in files]), crop)
+        labels = torch.tensor([file.label for file in files], dtype=torch.int64)
+        if not self.stream:
+            digest = list_digest(files, self.image_size)
+            images = torch.from_numpy(load_decoded(images, digest, home=self.path, split=split))
+        return ImageSet(images, labels, list(self.class_names))
 
 
 class ImageFolder(FolderSource):
     """Reads `root/train/<class>/*` and `root/test/<class>/*`, or val/ where there is no test/.
 
-    Every image is converted to RGB, its shorter side resized to `image_size` pixels and the centre cropped, once.
-    download and verify are accepted for the sake of uniform overrides: there is nothing to fetch or compare with.
+    Every image is converted to RGB, its shorter side resized to `image_size` pixels and the centre cropped. stream:
+    do that (with ImageNet's margin) whenever a batch needs the image, instead of once. download and verify are accepted
+    for the sake of uniform overrides: there is nothing to fetch or compare with.
     """
 
-    name = "image_folder"
-    exact = False
-
-    def __init__(self, root: str | Path, image_size: int, download: bool = False, verify: bool = True) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: int,
+        download: bool = False,
+        verify: bool = True,
+        stream: bool | float = False,
+        name: str = "image_folder",
+    ) -> None:
         if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
-            raise UserError(f"dataset.image_size={image_size}: needs a whole number of pixels, 1 or more")
+            raise UserError(f"dataset.image_size={image_size}: must be an integer number of pixels, at least 1")
         self.root = Path(root).expanduser()
-        self.image_size = image_size
+        self.image_size, self.stream, self.name = image_size, bool(stream), name
 
     @property
     def path(self) -> Path:
@@ -59,3 +140,24 @@ class ImageFolder(FolderSource):
             if (self.root / name).is_dir():
                 return self.root / name
         raise UserError(f"{self.root / 'test'}: no such folder, and no val/ either; one of them holds the test images")
+
+
+def list_folder(folder: Path) -> list[os.DirEntry]:
+    """Visible entries of a folder, sorted by name; UserError when it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def list_images(folder: Path, prefix: str, label: int) -> Iterator[ImageFile]:
+    """The image files directly in a folder, with keys `prefix/name`."""
+    for entry in list_folder(folder):
+        if entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+            yield ImageFile(entry.path, f"{prefix}/{entry.name}", entry.stat().st_size, label)
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; these are the classes."""
+    return [entry.name for entry in list_folder(folder) if entry.is_dir()]

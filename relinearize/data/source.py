@@ -1,31 +1,72 @@
-"""The interface of a source: where images come from and what identifies them.
+"""What every source of images shares: its interface, the images it hands over, the download of an archive.
 
-No source imports torch when its module is imported: a finished run is answered from fingerprints alone.
+No source imports torch when its module is imported.
 """
 
 from __future__ import annotations
 
+import hashlib
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
+from filelock import FileLock
+
 from relinearize.errors import UserError
+from relinearize.progress import WorkProgress
 
 if TYPE_CHECKING:
-    from relinearize.data.images import ImageSet
+    from torch import Tensor
+
+    from relinearize.data.decoding import EncodedImages
 
 Split = Literal["train", "test"]
+TIMEOUT = 60  # seconds without a byte
+CHUNK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split of an image set.
+
+    images: uint8, N x H x W x C (channels last, so that a crop of a row is one run of bytes). It may be memory-mapped
+        from a cache file, or decoded when rows of it are read.
+    labels: int64, N, from 0 to len(class_names) - 1.
+    class_names: the classes in label order.
+    """
+
+    images: Tensor | EncodedImages
+    labels: Tensor
+    class_names: list[str]
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or len(self.images) != len(self.labels):
+            raise ValueError(f"images {tuple(self.images.shape)} and labels {tuple(self.labels.shape)} do not match")
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 class Source(ABC):
     """A labelled image set with a train and a test split, built by Hydra from conf/dataset/*.yaml.
 
-    name: the set's short name; image_size: height and width in pixels; channels: 1 or 3; classes: their number.
+    name: the set's short name; image_size: height and width in pixels; channels: 1 or 3; classes: their number; stream:
+    whether images are decoded when a batch needs them, and are of any size until then.
     """
 
     name: str
     image_size: int
     channels: int
     classes: int
+    stream: bool = False
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -46,3 +87,95 @@ def check_labels(labels, classes: int, where: object) -> None:
         raise UserError(f"{where}: holds no images; a split needs at least one")
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(f"{where}: labels reach from {labels.min()} to {labels.max()}, valid are 0 to {classes - 1}")
+
+
+def find_folder(root: Path, folder: str, url: str | None, md5: str | None) -> Path:
+    """`root/folder`, after fetching it from `url` (None: not asked for) where it is missing."""
+    path = root / folder
+    if url is not None and not path.exists():
+        fetch_folder(url, root, folder, md5)
+    if not path.is_dir():
+        raise UserError(
+            f"{path}: no such folder; point dataset.root to the folder that holds {folder}, "
+            "or fetch it with dataset.download=true"
+        )
+    return path
+
+
+# ---- downloads -------------------------------------------------------------------------------------------------------
+# torchvision.datasets.utils has these, too, but waits for ever for a silent server, falls back from https to http, and
+# takes a cut or damaged archive for a complete one.
+
+
+def fetch_folder(url: str, root: Path, folder: str, md5: str | None) -> None:
+    """Download `url` (.tar.gz or .zip) and leave its folder `folder` in `root`.
+
+    md5: of the archive, None where none is published. Everything happens in a temporary folder inside `root` that is
+    renamed at the end, so a cut connection or a kill leaves no half-written set. Two processes do it once. Raises
+    UserError naming the URL.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{folder}.lock"):
+            if (root / folder).exists():
+                return
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as workplace:
+                archive = Path(workplace) / "archive"
+                download(url, archive, md5)
+                unpacked = Path(workplace) / "unpacked"
+                unpack(archive, unpacked, url)
+                if not (unpacked / folder).is_dir():
+                    raise UserError(f"{url}: the archive holds no folder {folder}")
+                (unpacked / folder).rename(root / folder)
+    except OSError as error:
+        raise UserError(f"{root}: cannot write the downloaded set there ({error.strerror or error})") from error
+
+
+def download(url: str, target: Path, md5: str | None) -> None:
+    """Fetch one file with a progress bar; check that it is complete and, where an md5 is known, the right one."""
+    digest = hashlib.md5(usedforsecurity=False)  # the only checksum that is published
+    received = 0
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(target, "wb") as file:
+            length = response.headers.get("Content-Length")
+            expected = int(length) if length and length.isdigit() else None
+            with WorkProgress(expected, unit="bytes", transient=True) as progress:
+                progress.begins(url.rsplit("/", 1)[-1])
+                while chunk := response.read(CHUNK):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    received += len(chunk)
+                    progress.done(len(chunk))
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{url}: the server answers {error.code} {error.reason}; fetch the set by hand") from error
+    except urllib.error.URLError as error:
+        raise UserError(f"{url}: cannot be reached ({error.reason}); fetch the set by hand") from error
+    except (HTTPException, TimeoutError, ConnectionError) as error:
+        raise UserError(f"{url}: the connection broke after {received} bytes ({error}); try again") from error
+    except ValueError as error:
+        raise UserError(f"{url}: not a valid URL ({error})") from error
+    if expected is not None and received != expected:
+        raise UserError(f"{url}: the download was cut short, {received} of {expected} bytes; try again")
+    if md5 is not None and digest.hexdigest() != md5:
+        raise UserError(f"{url}: the archive's md5 is {digest.hexdigest()}, expected {md5}; try again")
+
+
+def unpack(archive: Path, target: Path, url: str) -> None:
+    """Unpack a tar or zip file into the new folder `target`; members that would land outside are refused."""
+    try:
+        if tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as tar:
+                tar.extractall(target, filter="data")
+                # A damaged header looks like the end of the archive; the stream's own checksum is tested at its end.
+                while tar.fileobj.read(CHUNK):
+                    pass
+        elif zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as bundle:
+                for name in bundle.namelist():
+                    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name.replace("\\", "/")).parts:
+                        raise UserError(f"{url}: the archive holds {name!r}, which would be written outside its folder")
+                bundle.extractall(target)
+        else:
+            raise UserError(f"{url}: what the server sent is neither a tar nor a zip archive")
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise UserError(f"{url}: the archive cannot be unpacked ({error})") from error

@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from relinearize.data.decoding import ImageFile
-from relinearize.data.download import fetch_folder
-from relinearize.data.foldersource import FolderSource, class_folders, list_images
-from relinearize.data.source import Split
+from relinearize.data.image_folder import FolderSource, class_folders, list_images
+from relinearize.data.source import Split, find_folder
 from relinearize.errors import UserError
 
 
@@ -48,13 +47,7 @@ class TinyImageNet(FolderSource):
     @cached_property
     def class_names(self) -> list[str]:
         """The 200 WordNet ids, sorted; label i is the i-th."""
-        if not self.path.exists() and self.download:
-            fetch_folder(self.url, self.root, self.folder, md5=None)
-        if not self.path.is_dir():
-            raise UserError(
-                f"{self.path}: no such folder; point dataset.root to the folder that holds {self.folder}, "
-                "or fetch it with dataset.download=true"
-            )
+        find_folder(self.root, self.folder, self.url if self.download else None, md5=None)
         names = class_folders(self.path / "train")
         if len(names) != self.classes:
             raise UserError(f"{self.path / 'train'}: {len(names)} class folders, expected {self.classes}")

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from relinearize.corruptions.constants import CORRUPTIONS, SEVERITIES
 from relinearize.corruptions.metrics import MEAN_ERROR, TINY_RESNET18, corruption_score
 from relinearize.corruptions.sources import CorruptedImages
-from relinearize.data.images import ImageSet
+from relinearize.data.source import ImageSet
 from relinearize.evaluation.pieces import Part, Piece, Result, flags_to_text, share
 from relinearize.evaluation.subject import Subject
 from relinearize.records.robustness import CorruptionsRecord

@@ -14,7 +14,7 @@ from filelock import FileLock
 from hydra.utils import instantiate
 from rich.console import Console
 
-from relinearize.data.images import ImageSet
+from relinearize.data.source import ImageSet
 from relinearize.errors import UserError
 from relinearize.evaluation.corrupted import open_corruptions
 from relinearize.evaluation.row import RowEvaluation, checkpoint_of, request_of

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from relinearize.corruptions.sources import CorruptedImages
-from relinearize.data.evaluation_loader import EVALUATION_BATCH
+from relinearize.data.loaders import EVALUATION_BATCH
 from relinearize.evaluation.attacked import CHUNK, attack_part, clean_part
 from relinearize.evaluation.checks import checks_part, clean_accuracy_check
 from relinearize.evaluation.corrupted import CorruptedAccuracy

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.data.augment import to_pixels
-from relinearize.data.images import ImageSet
+from relinearize.data.source import ImageSet
 from relinearize.data.splits import stable_order
 from relinearize.runs.finished import FinishedRun
 

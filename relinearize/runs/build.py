@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.resnet import drop_identity_shortcuts
 from relinearize.relu.sites import linearize
+from relinearize.runs.images import fill_statistics
 from relinearize.runs.weights import load_initial
 
 
@@ -36,6 +37,7 @@ def all_relu_network(config: DictConfig, source: Any = None, student: bool = Fal
         load_initial(backbone, Path(weights))
     if student and not student_skip:
         drop_identity_shortcuts(backbone)
+    fill_statistics(config, source)
     input_size = (source.channels, source.image_size, source.image_size)
     mean, std = (OmegaConf.to_container(config.dataset[key], resolve=True) for key in ("mean", "std"))
     return PixelInput(linearize(backbone, input_size), mean, std)

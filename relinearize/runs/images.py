@@ -5,14 +5,21 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from relinearize.data.datamodule import ImageData
+from relinearize.data.datamodule import ImageData, channel_statistics
 
 
 def open_source(config: DictConfig) -> Any:
     """The source of `config.dataset`, its files looked at. UserError where something is missing."""
     source = instantiate(config.dataset.source)
     source.check()
+    fill_statistics(config, source)
     return source
+
+
+def fill_statistics(config: DictConfig, source: Any) -> None:
+    """Where `dataset.mean` and `dataset.std` are null, put those of the training images into the config."""
+    if config.dataset.mean is None or config.dataset.std is None:
+        config.dataset.mean, config.dataset.std = channel_statistics(source)
 
 
 def open_images(config: DictConfig, source: Any, device: str, *, holdout: float | None = None) -> ImageData:

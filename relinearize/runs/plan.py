@@ -174,13 +174,15 @@ class Plan:
     @cached_property
     def common(self) -> dict[str, Any]:
         """What every stage of the run depends on."""
-        dataset = self.config.dataset
+        dataset = {key: plain(self.config.dataset[key]) for key in ("holdout", "subset", "mean", "std", "augment")}
+        if not dataset["augment"].get("random_resized_crop"):
+            dataset["augment"].pop("random_resized_crop", None)  # as before there were such crops
         return {
             "version": RESULTS_VERSION,
             "images": {
                 "fingerprint": self.fingerprint,
                 "size": self.input_size,
-                **{key: plain(dataset[key]) for key in ("holdout", "subset", "mean", "std", "augment")},
+                **dataset,
             },
             "backbone": self._backbone_content,
             "seed": self.seed,

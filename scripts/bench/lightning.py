@@ -8,7 +8,8 @@ import torch
 
 from bench.common import CLOCKS, Row, Settings
 from bench.steps import SIZE, StageStep, stage_of
-from relinearize.data.resident import ResidentImages, ResidentLoader
+from relinearize.data.loaders import TrainLoader
+from relinearize.data.training_images import ResidentImages
 from relinearize.methods.snl import SNLSearch
 from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
@@ -54,14 +55,14 @@ def measure(settings: Settings) -> Iterator[Row]:
         yield Row("lightning", case, "overhead of a step", 1000 * (pipeline - loop) / steps, "ms")
 
 
-def loader_of(count: int, batch: int) -> ResidentLoader:
+def loader_of(count: int, batch: int) -> TrainLoader:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (count,), generator=generator)
-    return ResidentLoader(ResidentImages(images, labels, padding=4), batch, seed=0, flip=True, parts=SEGMENTS)
+    return TrainLoader(ResidentImages(images, labels, padding=4), batch, seed=0, flip=True, parts=SEGMENTS)
 
 
-def bare_epoch(bare: StageStep, loader: ResidentLoader, clock: str) -> float:
+def bare_epoch(bare: StageStep, loader: TrainLoader, clock: str) -> float:
     started = CLOCKS[clock]()
     for part in range(SEGMENTS):
         loader.seek(0, part)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from bench.common import Row, Settings, interleaved
-from relinearize.data.resident import ResidentImages, ResidentLoader
+from relinearize.data.loaders import TrainLoader
+from relinearize.data.training_images import ResidentImages
 
 COUNT = 50_000
 
@@ -16,7 +17,7 @@ def measure(settings: Settings) -> Iterator[Row]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (count,), generator=generator)
-    loader = ResidentLoader(ResidentImages(images, labels, padding=4), settings.batch, seed=0, flip=True)
+    loader = TrainLoader(ResidentImages(images, labels, padding=4), settings.batch, seed=0, flip=True)
 
     def ours() -> None:
         loader.seek(0)

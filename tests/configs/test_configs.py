@@ -46,7 +46,9 @@ def swept(experiment):
 def test_every_file_of_a_group_composes_and_resolves(group):
     choices = [name for name in files_of(group) if "/" not in name]  # method/teacher/... are groups of their own
     for choice in choices:
-        given = ["dataset.image_size=8", "dataset.root=/data"] if choice == "image_folder" else []
+        given = {
+            "image_folder": ["dataset.image_size=8", "dataset.root=/data"], "torchvision": ["dataset.class=SVHN"],
+        }.get(choice if group == "dataset" else "", [])  # fmt: skip
         config = composed(f"{group}={choice}", *given)
         OmegaConf.resolve(config)
         assert config[group] is not None
@@ -238,8 +240,13 @@ def test_bf16_option_trains_on_a_cpu(tmp_path):
 
 SENET = [experiment for experiment in files_of("experiment/paper") if experiment.startswith("senet")]
 RLNET = [experiment for experiment in files_of("experiment/paper") if experiment.startswith("rlnet")]
-TOTALS = {"resnet18": 557_056, "resnet34": 966_656, "wrn22_8": 1_392_640, "vgg16_bn": 294_912}  # at 32 pixels
-EPOCHS = {"cifar10": (240, 150, 240), "cifar100": (240, 150, 240), "tiny_imagenet": (120, 100, 120)}
+TOTALS = {  # at 32 pixels, of torchvision's network at 224
+    "resnet18": 557_056, "resnet34": 966_656, "wrn22_8": 1_392_640, "vgg16_bn": 294_912,
+    "torchvision_resnet18": 2_308_096,
+}  # fmt: skip
+EPOCHS = {
+    "cifar10": (240, 150, 240), "cifar100": (240, 150, 240), "tiny_imagenet": (120, 100, 120), "imagenet": (60, 30, 50),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("experiment", SENET + RLNET)
@@ -249,7 +256,7 @@ def test_allocated_experiments_have_the_papers_epochs_and_possible_budgets(exper
     config = composed(f"experiment=paper/{experiment}")
     stages = (config.method.teacher, config.method.search, config.method.finetune)
     assert tuple(stage.epochs for stage in stages) == EPOCHS[config.dataset.name]
-    assert config.backbone.convention == "senet"
+    assert config.backbone.get("convention", "senet") == "senet"  # torchvision's networks have all ReLUs
     assert config.sensitivity._target_ == "relinearize.methods.senet.sparse_training.SparseTraining"
     total = TOTALS[config.backbone.name] * (4 if config.dataset.name == "tiny_imagenet" else 1)
     budgets = [resolve_budget(value, None, total) for value in swept(f"paper/{experiment}")["budget.relus"]]
@@ -338,7 +345,8 @@ def test_the_parity_settings_of_a_header_build_all_stages(experiment, tmp_path):
     ]  # fmt: skip
     assert "method.search.paper_parity=true" in settings and "dataset.holdout=0" in settings
     write_cifar10(tmp_path)
-    sizes = ["dataset=cifar10", f"dataset.root={tmp_path}", "dataset.verify=false", "backbone.width=8"]
+    sizes = ["dataset=cifar10", f"dataset.root={tmp_path}", "dataset.verify=false"]
+    sizes += [] if experiment == "senet_imagenet_resnet18" else ["backbone.width=8"]
     settings = [word for word in settings if not word.startswith(("dataset.mean", "dataset.std"))]
     check_stages(Plan(composed(
         f"experiment=paper/{experiment}", f"output={tmp_path}", "trainer.accelerator=cpu", "budget.fraction=0.5",
@@ -355,10 +363,10 @@ def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():
         header = (CONF / "experiment/paper" / f"{experiment}.yaml").read_text()
         for name, budget in re.findall(r"sensitivity\.list=(\S+) budget\.relus=(\d+)", header):
             kept = LISTS[name]
-            pixels = 64 if config.dataset.name == "tiny_imagenet" else 32
+            pixels = {"tiny_imagenet": 64, "imagenet": 224}.get(config.dataset.name, 32)
             assert (kept.backbone, kept.image_size, sum(kept.counts)) == (config.backbone.name, pixels, int(budget))
             named.add(name)
-    assert LISTS.keys() - named == {"ResNet18_imagenet_relu300k"}
+    assert LISTS.keys() == named
     listed = re.findall(r"(\d+k) \((?:sum )?(\d+)\)", (CONF / "sensitivity/released_list.yaml").read_text())
     assert sorted(int(count) for _, count in listed) == sorted(sum(kept.counts) for kept in LISTS.values())
 

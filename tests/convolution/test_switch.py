@@ -10,7 +10,8 @@ from torch import fx, nn
 import relinearize
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.convolution import on_winograd, resolve_convolutions, winograd
-from relinearize.data.resident import ResidentImages, ResidentLoader
+from relinearize.data.loaders import TrainLoader
+from relinearize.data.training_images import ResidentImages
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.snl import SNLSearch
 from relinearize.relu.sites import to_sloped
@@ -120,7 +121,7 @@ def search() -> SNLSearch:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, 16, 16, 3), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (64,), generator=generator)
-    loader = ResidentLoader(ResidentImages(images, labels, padding=2), 16, seed=0, flip=True, parts=stage.segments)
+    loader = TrainLoader(ResidentImages(images, labels, padding=2), 16, seed=0, flip=True, parts=stage.segments)
     stage.use(train_loader=loader, validation_loader=None, precision="32", seed=0)
     return stage
 

@@ -9,9 +9,9 @@ import struct
 import numpy as np
 import pytest
 from fake_sets import CIFAR10_FILES, write_cifar10, write_cifar100
+from torchvision import datasets
 
-from relinearize.data.arraypickle import load_array_pickle
-from relinearize.data.cifar import CIFAR10, CIFAR100
+from relinearize.data.cifar import CIFAR10, CIFAR100, load_array_pickle
 from relinearize.errors import UserError
 
 
@@ -63,19 +63,22 @@ def test_wrong_checksum_names_the_file_and_the_switch(tmp_path):
 def test_right_checksums_are_accepted(tmp_path, monkeypatch):
     folder = write_cifar10(tmp_path)
     md5 = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.iterdir()}
-    files = {"train": {f: md5[f] for f in CIFAR10_FILES[:5]}, "test": {f: md5[f] for f in CIFAR10_FILES[5:]}}
-    monkeypatch.setattr(CIFAR10, "files", files)
-    monkeypatch.setattr(CIFAR10, "meta", ("batches.meta", md5["batches.meta"]))
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [(file, md5[file]) for file in CIFAR10_FILES[:5]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [(file, md5[file]) for file in CIFAR10_FILES[5:]])
+    meta = {**datasets.CIFAR10.meta, "md5": md5["batches.meta"]}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
     assert len(CIFAR10(tmp_path).load("test")) == 20
 
 
-def test_official_checksums_are_torchvisions():
-    from torchvision import datasets
-
-    for ours, theirs in ((CIFAR10, datasets.CIFAR10), (CIFAR100, datasets.CIFAR100)):
-        assert {**ours.files["train"], **ours.files["test"]} == dict(theirs.train_list + theirs.test_list)
-        assert ours.meta == (theirs.meta["filename"], theirs.meta["md5"]) and ours.names_key == theirs.meta["key"]
-        assert (ours.url, ours.archive_md5, ours.folder) == (theirs.url, theirs.tgz_md5, theirs.base_folder)
+def test_files_and_checksums_are_the_official_ones():
+    assert set(CIFAR10().checksums) == {*CIFAR10_FILES, "batches.meta"}
+    assert CIFAR10().checksums["data_batch_1"] == "c99cafc152244af753f735de768cd75f"
+    assert CIFAR100().checksums == {
+        "train": "16019d7e3df5f24257cddd939b257f8d",
+        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        "meta": "7973b15100ade9c7d40fb424638fde48",
+    }
+    assert (CIFAR10().path.name, CIFAR100().path.name) == ("cifar-10-batches-py", "cifar-100-python")
 
 
 @pytest.mark.parametrize("keep", [0, 1, 10, 0.3, 0.99])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fake_sets import write_tree
+from fake_sets import write_fashion_mnist, write_tree
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -26,21 +26,24 @@ def dataset(name: str, **overrides):
     return config.dataset
 
 
-def test_the_five_sets():
-    assert NAMES == ["cifar10", "cifar100", "digits", "image_folder", "tiny_imagenet"]
+def test_the_sets():
+    assert NAMES == ["cifar10", "cifar100", "digits", "image_folder", "imagenet", "tiny_imagenet", "torchvision"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_are_the_same_everywhere(name):
-    assert set(dataset(name)) - {"image_size"} == set(dataset("digits"))
+    own = {"class", "channels", "train_split", "test_split", "options"} if name == "torchvision" else set()
+    assert set(dataset(name)) - {"image_size"} - own == set(dataset("digits"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_builds_its_source(name, tmp_path):
-    overrides = {"root": str(tmp_path)} | ({"image_size": 64} if name == "image_folder" else {})
-    config = dataset(name, **overrides)
+    needed = {"image_folder": {"image_size": 64}, "torchvision": {"class": "FashionMNIST", "mean": [0.5], "std": [0.2]}}
+    config = dataset(name, root=str(tmp_path), **needed.get(name, {}))
+    if name == "torchvision":
+        write_fashion_mnist(tmp_path)
     source = instantiate(config.source)
-    assert isinstance(source, Source) and source.name == config.name == name
+    assert isinstance(source, Source) and source.name == config.name == config.get("class", name)
     assert len(config.mean) == len(config.std) == source.channels
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import socket
 import tarfile
 import threading
 import zipfile
@@ -9,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from fake_sets import write_cifar10, write_tiny
+from torchvision import datasets
 
 from relinearize.data.cifar import CIFAR10
 from relinearize.data.tiny_imagenet import TinyImageNet
@@ -59,7 +61,7 @@ def tar_of(folder) -> bytes:
 
 def source(server, root, body: bytes, monkeypatch, md5: str | None = None, **options) -> CIFAR10:
     server.bodies["/set.tar.gz"] = body
-    monkeypatch.setattr(CIFAR10, "archive_md5", md5 or hashlib.md5(body).hexdigest())
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5 or hashlib.md5(body).hexdigest())
     monkeypatch.setattr(CIFAR10, "_verified", True)  # the fake files have other checksums; the archive's is tested
     return CIFAR10(root, download=True, url=server.url("/set.tar.gz"), **options)
 
@@ -91,6 +93,15 @@ def test_tiny_imagenet_is_fetched_from_a_zip(server, tmp_path):
     fetched.check()
     assert fetched.fingerprint() == TinyImageNet(tmp_path / "original").fingerprint()
     assert left_over(root) == ["tiny-imagenet-200"]
+
+
+def test_a_server_that_falls_silent(tmp_path, monkeypatch):
+    monkeypatch.setattr("relinearize.data.source.TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/set.tar.gz"
+        with pytest.raises(UserError, match=r"set\.tar\.gz: .*timed out"):
+            CIFAR10(tmp_path / "root", download=True, url=url).check()
+    assert left_over(tmp_path / "root") == []
 
 
 def test_nothing_is_fetched_unasked(server, tmp_path):

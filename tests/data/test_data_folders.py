@@ -36,13 +36,13 @@ def tiny(tiny_original, tmp_path):
 
 def decodes(monkeypatch) -> list:
     """Collects the paths that are decoded from now on."""
-    seen, original = [], decoding.decode
+    seen, original = [], decoding.open_image
 
-    def spy(path, *arguments):
+    def spy(path):
         seen.append(path)
-        return original(path, *arguments)
+        return original(path)
 
-    monkeypatch.setattr(decoding, "decode", spy)
+    monkeypatch.setattr(decoding, "open_image", spy)
     return seen
 
 

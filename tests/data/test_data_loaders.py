@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from relinearize.data.augment import crop_and_flip, draw_augmentation, pad_with_zeros, to_pixels
+from relinearize.data.loaders import TrainLoader
 from relinearize.data.order import batch_bounds, part_bounds
-from relinearize.data.resident import ResidentImages, ResidentLoader
-from relinearize.data.streaming import StreamingLoader
+from relinearize.data.training_images import ResidentImages, StreamedImages
 from relinearize.errors import UserError
 
 
@@ -19,8 +19,8 @@ def numbered_images(count: int, size: int = 6) -> tuple[torch.Tensor, torch.Tens
     return images, torch.arange(count)
 
 
-def resident(count: int = 50, batch_size: int = 16, seed: int = 0, padding: int = 2, **options) -> ResidentLoader:
-    return ResidentLoader(ResidentImages(*numbered_images(count), padding=padding), batch_size, seed, **options)
+def resident(count: int = 50, batch_size: int = 16, seed: int = 0, padding: int = 2, **options) -> TrainLoader:
+    return TrainLoader(ResidentImages(*numbered_images(count), padding=padding), batch_size, seed, **options)
 
 
 def equal(ours: list, theirs: list) -> bool:
@@ -79,7 +79,7 @@ def test_seeds_differ():
 
 def test_crops_and_flips_differ_between_the_images_of_a_batch():
     ramp = torch.arange(1, 65, dtype=torch.uint8).view(1, 8, 8, 1).expand(64, 8, 8, 1)
-    loader = ResidentLoader(ResidentImages(ramp, torch.zeros(64, dtype=torch.int64), padding=2), 64, 0, flip=True)
+    loader = TrainLoader(ResidentImages(ramp, torch.zeros(64, dtype=torch.int64), padding=2), 64, 0, flip=True)
     images, _labels = next(iter(loader))
     distinct = {tuple(image.flatten().tolist()) for image in images}
     assert len(distinct) > 30  # of 5 * 5 * 2 = 50 possible; one crop for the whole batch would give 1 or 2
@@ -91,7 +91,7 @@ def test_every_crop_is_a_window_of_the_zero_padded_image():
     images, labels = numbered_images(40)
     padded = torch.nn.functional.pad(images.permute(0, 3, 1, 2), (2, 2, 2, 2))
     seen = set()
-    loader = ResidentLoader(ResidentImages(images, labels, padding=2), 40, 3, flip=True)
+    loader = TrainLoader(ResidentImages(images, labels, padding=2), 40, 3, flip=True)
     for crops, numbers in itertools.chain(loader, loader):
         for crop, number in zip((crops * 255).round().to(torch.uint8), numbers.tolist(), strict=True):
             found = [
@@ -114,7 +114,7 @@ def test_padding_is_zero_and_no_augmentation_is_the_image_itself():
     padded = pad_with_zeros(images, 3)
     assert torch.equal(padded[:, 3:9, 3:9], images) and padded.sum() == images.sum()
     assert torch.equal(ResidentImages(images, labels, padding=3).padded, padded)
-    loader = ResidentLoader(ResidentImages(images, labels), 5, 0)
+    loader = TrainLoader(ResidentImages(images, labels), 5, 0)
     pixels, numbers = next(iter(loader))
     assert torch.equal(pixels, to_pixels(images)[numbers])
 
@@ -170,8 +170,8 @@ def test_streaming_yields_the_same_batches_bit_for_bit(workers):
     images, labels = numbered_images(60)
     rows = torch.randperm(60, generator=torch.Generator().manual_seed(5))[:50]
     options = dict(flip=True, parts=2)
-    ours = ResidentLoader(ResidentImages(images, labels, padding=2, rows=rows), 16, 7, **options)
-    theirs = StreamingLoader(images, labels, 16, 7, padding=2, rows=rows, workers=workers, **options)
+    ours = TrainLoader(ResidentImages(images, labels, padding=2, rows=rows), 16, 7, **options)
+    theirs = TrainLoader(StreamedImages(images, labels, padding=2, rows=rows, workers=workers), 16, 7, **options)
     assert len(ours) == len(theirs)
     for _part in range(3):
         assert equal(list(ours), list(theirs))
@@ -187,8 +187,8 @@ def test_streaming_yields_the_same_batches_bit_for_bit(workers):
 def test_streaming_shards():
     images, labels = numbered_images(50)
     options = dict(rank=1, world_size=2)
-    ours = ResidentLoader(ResidentImages(images, labels, padding=1), 16, 7, **options)
-    theirs = StreamingLoader(images, labels, 16, 7, padding=1, workers=0, **options)
+    ours = TrainLoader(ResidentImages(images, labels, padding=1), 16, 7, **options)
+    theirs = TrainLoader(StreamedImages(images, labels, padding=1, workers=0), 16, 7, **options)
     assert equal(list(ours), list(theirs))
 
 
@@ -196,16 +196,16 @@ def test_loaders_leave_the_global_random_state_alone():
     before = torch.get_rng_state()
     images, labels = numbered_images(20)
     list(resident(20, flip=True))
-    list(StreamingLoader(images, labels, 8, 0, workers=0))
+    list(TrainLoader(StreamedImages(images, labels, workers=0), 8, 0))
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.gpu
 def test_gpu_draws_the_same_crops():
     images, labels = numbered_images(50)
-    on_cpu = ResidentLoader(ResidentImages(images, labels, padding=2), 16, 7, flip=True)
-    on_gpu = ResidentLoader(ResidentImages(images, labels, padding=2, device="cuda"), 16, 7, flip=True)
-    streamed = StreamingLoader(images, labels, 16, 7, padding=2, flip=True, device="cuda", workers=1)
+    on_cpu = TrainLoader(ResidentImages(images, labels, padding=2), 16, 7, flip=True)
+    on_gpu = TrainLoader(ResidentImages(images, labels, padding=2, device="cuda"), 16, 7, flip=True)
+    streamed = TrainLoader(StreamedImages(images, labels, padding=2, device="cuda", workers=1), 16, 7, flip=True)
     for cpu, gpu, stream in zip(on_cpu, on_gpu, streamed, strict=True):
         assert gpu[0].is_cuda and torch.equal(cpu[0], gpu[0].cpu()) and torch.equal(cpu[1], gpu[1].cpu())
         assert torch.equal(gpu[0], stream[0]) and torch.equal(gpu[1], stream[1])

@@ -135,6 +135,7 @@ def test_sources_and_fingerprints_need_no_torch():
     code = """
 import sys
 import relinearize.data.cifar, relinearize.data.tiny_imagenet, relinearize.data.image_folder
+import relinearize.data.torchvision_sets
 from relinearize.data.digits import Digits
 Digits().fingerprint()
 print("torch" in sys.modules, "sklearn" in sys.modules)

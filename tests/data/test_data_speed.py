@@ -8,16 +8,15 @@ import time
 import pytest
 import torch
 
-from relinearize.data.resident import ResidentImages, ResidentLoader
+from relinearize.data.loaders import TrainLoader
+from relinearize.data.training_images import ResidentImages
 
 
 @pytest.mark.slow
 def test_images_per_second_on_one_thread():
     torch.set_num_threads(1)
     images = torch.randint(0, 256, (50_000, 32, 32, 3), dtype=torch.uint8)
-    loader = ResidentLoader(
-        ResidentImages(images, torch.zeros(50_000, dtype=torch.int64), padding=4), 128, 0, flip=True
-    )
+    loader = TrainLoader(ResidentImages(images, torch.zeros(50_000, dtype=torch.int64), padding=4), 128, 0, flip=True)
     fastest = 0.0
     for _epoch in range(3):
         start = time.process_time()

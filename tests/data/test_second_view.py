@@ -8,9 +8,9 @@ import torch
 from relinearize.data.augmix import AugMix, mixed
 from relinearize.data.datamodule import ImageData
 from relinearize.data.digits import Digits
+from relinearize.data.loaders import TrainLoader
 from relinearize.data.order import seeded_generator
-from relinearize.data.resident import ResidentImages, ResidentLoader
-from relinearize.data.streaming import StreamingLoader
+from relinearize.data.training_images import ResidentImages, StreamedImages
 from relinearize.errors import UserError
 
 
@@ -18,9 +18,9 @@ def images_and_labels(count: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
     return (torch.arange(count * 8 * 8 * 3) * 7919 % 251).to(torch.uint8).view(count, 8, 8, 3), torch.arange(count)
 
 
-def resident(second_view="augmix", **options) -> ResidentLoader:
+def resident(second_view="augmix", **options) -> TrainLoader:
     images = ResidentImages(*images_and_labels(), padding=2)
-    return ResidentLoader(images, 16, 7, flip=True, second_view=second_view, **options)
+    return TrainLoader(images, 16, 7, flip=True, second_view=second_view, **options)
 
 
 def equal(ours: list, theirs: list) -> bool:
@@ -53,12 +53,12 @@ def test_the_second_view_is_augmix_of_the_same_images_under_another_crop_and_fli
     for batch, (plan, (_images, labels, view)) in enumerate(zip(list(loader._plans(0, 0)), loader, strict=True)):
         padded = torch.nn.functional.pad(images_and_labels()[0].permute(0, 3, 1, 2), (2, 2, 2, 2))
         windows = []
-        for row, (top, left, flip) in zip(labels.tolist(), plan.second.augmentation.tolist(), strict=True):
+        for row, (top, left, flip) in zip(labels.tolist(), plan.views[1].tolist(), strict=True):
             window = padded[row, :, top : top + 8, left : left + 8]
             windows.append(window.flip(2) if flip else window)
         draw = AugMix().draw(len(labels), seeded_generator("augmix", 7, 0, batch))
         assert torch.equal(view, mixed(torch.stack(windows).permute(0, 2, 3, 1), draw))
-        alike = plan.augmentation == plan.second.augmentation
+        alike = plan.views[0] == plan.views[1]
         same += alike.all(1).sum().item()
         flips_alike += alike[:, 2].sum().item()
         total += len(labels)
@@ -85,8 +85,8 @@ def test_shards_make_the_batch_of_one_process(world_size):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_streaming_yields_the_same(workers):
-    options = dict(padding=2, flip=True, second_view="augmix", workers=workers)
-    assert equal(list(StreamingLoader(*images_and_labels(), 16, 7, **options)), list(resident()))
+    streamed = StreamedImages(*images_and_labels(), padding=2, workers=workers)
+    assert equal(list(TrainLoader(streamed, 16, 7, flip=True, second_view="augmix")), list(resident()))
 
 
 def test_settings_can_be_given():
@@ -110,7 +110,7 @@ def test_image_data_hands_it_out():
 
 @pytest.mark.gpu
 def test_gpu_sees_the_same_second_view():
-    on_gpu = ResidentLoader(
+    on_gpu = TrainLoader(
         ResidentImages(*images_and_labels(), padding=2, device="cuda"), 16, 7, flip=True, second_view="augmix"
     )
     for cpu, gpu in zip(resident(), on_gpu, strict=True):

@@ -1,6 +1,7 @@
 """Small sets in the official layouts, with random pixels."""
 
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -67,4 +68,59 @@ def write_tree(root: Path, classes: tuple[str, ...] = ("cat", "dog"), test: str 
             (root / part / name).mkdir(parents=True)
             for index in range(per_class):
                 image(rng, 20 + index, 24).save(root / part / name / f"{index}.png")
+    return root
+
+
+# ---- sets of torchvision ---------------------------------------------------------------------------------------------
+
+
+def write_fashion_mnist(root: Path, train: int = 40, test: int = 20) -> Path:
+    """Files of MNIST's format: a magic number, the sizes, and bytes."""
+    folder = root / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(4)
+    for part, count in (("train", train), ("t10k", test)):
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        header = struct.pack(">IIII", 2051, count, 28, 28)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + labels.tobytes())
+    return folder
+
+
+def write_svhn(root: Path, count: int = 30) -> None:
+    """MATLAB files; the digit zero has the label 10. torchvision compares their checksums."""
+    from scipy.io import savemat
+
+    rng = np.random.default_rng(5)
+    for part in ("train", "test"):
+        images = rng.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        labels = (np.arange(count, dtype=np.uint8) % 10 + 1)[:, None]
+        savemat(root / f"{part}_32x32.mat", {"X": images, "y": labels})
+
+
+IMAGENETTE = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079",
+              "n03394916", "n03417042", "n03425413", "n03445777", "n03888257")  # fmt: skip
+
+
+def write_imagenette(root: Path, per_class: int = 2) -> Path:
+    folder = root / "imagenette2"
+    rng = np.random.default_rng(6)
+    for part in ("train", "val"):
+        for wnid in IMAGENETTE:
+            (folder / part / wnid).mkdir(parents=True)
+            for index in range(per_class):
+                image(rng, 30 + index, 40).save(folder / part / wnid / f"{wnid}_{index}.JPEG")
+    return folder
+
+
+def write_imagenet(root: Path, classes: int = 4, per_class: int = 6, width: int = 48) -> Path:
+    """train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, images of several sizes."""
+    rng = np.random.default_rng(7)
+    for part in ("train", "val"):
+        for label in range(classes):
+            folder = root / part / f"n{label:08d}"
+            folder.mkdir(parents=True)
+            for index in range(per_class):
+                image(rng, width + 4 * index, 40).save(folder / f"{folder.name}_{index}.JPEG")
     return root

@@ -8,7 +8,8 @@ import torchvision
 from torch import nn
 
 from relinearize.backbones import PixelInput, build_backbone
-from relinearize.data.resident import ResidentImages, ResidentLoader
+from relinearize.data.loaders import TrainLoader
+from relinearize.data.training_images import ResidentImages
 from relinearize.errors import UserError
 from relinearize.methods.senet.sparse_training import PrunedWeight, SparseTraining, density_after, largest, site_layers
 from relinearize.relu.sites import linearize, site_shapes
@@ -225,7 +226,7 @@ def trained(images, checkpoint, stop_after=None, **settings):
     values = {"density": 0.1, "pruning_share": 0.5, "updates_per_epoch": 2, "epochs": 4, **settings}
     stage = Watched(tiny_network(), batch_size=12, learning_rate=0.1, weight_decay=5e-4, **values)
     stage.stop_after = stop_after
-    loader = ResidentLoader(images, 12, seed=4, parts=stage.segments)
+    loader = TrainLoader(images, 12, seed=4, parts=stage.segments)
     stage.use(train_loader=loader, validation_loader=None, precision="32", seed=4)
     fit(stage, SETTINGS, checkpoint)
     return stage

@@ -22,8 +22,7 @@ from quick_runs import (
 )
 from torch import nn
 
-from relinearize.data.resident import ResidentLoader
-from relinearize.data.streaming import StreamingLoader
+from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError
 from relinearize.methods.processes import process_rank
 from relinearize.methods.stage import Diverged
@@ -64,13 +63,12 @@ def noting_peer(folder, *arguments):
 def take_notes(patch, folder):
     rows = []
 
-    def noting(batches):
-        def noting_batches(loader, plans):
-            plans = list(plans)
-            rows.extend(plan.rows for plan in plans)
-            return batches(loader, plans)
+    plans = TrainLoader._plans
 
-        return noting_batches
+    def noting_plans(loader, *position):
+        for plan in plans(loader, *position):
+            rows.append(plan.rows)
+            yield plan
 
     def noting_fit(stage, *arguments, **settings):
         rows.clear()  # of the stage before
@@ -78,8 +76,7 @@ def take_notes(patch, folder):
         content = {"weights": stage.weights(), "rows": torch.cat(rows), "process": os.getpid()}
         torch.save(content, folder / f"{stage.name}-{process_rank()}.pt")
 
-    for loader in (ResidentLoader, StreamingLoader):
-        patch.setattr(loader, "_batches", noting(loader._batches))
+    patch.setattr(TrainLoader, "_plans", noting_plans)
     patch.setattr(making, "fit", noting_fit)
 
 

@@ -57,8 +57,8 @@ LISTS: dict[str, KeepList] = {
     )),
     "ResNet18_tiny_imagenet_relu150k": KeepList("resnet18", 64, _TINY_150K),
     "ResNet18_tiny_imagenet_relu300k": KeepList("resnet18", 64, tuple(2 * count for count in _TINY_150K)),
-    # For the network with a 7 x 7 stem and max-pooling, which conf/backbone/ does not have.
-    "ResNet18_imagenet_relu300k": KeepList("resnet18", 224, (
+    # For the network with a 7 x 7 stem and max-pooling.
+    "ResNet18_imagenet_relu300k": KeepList("torchvision_resnet18", 224, (
         3211, 6222, 7025, 8229, 9032, 12042, 16056, 17060, 18063, 22077, 26794, 27095, 28600, *(4 * (25088,)),
     )),
     "VGG16bn_C10_relu29k": KeepList("vgg16_bn", 32, (
@@ -137,6 +137,8 @@ RELEASED: dict[str, tuple[float, ...]] = {
     ),
     "vgg16_bn": (0.058, 0.209, 0.272, 0.383, 0.493, 0.667, 0.725, 0.855, 0.957, 0.986, 0.986, 1.0, 1.0),
 }  # fmt: skip
+
+RELEASED["torchvision_resnet18"] = RELEASED["resnet18"]
 
 # The site that the snl convention leaves out: the stem's ReLU of ResNets, the final one of wide ResNets.
 _LEFT_OUT_BY_SNL = {"resnet18": 0, "resnet34": 0, "wrn22_8": -1}

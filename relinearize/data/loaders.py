@@ -1,33 +1,22 @@
-"""What both training loaders share: the walk through epochs, parts, batches and shards."""
+"""Batches of a training set, of which every one can be replayed, and of an evaluation set in order."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from relinearize.data.augment import draw_augmentation
-from relinearize.data.augmix import AugMix, AugMixDraw
+from relinearize.data.augment import to_pixels
+from relinearize.data.augmix import AugMix, mixed
+from relinearize.data.decoding import EncodedImages
 from relinearize.data.order import batch_bounds, epoch_permutation, part_bounds, seeded_generator
+from relinearize.data.training_images import BatchPlan, ImageRows, Reader, TrainingImages
 from relinearize.errors import UserError
 
-
-@dataclass(frozen=True)
-class SecondView:
-    """How the same images are seen a second time: their crops and flips (int64 B x 3), and their AugMix."""
-
-    augmentation: Tensor
-    augmix: AugMixDraw
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """One batch before its pixels: which images (int64 B) and how each is cropped and flipped (int64 B x 3)."""
-
-    rows: Tensor
-    augmentation: Tensor
-    second: SecondView | None = None
+# Images at once, by device type. On a CPU, the maps of larger batches cost page faults: 1.4 times the time at 1,000.
+EVALUATION_BATCH = {"cpu": 250, "cuda": 1000}
 
 
 class TrainLoader:
@@ -48,11 +37,10 @@ class TrainLoader:
 
     def __init__(
         self,
-        count: int,
+        images: TrainingImages,
         batch_size: int,
         seed: int,
         *,
-        padding: int = 0,
         flip: bool = False,
         parts: int = 1,
         rank: int = 0,
@@ -61,11 +49,10 @@ class TrainLoader:
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} is not below world_size={world_size}")
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.padding, self.flip = padding, flip
+        self.images, self.batch_size, self.seed, self.flip = images, batch_size, seed, flip
         self.parts, self.rank, self.world_size = parts, rank, world_size
         self.second_view = read_second_view(second_view)
-        self._bounds = batch_bounds(count, batch_size)
+        self._bounds = batch_bounds(len(images), batch_size)
         self._part_bounds = part_bounds(self.batches_per_epoch, parts)
         smallest = min(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
         if smallest < 2 * world_size:
@@ -103,28 +90,29 @@ class TrainLoader:
         # call iter() early and seek() later.
         epoch, part, first = self._next
         self._next = (epoch, part + 1, 0) if part + 1 < self.parts else (epoch + 1, 0, 0)
-        for given, batch in enumerate(self._batches(self._plans(epoch, part, first)), first + 1):
+        plans, planned = itertools.tee(self._plans(epoch, part, first))
+        crops = self.images.crops(planned)
+        for given, (plan, (labels, views)) in enumerate(zip(plans, crops, strict=True), first + 1):
             self._given = {"epoch": epoch, "part": part, "batch": given}
-            yield batch
+            second = () if plan.augmix is None else (mixed(views[1], plan.augmix),)
+            yield to_pixels(views[0]), labels, *second
 
     def _plans(self, epoch: int, part: int, first: int = 0) -> Iterator[BatchPlan]:
         """From batch `first` of the part on."""
-        order = epoch_permutation(self.count, self.seed, epoch)
+        order = epoch_permutation(len(self.images), self.seed, epoch)
         for batch in range(*self._part_bounds[part : part + 2])[first:]:
             rows = order[self._bounds[batch] : self._bounds[batch + 1]]
-            augmentation = draw_augmentation(len(rows), self.padding, self.flip, self.seed, epoch, batch)
-            second = None if self.second_view is None else self._second_view(len(rows), epoch, batch)
-            yield BatchPlan(rows[self.rank :: self.world_size], augmentation[self.rank :: self.world_size], second)
+            drawn = (len(rows), self.flip, self.seed, epoch, batch)
+            views, augmix = [self._share(self.images.draw(*drawn))], None
+            if self.second_view is not None:
+                views.append(self._share(self.images.draw(*drawn, stream="second augmentation")))
+                augmix = self.second_view.draw(len(rows), seeded_generator("augmix", self.seed, epoch, batch))
+                augmix = augmix.shard(self.rank, self.world_size)
+            yield BatchPlan(self._share(rows), views, augmix)
 
-    def _second_view(self, count: int, epoch: int, batch: int) -> SecondView:
-        augmentation = draw_augmentation(
-            count, self.padding, self.flip, self.seed, epoch, batch, stream="second augmentation"
-        )
-        augmix = self.second_view.draw(count, seeded_generator("augmix", self.seed, epoch, batch))
-        return SecondView(augmentation[self.rank :: self.world_size], augmix.shard(self.rank, self.world_size))
-
-    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, ...]]:
-        raise NotImplementedError
+    def _share(self, batch: Tensor) -> Tensor:
+        """This process's part of a batch."""
+        return batch[self.rank :: self.world_size]
 
 
 def read_second_view(second_view: AugMix | str | None) -> AugMix | None:
@@ -133,3 +121,49 @@ def read_second_view(second_view: AugMix | str | None) -> AugMix | None:
     if second_view is None or isinstance(second_view, AugMix):
         return second_view
     raise UserError(f"second_view={second_view}: valid are augmix (or AugMix settings) and none")
+
+
+class OrderedLoader:
+    """Yields (images float32 in [0, 1], N x C x H x W, channels_last; labels int64) on the device, the same each time:
+    every image once, in order, without augmentation.
+
+    images: uint8 N x H x W x C, on the device or not (then each batch is copied there), or encoded images, which
+    `workers` processes decode; rows: the images to show (int64, positions), None for all; batch_size: None for
+    EVALUATION_BATCH. Process `rank` of `world_size` gets every world_size-th image: each is shown in one process.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | EncodedImages,
+        labels: Tensor,
+        batch_size: int | None = None,
+        device: torch.device | str = "cpu",
+        rows: Tensor | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 2,
+    ) -> None:
+        if world_size > 1:
+            rows = (torch.arange(len(labels)) if rows is None else rows)[rank::world_size]
+            if not len(rows):
+                raise UserError(f"fewer images to evaluate on than trainer.devices={world_size}; give fewer devices")
+        self.images, self.labels, self.rows = images, labels, rows
+        self.device = torch.device(device)
+        self.batch_size = batch_size or EVALUATION_BATCH[self.device.type]
+        self.count = len(labels) if rows is None else len(rows)
+        encoded = isinstance(images, EncodedImages)
+        self._reader = Reader(ImageRows(images, labels), workers, self.device) if encoded else None
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._reader is not None:
+            rows = torch.arange(self.count) if self.rows is None else self.rows
+            for images, labels in self._reader.read(list(rows.split(self.batch_size))):
+                yield to_pixels(images), labels
+            return
+        for start in range(0, self.count, self.batch_size):
+            window = slice(start, start + self.batch_size)
+            chosen = window if self.rows is None else self.rows[window]
+            yield to_pixels(self.images[chosen].to(self.device)), self.labels[chosen].to(self.device)

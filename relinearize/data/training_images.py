@@ -1,0 +1,222 @@
+"""Where training batches get their images: on the device, in memory, or in files that are decoded for each batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from relinearize.data.augment import (
+    crop_and_flip,
+    draw_augmentation,
+    draw_seeds,
+    pad_with_zeros,
+    random_resized_crop,
+    to_device,
+)
+from relinearize.data.augmix import AugMixDraw
+from relinearize.data.decoding import EncodedImages
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One batch before its pixels.
+
+    rows: which images, int64 B; views: how each is cropped and flipped, int64 B x k for each time that it is seen;
+    augmix: of the second view.
+    """
+
+    rows: Tensor
+    views: list[Tensor]
+    augmix: AugMixDraw | None = None
+
+
+class TrainingImages(ABC):
+    """A training set that gives the crops of planned batches."""
+
+    device: torch.device
+    padding: int = 0
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def crops(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """For each plan the labels and, for each view, the crops: uint8 B x H x W x C, both on the device."""
+
+    def draw(self, count: int, flip: bool, seed: int, epoch: int, batch: int, stream: str = "augmentation") -> Tensor:
+        """int64 `count` x k: how the images of a batch are cropped and flipped."""
+        return draw_augmentation(count, self.padding, flip, seed, epoch, batch, stream)
+
+
+class ResidentImages(TrainingImages):
+    """A training set on the device, padded with zeros once; the loaders of all stages share it. One gather per batch.
+
+    images: uint8 N x H x W x C, on any device; rows: the images to keep (int64, positions), None for all.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        padding: int = 0,
+        device: torch.device | str = "cpu",
+        rows: Tensor | None = None,
+    ) -> None:
+        self.padding, self.device = padding, torch.device(device)
+        rows = torch.arange(len(labels)) if rows is None else rows
+        count, (height, width, channels) = len(rows), images.shape[1:]
+        shape = (count, height + 2 * padding, width + 2 * padding, channels)
+        self.padded = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        inside = self.padded[:, padding : padding + height, padding : padding + width]
+        # In pieces: the set, its chosen rows and the padded copy need not all be in memory at once.
+        for start in range(0, count, 4096):
+            inside[start : start + 4096] = images.index_select(0, rows[start : start + 4096]).to(self.device)
+        self.labels = labels[rows].to(self.device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def crops(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        for plan in plans:
+            # One copy to the device per batch: the row and what was drawn for each view travel together.
+            packed = to_device(torch.cat([plan.rows[:, None], *plan.views], dim=1), self.device)
+            rows, views = packed[:, 0], packed[:, 1:].split(3, dim=1)
+            yield self.labels[rows], [crop_and_flip(self.padded, rows, view, self.padding) for view in views]
+
+
+class StreamedImages(TrainingImages):
+    """The same crops, bit for bit, of images that stay where they are: workers read rows, the device crops and flips.
+
+    images: uint8 N x H x W x C, perhaps a memory-mapped file; labels: int64 N; rows: the training images among them
+    (None for all); workers: reading processes, 0 to read in this one.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        padding: int = 0,
+        device: torch.device | str = "cpu",
+        rows: Tensor | None = None,
+        workers: int = 2,
+    ) -> None:
+        self.padding, self.device = padding, torch.device(device)
+        self.rows = torch.arange(len(labels)) if rows is None else rows
+        self._reader = Reader(ImageRows(images, labels), workers, self.device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def crops(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        planned = list(plans)
+        read = self._reader.read([self.rows[plan.rows] for plan in planned])
+        for plan, (images, labels) in zip(planned, read, strict=True):
+            padded = pad_with_zeros(images, self.padding)
+            every = torch.arange(len(labels), device=self.device)
+            views = [to_device(view, self.device) for view in plan.views]
+            yield labels, [crop_and_flip(padded, every, view, self.padding) for view in views]
+
+
+class EncodedTrainingImages(TrainingImages):
+    """Random resized crops of images that workers decode: a function of (seed, epoch, batch), as the others' are."""
+
+    def __init__(
+        self,
+        images: EncodedImages,
+        labels: Tensor,
+        *,
+        smallest_area: float,
+        device: torch.device | str = "cpu",
+        rows: Tensor | None = None,
+        workers: int = 2,
+    ) -> None:
+        self.device = torch.device(device)
+        self.rows = torch.arange(len(labels)) if rows is None else rows
+        self._reader = Reader(ResizedCrops(images, labels, smallest_area), workers, self.device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(self, count: int, flip: bool, seed: int, epoch: int, batch: int, stream: str = "augmentation") -> Tensor:
+        """int64 `count` x 2: the seed of each image's crop, and whether it may be flipped."""
+        return torch.cat([draw_seeds(count, seed, epoch, batch, stream), torch.full((count, 1), int(flip))], dim=1)
+
+    def crops(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        requests = [torch.cat([self.rows[plan.rows][:, None], *plan.views], dim=1) for plan in plans]
+        for views, labels in self._reader.read(requests):
+            yield labels, list(views.unbind())
+
+
+# ---- reading in worker processes -------------------------------------------------------------------------------------
+
+
+class ImageRows(Dataset):
+    """Indexed by the rows of a whole batch: uint8 B x H x W x C, labels."""
+
+    def __init__(self, images: Tensor | EncodedImages, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.tensor(rows)
+        return self.images.index_select(0, chosen), self.labels[chosen]
+
+
+class ResizedCrops(Dataset):
+    """Indexed by (row, seed, flip, seed of the second view, flip) of a batch: uint8 views x B x H x W x C, labels."""
+
+    def __init__(self, images: EncodedImages, labels: Tensor, smallest_area: float) -> None:
+        self.images, self.labels, self.smallest_area = images, labels, smallest_area
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, request: list[list[int]]) -> tuple[Tensor, Tensor]:
+        _, size, _, channels = self.images.shape
+        views = np.empty((len(request[0]) // 2, len(request), size, size, channels), np.uint8)
+        for place, (row, *drawn) in enumerate(request):
+            image = self.images.items.image(row)
+            for view, seed, flip in zip(views, drawn[0::2], drawn[1::2], strict=True):
+                crop = random_resized_crop(image, seed, size, self.smallest_area, bool(flip))
+                view[place] = np.asarray(crop).reshape(size, size, channels)
+        return torch.from_numpy(views), self.labels[[row for row, *_ in request]]
+
+
+class Reader:
+    """Reads requested batches of a dataset in worker processes and brings them to the device, in order."""
+
+    def __init__(self, dataset: Dataset, workers: int, device: torch.device) -> None:
+        self.device = device
+        self._requests: list[Tensor] = []
+        self._loader = DataLoader(
+            dataset,
+            sampler=self,
+            batch_size=None,  # the sampler hands out whole batches
+            num_workers=workers,
+            persistent_workers=workers > 0,  # parts of an epoch are short: do not start workers anew for each
+            pin_memory=device.type == "cuda",
+            # The reader draws nothing at random; its own generator keeps it from consuming the global one.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[list]:
+        return (request.tolist() for request in self._requests)
+
+    def read(self, requests: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of each request, on the device."""
+        self._requests = requests
+        for images, labels in self._loader:
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
