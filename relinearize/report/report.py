@@ -36,7 +36,7 @@ def make_report(
     """Read everything below `folders` and make all tables.
 
     `published`: with the papers' points on the same images. `against_paper`: compare each run with the paper's number
-    for it. `preset`: see `cost.choice.one_preset` (None: Cheetah on the WAN).
+    for it. `preset`: see `cost.presets.one_preset` (None: Cheetah on the WAN).
     Raises UserError where there is nothing to report.
     """
     sources = read_sources(folders)
