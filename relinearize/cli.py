@@ -92,14 +92,16 @@ def reader_left() -> bool:
 
 
 def explained(error: Exception) -> str:
-    """Hydra's message in one line; for an unknown key with the groups and keys that exist at the top."""
+    """Hydra's message in one line; for an unknown choice or key with those that exist."""
     message = " ".join(str(error).split())
     if isinstance(error, MissingConfigException):
-        folder, _, name = str(error.missing_cfg_file).rpartition("/")
-        if folder == "hydra/launcher" and name in LAUNCHER_PLUGINS:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher" and name in LAUNCHER_PLUGINS:
             extra = LAUNCHER_PLUGINS[name]
             return f"the launcher {name} is not installed; it comes with pip install 'relinearize[{extra}]'"
+        if error.options:
+            return f"{group}={name} is unknown; valid: {', '.join(error.options)}"
     if "Could not override" not in message:
         return message
     groups = sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir())
-    return f"{message}; groups: {', '.join(groups)}; all keys: relinearize run --cfg job"
+    return f"{message}; groups: {', '.join(groups)}; all keys: relinearize run --help"

@@ -29,7 +29,7 @@ RUN_ERRORS = {
     "fraction above one": (["budget.fraction=1.5"], ["budget.fraction=1.5", "2,304"]),
     "both budgets": (["budget.relus=9", "budget.fraction=0.5"], ["budget.relus", "budget.fraction", "not both"]),
     "unknown group": (["methods=snl"], ["methods", "method"]),
-    "unknown choice": (["method=snail"], ["method/snail", "random", "snl"]),
+    "unknown choice": (["method=snail"], ["method=snail is unknown; valid: ", "random", "snl"]),
     "unknown key": (["method.teacher.lerning_rate=1"], ["lerning_rate"]),
     "unknown selection": (["method.finetune.selection=newest"], ["finetune.selection=newest", "best, last, test"]),
     "no hold-out to select on": (["dataset.holdout=0"], ["selection=best", "dataset.holdout=0"]),
