@@ -119,7 +119,7 @@ def test_help_of_a_run_has_every_key_with_its_comment_and_every_group(typed):
         "trainer.threads: ",
     ):
         assert words in out
-    assert "_target_" not in out and "hydra" not in out
+    assert "_target_: relinearize" not in out and "hydra" not in out
 
 
 def test_count_prints_each_site_and_both_totals(typed):
