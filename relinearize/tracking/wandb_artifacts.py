@@ -4,10 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from relinearize.records.store import MASK, WEIGHTS
 from relinearize.tracking.interface import StageInfo
-
-FILES = {"mask": MASK, "weights": WEIGHTS}
 
 
 def lineage(info: StageInfo) -> dict[str, dict[str, str]]:
@@ -36,7 +33,7 @@ def wandb_artifact(kind: str, name: str, file: Path, metadata: dict[str, Any], c
 
     artifact = wandb.Artifact(artifact_name(kind, name), type=kind, metadata=metadata)
     policy = "mutable" if copied else "immutable"
-    artifact.add_file(str(file.resolve()), name=FILES[kind], policy=policy, skip_cache=True)
+    artifact.add_file(str(file.resolve()), name=file.name, policy=policy, skip_cache=True)
     return artifact
 
 

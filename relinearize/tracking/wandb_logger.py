@@ -14,10 +14,10 @@ import numpy as np
 import wandb
 
 from relinearize.records.run import Record, find_records
-from relinearize.records.store import KEY_LENGTH, MASK
+from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
 from relinearize.tracking.interface import LoggerSettings, StageInfo, StageLogger
-from relinearize.tracking.wandb_artifacts import FILES, lineage, wandb_artifact
+from relinearize.tracking.wandb_artifacts import lineage, wandb_artifact
 from relinearize.tracking.wandb_columns import best_columns, history_columns, log_rows, summary_columns
 from relinearize.tracking.wandb_stage import mark_of, stage_run
 
@@ -53,7 +53,7 @@ class WandbRows(StageLogger):
                 name = path.parent.name
                 columns = summary_columns(narrow).items()
                 self.run.summary.update({f"{name}/{key}": value for key, value in columns})
-                weights = self.info.artifact.path / name / FILES["weights"]
+                weights = self.info.artifact.path / name / WEIGHTS
                 # The mask of a sub-model lies in the run's folder alone, which has not got its name yet.
                 self._log_network(narrow, {"mask": path.parent / MASK, "weights": weights}, copied="mask")
         mask, _ = Mask.from_file(self.info.files["mask"])

@@ -4,7 +4,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ class TrainerSettings:
     threads: int | None = None
     checkpoint_seconds: float = 60
     progress: str = "auto"
-    lightning: Mapping[str, Any] = field(default_factory=dict)  # arguments of pl.Trainer, passed on untouched
+    lightning: Mapping[str, Any] | None = None  # arguments of pl.Trainer, passed on untouched
     callbacks: Mapping[str, Any] | None = None  # name -> a callback's config, with `_target_`
 
     @classmethod
@@ -91,6 +91,9 @@ class TrainerSettings:
         compile = accelerator == "cuda" if given.compile == "auto" else given.compile
         plain = accelerator == "cpu" and precision == "32" and given.channels_last and not compile
         convolutions = resolve_convolutions(given.convolutions, possible=plain)
+        lightning = given.lightning or {}
+        if not isinstance(lightning, Mapping):
+            raise UserError(f"trainer.lightning={lightning}: must hold arguments of pytorch_lightning.Trainer by name")
         devices = given.devices
         if type(devices) is not int or devices < 1:
             raise UserError(f"trainer.devices={devices}: must be an integer of at least 1")
@@ -103,7 +106,7 @@ class TrainerSettings:
             precision=precision,
             compile=compile,
             convolutions=convolutions,
-            lightning={key: value for key, value in given.lightning.items() if (key, value) not in LISTED.items()},
+            lightning={key: value for key, value in lightning.items() if (key, value) not in LISTED.items()},
             callbacks=given.callbacks or {},
         )
         settings._check_lightning()

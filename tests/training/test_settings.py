@@ -63,6 +63,7 @@ def test_the_report_of_a_profiler_is_shown(tmp_path, caplog):
     [
         ("+trainer.lightning.max_epochs=3", r"^trainer\.lightning\.max_epochs .*use method\.STAGE\.epochs$"),
         ("+trainer.lightning.logger=true", r"^trainer\.lightning\.logger .*use the logger group$"),
+        ("trainer.lightning=3", r"^trainer\.lightning=3: must hold arguments"),
         ("+trainer.lightning.clip=1", r"^trainer\.lightning\.clip is no argument .*gradient_clip_val"),
         (
             "+trainer.lightning.gradient_clip_algorithm=x",
@@ -88,6 +89,7 @@ def test_every_argument_of_lightnings_trainer_is_known_or_passed_on():
 @pytest.mark.parametrize(
     ("given", "changes"),
     [
+        ("trainer.lightning=null", False),
         ("trainer.lightning.profiler=simple", False),
         ("trainer.lightning.detect_anomaly=true", False),
         ("callbacks=device_stats", False),
