@@ -15,7 +15,7 @@
     lightning   the pipeline's fit() against a bare loop of the same step
     loader      images a second of the resident loader
     topk        exact budgets over 1.4 million scores against torch.topk
-    gpu         training steps on a CUDA card
+    gpu         training steps on a CUDA GPU
 
 On a busy machine take --threads 1 --clock cpu: processor time of this process, which others disturb far less.
 """

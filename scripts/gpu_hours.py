@@ -43,9 +43,9 @@ IMAGES = {  # training images, pixels, classes
 }  # fmt: skip
 
 # Passes per training image, in forward passes of the full network: a training step is one forward and, counted as two,
-# one backward pass; the teacher answers with one. RLNet trains on half of the images clean and as AugMix views, on the
-# other half under PGD-7, each step of which goes forward and back to the pixels: 3 x 1.5 + 7 x 2 x 0.5. Its teacher
-# answers to all images, in the fine-tuning also to the AugMix views.
+# one backward pass; the teacher's is one forward pass. RLNet trains on half of the images clean and as AugMix views, on
+# the other half under PGD-7, each step of which goes forward and back to the pixels: 3 x 1.5 + 7 x 2 x 0.5. Its teacher
+# computes the logits of all images, in the fine-tuning also of the AugMix views.
 PASSES = {
     "Classifier": 3.0,
     "SparseTraining": 3.0,

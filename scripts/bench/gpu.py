@@ -1,4 +1,4 @@
-"""Training steps on a CUDA card: images a second and the share of the card's bf16 matrix rate."""
+"""Training steps on a CUDA GPU: images a second and the share of the GPU's bf16 matrix rate."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +20,7 @@ def measure(settings: Settings, device: str = "cuda", matrix: int = 8192) -> Ite
 
     Operations are those of convolutions and matrix products, forward and backward, as torch counts them; the rate they
     are compared with is that of a product of two `matrix` x `matrix` bf16 matrices in the same run. `device` "cpu" and
-    a small matrix run the same code where there is no card (a test does).
+    a small matrix run the same code where there is no GPU (a test does).
     """
     settings = replace(settings, clock="wall")
     peak = matrix_rate(device, matrix, settings.rounds)

@@ -1,7 +1,7 @@
 """SNL's search written straight from the paper's formulas: what a careful but plain implementation looks like.
 
 Eager, float32, N x C x H x W in its usual memory order; float slopes in y = alpha*relu(x) + (1 - alpha)*x, in the
-teacher too; the teacher's answers are computed with gradients and not detached, as in the official code, so the
+teacher too; the teacher's logits are computed with gradients and not detached, as in the official code, so the
 backward pass goes through the teacher as well; Adam one parameter after another.
 """
 

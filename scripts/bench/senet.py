@@ -45,10 +45,10 @@ def step_of(name: str, settings: Settings, precision: str, device: str) -> Stage
 
 
 def peak_memory(name: str, settings: Settings, precision: str, device: str) -> int:
-    """Bytes that two steps need at most: of the card, or, on Linux, of a process of their own beyond its start."""
+    """Bytes that two steps need at most: of the GPU, or, on Linux, of a process of their own beyond its start."""
     if torch.device(device).type == "cuda":
         return peak_of_steps(name, settings, precision, device)
-    # Tensors in mappings of their own: freed ones leave the process at once, as a card's allocator would have it.
+    # Tensors in mappings of their own: freed ones leave the process at once, as a GPU's allocator would have it.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     try:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
