@@ -61,7 +61,7 @@ def build_backbone(
     """A backbone of `BACKBONES` with fresh weights, for `channels` x `image_size` x `image_size` pixels.
 
     `width`: channels of the first stage (base channels for wrn22_8, times 8 in its stages); None is the papers' width.
-    `convention`: which ReLUs exist, see CONVENTIONS. Raises UserError for unknown names and impossible sizes.
+    `convention`: which ReLUs exist, see CONVENTIONS. Raises UserError for unknown names and invalid sizes.
     """
     if name not in BACKBONES:
         raise UserError(f"backbone.name={name} is unknown; give one of {', '.join(BACKBONES)}")
@@ -69,7 +69,7 @@ def build_backbone(
         raise UserError(f"backbone.convention={convention} is unknown; give one of {', '.join(CONVENTIONS)}")
     for key, value in {"backbone.width": width, "classes": classes, "channels": channels}.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UserError(f"{key}={value} is impossible for backbone {name}; give a whole number of at least 1")
+            raise UserError(f"{key}={value}: backbone {name} needs an integer >= 1")
     smallest = 16 if name == "vgg16_bn" else 1
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < smallest:
         raise UserError(

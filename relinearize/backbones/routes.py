@@ -135,18 +135,18 @@ def routed_state(state: Mapping[str, Tensor], routes: Sequence[str]) -> dict[str
     """From the state dict of an ordinary network, that of `with_routes(network, routes)`: every route the same."""
     _check_names(routes)
     norms = {key.removesuffix("running_mean") for key in state if key.rpartition(".")[2] == "running_mean"}
-    whole: dict[str, Tensor] = {}
+    routed: dict[str, Tensor] = {}
     for key, value in state.items():
         name = key.rpartition(".")[2]
         prefix = key.removesuffix(name)
         if _route_in(key) is not None:
             raise UserError(f"the weights have routes already ({key})")
         if prefix not in norms:
-            whole[key] = value
+            routed[key] = value
             continue
         for route in routes:
-            whole[f"{prefix}{route}.{name}"] = value.clone()
-    return whole
+            routed[f"{prefix}{route}.{name}"] = value.clone()
+    return routed
 
 
 def _route_in(key: str) -> str | None:
@@ -181,7 +181,7 @@ def _exchanged(network: nn.Module, kinds: tuple[type, ...], new) -> nn.Module:
 def _check_names(routes: Sequence[str]) -> None:
     names = [] if isinstance(routes, str) else list(routes)
     if not names or len(set(names)) < len(names) or not set(names) <= set(NAMES):
-        raise UserError(f"routes {routes} are impossible; give different ones of {_listed(NAMES)}")
+        raise UserError(f"routes {routes}: must be different names of {_listed(NAMES)}")
 
 
 def _check_route(network: nn.Module, route: str) -> None:

@@ -40,7 +40,7 @@ def equalize(images: Tensor, _unused: Tensor | None = None) -> Tensor:
     brightest = histogram.gather(2, values.amax(2, keepdim=True))
     step = (height * width - brightest) // 255
     below = (histogram.cumsum(2) - histogram).to(torch.float64)
-    # A quotient of integers this small, rounded in float64, has the right whole part; integer division is slow.
+    # A quotient of integers this small, rounded in float64, has the right integer part; integer division is slow.
     table = ((step // 2 + below) / step).clamp_(max=255)
     # Too few pixels below the brightest value: the channel stays, as one of a single value does.
     table = torch.where(step > 0, table, torch.arange(256, dtype=torch.float64, device=images.device)).to(torch.uint8)
@@ -60,7 +60,7 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn counterclockwise about the centre by whole degrees, at most FULL_ROTATION either way; zeros come in."""
+    """Turn counterclockwise about the centre by integer degrees, up to FULL_ROTATION either way; zeros come in."""
     height, width = images.shape[2:]
     corner, fractions, inside = (
         table.index_select(0, degrees.to(torch.int64) + FULL_ROTATION)
@@ -95,7 +95,7 @@ def shear_y(images: Tensor, slope: Tensor) -> Tensor:
 
 
 def translate_x(images: Tensor, pixels: Tensor) -> Tensor:
-    """Shift to the left by whole pixels; zeros come in."""
+    """Shift to the left by integer pixels; zeros come in."""
     height, width = images.shape[2:]
     source, inside = shifted(pixels, width)
     places = source[:, None] + torch.arange(height, device=images.device)[:, None] * width
@@ -103,7 +103,7 @@ def translate_x(images: Tensor, pixels: Tensor) -> Tensor:
 
 
 def translate_y(images: Tensor, pixels: Tensor) -> Tensor:
-    """Shift upwards by whole pixels; zeros come in."""
+    """Shift upwards by integer pixels; zeros come in."""
     height, width = images.shape[2:]
     source, inside = shifted(pixels, height)
     places = source[:, :, None] * width + torch.arange(width, device=images.device)
@@ -131,16 +131,16 @@ def parameters(operations: Tensor, levels: Tensor, signs: Tensor, height: int, w
     Positions outside of OPERATIONS get 0.
     """
 
-    def whole(full: float) -> Tensor:
+    def truncated(full: float) -> Tensor:
         return (levels * full / LARGEST_LEVEL).trunc()
 
     values = {
-        posterize: 4 - whole(4),
-        rotate: signs * whole(FULL_ROTATION),
-        solarize: 256 - whole(256),
+        posterize: 4 - truncated(4),
+        rotate: signs * truncated(FULL_ROTATION),
+        solarize: 256 - truncated(256),
         shear_x: signs * (levels * FULL_SHEAR / LARGEST_LEVEL),
-        translate_x: signs * whole(width / 3),
-        translate_y: signs * whole(height / 3),
+        translate_x: signs * truncated(width / 3),
+        translate_y: signs * truncated(height / 3),
     }
     values[shear_y] = values[shear_x]
     chosen = torch.zeros_like(levels)
@@ -208,7 +208,7 @@ def rotations(height: int, width: int, device: torch.device) -> tuple[Tensor, Te
     x, y = centres(height, width, torch.device("cpu"))
     corners, fractions, insides = [], [], []
     for degrees in range(-FULL_ROTATION, FULL_ROTATION + 1):
-        # Pillow's way to the matrix, digit by digit: the angle modulo 360, sine and cosine to 15 places.
+        # As Pillow computes the matrix, digit by digit: the angle modulo 360, sine and cosine to 15 places.
         angle = -math.radians(degrees % 360.0)
         cosine, sine = round(math.cos(angle), 15), round(math.sin(angle), 15)
         lefts, across, inside_across = split(cosine * x + sine * y + offset(cosine, sine, width, height), width)

@@ -20,8 +20,8 @@ TEST_IMAGES = 360  # one fifth, stratified
 class Digits(Source):
     """The digits with a fixed stratified split: 1,437 training and 360 test images.
 
-    The scans have grey levels 0 to 16, stored here as round(value * 255 / 16). root, download and verify are accepted
-    for the sake of uniform overrides and not used.
+    The scans have grey levels 0 to 16, stored here as round(value * 255 / 16). root, download and verify are accepted,
+    so that overrides are the same for all datasets, and not used.
     """
 
     name = "digits"

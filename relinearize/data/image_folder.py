@@ -91,8 +91,8 @@ class ImageFolder(FolderSource):
     """Reads `root/train/<class>/*` and `root/test/<class>/*`, or val/ where there is no test/.
 
     Every image is converted to RGB, its shorter side resized to `image_size` pixels and the centre cropped. stream:
-    do that (with ImageNet's margin) whenever a batch needs the image, instead of once. download and verify are accepted
-    for the sake of uniform overrides: there is nothing to fetch or compare with.
+    do that (with ImageNet's margin) whenever a batch needs the image, instead of once. download and verify are not
+    used: there is nothing to fetch or compare with.
     """
 
     def __init__(

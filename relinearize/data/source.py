@@ -147,9 +147,9 @@ def download(url: str, target: Path, md5: str | None) -> None:
                     received += len(chunk)
                     progress.done(len(chunk))
     except urllib.error.HTTPError as error:
-        raise UserError(f"{url}: the server answers {error.code} {error.reason}; fetch the set by hand") from error
+        raise UserError(f"{url}: the server returned {error.code} {error.reason}; download the set manually") from error
     except urllib.error.URLError as error:
-        raise UserError(f"{url}: cannot be reached ({error.reason}); fetch the set by hand") from error
+        raise UserError(f"{url}: cannot be reached ({error.reason}); download the set manually") from error
     except (HTTPException, TimeoutError, ConnectionError) as error:
         raise UserError(f"{url}: the connection broke after {received} bytes ({error}); try again") from error
     except ValueError as error:

@@ -53,7 +53,7 @@ def choose_subset(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     present = int((sizes > 0).sum())
     if isinstance(count, bool) or not isinstance(count, int) or not present <= count <= len(labels):
         raise UserError(
-            f"dataset.subset={count}: needs a whole number from {present} (one image a class) "
+            f"dataset.subset={count}: must be an integer from {present} (one image a class) "
             f"to {len(labels)} (the training images), or null for all"
         )
     shares = allot(sizes, count, lowest=np.minimum(sizes, 1), highest=sizes)
@@ -63,7 +63,7 @@ def choose_subset(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 def split_holdout(labels: np.ndarray, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Sorted positions (kept for training, held out) of a stratified split; every class keeps a training image.
 
-    fraction: of the images, in [0, 1), rounded to whole images; 0 holds nothing out (`dataset.holdout`).
+    fraction: of the images, in [0, 1), rounded to an integer number of images; 0 holds nothing out (`dataset.holdout`).
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
         raise UserError(f"dataset.holdout={fraction}: needs a fraction of the training images in [0, 1)")

@@ -20,7 +20,7 @@ class TinyImageNet(FolderSource):
     or already sorted into class folders; the order of the images and the fingerprint are the same for both.
 
     root: the folder that holds `tiny-imagenet-200`; download: fetch the official archive if that is missing; verify is
-    accepted for the sake of uniform overrides: no official checksum exists, the number of classes is always checked;
+    not used: no official checksum exists, the number of classes is always checked;
     url: another place of the archive.
     """
 

@@ -38,7 +38,7 @@ class TorchvisionImages(Source):
     is resized (shorter side) and centre-cropped to it, None for sets whose images are squares of one size; channels: 1
     (grey) or 3, None for the set's own; train_split, test_split: torchvision's names where ours do not fit; options:
     further arguments of the class (`{split: letters}` of EMNIST); stream: decode whenever a batch needs an image,
-    instead of once. verify is accepted for the sake of uniform overrides: torchvision compares what it downloads.
+    instead of once. verify is not used: torchvision compares what it downloads.
     """
 
     def __init__(

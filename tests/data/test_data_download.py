@@ -119,7 +119,7 @@ def test_truncated_download(server, tmp_path, monkeypatch):
 
 
 def test_not_found(server, tmp_path):
-    with pytest.raises(UserError, match=r"gone\.tar\.gz: the server answers 404"):
+    with pytest.raises(UserError, match=r"gone\.tar\.gz: the server returned 404"):
         CIFAR10(tmp_path / "root", download=True, url=server.url("/gone.tar.gz")).check()
     assert left_over(tmp_path / "root") == []
 
