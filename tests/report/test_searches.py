@@ -58,6 +58,14 @@ def test_runs_that_share_a_search_share_its_way_to_the_smallest_budget():
     assert trajectory.asked == 14_000 and sorted(trajectory.labels) == ["mine", "snl"]
 
 
+def test_a_run_that_recorded_no_sites_does_not_hide_its_search():
+    older = fake_record("mine", 7_000)
+    search = older.stages["search"].model_copy(update={"key": "one search"})
+    older = older.model_copy(update={"stages": older.stages | {"search": search}})
+    (trajectory,) = trajectories_of(walked(fake_record("snl", 14_000), key="one search"), older)
+    assert trajectory.asked == 14_000 and trajectory.label == "snl"
+
+
 def test_first_seeds_and_small_budgets_are_drawn_first():
     records = [
         walked(fake_record("snl", 1000 * asked, seed), key=f"{asked} {seed}")

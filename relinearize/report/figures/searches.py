@@ -64,4 +64,5 @@ def _draw_trajectory(axes: Axes, one: SearchTrajectory) -> None:
     title = textwrap.fill(f"{one.label}: to {compact_count(one.asked)} ReLUs", 46)
     axes.set_title(title, fontsize=9.5, loc="left", pad=16)
     above = {"xytext": (0, 5), "xycoords": "axes fraction", "textcoords": "offset points"}
-    axes.annotate(f"{what}; {one.title}, {one.network}", (0, 1), fontsize=7, color=GREY_TEXT, **above)
+    note = axes.annotate(f"{what}; {one.title}, {one.network}", (0, 1), fontsize=7, color=GREY_TEXT, **above)
+    note.set_in_layout(False)  # its length would take the width from the map

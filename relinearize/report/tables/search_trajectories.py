@@ -43,19 +43,23 @@ def build_trajectories(panels: Sequence[Panel]) -> list[SearchTrajectory]:
     """One for each search that recorded its sites, sorted by method, falling budget and seed."""
     found: dict[str, list[Record]] = {}
     for record in (record for panel in panels for record in panel.runs["record"]):
-        if "search" in record.stages and not (record.submodel and record.submodel.fraction < 1):
+        narrower = record.submodel is not None and record.submodel.fraction < 1
+        if _recorded(record) is not None and not narrower:
             found.setdefault(record.stages["search"].key, []).append(record)
-    return sorted(filter(None, map(_trajectory, found.values())), key=lambda one: (one.labels[0], -one.asked, one.seed))
+    return sorted(map(_trajectory, found.values()), key=lambda one: (one.labels[0], -one.asked, one.seed))
 
 
-def _trajectory(records: Sequence[Record]) -> SearchTrajectory | None:
+def _recorded(record: Record) -> str | None:
+    """KEPT or CHANGED, whichever the search recorded of its sites."""
+    history = record.stages["search"].history if "search" in record.stages else []
+    columns = {name for row in history for name in row}
+    return next((prefix for prefix in (KEPT, CHANGED) if prefix + record.sites[0].name in columns), None)
+
+
+def _trajectory(records: Sequence[Record]) -> SearchTrajectory:
     """Of runs that share a search, which may pass several budgets."""
     record = min(records, key=lambda one: one.budget.asked)
-    history, names = record.stages["search"].history, [site.name for site in record.sites]
-    found = {name for row in history for name in row}
-    prefix = next((prefix for prefix in (KEPT, CHANGED) if prefix + names[0] in found), None)
-    if prefix is None:
-        return None
+    prefix, history, names = _recorded(record), record.stages["search"].history, [site.name for site in record.sites]
     totals = np.array([site.total if prefix == KEPT else 1 for site in record.sites])
     columns = np.array([[row.get(prefix + name) for name in names] for row in history], dtype=float)
     return SearchTrajectory(
