@@ -122,7 +122,7 @@ function drawDetails(holder, run, panel, state, redraw) {
     el("div", { class: "block" }, el("h3", {}, "Training"), run.stages.map((stage) => {
       const charts = stageCharts(DATA.histories[stage.history], stage.name === "search" ? run.budget.asked : null);
       return el("div", { class: "stage" },
-        el("p", { class: "sub", style: { marginBottom: "8px" } }, el("b", { style: { color: "var(--ink)" } }, stage.name), ` · ${run.method[stage.name]} · ${stage.epochs} epochs · ${duration(stage.seconds)}`, stage.reused ? " · taken from the store" : "", el("span", { class: "faint", title: stage.key }, ` · ${stage.key.slice(0, 12)}`)),
+        el("p", { class: "sub", style: { marginBottom: "8px" } }, el("b", { style: { color: "var(--ink)" } }, stage.name), `${run.method[stage.name] ? ` · ${run.method[stage.name]}` : ""} · ${stage.epochs} epochs · ${duration(stage.seconds)}`, stage.reused ? " · taken from the store" : "", el("span", { class: "faint", title: stage.key }, ` · ${stage.key.slice(0, 12)}`)),
         charts.length ? el("div", { class: "grids" }, charts, stage.name === "search" ? siteTrajectory(DATA.histories[stage.history], run.sites) : null) : el("p", { class: "note" }, "No epochs were recorded for this stage."));
     })),
     el("div", { class: "block wide" },
