@@ -74,6 +74,12 @@ def senet(shared_run: Callable) -> tuple:
 
 
 @pytest.fixture(scope="session")
+def senetpp(shared_run: Callable) -> tuple:
+    """(record, folder) of a SENet++ run on its own, with a sub-model of half the width."""
+    return shared_run("senetpp", "budget.fraction=0.2", method="senetpp")
+
+
+@pytest.fixture(scope="session")
 def rlnet(shared_run: Callable) -> tuple:
     """(record, folder) of an RLNet run on its own, with two routes."""
     return shared_run("rlnet", "budget.fraction=0.2", method="rlnet")

@@ -2,7 +2,7 @@
 
 import pytest
 from hydra.utils import instantiate
-from quick_runs import SMALL, composed, quick_run
+from quick_runs import SMALL, composed
 from torch import nn
 
 from relinearize.private_inference.cost.prediction import predict
@@ -66,9 +66,8 @@ def test_where_a_network_cannot_be_traced_no_total_is_given(tmp_path, caplog):
     assert "no cost of the linear layers" in caplog.text and "sort" in caplog.text
 
 
-def test_a_narrower_network_costs_less(tmp_path):
-    settings = ["budget.fraction=0.25", "method.search.epochs=1"]
-    whole, folder = quick_run(tmp_path, *settings, method="senetpp")
+def test_a_narrower_network_costs_less(senetpp):
+    whole, folder = senetpp
     narrow = Record.read(folder / "width-0.5" / "record.json")
     assert narrow.cost.relus == narrow.budget.met and narrow.cost.linear["layers"] == whole.cost.linear["layers"]
     assert narrow.cost.linear["multiplications"] < 0.3 * whole.cost.linear["multiplications"]

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import torch
-from quick_runs import METHODS, QUICK, assert_same_tensors, copy_store, lasting, quick_plan, quick_run
+from quick_runs import METHODS, QUICK, SMALL, assert_same_tensors, copy_store, lasting, quick_plan, quick_run
 from test_resume import OFTEN, child
 
 from relinearize.commands.evaluate import main as evaluate_run
@@ -68,9 +68,10 @@ def test_finetunings_of_one_search_share_it_and_its_key_knows_what_it_depends_on
         ("senet", "senet", ["sensitivity=snl", "sensitivity.search.epochs=2", "sensitivity.search.batch_size=60"]),
     ],
 )
-def test_any_search_goes_with_any_finetuning(tmp_path, search, finetune, further):
+def test_any_search_goes_with_any_finetuning(tmp_path, alone, search, finetune, further):
     trained = [] if "random" in search else ["method.search.epochs=2", "method.search.batch_size=60"]
     settings = [f"method/search={search}", f"method/finetune={finetune}", *trained, *further]
+    copy_store(alone[SMALL][1], tmp_path)  # has the teacher
     record, _ = quick_run(tmp_path, SHARE, *settings, "method.finetune.epochs=1", method="any search")
     assert record.budget.met == BUDGET
     if further:
@@ -142,8 +143,8 @@ def test_search_ends_early_where_masks_have_settled(tmp_path):
     assert record.stages["search"].epochs == 2
 
 
-def test_submodels_are_runs_of_their_own(tmp_path):
-    _, folder = quick_run(tmp_path, SHARE, method="senetpp")
+def test_submodels_are_runs_of_their_own(senetpp):
+    _, folder = senetpp
     (_, whole), (path, narrow) = find_records([folder])
     assert path.parent == folder / "width-0.5"
     assert (narrow.submodel.fraction, narrow.submodel.run) == (0.5, whole.key) and whole.submodel is None
@@ -190,7 +191,8 @@ def test_widths_that_the_backbone_has_not_are_one_line(tmp_path):
             check_stages(quick_plan(tmp_path, settings, method="senetpp"))
 
 
-def test_command_shows_the_submodels_and_reports_both(tmp_path, typed):
+def test_command_shows_the_submodels_and_reports_both(tmp_path, senetpp, typed):
+    copy_store(senetpp[1], tmp_path)
     status, out, err = typed("run", *QUICK, *METHODS["senetpp"], SHARE, f"output={tmp_path}")
     assert status == 0, err
     assert "senetpp-resnet8-digits-461-s0-w0.5" in out

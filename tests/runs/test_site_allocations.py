@@ -23,7 +23,7 @@ def live(record: Record) -> list[str]:
     return [site.name for site in record.sites if site.kept]
 
 
-@pytest.mark.parametrize("method", ["snl", "random", "senet", "rlnet"])
+@pytest.mark.parametrize("method", ["snl", "random", "senet", pytest.param("rlnet", marks=pytest.mark.slow)])
 def test_every_search_keeps_its_budget_at_fewer_sites(tmp_path, method):
     free, _ = quick_run(tmp_path, SHARE, *UNTUNED, method=method)
     record, folder = quick_run(tmp_path, SHARE, *SITES, *UNTUNED, method=method)

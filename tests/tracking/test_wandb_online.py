@@ -76,6 +76,7 @@ def test_each_stage_uses_what_the_one_before_it_made(tmp_path, server):
     assert not server.used_by(keys["teacher"]) | server.used_by(keys["search"]), "their W&B runs were left alone"
 
 
+@pytest.mark.slow
 def test_offline_runs_sync_whole(tmp_path, server):
     """Also a run that was made without W&B and is asked again: its curves come from its stages' history."""
     short_run(tmp_path / "out", "logger=none")
