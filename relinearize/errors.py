@@ -1,5 +1,6 @@
 """The one exception that a user can cause."""
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -8,6 +9,14 @@ class UserError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with status 1.
     """
+
+
+def check_choice(key: str, value: object, valid: Iterable[object]) -> None:
+    """UserError, naming the config key, unless `value` is one of `valid`."""
+    valid = tuple(valid)
+    if value not in valid:
+        words = ", ".join("null" if choice is None else str(choice) for choice in valid)
+        raise UserError(f"{key}={value} is unknown; valid: {words}")
 
 
 def user_error_behind(error: BaseException) -> UserError | None:

@@ -69,7 +69,7 @@ def test_every_result_is_in_a_table_and_names_no_machine() -> None:
 
 
 @pytest.mark.parametrize(("folder", "table"), SITES, ids=[folder for folder, _ in SITES])
-def test_tables_of_emptied_sites_equal_runs_and_inferences(folder: str, table: str) -> None:
+def test_tables_of_culled_sites_equal_runs_and_inferences(folder: str, table: str) -> None:
     wanted = set()
     for path, record in find_records([RESULTS / folder]):
         cells = [record.method.name, sum(site.kept > 0 for site in record.sites), f"{record.accuracy.test:.2f}"]

@@ -1,7 +1,5 @@
 """CIFAR-10-C and CIFAR-100-C as published: one .npy of five blocks, severity 1 to 5, for each corruption."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +38,7 @@ class ArrayFiles:
         path, expected = self._folder / LABELS, len(SEVERITIES) * len(self._labels)
         if found.dtype.kind not in "iu" or found.shape != (expected,):
             raise UserError(
-                f"{path}: is {found.dtype} {_size(found.shape)}, expected {expected:,} whole numbers: the test set's "
+                f"{path}: is {found.dtype} {_size(found.shape)}, expected {expected:,} integers: the test set's "
                 "labels five times"
             )
         for severity, block in enumerate(found.reshape(len(SEVERITIES), -1), 1):

@@ -1,7 +1,5 @@
 """Arrays that are made once and kept on disk, each complete or absent."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable

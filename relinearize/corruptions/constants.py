@@ -5,8 +5,6 @@ pixels), make_tinyimagenet_c.py made Tiny-ImageNet-C (64 pixels). ImageNet-C's c
 small images.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from relinearize.errors import UserError

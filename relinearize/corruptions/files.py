@@ -1,7 +1,5 @@
 """The published corrupted test sets, from the user's disk."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path

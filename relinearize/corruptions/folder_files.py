@@ -1,7 +1,5 @@
 """Tiny-ImageNet-C as published: folders of JPEG files, NAME/SEVERITY/CLASS/*.JPEG."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Corruptions made from the test set itself, on the way to the network."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Sequence
@@ -52,7 +50,7 @@ class GeneratedCorruptions(CorruptedImages):
         if self._images.ndim != 4 or len(self._images) != len(self._labels):
             raise ValueError(f"images {self._images.shape} and labels {self._labels.shape} do not match")
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UserError(f"corruptions.seed={seed}: must be a whole number from 0 on")
+            raise UserError(f"corruptions.seed={seed}: must be an integer >= 0")
         self.constants, self.seed = choose_constants(constants, max(self._images.shape[1:3])), seed
         self._photographs = None if frost_images is None else Photographs(frost_images)
         self.left_out = {}

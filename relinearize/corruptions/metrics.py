@@ -1,6 +1,4 @@
-"""One number from the accuracies under all corruptions; what is missing from it is said."""
-
-from __future__ import annotations
+"""NPA and mCE: one number from the accuracies under all corruptions, and how many corruptions it covers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +34,6 @@ TINY_RESNET18 = Anchor(
         )
     ),
 )
-ANCHORS = {"mean_error": MEAN_ERROR, "tiny_resnet18": TINY_RESNET18}
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,14 @@ class CorruptionScore:
 
 
 def corruption_score(accuracies: Accuracies, anchor: Anchor = MEAN_ERROR) -> CorruptionScore:
-    """NPA and mCE of the standard corruptions in `accuracies`; the extra four are in no mean."""
-    return CorruptionScore(
-        natural_accuracy(accuracies),
-        mean_corruption_error(accuracies, anchor),
-        anchor.title,
-        coverage([name for name, _ in accuracies]),
-    )
+    """NPA (as RLNet and RobustBench take it) and mCE of the standard corruptions in `accuracies`.
+
+    The four extra corruptions are in no mean. Raises ValueError as `by_corruption` does.
+    """
+    means = by_corruption(accuracies)
+    errors = [(1 - accuracy) / (anchor.errors[name] if anchor.errors else 1) for name, accuracy in means.items()]
+    covered = coverage([name for name, _ in accuracies])
+    return CorruptionScore(float(np.mean(list(means.values()))), float(np.mean(errors)), anchor.title, covered)
 
 
 def by_corruption(accuracies: Accuracies) -> dict[str, float]:
@@ -75,14 +73,3 @@ def by_corruption(accuracies: Accuracies) -> dict[str, float]:
     if not means:
         raise ValueError("none of the standard corruptions is there")
     return means
-
-
-def natural_accuracy(accuracies: Accuracies) -> float:
-    """NPA: mean accuracy over corruptions and severities, as RLNet and RobustBench take it."""
-    return float(np.mean(list(by_corruption(accuracies).values())))
-
-
-def mean_corruption_error(accuracies: Accuracies, anchor: Anchor = MEAN_ERROR) -> float:
-    """mCE: the mean over corruptions of (error, mean over severities) / (the anchor's error)."""
-    errors = {name: 1 - accuracy for name, accuracy in by_corruption(accuracies).items()}
-    return float(np.mean([error / (anchor.errors[name] if anchor.errors else 1) for name, error in errors.items()]))

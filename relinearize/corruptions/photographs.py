@@ -1,7 +1,5 @@
 """Photographs of frost, the user's own: they are not ours to give away, and nothing takes their place."""
 
-from __future__ import annotations
-
 import hashlib
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What every source of corrupted images offers, be it files or our generator."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal

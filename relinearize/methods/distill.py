@@ -3,10 +3,9 @@
 SNL, Algorithm 1, last step: L = CE(student, y) + T^2 KL(softmax(teacher / T) || softmax(student / T)).
 """
 
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from relinearize.methods.losses import student_losses
-from relinearize.methods.schedule import sgd
 from relinearize.methods.stage import Stage
 
 
@@ -45,6 +44,3 @@ class Distill(Stage):
             self.network, self._frozen[0], images, labels, self.temperature
         )
         return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
-
-    def configure_optimizers(self) -> optim.Optimizer:
-        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)

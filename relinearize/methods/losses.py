@@ -25,6 +25,11 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
 
+def percent_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of the rows of logits N x classes whose largest is the label's; a detached scalar."""
+    return 100 * (logits.detach().argmax(1) == labels).float().mean()
+
+
 def logit_losses(
     logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -37,7 +42,7 @@ def logit_losses(
     metrics = {
         "cross_entropy": cross_entropy.detach(),
         "distillation": divergence.detach(),
-        "accuracy": 100 * (logits.detach().argmax(1) == labels).float().mean(),
+        "accuracy": percent_correct(logits, labels),
     }
     return cross_entropy, divergence, metrics
 
@@ -45,7 +50,7 @@ def logit_losses(
 def student_losses(
     student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """`logit_losses` of pixels N x C x H x W. The teacher answers without a graph."""
+    """`logit_losses` of pixels N x C x H x W. The teacher runs without a graph."""
     with torch.no_grad():
         teacher_logits = teacher(images)
     return logit_losses(student(images), teacher_logits, labels, temperature)

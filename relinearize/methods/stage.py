@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
 from relinearize.methods.losses import accuracy
 from relinearize.methods.processes import (
     average_batch_norms,
@@ -26,7 +26,7 @@ from relinearize.methods.processes import (
     sum_over_processes,
     zero_unless_first,
 )
-from relinearize.methods.schedule import SCHEDULES, learning_rate
+from relinearize.methods.schedule import SCHEDULES, learning_rate, sgd
 from relinearize.relu.mask import Mask
 
 SELECTIONS = ("best", "last", "test")
@@ -87,10 +87,8 @@ class Stage(nn.Module):
         segments: int = 1,
     ) -> None:
         super().__init__()
-        if selection not in SELECTIONS:
-            raise UserError(f"{self.config_key}.selection={selection} is unknown; valid: {', '.join(SELECTIONS)}")
-        if schedule not in SCHEDULES:
-            raise UserError(f"{self.config_key}.schedule={schedule} is unknown; valid: {', '.join(SCHEDULES)}")
+        check_choice(f"{self.config_key}.selection", selection, SELECTIONS)
+        check_choice(f"{self.config_key}.schedule", schedule, SCHEDULES)
         if epochs < self.least_epochs or batch_size < 2 or segments < 1:
             raise UserError(
                 f"{self.config_key}: epochs must be at least {self.least_epochs}, segments at least 1, batch_size at "
@@ -110,7 +108,7 @@ class Stage(nn.Module):
         self.memory_format = torch.channels_last  # as the loaders give them; of the images of a training step
         self.seed = 0
         self.history: list[dict[str, float]] = []
-        self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": -1, "weights": None}
+        self.best: dict[str, Any] = {"score": -1.0, "epoch": -1, "weights": None}
         self.seconds = 0.0
         self._segment_started = time.monotonic()
         self._sums: dict[str, Tensor] = {}
@@ -138,8 +136,18 @@ class Stage(nn.Module):
     def segment_end(self, last_of_epoch: bool) -> None:
         """Called after each segment, before the epoch's row is written."""
 
+    def validate(self, row: dict[str, float]) -> None:
+        """Called with the epoch's metrics, val/accuracy among them; further validation is added to them."""
+
+    def score(self, row: dict[str, float]) -> float | None:
+        """What the choice of weights goes by, from the validated metrics; None: this epoch is no candidate."""
+        return row["val/accuracy"]
+
     def epoch_end(self, row: dict[str, float]) -> None:
-        """Called with the epoch's metrics, which it may extend."""
+        """Called after validation and choice with the epoch's metrics, which it may extend."""
+
+    def configure_optimizers(self) -> optim.Optimizer:
+        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)
 
     def check_selection(self, holdout: float) -> None:
         """UserError where the result is to be chosen on a hold-out of which `holdout` (a share) leaves nothing."""
@@ -279,11 +287,18 @@ class Stage(nn.Module):
         row["lr"] = self.optimizers().param_groups[0]["lr"]
         if self.validation_loader is not None:
             row["val/accuracy"] = accuracy(self.network, self.validation_loader, self.precision_name)
-            if self.selection != "last" and row["val/accuracy"] > self.best["accuracy"]:
-                self.best = {"accuracy": row["val/accuracy"], "epoch": epoch, "weights": self.weights()}
-        self.epoch_end(row)
+        self.close_epoch(row)
         row["seconds"] = round(self.seconds + time.monotonic() - self._segment_started, 3)
         self.history.append(row)
+
+    def close_epoch(self, row: dict[str, float]) -> None:
+        """Further validation, the choice of weights by `score` and the stage's own columns, in this order."""
+        if "val/accuracy" in row:
+            self.validate(row)
+            score = self.score(row)
+            if self.selection != "last" and score is not None and score > self.best["score"]:
+                self.best = {"score": score, "epoch": int(row["epoch"]), "weights": self.weights()}
+        self.epoch_end(row)
 
     # ---- the result ------------------------------------------------------------------------------------------------
 
@@ -328,8 +343,7 @@ class Stage(nn.Module):
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         self._sums, self._seen = dict(state["sums"]), state["seen"] if process_rank() == 0 else 0
         zero_unless_first(self._sums.values())
-        # Checkpoints of earlier versions lack these; they are of segment ends, where neither is needed.
-        self._first_bad_step, self._generator_state = state.get("first_bad_step"), state.get("generator", {})
+        self._first_bad_step, self._generator_state = state["first_bad_step"], state["generator"]
 
 
 def generator_state(device: torch.device) -> dict[str, Tensor]:

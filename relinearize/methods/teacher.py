@@ -1,9 +1,8 @@
 """Stage 0 of every method: the all-ReLU network, trained with cross-entropy; later it teaches."""
 
-from torch import Tensor, optim
+from torch import Tensor
 
-from relinearize.methods.losses import classification_loss
-from relinearize.methods.schedule import sgd
+from relinearize.methods.losses import classification_loss, percent_correct
 from relinearize.methods.stage import Stage
 
 
@@ -14,8 +13,4 @@ class Classifier(Stage):
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.network(images)
-        loss = classification_loss(logits, labels)
-        return loss, {"accuracy": 100 * (logits.detach().argmax(1) == labels).float().mean()}
-
-    def configure_optimizers(self) -> optim.Optimizer:
-        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)
+        return classification_loss(logits, labels), {"accuracy": percent_correct(logits, labels)}

@@ -16,7 +16,7 @@ from relinearize.relu.mask import Mask
 
 _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
 _COUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([km]?)", re.IGNORECASE)
-_FORMS = "a whole number above 0 such as 37000, 37_000, 37k or 1.2M"
+_FORMS = "an integer above 0 such as 37000, 37_000, 37k or 1.2M"
 
 
 def parse_count(value: Any) -> int:
@@ -76,10 +76,14 @@ def top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
     smaller budget lies inside that of a larger one. Raises UserError for NaN scores or an impossible budget.
     """
     _check_scores(scores)
+    return Mask(top_positions(scores, _checked_count(budget, sum(score.numel() for score in scores.values()))))
+
+
+def top_positions(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """True at exactly the `count` (from 0) largest of all `scores` together; bool on the CPU, ties as in top_mask."""
     flat = torch.cat([score.detach().reshape(-1).cpu() for score in scores.values()])
-    kept = _top(flat, _checked_count(budget, flat.numel()))
-    parts = kept.split([score.numel() for score in scores.values()])
-    return Mask({name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)})
+    parts = _top(flat, count).split([score.numel() for score in scores.values()])
+    return {name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}
 
 
 def site_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:

@@ -53,7 +53,7 @@ class MaskMetadata:
         for name, value in wanted.items():
             ours = getattr(self, name)
             if value is not None and value != ours:
-                raise UserError(f"the mask was made for {name}={_plain(ours)}, but {name}={_plain(value)} is asked")
+                raise UserError(f"the mask was made for {name}={_plain(ours)}, but {name}={_plain(value)} is needed")
 
 
 class Mask(Mapping[str, Tensor]):
@@ -113,17 +113,17 @@ class Mask(Mapping[str, Tensor]):
         sites = named_sites(network)
         for name, site in sites.items():
             if not isinstance(site, MaskedReLU):
-                raise UserError(f"site {name} has slopes and no mask; call to_masked first")
+                raise UserError(f"site {name} has slopes, so no ReLU is kept or removed yet; call to_masked first")
         return cls({name: site.mask for name, site in sites.items()})
 
     def check_fits(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise UserError, saying both sides, unless names and shapes of the sites are those of this mask."""
         missing = [name for name in shapes if name not in self]
-        foreign = [name for name in self if name not in shapes]
-        if missing or foreign:
+        unknown = [name for name in self if name not in shapes]
+        if missing or unknown:
             raise UserError(
                 f"the mask does not fit the network: the network's sites {_some(missing)} are not in the mask, "
-                f"the mask's sites {_some(foreign)} are not in the network"
+                f"the mask's sites {_some(unknown)} are not in the network"
             )
         for name, shape in shapes.items():
             if tuple(self[name].shape) != tuple(shape):
@@ -143,7 +143,7 @@ class Mask(Mapping[str, Tensor]):
             site.mask.copy_(self[name])
 
     def to_file(self, path: str | os.PathLike[str], metadata: MaskMetadata) -> None:
-        """Write atomically: the file is the old one or the whole new one, never a part."""
+        """Write atomically: readers see the old file or the new one, never a part of it."""
         if metadata.met != self.count:
             raise ValueError(f"metadata says met={metadata.met}, but the mask keeps {self.count}")
         header = {"version": FILE_VERSION, "sites": list(self), "metadata": asdict(metadata)}
@@ -184,6 +184,16 @@ class Mask(Mapping[str, Tensor]):
         return mask, metadata
 
 
+def relu_counts(network: nn.Module) -> dict[str, int]:
+    """ReLUs kept now at each site of a linearized `network`, in forward order. Raises UserError as `Mask.of` does."""
+    return Mask.of(network).counts
+
+
+def relu_total(network: nn.Module) -> int:
+    """ReLUs kept now in the whole network."""
+    return Mask.of(network).count
+
+
 def save_mask(mask: Mask, path: str | os.PathLike[str], metadata: MaskMetadata) -> None:
     """The same as `mask.to_file(path, metadata)`."""
     mask.to_file(path, metadata)
@@ -205,7 +215,7 @@ def _metadata_from(content: dict[str, Any]) -> MaskMetadata:
             raise TypeError(f"metadata {name} is not a text")
     for name in ("asked", "met"):
         if type(getattr(metadata, name)) is not int:
-            raise TypeError(f"metadata {name} is not a whole number")
+            raise TypeError(f"metadata {name} is not an integer")
     return metadata
 
 

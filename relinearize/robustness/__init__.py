@@ -1,1 +1,1 @@
-"""How networks behave on attacked and corrupted images; everything takes pixels in [0, 1] and answers in pixels."""
+"""How networks behave on attacked and corrupted images; everything takes and returns pixels in [0, 1]."""

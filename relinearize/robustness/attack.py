@@ -39,7 +39,7 @@ def pgd(
     """Images N x C x H x W in [0, 1], none of whose values is further than `epsilon` from `images`, that raise a loss.
 
     Args:
-        network: from pixels to logits N x classes. It answers in eval mode; each module gets its own mode back.
+        network: from pixels to logits N x classes. It runs in eval mode; each module gets its own mode back.
         images: float, in [0, 1]. Their memory format is kept; they are read as float32 if they are less.
         targets: int64 labels N; for "kl" logits N x classes (in RSLAD and RLNet the teacher's, of the clean images).
         epsilon, step_size: in pixels of [0, 1], so 8/255 for what papers call 8.

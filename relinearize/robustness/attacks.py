@@ -2,7 +2,7 @@
 
 It returns the attacked images: float32 in [0, 1], detached. `label` is what a table calls it, `describe()` says what it
 does as plain values: epsilon and step (in pixels times 255; None: has none), steps, restarts, losses, and the version
-of the package it is from (None: ours). An image counts as robust if it is right after every restart and loss.
+of the package it is from (None: ours). An image counts as robust if it is correct after every restart and loss.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class FGSM:
 class PGD:
     """PGD from random starts; several losses one after the other, each for the images that are still right.
 
-    losses: some of "ce", "margin" and "kl" (away from the network's own answer to the clean image, as in TRADES).
+    losses: some of "ce", "margin" and "kl" (away from the network's own logits of the clean image, as in TRADES).
     early_stop: an image that is misclassified is left at that (see `attack.pgd`); with "kl" all steps are done.
     """
 
@@ -70,7 +70,7 @@ class PGD:
             attempts += [(loss, 1)] * self.restarts if loss == "kl" else [(loss, self.restarts)]
 
         def attacked(clean: Tensor, true: Tensor, loss: str, restarts: int) -> Tensor:
-            targets = answer(network, clean) if loss == "kl" else true
+            targets = logits_of(network, clean) if loss == "kl" else true
             settings["active_only"] = self.early_stop and loss != "kl"
             return pgd(network, clean, targets, loss=loss, restarts=restarts, **settings)
 
@@ -79,7 +79,7 @@ class PGD:
             first, *further = attempts
             found = attacked(images, labels, *first)
             for attempt in further:
-                left = (answer(network, found).argmax(1) == labels).nonzero().squeeze(1)
+                left = (logits_of(network, found).argmax(1) == labels).nonzero().squeeze(1)
                 if not len(left):
                     break
                 found[left] = attacked(rows_of(images, left), labels[left], *attempt)
@@ -104,13 +104,13 @@ def description(
     package: str | None = None,
     further: str = "",
 ) -> dict[str, Any]:
-    """What `describe` answers; `package` is the name of the one the attack is from."""
+    """What `describe` returns; `package` is the name of the one the attack is from."""
     radii = {key: None if value is None else float(value) for key, value in (("epsilon", epsilon), ("step", step))}
     made = None if package is None else f"{package} {version(package)}{further}"
     return {**radii, "steps": steps, "restarts": restarts, "losses": losses, "version": made}
 
 
-def answer(network: nn.Module, images: Tensor) -> Tensor:
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     """Logits in eval mode, without a graph; the network is left as it was."""
     with torch.no_grad(), under_attack(network):
         return network(images)
@@ -135,7 +135,7 @@ def check_radius(key: str, value: Any, zero: bool = True) -> None:
 
 
 def check_counts(**counts: Any) -> None:
-    """UserError unless all are whole numbers of at least 1."""
+    """UserError unless all are integers of at least 1."""
     for key, value in counts.items():
         if type(value) is not int or value < 1:
-            raise UserError(f"attack.{key}={value}: give a whole number of at least 1")
+            raise UserError(f"attack.{key}={value}: must be an integer >= 1")

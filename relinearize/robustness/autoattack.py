@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
-from relinearize.robustness.guard import Attack, check_classes, class_count, foreign_attack
+from relinearize.robustness.guard import Attack, check_classes, class_count, third_party_attack
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 STEPS, RESTARTS, QUERIES = 100, 1, 5000
@@ -73,7 +73,7 @@ def autoattack(
 
         return run
 
-    return foreign_attack(build, network, images, labels, seed=seed, epsilon=epsilon)
+    return third_party_attack(build, network, images, labels, seed=seed, epsilon=epsilon)
 
 
 class _Warnings(logging.Handler):

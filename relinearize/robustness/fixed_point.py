@@ -1,8 +1,8 @@
 """What private inference really computes: the network in fixed-point arithmetic.
 
 Protocols hold numbers as integers, multiples of 2^-f, and cut products back to f fractional bits. Robustness measured
-in float32 is a statement about another network, if rounding changes its answers near a decision; so attacks made on
-the float network are tried on this one.
+in float32 is a statement about another network if rounding changes its decisions; so attacks made on the float network
+are tried on this one.
 """
 
 import copy

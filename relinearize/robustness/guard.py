@@ -1,8 +1,8 @@
-"""Attacks of other packages, kept from doing harm; torchattacks by class name.
+"""Third-party attacks (pyautoattack, torchattacks), with their side effects contained; torchattacks by class name.
 
 Such attacks seed the global random state, switch whole networks to train mode, fill gradients of parameters, need
-gradients enabled, float32 and contiguous images, and some return tensors that still hang on a graph. `foreign_attack`
-gives them what they need, takes back what they leave behind, and checks what they return.
+gradients enabled, float32 and contiguous images, and some return tensors that still hang on a graph.
+`third_party_attack` gives them what they need, undoes what they leave behind and checks what they return.
 """
 
 import inspect
@@ -36,7 +36,7 @@ OTHER_DISTANCES = {
 
 
 class LogitsOnly(nn.Module):
-    """What a foreign attack sees: pixels in, float32 logits out, also where the network answers (logits, more)."""
+    """What a third-party attack sees: pixels in, float32 logits out, also where the network returns (logits, more)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -44,11 +44,11 @@ class LogitsOnly(nn.Module):
         self.training = False  # else torchattacks calls train() on all of it when it is done
 
     def forward(self, x: Tensor) -> Tensor:
-        answer = self.network(x)
-        return (answer[0] if isinstance(answer, tuple | list) else answer).float()
+        outputs = self.network(x)
+        return (outputs[0] if isinstance(outputs, tuple | list) else outputs).float()
 
 
-def foreign_attack(
+def third_party_attack(
     build: Callable[[nn.Module], Attack],
     network: nn.Module,
     images: Tensor,
@@ -106,10 +106,10 @@ def check_threat_model(images: Tensor, adversarial: Tensor, epsilon: float | Non
 @contextmanager
 def random_states(seed: int) -> Iterator[None]:
     """torch, NumPy and Python seeded with `seed` (below 2^32); afterwards as before."""
-    cards = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
-        with torch.random.fork_rng(devices=cards):
+        with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             np.random.seed(seed)
             random.seed(seed)
@@ -163,7 +163,7 @@ def torchattacks_attack(
         check_classes(arguments.get("n_classes") or class_count(network, images), f"torchattacks' {name}", least)
     norm = arguments.get("norm") or OTHER_DISTANCES.get(name, "Linf")
     bound = {**taken, **arguments}.get("max_epsilon" if "max_epsilon" in taken else "eps")
-    return foreign_attack(
+    return third_party_attack(
         lambda logits: attack_class(logits, **arguments),
         network,
         images,

@@ -1,4 +1,4 @@
-"""What must hold for any network that is attacked, whatever its accuracy; the first half of `sanity`."""
+"""Gradient-masking checks that look at the network alone; those that compare attacks: sanity.py."""
 
 import random
 import warnings
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.robustness.attack import under_attack
-from relinearize.robustness.attacks import PGD, answer
+from relinearize.robustness.attacks import PGD, logits_of
 from relinearize.robustness.third_party import Square
 
 
@@ -37,12 +37,12 @@ def zero_gradients(network: nn.Module, images: Tensor, labels: Tensor, *, epsilo
 
 
 def determinism(network: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float = 8, seed: int = 0) -> Check:
-    """Two answers agree to 1e-4 of their size, and every module is in eval mode as it is given."""
+    """Two forward passes agree to 1e-4 of their size, and every module is in eval mode as it is given."""
     training = sum(module.training for module in network.modules())
-    one, two = (answer(network, images).float() for _ in range(2))
+    one, two = (logits_of(network, images).float() for _ in range(2))
     difference = (one - two).abs().max().item() / max(1.0, one.abs().max().item())
     passed = difference <= 1e-4 and not training
-    message = f"two answers differ by {difference:.1g}; {training or 'no'} modules in train mode"
+    message = f"two forward passes differ by {difference:.1g}; {training or 'no'} modules in train mode"
     return Check("determinism", passed, {"difference": difference, "training": training}, message)
 
 
@@ -50,7 +50,7 @@ def logits_not_probabilities(
     network: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float = 8, seed: int = 0
 ) -> Check:
     """The outputs are no probabilities: outside of [0, 1], or with another sum than 1."""
-    outputs = answer(network, images).float()
+    outputs = logits_of(network, images).float()
     low, high = outputs.min().item(), outputs.max().item()
     off = (outputs.sum(1) - 1).abs().max().item()
     passed = low < -1e-5 or high > 1 + 1e-5 or off > 1e-5
@@ -69,16 +69,16 @@ def threat_model(network: nn.Module, images: Tensor, labels: Tensor, *, epsilon:
 
 
 def clean_agreement(network: nn.Module, images: Tensor, reference: nn.Module | Callable[[Tensor], Tensor]) -> Check:
-    """The attacked network answers as `reference`, the network it stands for, does to the same pixels, to 1e-5."""
-    mine = answer(network, images).float()
-    other = answer(reference, images) if isinstance(reference, nn.Module) else reference(images).detach()
+    """The attacked network's logits are those of `reference`, the network it stands for, to 1e-5."""
+    mine = logits_of(network, images).float()
+    other = logits_of(reference, images) if isinstance(reference, nn.Module) else reference(images).detach()
     difference = (mine - other.float()).abs().max().item() / max(1.0, mine.abs().max().item())
     message = f"logits differ by {difference:.1g} from those of the network behind its adapter"
     return Check("clean agreement", difference <= 1e-5, {"difference": difference}, message)
 
 
 def random_state(network: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float = 8, seed: int = 0) -> Check:
-    """An attack of ours and a foreign one leave the global random states as they were."""
+    """One of our attacks and a third-party one leave the global random states as they were."""
     images, labels = images[:2], labels[:2]
     former = _global_states(images.device)
     PGD(epsilon, steps=1)(network, images, labels, seed)

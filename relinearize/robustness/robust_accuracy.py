@@ -1,4 +1,4 @@
-"""How many images a network classifies rightly before and after an attack, batch by batch."""
+"""How many images a network classifies correctly before and after an attack, batch by batch."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.robustness.attack import rows_of
-from relinearize.robustness.attacks import answer
+from relinearize.robustness.attacks import logits_of
 from relinearize.robustness.guard import check_threat_model
 
 Attack = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
@@ -16,8 +16,8 @@ Attack = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class RobustAccuracy:
-    """Of one batch or of all, bool N each in the images' order, on the CPU: which are right as they are (`clean`), and
-    which are right both so and attacked (`robust`)."""
+    """Of one batch or of all, bool N each in the images' order, on the CPU: which images are classified correctly
+    without an attack (`clean`), and which both without and with it (`robust`)."""
 
     clean: Tensor
     robust: Tensor
@@ -40,12 +40,12 @@ def robust_accuracy(
     on_batch: Callable[[int, RobustAccuracy], None] | None = None,
     known: Sequence[RobustAccuracy] = (),
 ) -> RobustAccuracy:
-    """Which images of `batches` (pixels N x C x H x W in [0, 1], labels N) are right after `attack`.
+    """Which images of `batches` (pixels N x C x H x W in [0, 1], labels N) are classified correctly under `attack`.
 
-    In float32 (whether a card may shorten it to TF32 is the caller's) and eval mode. Images that are wrong already are
-    not attacked: the ball around an image contains the image. The seed of each batch is a function
-    of `seed` and its number, so an evaluation in pieces gives the same: `on_batch(number, result)` is called after each
-    batch, and `known` are the results of the first ones, which are then not computed again.
+    In float32 (whether a GPU may shorten it to TF32 is up to the caller) and eval mode. Images that are wrong without
+    an attack are not attacked: the ball around an image contains it. The seed of each batch is a function of `seed` and
+    its number, so an evaluation in pieces gives the same: `on_batch(number, result)` is called after each batch, and
+    `known` are the results of the first ones, which are not computed again.
 
     Raises RuntimeError if the attack leaves [0, 1] or its radius (`attack.describe()["epsilon"]`, if it has one), and
     ValueError for no images and for known results that do not fit.
@@ -77,14 +77,14 @@ def attacked_batch(
     """One batch of `robust_accuracy`; `epsilon` in pixels of [0, 1]."""
     with torch.autocast(images.device.type, enabled=False):
         images = images.float()
-        clean = answer(network, images).argmax(1) == labels
+        clean = logits_of(network, images).argmax(1) == labels
         robust = clean.clone()
         rows = clean.nonzero().squeeze(1)
         if len(rows):
             pixels, labels = rows_of(images, rows), labels[rows]
             found = attack(network, pixels, labels, seed)
             check_threat_model(pixels, found, epsilon)
-            robust[rows] = answer(network, found).argmax(1) == labels
+            robust[rows] = logits_of(network, found).argmax(1) == labels
     return RobustAccuracy(clean.cpu(), robust.cpu())
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.robustness.attack import pgd
-from relinearize.robustness.attacks import FGSM, LEAST_RADIUS, PGD, answer
+from relinearize.robustness.attacks import FGSM, LEAST_RADIUS, PGD, logits_of
 from relinearize.robustness.fixed_point import FRACTION_BITS, fixed_point
 from relinearize.robustness.network_checks import (
     Check,
@@ -91,14 +91,14 @@ def more_steps(
     numbers, accuracies, means = {}, [], []
 
     def look(name: str, attacked: Tensor) -> None:
-        logits = answer(network, attacked).float()
+        logits = logits_of(network, attacked).float()
         right = clean & (logits.argmax(1) == labels)
         accuracies.append(100 * right.float().mean().item())
         means.append(F.cross_entropy(logits, labels).item())
         numbers.update({name: accuracies[-1], f"loss {name}": means[-1]})
 
     with torch.autocast(images.device.type, enabled=False):
-        clean = answer(network, images).argmax(1) == labels
+        clean = logits_of(network, images).argmax(1) == labels
         look("1", FGSM(epsilon)(network, images, labels, seed))
         usual = usual_pgd(epsilon)
         radii = {"epsilon": epsilon / 255, "step_size": usual.step_size / 255}
@@ -209,7 +209,7 @@ def deployed_arithmetic(
     with torch.autocast(images.device.type, enabled=False):
         attacked = usual_pgd(epsilon)(network, images, labels, seed)
         right = {
-            name: (answer(one, images).argmax(1) == labels, answer(one, attacked).argmax(1) == labels)
+            name: (logits_of(one, images).argmax(1) == labels, logits_of(one, attacked).argmax(1) == labels)
             for name, one in (("float", network), ("fixed", rounded))
         }
     percent = {

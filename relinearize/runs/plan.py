@@ -21,7 +21,7 @@ from relinearize.errors import UserError
 from relinearize.files import file_digest
 from relinearize.records.store import Artifact, Store
 from relinearize.relu.budget import resolve_budget, short_count
-from relinearize.relu.counting import relu_total
+from relinearize.relu.mask import relu_total
 from relinearize.relu.sites import site_shapes
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.images import open_images, open_source

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench.common import Row, Settings, interleaved
 from bench.steps import batch_of, network_of
 from relinearize.methods.frozen import frozen_copy
-from relinearize.robustness.attacks import LEAST_RADIUS, PGD, answer
+from relinearize.robustness.attacks import LEAST_RADIUS, PGD, logits_of
 from relinearize.robustness.robust_accuracy import robust_accuracy
 
 STEPS = 20
@@ -29,7 +29,7 @@ def measure(settings: Settings, device: str = "cpu") -> Iterator[Row]:
     folded = frozen_copy(network).to(memory_format=torch.channels_last)
     network.to(memory_format=torch.channels_last)
     images, _ = batch_of(settings.batch, device)
-    right = answer(network, images).argmax(1)
+    right = logits_of(network, images).argmax(1)
     some_wrong = torch.where(torch.arange(len(right), device=device) % 5 == 0, (right + 1) % 10, right)
     half = halving_epsilon(network, images[:SEARCHED], some_wrong[:SEARCHED])
     for name, labels, epsilon in (("robust", some_wrong, half), ("all survive", right, LEAST_RADIUS)):

@@ -6,7 +6,7 @@ from torch import nn
 
 from relinearize.backbones import BACKBONES, build_backbone
 from relinearize.errors import UserError
-from relinearize.relu.counting import relu_counts
+from relinearize.relu.mask import relu_counts
 from relinearize.relu.sites import linearize
 
 # Per site at 32 pixels, all ReLUs ("senet"); ResNets and WRN have four times as many at 64.

@@ -14,8 +14,7 @@ from relinearize.backbones.torchvision_models import build_classifier
 from relinearize.cli import conf_folder
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.exporting import export
-from relinearize.relu.counting import relu_total
-from relinearize.relu.mask import Mask
+from relinearize.relu.mask import Mask, relu_total
 from relinearize.relu.sites import linearize, site_shapes, to_masked
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.finished import FinishedRun

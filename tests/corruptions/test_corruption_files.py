@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from relinearize.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, CorruptionFiles, GeneratedCorruptions
-from relinearize.corruptions.metrics import ANCHORS, TINY_RESNET18, by_corruption, corruption_score
+from relinearize.corruptions.metrics import MEAN_ERROR, TINY_RESNET18, by_corruption, corruption_score
 from relinearize.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_generated_settings_are_checked() -> None:
     images, labels = clean()
     with pytest.raises(UserError, match=r"corruptions\.constants=imagenet: valid are auto, cifar, tiny"):
         GeneratedCorruptions(images, labels, constants="imagenet")
-    with pytest.raises(UserError, match=r"corruptions\.seed=-1: must be a whole number"):
+    with pytest.raises(UserError, match=r"corruptions\.seed=-1: must be an integer >= 0"):
         GeneratedCorruptions(images, labels, seed=-1)
     with pytest.raises(UserError, match="speckle_noise is left out: was not asked for"):
         GeneratedCorruptions(images, labels).images("speckle_noise", 1)
@@ -145,7 +145,7 @@ def test_array_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     np.save(folder / "labels.npy", wrong)
     refused("1 of the 6 labels of severity 5 are not the test set's")
     np.save(folder / "labels.npy", labels)
-    refused(r"labels\.npy: is int64 6, expected 30 whole numbers: the test set's labels five times")
+    refused(r"labels\.npy: is int64 6, expected 30 integers: the test set's labels five times")
     np.save(folder / "labels.npy", np.tile(labels, 5) + 0.0)
     refused(r"labels\.npy: is float64 30")
     np.save(folder / "labels.npy", np.tile(labels, 5))
@@ -214,7 +214,7 @@ def test_scores_say_what_is_missing() -> None:
     errors += [0.6121, 0.6452]
     assert anchored.mce == pytest.approx(sum(0.4 / error for error in errors) / 15)
     assert anchored.anchor == "fixed ResNet-18, Tiny-ImageNet-C" and anchored.npa == score.npa
-    assert set(ANCHORS) == {"mean_error", "tiny_resnet18"}
+    assert corruption_score(accuracies, MEAN_ERROR) == score
 
     accuracies |= {("fog", severity): 0.0 for severity in SEVERITIES}
     assert corruption_score(accuracies).npa == pytest.approx(0.6 * 14 / 15)

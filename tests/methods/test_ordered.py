@@ -179,7 +179,7 @@ class Refused(nn.Module):
     ("kind", "fraction", "message"),
     [
         ("width", 0.3, "width 0.3 of the 4 channels of layer conv1"),
-        ("width", 0.0, "width 0.0 is no width"),
+        ("width", 0.0, "width 0.0: must be above 0 and at most 1"),
         ("groups", 0.5, "layer conv2 cannot be narrowed: it has 2 groups"),
         ("other weights", 0.5, "class Refused cannot be narrowed"),
         ("unused", 0.5, "layer spare cannot be narrowed: the network does not call it"),

@@ -257,9 +257,7 @@ def test_selection_is_by_the_mean_of_the_widths(monkeypatch, selection, epoch):
         row = {"epoch": number, "val/accuracy": full}
         with torch.no_grad():
             stage.network.full.network.linear.bias.fill_(number)
-        if selection != "last" and full > stage.best["accuracy"]:  # as Stage does it before
-            stage.best = {"accuracy": full, "epoch": number, "weights": stage.weights()}
-        stage.epoch_end(row)
+        stage.close_epoch(row)
         stage.history.append(row)
         assert row["val/accuracy_mean"] == (full + row["val/accuracy_0.5"]) / 2
     weights, selected = stage.selected()
@@ -270,11 +268,11 @@ def test_selection_is_by_the_mean_of_the_widths(monkeypatch, selection, epoch):
 def test_a_resumed_stage_knows_the_best_mean_of_before(monkeypatch):
     killed, resumed = quick_stage(), quick_stage()
     monkeypatch.setattr(ordered_finetune, "accuracy", lambda network, *_: 60.0)
-    killed.epoch_end({"epoch": 0, "val/accuracy": 80.0})
+    killed.close_epoch({"epoch": 0, "val/accuracy": 80.0})
     checkpoint = {}
     killed.on_save_checkpoint(checkpoint)
     resumed.on_load_checkpoint(checkpoint)
-    resumed.epoch_end({"epoch": 1, "val/accuracy": 70.0})
+    resumed.close_epoch({"epoch": 1, "val/accuracy": 70.0})
     assert resumed.selected()[1] == 0
 
 

@@ -21,7 +21,6 @@ from relinearize.methods.senet.pram import (
     PRAMDistill,
     activation_distance,
     activation_mismatch,
-    answer,
     attention_distance,
     chosen_sites,
     stage_sites,
@@ -332,11 +331,11 @@ def test_one_answer_of_the_teacher_serves_several_students_of_fewer_channels():
     teacher = frozen_copy(pixel_network("resnet8", 4, 8, seed=1))
     stage = PRAMDistill(pixel_network("resnet8", 4, 8), teacher, form="activations", sites="all", **SETTINGS)
     images, labels = batch(8)
-    wanted = stage.teacher_answer(images)
+    wanted = stage.teacher_outputs(images)
     kept = {name: values.clone() for name, values in wanted.sites.items()}
     for width in (4, 2):
         narrow = PRAMDistill(pixel_network("resnet8", width, 8), teacher, sites="all", **SETTINGS)
-        found = answer(narrow.network, narrow._student_outputs, images)
+        found = narrow._student_outputs.run(narrow.network, images)
         loss, metrics = stage.compared(found, wanted, labels)
         loss.backward()
         cut = {name: values[:, : found.sites[name].shape[1]] for name, values in wanted.sites.items()}
@@ -360,8 +359,8 @@ def test_outputs_that_were_not_seen_are_an_error():
     student, teacher = pixel_network("resnet8", 4, 8), frozen_copy(pixel_network("resnet8", 4, 8, seed=1))
     stage = PRAMDistill(student, teacher, **SETTINGS)
     images, labels = batch(8)
-    wanted = stage.teacher_answer(images)
-    found = answer(student, stage._student_outputs, images)
+    wanted = stage.teacher_outputs(images)
+    found = stage._student_outputs.run(student, images)
     del wanted.sites["layer2.0.relu2"]
     with pytest.raises(RuntimeError, match=r"site layer2.0.relu2 was not seen"):
         stage.compared(found, wanted, labels)

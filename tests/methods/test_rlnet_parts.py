@@ -8,7 +8,7 @@ from relinearize.backbones import BACKBONES, PixelInput, build_backbone
 from relinearize.backbones.routes import ROUTES, on_route, with_routes
 from relinearize.errors import UserError
 from relinearize.methods.folded_route import FoldedRoute
-from relinearize.methods.rlnet.batch_parts import Part, batch_parts, check_parts
+from relinearize.methods.rlnet.batch_parts import Part, batch_parts, checked_weights, used_parts
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
@@ -46,15 +46,15 @@ def test_shares_are_those_of_the_parts_in_use_and_full_is_everything():
 
 
 def test_weights_of_parts():
-    assert check_parts({"clean": 1, "augmix": 0, "adversarial": 2.0}, ROUTES[2], "key") == ("clean", "adversarial")
-    assert check_parts({"clean": 0, "augmix": 0, "adversarial": 1.0}, ROUTES[1], "key") == ("adversarial",)
-    assert check_parts({"clean": 0, "augmix": 1, "adversarial": 1.0}, ROUTES[2], "key") == ("augmix", "adversarial")
+    assert used_parts({"clean": 1, "augmix": 0, "adversarial": 2.0}, ROUTES[2], "key") == ("clean", "adversarial")
+    assert used_parts({"clean": 0, "augmix": 0, "adversarial": 1.0}, ROUTES[1], "key") == ("adversarial",)
+    assert used_parts({"clean": 0, "augmix": 1, "adversarial": 1.0}, ROUTES[2], "key") == ("augmix", "adversarial")
 
 
 @pytest.mark.parametrize(
     ("weights", "count", "message"),
     [
-        ({"clean": 1.0, "noise": 1.0}, 1, "key: noise; valid: clean, augmix, adversarial"),
+        ({"clean": 1.0, "noise": 1.0}, 1, "key.noise is unknown; valid: clean, augmix, adversarial"),
         ({"clean": -1.0}, 1, "key.clean=-1.0 is no weight"),
         ({"clean": True}, 1, "key.clean=True is no weight"),
         ({"clean": float("nan")}, 1, "key.clean=nan is no weight"),
@@ -65,7 +65,7 @@ def test_weights_of_parts():
 )
 def test_refused_weights_of_parts(weights, count, message):
     with pytest.raises(UserError, match=message):
-        check_parts(weights, ROUTES[count], "key")
+        used_parts(checked_weights(weights, {}, "key"), ROUTES[count], "key")
 
 
 # ---- the attack ----------------------------------------------------------------------------------------------------

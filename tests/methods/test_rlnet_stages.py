@@ -291,9 +291,7 @@ def test_what_the_best_epoch_is(monkeypatch, select_by, every, chosen):
         with torch.no_grad():
             stage.network.network.linear.bias.fill_(epoch)
         row = {"epoch": epoch, "val/accuracy": clean[epoch]}
-        if clean[epoch] > stage.best["accuracy"]:  # as Stage does it before
-            stage.best = {"accuracy": clean[epoch], "epoch": epoch, "weights": stage.weights()}
-        stage.epoch_end(row)
+        stage.close_epoch(row)
         assert ("val/robust" in row) == ((epoch + 1) % every == 0)
     weights, epoch = stage.selected()
     assert epoch == chosen and (weights["linear.bias"] == chosen).all()
@@ -303,7 +301,7 @@ def test_what_the_best_epoch_is(monkeypatch, select_by, every, chosen):
     resumed.use(train_loader=Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
     resumed.on_load_checkpoint(checkpoint)
     monkeypatch.setattr(resumed, "robust_accuracy", lambda: 5.0)
-    resumed.epoch_end({"epoch": 4, "val/accuracy": 20.0})
+    resumed.close_epoch({"epoch": 4, "val/accuracy": 20.0})
     assert resumed.selected()[1] == chosen
 
 
@@ -315,7 +313,7 @@ def test_the_searchs_best_mask_belongs_to_the_best_epoch(monkeypatch):
         stage.put_on(stage.first_mask(epoch))
         masks.append(dict(stage.mask))
         monkeypatch.setattr(stage, "robust_accuracy", lambda robust=robust: robust)
-        stage.epoch_end({"epoch": epoch, "val/accuracy": clean})
+        stage.close_epoch({"epoch": epoch, "val/accuracy": clean})
     mask = stage.snapshot().mask
     assert all(torch.equal(kept, masks[1][name]) for name, kept in mask.items())
     assert any(not torch.equal(kept, masks[2][name]) for name, kept in mask.items())
@@ -337,9 +335,9 @@ def test_the_searchs_best_mask_belongs_to_the_best_epoch(monkeypatch):
         (lambda: teacher_stage(3, batch_size=20), "split among 3 routes; give at least 24"),
         (lambda: finetune_stage(attack={"steps": 0}), "method.finetune.attack.steps=0"),
         (lambda: teacher_stage(robust_validation={"n": 5}), "robust_validation.n is unknown; valid: steps, images"),
-        (lambda: teacher_stage(robust_validation={"every": 0}), "robust_validation.every=0: give a whole number"),
+        (lambda: teacher_stage(robust_validation={"every": 0}), "robust_validation.every=0: must be an integer"),
         (lambda: teacher_stage(robust_validation={"images": 0}), "leaves nothing for method.teacher.select_by=mean"),
-        (lambda: teacher_stage(trades_weight=6.0), "method.teacher.trades_weight=6.0 compares two answers"),
+        (lambda: teacher_stage(trades_weight=6.0), "method.teacher.trades_weight=6.0 compares two outputs"),
         (lambda: teacher_stage(attack={"loss": "kl"}), "attack.loss=kl needs method.teacher.trades_weight"),
         (lambda: finetune_stage(pram_part_weights={"noise": 1.0}), "pram_part_weights.noise is unknown"),
         (lambda: finetune_stage(pram_part_weights={"clean": -1}), "pram_part_weights.clean=-1 is no weight"),
@@ -359,7 +357,7 @@ def test_official_choices_and_what_needs_no_robust_validation():
     stage = teacher_stage(robust_validation={"images": 0}, select_by="clean")
     stage.use(train_loader=Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
     row = {"epoch": 0, "val/accuracy": 10.0}
-    stage.epoch_end(row)
+    stage.close_epoch(row)
     assert "val/robust" not in row and stage.selected()[1] == 0
 
 

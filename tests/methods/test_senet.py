@@ -119,7 +119,7 @@ def test_student_of_ones_with_the_teachers_weights_is_the_teacher(name, folded):
     to_masked(student, Mask.full(student))
     teacher = frozen_copy(network) if folded else copy.deepcopy(network).eval()
     mismatch = Mismatch(student, teacher, site_shapes(student), "activation")
-    logits, teacher_logits = mismatch.answers(images)
+    logits, teacher_logits = mismatch.logits(images)
     worst = max(total.max().item() for total in mismatch.sums.values())
     if folded:
         assert torch.allclose(logits, teacher_logits, atol=1e-4) and worst < 1e-3
@@ -154,7 +154,7 @@ def test_compiled_mismatch_equals_eager(networks, batches):  # noqa: F811
             ours.compile()
             theirs.compile()
         for images, _ in batches:
-            logits, _ = mismatch.answers(images.float())
+            logits, _ = mismatch.logits(images.float())
             logits.sum().backward()
         sums.append(mismatch.sums)
     for name in shapes:
@@ -254,7 +254,7 @@ def test_state_goes_through_a_checkpoint(networks, batches):  # noqa: F811
     stage = search(copy.deepcopy(student), teacher)
     run_steps(stage, batches)
     stage.settled_epochs = 2
-    stage.best = {"accuracy": 50.0, "epoch": 0, "weights": stage.weights(), "mask": dict(stage.mask)}
+    stage.best = {"score": 50.0, "epoch": 0, "weights": stage.weights(), "mask": dict(stage.mask)}
     checkpoint = {}
     stage.on_save_checkpoint(checkpoint)
     other = search(copy.deepcopy(student), teacher)
@@ -269,9 +269,7 @@ def test_best_epoch_takes_its_mask_along(networks):  # noqa: F811
     stage = search(*networks, selection="best")
     for epoch, accuracy in enumerate((40.0, 60.0, 50.0)):
         stage.put_on(stage.first_mask(epoch))
-        if accuracy > stage.best["accuracy"]:  # as Stage does after the validation
-            stage.best = {"accuracy": accuracy, "epoch": epoch, "weights": stage.weights()}
-        stage.epoch_end({"epoch": epoch})
+        stage.close_epoch({"epoch": epoch, "val/accuracy": accuracy})
     assert stage.snapshot().mask == stage.first_mask(1) != stage.mask
 
 
@@ -282,5 +280,5 @@ def test_only_training_steps_are_measured():
     mismatch = Mismatch(student, teacher, site_shapes(student))
     student(torch.rand(2, 2, SIZE, SIZE)), teacher(torch.rand(2, 2, SIZE, SIZE))
     assert not any(total.any() for total in mismatch.sums.values())
-    mismatch.answers(torch.rand(2, 2, SIZE, SIZE))
+    mismatch.logits(torch.rand(2, 2, SIZE, SIZE))
     assert all(total.any() for total in mismatch.sums.values())

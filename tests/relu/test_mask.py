@@ -12,8 +12,7 @@ from relinearize import load_mask, save_mask
 from relinearize.backbones import build_backbone
 from relinearize.errors import UserError
 from relinearize.relu import mask as mask_module
-from relinearize.relu.counting import relu_counts
-from relinearize.relu.mask import Mask, MaskMetadata
+from relinearize.relu.mask import Mask, MaskMetadata, relu_counts
 from relinearize.relu.sites import linearize, named_sites, to_sloped
 
 

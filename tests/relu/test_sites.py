@@ -12,8 +12,7 @@ from torch import Tensor, nn
 import relinearize
 from relinearize.errors import UserError
 from relinearize.relu.activation import MaskedReLU, SlopedReLU
-from relinearize.relu.counting import relu_counts, relu_total
-from relinearize.relu.mask import Mask
+from relinearize.relu.mask import Mask, relu_counts, relu_total
 from relinearize.relu.sites import linearize, named_sites, site_shapes, to_masked, to_sloped
 
 SIZE = (3, 8, 8)

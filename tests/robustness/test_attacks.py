@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from relinearize.errors import UserError
 from relinearize.robustness.attack import fgsm, pgd
-from relinearize.robustness.attacks import FGSM, PGD, answer
+from relinearize.robustness.attacks import FGSM, PGD, logits_of
 from relinearize.robustness.robust_accuracy import batch_seed, robust_accuracy
 from relinearize.robustness.third_party import APGD, AutoAttack, Square, Torchattacks
 
@@ -127,7 +127,7 @@ def test_restarts_of_kl_are_the_worst_case_too() -> None:
     network, (images, _) = toy_network(), batch(48)
     labels = own_labels(network, images)
     settings = {"epsilon": 24 / 255, "step_size": 6 / 255, "steps": 2, "loss": "kl"}
-    wanted, generator = answer(network, images), torch.Generator().manual_seed(3)
+    wanted, generator = logits_of(network, images), torch.Generator().manual_seed(3)
     left = torch.arange(48)
     survivors = []
     for _ in range(6):
@@ -151,7 +151,7 @@ def test_restarts_of_kl_are_the_worst_case_too() -> None:
         (lambda: Square(epsilon="8/255"), "attack.epsilon=8/255: give pixels times 255"),
         (lambda: PGD(step_size=-1), "attack.step_size=-1"),
         (lambda: PGD(step_size=0), "attack.step_size=0 makes no attack; give pixels times 255"),
-        (lambda: PGD(steps=0), "attack.steps=0: give a whole number"),
+        (lambda: PGD(steps=0), "attack.steps=0: must be an integer"),
         (lambda: PGD(restarts=1.5), "attack.restarts=1.5"),
         (lambda: PGD(losses=["cw"]), r"attack.losses=\[cw\]: give some of ce, margin, kl"),
         (lambda: PGD(losses=[]), r"attack.losses=\[\]"),

@@ -17,7 +17,7 @@ from relinearize.robustness.guard import (
     OTHER_DISTANCES,
     TORCHATTACKS,
     check_threat_model,
-    foreign_attack,
+    third_party_attack,
     torchattacks_attack,
 )
 
@@ -142,7 +142,7 @@ def test_exceptions_leave_no_trace() -> None:
     network.eval()
     mixed_modes(network)
     with pytest.raises((ArithmeticError, RuntimeError)):
-        foreign_attack(build, network, images, labels, seed=0)
+        third_party_attack(build, network, images, labels, seed=0)
     assert everything_about(network)[:3] == before[:3]
     assert everything_about(network)[4:] == before[4:]
 
@@ -160,7 +160,7 @@ def test_exceptions_leave_no_trace() -> None:
 def test_results_outside_the_threat_model_are_refused(change, message: str) -> None:
     network, (images, labels) = toy_network(), batch()
     with pytest.raises(RuntimeError, match=message):
-        foreign_attack(lambda logits: lambda x, y: change(x), network, images, labels, seed=0, epsilon=EPSILON)
+        third_party_attack(lambda logits: lambda x, y: change(x), network, images, labels, seed=0, epsilon=EPSILON)
 
 
 def test_threat_model_in_other_norms() -> None:

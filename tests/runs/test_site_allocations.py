@@ -1,4 +1,4 @@
-"""Whole runs under allocations that empty sites: every search, what is shared, what is refused at once."""
+"""Whole runs under allocations that cull sites: every search, what is shared, what is refused at once."""
 
 from dataclasses import replace
 

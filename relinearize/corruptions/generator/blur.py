@@ -1,7 +1,5 @@
 """Defocus, glass, motion, zoom and Gaussian blur."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from scipy import ndimage

@@ -4,8 +4,6 @@ Brightness and saturation are meant in HSV. A channel there is v (1 - s d), wher
 for the smallest, is the hue: so v and s are changed without going through hues and back.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from relinearize.corruptions.generator.pixels import to_bytes, to_unit

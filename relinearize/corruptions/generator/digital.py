@@ -1,7 +1,5 @@
 """Pixelation and JPEG, both Pillow's, and elastic deformation."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import cv2
@@ -9,7 +7,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from relinearize.corruptions.generator.pixels import gather, to_bytes, to_unit
+from relinearize.corruptions.generator.pixels import to_bytes, to_unit
 from relinearize.corruptions.generator.streams import Streams
 
 
@@ -60,26 +58,13 @@ def elastic_transform(images: np.ndarray, strength: tuple[float, float, float], 
 
 def displaced(pixels: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Each pixel from `down` rows and `right` columns away (N x H x W), bilinear; edges mirrored, edge pixel twice."""
-    height, width = pixels.shape[1:3]
-    rows = np.arange(height)[:, None] + down
-    columns = np.arange(width) + right
-    top, left = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
-    below, beside = (rows - top)[..., None], (columns - left)[..., None]
-    lines = [_mirror(top + step, height) * width for step in (0, 1)]
-    places = [_mirror(left + step, width) for step in (0, 1)]
-
-    def corner(line: int, place: int) -> np.ndarray:
-        return gather(pixels, lines[line] + places[place])
-
-    upper = (1 - beside) * corner(0, 0) + beside * corner(0, 1)
-    lower = (1 - beside) * corner(1, 0) + beside * corner(1, 1)
-    return (1 - below) * upper + below * lower
-
-
-def _mirror(places: np.ndarray, size: int) -> np.ndarray:
-    """Indices of any size -> 0 .. size - 1: ... 1 0 | 0 1 2 ... size-1 | size-1 size-2 ..."""
-    within = places % (2 * size)
-    return np.minimum(within, 2 * size - 1 - within)
+    height, width, channels = pixels.shape[1:]
+    rows, columns = np.arange(height)[:, None] + down, np.arange(width) + right
+    moved = np.empty(pixels.shape)
+    for image, channel in np.ndindex(len(pixels), channels):
+        source, places = pixels[image, ..., channel].astype(np.float64), (rows[image], columns[image])
+        ndimage.map_coordinates(source, places, output=moved[image, ..., channel], order=1, mode="reflect")
+    return moved
 
 
 def _picture(image: np.ndarray) -> Image.Image:

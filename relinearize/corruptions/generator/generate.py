@@ -1,7 +1,5 @@
 """One corruption at one severity of any images: the published ones, except for the random numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np

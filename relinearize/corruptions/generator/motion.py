@@ -4,8 +4,6 @@ The published files were made with its MotionBlurImage; the taps, their places a
 nothing of ImageMagick is needed.
 """
 
-from __future__ import annotations
-
 import math
 
 import cv2

@@ -1,7 +1,5 @@
 """Gaussian, shot, impulse and speckle noise. Each value (pixel and channel) is drawn on its own."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from relinearize.corruptions.generator.pixels import to_bytes, to_unit

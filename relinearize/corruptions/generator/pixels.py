@@ -1,7 +1,5 @@
 """Bytes and pixels in [0, 1], with the rounding of the published files; pixels taken from other places."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Spatter: drops of water on the lens, or mud."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from scipy import ndimage

@@ -1,7 +1,5 @@
 """One stream of random numbers per image: an image is corrupted alike whichever others are beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

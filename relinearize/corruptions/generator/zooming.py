@@ -3,8 +3,6 @@
 The interpolation is linear in the pixels, so the mean of 26 zooms is one matrix too, and a whole batch is one product.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -5,7 +5,7 @@ share of the batch, so with two routes an image is, in an epoch, either clean an
 adversarial (second half); with three it is one of the three. With one route every image is all of them.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from relinearize.data.order import part_bounds
@@ -42,16 +42,20 @@ def batch_parts(count: int, routes: Sequence[str], names: Collection[str] = PART
     return [Part(name, route, slice(0, count) if split == "full" else rows[route]) for name, route in used]
 
 
-def check_parts(weights: dict[str, float], routes: Sequence[str], key: str) -> tuple[str, ...]:
-    """The parts that `weights` use, in order. UserError, naming the config key, where a route would never be trained.
-
-    `weights`: part -> factor of its loss, of at least 0; a part of factor 0 is left out.
-    """
-    if set(weights) - set(PARTS):
-        raise UserError(f"{key}: {', '.join(sorted(set(weights) - set(PARTS)))}; valid: {', '.join(PARTS)}")
+def checked_weights(given: Mapping[str, float] | None, defaults: Mapping[str, float], key: str) -> dict[str, float]:
+    """Part -> factor: `defaults` with what is `given` at config key `key`. UserError for unknown parts and impossible
+    factors."""
+    weights = {**defaults, **(given or {})}
     for name, weight in weights.items():
+        if name not in PARTS:
+            raise UserError(f"{key}.{name} is unknown; valid: {', '.join(PARTS)}")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-            raise UserError(f"{key}.{name}={weight} is no weight; give a number of at least 0")
+            raise UserError(f"{key}.{name}={weight} is no weight: must be a number >= 0")
+    return weights
+
+
+def used_parts(weights: Mapping[str, float], routes: Sequence[str], key: str) -> tuple[str, ...]:
+    """The parts of weight above 0, in order. UserError, naming the config key, where a route would never be trained."""
     used = tuple(name for name in PARTS if weights.get(name))
     for route in routes:
         if route not in {route_of(name, routes) for name in used}:

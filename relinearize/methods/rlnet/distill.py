@@ -2,7 +2,7 @@
 
     L = gamma * (CE_c + CE_aug + CE_adv) / 3 + alpha * (KL_c + KL_aug + KL_adv) / 3 + beta * (AT_c + AT_aug) / 2
 
-The first two as in the search (rlnet_search.py). AT compares the sites of student and teacher on the very images that
+The first two as in the search (search.py). AT compares the sites of student and teacher on the very images that
 the student is shown, both on the part's route: clean images on route clean, AugMix views on route clean (three routes:
 augmix), and, where it has a weight, the student's adversarial images on route adversarial (then the mean of three).
 
@@ -27,13 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.routes import export_route, routes_of
-from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.losses import logit_losses
-from relinearize.methods.rlnet.batch_parts import PARTS, Part, route_of
+from relinearize.methods.rlnet.batch_parts import Part, checked_weights, route_of
 from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
-from relinearize.methods.senet.pram import Answer, PRAMDistill, activation_mismatch, answer
-from relinearize.methods.senet.site_outputs import SiteOutputs
+from relinearize.methods.senet.pram import PRAMDistill, activation_mismatch
+from relinearize.methods.senet.site_outputs import Outputs, SiteOutputs
 
 PRAM_PART_WEIGHTS = {"clean": 1.0, "augmix": 1.0, "adversarial": 0.0}
 
@@ -61,13 +60,7 @@ class RobustDistill(RobustTraining, PRAMDistill):
         **settings: Any,
     ) -> None:
         super().__init__(network, frozen_copy(export_route(teacher, "clean")), **settings)
-        weights = PRAM_PART_WEIGHTS | dict(pram_part_weights or {})
-        key = f"{self.config_key}.pram_part_weights"
-        for name, weight in weights.items():
-            if name not in PARTS:
-                raise UserError(f"{key}.{name} is unknown; valid: {', '.join(PARTS)}")
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
-                raise UserError(f"{key}.{name}={weight} is no weight; give a number of at least 0")
+        weights = checked_weights(pram_part_weights, PRAM_PART_WEIGHTS, f"{self.config_key}.pram_part_weights")
         used = {name: weight for name, weight in weights.items() if weight and self.pram_weight}
         self.pram_part_weights = {name: weight for name, weight in used.items() if name in self.part_names}
         # The teacher on the routes whose sites are compared; that of clean images is there already.
@@ -88,12 +81,12 @@ class RobustDistill(RobustTraining, PRAMDistill):
         self, images: Tensor, labels: Tensor, augmix_images: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         parts = self.begin_step(len(labels))
-        wanted = self.teacher_answer(images)
+        wanted = self.teacher_outputs(images)
         losses, distances, metrics = {}, [], {}
         for part in parts:
             shown = self.shown(part, images, labels, augmix_images, wanted.logits, self.temperature)
             with self.on_route(part):
-                found = answer(self.network, self._student_outputs, shown)
+                found = self._student_outputs.run(self.network, shown)
             cross_entropy, divergence, terms = logit_losses(
                 found.logits, wanted.logits[part.rows], labels[part.rows], self.temperature
             )
@@ -110,10 +103,10 @@ class RobustDistill(RobustTraining, PRAMDistill):
             loss = loss + self.pram_weight * torch.stack(distances).sum() / len(distances)
         return loss, metrics
 
-    def _teacher_sites(self, part: Part, shown: Tensor, clean: Answer) -> dict[str, Tensor]:
-        """What the teacher's sites make of the images that the student was shown."""
+    def _teacher_sites(self, part: Part, shown: Tensor, clean: Outputs) -> dict[str, Tensor]:
+        """The outputs of the teacher's sites for the images that the student was shown."""
         if part.name == "clean":
             return {name: outputs[part.rows] for name, outputs in clean.sites.items()}
         teacher, outputs = self._teachers[self._teacher_routes[part.name]]
         with torch.no_grad():
-            return answer(teacher, outputs, shown).sites
+            return outputs.run(teacher, shown).sites

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.data.order import seeded_generator
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
 from relinearize.robustness.attack import LOSSES, pgd
 from relinearize.robustness.attacks import check_radius
 
@@ -38,12 +38,11 @@ class InnerAttack:
         if unknown := set(settings) - set(names):
             raise UserError(f"{key}.{min(unknown)} is unknown; valid: {', '.join(names)}")
         attack = cls(**settings)
-        if attack.loss not in LOSSES:
-            raise UserError(f"{key}.loss={attack.loss} is unknown; valid: {', '.join(LOSSES)}")
+        check_choice(f"{key}.loss", attack.loss, LOSSES)
         for name in ("epsilon", "step_size"):
             check_radius(f"{key}.{name}", getattr(attack, name), zero=False)
         if type(attack.steps) is not int or attack.steps < 1:
-            raise UserError(f"{key}.steps={attack.steps}: give a whole number of at least 1")
+            raise UserError(f"{key}.steps={attack.steps}: must be an integer >= 1")
         return attack
 
     def __call__(

@@ -9,10 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.routes import on_route, route_state, routes_of
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
 from relinearize.methods.folded_route import FoldedRoute
 from relinearize.methods.processes import process_count, process_rank, sum_over_processes
-from relinearize.methods.rlnet.batch_parts import PARTS, SPLITS, Part, batch_parts, check_parts, route_of
+from relinearize.methods.rlnet.batch_parts import (
+    PARTS,
+    SPLITS,
+    Part,
+    batch_parts,
+    checked_weights,
+    route_of,
+    used_parts,
+)
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.stage import Stage
 
@@ -25,8 +33,8 @@ class RobustTraining(Stage):
     """A base, to stand before another Stage, for losses that are sums over the parts of a batch (see batch_parts.py).
 
     What is learned is one set of weights and one batch norm per route of `network`; each route is a network of its own
-    that can be deployed (`variants`). The attack is crafted on, and its images answered by, the adversarial route (the
-    only one, if there is one) in eval mode, as the network stands when the step begins.
+    that can be deployed (`variants`). The attack is made on, and its images go through, the adversarial route (the only
+    one, if there is one) in eval mode, as the network stands when the step begins.
 
     After an epoch `val/accuracy` is the clean accuracy on route clean, in the precision of training, and `val/robust`
     the accuracy under PGD on the adversarial route, on the first images of the hold-out and without autocast: float32,
@@ -67,19 +75,14 @@ class RobustTraining(Stage):
         attacked = FoldedRoute(network, route_of("adversarial", routes), self.masks_change)  # before there are hooks
         super().__init__(network, *inputs, **settings)
         self.routes = routes
-        for name, value, valid in (
-            ("second_view", second_view, ("augmix", None)),
-            ("split", split, SPLITS),
-            ("select_by", select_by, SELECT_BY),
-        ):
-            if value not in valid:
-                words = ", ".join("null" if choice is None else choice for choice in valid)
-                raise UserError(f"{key}.{name}={value} is unknown; valid: {words}")
+        check_choice(f"{key}.second_view", second_view, ("augmix", None))
+        check_choice(f"{key}.split", split, SPLITS)
+        check_choice(f"{key}.select_by", select_by, SELECT_BY)
         self.second_view, self.split, self.select_by = second_view, split, select_by
-        self.part_weights = dict.fromkeys(PARTS, 1.0) | dict(part_weights or {})
+        self.part_weights = checked_weights(part_weights, dict.fromkeys(PARTS, 1.0), f"{key}.part_weights")
         if second_view is None:
             self.part_weights["augmix"] = 0.0
-        self.part_names = check_parts(self.part_weights, routes, f"{key}.part_weights")
+        self.part_names = used_parts(self.part_weights, routes, f"{key}.part_weights")
         self.attack = InnerAttack.of(attack, f"{key}.attack", loss=self.attack_loss)
         self.robust_validation = self._validation(robust_validation)
         self.batch_shares = shares = 1 if split == "full" else len(routes)
@@ -89,7 +92,6 @@ class RobustTraining(Stage):
             )
         self._attacked = attacked
         self._frozen += (attacked.network,)
-        self._best = self.best
 
     def _validation(self, given: Mapping[str, int] | None) -> dict[str, int]:
         key, settings = f"{self.config_key}.robust_validation", VALIDATION | dict(given or {})
@@ -97,7 +99,7 @@ class RobustTraining(Stage):
             raise UserError(f"{key}.{min(unknown)} is unknown; valid: {', '.join(VALIDATION)}")
         for name, value in settings.items():
             if type(value) is not int or value < (0 if name == "images" else 1):
-                raise UserError(f"{key}.{name}={value}: give a whole number of at least {0 if name == 'images' else 1}")
+                raise UserError(f"{key}.{name}={value}: must be an integer >= {0 if name == 'images' else 1}")
         if not settings["images"] and self.select_by != "clean" and self.selection != "last":
             raise UserError(
                 f"{key}.images=0 leaves nothing for {self.config_key}.select_by={self.select_by}; give select_by=clean "
@@ -163,12 +165,10 @@ class RobustTraining(Stage):
 
     # ---- validation --------------------------------------------------------------------------------------------------
 
-    def epoch_end(self, row: dict[str, float]) -> None:
-        if self.validation_loader is not None:
-            if self._robust_epoch(int(row["epoch"])):
-                row["val/robust"] = self.robust_accuracy()
-            self._choose(row)
-        super().epoch_end(row)
+    def validate(self, row: dict[str, float]) -> None:
+        super().validate(row)
+        if self._robust_epoch(int(row["epoch"])):
+            row["val/robust"] = self.robust_accuracy()
 
     def _robust_epoch(self, epoch: int) -> bool:
         if not self.robust_validation["images"]:
@@ -176,19 +176,14 @@ class RobustTraining(Stage):
         last = epoch + 1 == self.epochs or (self.trainer is not None and self.trainer.should_stop)
         return last or (epoch + 1) % self.robust_validation["every"] == 0
 
-    def _choose(self, row: dict[str, float]) -> None:
-        """Keep these weights if they are the best, whatever the clean accuracy alone would say."""
+    def score(self, row: dict[str, float]) -> float | None:
         clean, robust = row["val/accuracy"], row.get("val/robust")
-        if self.selection != "last" and (robust is not None or self.select_by == "clean"):
-            score = {"clean": lambda: clean, "robust": lambda: robust, "mean": lambda: (clean + robust) / 2}
-            value = score[self.select_by]()
-            if value > self._best["accuracy"]:
-                self._best = {"accuracy": value, "epoch": int(row["epoch"]), "weights": self.weights()}
-        if self.selection != "last":
-            self.best = self._best
+        if self.select_by == "clean" or robust is None:
+            return clean if self.select_by == "clean" else None
+        return robust if self.select_by == "robust" else (clean + robust) / 2
 
     def robust_accuracy(self) -> float:
-        """Percent of the first validation images that the adversarial route classifies rightly under PGD against it.
+        """Percent of the first validation images that the adversarial route classifies correctly under PGD against it.
 
         Every epoch from the same random starts, without autocast; the network's modes are left as they are.
         """
@@ -225,10 +220,6 @@ class RobustTraining(Stage):
     def variants(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """From `weights()` or `selected()`: for each of `variant_fractions` the weights of the ordinary network."""
         return {variant_name(route): route_state(weights, route) for route in self.routes}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self._best = self.best
 
 
 def not_compiled() -> contextlib.AbstractContextManager:

@@ -2,8 +2,8 @@
 
     L = gamma * (CE_c + CE_aug + CE_adv) / 3 + alpha * (KL_c + KL_aug + KL_adv) / 3
 
-with KL = T^2 KL(softmax(teacher / T) || softmax(student / T)). The soft labels of all three are what the robust teacher
-answers to the *clean* images of the same rows on route clean, and the attack leads away from them (in RSLAD's manner,
+with KL = T^2 KL(softmax(teacher / T) || softmax(student / T)). The soft labels of all three are the robust teacher's
+outputs for the *clean* images of the same rows on route clean, and the attack leads away from them (in RSLAD's manner,
 at temperature T). The mismatch that ranks the positions is that of the clean part, on route clean of both networks.
 
 Which rows are which part: see batch_parts.py. With three routes the AugMix part goes through the student's route
@@ -54,18 +54,18 @@ class RLNetSearch(RobustTraining, SENetSearch):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         clean, *others = parts = self.begin_step(len(labels))
         with self.on_route(clean):
-            logits, wanted = self.mismatch.answers(images[clean.rows])
+            logits, wanted = self.mismatch.logits(images[clean.rows])
         rest = images[clean.rows.stop :]  # the clean part begins the batch
         if len(rest):
             with torch.no_grad():
                 wanted = torch.cat([wanted, self._frozen[0](rest)])
-        answers = [logits]
+        outputs = [logits]
         for part in others:
             shown = self.shown(part, images, labels, augmix_images, wanted, self.temperature)
             with self.on_route(part):
-                answers.append(self.network(shown))
+                outputs.append(self.network(shown))
         losses, metrics = {}, {}
-        for part, logits in zip(parts, answers, strict=True):
+        for part, logits in zip(parts, outputs, strict=True):
             cross_entropy, divergence, found = logit_losses(
                 logits, wanted[part.rows], labels[part.rows], self.temperature
             )

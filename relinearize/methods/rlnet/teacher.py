@@ -4,7 +4,7 @@
 
 Two routes: the clean half of the batch and the AugMix views of the same images through batch norm "clean", the other
 half, under PGD-7, through "adversarial". Three routes: a third of the batch each, through its own, as in the official
-code's teacher (its later stages cannot run with three sets as released; see rlnet_search.py for how they are read).
+code's teacher (its later stages cannot run with three sets as released; see search.py for how they are read).
 Every part is a forward pass of its own, so batch statistics are never taken over two of them together.
 
 Every batch norm has one set per route. In the official two-set ResNet teacher those of the projection shortcuts have a
@@ -15,12 +15,11 @@ one each. We follow these: only so is a route a network of its own that can be d
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from relinearize.errors import UserError
-from relinearize.methods.losses import classification_loss, distillation_divergence
+from relinearize.methods.losses import classification_loss, distillation_divergence, percent_correct
 from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
-from relinearize.methods.schedule import sgd
 
 
 class RobustClassifier(RobustTraining):
@@ -31,7 +30,7 @@ class RobustClassifier(RobustTraining):
             L = CE_clean (or the mean with CE_augmix) + lambda * KL(softmax(clean) || softmax(adversarial)), with
             gradients on both sides. None: cross-entropy on the adversarial images.
         robust_settings: see RobustTraining and Stage. attack.loss is "ce" or "margin"; "kl", away from the network's
-            own clean answers, is TRADES' and needs trades_weight.
+            own clean outputs, is TRADES' and needs trades_weight.
     """
 
     name = "teacher"
@@ -41,7 +40,7 @@ class RobustClassifier(RobustTraining):
         key = self.config_key
         if trades_weight is not None and (len(self.routes) > 1 or not {"clean", "adversarial"} <= set(self.part_names)):
             raise UserError(
-                f"{key}.trades_weight={trades_weight} compares two answers of one route; give method.routes=1 and "
+                f"{key}.trades_weight={trades_weight} compares two outputs of one route; give method.routes=1 and "
                 "weights to the parts clean and adversarial, or trades_weight=null"
             )
         if self.attack.loss == "kl" and trades_weight is None:
@@ -51,28 +50,25 @@ class RobustClassifier(RobustTraining):
     def loss(
         self, images: Tensor, labels: Tensor, augmix_images: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        answers, losses, metrics = {}, {}, {}
+        outputs, losses, metrics = {}, {}, {}
         parts = self.begin_step(len(labels))
-        own = self._own_answer(images) if self.attack.loss == "kl" else None
+        own = self._own_logits(images) if self.attack.loss == "kl" else None
         for part in parts:
             shown = self.shown(part, images, labels, augmix_images, own)
             with self.on_route(part):
                 logits = self.network(shown)
             its_labels = labels[part.rows]
             cross_entropy = classification_loss(logits, its_labels)
-            answers[part.name], losses[part.name] = logits, cross_entropy
-            accuracy = 100 * (logits.detach().argmax(1) == its_labels).float().mean()
+            outputs[part.name], losses[part.name] = logits, cross_entropy
+            accuracy = percent_correct(logits, its_labels)
             metrics |= part_metrics(part, {"cross_entropy": cross_entropy.detach(), "accuracy": accuracy})
         if self.trades_weight is None:
             return self.weighted(losses), metrics
         losses.pop("adversarial")
-        divergence = distillation_divergence(answers["adversarial"], answers["clean"], 1.0)
+        divergence = distillation_divergence(outputs["adversarial"], outputs["clean"], 1.0)
         metrics["trades"] = divergence.detach()
         return self.weighted(losses) + self.trades_weight * divergence, metrics
 
     @torch.no_grad()
-    def _own_answer(self, images: Tensor) -> Tensor:
+    def _own_logits(self, images: Tensor) -> Tensor:
         return self._attacked.network(images)
-
-    def configure_optimizers(self) -> optim.Optimizer:
-        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)

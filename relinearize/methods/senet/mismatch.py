@@ -39,7 +39,7 @@ def add_mismatch(total: Tensor, student: Tensor, teacher: Tensor) -> None:
 
 
 class Mismatch:
-    """Accumulates D_l on the device while two networks answer the same images, the student first.
+    """Accumulates D_l on the device while two networks run on the same images, the student first.
 
     The student's outputs are those that its backward pass keeps anyway, the teacher's are compared and dropped one by
     one: no further copy of a feature map lives longer than its own comparison.
@@ -72,7 +72,7 @@ class Mismatch:
         for total in self.sums.values():
             total.zero_()
 
-    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(logits of the student with their graph, logits of the teacher without); adds the batch to the sums."""
         student, teacher = self.networks
         with self._student.watching():

@@ -35,10 +35,11 @@ def narrowed(network: nn.Module, fraction: float) -> nn.Module:
     keep their inputs, layers whose result nothing with weights reads keep their outputs.
 
     `network`: linearized or not, with or without its pixel adapter. UserError where a channel count times `fraction` is
-    not whole, and for networks with groups, concatenations, other layers with weights or what torch.fx cannot follow.
+    not an integer, and for networks with groups, concatenations or other layers with weights, or that torch.fx cannot
+    follow.
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"width {fraction} is no width; give a number above 0 and at most 1")
+        raise UserError(f"width {fraction}: must be above 0 and at most 1")
     narrow = copy.deepcopy(network)
     inner = inner_network(narrow)
     for name, (inputs, outputs) in _cuts(inner).items():
@@ -120,7 +121,7 @@ def _heads(graph: fx.Graph, called: Mapping[fx.Node, nn.Module]) -> set[fx.Node]
 def _part(channels: int, fraction: float, name: str) -> int:
     part = round(channels * fraction)
     if abs(part - channels * fraction) > 1e-6:
-        raise UserError(f"width {fraction:g} of the {channels} channels of layer {name} is no whole number of channels")
+        raise UserError(f"width {fraction:g} of the {channels} channels of layer {name} is not an integer")
     return part
 
 

@@ -2,7 +2,7 @@
 
     L = sum over widths s of (gamma * CE_s + alpha * T^2 KL_s + beta * PRAM_s)
 
-Every width runs on every batch, each with SENet's terms against the same answer of the all-ReLU teacher. No training
+Every width runs on every batch, each with SENet's terms against the same outputs of the all-ReLU teacher. No training
 loop of SENet++ is public; the sum over widths is how the paper is remembered.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from relinearize.errors import UserError
 from relinearize.methods.losses import accuracy
 from relinearize.methods.senet.ordered import OneWidth, OrderedNetwork
-from relinearize.methods.senet.pram import PRAMDistill, answer
+from relinearize.methods.senet.pram import PRAMDistill
 from relinearize.methods.senet.site_outputs import SiteOutputs
 
 
@@ -48,37 +48,26 @@ class OrderedDistill(PRAMDistill):
         self._outputs = {1.0: self._student_outputs}
         for width in ordered.widths[:-1]:
             self._outputs[width] = SiteOutputs(ordered.at(width), self.compared_sites)
-        self._best_by_mean = self.best
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        wanted = self.teacher_answer(images)
+        wanted = self.teacher_outputs(images)
         losses, metrics = [], {}
         for width in self.network.widths:
-            found = answer(OneWidth(self.network, width), self._outputs[width], images)
+            found = self._outputs[width].run(OneWidth(self.network, width), images)
             loss, of_width = self.compared(found, wanted, labels)
             losses.append(loss)
             metrics |= {key + suffix(width): value for key, value in of_width.items()}
         return torch.stack(losses).sum(), metrics
 
-    def epoch_end(self, row: dict[str, float]) -> None:
-        super().epoch_end(row)
-        if self.validation_loader is None:
-            return
+    def validate(self, row: dict[str, float]) -> None:
         for width in self.network.widths[:-1]:
             found = accuracy(OneWidth(self.network, width), self.validation_loader, self.precision_name)
             row[f"val/accuracy{suffix(width)}"] = found
         found = [row[f"val/accuracy{suffix(width)}"] for width in self.network.widths]
         row["val/accuracy_mean"] = sum(found) / len(found)
-        if self.selection == "last":
-            return
-        if row["val/accuracy_mean"] > self._best_by_mean["accuracy"]:
-            epoch, weights = int(row["epoch"]), self.weights()
-            self._best_by_mean = {"accuracy": row["val/accuracy_mean"], "epoch": epoch, "weights": weights}
-        self.best = self._best_by_mean  # whatever the full width alone would choose
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self._best_by_mean = self.best
+    def score(self, row: dict[str, float]) -> float:
+        return row["val/accuracy_mean"]
 
     # ---- the networks that it leaves -------------------------------------------------------------------------------
 

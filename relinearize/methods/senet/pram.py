@@ -11,19 +11,18 @@ activations  the paper: half the L2 distance of the normalised activation vector
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
+from relinearize.methods.distill import Distill
 from relinearize.methods.losses import logit_losses
-from relinearize.methods.schedule import sgd
-from relinearize.methods.senet.site_outputs import SiteOutputs
-from relinearize.methods.stage import Stage
+from relinearize.methods.senet.site_outputs import Outputs, SiteOutputs
 from relinearize.relu.sites import site_shapes
 
 # Norms below are taken for zero: a sample whose activations are all zero has no direction.
@@ -141,23 +140,7 @@ def chosen_sites(sites: Any, shapes: Mapping[str, Sequence[int]], key: str) -> l
 # ---- the stage -------------------------------------------------------------------------------------------------------
 
 
-class Answer(NamedTuple):
-    """What a network makes of N images: logits N x classes and, by site, outputs N x C x H x W."""
-
-    logits: Tensor
-    sites: dict[str, Tensor]
-
-
-def answer(network: nn.Module, outputs: SiteOutputs, images: Tensor) -> Answer:
-    """One forward pass of `network`, whose sites `outputs` sees."""
-    with outputs.watching():
-        logits = network(images)
-    sites = dict(outputs.values)
-    outputs.values.clear()  # nothing but the answer keeps the graph alive
-    return Answer(logits, sites)
-
-
-class PRAMDistill(Stage):
+class PRAMDistill(Distill):
     """Fine-tunes a linearized `network` against a frozen `teacher` with distillation and PRAM.
 
     Args:
@@ -166,14 +149,10 @@ class PRAMDistill(Stage):
             trained, not saved.
         form: how outputs are compared, see FORMS.
         sites: where: "stages" (see stage_sites), "all" or a list of site names.
-        temperature: T of the distillation term.
         cross_entropy_weight, distillation_weight, pram_weight: gamma, alpha and beta. With form=activations beta
             multiplies half the sum over the sites.
-        stage_settings: see Stage.
+        settings: temperature T of the distillation term, and see Stage.
     """
-
-    name = "finetune"
-    least_epochs = 0
 
     def __init__(
         self,
@@ -182,38 +161,32 @@ class PRAMDistill(Stage):
         *,
         form: str = "attention",
         sites: str | Sequence[str] = "stages",
-        temperature: float = 4.0,
         cross_entropy_weight: float = 0.1,
         distillation_weight: float = 0.5,
         pram_weight: float = 1000.0,
-        **stage_settings: Any,
+        **settings: Any,
     ) -> None:
-        super().__init__(network, **stage_settings)
-        if form not in FORMS:
-            raise UserError(f"{self.config_key}.form={form} is unknown; valid: {', '.join(FORMS)}")
-        self.form = form
-        self.temperature = temperature
-        self.cross_entropy_weight = cross_entropy_weight
-        self.distillation_weight = distillation_weight
-        self.pram_weight = pram_weight
+        weights = {"cross_entropy_weight": cross_entropy_weight, "distillation_weight": distillation_weight}
+        super().__init__(network, teacher, **weights, **settings)
+        check_choice(f"{self.config_key}.form", form, FORMS)
+        self.form, self.pram_weight = form, pram_weight
         self.compared_sites = chosen_sites(sites, site_shapes(inner_network(network)), f"{self.config_key}.sites")
-        self._frozen = (teacher,)
         self._student_outputs = SiteOutputs(network, self.compared_sites)
         self._teacher_outputs = SiteOutputs(teacher, self.compared_sites)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        wanted = self.teacher_answer(images)
-        return self.compared(answer(self.network, self._student_outputs, images), wanted, labels)
+        wanted = self.teacher_outputs(images)
+        return self.compared(self._student_outputs.run(self.network, images), wanted, labels)
 
-    def teacher_answer(self, images: Tensor) -> Answer:
-        """The teacher's answer, without a graph."""
+    def teacher_outputs(self, images: Tensor) -> Outputs:
+        """The teacher's outputs, without a graph."""
         with torch.no_grad():
-            return answer(self._frozen[0], self._teacher_outputs, images)
+            return self._teacher_outputs.run(self._frozen[0], images)
 
-    def compared(self, found: Answer, wanted: Answer, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a student's answer to the teacher's, and the terms before their weights as detached metrics.
+    def compared(self, found: Outputs, wanted: Outputs, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a student's outputs against the teacher's, and the terms before their weights as metrics.
 
-        The student may have fewer channels than the teacher. May be called several times with one teacher's answer.
+        The student may have fewer channels than the teacher. May be called several times with one teacher's outputs.
         """
         for name in self.compared_sites:
             # torch.compile takes the graph of a former network of the same kind without looking at its hooks.
@@ -223,6 +196,3 @@ class PRAMDistill(Stage):
         mismatch = activation_mismatch(self.form, found.sites, wanted.sites)
         loss = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
         return loss + self.pram_weight * mismatch, {**metrics, "pram": mismatch.detach()}
-
-    def configure_optimizers(self) -> optim.Optimizer:
-        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)

@@ -13,13 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError
-from relinearize.methods.losses import classification_loss, distillation_divergence
+from relinearize.errors import UserError, check_choice
+from relinearize.methods.losses import logit_losses
 from relinearize.methods.processes import sum_in_first, sum_over_processes, zero_unless_first
-from relinearize.methods.schedule import sgd
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
 from relinearize.methods.stage import Snapshot, Stage
 from relinearize.relu.allocation import allocate, allocate_channels
@@ -129,8 +128,7 @@ class SENetSearch(Stage):
             switches, stage_settings = switches | PARITY, stage_settings | STAGE_PARITY
         super().__init__(network, **stage_settings)
         for key, value in switches.items():
-            if value not in CHOICES[key]:
-                raise UserError(f"method.search.{key}={value} is unknown; valid: {', '.join(CHOICES[key])}")
+            check_choice(f"method.search.{key}", value, CHOICES[key])
         if stop_distance is not None and not 0 <= stop_distance <= 1:
             raise UserError(f"method.search.stop_distance={stop_distance} is no share; give 0 to 1, or null")
         if stop_patience < 1:
@@ -185,18 +183,9 @@ class SENetSearch(Stage):
         self.mismatch.to(self.device)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logits, teacher_logits = self.mismatch.answers(images)
-        cross_entropy = classification_loss(logits, labels)
-        divergence = distillation_divergence(logits, teacher_logits, self.temperature)
-        metrics = {
-            "cross_entropy": cross_entropy.detach(),
-            "distillation": divergence.detach(),
-            "accuracy": 100 * (logits.detach().argmax(1) == labels).float().mean(),
-        }
+        logits, teacher_logits = self.mismatch.logits(images)
+        cross_entropy, divergence, metrics = logit_losses(logits, teacher_logits, labels, self.temperature)
         return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
-
-    def configure_optimizers(self) -> optim.Optimizer:
-        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)
 
     def segment_end(self, last_of_epoch: bool) -> None:
         if not last_of_epoch:

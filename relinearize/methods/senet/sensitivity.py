@@ -1,7 +1,7 @@
 """Sensitivities that need no training: released, uniform, proportional to size, or given by the user.
 
 A sensitivity eta_l >= 0 says how much of the budget site l deserves (`relu.allocation.allocate`); only ratios matter.
-Each class answers `sensitivities(shapes, backbone)`: `shapes` is site -> (C, H, W) in forward order, `backbone` its
+Each class has `sensitivities(shapes, backbone)`: `shapes` is site -> (C, H, W) in forward order, `backbone` its
 name; the result has the same sites in the same order. The one that is computed is a training: sparse_training.py.
 """
 

@@ -1,7 +1,8 @@
-"""What the sites of a network put out during a forward pass, for losses and measures that compare two networks."""
+"""The outputs of a network's sites in a forward pass, for losses and measures that compare two networks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -9,16 +10,22 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 
 
-class SiteOutputs:
-    """Sees the output of the modules `names` of `network` (those within its pixel adapter, if it has one).
+class Outputs(NamedTuple):
+    """What a network computes for N images: logits N x classes and, by site, outputs N x C x H x W."""
 
-    The names are those of sites; in a frozen copy of the network the modules of these names are seen. Hooks are
-    registered once and for all, before the network is compiled, and do nothing outside of `watching()`:
+    logits: Tensor
+    sites: dict[str, Tensor]
+
+
+class SiteOutputs:
+    """Hooks on the modules `names` of `network` (those within its pixel adapter, if it has one).
+
+    The names are those of sites; a frozen copy of the network has modules of the same names. Hooks are registered once,
+    before the network is compiled, and do nothing outside of `watching()`:
 
         outputs = SiteOutputs(network, names)
-        with outputs.watching():
-            logits = network(images)
-        outputs.values["layer1.0.relu1"]  # N x C x H x W, with its graph
+        logits, sites = outputs.run(network, images)
+        sites["layer1.0.relu1"]  # N x C x H x W, with its graph
 
     Args:
         take: called with (name, input, output) in the order of the calls, instead of keeping the output in `values`.
@@ -47,6 +54,14 @@ class SiteOutputs:
             yield self
         finally:
             self.on = False
+
+    def run(self, network: nn.Module, images: Tensor) -> Outputs:
+        """One forward pass of `network`, whose modules these hooks are on."""
+        with self.watching():
+            logits = network(images)
+        sites = dict(self.values)
+        self.values.clear()  # nothing but the result keeps the graph alive
+        return Outputs(logits, sites)
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
         def look(module: nn.Module, inputs: tuple, output: Tensor) -> None:

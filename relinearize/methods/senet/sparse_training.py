@@ -23,14 +23,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
-from relinearize.methods.losses import classification_loss
-from relinearize.methods.schedule import sgd
+from relinearize.methods.losses import classification_loss, percent_correct
 from relinearize.methods.stage import Stage
+from relinearize.relu.budget import top_positions
 from relinearize.relu.sites import named_sites
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -96,18 +96,10 @@ def largest(weights: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
 
     Ties go to the earlier layer, then to the lower flat index. `count` is 0 to the number of weights.
     """
-    magnitudes = torch.cat([weight.detach().abs().reshape(-1) for weight in weights.values()])
-    if not 0 <= count <= magnitudes.numel():
-        raise ValueError(f"{count} of {magnitudes.numel()} weights cannot be kept")
-    if count == 0:
-        kept = torch.zeros_like(magnitudes, dtype=torch.bool)
-    else:
-        threshold = magnitudes.kthvalue(magnitudes.numel() - count + 1).values
-        kept = magnitudes > threshold
-        at_threshold = torch.nonzero(magnitudes == threshold).squeeze(1)  # in order of index
-        kept[at_threshold[: count - int(kept.sum())]] = True
-    parts = kept.split([weight.numel() for weight in weights.values()])
-    return {name: part.view(weight.shape) for (name, weight), part in zip(weights.items(), parts, strict=True)}
+    total = sum(weight.numel() for weight in weights.values())
+    if not 0 <= count <= total:
+        raise ValueError(f"{count} of {total} weights cannot be kept")
+    return top_positions({name: weight.detach().abs() for name, weight in weights.items()}, count)
 
 
 class PrunedWeight(nn.Module):
@@ -134,8 +126,8 @@ class SparseTraining(Stage):
 
     Args:
         network: all-ReLU; starts from the teacher's weights.
-        density: d, the share of the prunable weights that is kept in the end, exactly (rounded to whole weights).
-        pruning_share: the part of the training, 0 to 1, after which d is reached. In what is left the masks still move.
+        density: d, the share of the prunable weights that is kept in the end, exactly (rounded to one weight).
+        pruning_share: the part of the training, 0 to 1, after which d is reached. The masks still move afterwards.
         updates_per_epoch: how often the mask is drawn anew.
         stage_settings: see Stage. `selection` is "last": only the end has the density asked for.
 
@@ -187,11 +179,7 @@ class SparseTraining(Stage):
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.network(images)
-        accuracy = 100 * (logits.detach().argmax(1) == labels).float().mean()
-        return classification_loss(logits, labels), {"accuracy": accuracy}
-
-    def configure_optimizers(self) -> optim.Optimizer:
-        return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)
+        return classification_loss(logits, labels), {"accuracy": percent_correct(logits, labels)}
 
     def on_train_epoch_start(self) -> None:
         # At the start and not at the end of a segment, so that what is tested is what was trained.
