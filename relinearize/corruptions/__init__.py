@@ -1,4 +1,4 @@
-"""Common corruptions of images (Hendrycks and Dietterich, 2019): the published files, or ours made alike."""
+"""Common corruptions of images (Hendrycks and Dietterich, 2019): the published files, or generated alike."""
 
 from relinearize.corruptions.constants import CORRUPTIONS, EXTRA, SEVERITIES
 from relinearize.corruptions.files import CorruptionFiles

@@ -1,4 +1,4 @@
-"""Arrays that are made once and kept on disk, each complete or absent."""
+"""Arrays that are generated once and kept on disk, each complete or absent."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ class ArrayCache:
 
 
 def open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array if it is there and whole."""
+    """The array, if it is there and complete."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):

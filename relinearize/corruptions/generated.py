@@ -1,4 +1,4 @@
-"""Corruptions made from the test set itself, on the way to the network."""
+"""Corruptions generated from the test set, batch by batch."""
 
 import hashlib
 import importlib.metadata
@@ -24,9 +24,9 @@ class GeneratedCorruptions(CorruptedImages):
     """`images` (uint8 N x H x W x C, array or tensor; C 1 or 3) under the standard corruptions, labelled as generated.
 
     constants: "cifar", "tiny" or "auto" (by image size). seed: of the corruptions' random numbers. frost_images: folder
-    of photographs of frost; None leaves frost out. extra: the four extra corruptions too. cache: folder in which whole
-    arrays are kept (a corruption at a severity each, as large as the test set), None for none. class_names is not used
-    (CorruptionFiles takes it). Raises UserError naming what is wrong.
+    of photographs of frost; None: 14 of the 15 corruptions, without frost. extra: the four extra corruptions, too.
+    cache: folder for the arrays (one per corruption and severity, each as large as the test set); None: no cache.
+    class_names: not used (CorruptionFiles takes it). Raises UserError naming what is wrong.
 
     Images made from Tiny-ImageNet's validation set are not Tiny-ImageNet-C, which was made from other crops.
     """
@@ -56,10 +56,10 @@ class GeneratedCorruptions(CorruptedImages):
         self.left_out = {}
         if self._photographs is None:
             self.left_out["frost"] = "needs photographs of frost (corruptions.frost_images=FOLDER)"
-        asked = CORRUPTIONS + EXTRA if extra else CORRUPTIONS
+        wanted = CORRUPTIONS + EXTRA if extra else CORRUPTIONS
         if extra and self._images.shape[-1] == 1:
             self.left_out["saturate"] = "grey images have no saturation"
-        self.names = tuple(name for name in asked if name not in self.left_out)
+        self.names = tuple(name for name in wanted if name not in self.left_out)
         self._cache_folder = None if cache is None else Path(cache).expanduser()
 
     def __len__(self) -> int:
@@ -83,8 +83,8 @@ class GeneratedCorruptions(CorruptedImages):
         if self._cache_folder is None:
             return self._generate(name, severity, positions), self._labels[positions]
         cache = self._frost_cache if name == "frost" else self._cache
-        whole = cache.load(f"{name}-{severity}", self._images.shape, lambda: self._whole(name, severity))
-        return whole[positions], self._labels[positions]
+        array = cache.load(f"{name}-{severity}", self._images.shape, lambda: self._chunks(name, severity))
+        return array[positions], self._labels[positions]
 
     def _generate(self, name: str, severity: int, positions: np.ndarray) -> np.ndarray:
         return generate(
@@ -97,7 +97,7 @@ class GeneratedCorruptions(CorruptedImages):
             photographs=self._photographs,
         )
 
-    def _whole(self, name: str, severity: int) -> Iterator[np.ndarray]:
+    def _chunks(self, name: str, severity: int) -> Iterator[np.ndarray]:
         for start in range(0, len(self), CHUNK):
             yield self._generate(name, severity, np.arange(start, min(start + CHUNK, len(self))))
 

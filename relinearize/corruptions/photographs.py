@@ -1,4 +1,4 @@
-"""Photographs of frost, the user's own: they are not ours to give away, and nothing takes their place."""
+"""Photographs of frost, from the user: their licence does not let us ship them, and nothing replaces them."""
 
 import hashlib
 from functools import cached_property
@@ -50,13 +50,13 @@ class Photographs:
 
     def _texture(self, path: Path, scale: float, height: int, width: int, channels: int) -> np.ndarray:
         try:
-            picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+            image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
         except (cv2.error, OSError):
-            picture = None
-        if picture is None:
+            image = None
+        if image is None:
             raise UserError(f"{path}: cannot be decoded; replace or remove this photograph")
-        rows, columns = picture.shape[:2]
-        scaled = cv2.resize(picture, (0, 0), fx=scale, fy=scale)
+        rows, columns = image.shape[:2]
+        scaled = cv2.resize(image, (0, 0), fx=scale, fy=scale)
         if scaled.shape[0] <= height or scaled.shape[1] <= width:
             raise UserError(
                 f"{path}: {columns} x {rows} pixels are too few; made {scale} times as large, as published, it must "

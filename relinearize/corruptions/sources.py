@@ -1,4 +1,4 @@
-"""What every source of corrupted images offers, be it files or our generator."""
+"""The interface of every source of corrupted images: published files or our generator."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ class CorruptedImages(ABC):
     """A test set under corruptions of five severities.
 
     source: "files" or "generated", shown wherever a number made from it is; names: the corruptions it has, in the order
-    of the papers; left_out: those asked for that it lacks, with the reason.
+    of the papers; left_out: requested ones that it lacks, with the reason.
     """
 
     source: Literal["files", "generated"]
@@ -47,7 +47,7 @@ class CorruptedImages(ABC):
         """
         check_corruption(name, severity)
         if name not in self.names:
-            reason = self.left_out.get(name, "was not asked for")
+            reason = self.left_out.get(name, "was not requested")
             raise UserError(f"corruption {name} is left out: {reason}")
         return self._read(name, severity, self._rows(positions))
 

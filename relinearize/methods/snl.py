@@ -6,8 +6,8 @@ are trained jointly (Algorithm 1) on
     L = CE(student, y) + T^2 KL(softmax(teacher / T) || softmax(student / T)) + lambda * sum ||alpha||_1
 
 where lambda grows by the factor kappa after each epoch in which the number of positions with alpha > epsilon did not
-fall. The search ends when that number has reached the budget. The way down does not depend on where it ends, so one
-search serves every budget that it passes: it leaves a snapshot (weights, mask) at each.
+fall. The search ends when that number has reached the budget. The search trajectory does not depend on where it ends,
+so one search serves every budget that it passes: it leaves a snapshot (weights, mask) at each.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,7 +56,7 @@ class SNLSearch(Stage):
         on_snapshot: called with each Snapshot, largest budget first; of several processes in the first one only.
         lasso: lambda at the start. lasso_growth: kappa. threshold: epsilon. temperature: T.
         patience_epochs: first epoch index after which lambda may grow.
-        alpha_learning_rate: of the alphas; None: that of the weights, as in the paper. Larger ones shorten the way
+        alpha_learning_rate: of the alphas; None: that of the weights, as in the paper. Larger ones shorten the search
             (an alpha needs about 1 / rate steps from 1 to 0): for runs at reduced scale.
         checks_per_epoch: how often the count is compared with the budgets.
         paper_parity: look at epoch ends only and keep alpha > epsilon as it is: the official code's undershoot.

@@ -1,14 +1,15 @@
-"""The base of every training stage: one loss, one optimizer, epochs that can stop and go on between any two segments.
+"""The base of every training stage: one loss, one optimizer, epochs that can stop and resume between segments.
 
-A *segment* is one of `segments` near-equal parts of a data epoch and is what Lightning calls an epoch. Everything that
-looks at the training does so at segment ends only. The whole state is the weights, the optimizer and a few numbers:
-batches and learning rates are functions of (seed, epoch, batch), so a killed run continues to the very same result,
-from a checkpoint of a segment's end or, where there was a warning, of any batch.
+A *segment* is one of `segments` near-equal parts of a data epoch, and what Lightning calls an epoch. Validation, budget
+checks and stopping happen at segment ends only. The state is the weights, the optimizer and a few numbers: batches and
+learning rates are functions of (seed, epoch, batch). A killed run therefore resumes to the same bits, from a checkpoint
+of a segment's end or, after a signal, of any batch.
 """
 
 import copy
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
+from relinearize.data.trainloader import TrainLoader
 from relinearize.errors import UserError, check_choice
 from relinearize.methods.losses import accuracy
 from relinearize.methods.processes import (
@@ -66,10 +68,10 @@ class Stage(nn.Module):
 
     name = "stage"  # the directory of the store and the word in messages: teacher, search, finetune
     config_group = "method."  # what stands before the name in config keys
-    second_view: str | None = None  # another augmentation of each batch's images that the loss wants: "augmix"
+    second_view: str | None = None  # a second augmentation of each batch that the loss needs: "augmix"
     least_epochs = 1
     routed = False  # whether the stage uses the batch-norm routes of the network (see backbones.routes)
-    batch_shares = 1  # parts of a batch that go through batch norms by themselves
+    batch_shares = 1  # parts of a batch that pass batch norms separately
 
     def __init__(
         self,
@@ -102,8 +104,8 @@ class Stage(nn.Module):
         self.momentum, self.weight_decay = momentum, weight_decay
         self.selection = selection
         self.segments = segments
-        self.train_loader: Any = None
-        self.validation_loader: Any = None
+        self.train_loader: TrainLoader | None = None
+        self.validation_loader: Iterable[tuple[Tensor, Tensor]] | None = None
         self.precision_name = "32"
         self.memory_format = torch.channels_last  # as the loaders give them; of the images of a training step
         self.seed = 0
@@ -124,12 +126,12 @@ class Stage(nn.Module):
         """Where the stage's settings stand in the config, for messages: method.search."""
         return f"{self.config_group}{self.name}"
 
-    # ---- what a subclass gives -------------------------------------------------------------------------------------
+    # ---- what a subclass defines -------------------------------------------------------------------------------------
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one batch and the detached per-image means to be averaged over the epoch (`train/...`).
 
-        A stage with a `second_view` is given that view of the same images (N x C x H x W) as third argument.
+        A stage with a `second_view` gets that view of the same images (N x C x H x W) as third argument.
         """
         raise NotImplementedError
 
@@ -150,7 +152,7 @@ class Stage(nn.Module):
         return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)
 
     def check_selection(self, holdout: float) -> None:
-        """UserError where the result is to be chosen on a hold-out of which `holdout` (a share) leaves nothing."""
+        """UserError where the weights are chosen on a hold-out and `holdout`, its share of the images, is 0."""
         if self.selection == "best" and not holdout:
             raise UserError(
                 f"{self.config_key}.selection=best needs held-out images but dataset.holdout=0; "
@@ -158,7 +160,7 @@ class Stage(nn.Module):
             )
 
     def check_devices(self, devices: int) -> None:
-        """UserError where batches cannot be shared by so many processes."""
+        """UserError where batches cannot be divided among so many processes."""
         least = 8 * self.batch_shares * devices  # an epoch's last batch may be a quarter; a batch norm needs 2 images
         if devices > 1 and (self.batch_size % devices or self.batch_size < least):
             raise UserError(
@@ -168,8 +170,15 @@ class Stage(nn.Module):
 
     # ---- the set-up ------------------------------------------------------------------------------------------------
 
-    def use(self, *, train_loader: Any, validation_loader: Any, precision: str, seed: int) -> None:
-        """Give the stage its batches (see data.resident), its precision ("32" or "bf16") and its seed."""
+    def use(
+        self,
+        *,
+        train_loader: TrainLoader,
+        validation_loader: Iterable[tuple[Tensor, Tensor]] | None,
+        precision: str,
+        seed: int,
+    ) -> None:
+        """Give the stage its batches, its precision ("32" or "bf16") and its seed."""
         self.train_loader, self.validation_loader = train_loader, validation_loader
         self.precision_name, self.seed = precision, seed
 
@@ -223,7 +232,7 @@ class Stage(nn.Module):
         epoch, segment = self.position
         self._segment_started = time.monotonic()
         self.train_loader.seek(epoch, segment)
-        # The only user of the global generator is a network with dropout; this makes it a function of the position.
+        # Only networks with dropout draw from the global generator; this makes it a function of the position.
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch + process_rank() * 2**40) % 2**63)
         self.set_learning_rate(epoch)
         if segment == 0:

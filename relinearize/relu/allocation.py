@@ -8,9 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any
+from typing import TypeVar
 
 from relinearize.errors import UserError
+
+T = TypeVar("T")  # a number of positions, or a shape
 
 
 def allocate(sizes: Mapping[str, int], sensitivities: Mapping[str, float | None], budget: int) -> dict[str, int]:
@@ -130,8 +132,8 @@ def _capped_shares(caps: Sequence[int], etas: Sequence[Fraction], budget: int) -
 
 
 def _without_culled(
-    sizes: Mapping[str, Any], sensitivities: Mapping[str, float | None]
-) -> tuple[dict[str, Any], dict[str, float]]:
+    sizes: Mapping[str, T], sensitivities: Mapping[str, float | None]
+) -> tuple[dict[str, T], dict[str, float]]:
     culled = {name for name, eta in sensitivities.items() if eta is None}
     others = {name: size for name, size in sizes.items() if name not in culled}
     return others, {name: eta for name, eta in sensitivities.items() if eta is not None}

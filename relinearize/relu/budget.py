@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ _COUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([km]?)", re.IGNORECASE)
 _FORMS = "an integer above 0 such as 37000, 37_000, 37k or 1.2M"
 
 
-def parse_count(value: Any) -> int:
+def parse_count(value: object) -> int:
     """A number of ReLUs: 37000, "37k", "37.5K", "1.2M" -> int. Raises UserError for anything else, zero or negative."""
     number: Fraction | None = None
     if isinstance(value, str):
@@ -33,7 +32,7 @@ def parse_count(value: Any) -> int:
     return int(number)
 
 
-def resolve_budget(relus: Any, fraction: Any, total: int) -> int:
+def resolve_budget(relus: object, fraction: object, total: int) -> int:
     """The budget in ReLUs, 1 to `total`; exactly one of `relus` and `fraction` is given, the other is None.
 
     A fraction is rounded to the nearest ReLU, at least 1. Raises UserError in one line that names `total`.
@@ -46,7 +45,7 @@ def resolve_budget(relus: Any, fraction: Any, total: int) -> int:
     return max(1, round(_checked_fraction(fraction, total) * total))
 
 
-def _checked_count(relus: Any, total: int) -> int:
+def _checked_count(relus: object, total: int) -> int:
     try:
         budget = parse_count(relus)
     except UserError:
@@ -56,7 +55,7 @@ def _checked_count(relus: Any, total: int) -> int:
     return budget
 
 
-def _checked_fraction(fraction: Any, total: int) -> float:
+def _checked_fraction(fraction: object, total: int) -> float:
     try:
         number = math.nan if isinstance(fraction, bool) else float(fraction)
     except (TypeError, ValueError):

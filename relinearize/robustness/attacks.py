@@ -41,7 +41,7 @@ class FGSM:
 
 @dataclass(frozen=True)
 class PGD:
-    """PGD from random starts; several losses one after the other, each for the images that are still right.
+    """PGD from random starts; several losses one after the other, each on the images still classified correctly.
 
     losses: some of "ce", "margin" and "kl" (away from the network's own logits of the clean image, as in TRADES).
     early_stop: an image that is misclassified is left at that (see `attack.pgd`); with "kl" all steps are done.
@@ -124,7 +124,7 @@ def checked_losses(losses: str | Sequence[str], valid: Sequence[str]) -> tuple[s
     return losses
 
 
-def check_radius(key: str, value: Any, zero: bool = True) -> None:
+def check_radius(key: str, value: object, zero: bool = True) -> None:
     """UserError, naming `key`, unless `value` can be a distance in pixels times 255. `zero`: whether 0 can be one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 255:
         raise UserError(f"{key}={value}: give pixels times 255, from 0 to 255 (8 for 8/255)")
@@ -134,7 +134,7 @@ def check_radius(key: str, value: Any, zero: bool = True) -> None:
         raise UserError(f"{key}={value} makes no attack; give pixels times 255, above 0 (8 for 8/255)")
 
 
-def check_counts(**counts: Any) -> None:
+def check_counts(**counts: object) -> None:
     """UserError unless all are integers of at least 1."""
     for key, value in counts.items():
         if type(value) is not int or value < 1:

@@ -1,6 +1,7 @@
-"""The official AutoAttack (Croce and Hein 2020), whole or in parts, behind the guard.
+"""The official AutoAttack (Croce and Hein 2020), all of it or some parts, behind the guard.
 
-torchattacks has an AutoAttack too, of 10 steps instead of 100 and without checks; the name means this one.
+torchattacks has an AutoAttack too, with 10 steps instead of 100 and without checks; here the name means the official
+one.
 """
 
 import logging

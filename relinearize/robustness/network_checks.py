@@ -69,7 +69,7 @@ def threat_model(network: nn.Module, images: Tensor, labels: Tensor, *, epsilon:
 
 
 def clean_agreement(network: nn.Module, images: Tensor, reference: nn.Module | Callable[[Tensor], Tensor]) -> Check:
-    """The attacked network's logits are those of `reference`, the network it stands for, to 1e-5."""
+    """The attacked network's logits are those of `reference`, the network that it wraps, to 1e-5."""
     mine = logits_of(network, images).float()
     other = logits_of(reference, images) if isinstance(reference, nn.Module) else reference(images).detach()
     difference = (mine - other.float()).abs().max().item() / max(1.0, mine.abs().max().item())

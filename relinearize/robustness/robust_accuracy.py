@@ -23,10 +23,6 @@ class RobustAccuracy:
     robust: Tensor
 
     @property
-    def clean_percent(self) -> float:
-        return 100 * self.clean.float().mean().item()
-
-    @property
     def robust_percent(self) -> float:
         return 100 * self.robust.float().mean().item()
 

@@ -1,12 +1,12 @@
-"""Are the attacks strong and the gradients honest? Checks that every robust evaluation should pass.
+"""Gradient-masking checks, which every robust evaluation should pass (Athalye et al. 2018).
 
-An accuracy under attack is worth as much as the attack. Where gradients are masked (Athalye et al. 2018), where the
-loss saturates, where probabilities are taken for logits or where the adapter is wrong, one of these checks shows it:
-it compares two attacks whose order is known, or asks for what must hold for any network. A check that fails is no
-proof of a mistake, but the numbers of that network should not be published before it is understood.
+An accuracy under attack is worth as much as the attack. Masked gradients, a saturated loss, probabilities taken for
+logits or a wrong adapter fail one of these checks, which compare two attacks whose order is known or test what holds
+for any network (network_checks.py). A failed check is no proof of a mistake, but the numbers of that network should
+not be published before it is understood.
 
 All take pixels N x C x H x W in [0, 1] and labels N; `epsilon` is in pixels times 255. Accuracies are percentages of
-all images, and an image counts only if it is right without the attack too.
+all images, and an image counts only if it is classified correctly without the attack, too.
 """
 
 import warnings
@@ -22,7 +22,6 @@ from relinearize.robustness.attacks import FGSM, LEAST_RADIUS, PGD, logits_of
 from relinearize.robustness.fixed_point import FRACTION_BITS, fixed_point
 from relinearize.robustness.network_checks import (
     Check,
-    clean_agreement,
     determinism,
     logits_not_probabilities,
     random_state,
@@ -40,7 +39,7 @@ FATAL_RADIUS = 64.0  # in a ball of a quarter of the range of pixels any image c
 
 
 def attacked_accuracy(network: nn.Module, images: Tensor, labels: Tensor, attack: Attack, seed: int) -> float:
-    """Percent of the images that are right before and after `attack`."""
+    """Percent of the images that are classified correctly both without and under `attack`."""
     return robust_accuracy(network, [(images, labels)], attack, seed).robust_percent
 
 
@@ -244,22 +243,3 @@ CHECKS: dict[str, Callable[..., Check]] = {
     "steps": more_steps,
     "black box": black_box,
 }
-
-
-def sanity_checks(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    epsilon: float = 8,
-    seed: int = 0,
-    others: Mapping[str, nn.Module] | None = None,
-    reference: nn.Module | None = None,
-) -> list[Check]:
-    """All of `CHECKS`; `transfer` if there are `others`, `clean_agreement` if there is a `reference`."""
-    found = [check(network, images, labels, epsilon=epsilon, seed=seed) for check in CHECKS.values()]
-    if others:
-        found.append(transfer(network, images, labels, others, epsilon=epsilon, seed=seed))
-    if reference is not None:
-        found.append(clean_agreement(network, images, reference))
-    return found

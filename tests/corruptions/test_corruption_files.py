@@ -74,7 +74,7 @@ def test_generated_settings_are_checked() -> None:
         GeneratedCorruptions(images, labels, constants="imagenet")
     with pytest.raises(UserError, match=r"corruptions\.seed=-1: must be an integer >= 0"):
         GeneratedCorruptions(images, labels, seed=-1)
-    with pytest.raises(UserError, match="speckle_noise is left out: was not asked for"):
+    with pytest.raises(UserError, match="speckle_noise is left out: was not requested"):
         GeneratedCorruptions(images, labels).images("speckle_noise", 1)
     grey = GeneratedCorruptions(*clean(channels=1), extra=True)
     assert "saturate" not in grey.names and "spatter" in grey.names

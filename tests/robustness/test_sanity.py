@@ -16,7 +16,6 @@ from relinearize.robustness.sanity import (
     STEPS,
     black_box,
     deployed_arithmetic,
-    sanity_checks,
     sweep_radii,
     transfer,
 )
@@ -68,6 +67,16 @@ class Changed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.behind(self.network(self.before(x)))
+
+
+def sanity_checks(network, images, labels, *, epsilon, others=None, reference=None):
+    """All checks, as an evaluation makes them piece by piece."""
+    found = [check(network, images, labels, epsilon=epsilon) for check in CHECKS.values()]
+    if others:
+        found.append(transfer(network, images, labels, others, epsilon=epsilon))
+    if reference is not None:
+        found.append(clean_agreement(network, images, reference))
+    return found
 
 
 def failed(network: nn.Module, tested, **settings) -> set[str]:

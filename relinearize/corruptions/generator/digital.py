@@ -15,18 +15,18 @@ def pixelate(images: np.ndarray, scale: float) -> np.ndarray:
     """Made smaller and back, by the means of boxes."""
     height, width = images.shape[1:3]
     small = max(1, int(width * scale)), max(1, int(height * scale))
-    pictures = [_picture(image).resize(small, Image.Resampling.BOX) for image in images]
-    return _bytes([picture.resize((width, height), Image.Resampling.BOX) for picture in pictures], images.shape)
+    smaller = [_pil_image(image).resize(small, Image.Resampling.BOX) for image in images]
+    return _bytes([image.resize((width, height), Image.Resampling.BOX) for image in smaller], images.shape)
 
 
 def jpeg_compression(images: np.ndarray, quality: int) -> np.ndarray:
     """Saved and read again, with Pillow's settings but for the quality (4:2:0 colours)."""
-    pictures = []
+    read = []
     for image in images:
         file = BytesIO()
-        _picture(image).save(file, "JPEG", quality=quality)
-        pictures.append(Image.open(file))
-    return _bytes(pictures, images.shape)
+        _pil_image(image).save(file, "JPEG", quality=quality)
+        read.append(Image.open(file))
+    return _bytes(read, images.shape)
 
 
 def elastic_transform(images: np.ndarray, strength: tuple[float, float, float], streams: Streams) -> np.ndarray:
@@ -67,9 +67,9 @@ def displaced(pixels: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.nda
     return moved
 
 
-def _picture(image: np.ndarray) -> Image.Image:
+def _pil_image(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def _bytes(pictures: list[Image.Image], shape: tuple[int, ...]) -> np.ndarray:
-    return np.stack([np.asarray(picture) for picture in pictures]).reshape(shape)
+def _bytes(images: list[Image.Image], shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images]).reshape(shape)

@@ -51,7 +51,7 @@ def generate(
 
     name: one of CORRUPTIONS or EXTRA; severity: 1 to 5; constants: "cifar" or "tiny". positions: the images' rows in
     the test set (default: 0 to N - 1). An image's result depends on its pixels, its position, `seed` and no other
-    image, so any part of the set can be made by itself. photographs: for frost, and needed there.
+    image, so any part of the set can be generated alone. photographs: for frost, and required there.
 
     Raises UserError for names and severities that do not exist, frost without photographs, and saturate on grey images;
     ValueError for images of another type or shape.

@@ -1,4 +1,4 @@
-"""One stream of random numbers per image: an image is corrupted alike whichever others are beside it."""
+"""One stream of random numbers per image, so that its corruption does not depend on the other images."""
 
 from collections.abc import Iterable, Sequence
 

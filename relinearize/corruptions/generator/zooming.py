@@ -1,6 +1,6 @@
 """Zooming into the centre, bilinearly, as one sparse matrix over the pixels of an image.
 
-The interpolation is linear in the pixels, so the mean of 26 zooms is one matrix too, and a whole batch is one product.
+The interpolation is linear in the pixels, so the mean of 26 zooms is one matrix, too, and a batch is one product.
 """
 
 from functools import lru_cache
@@ -45,7 +45,7 @@ def _zoom_line(size: int, factor: float) -> sparse.csr_array:
     """size x size: a line of pixels -> its centre enlarged; enlarged by whole pixels, then cut to size."""
     kept = int(np.ceil(size / factor))
     start = (size - kept) // 2
-    enlarged = ndimage.zoom(np.eye(kept), (factor, 1), order=1)  # what becomes of each pixel by itself
+    enlarged = ndimage.zoom(np.eye(kept), (factor, 1), order=1)  # each pixel alone
     cut = (len(enlarged) - size) // 2
     line = np.zeros((size, size))
     line[:, start : start + kept] = enlarged[cut : cut + size]

@@ -1,4 +1,4 @@
-"""No search: every ReLU stays. With method.finetune.epochs=0 such a run is its teacher, to compare others with."""
+"""No search: every ReLU stays. With method/finetune=none such a run is its teacher, as a row of its own in tables."""
 
 import torch
 from torch import Tensor

@@ -1,6 +1,6 @@
-"""The control of every search: keep positions drawn uniformly over the whole network.
+"""The control of every search: random masks, uniform over all positions or within an allocation.
 
-A method that cannot beat a random mask of the same budget, fine-tuned equally, has found nothing.
+A search that does not beat a random mask of the same budget, fine-tuned the same way, has found nothing.
 """
 
 import torch
@@ -22,6 +22,6 @@ class RandomMask:
 
 
 class AllocatedRandomMask(RandomMask):
-    """Random positions under an allocation: each site keeps what its sensitivity allots it."""
+    """Random positions under an allocation: each site keeps as many as `allocate` gives it."""
 
     allocated = True

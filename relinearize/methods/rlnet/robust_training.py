@@ -114,8 +114,8 @@ class RobustTraining(Stage):
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         # Graphs for the sizes of an epoch's last batch would double the time that compilation takes.
-        whole = len(batch[0]) == self.batch_size // process_count()
-        with contextlib.nullcontext() if whole else not_compiled():
+        full = len(batch[0]) == self.batch_size // process_count()
+        with contextlib.nullcontext() if full else not_compiled():
             return super().training_step(batch, batch_index)
 
     # ---- for the loss of a step --------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class RobustTraining(Stage):
         """What makes a process's random starts others than the first one's."""
         return (process_rank(),) if process_rank() else ()
 
-    def on_route(self, part: Part) -> Any:
+    def on_route(self, part: Part) -> contextlib.AbstractContextManager[None]:
         """A context: the network works on the route of `part`."""
         return on_route(self.network, part.route)
 

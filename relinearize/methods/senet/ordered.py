@@ -202,7 +202,7 @@ class OrderedNetwork(nn.Module):
         return functional_call(self.narrow[place.index], borrowed, (x,), tie_weights=False)
 
     def at(self, fraction: float) -> nn.Module:
-        """The module whose layers run at width `fraction`, for hooks; it cannot be called by itself."""
+        """The module whose layers run at width `fraction`, for hooks; it cannot be called alone."""
         return self.full if fraction == 1.0 else self.narrow[self._narrow[fraction].index]
 
     def weights_at(self, state: Mapping[str, Tensor], fraction: float) -> dict[str, Tensor]:

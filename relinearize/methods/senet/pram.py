@@ -117,7 +117,7 @@ def stage_sites(shapes: Mapping[str, Sequence[int]]) -> list[str]:
     return [name for name, shape in shapes.items() if last[tuple(shape[1:])] == name]
 
 
-def chosen_sites(sites: Any, shapes: Mapping[str, Sequence[int]], key: str) -> list[str]:
+def chosen_sites(sites: str | Sequence[str], shapes: Mapping[str, Sequence[int]], key: str) -> list[str]:
     """`sites` ("stages", "all", one name or a list of names) as names in forward order.
 
     Raises UserError, naming the config key `key`, for what is no site.

@@ -90,8 +90,8 @@ class ReleasedList:
 
     def __init__(self, list: str | None = None) -> None:
         if list not in LISTS:
-            asked = "null" if list is None else list
-            raise UserError(f"sensitivity.list={asked} is no released list; valid: {', '.join(LISTS)}")
+            name = "null" if list is None else list
+            raise UserError(f"sensitivity.list={name} is no released list; valid: {', '.join(LISTS)}")
         self.name = list
         self.kept = LISTS[list]
 

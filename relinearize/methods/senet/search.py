@@ -39,7 +39,7 @@ STAGE_PARITY = {"schedule": "constant", "selection": "test"}
 
 
 def spatial_mask(shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, int], generator: torch.Generator) -> Mask:
-    """The official initial mask: each place of a map is kept with probability n_l / N_l, alike in all channels.
+    """The official initial mask: each place of a map is kept with probability n_l / N_l, the same in all channels.
 
     The counts are met in expectation only.
     """

@@ -8,7 +8,6 @@ name; the result has the same sites in the same order. The one that is computed 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -58,7 +57,7 @@ class Given:
             raise UserError(f"{self.where}: all numbers are 0; at least one site needs one above 0")
         return numbers
 
-    def _by_site(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Any]:
+    def _by_site(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, object]:
         if isinstance(self.values, Mapping):
             missing = [name for name in shapes if name not in self.values]
             unknown = [str(name) for name in self.values if name not in shapes]
@@ -79,7 +78,7 @@ class Given:
             )
         return dict(zip(shapes, self.values, strict=True))
 
-    def _number(self, name: str, value: Any) -> float:
+    def _number(self, name: str, value: object) -> float:
         try:
             # YAML reads 1e-3 (without a point) as text.
             number = math.nan if isinstance(value, bool) else float(value)
@@ -90,7 +89,7 @@ class Given:
         return number
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> object:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,11 +1,11 @@
-"""Computed sensitivities: train the all-ReLU network sparse and see where the weights that are left lie.
+"""Computed sensitivities: train the all-ReLU network sparse and look at the density of each layer.
 
 SENet (Kundu et al., ICLR 2023) calls a site sensitive whose layer tolerates pruning: with d_l the density of its layer
 after sparse learning to a small global density d (0.1), eta_l = 1 - d_l. How the official lists were computed is not
 released.
 
 Ours is dynamic pruning with feedback (Lin et al., ICLR 2020): the mask is the global top d of the magnitudes, over all
-layers together, and is drawn anew at the start of each segment; the dense weights are kept and receive the gradient
+layers together, and is updated at the start of each segment; the dense weights are kept and receive the gradient
 taken at the pruned ones (w <- w - rate * gradient(mask * w)), so a weight that was pruned too early grows back. The
 density falls from 1 to d on a cubic (Zhu and Gupta 2017). Chosen because nothing fixes a layer's density: it settles
 where the magnitudes want it, which is what eta reads. RigL keeps the layer densities that it was given; sparse
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from relinearize.backbones.adapter import inner_network
+from relinearize.data.trainloader import TrainLoader
 from relinearize.errors import UserError
 from relinearize.methods.losses import classification_loss, percent_correct
 from relinearize.methods.stage import Stage
@@ -39,9 +40,9 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 def site_layers(network: nn.Module, sample: Tensor) -> dict[str, str]:
     """Site -> the layer (convolution or linear) in front of it, both by their names in the inner network.
 
-    In front of a site: of the layers that run between the previous site and this one, that with the most weights (among
-    equals the earlier). Shortcuts are left out: layers that read what a layer before the previous site has read. A site
-    without a layer of its own gets the previous site's (the first ones: the next site's). Found by running `sample`
+    Of the layers that run between the previous site and this one, it is that with the most weights (among equals the
+    earlier). Shortcuts are left out: layers that read what a layer before the previous site has read. A site without a
+    layer of its own gets the previous site's (the first ones: the next site's). Found by running `sample`
     (N x C x H x W, pixels) once, in eval mode and without gradients.
 
     Raises UserError where no layer leads into any site.
@@ -128,8 +129,8 @@ class SparseTraining(Stage):
         network: all-ReLU; starts from the teacher's weights.
         density: d, the share of the prunable weights that is kept in the end, exactly (rounded to one weight).
         pruning_share: the part of the training, 0 to 1, after which d is reached. The masks still move afterwards.
-        updates_per_epoch: how often the mask is drawn anew.
-        stage_settings: see Stage. `selection` is "last": only the end has the density asked for.
+        updates_per_epoch: how often the mask is updated.
+        stage_settings: see Stage. `selection` is "last": only the end has the final density.
 
     `use` runs the network once, to see which layers lead into which sites.
     """
@@ -157,7 +158,7 @@ class SparseTraining(Stage):
 
     # ---- the set-up ------------------------------------------------------------------------------------------------
 
-    def use(self, *, train_loader: Any, **rest: Any) -> None:
+    def use(self, *, train_loader: TrainLoader, **rest: Any) -> None:
         super().use(train_loader=train_loader, **rest)
         train_loader.seek(0, 0)
         images, _ = next(iter(train_loader))
@@ -187,7 +188,7 @@ class SparseTraining(Stage):
         self.prune(self.current_epoch)
 
     def prune(self, segment: int) -> None:
-        """Draw the mask of `segment` (from 0, over the whole training): a function of it and of the dense weights."""
+        """Update the mask for `segment` (from 0, over all epochs): a function of it and of the dense weights."""
         steps = max(1, math.ceil(self.pruning_share * self.epochs * self.segments))
         share = density_after((segment + 1) / steps, self.density)
         dense = {name: layer.parametrizations.weight.original for name, layer in self.pruned.items()}
