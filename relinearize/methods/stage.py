@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.data.trainloader import TrainLoader
+from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError, check_choice
 from relinearize.methods.losses import accuracy
 from relinearize.methods.processes import (

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.data.trainloader import TrainLoader
+from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError
 from relinearize.methods.losses import classification_loss, percent_correct
 from relinearize.methods.stage import Stage
