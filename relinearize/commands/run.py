@@ -51,15 +51,22 @@ def make_run(config: DictConfig) -> tuple[Any, Path]:
     return record, folder
 
 
+def run(config: DictConfig) -> tuple[Any, Path]:
+    """Make the run, or find its stages done; imports PyTorch."""
+    from relinearize.runs import pipeline
+
+    return pipeline.run(config)
+
+
 def run_and_copy(config: DictConfig) -> tuple[Any, Path]:
     """Run, and leave the record in the sweep's folder too. Returns the record and the run's folder."""
     from relinearize.files import write_bytes
     from relinearize.records.run import RECORD_FILE
-    from relinearize.runs.pipeline import run
+    from relinearize.runs.recall import recall
 
     hydra = HydraConfig.get()
     config.method.name = combination_name(config.method.name, hydra.runtime.choices)
-    record, folder = run(config)
+    record, folder = recall(config) or run(config)
     if hydra.mode == RunMode.MULTIRUN:
         write_bytes(Path(hydra.runtime.output_dir) / RECORD_FILE, (folder / RECORD_FILE).read_bytes())
     return record, folder

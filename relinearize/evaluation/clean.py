@@ -8,8 +8,8 @@ from relinearize.evaluation.settings import Evaluation
 from relinearize.files import write_json
 from relinearize.methods.losses import accuracy
 from relinearize.relu.mask import relu_total
+from relinearize.runs.build import open_images, open_source
 from relinearize.runs.finished import FinishedRun
-from relinearize.runs.images import open_images, open_source
 from relinearize.training.settings import resolve_accelerator
 
 EVALUATION = "evaluation.json"

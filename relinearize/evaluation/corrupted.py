@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 
 from relinearize.corruptions.constants import CORRUPTIONS, SEVERITIES
 from relinearize.corruptions.metrics import MEAN_ERROR, TINY_RESNET18, corruption_score
@@ -15,11 +14,12 @@ from relinearize.evaluation.pieces import Part, Piece, Result, flags_to_text, sh
 from relinearize.evaluation.subject import Subject
 from relinearize.records.robustness import CorruptionsRecord
 from relinearize.records.store import content_key
+from relinearize.targets import build
 
 
 def open_corruptions(settings: dict[str, Any], images: ImageSet) -> CorruptedImages:
     """The source of conf/corruptions for the clean test set `images`. UserError where it cannot be."""
-    return instantiate(settings)(images.images.numpy(), images.labels.numpy(), images.class_names)
+    return build(settings)(images.images.numpy(), images.labels.numpy(), images.class_names)
 
 
 class CorruptedAccuracy:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from hydra.utils import instantiate
 from rich.console import Console
 
 from relinearize.data.source import ImageSet
@@ -24,8 +23,9 @@ from relinearize.evaluation.table import show_robustness
 from relinearize.progress import WorkProgress
 from relinearize.records.robustness import ROBUST_FILE, RobustRecord
 from relinearize.records.run import RECORD_FILE
+from relinearize.runs.build import open_source
 from relinearize.runs.finished import FinishedRun
-from relinearize.runs.images import open_source
+from relinearize.targets import build
 from relinearize.training.settings import resolve_accelerator
 
 
@@ -33,7 +33,7 @@ def evaluate_robustness(evaluation: Evaluation, console: Console) -> list[Robust
     """Evaluate the run and its sub-folders, or find it done; print the table. Returns the records, the run's first."""
     run = FinishedRun.open(evaluation.folder, evaluation.root)
     runs = [run, *(FinishedRun.open(folder, evaluation.root) for folder in run.parts())]
-    attacks = {name: instantiate(settings) for name, settings in evaluation.attacks.items()}
+    attacks = {name: build(settings) for name, settings in evaluation.attacks.items()}
     check_classes(run, attacks)
     records = [finished(one, evaluation) for one in runs]
     missing = [one for one, record in zip(runs, records, strict=True) if record is None]

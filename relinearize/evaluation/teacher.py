@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -13,6 +12,7 @@ from relinearize.records.store import KEY_LENGTH, WEIGHTS, Artifact
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.finished import FinishedRun
 from relinearize.runs.weights import match_weights, read_weights
+from relinearize.targets import build
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def teacher_of(run: FinishedRun) -> FinishedTeacher | None:
 def _opened(path: Path, config: dict, run: FinishedRun) -> FinishedTeacher | None:
     config = OmegaConf.create(config)
     config.dataset = run.config.dataset  # where the images lie now
-    network = all_relu_network(config, instantiate(config.dataset.source))
+    network = all_relu_network(config, build(config.dataset.source))
     try:
         network.network.load_state_dict(match_weights(network.network, read_weights(path), path))
     except UserError:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
@@ -22,11 +21,11 @@ from relinearize.private_inference.bundle.onnx_model import check_free, check_in
 from relinearize.private_inference.cost.workload import Workload, bundle_workload
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import to_masked
-from relinearize.runs.build import all_relu_network
+from relinearize.runs.build import all_relu_network, open_source
 from relinearize.runs.finished import FinishedRun
-from relinearize.runs.images import open_source
 from relinearize.runs.submodels import ROUTE
 from relinearize.runs.weights import match_weights, read_weights
+from relinearize.targets import build
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str 
     network = all_relu_network(config, student=True)
     weights = route_state(read_weights(path), route or "clean")
     network.network.load_state_dict(match_weights(network.network, weights, path))
-    source = instantiate(config.dataset.source)
+    source = build(config.dataset.source)
     size = (source.channels, source.image_size, source.image_size)
     backbone = config.backbone
     if mask:

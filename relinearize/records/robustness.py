@@ -1,20 +1,16 @@
 """The robust record: one JSON file per checkpoint and batch-norm route, beside the run's record, made by `evaluate`.
 
 One row of a robustness table is one robust record: clean, corrupted and attacked accuracy of the very same network.
-Strict, frozen and versioned like `records`, and as free of torch.
+Strict, frozen and versioned (see schema.py), and free of torch.
 """
 
-import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from relinearize.errors import UserError
-from relinearize.files import write_json
-from relinearize.records.run import Count, IsoTime, Metric, Percent, Seconds
+from relinearize.records.schema import Count, IsoTime, Metric, Part, Percent, RecordFile, Seconds
 
 ROBUST_SCHEMA_VERSION = 1
 ROBUST_FILE = "robustness.json"
@@ -24,25 +20,19 @@ ROUNDING = 1e-6  # of percentages that can be computed again from others in the 
 Some = Annotated[int, Field(ge=1)]
 BySeverity = Annotated[list[Percent], Field(min_length=SEVERITIES, max_length=SEVERITIES)]
 
-logger = logging.getLogger(__name__)
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class CleanAccuracy(_Part):
-    """Percent right of `n` unchanged test images."""
+class CleanAccuracy(Part):
+    """Accuracy on `n` unchanged test images."""
 
     accuracy: Percent
     n: Some
 
 
-class AttackRecord(_Part):
-    """Percent of `n` images that are right before and after one attack.
+class AttackRecord(Part):
+    """Robust accuracy: percent of `n` images classified correctly before and after one attack.
 
-    epsilon, step: pixels times 255; null where the attack has no such setting. An image counts as right after several
-    restarts or losses if it is right after each of them. `version`: of the package the attack is from, null for ours.
+    epsilon, step: pixels times 255; null where the attack has no such setting. With several restarts or losses an image
+    counts if it is classified correctly after each of them. `version`: of the attack's package, null for ours.
     """
 
     name: str
@@ -59,8 +49,8 @@ class AttackRecord(_Part):
     seconds: Seconds
 
 
-class CorruptionsRecord(_Part):
-    """Percent right of `n` corrupted images at severity 1 to 5, for each of the 15 corruptions and the extra four.
+class CorruptionsRecord(Part):
+    """Accuracy on `n` corrupted images at severity 1 to 5, for each of the 15 corruptions and the extra four.
 
     source: "generated" or "files sha256..."; constants: whose severities, "cifar" or "tiny"; left_out: of the 15, those
     that were not measured; npa: the mean over all of `accuracy`; mce: in percent, relative to `mce_anchor`, which says
@@ -88,7 +78,7 @@ class CorruptionsRecord(_Part):
         return self
 
 
-class CheckRecord(_Part):
+class CheckRecord(Part):
     """One sanity check: passed or to be looked at, with the numbers that say so."""
 
     name: str
@@ -97,22 +87,25 @@ class CheckRecord(_Part):
     numbers: dict[str, Metric]
 
 
-class RobustHardware(_Part):
+class RobustHardware(Part):
     """Where it was evaluated."""
 
     accelerator: str
     name: str
 
 
-class RobustRecord(_Part):
+class RobustRecord(RecordFile):
     """What one robust evaluation leaves; see the module's docstring.
 
     key, name: of the record beside it. route: which batch norms ("clean", "augmix", "adversarial"), null where there is
     one set only; run: the key that all routes of one checkpoint share. title: the dataset's, for people.
     """
 
+    FILE: ClassVar[str] = ROBUST_FILE
+    VERSION: ClassVar[int] = ROBUST_SCHEMA_VERSION
+    REDO: ClassVar[str] = "evaluate the run again"
+
     schema_version: Literal[1]
-    key: str
     name: str
     method: str
     route: str | None
@@ -145,49 +138,7 @@ class RobustRecord(_Part):
             raise ValueError(f"relus is {self.relus}, more than its total {self.total}")
         return self
 
-    @classmethod
-    def read(cls, path: Path | str) -> "RobustRecord":
-        """Read and check one file. Raises UserError naming the path and the first field that does not fit."""
-        path = Path(path)
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON ({error})") from error
-        version = values.get("schema_version") if isinstance(values, dict) else None
-        if type(version) is not int or version != ROBUST_SCHEMA_VERSION:
-            newer = type(version) is int and version > ROBUST_SCHEMA_VERSION
-            advice = "update relinearize" if newer else "evaluate the run again"
-            raise UserError(f"{path}: schema_version: {version!r}, expected {ROBUST_SCHEMA_VERSION}; {advice}")
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            raise UserError(f"{path}: {field + ': ' if field else ''}{message}") from error
-
-    def write(self, path: Path | str) -> None:
-        """Write to `path` atomically: a kill leaves the old file or the new one, never half of it."""
-        write_json(Path(path), self.model_dump(mode="json"))
-
 
 def find_robust_records(folders: Iterable[Path | str]) -> list[tuple[Path, RobustRecord]]:
-    """All robust records below `folders` (a file itself may be named, too), each key once, in the order of their paths.
-
-    There may be none: not every run was attacked. Raises UserError if a folder does not exist. A broken file is skipped
-    with one warning line.
-    """
-    found: dict[str, tuple[Path, RobustRecord]] = {}
-    for folder in sorted({Path(folder) for folder in folders}):
-        if not folder.exists():
-            raise UserError(f"{folder}: no such folder; name a folder that holds {ROBUST_FILE} files")
-        for path in [folder] if folder.is_file() else sorted(folder.rglob(ROBUST_FILE)):
-            try:
-                record = RobustRecord.read(path)
-            except UserError as error:
-                logger.warning("skipped: %s", error)
-                continue
-            found.setdefault(record.key, (path, record))
-    return sorted(found.values(), key=lambda pair: pair[0])
+    """All robust records below `folders`, each key once. There may be none: not every run was attacked."""
+    return RobustRecord.find(folders)

@@ -1,54 +1,21 @@
-"""The record: one JSON file per finished run. Every table and plot is made from records, never typed.
+"""The record: one JSON file per finished run. Every table and plot is made from records, never typed."""
 
-The schema is strict (unknown or missing keys are refused, numbers are not read from strings) and versioned, so that a
-plot never mixes files that mean different things by the same name. Imports neither torch nor anything that does.
-"""
-
-import json
-import logging
-import math
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from relinearize.errors import UserError
-from relinearize.files import write_json
+from relinearize.records.schema import Count, IsoTime, Metric, Part, Percent, RecordFile, Seconds, Shape
 
-SCHEMA_VERSION = 3  # 2: the stage "sensitivity" and each site's value, sub-models; 3: cost
-READABLE_VERSIONS = (1, 2, 3)
+SCHEMA_VERSION = 3  # the only one that is read
 RECORD_FILE = "record.json"
 OWN_BUILDER = "relinearize.backbones.build_backbone"  # what builds the project's own backbones
 
-logger = logging.getLogger(__name__)
-
-
-def _iso_time(text: str) -> str:
-    datetime.fromisoformat(text)
-    return text
-
-
-def _finite_or_null(value: Any) -> Any:
-    # JSON has no NaN; a metric that was not measured in an epoch is null.
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Count = Annotated[int, Field(ge=0)]
-Percent = Annotated[float, Field(ge=0, le=100)]
-Seconds = Annotated[float, Field(ge=0)]
-IsoTime = Annotated[str, AfterValidator(_iso_time)]
-Metric = Annotated[int | float | None, BeforeValidator(_finite_or_null)]
-Shape = Annotated[tuple[int, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 StageName = Literal["teacher", "search", "finetune", "sensitivity"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class MethodRecord(_Part):
+class MethodRecord(Part):
     """The method's short name and the class of each of its stages."""
 
     name: str
@@ -57,7 +24,7 @@ class MethodRecord(_Part):
     finetune: str
 
 
-class DatasetRecord(_Part):
+class DatasetRecord(Part):
     """The images: `title` is for people ("CIFAR-10 (JPEG)"), `fingerprint` a sha256 of the content."""
 
     name: str
@@ -71,7 +38,7 @@ class DatasetRecord(_Part):
     fingerprint: str
 
 
-class BackboneRecord(_Part):
+class BackboneRecord(Part):
     """`width`: channels of the first stage; `convention`: which ReLUs exist at all ("snl" or "senet")."""
 
     name: str
@@ -79,7 +46,7 @@ class BackboneRecord(_Part):
     convention: str
 
 
-class BudgetRecord(_Part):
+class BudgetRecord(Part):
     """ReLU counts per image. `met` is what the network has, `asked` what the user said."""
 
     asked: Count
@@ -88,10 +55,10 @@ class BudgetRecord(_Part):
     reached: bool
 
 
-class SiteRecord(_Part):
+class SiteRecord(Part):
     """One ReLU site: `shape` is C x H x W, `kept` of `total` positions are still ReLUs.
 
-    `sensitivity`: what its share of the budget was proportional to, where the search was given such (since version 2).
+    `sensitivity`: what its share of the budget was proportional to, where the search was given such.
     """
 
     name: str
@@ -107,7 +74,7 @@ class SiteRecord(_Part):
         return self
 
 
-class AccuracyRecord(_Part):
+class AccuracyRecord(Part):
     """Accuracies in percent. `test` belongs to the weights chosen by `selection`, `test_last` to the last epoch's."""
 
     test: Percent | None
@@ -120,7 +87,7 @@ class AccuracyRecord(_Part):
     selected_epoch: Count | None
 
 
-class StageRecord(_Part):
+class StageRecord(Part):
     """One training phase. `history` holds one row of metrics per epoch; `reused` says it came from the store."""
 
     key: str
@@ -130,7 +97,7 @@ class StageRecord(_Part):
     history: list[dict[str, Metric]]
 
 
-class SubmodelRecord(_Part):
+class SubmodelRecord(Part):
     """A network beside the main one of the run with key `run`: of `fraction` of its channels, or of another route.
 
     The budget of a narrower one is not asked for by anybody: asked is what its part of the mask keeps.
@@ -140,7 +107,7 @@ class SubmodelRecord(_Part):
     run: str
 
 
-class HardwareRecord(_Part):
+class HardwareRecord(Part):
     """Where the run was computed."""
 
     accelerator: str
@@ -150,7 +117,7 @@ class HardwareRecord(_Part):
     convolutions: str | None = None  # "torch" or "winograd"; None: a record from before there was a choice
 
 
-class PhaseRecord(_Part):
+class PhaseRecord(Part):
     """Predicted for one inference. bytes, of both directions, and messages: None for computation alone."""
 
     seconds: Seconds
@@ -158,14 +125,14 @@ class PhaseRecord(_Part):
     messages: Count | None
 
 
-class PredictedRecord(_Part):
+class PredictedRecord(Part):
     """Of one preset; offline is None where nobody knows it."""
 
     online: PhaseRecord
     offline: PhaseRecord | None
 
 
-class CostRecord(_Part):
+class CostRecord(Part):
     """What private inference of one image is made of, in counts, and what the presets of that day predicted from them.
 
     live_sites: sites that keep any ReLU; gathered: positions of those that keep some, but not all. linear: counts by
@@ -181,15 +148,18 @@ class CostRecord(_Part):
     predicted: dict[str, PredictedRecord]
 
 
-class Record(_Part):
+class Record(RecordFile):
     """Everything one finished run leaves for tables and plots; see the module's docstring.
 
     Beyond the field types: the budget met equals the sum of what the sites keep, the total the sum of their totals, and
     the cost is that of these sites.
     """
 
-    schema_version: Literal[1, 2, 3]
-    key: str
+    FILE: ClassVar[str] = RECORD_FILE
+    VERSION: ClassVar[int] = SCHEMA_VERSION
+    REDO: ClassVar[str] = "run it again"
+
+    schema_version: Literal[3]
     name: str
     created: IsoTime
     method: MethodRecord
@@ -207,7 +177,7 @@ class Record(_Part):
     hardware: HardwareRecord
     submodel: SubmodelRecord | None = None
     route: str | None = None  # the batch-norm route of this network, where the method has several (RLNet)
-    cost: CostRecord | None = None  # since version 3
+    cost: CostRecord | None = None
 
     @property
     def own_backbone(self) -> bool:
@@ -229,76 +199,7 @@ class Record(_Part):
             )
         return self
 
-    @classmethod
-    def read(cls, path: Path | str) -> "Record":
-        """Read and check one file. Raises UserError naming the path and the first field that does not fit."""
-        path = Path(path)
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: not a record (a JSON object is expected)")
-        _check_version(path, values.get("schema_version"))
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise UserError(f"{path}: {_first_problem(error)}") from error
-
-    def write(self, path: Path | str) -> None:
-        """Write to `path` atomically: a kill leaves the old file or the new one, never half of it."""
-        write_json(Path(path), self.model_dump(mode="json"))
-
-
-def _check_version(path: Path, version: Any) -> None:
-    if type(version) is not int:
-        raise UserError(f"{path}: schema_version: {version!r}, expected {SCHEMA_VERSION}; is this a record of a run?")
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema_version: {version} is newer than this program's {SCHEMA_VERSION}; update relinearize"
-        )
-    if version not in READABLE_VERSIONS:
-        raise UserError(
-            f"{path}: schema_version: {version} is older than this program's {SCHEMA_VERSION}; run it again"
-        )
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=True)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if not field:
-        return message
-    shown = repr(first["input"])
-    return f"{field}: {message}" + (f" (got {shown})" if first["type"] != "missing" and len(shown) <= 60 else "")
-
 
 def find_records(folders: Iterable[Path | str]) -> list[tuple[Path, Record]]:
-    """All records below `folders` (a record file itself may be named, too), each key once, in the order of their paths.
-
-    Raises UserError if a folder does not exist or holds no readable record. A broken record among good ones is
-    skipped with one warning line.
-    """
-    found: dict[str, tuple[Path, Record]] = {}
-    for folder in sorted({Path(folder) for folder in folders}):
-        if not folder.exists():
-            raise UserError(f"{folder}: no such folder; name a folder that holds {RECORD_FILE} files")
-        paths = [folder] if folder.is_file() else sorted(folder.rglob(RECORD_FILE))
-        good, problems = 0, []
-        for path in paths:
-            try:
-                record = Record.read(path)
-            except UserError as error:
-                problems.append(str(error))
-                continue
-            good += 1
-            found.setdefault(record.key, (path, record))
-        if not paths:
-            raise UserError(f"{folder}: holds no {RECORD_FILE}; a finished run leaves one in its folder")
-        if not good:
-            raise UserError(f"{folder}: holds no valid record; {problems[0]}")
-        for problem in problems:
-            logger.warning("skipped: %s", problem)
-    return sorted(found.values(), key=lambda pair: pair[0])
+    """All records below `folders`, each key once. Raises UserError where a folder is missing or holds none."""
+    return Record.find(folders, required=True)

@@ -27,8 +27,20 @@ MASK, WEIGHTS, CONFIG = "mask.safetensors", "weights.safetensors", "config.yaml"
 
 def content_key(content: Any) -> str:
     """sha256 (hex) of plain data, independent of the order of its keys."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def canonical(content: Any) -> str:
+    """Plain data as JSON, the same for equal data: keys are sorted, and 8.0 is written as 8."""
+    return json.dumps(_numbers(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _numbers(content: Any) -> Any:
+    if isinstance(content, float) and content.is_integer():
+        return int(content)
+    if isinstance(content, dict):
+        return {key: _numbers(value) for key, value in content.items()}
+    return [_numbers(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,62 @@
-"""From a config to a network: the backbone with its initial weights, linearized, behind its pixel adapter."""
+"""From a config to its images and its network: what `dataset` and `backbone` name, built."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from relinearize.backbones import build_backbone
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.resnet import drop_identity_shortcuts
+from relinearize.data.source import Source
 from relinearize.relu.sites import linearize
-from relinearize.runs.images import fill_statistics
 from relinearize.runs.weights import load_initial
+from relinearize.targets import build, plain, target
+
+if TYPE_CHECKING:
+    from relinearize.data.datamodule import ImageData
+
+# What every backbone takes beside the parameters of its function.
+NETWORK_DEFAULTS = {"student_skip": True, "weights": None}
 
 
-def all_relu_network(config: DictConfig, source: Any = None, student: bool = False) -> PixelInput:
+def open_source(config: DictConfig) -> Source:
+    """The source of `config.dataset`, its files looked at. UserError where something is missing."""
+    source = build(config.dataset.source)
+    source.check()
+    fill_statistics(config, source)
+    return source
+
+
+def fill_statistics(config: DictConfig, source: Source) -> None:
+    """Where `dataset.mean` and `dataset.std` are null, put those of the training images into the config."""
+    if config.dataset.mean is None or config.dataset.std is None:
+        from relinearize.data.datamodule import channel_statistics
+
+        config.dataset.mean, config.dataset.std = channel_statistics(source)
+
+
+def open_images(config: DictConfig, source: Source, device: str, *, holdout: float | None = None) -> "ImageData":
+    """The images of `source` as `config.dataset` wants them, on `device`; `holdout` replaces its share if given."""
+    from relinearize.data.datamodule import ImageData
+
+    dataset = plain(config.dataset)
+    optional = {key: dataset[key] for key in ("resident", "resident_limit_gb", "workers") if key in dataset}
+    return ImageData(
+        source,
+        mean=dataset["mean"],
+        std=dataset["std"],
+        augment=dataset["augment"],
+        holdout=dataset["holdout"] if holdout is None else holdout,
+        subset=dataset["subset"],
+        seed=config.seed,
+        device=device,
+        **optional,
+    )
+
+
+def all_relu_network(config: DictConfig, source: Source | None = None, student: bool = False) -> PixelInput:
     """The network of `config.backbone` for `config.dataset`, every site a MaskedReLU that keeps all its ReLUs.
 
     The initial weights are a function of `config.seed`; the global generator is left as it was. `backbone` may name
@@ -24,20 +66,20 @@ def all_relu_network(config: DictConfig, source: Any = None, student: bool = Fal
     `student`: the network that is linearized, not the teacher. The two differ where `backbone.student_skip` is false:
     then the student's residual blocks drop their identity shortcuts, as in SENet's and RLNet's released code.
     """
-    source = source or instantiate(config.dataset.source)
-    settings = OmegaConf.to_container(config.backbone, resolve=True)
-    student_skip, weights = settings.pop("student_skip", True), settings.pop("weights", None)
-    if settings["_target_"] != "relinearize.backbones.build_backbone":
+    source = source or build(config.dataset.source)
+    settings = NETWORK_DEFAULTS | plain(config.backbone)
+    student_skip, weights = (settings.pop(name) for name in NETWORK_DEFAULTS)
+    if target(settings) is not build_backbone:
         settings.pop("name")  # a label for folders and records; our own builder is told what to build by it
-    build = instantiate(settings, _partial_=True)
+    make = build(settings, _partial_=True)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        backbone = build(classes=source.classes, image_size=source.image_size, channels=source.channels)
+        backbone = make(classes=source.classes, image_size=source.image_size, channels=source.channels)
     if weights is not None:
         load_initial(backbone, Path(weights))
     if student and not student_skip:
         drop_identity_shortcuts(backbone)
     fill_statistics(config, source)
     input_size = (source.channels, source.image_size, source.image_size)
-    mean, std = (OmegaConf.to_container(config.dataset[key], resolve=True) for key in ("mean", "std"))
+    mean, std = (plain(config.dataset[key]) for key in ("mean", "std"))
     return PixelInput(linearize(backbone, input_size), mean, std)

@@ -1,27 +1,39 @@
 """What a finished run says about itself: its record, made from the artifacts of its stages."""
 
+import logging
 import math
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
+from relinearize.backbones.adapter import inner_network
+from relinearize.data.source import Source
 from relinearize.machine import device_name, git_commit, versions
-from relinearize.records.run import SCHEMA_VERSION, Record
-from relinearize.records.store import MASK
-from relinearize.relu.mask import Mask
-from relinearize.runs.plan import Plan, plain
-from relinearize.runs.predicted_cost import cost_values
+from relinearize.private_inference.bundle.tracing import traced_graph
+from relinearize.private_inference.cost.backbones import backbone_work
+from relinearize.private_inference.cost.prediction import PhaseCost, predict
+from relinearize.private_inference.cost.presets import recorded_presets
+from relinearize.private_inference.cost.workload import LinearWork, linear_work, mask_workload
+from relinearize.records.run import OWN_BUILDER, SCHEMA_VERSION, Record
+from relinearize.runs.build import all_relu_network
+from relinearize.runs.plan import Plan
+from relinearize.runs.request import Request
+
+logger = logging.getLogger(__name__)
 
 
 def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
     """The record of a run whose stages are all in the store."""
-    config = plan.config
+    request, config = plan.request, plan.request.config
     described = {name: artifact.describe() for name, artifact in plan.artifacts.items()}
     teacher, snapshot, tuned = (described[name] for name in ("teacher", "search", "finetune"))
-    mask, _ = Mask.from_file(plan.chosen.path / MASK)
-    shapes = plan.shapes
-    sensitivities = plan.sensitivity_source.values() if plan.allocated else {}
+    mask, _ = plan.results.mask(plan.chosen)
+    shapes = request.shapes
+    sensitivities = plan.sensitivities() if request.allocated else {}
     stages = {}
     for name, content in described.items():
         stages[name] = {
@@ -35,29 +47,29 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
         {
             "schema_version": SCHEMA_VERSION,
             "key": plan.run.key,
-            "name": plan.name,
+            "name": request.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "method": {"name": plan.method_name, **plan.stage_classes()},
+            "method": {"name": request.method_name, **stage_classes(request)},
             "dataset": {
                 "name": config.dataset.name,
                 "title": config.dataset.title,
-                "image_size": plan.source.image_size,
-                "channels": plan.source.channels,
-                "classes": plan.source.classes,
-                **plan.data.sizes,
-                "fingerprint": plan.fingerprint,
+                "image_size": request.source.image_size,
+                "channels": request.source.channels,
+                "classes": request.source.classes,
+                **request.data.sizes,
+                "fingerprint": request.fingerprint,
             },
             "backbone": {
                 "name": config.backbone.name,
                 "width": config.backbone.get("width"),
                 "convention": config.backbone.get("convention", "all"),
             },
-            "seed": plan.seed,
+            "seed": request.seed,
             "replacement": "identity",
             "budget": {
-                "asked": plan.budget,
+                "asked": request.budget,
                 "met": mask.count,
-                "total": plan.total,
+                "total": request.total,
                 "reached": snapshot["reached"],
             },
             "sites": [
@@ -72,12 +84,12 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
             ],
             "accuracy": {**tuned["accuracy"], "teacher_test": teacher["accuracy"]["test"]},
             "stages": stages,
-            "config": plain(config),
+            "config": request.plain_config,
             "versions": versions(),
             "git_commit": git_commit(),
-            "hardware": hardware(plan),
-            "cost": cost_values(config, plan.source, [(int(kept.sum()), kept.numel()) for kept in mask.values()]),
-            "route": "clean" if len(plan.stage_routes("finetune")) > 1 else None,
+            "hardware": hardware(request),
+            "cost": cost_values(config, request.source, [(int(kept.sum()), kept.numel()) for kept in mask.values()]),
+            "route": "clean" if len(request.stage_routes("finetune")) > 1 else None,
         }
     )
 
@@ -90,11 +102,70 @@ def epochs_begun(history: list[dict[str, float]]) -> int:
     return math.ceil(max((row["epoch"] + ("seconds" in row) for row in history), default=0))
 
 
-def hardware(plan: Plan) -> dict[str, Any]:
+def stage_classes(request: Request) -> dict[str, str]:
+    """Stage -> its class; "file" for a teacher that was read."""
+    classes = {stage: request.class_name(stage) for stage in ("teacher", "search", "finetune")}
+    return classes if request.teacher_file is None else classes | {"teacher": "file"}
+
+
+def hardware(request: Request) -> dict[str, Any]:
+    training = request.training
     return {
-        "accelerator": plan.accelerator,
-        "name": device_name(plan.accelerator),
+        "accelerator": training.accelerator,
+        "name": device_name(training.accelerator),
         "threads": torch.get_num_threads(),
-        "precision": plan.precision,
-        "convolutions": plan.training.convolutions,
+        "precision": training.precision,
+        "convolutions": training.convolutions,
+    }
+
+
+# ---- private inference: the counts of the network, and what each preset predicts from them -------------------------
+
+
+def cost_values(config: DictConfig, source: Source, sites: Iterable[tuple[int, int]]) -> dict[str, Any]:
+    """The values of a CostRecord for `config.backbone` on images like those of `source`.
+
+    sites: (kept, total) of each.
+    """
+    workload = replace(mask_workload(sites), linear=network_work(config, source))
+    predictions = [predict(preset, workload) for preset in recorded_presets()]
+    return {
+        **asdict(workload),
+        "predicted": {
+            one.preset.name: {
+                "online": _phase(one.online, one.preset.network is not None),
+                "offline": one.offline and _phase(one.offline, one.preset.network is not None),
+            }
+            for one in predictions
+            if one.complete
+        },
+    }
+
+
+def network_work(config: DictConfig, source: Source) -> LinearWork | None:
+    """The linear part of the network of `config`: from its name, or counted in it. None where it cannot be traced."""
+    backbone = config.backbone
+    if backbone["_target_"] == OWN_BUILDER:
+        return backbone_work(
+            backbone.name,
+            width=backbone.get("width"),
+            classes=source.classes,
+            image_size=source.image_size,
+            channels=source.channels,
+        )
+    input_size = (source.channels, source.image_size, source.image_size)
+    try:
+        network = inner_network(all_relu_network(config, source, student=True).eval())
+        nodes, weights, _ = traced_graph(network, input_size)
+        return linear_work(input_size, nodes, weights)
+    except Exception as error:  # a user's network, after its training: whatever is wrong must not cost the run
+        logger.warning("the record has no cost of the linear layers: %s", str(error) or type(error).__name__)
+        return None
+
+
+def _phase(cost: PhaseCost, on_network: bool) -> dict[str, Any]:
+    return {
+        "seconds": round(cost.seconds, 6),
+        "bytes": round(cost.bytes) if on_network else None,
+        "messages": round(cost.messages) if on_network else None,
     }

@@ -16,6 +16,7 @@ from relinearize.relu.mask import Mask
 from relinearize.relu.sites import site_shapes, to_masked
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.weights import match_weights, read_weights
+from relinearize.targets import plain
 
 FILES = (RECORD_FILE, CONFIG, MASK, WEIGHTS)
 
@@ -49,7 +50,7 @@ class FinishedRun:
         return {
             "weights": file_digest(self.folder / WEIGHTS),
             "mask": file_digest(self.folder / MASK),
-            "backbone": OmegaConf.to_container(config.backbone, resolve=True),
+            "backbone": plain(config.backbone),
             "normalisation": [list(config.dataset[key]) for key in ("mean", "std")],
             "images": self.record.dataset.fingerprint,
         }

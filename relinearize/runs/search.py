@@ -4,12 +4,9 @@ import time
 from functools import partial
 from typing import Any
 
-from hydra.utils import instantiate
-
-from relinearize.errors import UserError
 from relinearize.methods.stage import Snapshot, Stage
 from relinearize.progress import say
-from relinearize.records.store import MASK, WEIGHTS
+from relinearize.records.store import MASK, WEIGHTS, Artifact
 from relinearize.relu.allocation import allocate
 from relinearize.relu.budget import site_mask, top_mask
 from relinearize.relu.culling import ScoredPositions, SensitiveSites
@@ -18,7 +15,8 @@ from relinearize.relu.sites import to_sloped
 from relinearize.runs.plan import Plan
 from relinearize.runs.stages import frozen_teacher, load_into, publish, tested, train
 from relinearize.runs.teacher import make_teacher
-from relinearize.runs.weights import read_weights, write_weights
+from relinearize.runs.weights import write_weights
+from relinearize.targets import builder
 from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
 
 SCORES = "scores.safetensors"  # of a snapshot whose search scores positions
@@ -26,16 +24,17 @@ SCORES = "scores.safetensors"  # of a snapshot whose search scores positions
 
 def make_snapshot(plan: Plan) -> None:
     """The search of `plan`, done as far as its budget."""
-    if plan.snapshot(plan.budget).complete:
+    if plan.snapshot().complete:
         return
-    sensitivities = open_sensitivities(plan) if plan.allocated else {}  # before the lock: it may need other searches
+    request = plan.request
+    sensitivities = open_sensitivities(plan) if request.allocated else {}  # before the lock: may need other searches
     with plan.search.lock(say):
-        if plan.snapshot(plan.budget).complete:
+        if plan.snapshot().complete:
             return
-        search = instantiate(plan.config.method.search, _partial_=True, _convert_="all")
+        search = builder(request.config.method.search)
         if hasattr(search.func, "scores"):
             scored_snapshot(plan, search(), sensitivities)
-        elif plan.allocated:
+        elif request.allocated:
             allocated_search(plan, sensitivities)
         else:
             walk_search(plan)
@@ -49,48 +48,42 @@ def make_mask(plan: Plan) -> None:
     with plan.chosen.lock(say):
         if plan.chosen.complete:
             return
-        snapshot = plan.snapshot(plan.budget).path
-        if not (snapshot / SCORES).is_file():
-            raise UserError(f"{snapshot} was left by an earlier version, without scores; delete it to search again")
-        found = read_weights(snapshot / SCORES)
-        scores = {name: found[name] for name in plan.shapes}  # a file has an order of its own
-        division = plan.site_choice.choose(plan.sizes, plan.budget, ScoredPositions(scores, plan.budget))
-        mask = site_mask(scores, division.counts)
-        folder = plan.chosen.work
-        folder.mkdir(parents=True, exist_ok=True)
-        mask.to_file(folder / MASK, mask_metadata(plan, plan.budget, mask))
-        publish(plan.chosen, folder, plan.config, {"live": division.live}, read_weights(snapshot / WEIGHTS))
+        request, snapshot, results = plan.request, plan.snapshot(), plan.results
+        found = results.weights(snapshot, SCORES)
+        scores = {name: found[name] for name in request.shapes}  # a file has an order of its own
+        division = request.site_choice.choose(request.sizes, request.budget, ScoredPositions(scores, request.budget))
+        write_mask(plan, plan.chosen, request.budget, site_mask(scores, division.counts))
+        publish(plan, plan.chosen, {"live": division.live}, results.weights(snapshot))
+        results.keep(plan.chosen, {WEIGHTS: results.weights(snapshot)})
 
 
 def open_sensitivities(plan: Plan) -> dict[str, float | None]:
     """The sensitivity of each site; None for those that the allocation culls."""
-    sensitivities = make_sensitivities(plan)
-    if plan.site_choice is None:
+    request, sensitivities = plan.request, make_sensitivities(plan)
+    if request.site_choice is None:
         return sensitivities
-    divide = SensitiveSites(plan.sizes, sensitivities, plan.budget)
-    return divide.among(plan.site_choice.choose(plan.sizes, plan.budget, divide).live)
+    divide = SensitiveSites(request.sizes, sensitivities, request.budget)
+    return divide.among(request.site_choice.choose(request.sizes, request.budget, divide).live)
 
 
 def make_sensitivities(plan: Plan) -> dict[str, float]:
     """The sensitivity of each site, from wherever the `sensitivity` group says; trained if it must be."""
-    source = plan.sensitivity_source
-    if source.artifact is not None:
-        make_teacher(source.maker)
-        if source.learned:
-            make_snapshot(source.maker)
-        elif not source.artifact.complete:
-            with source.artifact.lock(say):
-                if not source.artifact.complete:
+    if plan.sensitivity is not None:
+        make_teacher(plan.sensitivity_maker)
+        if plan.sensitivity_source.learned:
+            make_snapshot(plan.sensitivity_maker)
+        elif not plan.sensitivity.complete:
+            with plan.sensitivity.lock(say):
+                if not plan.sensitivity.complete:
                     train_sensitivity(plan)
-    return source.values()
+    return plan.sensitivities()
 
 
 def train_sensitivity(plan: Plan) -> None:
     """The stage that computes them, from the teacher's weights; its pruned network is tested, to be looked at."""
-    artifact, source = plan.sensitivity_source.artifact, plan.sensitivity_source.maker
-    folder = artifact.work
-    stage = train(source, sensitivity_stage, folder / CHECKPOINT)
-    weights, accuracies = tested(source, stage, source.new_network())
+    maker = plan.sensitivity_maker
+    stage = train(maker, sensitivity_stage, plan.sensitivity.work / CHECKPOINT)
+    weights, accuracies = tested(maker, stage, maker.request.new_network())
     description = {
         "sensitivities": stage.sensitivities(),
         "densities": stage.densities(),
@@ -98,24 +91,24 @@ def train_sensitivity(plan: Plan) -> None:
         "history": stage.history,
         "accuracy": accuracies,
     }
-    publish(artifact, folder, source.config, description, weights)
+    publish(maker, plan.sensitivity, description, weights)
 
 
-def sensitivity_stage(source: Plan) -> Stage:
-    network = load_into(source.new_network(), read_weights(source.teacher.path / WEIGHTS))
-    return source.sensitivity_source.build(network=network)
+def sensitivity_stage(maker: Plan) -> Stage:
+    network = load_into(maker.request.new_network(), maker.results.weights(maker.teacher))
+    return maker.sensitivity_source.build(network=network)
 
 
 def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float | None]) -> None:
     """A search without training: the mask is the top of its scores, the weights are the teacher's."""
-    started = time.monotonic()
-    scores = search.scores(plan.shapes, plan.seed)
-    if plan.allocated:
-        mask = site_mask(scores, allocate(plan.sizes, sensitivities, plan.budget))
+    started, request = time.monotonic(), plan.request
+    scores = search.scores(request.shapes, request.seed)
+    if request.allocated:
+        mask = site_mask(scores, allocate(request.sizes, sensitivities, request.budget))
     else:
-        mask = top_mask(scores, plan.budget)
-    weights = read_weights(plan.teacher.path / WEIGHTS)
-    keep_snapshot(plan, Snapshot(plan.budget, mask, weights, True, time.monotonic() - started, scores=scores))
+        mask = top_mask(scores, request.budget)
+    weights = plan.results.weights(plan.teacher)
+    keep_snapshot(plan, Snapshot(request.budget, mask, weights, True, time.monotonic() - started, scores=scores))
 
 
 def allocated_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
@@ -127,14 +120,14 @@ def allocated_search(plan: Plan, sensitivities: dict[str, float | None]) -> None
 
 
 def allocated_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
-    stage = instantiate(plan.config.method.search, _partial_=True, _convert_="all")(
-        network=plan.stage_network("search"),
+    stage = builder(plan.request.config.method.search)(
+        network=plan.request.stage_network("search"),
         teacher=frozen_teacher(plan, "search"),
         sensitivities=sensitivities,
-        budget=plan.budget,
+        budget=plan.request.budget,
     )
     if stage.start == "teacher":
-        load_into(stage.network, read_weights(plan.teacher.path / WEIGHTS))
+        load_into(stage.network, plan.results.weights(plan.teacher))
     return stage
 
 
@@ -144,16 +137,16 @@ def walk_search(plan: Plan) -> None:
     A budget that an earlier walk passed without leaving a snapshot (nobody had asked) is walked to again from the
     start, beside the trajectory, which stays where it is: the same steps lead to the same snapshot.
     """
-    trajectory = plan.search.path / CHECKPOINT
+    budget, trajectory = plan.request.budget, plan.search.path / CHECKPOINT
     checkpoint = read_checkpoint(trajectory)
-    passed = checkpoint is not None and checkpoint["search"]["lowest_checked"] <= plan.budget
-    target = plan.search.path / f"again-{plan.budget}.ckpt" if passed else trajectory
-    wanted = [budget for budget in plan.grid if not plan.snapshot(budget).complete]
+    passed = checkpoint is not None and checkpoint["search"]["lowest_checked"] <= budget
+    target = plan.search.path / f"again-{budget}.ckpt" if passed else trajectory
+    wanted = [one for one in plan.request.grid if not plan.snapshot(one).complete]
     if passed:
-        wanted = [budget for budget in wanted if budget >= plan.budget]
+        wanted = [one for one in wanted if one >= budget]
         checkpoint = read_checkpoint(target)  # of a second walk that was interrupted
     if checkpoint is not None:  # what lies behind the point where this walk goes on cannot be left by it
-        wanted = [budget for budget in wanted if budget < checkpoint["search"]["lowest_checked"]]
+        wanted = [one for one in wanted if one < checkpoint["search"]["lowest_checked"]]
     # A second walk's rows stand in the log already.
     stage = train(plan, partial(walking_stage, budgets=wanted), target, logged=not passed)
     unreached = stage.finish()
@@ -167,9 +160,9 @@ def walk_search(plan: Plan) -> None:
 
 
 def walking_stage(plan: Plan, budgets: list[int]) -> Stage:
-    network = load_into(plan.new_student(), read_weights(plan.teacher.path / WEIGHTS))
+    network = load_into(plan.request.new_student(), plan.results.weights(plan.teacher))
     to_sloped(network.network)
-    return instantiate(plan.config.method.search, _partial_=True, _convert_="all")(
+    return builder(plan.request.config.method.search)(
         network=network,
         teacher=frozen_teacher(plan, "search"),
         budgets=budgets,
@@ -181,11 +174,9 @@ def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
     artifact = plan.snapshot(snapshot.budget)
     if artifact.complete:
         return
-    folder = artifact.work
-    folder.mkdir(parents=True, exist_ok=True)
-    snapshot.mask.to_file(folder / MASK, mask_metadata(plan, snapshot.budget, snapshot.mask))
+    write_mask(plan, artifact, snapshot.budget, snapshot.mask)
     if snapshot.scores is not None:
-        write_weights(snapshot.scores, folder / SCORES)
+        write_weights(snapshot.scores, artifact.work / SCORES)
     description = {
         "asked": snapshot.budget,
         "met": snapshot.mask.count,
@@ -193,27 +184,33 @@ def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
         "seconds": snapshot.seconds,
         "history": snapshot.history,
     }
-    publish(artifact, folder, plan.config, description, snapshot.weights)
+    publish(plan, artifact, description, snapshot.weights)
+    if snapshot.budget == plan.request.budget:  # of other budgets, other runs go on
+        plan.results.keep(artifact, {WEIGHTS: snapshot.weights, SCORES: snapshot.scores})
 
 
-def mask_metadata(plan: Plan, asked: int, mask: Mask) -> MaskMetadata:
-    backbone = plan.config.backbone
-    return MaskMetadata(
+def write_mask(plan: Plan, artifact: Artifact, budget: int, mask: Mask) -> None:
+    """The mask file of an unfinished artifact, with what the mask belongs to."""
+    backbone = plan.request.config.backbone
+    metadata = MaskMetadata(
         backbone=backbone.name,
         convention=backbone.get("convention", "all"),
-        input_size=plan.input_size,
-        asked=asked,
+        input_size=plan.request.input_size,
+        asked=budget,
         met=mask.count,
         key=plan.search.key,
     )
+    mask.to_file(artifact.work / MASK, metadata)
+    plan.results.keep_mask(artifact, mask, metadata)
 
 
 def search_inputs(plan: Plan) -> dict[str, Any]:
     """Arguments to build the search stage with, before there is anything to search: for finding wrong settings."""
-    network = plan.stage_network("search")
-    inputs: dict[str, Any] = {"network": network, "teacher": plan.teacher_network("search")}
-    if plan.allocated:
-        known = plan.sensitivity_source.known or dict.fromkeys(plan.shapes, 1.0)
-        return inputs | {"sensitivities": known, "budget": plan.budget}
+    request = plan.request
+    network = request.stage_network("search")
+    inputs: dict[str, Any] = {"network": network, "teacher": request.teacher_network("search")}
+    if request.allocated:
+        known = plan.sensitivity_source.known or dict.fromkeys(request.shapes, 1.0)
+        return inputs | {"sensitivities": known, "budget": request.budget}
     to_sloped(network.network)
-    return inputs | {"budgets": [plan.budget], "on_snapshot": None}
+    return inputs | {"budgets": [request.budget], "on_snapshot": None}

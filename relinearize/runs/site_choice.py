@@ -58,11 +58,11 @@ class FewerSites:
 
 
 class LowerLatency:
-    """`allocation=cost`: sites are culled while that lowers the predicted latency of an inference.
+    """`allocation=cost`: sites are culled while the predicted latency falls and enough of the search's score is kept.
 
     Args:
-        preset, network: whose latency, see relinearize/private_inference/cost/presets.py.
-        worth: 0 to 1, the least share of the worth of the search's own division that has to remain.
+        preset, network: whose latency, see private_inference/cost/presets.py.
+        worth: 0 to 1, the least share that is kept of the worth of the search's own division.
     """
 
     def __init__(self, preset: str, network: Any, worth: float) -> None:

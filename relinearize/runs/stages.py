@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import PixelInput
@@ -16,11 +16,11 @@ from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.losses import accuracy
 from relinearize.methods.stage import Stage
 from relinearize.progress import say
-from relinearize.records.store import WEIGHTS, Artifact
-from relinearize.runs.plan import Plan, plain
-from relinearize.runs.stage_info import stage_info
-from relinearize.runs.weights import read_weights, write_weights
-from relinearize.tracking.interface import StageLogger
+from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS, Artifact
+from relinearize.relu.budget import short_count
+from relinearize.runs.plan import Plan
+from relinearize.runs.weights import write_weights
+from relinearize.tracking.interface import StageInfo, StageLogger
 from relinearize.tracking.loggers import open_logger
 from relinearize.training.checkpoint import CHECKPOINT
 from relinearize.training.devices import peers
@@ -45,61 +45,55 @@ def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
 
 def frozen_teacher(plan: Plan, stage: str) -> nn.Module:
     """The teacher for `stage`: all routes of its batch norms where the stage uses them, else one and folded away."""
-    weights = read_weights(plan.teacher.path / WEIGHTS)
-    network = load_into(plan.teacher_network(stage), weights)
-    if len(plan.stage_routes(stage)) == 1:
+    network = load_into(plan.request.teacher_network(stage), plan.results.weights(plan.teacher))
+    if len(plan.request.stage_routes(stage)) == 1:
         return frozen_copy(network)
     return network.eval().requires_grad_(False)
 
 
-# Builds a stage from what is in the store. Other processes of a training are sent it: a function of a module, or a
+# Builds a stage from finished results. Other processes of a training are sent it: a function of a module, or a
 # `functools.partial` of one.
 Build = Callable[[Plan], Stage]
 
 
-def train(plan: Plan, build: Build, checkpoint: Path, logged: bool = True) -> Stage:
+def train(plan: Plan, build: Build, checkpoint: Path, logged: bool = True, stage: Stage | None = None) -> Stage:
     """Fit the stage of `build` with the run's images, precision, devices and loggers, from `checkpoint` if it exists.
 
-    Returns the stage, trained.
+    `stage`: what `build` gives, if it was built before. Returns the stage, trained.
     """
-    stage = ready(plan, build)
+    stage = ready(plan, stage or build(plan))
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if checkpoint.is_file():
         say(f"{stage.name}: going on from {checkpoint}")
-    devices = plan.training.devices if stage.epochs else 1
-    task = functools.partial(train_as_peer, plan.plain_config, build, checkpoint)
+    training = plan.request.training
+    task = functools.partial(train_as_peer, plan.request.plain_config, build, checkpoint)
     with (
         stage_logger(plan, stage.name, checkpoint.parent) if logged else nullcontext(StageLogger()) as logger,
-        peers(devices, plan.accelerator, task),
+        peers(training.devices if stage.epochs else 1, training.accelerator, task),
     ):
-        fit(stage, plan.training, checkpoint, log_rows=logger.rows, lightning_logger=logger.lightning)
+        fit(stage, training, checkpoint, log_rows=logger.rows, lightning_logger=logger.lightning)
     return stage
-
-
-def stage_logger(plan: Plan, stage: str, folder: Path) -> AbstractContextManager[StageLogger]:
-    """The logger of one stage, whose checkpoint lies in `folder`."""
-    return open_logger(plan.logger, stage_info(plan, stage), folder)
 
 
 def train_as_peer(config: dict[str, Any], build: Build, checkpoint: Path, rank: int, meet: Callable[[], None]) -> None:
     """The part of process `rank` in a training on several devices (training/devices.py). It leaves nothing behind."""
     quiet_lightning()
-    plan = Plan(OmegaConf.create(config))
-    stage = ready(plan, build, rank)
+    plan = Plan.of(OmegaConf.create(config))
+    stage = ready(plan, build(plan), rank)
     meet()
-    fit(stage, plan.training, checkpoint)
+    fit(stage, plan.request.training, checkpoint)
 
 
-def ready(plan: Plan, build: Build, rank: int = 0) -> Stage:
-    """The stage of `build` with its images: for process `rank` of the run's devices its share of them."""
-    stage = build(plan)
-    seed = plan.seed * 10 + STAGES.index(stage.name)  # stages draw different batches
+def ready(plan: Plan, stage: Stage, rank: int = 0) -> Stage:
+    """The stage, given its images: for process `rank` of the run's devices its share of them."""
+    request = plan.request
+    seed = request.seed * 10 + STAGES.index(stage.name)  # stages draw different batches
     views = {} if stage.second_view is None else {"second_view": stage.second_view}
-    share = {"rank": rank, "world_size": plan.training.devices}
+    share = {"rank": rank, "world_size": request.training.devices}
     stage.use(
-        train_loader=plan.data.train_loader(stage.batch_size, seed=seed, parts=stage.segments, **share, **views),
-        validation_loader=plan.validation_loader(stage.selection, **share),
-        precision=plan.precision,
+        train_loader=request.data.train_loader(stage.batch_size, seed=seed, parts=stage.segments, **share, **views),
+        validation_loader=request.validation_loader(stage.selection, **share),
+        precision=request.training.precision,
         seed=seed,
     )
     return stage
@@ -114,27 +108,75 @@ def tested(
     """
     weights, epoch = stage.selected()
     selected, last = (stage.variants(state)[variant] for state in (weights, stage.weights()))
-    network.to(plan.accelerator)
-    test = accuracy(load_into(network, selected), plan.data.test_loader())
-    batches = plan.data.holdout_loader()
+    network.to(plan.request.training.accelerator)
+    test = accuracy(load_into(network, selected), plan.request.data.test_loader())
+    batches = plan.request.data.holdout_loader()
     holdout = accuracy(network, batches) if batches is not None else None
     same = last.keys() == selected.keys() and all(torch.equal(last[name], selected[name]) for name in last)
     return selected, {
         "test": test,
-        "test_last": test if same else accuracy(load_into(network, last), plan.data.test_loader()),
+        "test_last": test if same else accuracy(load_into(network, last), plan.request.data.test_loader()),
         "holdout": holdout,
-        "n_test": plan.data.sizes["test"],
-        "n_holdout": plan.data.sizes["holdout"],
+        "n_test": plan.request.data.sizes["test"],
+        "n_holdout": plan.request.data.sizes["holdout"],
         "selection": stage.selection,
         "selected_epoch": epoch,
     }
 
 
-def publish(
-    artifact: Artifact, folder: Path, config: DictConfig, description: dict[str, Any], weights: dict[str, Tensor]
-) -> None:
-    """Turn the work folder into the finished artifact; the checkpoint goes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_weights(weights, folder / WEIGHTS)
-    artifact.publish(folder, {**description, "config": plain(config)})
+def publish(plan: Plan, artifact: Artifact, description: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Turn the work folder into the finished artifact of `plan`; the checkpoint goes."""
+    artifact.work.mkdir(parents=True, exist_ok=True)
+    write_weights(weights, artifact.work / WEIGHTS)
+    artifact.publish(artifact.work, {**description, "config": plan.request.plain_config})
     (artifact.path / CHECKPOINT).unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
+
+
+# ---- what loggers are told of the stages: names, keys, files, and what each stage is made from ----------------------
+
+
+def stage_logger(plan: Plan, stage: str, folder: Path) -> AbstractContextManager[StageLogger]:
+    """The logger of one stage, whose checkpoint lies in `folder`."""
+    return open_logger(plan.request.logger, stage_info(plan, stage), folder)
+
+
+def stage_info(plan: Plan, stage: str) -> StageInfo:
+    """`stage` of `plan`: teacher, sensitivity, search (at the plan's budget) or finetune."""
+    request, config = plan.request, plan.request.config
+    teacher = () if stage == "teacher" else (stage_info(plan, "teacher"),)
+    # A search serves many budgets and a teacher many searches: their names and tags leave out what is not theirs.
+    subject = f"{request.subject}-s{request.seed}"
+    tags = [config.dataset.name, config.backbone.name]
+    if stage == "teacher":
+        artifact, inputs = plan.teacher, ()
+        name = title = f"teacher-{without_key(artifact)}"
+    elif stage == "sensitivity":
+        artifact, inputs = plan.sensitivity, teacher
+        name, title = f"sensitivity-{without_key(artifact)}", f"sensitivity-{subject}"
+    elif stage == "search":
+        artifact, inputs = plan.snapshot(), (*teacher, *sensitivity_info(plan))
+        budget = short_count(request.budget)
+        name = f"{without_key(plan.search)}-{budget}"
+        title = f"{config.method.name}-search-{f'{budget}-' if request.allocated else ''}{subject}"
+        tags += [request.method_name, *([f"{request.budget}-relus"] if request.allocated else [])]
+    else:
+        artifact, inputs = plan.finetune, (*teacher, stage_info(plan, "search"))
+        name = title = request.name
+        tags += [request.method_name, f"{request.budget}-relus"]
+    files = {"weights": artifact.path / WEIGHTS}
+    if stage in ("search", "finetune"):
+        files = {"mask": (artifact if stage == "search" else plan.chosen).path / MASK, **files}
+    group = f"{request.method_name}-{request.subject}"
+    return StageInfo(stage, artifact, name, title, group, tuple(tags), files, inputs, request.plain_config)
+
+
+def sensitivity_info(plan: Plan) -> tuple[StageInfo, ...]:
+    """What an allocated search gets its sensitivities from, where something has to be made for them."""
+    if not plan.request.allocated or plan.sensitivity is None:
+        return ()
+    return (stage_info(plan.sensitivity_maker, "search" if plan.sensitivity_source.learned else "sensitivity"),)
+
+
+def without_key(artifact: Artifact) -> str:
+    """The readable part of its folder's name."""
+    return artifact.path.name.removesuffix(f"-{artifact.key[:KEY_LENGTH]}")

@@ -7,22 +7,28 @@ and `report` take as any.
 """
 
 import copy
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
+from relinearize.files import write_text
 from relinearize.methods.senet.ordered import narrowed
 from relinearize.methods.stage import Stage
-from relinearize.records.run import Record
-from relinearize.records.store import content_key
+from relinearize.records.run import RECORD_FILE, Record
+from relinearize.records.store import CONFIG, MASK, WEIGHTS, content_key
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import site_shapes, to_masked
 from relinearize.runs.build import all_relu_network
+from relinearize.runs.describe import cost_values
 from relinearize.runs.plan import Plan
-from relinearize.runs.predicted_cost import cost_values
+from relinearize.runs.request import Request
+from relinearize.targets import build
 
 ROUTE = "route-"  # what stands before a route in the name of its folder
 
@@ -40,31 +46,53 @@ def submodel_config(config: DictConfig, fraction: float) -> DictConfig:
     if not isinstance(width, int) or round(width * fraction) != width * fraction:
         raise UserError(
             f"method.finetune.widths: {fraction:g} of backbone.width={width} is no network of this backbone; "
-            "give a backbone with a width, and fractions of it that are whole numbers of channels"
+            "give a backbone with a width, and fractions of it that are integer numbers of channels"
         )
     narrow = copy.deepcopy(config)
     narrow.backbone.width = round(width * fraction)
     return narrow
 
 
-def submodel_network(plan: Plan, fraction: float, mask: Mask) -> PixelInput:
+def submodel_network(request: Request, fraction: float, mask: Mask) -> PixelInput:
     """The network of `fraction` of the channels, without routes, under its part of `mask`; initial weights."""
-    network = all_relu_network(submodel_config(plan.config, fraction), plan.source, student=True)
+    network = all_relu_network(submodel_config(request.config, fraction), request.source, student=True)
     shapes = site_shapes(network.network)
     to_masked(network.network, Mask({name: kept[: shapes[name][0]] for name, kept in mask.items()}))
     return network
 
 
-def check_submodels(plan: Plan, stage: Stage) -> None:
+def check_submodels(request: Request, stage: Stage) -> None:
     """UserError unless each sub-model of `stage` is the backbone of its width, by names and shapes."""
     for fraction in set(submodels(stage).values()) - {1.0}:
-        built = submodel_network(plan, fraction, Mask.full(plan.all_relu.network)).network.state_dict()
-        cut = narrowed(plan.new_student(), fraction).network.state_dict()
+        built = submodel_network(request, fraction, Mask.full(request.all_relu.network)).network.state_dict()
+        cut = narrowed(request.new_student(), fraction).network.state_dict()
         if [(name, value.shape) for name, value in built.items()] != [(name, cut[name].shape) for name in cut]:
             raise UserError(
                 f"method.finetune.widths: backbone.width times {fraction:g} does not give the first {fraction:g} of "
                 "this backbone's channels in every layer; all of them must be proportional to backbone.width"
             )
+
+
+def leave_submodels(plan: Plan, record: Record, folder: Path) -> None:
+    """A folder in `folder` for each further network of the fine-tuning, as complete as that of a run."""
+    for name, content in plan.finetune.describe().get("submodels", {}).items():
+        run_mask, metadata = plan.results.mask(plan.chosen)
+        place, fraction = folder / name, content["fraction"]
+        place.mkdir()
+        mask = Mask.of(submodel_network(plan.request, fraction, run_mask).network)
+        submodel_record(record, name, mask, fraction, content["accuracy"]).write(place / RECORD_FILE)
+        config = submodel_config(plan.request.config, fraction)
+        write_text(place / CONFIG, OmegaConf.to_yaml(config, resolve=True))
+        mask.to_file(place / MASK, replace(metadata, asked=mask.count, met=mask.count))
+        copy_file(plan.finetune.path / name / WEIGHTS, place / WEIGHTS)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """A hard link where the file system allows it (weights are never changed in place), else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accuracies: dict[str, Any]) -> Record:
@@ -84,7 +112,7 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
         site |= {"shape": tuple(kept.shape), "total": kept.numel(), "kept": int(kept.sum())}
     config = OmegaConf.create(values["config"])
     sites = [(site["kept"], site["total"]) for site in values["sites"]]
-    values["cost"] = cost_values(config, instantiate(config.dataset.source), sites)
+    values["cost"] = cost_values(config, build(config.dataset.source), sites)
     values["accuracy"] |= accuracies
     if fraction < 1:
         values["accuracy"]["teacher_test"] = None  # the teacher is of full width

@@ -1,45 +1,42 @@
 """The teacher of a run: the all-ReLU network, trained, or read from a user's file."""
 
-from pathlib import Path
-
-from hydra.utils import instantiate
-
 from relinearize.methods.losses import accuracy
 from relinearize.methods.stage import Stage
 from relinearize.progress import say
+from relinearize.records.store import WEIGHTS
 from relinearize.runs.plan import Plan
 from relinearize.runs.stages import load_into, publish, tested, train
 from relinearize.runs.weights import match_weights, read_weights
+from relinearize.targets import builder
 from relinearize.training.checkpoint import CHECKPOINT
 
 
-def make_teacher(plan: Plan) -> None:
-    """The all-ReLU network: trained, or read from `teacher.weights`."""
+def make_teacher(plan: Plan, stage: Stage | None = None) -> None:
+    """The all-ReLU network: trained, or read from `teacher.weights`. `stage`: its stage, if it was built before."""
     if plan.teacher.complete:
         return
     with plan.teacher.lock(say):
         if plan.teacher.complete:
             return
-        given = plan.config.teacher.weights
-        folder = plan.teacher.work
-        if given is not None:
-            weights = match_weights(plan.all_relu.network, read_weights(Path(given)), Path(given))
-            network = load_into(plan.new_network(), weights).to(plan.accelerator)
-            holdout = plan.data.holdout_loader()
+        request, path = plan.request, plan.request.teacher_file
+        if path is not None:
+            weights = match_weights(request.all_relu.network, read_weights(path), path)
+            network = load_into(request.new_network(), weights).to(request.training.accelerator)
+            holdout = request.data.holdout_loader()
             accuracies = {
-                "test": accuracy(network, plan.data.test_loader()),
+                "test": accuracy(network, request.data.test_loader()),
                 "holdout": accuracy(network, holdout) if holdout is not None else None,
                 "selection": "file",
             }
             description = {"seconds": 0.0, "history": [], "accuracy": accuracies}
         else:
-            stage = train(plan, teacher_stage, folder / CHECKPOINT)
-            _, accuracies = tested(plan, stage, plan.new_network())
+            stage = train(plan, teacher_stage, plan.teacher.work / CHECKPOINT, stage=stage)
+            _, accuracies = tested(plan, stage, request.new_network())
             weights, _ = stage.selected()  # with all routes
             description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies}
-        publish(plan.teacher, folder, plan.config, description, weights)
+        publish(plan, plan.teacher, description, weights)
+        plan.results.keep(plan.teacher, {WEIGHTS: weights})
 
 
 def teacher_stage(plan: Plan) -> Stage:
-    build = instantiate(plan.config.method.teacher, _partial_=True, _convert_="all")
-    return build(network=plan.stage_network("teacher"))
+    return builder(plan.request.config.method.teacher)(network=plan.request.stage_network("teacher"))

@@ -142,7 +142,7 @@ def test_keys_follow_the_content_of_the_weights(tmp_path) -> None:
         torch.save(built("resnet18", 8, channels=1, cifar_stem=True).state_dict(), tmp_path / f"{name}.pt")
     shutil.copy(tmp_path / "a.pt", tmp_path / "same.pt")
     keys = [
-        Plan(config(f"output={tmp_path}", f"backbone.weights={tmp_path / name}.pt")).teacher.key
+        Plan.of(config(f"output={tmp_path}", f"backbone.weights={tmp_path / name}.pt")).teacher.key
         for name in ("a", "b", "same")
     ]
     assert keys[0] == keys[2] != keys[1]

@@ -37,7 +37,7 @@ RUN_ERRORS = {
     "missing mandatory value": (["dataset=image_folder"], ["dataset.image_size and dataset.root must be given"]),
     "unknown logger": (["logger.name=tensorboard"], ["logger.name=tensorboard", "csv, wandb, none"]),
     "unknown precision": (["trainer.precision=fp8"], ["trainer.precision=fp8", "auto, 32, bf16"]),
-    "seed nonsense": (["seed=x"], ["seed=x", "whole number"]),
+    "seed nonsense": (["seed=x"], ["seed=x", "integer"]),
     "unknown progress": (["trainer.progress=loud"], ["trainer.progress=loud", "auto, bar, lines, none"]),
     "unknown convolutions": (["trainer.convolutions=fft"], ["trainer.convolutions=fft", "auto, torch, winograd"]),
     "winograd in bf16": (["trainer=bf16", "trainer.convolutions=winograd"], ["convolutions=winograd", "precision=32"]),

@@ -348,7 +348,7 @@ def test_the_parity_settings_of_a_header_build_all_stages(experiment, tmp_path):
     sizes = ["dataset=cifar10", f"dataset.root={tmp_path}", "dataset.verify=false"]
     sizes += [] if experiment == "senet_imagenet_resnet18" else ["backbone.width=8"]
     settings = [word for word in settings if not word.startswith(("dataset.mean", "dataset.std"))]
-    check_stages(Plan(composed(
+    check_stages(Plan.of(composed(
         f"experiment=paper/{experiment}", f"output={tmp_path}", "trainer.accelerator=cpu", "budget.fraction=0.5",
         *sizes, *settings,
     )))  # fmt: skip
@@ -386,7 +386,7 @@ def accepted(*overrides):
     from relinearize.runs.pipeline import check_stages
     from relinearize.runs.plan import Plan
 
-    plan = Plan(composed(*SMALL, *overrides))
+    plan = Plan.of(composed(*SMALL, *overrides))
     check_stages(plan)
     assert set(plan.artifacts) >= {"teacher", "search", "finetune"}
     return plan
@@ -409,7 +409,7 @@ def accepted(*overrides):
     ],
 )  # fmt: skip
 def test_stages_of_the_methods_combine(overrides, allocated, tmp_path):
-    assert accepted(f"output={tmp_path}", *overrides.split()).allocated == allocated
+    assert accepted(f"output={tmp_path}", *overrides.split()).request.allocated == allocated
 
 
 @pytest.mark.slow
@@ -424,7 +424,7 @@ def test_every_search_finetuning_and_sensitivity_combine(search, tmp_path):
                 f"sensitivity={sensitivity}", *given,
             )  # fmt: skip
             made = "sensitivity" in plan.artifacts
-            assert made == (plan.allocated and sensitivity in ("computed", "snl"))
+            assert made == (plan.request.allocated and sensitivity in ("computed", "snl"))
 
 
 def test_a_released_list_is_allocated_exactly(tmp_path):
@@ -436,11 +436,11 @@ def test_a_released_list_is_allocated_exactly(tmp_path):
 
     write_cifar10(tmp_path, per_file=1)
     name = "ResNet18_C10_relu150k"
-    plan = Plan(composed(
+    plan = Plan.of(composed(
         "experiment=paper/senet_cifar10_resnet18", f"dataset.root={tmp_path}", "dataset.verify=false",
         "sensitivity=released_list", f"sensitivity.list={name}", "budget.relus=148897", "trainer.accelerator=cpu",
     ))  # fmt: skip
-    counts = allocate(plan.sizes, plan.sensitivity_source.values(), plan.budget)
+    counts = allocate(plan.request.sizes, plan.sensitivities(), plan.request.budget)
     assert tuple(counts.values()) == LISTS[name].counts
 
 

@@ -174,7 +174,7 @@ def test_epsilon_is_that_of_all_attacks_and_kept(folder, monkeypatch):
 
 
 def test_an_attack_that_leaves_its_ball_gives_no_number(folder, monkeypatch):
-    attack = robust_evaluation.instantiate({"_target_": "relinearize.robustness.attacks.FGSM", "epsilon": 8})
+    attack = robust_evaluation.build({"_target_": "relinearize.robustness.attacks.FGSM", "epsilon": 8})
     monkeypatch.setattr(type(attack), "__call__", lambda self, network, images, labels, seed: 1 - images)
     with pytest.raises(RuntimeError, match="epsilon"):
         evaluate(folder, *FGSM, "attack.fgsm.epsilon=2")

@@ -111,7 +111,7 @@ def test_round_trip(tmp_path):
         ({"relus": 139265}, "relus is 139265, more than its total 139264"),
         ({"surprise": 1}, "surprise"),
         ({"created": "yesterday"}, "created"),
-        ({"schema_version": 2}, "schema_version: 2, expected 1; update relinearize"),
+        ({"schema_version": 2}, "schema_version: 2 is newer than this program's 1; update relinearize"),
         ({"schema_version": "1"}, "schema_version: '1'"),
     ],
 )

@@ -106,7 +106,7 @@ def fake_record(
         "finetune": _key("finetune", method, dataset, seed, width, asked, finetune_lr),
     }
     values = {
-        "schema_version": 1,
+        "schema_version": 3,
         "key": _key(method, asked, seed, dataset, width, convention, finetune_lr, holdout, name),
         "name": name if name is not None else f"{method}-resnet18-{dataset}-{asked / 1000:g}k-s{seed}",
         "created": f"2025-03-{1 + seed:02d}T10:{asked % 60:02d}:00+00:00",

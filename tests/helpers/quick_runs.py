@@ -53,7 +53,7 @@ def composed(folder, *overrides, method="snl"):
 
 
 def quick_plan(folder, *overrides, method="snl"):
-    return Plan(composed(folder, *overrides, method=method))
+    return Plan.of(composed(folder, *overrides, method=method))
 
 
 def quick_run(folder, *overrides, method="snl"):

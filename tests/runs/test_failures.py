@@ -88,7 +88,7 @@ def test_teacher_from_a_file_is_used_as_it_is(tmp_path, alone, teacher_file, for
     if "own" not in form:  # renamed by a program without batch counters; files keep the order of torch's state dict
         from quick_runs import quick_plan
 
-        order = [key for key in quick_plan(tmp_path).all_relu.network.state_dict() if "tracked" not in key]
+        order = [key for key in quick_plan(tmp_path).request.all_relu.network.state_dict() if "tracked" not in key]
         weights = {f"module.{index:03d}": weights[key] for index, key in enumerate(order)}
     path = tmp_path / form
     save_file(weights, path) if path.suffix == ".safetensors" else torch.save(

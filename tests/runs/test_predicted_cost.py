@@ -10,7 +10,7 @@ from relinearize.private_inference.cost.presets import RECORDED, find_presets
 from relinearize.private_inference.export import run_workload
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
-from relinearize.runs.predicted_cost import cost_values, network_work
+from relinearize.runs.describe import cost_values, network_work
 
 
 class Plain(nn.Sequential):

@@ -106,17 +106,6 @@ def test_round_trip(tmp_path):
     assert isinstance(epoch, int)
 
 
-def test_records_of_version_1_are_read():
-    """They lack what version 2 added: sensitivities and sub-models."""
-    values = values_with(schema_version=1)
-    for key in ("submodel", "route", "cost"):
-        values.pop(key)
-    for site in values["sites"]:
-        site.pop("sensitivity")
-    record = Record.model_validate(values)
-    assert record.submodel is record.cost is None and [site.sensitivity for site in record.sites] == [None, None]
-
-
 def test_not_a_number_becomes_null():
     values = values_with(stages__finetune__history=[{"epoch": 0, "train/loss": float("nan")}])
     assert Record.model_validate(values).stages["finetune"].history[0]["train/loss"] is None
@@ -135,7 +124,7 @@ def test_not_a_number_becomes_null():
         ({"surprise": 1}, "surprise"),
         ({"stages__warmup": VALUES["stages"]["finetune"]}, "stages.warmup"),
         ({"created": "yesterday"}, "created"),
-        ({"schema_version": 0}, "schema_version: 0 is older"),
+        ({"schema_version": 2}, "schema_version: 2 is older than this program's 3; run it again"),
         ({"schema_version": 4}, "schema_version: 4 is newer"),
         ({"cost__live_sites": 1}, "cost counts 30 ReLUs at 1 sites, but 2 sites keep 30"),
         ({"schema_version": "1"}, "schema_version: '1'"),
@@ -198,7 +187,7 @@ def test_find_is_recursive_sorted_and_without_duplicates(tmp_path):
 
 def test_find_skips_a_broken_record_and_names_it(tmp_path, caplog):
     written(tmp_path / "good", VALUES)
-    broken = written(tmp_path / "broken", {"schema_version": 1})
+    broken = written(tmp_path / "broken", {"schema_version": 3})
     with caplog.at_level(logging.WARNING):
         assert len(find_records([tmp_path])) == 1
     assert [str(broken) in line for line in caplog.messages] == [True]
@@ -209,7 +198,7 @@ def test_find_refuses_folders_without_records(tmp_path):
         find_records([tmp_path])
     with pytest.raises(UserError, match="no such folder"):
         find_records([tmp_path / "absent"])
-    written(tmp_path, {"schema_version": 1})
+    written(tmp_path, {"schema_version": 3})
     with pytest.raises(UserError, match="no valid record"):
         find_records([tmp_path])
 

@@ -145,7 +145,7 @@ def test_official_code_throughout(tmp_path, monkeypatch):
     assert searched.stages["search"].reused and searched.accuracy.test == best and epoch > 0
     plan = quick_plan(tmp_path, *PARITY, method="rlnet")
     images = torch.rand(2, 1, 8, 8)
-    teacher, student = plan.new_network().eval(), plan.new_student().eval()
+    teacher, student = plan.request.new_network().eval(), plan.request.new_student().eval()
     assert list(teacher.state_dict()) == list(student.state_dict())
     assert not torch.allclose(teacher(images), student(images)), "the student lacks the identity shortcuts"
 

@@ -132,7 +132,7 @@ def test_official_code_throughout(tmp_path):
     assert evaluate_run([f"run={folder}"])["test"] == record.accuracy.test
     plan = quick_plan(tmp_path, "+backbone.student_skip=false", method="senet")
     images = torch.rand(2, 1, 8, 8)
-    teacher, student = plan.new_network().eval(), plan.new_student().eval()
+    teacher, student = plan.request.new_network().eval(), plan.request.new_student().eval()
     assert list(teacher.state_dict()) == list(student.state_dict())
     assert not torch.allclose(teacher(images), student(images))
 

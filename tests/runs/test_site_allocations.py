@@ -74,7 +74,7 @@ def test_lower_worth_makes_a_cheaper_network_by_its_own_preset(tmp_path):
         plan = quick_plan(tmp_path, SHARE, "allocation=cost", f"allocation.worth={worth}", method="random")
         settings = [SHARE, "allocation=cost", f"allocation.worth={worth}", *UNTUNED]
         record, _ = quick_run(tmp_path, *settings, method="random")
-        latency = plan.site_choice.latency(plan.sizes)
+        latency = plan.request.site_choice.latency(plan.request.sizes)
         seconds.append(latency({site.name: site.kept for site in record.sites}))
         live.append(sum(site.kept > 0 for site in record.sites))
     assert seconds[0] > seconds[1] > seconds[2]
@@ -87,8 +87,8 @@ def test_lower_worth_makes_a_cheaper_network_by_its_own_preset(tmp_path):
 def test_free_allocations_have_the_keys_of_before_there_was_a_choice(tmp_path):
     plan = quick_plan(tmp_path, SHARE)
     older = quick_plan(tmp_path, SHARE)
-    OmegaConf.set_struct(older.config, False)
-    del older.config["allocation"]
+    OmegaConf.set_struct(older.request.config, False)
+    del older.request.config["allocation"]
     assert (older.search.key, older.finetune.key, older.run.key) == (
         plan.search.key, plan.finetune.key, plan.run.key,
     )  # fmt: skip
@@ -104,11 +104,11 @@ def test_constants_fitted_anew_are_another_result(tmp_path, monkeypatch):
     assert again[0] != keys[0] and again[1] == keys[1]
 
 
-def test_a_search_of_before_scores_were_left_is_refused_by_name(tmp_path):
+def test_a_search_without_its_scores_is_refused_by_name(tmp_path):
     quick_run(tmp_path, SHARE, *UNTUNED, method="random")
     snapshot = quick_plan(tmp_path, SHARE, method="random").snapshot(BUDGET).path
     (snapshot / SCORES).unlink()
-    with pytest.raises(UserError, match=f"{snapshot} was left by an earlier version, without scores; delete it"):
+    with pytest.raises(UserError, match=f"{snapshot / SCORES} cannot be read"):
         quick_run(tmp_path, SHARE, *SITES, method="random")
 
 
@@ -137,7 +137,7 @@ def test_impossible_settings_are_refused_before_anything_is_trained(tmp_path, se
 def test_the_command_takes_a_network_of_one_s_own(tmp_path, typed):
     settings = ["allocation=cost", "allocation.preset=semi2k", "allocation.network={rtt_ms:20,mbps:50}"]
     plan = quick_plan(tmp_path, SHARE, *settings)
-    assert plan.site_choice.preset.network.text == "20ms-50mbps (20 ms RTT, 50 Mbit/s)"
+    assert plan.request.site_choice.preset.network.text == "20ms-50mbps (20 ms RTT, 50 Mbit/s)"
     status, out, _ = typed("run", *settings, "--cfg", "job")
     assert status == 0 and "preset: semi2k" in out
 

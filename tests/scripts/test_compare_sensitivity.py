@@ -29,7 +29,6 @@ def write(folder, sensitivities, target="relinearize.methods.senet.sparse_traini
 
     record = fake_record("senet", **options)
     values = record.model_dump(mode="json")
-    values["schema_version"] = 2
     values["config"]["sensitivity"] = {"_target_": target}
     for site, value in zip(values["sites"], sensitivities, strict=True):
         site["sensitivity"] = value

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,12 @@ class RobustTraining(Stage):
             )
         self._attacked = attacked
         self._frozen += (attacked.network,)
+
+    @classmethod
+    def setting_defaults(cls) -> dict[str, Mapping[str, Any]]:
+        """The defaults of the parameters that take a mapping; keys of results leave them out (see runs/keys.py)."""
+        attack = asdict(InnerAttack(loss=cls.attack_loss))
+        return {"attack": attack, "robust_validation": VALIDATION, "part_weights": dict.fromkeys(PARTS, 1.0)}
 
     def _validation(self, given: Mapping[str, int] | None) -> dict[str, int]:
         key, settings = f"{self.config_key}.robust_validation", VALIDATION | dict(given or {})

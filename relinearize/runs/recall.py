@@ -1,0 +1,56 @@
+"""A run that is run again is found without PyTorch: by its whole config and its images.
+
+A run's own key takes the classes of its stages and its network to compute, which take seconds to import. So the folder
+of a run is noted in `STORE/asked/`, under a key of the whole config. What is not found there is looked for as usual.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from relinearize.files import write_text
+from relinearize.records.run import RECORD_FILE, Record
+from relinearize.records.store import Artifact, content_key
+from relinearize.runs.keys import RESULTS_VERSION
+from relinearize.targets import build, is_ours, plain
+
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
+
+
+def recall(config: DictConfig) -> tuple[Record, Path] | None:
+    """The record and folder of the finished run that exactly this config left before; None where none is noted."""
+    note = note_of(config)
+    if note is None or not note.is_file():
+        return None
+    folder = Path(note.read_text(encoding="utf-8"))
+    return (Record.read(folder / RECORD_FILE), folder) if Artifact(folder, "").complete else None
+
+
+def remember(note: Path | None, folder: Path) -> None:
+    """Write the folder of a finished run into the note of its config, for the next time this config is run."""
+    if note is not None and not note.is_file():
+        write_text(note, str(folder))
+
+
+def note_of(config: DictConfig) -> Path | None:
+    """The file that names the folder of the config's run; None where more than config and images decides."""
+    settings = plain(config)
+    if decided_elsewhere(settings):
+        return None
+    # They name no result: which sweep it is of, and where else the search leaves snapshots.
+    settings = {**settings, "sweep": None, "budget": {**settings["budget"], "grid": None}}
+    source = build(config.dataset.source)
+    source.check()
+    content = {"version": RESULTS_VERSION, "config": settings, "images": source.fingerprint()}
+    return Path(config.store) / "asked" / content_key(content)
+
+
+def decided_elsewhere(settings: dict[str, Any]) -> bool:
+    """Whether files, this machine, constants of the package or a user's class decide what the run is; or W&B waits."""
+    trainer, sensitivity = settings["trainer"], settings["sensitivity"]
+    by_machine = trainer["accelerator"] != "cpu" and any(Path(device).exists() for device in GPU_DEVICES)
+    files = (settings["teacher"]["weights"], settings["backbone"].get("weights"), sensitivity.get("file"))
+    own = is_ours(sensitivity.get("_target_", "relinearize.")) and is_ours(settings["backbone"]["_target_"])
+    free = settings.get("allocation", {}).get("name") == "free"
+    return by_machine or any(files) or not own or not free or settings["logger"]["name"] == "wandb"

@@ -1,0 +1,240 @@
+"""What a run is asked for: its config, resolved and checked before the first training step.
+
+Whatever a user can get wrong is found here, in seconds, and not after the teacher's training.
+"""
+
+import copy
+import math
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from relinearize.backbones.adapter import PixelInput
+from relinearize.backbones.routes import ROUTES, with_routes
+from relinearize.data.datamodule import ImageData
+from relinearize.errors import UserError
+from relinearize.relu.budget import resolve_budget, short_count
+from relinearize.relu.mask import relu_total
+from relinearize.relu.sites import site_shapes
+from relinearize.runs.build import all_relu_network, open_images, open_source
+from relinearize.runs.site_choice import FREE, SiteChoice
+from relinearize.targets import TARGET, builder, plain, target
+from relinearize.tracking.interface import LoggerSettings
+from relinearize.training.settings import TrainerSettings
+
+
+class Request:
+    """One run as the config asks for it. UserError names the first key that cannot be.
+
+    training, logger: the groups of these names, resolved.
+    source: where the images come from; its files were looked at.
+    all_relu: the all-ReLU network with its initial weights, and `total` the number of its ReLUs.
+    budget: ReLUs that stay; `grid`: all budgets at which the search leaves a snapshot, from the largest on.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.training = TrainerSettings.resolve(**plain(config.trainer), callbacks=plain(config.get("callbacks")))
+        if self.training.threads:
+            torch.set_num_threads(self.training.threads)
+        self.logger = LoggerSettings(**plain(config.logger), output=Path(config.output))
+        if type(config.seed) is not int or config.seed < 0:
+            raise UserError(f"seed={config.seed}: must be an integer >= 0")
+        self.seed: int = config.seed
+        self.source = open_source(config)
+        self.all_relu = self.new_network()
+        self.total = relu_total(self.all_relu.network)
+        self.budget = self._budget(config.budget.relus, config.budget.fraction)
+        self.grid = sorted({self.budget, *(self._grid_entry(entry) for entry in config.budget.grid)}, reverse=True)
+        if self.teacher_file is not None and not self.teacher_file.is_file():
+            raise UserError(f"teacher.weights={self.teacher_file} does not exist; give a .safetensors or .pt file")
+        _ = self.routes  # refuses what is impossible
+        if self.site_choice is not None:
+            self.site_choice.check(self.sizes, self.budget)
+
+    def with_settings(self, settings: dict[str, Any]) -> "Request":
+        """The same with other values at some dotted keys of the config."""
+        config = copy.deepcopy(self.config)
+        for key, value in settings.items():
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+        return Request(config)
+
+    # ---- names and groups of the config ----------------------------------------------------------------------------
+
+    @property
+    def plain_config(self) -> dict[str, Any]:
+        return plain(self.config)
+
+    @property
+    def subject(self) -> str:
+        """What is trained, for names: resnet18-cifar10."""
+        return f"{self.config.backbone.name}-{self.config.dataset.name}"
+
+    @property
+    def method_name(self) -> str:
+        """method.name, and the allocation if it is not the search's own: snl, snl+sites."""
+        name = self.config.method.name
+        return name if self.allocation is None else f"{name}+{self.allocation['name']}"
+
+    @property
+    def name(self) -> str:
+        """The run's readable name: snl-resnet18-cifar10-50k-s0."""
+        return f"{self.method_name}-{self.subject}-{short_count(self.budget)}-s{self.seed}"
+
+    def class_name(self, stage: str) -> str:
+        """The class of a stage: SNLSearch."""
+        return self.config.method[stage][TARGET].rsplit(".", 1)[-1]
+
+    @property
+    def teacher_file(self) -> Path | None:
+        """The weights of a trained teacher, if the user gives some."""
+        return None if self.config.teacher.weights is None else Path(self.config.teacher.weights)
+
+    @property
+    def allocation(self) -> dict[str, Any] | None:
+        """The `allocation` group, None for `free`."""
+        settings = plain(OmegaConf.select(self.config, "allocation")) or {"name": FREE}
+        return None if settings["name"] == FREE else settings
+
+    @cached_property
+    def site_choice(self) -> SiteChoice | None:
+        """What culls whole sites; None where every site may keep ReLUs."""
+        if self.allocation is None:
+            return None
+        settings = {key: value for key, value in self.allocation.items() if key != "name"}
+        return builder(settings)()  # in two steps, so that its errors stay ours
+
+    @cached_property
+    def allocated(self) -> bool:
+        """Whether the search is given the sensitivities of the sites and one budget, instead of serving a curve."""
+        return getattr(target(self.config.method.search), "allocated", False)
+
+    def _budget(self, relus: Any, fraction: Any) -> int:
+        if relus is None and fraction is None:
+            fraction = 0.5
+        return resolve_budget(relus, fraction, self.total)
+
+    def _grid_entry(self, entry: Any) -> int:
+        """An entry of budget.grid: a float up to 1 is a fraction, anything else a count ("50k")."""
+        try:
+            return self._budget(None, entry) if isinstance(entry, float) and entry <= 1 else self._budget(entry, None)
+        except UserError as error:
+            raise UserError(
+                f"budget.grid: {str(error).replace('budget.relus=', '').replace('budget.fraction=', '')}"
+            ) from None
+
+    # ---- networks --------------------------------------------------------------------------------------------------
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return (self.source.channels, self.source.image_size, self.source.image_size)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return site_shapes(self.all_relu.network)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Positions of each site."""
+        return {name: math.prod(shape) for name, shape in self.shapes.items()}
+
+    def new_network(self) -> PixelInput:
+        """The all-ReLU network with its initial weights, a function of the seed; every site a MaskedReLU."""
+        return all_relu_network(self.config, self.source)
+
+    def new_student(self) -> PixelInput:
+        """The network that is searched and fine-tuned; the same but for `backbone.student_skip` (paper parity)."""
+        return all_relu_network(self.config, self.source, student=True)
+
+    def stage_network(self, stage: str) -> PixelInput:
+        """The network that `stage` trains: with the batch-norm routes of the method where the stage uses them."""
+        return self._with_routes(self.new_network() if stage == "teacher" else self.new_student(), stage)
+
+    def teacher_network(self, stage: str) -> PixelInput:
+        """The network that takes the teacher's weights for `stage`, with the routes that the stage uses."""
+        return self._with_routes(self.new_network(), stage)
+
+    def _with_routes(self, network: PixelInput, stage: str) -> PixelInput:
+        if len(self.stage_routes(stage)) > 1:
+            network.network = with_routes(network.network, self.stage_routes(stage))
+        return network
+
+    def stage_routes(self, stage: str) -> tuple[str, ...]:
+        """The batch-norm routes that `stage` trains; one, "clean", unless it uses routes and the method has them."""
+        routed = getattr(target(self.config.method[stage]), "routed", False)
+        return self.routes if routed else ROUTES[1]
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The routes of `method.routes`."""
+        number = self.config.method.get("routes", 1)
+        if number not in ROUTES:
+            raise UserError(f"method.routes={number} is impossible; valid: {', '.join(map(str, ROUTES))}")
+        return ROUTES[number]
+
+    # ---- images ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images, loaded when first needed: a finished run never needs them."""
+        return open_images(self.config, self.source, self.training.accelerator)
+
+    def validation_loader(self, selection: str, **share: int) -> Any:
+        """What a stage looks at after each epoch: the hold-out, or, for paper parity, the test set.
+
+        `share`: rank and world_size, of a process that sees a part of it.
+        """
+        return self.data.test_loader(**share) if selection == "test" else self.data.holdout_loader(**share)
+
+
+class SensitivitySource:
+    """The `sensitivity` group: where an allocated search gets the sensitivities of the sites from.
+
+    Three kinds of `_target_`: a class with `sensitivities(shapes, backbone)`, which knows them at once (`known`); a
+    Stage that trains the all-ReLU network and then has `sensitivities()`; or, under the key `search`, another search,
+    whose mask's count at each site is taken (`learned`).
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.settings = plain(request.config.sensitivity)
+        self.seed = self.settings.pop("seed", request.seed)
+        self.learned = "search" in self.settings
+
+    @cached_property
+    def build(self) -> partial:
+        """The class of `sensitivity._target_` with its settings."""
+        return builder(self.settings)
+
+    @property
+    def trained(self) -> bool:
+        """Whether a stage computes them."""
+        return not self.learned and hasattr(self.build.func, "training_step")
+
+    @cached_property
+    def known(self) -> dict[str, float] | None:
+        """Sensitivities that need no training."""
+        if self.learned or self.trained:
+            return None
+        return self.build().sensitivities(self.request.shapes, self.request.config.backbone.name)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Dotted key -> value: what the run that makes them has other than this one."""
+        changes: dict[str, Any] = {} if self.seed == self.request.seed else {"seed": self.seed}
+        if self.learned:
+            search = self.settings["search"]
+            if getattr(target(search), "allocated", False):
+                raise UserError(
+                    "sensitivity.search needs sensitivities itself; give one that does not, as "
+                    "method/search@sensitivity.search=snl"
+                )
+            changes["method.search"] = search
+        return changes

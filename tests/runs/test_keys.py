@@ -1,0 +1,177 @@
+"""Stored results are found after harmless changes of the code: new parameters, moved and renamed classes."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from quick_runs import SMALL, composed, quick_plan, quick_run
+
+from relinearize import targets
+from relinearize.conf_folder import conf_folder
+from relinearize.runs.keys import RESULTS_VERSION, defaults_of, settings_content
+from relinearize.targets import build, present_path, target
+
+DEFAULTS = Path(__file__).with_name("key_defaults.json")
+MINE = """
+from relinearize.methods.distill import Distill
+
+class Mine(Distill):
+    def __init__(self, network, teacher, {parameter} **settings):
+        super().__init__(network, teacher, **settings)
+"""
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """Writes the files of a package that stands in for ours, with fresh imports."""
+    folder = tmp_path / "house"
+    monkeypatch.setattr(targets, "PACKAGE", folder)
+    monkeypatch.setattr(targets, "RENAMED", {})
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(**files):
+        for file in folder.glob("*.py"):
+            file.unlink()
+        folder.mkdir(exist_ok=True)
+        for name, text in {"__init__": "", **files}.items():
+            (folder / f"{name}.py").write_text(text)
+        for name in [name for name in sys.modules if name.split(".")[0] == "house"]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        present_path.cache_clear()
+
+    yield write
+    present_path.cache_clear()
+
+
+def test_class_may_move_and_be_renamed(house):
+    house(search="class Slopes:\n    def __init__(self, rate=0.1, steps=3): self.rate, self.steps = rate, steps\n")
+    stored = {"_target_": "house.search.Slopes", "rate": 0.1, "steps": 4}
+    key = settings_content(stored)
+    assert key == {"_target_": "Slopes", "steps": 4} and build(stored).steps == 4
+    house(methods="class Slopes:\n    def __init__(self, rate=0.1, steps=3): self.rate, self.steps = rate, steps\n")
+    moved = {**stored, "_target_": "house.methods.Slopes"}
+    assert settings_content(moved) == settings_content(stored) == key
+    assert build(stored).steps == 4, "a config stored before is still built"
+    house(methods="class Alphas:\n    def __init__(self, rate=0.1, steps=3): self.rate, self.steps = rate, steps\n")
+    targets.RENAMED["Slopes"] = "Alphas"
+    renamed = {**stored, "_target_": "house.methods.Alphas"}
+    assert settings_content(renamed) == settings_content(stored) == key
+    assert build({"search": stored})["search"].steps == 4
+    house(methods="class Betas:\n    def __init__(self, rate=0.1, steps=3): pass\n")
+    targets.RENAMED |= {"Slopes": "Betas", "Alphas": "Betas"}
+    assert settings_content({**stored, "_target_": "house.methods.Betas"}) == key, "the first name of two"
+
+
+def test_values_equal_to_defaults_are_in_no_key(house):
+    house(
+        base="class Base:\n    def __init__(self, *, epochs, decay=0.0, milestones=(), schedule='constant'): pass\n",
+        search="from house.base import Base\n\nclass Search(Base):\n"
+        "    def __init__(self, network, /, schedule='cosine', shares=(0.5, 1.0), switch=True, limit=None, **more):\n"
+        "        super().__init__(**more)\n",
+    )
+    named = {"_target_": "house.search.Search", "epochs": 3}
+    key = settings_content(named)
+    assert key == {"_target_": "Search", "epochs": 3}
+    for same in (
+        {"decay": 0}, {"shares": [0.5, 1]}, {"milestones": []}, {"limit": None}, {"switch": True},
+        {"schedule": "cosine"},
+    ):  # fmt: skip
+        assert settings_content({**named, **same}) == key, same
+    for other in ({"decay": 0.1}, {"switch": 1}, {"limit": 0}, {"schedule": "constant"}, {"shares": [1.0, 0.5]}):
+        assert settings_content({**named, **other}) != key, other
+
+
+def test_class_of_a_user_stands_in_keys_by_its_path():
+    node = {"_target_": "collections.Counter"}
+    assert settings_content(node) == node
+
+
+def test_mapping_with_defaults_of_its_own():
+    validation = ("method.search.robust_validation.steps=10", "method.search.robust_validation.images=500")
+    config = composed("unused", "method.search.attack.steps=7", *validation, method="rlnet")
+    whole = settings_content(config.method.search)
+    assert "robust_validation" not in whole and "part_weights" not in whole and "attack" not in whole
+    config.method.search.attack = {"epsilon": 8.0, "steps": 8}
+    assert settings_content(config.method.search) == {**whole, "attack": {"steps": 8}}
+
+
+def test_new_parameter_with_a_default_finds_the_stored_result(tmp_path, monkeypatch, alone):
+    """A user's fine-tuning runs; then its class gets a parameter, and the config names its value."""
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "a_method_of_mine.py"
+    store = f"store={alone[SMALL][1].parents[1] / 'store'}"
+
+    def asked(*overrides):
+        sys.modules.pop(module.stem, None)
+        importlib.invalidate_caches()
+        overrides = (f"budget.fraction={SMALL}", f"method.finetune._target_={module.stem}.Mine", *overrides)
+        return quick_run(tmp_path, *overrides, store, "method.finetune.epochs=1")[0]
+
+    module.write_text(MINE.format(parameter=""))
+    first = asked()
+    assert first.stages["teacher"].reused and not first.stages["finetune"].reused
+    module.write_text(MINE.format(parameter="warmth: float = 1.0,  # a new one\n"))
+    assert asked("+method.finetune.warmth=1") == first, "the very run"
+    assert asked("+method.finetune.warmth=1.0", "dataset.title=Renamed").stages["finetune"].reused
+    assert not asked("+method.finetune.warmth=2").stages["finetune"].reused
+
+
+def test_config_may_leave_out_what_is_the_default_anyway(tmp_path):
+    shorter = ("~method.finetune.temperature", "~method.search.threshold", "~method.teacher.selection")
+    assert quick_plan(tmp_path, *shorter).run.key == quick_plan(tmp_path).run.key
+
+
+def in_keys():
+    """Name -> defaults of each class and function of ours that a config names in what keys are made of."""
+    found = {}
+    for group in ("method", "sensitivity", "allocation", "backbone"):
+        for file in (conf_folder() / group).rglob("*.yaml"):
+            path = OmegaConf.load(file).get("_target_")
+            if path is not None:
+                defaults = defaults_of(target({"_target_": path}))
+                found[path.rpartition(".")[2]] = json.loads(json.dumps(defaults))
+    return found
+
+
+def test_defaults_are_those_that_stored_results_were_made_with():
+    """Keys leave defaults out: with another default a stored result would be found for what it is not."""
+    noted, now = json.loads(DEFAULTS.read_text()), in_keys()
+    if noted["version"] != RESULTS_VERSION:  # a new version begins with the defaults of today
+        noted = {"version": RESULTS_VERSION, "defaults": now}
+        DEFAULTS.write_text(json.dumps(noted, indent=1, sort_keys=True) + "\n")
+    for name, defaults in noted["defaults"].items():
+        assert name in now, f"{name} is gone: give its new name in RENAMED (targets.py), or raise RESULTS_VERSION"
+        for parameter, value in defaults.items():
+            assert now[name].get(parameter, value) == value, (
+                f"{name}.{parameter} was {value!r} by default: raise RESULTS_VERSION (runs/keys.py)"
+            )
+
+
+def test_names_that_configs_may_hold_are_unique_in_the_package():
+    names = {path.rpartition(".")[2] for path in all_targets(conf_folder()) if path.startswith("relinearize.")}
+    assert len(names) > 20
+    for name in names:
+        places = [
+            file
+            for file in targets.PACKAGE.rglob("*.py")
+            if re.search(rf"^(class|def) {name}\b", file.read_text(), re.MULTILINE)
+        ]
+        assert len(places) == 1, (name, places)
+
+
+def all_targets(folder):
+    texts = (file.read_text() for file in folder.rglob("*.yaml"))
+    return {path for text in texts for path in re.findall(r"_target_: ([\w.]+)", text)}
+
+
+def test_stored_configs_name_classes_that_are_found():
+    """Committed results outlive moves: their networks and methods can still be built."""
+    paths = all_targets(Path(__file__).parents[2] / "results")
+    assert len(paths) >= 10
+    for path in paths:
+        assert callable(target({"_target_": path})), path
