@@ -192,16 +192,31 @@ class ResizedCrops(Dataset):
         return torch.from_numpy(views), self.labels[[row for row, *_ in request]]
 
 
+class Requests:
+    """The sampler: the batches that are asked for next."""
+
+    def __init__(self) -> None:
+        self.batches: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list]:
+        return (batch.tolist() for batch in self.batches)
+
+
 class Reader:
     """Reads requested batches of a dataset in worker processes and brings them to the device, in order."""
 
     def __init__(self, dataset: Dataset, workers: int, device: torch.device) -> None:
         self.device = device
-        self._requests: list[Tensor] = []
+        # An object of its own: in a circle with the loader, its workers would be ended by a garbage collection only,
+        # and that may run in a worker of the next loader.
+        self._requests = Requests()
         self._loader = DataLoader(
             dataset,
-            sampler=self,
-            batch_size=None,  # the sampler hands out whole batches
+            sampler=self._requests,
+            batch_size=None,  # the sampler hands out complete batches
             num_workers=workers,
             persistent_workers=workers > 0,  # parts of an epoch are short: do not start workers anew for each
             pin_memory=device.type == "cuda",
@@ -209,14 +224,8 @@ class Reader:
             generator=torch.Generator().manual_seed(0),
         )
 
-    def __len__(self) -> int:
-        return len(self._requests)
-
-    def __iter__(self) -> Iterator[list]:
-        return (request.tolist() for request in self._requests)
-
     def read(self, requests: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, labels) of each request, on the device."""
-        self._requests = requests
+        self._requests.batches = requests
         for images, labels in self._loader:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
