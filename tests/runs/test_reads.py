@@ -1,5 +1,6 @@
 """A run reads no file that it wrote, and every other one once; a stage that is finished is not built again."""
 
+import functools
 from collections import Counter
 
 import pytest
@@ -24,6 +25,7 @@ def counted(monkeypatch):
         found["mask"] += 1
         return from_file(path)
 
+    @functools.wraps(set_up)  # keys leave out the defaults that its signature says
     def building(stage, *arguments, **settings):
         found[stage.name] += 1
         set_up(stage, *arguments, **settings)
