@@ -232,7 +232,8 @@ def test_scores_say_what_is_missing() -> None:
 def test_configs_make_sources(tmp_path: Path) -> None:
     images, labels = clean()
     generated = OmegaConf.load(ROOT / "conf" / "corruptions" / "generated.yaml")
-    source = hydra.utils.instantiate(generated)(images=images, labels=labels, class_names=CLASSES)
+    config = OmegaConf.create({"evaluation": {"seed": 0}, "corruptions": generated})  # its seed is the evaluation's
+    source = hydra.utils.instantiate(config.corruptions)(images=images, labels=labels, class_names=CLASSES)
     assert isinstance(source, GeneratedCorruptions) and source.constants == "cifar"
     files = OmegaConf.load(ROOT / "conf" / "corruptions" / "files.yaml")
     files.folder = str(write_arrays(tmp_path / "C", images, labels))
