@@ -37,6 +37,11 @@ class ReportOptions:
 def main(arguments: Sequence[str]) -> dict[str, Path]:
     """Write the report, print its tables and the paths of its files. Returns name -> path."""
     words = ["against_paper=true" if word == "--against-paper" else word for word in arguments]
+    unknown = [
+        word for word in words if word.startswith("--") and not word.startswith(("--help", "--cfg", "--config-dir"))
+    ]
+    if unknown:
+        raise UserError(f"report does not know {unknown[0]!r}; {USAGE}")
     config = composed_report(words)
     options = checked(ReportOptions, config)
     preset, wandb = one_preset(options.preset, options.network), wandb_settings(config)

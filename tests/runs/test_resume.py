@@ -23,6 +23,7 @@ from quick_runs import (
 )
 
 from relinearize.records.run import Record, find_records
+from relinearize.records.store import KEY_LENGTH
 from relinearize.runs import stages as making
 
 OFTEN = "trainer.checkpoint_seconds=0"
@@ -249,7 +250,8 @@ def test_other_label_reuses_every_stage(tmp_path, alone):
 def test_history_file_has_each_epoch_once_and_equals_the_record(alone):
     record, folder = alone[SMALL]
     for stage in ("teacher", "search", "finetune"):
-        with open(next(folder.parents[1].glob(f"store/{stage}/*/history.csv"))) as file:
+        key = record.stages[stage].key[:KEY_LENGTH]  # other tests' runs may share the store
+        with open(next(folder.parents[1].glob(f"store/{stage}/*-{key}/history.csv"))) as file:
             rows = list(csv.DictReader(file))
         history = [row for row in record.stages[stage].history if "seconds" in row]
         assert [int(row["epoch"]) for row in rows] == list(range(len(history)))
