@@ -4,6 +4,7 @@ A run's own key takes the classes of its stages and its network to compute, whic
 of a run is noted in `STORE/asked/`, under a key of the whole config. What is not found there is looked for as usual.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ def recall(config: DictConfig) -> tuple[Record, Path] | None:
 def remember(note: Path | None, folder: Path) -> None:
     """Write the folder of a finished run into the note of its config, for the next time this config is run."""
     if note is not None and not note.is_file():
-        write_text(note, str(folder))
+        for leftover in note.parent.glob(f".{note.name}.*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process finished the same run and cleaned up as above
+            write_text(note, str(folder))
 
 
 def note_of(config: DictConfig) -> Path | None:
