@@ -32,6 +32,7 @@ def house(tmp_path, monkeypatch):
     monkeypatch.setattr(targets, "PACKAGE", folder)
     monkeypatch.setattr(targets, "RENAMED", {})
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file rewritten within its second would be read from there
 
     def write(**files):
         for file in folder.glob("*.py"):
