@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -13,11 +13,10 @@ from relinearize.evaluation.settings import RobustSettings
 from relinearize.evaluation.subject import Subject
 from relinearize.evaluation.teacher import teacher_of
 from relinearize.records.robustness import CheckRecord, CleanAccuracy
-from relinearize.robustness.network_checks import Check, clean_agreement
-from relinearize.robustness.sanity import CHECKS, FACTORS, FATAL_RADIUS, transfer
+from relinearize.robustness.sanity import CHECKS, FACTORS, FATAL_RADIUS, Case, Check, clean_agreement, transfer
 
 # Forward passes an image, where it is not about PGD-20 once or twice; for the progress bar.
-COSTS = {"epsilon sweep": 420, "steps": 300, "restarts": 360, "black box": 1060, "transfer": 180}
+COSTS = {"epsilon sweep": 420, "steps": 570, "restarts": 300, "black box": 1000, "transfer": 120}
 USUAL_COST = 60
 
 
@@ -29,13 +28,17 @@ def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSet
     epsilon, count = settings.epsilon, settings.n_checks
     pieces = []
 
-    def add(name: str, check: Callable[[Tensor, Tensor], Check], **further: Any) -> None:
+    @cache  # the images are loaded, and PGD-20 done, when the first check asks for them
+    def case() -> Case:
+        return Case(subject.network, *subject.batch(subject.order[:count]), epsilon, subject.seed)
+
+    def add(name: str, check: Callable[[Case], Check], **further: Any) -> None:
         what = {"kind": "check", "check": name, "epsilon": epsilon, "n": count, "seed": subject.seed, **further}
         what |= revision(name, epsilon)
 
         def compute() -> Result:
             start = time.perf_counter()
-            found = check(*subject.batch(subject.order[:count]))
+            found = check(case())
             record = CheckRecord(
                 name=found.name, passed=bool(found.passed), message=found.message, numbers=dict(found.numbers)
             )
@@ -44,16 +47,16 @@ def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSet
         units = min(count, len(subject.images)) * COSTS.get(name, USUAL_COST)
         pieces.append(Piece(f"check {name}", what, units, compute))
 
-    add("clean agreement", lambda pixels, _: clean_agreement(subject.network, pixels, by_hand(subject)))
-    for name, function in CHECKS.items():
-        add(name, partial(called, subject, function, epsilon))
+    add("clean agreement", lambda case: clean_agreement(case.network, case.images, by_hand(subject)))
+    for name, check in CHECKS.items():
+        add(name, check)
     others = {f"route {other.run.record.route}": (other.network, other.run.identity["weights"]) for other in others}
     if not others and (teacher := teacher_of(subject.run)):
         others = {"its teacher": (teacher.network.to(subject.device), teacher.weights)}
     if others:
         networks = {name: network for name, (network, _) in others.items()}
         identities = [digest for _, digest in others.values()]
-        add("transfer", partial(called, subject, partial(transfer, others=networks), epsilon), others=identities)
+        add("transfer", partial(transfer, others=networks), others=identities)
     return Part(pieces, lambda results: [CheckRecord.model_validate(result["check"]) for result in results])
 
 
@@ -61,10 +64,6 @@ def revision(name: str, epsilon: float) -> dict[str, Any]:
     """What tells a check from what an earlier program filed under the same settings, where that was another."""
     revised = {"epsilon sweep": max(FACTORS) * epsilon < FATAL_RADIUS}
     return {"revision": 2} if revised.get(name) else {}
-
-
-def called(subject: Subject, check: Callable[..., Check], epsilon: float, pixels: Tensor, labels: Tensor) -> Check:
-    return check(subject.network, pixels, labels, epsilon=epsilon, seed=subject.seed)
 
 
 def by_hand(subject: Subject) -> Callable[[Tensor], Tensor]:

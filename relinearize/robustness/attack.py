@@ -4,7 +4,7 @@ Goodfellow et al. 2015 and Madry et al. 2018. One graph a step, no gradients of 
 changed: module modes, gradients, batch norm statistics and the global random state are as before.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -34,7 +34,6 @@ def pgd(
     restarts: int = 1,
     temperature: float = 1.0,
     active_only: bool = False,
-    start: Tensor | None = None,
 ) -> Tensor:
     """Images N x C x H x W in [0, 1], none of whose values is further than `epsilon` from `images`, that raise a loss.
 
@@ -52,13 +51,28 @@ def pgd(
             not: attacks.PGD asks for its restarts one by one.
         active_only: an image that is misclassified stays as it is and leaves the batch, which gets smaller with the
             steps. As valid an attack as one that goes on, and faster in evaluation; other images than without it.
-        start: begin at these, for example where an attack of fewer steps ended, instead of at random.
 
     Works under no_grad and inference_mode. Under autocast the network computes as that says, the rest in float32.
     Returns a detached tensor. Raises ValueError for settings that make no attack.
     """
-    random_start = random_start and start is None
-    _check(images, targets, epsilon, step_size, steps, loss, random_start, generator, restarts, active_only)
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r}: valid are {', '.join(LOSSES)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}: attacks take float pixels in [0, 1]")
+    if targets.dim() != (2 if loss == "kl" else 1) or len(targets) != len(images):
+        kind = "logits N x classes" if loss == "kl" else "labels N"
+        raise ValueError(f"targets {tuple(targets.shape)} for {len(images)} images: loss {loss!r} takes {kind}")
+    if epsilon < 0 or step_size <= 0 or steps < 1 or restarts < 1:
+        raise ValueError(
+            f"epsilon {epsilon} (at least 0), step_size {step_size} (above 0), steps {steps} and restarts {restarts} "
+            "(at least 1) make no attack"
+        )
+    if random_start and generator is None:
+        raise ValueError("a random start is drawn from `generator`, so that the global random state stays untouched")
+    if restarts > 1 and not random_start:
+        raise ValueError("restarts without a random start repeat one attack; give random_start=True")
+    if active_only and loss == "kl":
+        raise ValueError("active_only needs labels, which loss 'kl' does not have")
     with torch.inference_mode(False), torch.enable_grad(), under_attack(network):
         clean = images.detach().to(torch.promote_types(images.dtype, torch.float32))
         lower, upper = (clean - epsilon).clamp_(min=0), (clean + epsilon).clamp_(max=1)
@@ -67,14 +81,37 @@ def pgd(
         per_image = partial(losses, loss=loss, temperature=temperature)
 
         def begin() -> Tensor:
-            x = clean.clone() if start is None else start.detach().to(clean.dtype).clamp(lower, upper)
+            x = clean.clone()
             if random_start:
                 noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
                 x.add_(noise.mul_(2 * epsilon).sub_(epsilon)).clamp_(lower, upper)
             return x
 
+        def ascend(x: Tensor, lower: Tensor, upper: Tensor, targets: Tensor) -> Tensor:
+            """All steps from `x`, which is overwritten; the ball and [0, 1] are the box from `lower` to `upper`."""
+            result, rows = x, torch.arange(len(x), device=x.device)  # `rows` of the result are still attacked
+            for _ in range(steps):
+                x.requires_grad_()
+                logits = network(x)
+                (gradient,) = torch.autograd.grad(per_image(logits, targets).sum(), x)
+                x.requires_grad_(False)
+                if active_only and bool((done := logits.detach().argmax(1) != targets).any()):
+                    if x is not result:
+                        result[rows[done]] = x[done]
+                    going = (~done).nonzero().squeeze(1)
+                    rows = rows[going]
+                    if not len(rows):
+                        return result
+                    x, gradient, lower, upper, targets = (
+                        rows_of(part, going) for part in (x, gradient, lower, upper, targets)
+                    )
+                x.add_(gradient.sign_(), alpha=step_size).clamp_(lower, upper)
+            if x is not result:
+                result[rows] = x
+            return result
+
         if restarts == 1:
-            return _ascend(network, begin(), lower, upper, targets, per_image, step_size, steps, active_only)
+            return ascend(begin(), lower, upper, targets)
         best = clean.clone()
         best_value = torch.full((len(clean),), -torch.inf, dtype=clean.dtype, device=clean.device)
         best_wrong = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
@@ -84,7 +121,7 @@ def pgd(
             if not len(rows):
                 break
             parts = [rows_of(part, rows) for part in (x, lower, upper, targets)]
-            found = _ascend(network, *parts, per_image, step_size, steps, active_only)
+            found = ascend(*parts)
             with torch.no_grad():
                 logits = network(found)
                 value = per_image(logits, parts[-1]).to(clean.dtype)
@@ -135,73 +172,9 @@ def under_attack(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _ascend(
-    network: nn.Module,
-    x: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    targets: Tensor,
-    per_image: Callable[[Tensor, Tensor], Tensor],
-    step_size: float,
-    steps: int,
-    active_only: bool,
-) -> Tensor:
-    """`steps` steps from `x`, which is overwritten. The ball and [0, 1] together are the box from lower to upper."""
-    result, rows = x, torch.arange(len(x), device=x.device) if active_only else None
-    for _ in range(steps):
-        x.requires_grad_()
-        logits = network(x)
-        (gradient,) = torch.autograd.grad(per_image(logits, targets).sum(), x)
-        x.requires_grad_(False)
-        if rows is not None and bool((done := logits.detach().argmax(1) != targets).any()):
-            if x is not result:
-                result[rows[done]] = x[done]
-            going = (~done).nonzero().squeeze(1)
-            rows = rows[going]
-            if not len(rows):
-                return result
-            x, gradient, lower, upper, targets = (rows_of(part, going) for part in (x, gradient, lower, upper, targets))
-        x.add_(gradient.sign_(), alpha=step_size).clamp_(lower, upper)
-    if x is not result:
-        result[rows] = x
-    return result
-
-
 def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:
     """Some rows in the same memory format, which indexing alone does not keep."""
     some = tensor[rows]
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
         some = some.contiguous(memory_format=torch.channels_last)
     return some
-
-
-def _check(
-    images: Tensor,
-    targets: Tensor,
-    epsilon: float,
-    step_size: float,
-    steps: int,
-    loss: str,
-    random_start: bool,
-    generator: Generator | None,
-    restarts: int,
-    active_only: bool,
-) -> None:
-    if loss not in LOSSES:
-        raise ValueError(f"loss {loss!r}: valid are {', '.join(LOSSES)}")
-    if not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype}: attacks take float pixels in [0, 1]")
-    if targets.dim() != (2 if loss == "kl" else 1) or len(targets) != len(images):
-        kind = "logits N x classes" if loss == "kl" else "labels N"
-        raise ValueError(f"targets {tuple(targets.shape)} for {len(images)} images: loss {loss!r} takes {kind}")
-    if epsilon < 0 or step_size <= 0 or steps < 1 or restarts < 1:
-        raise ValueError(
-            f"epsilon {epsilon} (at least 0), step_size {step_size} (above 0), steps {steps} and restarts {restarts} "
-            "(at least 1) make no attack"
-        )
-    if random_start and generator is None:
-        raise ValueError("a random start is drawn from `generator`, so that the global random state stays untouched")
-    if restarts > 1 and not random_start:
-        raise ValueError("restarts without a random start repeat one attack; give random_start=True")
-    if active_only and loss == "kl":
-        raise ValueError("active_only needs labels, which loss 'kl' does not have")

@@ -1,8 +1,7 @@
 """Attacks with all their settings, as conf/attack names them: each is called attack(network, images, labels, seed).
 
-It returns the attacked images: float32 in [0, 1], detached. `label` is what a table calls it, `describe()` says what it
-does as plain values: epsilon and step (in pixels times 255; None: has none), steps, restarts, losses, and the version
-of the package it is from (None: ours). An image counts as robust if it is correct after every restart and loss.
+It returns the attacked images: float32 in [0, 1], detached. An image counts as robust if it is correct after every
+restart and loss.
 """
 
 from collections.abc import Sequence
@@ -20,27 +19,66 @@ from relinearize.robustness.attack import LOSSES, fgsm, pgd, rows_of, under_atta
 LEAST_RADIUS = 0.1
 
 
+class Attack:
+    """What the attacks, frozen dataclasses of their settings, share. label: what a table calls the attack.
+
+    losses_known: what `losses` can name; least_classes: how many classes the loss compares; package: where the attack
+    is from, None for ours.
+    """
+
+    epsilon: float
+    label: ClassVar[str]
+    losses_known: ClassVar[Sequence[str]] = ()
+    least_classes: ClassVar[int] = 2
+    package: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        """UserError naming the setting that makes no attack."""
+        for key, value in vars(self).items():
+            if key == "epsilon" or (key == "step_size" and value is not None):
+                check_radius(f"attack.{key}", value, zero=key == "epsilon")
+            elif key in ("steps", "restarts", "queries") and (type(value) is not int or value < 1):
+                raise UserError(f"attack.{key}={value}: must be an integer >= 1")
+        if self.losses_known:
+            losses = (self.losses,) if isinstance(self.losses, str) else tuple(self.losses)
+            object.__setattr__(self, "losses", losses)
+            if not losses or set(losses) - set(self.losses_known) or len(set(losses)) < len(losses):
+                valid = f"give some of {', '.join(self.losses_known)}, each once"
+                raise UserError(f"attack.losses=[{','.join(map(str, losses))}]: {valid}")
+
+    def described(
+        self, step: float | None, steps: int | None, restarts: int | None, losses: Sequence[str], further: str = ""
+    ) -> dict[str, Any]:
+        """What `describe` returns: radii in pixels times 255 and numbers, None where the attack has none, and the
+        version of its package, with `further` behind it."""
+        return {
+            "epsilon": float(self.epsilon),
+            "step": None if step is None else float(step),
+            "steps": steps,
+            "restarts": restarts,
+            "losses": list(losses),
+            "version": None if self.package is None else f"{self.package} {version(self.package)}{further}",
+        }
+
+
 @dataclass(frozen=True)
-class FGSM:
+class FGSM(Attack):
     """One step of epsilon on the cross-entropy, without a random start."""
 
     epsilon: float = 8.0
     name: str = "fgsm"
     label: ClassVar[str] = "FGSM"
 
-    def __post_init__(self) -> None:
-        check_radius("attack.epsilon", self.epsilon)
-
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
             return fgsm(network, images.float(), labels, epsilon=self.epsilon / 255)
 
     def describe(self) -> dict[str, Any]:
-        return description(self.epsilon, self.epsilon, 1, 1, ["ce"])
+        return self.described(self.epsilon, 1, 1, ["ce"])
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Attack):
     """PGD from random starts; several losses one after the other, each on the images still classified correctly.
 
     losses: some of "ce", "margin" and "kl" (away from the network's own logits of the clean image, as in TRADES).
@@ -54,12 +92,7 @@ class PGD:
     losses: Sequence[str] = ("ce",)
     early_stop: bool = True
     name: str = "pgd"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "losses", checked_losses(self.losses, LOSSES))
-        check_radius("attack.epsilon", self.epsilon)
-        check_radius("attack.step_size", self.step_size, zero=False)
-        check_counts(steps=self.steps, restarts=self.restarts)
+    losses_known: ClassVar[Sequence[str]] = LOSSES
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         settings = {"epsilon": self.epsilon / 255, "step_size": self.step_size / 255, "steps": self.steps}
@@ -68,60 +101,38 @@ class PGD:
         attempts = []
         for loss in self.losses:
             attempts += [(loss, 1)] * self.restarts if loss == "kl" else [(loss, self.restarts)]
-
-        def attacked(clean: Tensor, true: Tensor, loss: str, restarts: int) -> Tensor:
-            targets = logits_of(network, clean) if loss == "kl" else true
-            settings["active_only"] = self.early_stop and loss != "kl"
-            return pgd(network, clean, targets, loss=loss, restarts=restarts, **settings)
-
         with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
             images = images.float()
-            first, *further = attempts
-            found = attacked(images, labels, *first)
-            for attempt in further:
-                left = (logits_of(network, found).argmax(1) == labels).nonzero().squeeze(1)
+            found, left = images.clone(), torch.arange(len(labels), device=labels.device)
+            for attempt, (loss, restarts) in enumerate(attempts):
+                if attempt:
+                    left = (logits_of(network, found).argmax(1) == labels).nonzero().squeeze(1)
                 if not len(left):
                     break
-                found[left] = attacked(rows_of(images, left), labels[left], *attempt)
+                clean = rows_of(images, left)
+                targets = logits_of(network, clean) if loss == "kl" else labels[left]
+                settings |= {"loss": loss, "restarts": restarts, "active_only": self.early_stop and loss != "kl"}
+                found[left] = pgd(network, clean, targets, **settings)
         return found
 
     @property
     def label(self) -> str:
-        restarts = f" x {self.restarts}" if self.restarts > 1 else ""
-        losses = " and ".join(loss if loss == "margin" else loss.upper() for loss in self.losses)
-        return f"PGD-{self.steps}{restarts} ({losses})"
+        losses = [loss if loss == "margin" else loss.upper() for loss in self.losses]
+        return f"PGD-{self.steps}{times(self.restarts)} ({' and '.join(losses)})"
 
     def describe(self) -> dict[str, Any]:
-        return description(self.epsilon, self.step_size, self.steps, self.restarts, list(self.losses))
+        return self.described(self.step_size, self.steps, self.restarts, self.losses)
 
 
-def description(
-    epsilon: float | None,
-    step: float | None,
-    steps: int | None,
-    restarts: int | None,
-    losses: list[str],
-    package: str | None = None,
-    further: str = "",
-) -> dict[str, Any]:
-    """What `describe` returns; `package` is the name of the one the attack is from."""
-    radii = {key: None if value is None else float(value) for key, value in (("epsilon", epsilon), ("step", step))}
-    made = None if package is None else f"{package} {version(package)}{further}"
-    return {**radii, "steps": steps, "restarts": restarts, "losses": losses, "version": made}
+def times(restarts: int) -> str:
+    """Of labels: " x 5"; nothing for one start."""
+    return f" x {restarts}" if restarts > 1 else ""
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     """Logits in eval mode, without a graph; the network is left as it was."""
     with torch.no_grad(), under_attack(network):
         return network(images)
-
-
-def checked_losses(losses: str | Sequence[str], valid: Sequence[str]) -> tuple[str, ...]:
-    """As a tuple; UserError unless they are some of `valid`, each once."""
-    losses = (losses,) if isinstance(losses, str) else tuple(losses)
-    if not losses or set(losses) - set(valid) or len(set(losses)) < len(losses):
-        raise UserError(f"attack.losses=[{','.join(map(str, losses))}]: give some of {', '.join(valid)}, each once")
-    return losses
 
 
 def check_radius(key: str, value: object, zero: bool = True) -> None:
@@ -132,10 +143,3 @@ def check_radius(key: str, value: object, zero: bool = True) -> None:
         raise UserError(f"{key}={value}: this is {value}/255; give pixels times 255 (8 for 8/255)")
     if not (value or zero):
         raise UserError(f"{key}={value} makes no attack; give pixels times 255, above 0 (8 for 8/255)")
-
-
-def check_counts(**counts: object) -> None:
-    """UserError unless all are integers of at least 1."""
-    for key, value in counts.items():
-        if type(value) is not int or value < 1:
-            raise UserError(f"attack.{key}={value}: must be an integer >= 1")

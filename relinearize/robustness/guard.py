@@ -1,38 +1,20 @@
-"""Third-party attacks (pyautoattack, torchattacks), with their side effects contained; torchattacks by class name.
+"""Third-party attacks (pyautoattack, torchattacks) with their side effects contained.
 
 Such attacks seed the global random state, switch whole networks to train mode, fill gradients of parameters, need
 gradients enabled, float32 and contiguous images, and some return tensors that still hang on a graph.
 `third_party_attack` gives them what they need, undoes what they leave behind and checks what they return.
 """
 
-import inspect
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
-import torchattacks
 from torch import Tensor, nn
 
-from relinearize.errors import UserError
 from relinearize.robustness.attack import under_attack
-
-Attack = Callable[[Tensor, Tensor], Tensor]
-
-# Made of other attacks or of a loader, not of a network and numbers.
-WRAPPERS = ("LGV", "MultiAttack")
-TORCHATTACKS = tuple(sorted(set(torchattacks.__all__) - set(WRAPPERS)))
-
-# By which distance the attacks that have no argument for it measure; all others: the maximum norm.
-OTHER_DISTANCES = {
-    **dict.fromkeys(("CW", "DeepFool", "EADEN", "PGDL2", "PGDRSL2"), "L2"),
-    **dict.fromkeys(("JSMA", "OnePixel", "Pixle", "SparseFool"), "L0"),
-    **dict.fromkeys(("GN", "VANILA"), "none"),
-    "EADL1": "L1",
-}
 
 
 class LogitsOnly(nn.Module):
@@ -49,7 +31,7 @@ class LogitsOnly(nn.Module):
 
 
 def third_party_attack(
-    build: Callable[[nn.Module], Attack],
+    build: Callable[[nn.Module], Callable[[Tensor, Tensor], Tensor]],
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -123,66 +105,3 @@ def class_count(network: nn.Module, images: Tensor) -> int:
     """How many logits `network` has for an image."""
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False), under_attack(network):
         return LogitsOnly(network)(images[:1].float()).shape[1]
-
-
-def check_classes(classes: int, what: str, least: int) -> None:
-    if classes < least:
-        raise UserError(
-            f"attack: {what} compares {least} logits, but the network has {classes}; take the attack pgd100x5 or square"
-        )
-
-
-# ---- torchattacks ----------------------------------------------------------------------------------------------------
-
-
-def torchattacks_class(name: str) -> type[torchattacks.attack.Attack]:
-    """The class of that name; UserError for another."""
-    if name in WRAPPERS:
-        raise UserError(f"attack: torchattacks' {name} is made of other attacks or training, not of a network alone")
-    if name not in TORCHATTACKS:
-        raise UserError(f"attack: torchattacks has no {name!r}; valid are {', '.join(TORCHATTACKS)}")
-    return getattr(torchattacks, name)
-
-
-def torchattacks_attack(
-    name: str, network: nn.Module, images: Tensor, labels: Tensor, *, seed: int, arguments: Mapping[str, Any]
-) -> Tensor:
-    """Attack `name` of torchattacks with the `arguments` of its class, behind the guard.
-
-    `seed` and `n_classes` are filled in where the class takes them and `arguments` does not have them. Raises UserError
-    for an unknown name or argument.
-    """
-    attack_class = torchattacks_class(name)
-    arguments = dict(arguments)
-    taken = check_arguments(name, arguments)
-    if "seed" in taken:
-        arguments.setdefault("seed", seed)
-    if "n_classes" in taken:
-        arguments.setdefault("n_classes", class_count(network, images))
-    if (least := torchattacks_least_classes(name, arguments)) > 2:
-        check_classes(arguments.get("n_classes") or class_count(network, images), f"torchattacks' {name}", least)
-    norm = arguments.get("norm") or OTHER_DISTANCES.get(name, "Linf")
-    bound = {**taken, **arguments}.get("max_epsilon" if "max_epsilon" in taken else "eps")
-    return third_party_attack(
-        lambda logits: attack_class(logits, **arguments),
-        network,
-        images,
-        labels,
-        seed=seed,
-        epsilon=bound,
-        norm=norm,
-    )
-
-
-def torchattacks_least_classes(name: str, arguments: Mapping[str, Any]) -> int:
-    """How many logits a network must have for attack `name`: the targeted loss compares four, the dlr loss three."""
-    return 4 if name in ("APGDT", "AutoAttack") else 3 if arguments.get("loss") == "dlr" else 2
-
-
-def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a torchattacks class with their defaults; UserError if `arguments` has another one."""
-    parameters = inspect.signature(torchattacks_class(name).__init__).parameters
-    taken = {key: value.default for key, value in parameters.items() if key not in ("self", "model")}
-    if unknown := [key for key in arguments if key not in taken]:
-        raise UserError(f"attack.arguments: {name} does not take {', '.join(unknown)}; it takes {', '.join(taken)}")
-    return taken

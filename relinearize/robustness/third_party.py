@@ -1,113 +1,196 @@
-"""Attacks of other packages with all their settings, as conf/attack names them; what they share: attacks.py.
+"""Attacks of other packages with all their settings, as conf/attack names them, behind the guard.
 
-`least_classes`, where an attack has it: how many classes its loss compares.
+torchattacks has an AutoAttack too, with 10 steps instead of 100 and without checks; here the name means the official
+one (Croce and Hein 2020).
 """
 
-from collections.abc import Mapping, Sequence
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import pyautoattack
+import torchattacks
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
-from relinearize.robustness.attacks import check_counts, check_radius, checked_losses, description
-from relinearize.robustness.autoattack import QUERIES, RESTARTS, STEPS, autoattack, least_classes
-from relinearize.robustness.guard import (
-    OTHER_DISTANCES,
-    check_arguments,
-    torchattacks_attack,
-    torchattacks_least_classes,
-)
+from relinearize.robustness.attacks import Attack, times
+from relinearize.robustness.guard import class_count, third_party_attack
 
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+STEPS, RESTARTS, QUERIES = 100, 1, 5000
 APGD_LOSSES = {"ce": "CE", "dlr": "DLR", "t": "targeted DLR"}
+
+# Made of other attacks or of a loader, not of a network and numbers.
+WRAPPERS = ("LGV", "MultiAttack")
+TORCHATTACKS = tuple(sorted(set(torchattacks.__all__) - set(WRAPPERS)))
+# By which distance the attacks that have no argument for it measure; all others: the maximum norm.
+OTHER_DISTANCES = {
+    **dict.fromkeys(("CW", "DeepFool", "EADEN", "PGDL2", "PGDRSL2"), "L2"),
+    **dict.fromkeys(("JSMA", "OnePixel", "Pixle", "SparseFool"), "L0"),
+    **dict.fromkeys(("GN", "VANILA"), "none"),
+    "EADL1": "L1",
+}
 # Arguments of torchattacks' classes that are distances, and our own key for each.
 RADII = {"eps": "epsilon", "max_epsilon": "epsilon", "alpha": "step_size"}
 
 
+def autoattack(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    seed: int,
+    parts: Sequence[str] | None = None,
+    steps: int = STEPS,
+    restarts: int = RESTARTS,
+    queries: int = QUERIES,
+) -> Tensor:
+    """The official AutoAttack in the maximum norm, or some of its parts.
+
+    `parts` None is the standard version with the official settings, and the rest may not be changed then. Else those of
+    apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square that are named: `steps` and `restarts` are APGD's, `queries` Square's
+    (whose schedule is stretched to another number than the official 5000). Targets: 9, or all where there are fewer.
+
+    What its own checks find (a random network, probabilities for logits, zero gradients, ...) comes as a warning.
+    Raises UserError for too few classes (`least_classes`).
+    """
+    if parts is None and (steps, restarts, queries) != (STEPS, RESTARTS, QUERIES):
+        raise ValueError("the standard version has 100 steps, 1 restart and 5000 queries; name parts to change them")
+    chosen = STANDARD if parts is None else tuple(parts)
+    classes = class_count(network, images)
+    check_classes(classes, "AutoAttack", least_classes(chosen))
+
+    def build(logits: nn.Module):
+        version = {"version": "standard"} if parts is None else {"version": "custom", "attacks": list(chosen)}
+        attack = pyautoattack.AutoAttack(logits, norm="Linf", eps=epsilon, seed=seed, device=images.device, **version)
+        targets = min(9, classes - 1)
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
+        if parts is not None:
+            attack.fab.n_restarts = 1
+            for apgd in (attack.apgd, attack.apgd_targeted):
+                apgd.n_restarts = restarts
+                apgd.n_iter, apgd.n_iter_orig = steps, steps
+                # Its constructor's rule for when the step is halved.
+                apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (
+                    max(int(share * steps), 1) for share in (0.22, 0.06, 0.03)
+                )
+            attack.square.n_queries = queries
+            attack.square.rescale_schedule = queries != QUERIES
+
+        def run(pixels: Tensor, targets: Tensor) -> Tensor:
+            with _flags():
+                return attack.run_standard_evaluation(pixels, targets, batch_size=len(pixels))[0]
+
+        return run
+
+    return third_party_attack(build, network, images, labels, seed=seed, epsilon=epsilon)
+
+
+def least_classes(parts: Sequence[str]) -> int:
+    """How many logits a network must have: the targeted loss compares four, that of apgd-dlr three."""
+    return 4 if "apgd-t" in parts else 3 if "apgd-dlr" in parts else 2
+
+
+def check_classes(classes: int, what: str, least: int) -> None:
+    if classes < least:
+        raise UserError(
+            f"attack: {what} compares {least} logits, but the network has {classes}; take the attack pgd100x5 or square"
+        )
+
+
+@contextmanager
+def _flags() -> Iterator[None]:
+    """AutoAttack's flags as warnings; its counters begin at 0 and the debugger's trace function comes back."""
+    logger, handler = logging.getLogger("auto-attack"), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.warn(f"AutoAttack: {record.getMessage()}", stacklevel=2)
+    propagate, trace = logger.propagate, sys.gettrace()
+    logger.addHandler(handler)
+    logger.propagate = False
+    pyautoattack.checks.funcs.update(dict.fromkeys(pyautoattack.checks.funcs, 0))
+    try:
+        yield
+    finally:
+        sys.settrace(trace)
+        logger.propagate = propagate
+        logger.removeHandler(handler)
+
+
 @dataclass(frozen=True)
-class APGD:
-    """PGD that chooses its step size itself, as AutoAttack has it. losses: "ce", "dlr", or "t", the targeted dlr."""
+class AutoAttack(Attack):
+    """The standard version with the official settings: APGD-CE, APGD-T, FAB-T (100 steps each), Square (5000)."""
 
     epsilon: float = 8.0
+    name: str = "autoattack"
+    label: ClassVar[str] = "AutoAttack"
+    package: ClassVar[str] = "pyautoattack"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of `autoattack`, the function."""
+        return {}
+
+    @property
+    def least_classes(self) -> int:
+        return least_classes(self.settings.get("parts", STANDARD))
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+        return autoattack(network, images, labels, epsilon=self.epsilon / 255, seed=seed, **self.settings)
+
+    def describe(self) -> dict[str, Any]:
+        return self.described(None, None, None, [], ", standard")
+
+
+@dataclass(frozen=True)
+class APGD(AutoAttack):
+    """PGD that chooses its step size itself, as AutoAttack has it. losses: "ce", "dlr", or "t", the targeted dlr."""
+
     steps: int = STEPS
     restarts: int = RESTARTS
     losses: Sequence[str] = ("ce", "dlr")
     name: str = "apgd"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "losses", checked_losses(self.losses, APGD_LOSSES))
-        check_radius("attack.epsilon", self.epsilon)
-        check_counts(steps=self.steps, restarts=self.restarts)
-
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-        settings = {"parts": self._parts, "steps": self.steps, "restarts": self.restarts}
-        return autoattack(network, images, labels, epsilon=self.epsilon / 255, seed=seed, **settings)
+    losses_known: ClassVar[Sequence[str]] = tuple(APGD_LOSSES)
 
     @property
-    def _parts(self) -> tuple[str, ...]:
-        return tuple(f"apgd-{loss}" for loss in self.losses)
-
-    @property
-    def least_classes(self) -> int:
-        return least_classes(self._parts)
+    def settings(self) -> dict[str, Any]:
+        parts = tuple(f"apgd-{loss}" for loss in self.losses)
+        return {"parts": parts, "steps": self.steps, "restarts": self.restarts}
 
     @property
     def label(self) -> str:
-        restarts = f" x {self.restarts}" if self.restarts > 1 else ""
-        return f"APGD-{self.steps}{restarts} ({' and '.join(APGD_LOSSES[loss] for loss in self.losses)})"
+        losses = " and ".join(APGD_LOSSES[loss] for loss in self.losses)
+        return f"APGD-{self.steps}{times(self.restarts)} ({losses})"
 
     def describe(self) -> dict[str, Any]:
-        return description(self.epsilon, None, self.steps, self.restarts, list(self.losses), "pyautoattack")
+        return self.described(None, self.steps, self.restarts, self.losses)
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(AutoAttack):
     """Random search without gradients, as AutoAttack has it; `queries` of the network for each image."""
 
-    epsilon: float = 8.0
     queries: int = QUERIES
     name: str = "square"
 
-    def __post_init__(self) -> None:
-        check_radius("attack.epsilon", self.epsilon)
-        check_counts(queries=self.queries)
-
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-        settings = {"parts": ("square",), "queries": self.queries}
-        return autoattack(network, images, labels, epsilon=self.epsilon / 255, seed=seed, **settings)
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"parts": ("square",), "queries": self.queries}
 
     @property
     def label(self) -> str:
         return f"Square ({self.queries:,})"
 
     def describe(self) -> dict[str, Any]:
-        return description(self.epsilon, None, self.queries, 1, ["margin"], "pyautoattack")
+        return self.described(None, self.queries, 1, ["margin"])
 
 
 @dataclass(frozen=True)
-class AutoAttack:
-    """The standard version with the official settings: APGD-CE, APGD-T, FAB-T (100 steps each), Square (5000)."""
-
-    epsilon: float = 8.0
-    name: str = "autoattack"
-    label: ClassVar[str] = "AutoAttack"
-
-    def __post_init__(self) -> None:
-        check_radius("attack.epsilon", self.epsilon)
-
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-        return autoattack(network, images, labels, epsilon=self.epsilon / 255, seed=seed)
-
-    @property
-    def least_classes(self) -> int:
-        return least_classes()
-
-    def describe(self) -> dict[str, Any]:
-        return description(self.epsilon, None, None, None, [], "pyautoattack", ", standard")
-
-
-@dataclass(frozen=True)
-class Torchattacks:
+class Torchattacks(Attack):
     """Any attack of torchattacks by the name of its class.
 
     epsilon, step_size: become eps and alpha where the class has them and measures by the maximum norm, unless
@@ -119,13 +202,22 @@ class Torchattacks:
     step_size: float | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     name: str = "torchattacks"
+    package: ClassVar[str] = "torchattacks"
 
     def __post_init__(self) -> None:
-        check_radius("attack.epsilon", self.epsilon)
-        if self.step_size is not None:
-            check_radius("attack.step_size", self.step_size, zero=False)
+        super().__post_init__()
         object.__setattr__(self, "arguments", dict(self.arguments))
-        check_arguments(self.attack, self.arguments)
+        if self.attack in WRAPPERS:
+            raise UserError(
+                f"attack: torchattacks' {self.attack} is made of other attacks or training, not of a network alone"
+            )
+        if self.attack not in TORCHATTACKS:
+            raise UserError(f"attack: torchattacks has no {self.attack!r}; valid are {', '.join(TORCHATTACKS)}")
+        taken = self._defaults
+        if unknown := [key for key in self.arguments if key not in taken]:
+            raise UserError(
+                f"attack.arguments: {self.attack} does not take {', '.join(unknown)}; it takes {', '.join(taken)}"
+            )
         for key in RADII if self._distance == "Linf" else ():  # an L2 ball may be wider than any pixel's range
             value = self.arguments.get(key)
             if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
@@ -135,41 +227,61 @@ class Torchattacks:
                 )
 
     @property
+    def _defaults(self) -> dict[str, Any]:
+        """The arguments that the class takes, with their defaults."""
+        parameters = inspect.signature(getattr(torchattacks, self.attack).__init__).parameters
+        return {key: value.default for key, value in parameters.items() if key not in ("self", "model")}
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The arguments of the class, without its defaults."""
-        taken, settings = check_arguments(self.attack, self.arguments), dict(self.arguments)
-        if self._distance == "Linf":
-            for key, own in RADII.items():
-                if key in taken and getattr(self, own) is not None:
-                    settings.setdefault(key, getattr(self, own) / 255)
+        settings = dict(self.arguments)
+        for key, own in RADII.items() if self._distance == "Linf" else ():
+            if key in self._defaults and getattr(self, own) is not None:
+                settings.setdefault(key, getattr(self, own) / 255)
         return settings
 
     @property
     def _distance(self) -> str:
         return self.arguments.get("norm") or OTHER_DISTANCES.get(self.attack, "Linf")
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-        return torchattacks_attack(self.attack, network, images, labels, seed=seed, arguments=self.settings)
-
     @property
     def least_classes(self) -> int:
-        return torchattacks_least_classes(self.attack, self.arguments)
+        """The targeted loss compares four logits, the dlr loss three."""
+        return 4 if self.attack in ("APGDT", "AutoAttack") else 3 if self.arguments.get("loss") == "dlr" else 2
 
     @property
     def label(self) -> str:
         """torchattacks' AutoAttack does 10 steps instead of 100: never what people mean by the name."""
         return "TA-AA-10" if self.attack == "AutoAttack" else f"torchattacks {self.attack}"
 
-    def describe(self) -> dict[str, Any]:
-        used = {**check_arguments(self.attack, self.arguments), **self.settings}
-        in_ball = self._distance == "Linf"
-        radius, step = used.get("max_epsilon", used.get("eps")), used.get("alpha")
-        return description(
-            round(255 * radius, 6) if in_ball and radius is not None else None,
-            round(255 * step, 6) if in_ball and step is not None else None,
-            used.get("steps"),
-            used.get("n_restarts"),
-            [used["loss"]] if isinstance(used.get("loss"), str) else [],
-            "torchattacks",
-            f", {self.attack}" + ("" if in_ball else f", {self._distance}"),
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """`seed` and `n_classes` are filled in where the class takes them and `arguments` does not have them."""
+        filled = {"seed": seed, "n_classes": class_count(network, images)}
+        arguments = {key: value for key, value in filled.items() if key in self._defaults} | self.settings
+        classes = arguments.get("n_classes") or filled["n_classes"]
+        check_classes(classes, f"torchattacks' {self.attack}", self.least_classes)
+        return third_party_attack(
+            lambda logits: getattr(torchattacks, self.attack)(logits, **arguments),
+            network,
+            images,
+            labels,
+            seed=seed,
+            epsilon=self._used.get("max_epsilon", self._used.get("eps")),
+            norm=self._distance,
         )
+
+    @property
+    def _used(self) -> dict[str, Any]:
+        return {**self._defaults, **self.settings}
+
+    def describe(self) -> dict[str, Any]:
+        used, in_ball = self._used, self._distance == "Linf"
+        radius, step = (
+            round(255 * value, 6) if in_ball and value is not None else None
+            for value in (used.get("max_epsilon", used.get("eps")), used.get("alpha"))
+        )
+        losses = [used["loss"]] if isinstance(used.get("loss"), str) else []
+        further = f", {self.attack}" + ("" if in_ball else f", {self._distance}")
+        described = self.described(step, used.get("steps"), used.get("n_restarts"), losses, further)
+        return described | {"epsilon": None if radius is None else float(radius)}

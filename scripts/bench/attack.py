@@ -16,7 +16,7 @@ from bench.common import Row, Settings, interleaved
 from bench.steps import batch_of, network_of
 from relinearize.methods.frozen import frozen_copy
 from relinearize.robustness.attacks import LEAST_RADIUS, PGD, logits_of
-from relinearize.robustness.robust_accuracy import robust_accuracy
+from relinearize.robustness.robust_accuracy import attacked_batch
 
 STEPS = 20
 PROMISE = ">= 1.5"
@@ -57,7 +57,7 @@ def pgd(epsilon: float) -> PGD:
 
 def ours(network: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Callable[[], float]:
     """Percent that survive our PGD-20."""
-    return lambda: robust_accuracy(network, [(images, labels)], pgd(epsilon), seed=0).robust_percent
+    return lambda: attacked_batch(network, images, labels, pgd(epsilon), 0, epsilon / 255).robust_percent
 
 
 def theirs(network: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Callable[[], float]:

@@ -24,8 +24,8 @@ from relinearize.evaluation.pieces import PIECES_FILE, text_to_flags
 from relinearize.files import write_json
 from relinearize.progress import WorkProgress
 from relinearize.records.robustness import RobustRecord, find_robust_records
-from relinearize.robustness.network_checks import determinism, logits_not_probabilities
 from relinearize.robustness.robust_accuracy import RobustAccuracy
+from relinearize.robustness.sanity import determinism, logits_not_probabilities
 from relinearize.runs.finished import FinishedRun
 
 SHORT = ["method.teacher.epochs=1", "method.finetune.epochs=1"]

@@ -105,18 +105,6 @@ def test_channels_last_is_kept_and_starts_are_the_same_in_it() -> None:
         assert (plain - found).abs().max() <= 3e-6
 
 
-def test_an_attack_goes_on_from_where_it_was() -> None:
-    network, (images, labels) = toy_network(), batch()
-    settings = {"epsilon": EPSILON, "step_size": STEP}
-    whole = pgd(network, images, labels, steps=5, generator=drawn_from(0), **settings)
-    part = pgd(network, images, labels, steps=2, generator=drawn_from(0), **settings)
-    kept = part.clone()
-    assert torch.equal(pgd(network, images, labels, steps=3, start=part, **settings), whole)
-    assert torch.equal(part, kept)
-    outside = pgd(network, images, labels, steps=1, start=images + 0.5, **settings)
-    assert (outside - images).abs().max() <= EPSILON + 1e-6
-
-
 # ---- restarts and early stop -----------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from relinearize.errors import UserError
 from relinearize.robustness.attack import fgsm, pgd
 from relinearize.robustness.attacks import FGSM, PGD, logits_of
-from relinearize.robustness.robust_accuracy import batch_seed, robust_accuracy
+from relinearize.robustness.robust_accuracy import attacked_batch
 from relinearize.robustness.third_party import APGD, AutoAttack, Square, Torchattacks
 
 CONF = Path(__file__).parents[2] / "conf" / "attack"
@@ -181,61 +181,36 @@ def test_radii_of_other_distances_may_be_above_1() -> None:
 # ---- robust accuracy -------------------------------------------------------------------------------------------------
 
 
-def batches(sizes=(8, 8, 5)):
-    return [batch(size, seed) for seed, size in enumerate(sizes)]
-
-
 def test_robust_accuracy_counts() -> None:
-    network, parts = toy_network(), batches()
-    parts = [(x, torch.where(torch.arange(len(y)) % 4 == 0, y, own_labels(network, x))) for x, y in parts]
+    network, (x, y) = toy_network(), batch(21)
+    y = torch.where(torch.arange(len(y)) % 4 == 0, y, own_labels(network, x))
     attack = PGD(epsilon=16, step_size=4, steps=3)
-    seen = []
-    result = robust_accuracy(network, parts, attack, 5, on_batch=lambda number, found: seen.append((number, found)))
-    assert torch.equal(result.clean, torch.cat([right(network, x, y) for x, y in parts]))
-    expected = []
-    for number, (x, y) in enumerate(parts):
-        clean = right(network, x, y)
-        x, y = x[clean], y[clean]
-        flags = clean.clone()
-        flags[clean] = right(network, attack(network, x, y, batch_seed(5, number)), y)
-        expected.append(flags)
-    assert torch.equal(result.robust, torch.cat(expected))
-    assert 0 < result.robust.sum() < result.clean.sum() < 21
-    assert result.robust_percent == pytest.approx(100 * result.robust.sum().item() / 21)
-    assert [number for number, _ in seen] == [0, 1, 2]
-
-    def refuse(*_):
-        raise AssertionError("computed again")
-
-    resumed = robust_accuracy(network, parts, attack, 5, known=[found for _, found in seen[:2]])
-    assert torch.equal(resumed.robust, result.robust)
-    assert torch.equal(robust_accuracy(network, parts, refuse, 5, known=[f for _, f in seen]).robust, result.robust)
+    result = attacked_batch(network, x, y, attack, 5, 16 / 255)
+    clean = right(network, x, y)
+    robust = clean.clone()
+    robust[clean] = right(network, attack(network, x[clean], y[clean], 5), y[clean])
+    assert torch.equal(result.clean, clean) and torch.equal(result.robust, robust)
+    assert 0 < robust.sum() < clean.sum() < 21
+    assert result.robust_percent == pytest.approx(100 * robust.sum().item() / 21)
 
 
 def test_robust_accuracy_leaves_no_trace_and_is_float32() -> None:
-    network, parts = toy_network(), batches()
+    network, (images, labels) = toy_network(), batch(21)
     mixed_modes(network)
     before = everything_about(network)
-    expected = robust_accuracy(network, parts, PGD(steps=2), 0)
+    expected = attacked_batch(network, images, labels, PGD(steps=2), 0, 8 / 255)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        found = robust_accuracy(network, parts, PGD(steps=2), 0)
+        found = attacked_batch(network, images, labels, PGD(steps=2), 0, 8 / 255)
     assert everything_about(network) == before
     assert torch.equal(found.robust, expected.robust)
     assert torch.equal(found.clean, expected.clean)
 
 
-def test_robust_accuracy_refuses() -> None:
-    network, parts = toy_network(), batches()
-    parts = [(x, own_labels(network, x)) for x, _ in parts]
-    with pytest.raises(ValueError, match="no images"):
-        robust_accuracy(network, [], FGSM(), 0)
+def test_robust_accuracy_refuses_an_attack_that_leaves_its_ball() -> None:
+    network, (images, _) = toy_network(), batch()
 
-    class Cheat(FGSM):
-        def __call__(self, network, images, labels, seed):
-            return (images + 0.1).clamp(0, 1)
+    def cheat(network, images, labels, seed):
+        return (images + 0.1).clamp(0, 1)
 
     with pytest.raises(RuntimeError, match=r"epsilon is 0\.0313725"):
-        robust_accuracy(network, parts, Cheat(), 0)
-    known = [robust_accuracy(network, parts[2:], FGSM(), 0)]
-    with pytest.raises(ValueError, match="batch 0 has 8 images, its known result 5"):
-        robust_accuracy(network, parts, FGSM(), 0, known=known)
+        attacked_batch(network, images, own_labels(network, images), cheat, 0, 8 / 255)

@@ -12,14 +12,8 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
-from relinearize.robustness.autoattack import autoattack
-from relinearize.robustness.guard import (
-    OTHER_DISTANCES,
-    TORCHATTACKS,
-    check_threat_model,
-    third_party_attack,
-    torchattacks_attack,
-)
+from relinearize.robustness.guard import check_threat_model, third_party_attack
+from relinearize.robustness.third_party import OTHER_DISTANCES, TORCHATTACKS, Torchattacks, autoattack
 
 EPSILON = 8 / 255
 QUICK = {  # arguments that make them short; the rest is as short as it is
@@ -48,6 +42,10 @@ def quick(name: str) -> dict:
         return QUICK[name]
     code = getattr(torchattacks, name).__init__.__code__
     return QUICK["steps"] if "steps" in code.co_varnames[: code.co_argcount] else {}
+
+
+def torchattacks_attack(name: str, network: nn.Module, images: Tensor, labels: Tensor, *, seed: int, arguments: dict):
+    return Torchattacks(name, arguments=arguments)(network, images, labels, seed)
 
 
 def run_named(name: str) -> None:

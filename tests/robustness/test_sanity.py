@@ -1,5 +1,6 @@
 """Sanity checks: an honest network passes all, networks with masked gradients and other defects are caught."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,14 +10,16 @@ from torch import Tensor, nn
 
 from relinearize.robustness.attack import fgsm
 from relinearize.robustness.fixed_point import fixed_point
-from relinearize.robustness.network_checks import clean_agreement, threat_model
 from relinearize.robustness.sanity import (
     CHECKS,
     STEP_SHARE,
     STEPS,
+    Case,
     black_box,
+    clean_agreement,
     deployed_arithmetic,
     sweep_radii,
+    threat_model,
     transfer,
 )
 
@@ -71,9 +74,10 @@ class Changed(nn.Module):
 
 def sanity_checks(network, images, labels, *, epsilon, others=None, reference=None):
     """All checks, as an evaluation makes them piece by piece."""
-    found = [check(network, images, labels, epsilon=epsilon) for check in CHECKS.values()]
+    case = Case(network, images, labels, epsilon)
+    found = [check(case) for check in CHECKS.values()]
     if others:
-        found.append(transfer(network, images, labels, others, epsilon=epsilon))
+        found.append(transfer(case, others))
     if reference is not None:
         found.append(clean_agreement(network, images, reference))
     return found
@@ -107,7 +111,7 @@ def test_sweeps_reach_from_what_an_attack_takes_to_what_nobody_survives(honest: 
     images, labels = tested
     for name, check in CHECKS.items():
         if name not in ("restarts", "steps", "black box"):  # slow, and without radii of their own
-            assert check(honest, images[:50], labels[:50], epsilon=0.5).passed, name
+            assert check(Case(honest, images[:50], labels[:50], epsilon=0.5)).passed, name
 
 
 def test_quantised_pixels_mask_gradients(honest: nn.Module, tested) -> None:
@@ -147,8 +151,9 @@ def test_fixed_point_arithmetic(honest: nn.Module, tested) -> None:
         assert all(torch.equal(weight * 2**6, (weight * 2**6).round()) for weight in rounded.parameters())
         torch.testing.assert_close(fixed_point(network, 20)(pixels), network(pixels), rtol=1e-3, atol=1e-3)
     images, labels = tested
-    assert deployed_arithmetic(honest, images, labels, epsilon=EPSILON).passed
-    coarse = deployed_arithmetic(honest, images, labels, epsilon=EPSILON, bits=2)
+    case = Case(honest, images, labels, EPSILON)
+    assert deployed_arithmetic(case).passed
+    coarse = deployed_arithmetic(case, bits=2)
     assert not coarse.passed and coarse.numbers["pgd"] > coarse.numbers["float pgd"] + 2  # attacks miss it
 
 
@@ -160,7 +165,7 @@ def test_a_random_network_is_caught(honest: nn.Module, tested) -> None:
 
 def test_train_mode_is_caught(honest: nn.Module, tested) -> None:
     training = Changed(honest).train()
-    check = CHECKS["determinism"](training, *tested)
+    check = CHECKS["determinism"](Case(training, *tested))
     assert not check.passed
     assert check.numbers["training"] == len(list(training.modules()))
     honest.eval()
@@ -168,8 +173,8 @@ def test_train_mode_is_caught(honest: nn.Module, tested) -> None:
 
 def test_normalised_images_are_caught(honest: nn.Module, tested) -> None:
     images, labels = tested
-    assert not threat_model(honest, (images - 0.3) / 0.2, labels, epsilon=EPSILON).passed
-    assert threat_model(honest, images, labels, epsilon=EPSILON).passed
+    assert not threat_model(Case(honest, (images - 0.3) / 0.2, labels, EPSILON)).passed
+    assert threat_model(Case(honest, images, labels, EPSILON)).passed
 
 
 def test_a_wrong_adapter_is_caught(honest: nn.Module, tested) -> None:
@@ -182,9 +187,11 @@ def test_a_wrong_adapter_is_caught(honest: nn.Module, tested) -> None:
 
 def test_numbers_are_those_of_the_attacks(honest: nn.Module, tested) -> None:
     from relinearize.robustness.attacks import PGD
-    from relinearize.robustness.robust_accuracy import robust_accuracy
+    from relinearize.robustness.robust_accuracy import attacked_batch
 
     images, labels = tested[0][:50], tested[1][:50]
-    own = robust_accuracy(honest, [(images, labels)], PGD(EPSILON, EPSILON / STEP_SHARE, STEPS), 3).robust_percent
-    assert black_box(honest, images, labels, epsilon=EPSILON, seed=3, queries=3).numbers["pgd"] == own
-    assert transfer(honest, images, labels, {}, epsilon=EPSILON, seed=3).numbers == {"own": own}
+    seed = int(np.random.SeedSequence([3, 0]).generate_state(1)[0])
+    own = attacked_batch(honest, images, labels, PGD(EPSILON, EPSILON / STEP_SHARE, STEPS), seed, EPSILON / 255)
+    case = Case(honest, images, labels, EPSILON, seed=3)
+    assert black_box(case, queries=3).numbers["pgd"] == own.robust_percent
+    assert transfer(case, {}).numbers == {"own": own.robust_percent}
