@@ -45,6 +45,7 @@ def main(arguments: Sequence[str]) -> dict[str, Path]:
     config = composed_report(words)
     options = checked(ReportOptions, config)
     preset, wandb = one_preset(options.preset, options.network), wandb_settings(config)
+    from relinearize.report.papers.comparison import shown_comparisons
     from relinearize.report.report import make_report
     from relinearize.report.tables import terminal
     from relinearize.report.tables.shared_work import SharedWork
@@ -61,7 +62,11 @@ def main(arguments: Sequence[str]) -> dict[str, Path]:
     terminal.print_combinations(report.combinations)
     terminal.print_robustness(report.robustness)
     if report.comparisons is not None:
-        terminal.print_against_paper(report.comparisons)
+        matched, alone = shown_comparisons(report.comparisons)
+        if not matched.empty:
+            terminal.print_texts("Against the papers (test accuracy, %)", matched, right=matched.columns[2:7])
+        if not alone.empty:
+            terminal.print_texts("No published counterpart", alone)
     for path in paths.values():
         print(path)
     if wandb is not None:

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pandas import DataFrame
+
 from relinearize.private_inference.cost.presets import Preset, one_preset
-from relinearize.report.papers.comparison import Comparison, compare
+from relinearize.report.papers.comparison import compare
 from relinearize.report.sources import Sources, read_sources
 from relinearize.report.tables.combinations import Matrix, build_matrices
-from relinearize.report.tables.inference import Inference, build_inferences
+from relinearize.report.tables.inference import build_inferences
 from relinearize.report.tables.masks import MaskGroup, build_groups
 from relinearize.report.tables.pareto import Panel, build_panels
 from relinearize.report.tables.robustness import RobustTable, build_tables
@@ -26,8 +28,8 @@ class Report:
     masks: list[MaskGroup]
     trajectories: list[SearchTrajectory]
     combinations: list[Matrix]
-    inferences: list[Inference]
-    comparisons: list[Comparison] | None
+    inferences: DataFrame
+    comparisons: DataFrame | None
 
 
 def make_report(

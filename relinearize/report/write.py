@@ -9,18 +9,16 @@ import pandas as pd
 
 from relinearize.errors import UserError
 from relinearize.files import write_bytes
-from relinearize.report.figures.axes import cost_axes, covered
-from relinearize.report.figures.bars import draw_inference_split, draw_latency_split, latency_splits
-from relinearize.report.figures.inference import draw_inference
+from relinearize.report.figures.costs import draw_inference, draw_inference_split, draw_latency_split, latency_splits
 from relinearize.report.figures.masks import draw_masks
-from relinearize.report.figures.pareto import draw_pareto
+from relinearize.report.figures.pareto import cost_axes, covered, draw_pareto
 from relinearize.report.figures.robustness import draw_robustness
 from relinearize.report.figures.searches import draw_searches
 from relinearize.report.page.page import render_page
 from relinearize.report.papers.comparison import against_paper_csv, against_paper_markdown
 from relinearize.report.report import Report
 from relinearize.report.tables.combinations import combinations_markdown
-from relinearize.report.tables.inference import curves, inference_csv, inference_markdown
+from relinearize.report.tables.inference import inference_csv, inference_markdown
 from relinearize.report.tables.pareto import pareto_csv
 from relinearize.report.tables.robustness_text import corruptions_csv, robustness_csv, robustness_markdown
 from relinearize.tracking.wandb_run import wandb_run
@@ -68,11 +66,11 @@ def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | byte
             inferences=report.inferences,
         ),
     )
-    if report.inferences:
+    if not report.inferences.empty:
         yield "inference.md", inference_markdown(report.inferences)
         yield "inference.csv", inference_csv(report.inferences)
         yield "inference_split.png", draw_inference_split(report.inferences)
-        if curves(report.inferences):
+        if report.inferences["test_accuracy"].notna().any():
             yield "inference.png", draw_inference(report.inferences)
     if report.masks:
         yield "masks.png", draw_masks(report.masks)

@@ -277,7 +277,7 @@ def test_every_published_point_of_senet_is_in_a_sweep():
 def test_every_published_point_of_snl_is_in_a_sweep():
     """To the rounding of the papers' counts: 49.4K was met when 50K were asked."""
     from relinearize.relu.budget import parse_count
-    from relinearize.report.papers.counterpart import BUDGET_TOLERANCE
+    from relinearize.report.papers.comparison import BUDGET_TOLERANCE
     from relinearize.report.papers.published import load_published
 
     points = [point for point in load_published() if point.method == "SNL"]

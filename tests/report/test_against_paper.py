@@ -6,32 +6,34 @@ import sys
 
 import pytest
 from fake_records import fake_record, write_records
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from omegaconf import OmegaConf
 
 from relinearize import cli
-from relinearize.cli import conf_folder
 from relinearize.records.run import Record
-from relinearize.report.papers.comparison import against_paper_csv, against_paper_markdown, compare
-from relinearize.report.papers.counterpart import PAPER_METHODS, PAPER_WIDTHS, counterpart
-from relinearize.report.papers.differences import RECIPES, differences, recipe_of
+from relinearize.report.papers.comparison import (
+    PAPER_METHODS,
+    against_paper_csv,
+    against_paper_markdown,
+    compare,
+    counterpart,
+    differences,
+    paper_recipe,
+    paper_stages,
+    paper_width,
+)
 from relinearize.report.papers.published import load_published
-
-CONF = conf_folder()
 
 
 def paper_like(method="snl", asked=50_000, backbone="resnet18", changes=(), **options):
     """A made-up record that names the paper's own settings, but for `changes` (dotted key -> value)."""
     options = {"dataset": "cifar100", "title": "CIFAR-100", "width": 64, "convention": "snl", **options}
     values = fake_record(method, asked, holdout=False, **options).model_dump(mode="json")
-    if method in PAPER_METHODS:
-        classes = PAPER_METHODS[method]
-        values["method"] |= {stage: getattr(classes, stage) for stage in ("teacher", "search", "finetune")}
+    known = method in PAPER_METHODS and options["dataset"] != "digits"
+    if known:
+        values["method"] |= paper_stages(method)
     values["backbone"]["name"] = backbone
     values["accuracy"]["selection"] = "test"
     values["config"]["method"] = {"name": method}
-    for key, value in (recipe_of(method, options["dataset"]) if method in RECIPES else {}).items():
+    for key, value in (paper_recipe(method, options["dataset"]) if known else {}).items():
         stage, setting = key.split(".")
         values["config"]["method"].setdefault(stage, {})[setting] = value
     for key, value in dict(changes).items():
@@ -141,27 +143,23 @@ def test_the_command_prints_and_writes_both_lists(tmp_path, monkeypatch, capfd):
     assert len(error.splitlines()) == 1 and "[--against-paper]" in error
 
 
-def test_widths_and_recipes_are_those_of_the_config_files():
-    for name, width in PAPER_WIDTHS.items():
-        assert OmegaConf.load(CONF / "backbone" / f"{name}.yaml").width == width
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for method, dataset in (("snl", "cifar100"), ("senet", "cifar100"), ("senet", "tiny_imagenet")):
-            config = hydra_compose("config", [f"experiment=paper/{method}_{dataset}_resnet18"])
-            for key, value in recipe_of(method, dataset).items():
-                assert float(OmegaConf.select(config.method, key)) == value, key
-            for stage in ("teacher", "search", "finetune"):
-                classes = PAPER_METHODS[method]
-                assert config.method[stage]["_target_"].endswith(f".{getattr(classes, stage)}")
+def test_the_papers_recipes_are_read_from_the_config_files():
+    assert [paper_width(name) for name in ("resnet18", "resnet34", "wrn22_8", "vgg16_bn")] == [64, 64, 16, 64]
+    snl, senet = paper_recipe("snl", "cifar100"), paper_recipe("senet", "tiny_imagenet")
+    assert (snl["search.lasso"], snl["finetune.epochs"], "search.epochs" in snl) == (1e-5, 100, False)
+    assert [senet[f"{stage}.epochs"] for stage in ("teacher", "search", "finetune")] == [120, 100, 120]
+    assert paper_recipe("senet", "cifar10")["teacher.epochs"] == 240 and "search.lasso" not in senet
+    assert paper_stages("senet") == {"search": "SENetSearch", "finetune": "PRAMDistill", "teacher": "Classifier"}
 
 
 def test_every_point_of_the_three_papers_is_some_runs_counterpart():
-    names = {method.name: key for key, method in PAPER_METHODS.items()}
+    names = {name: method for method, name in PAPER_METHODS.items()}
     for point in load_published():
         if point.method not in names:
             continue
         backbone = "wrn22_8" if point.backbone == "wrn22_8" or point.relus > 400_000 else "resnet18"
         options = {"image_size": 64 if point.dataset == "tiny_imagenet" else 32, "dataset": point.dataset, "title": "x"}
         # The made-up sites are ResNet-18's whatever the backbone; up to 491,520 of them, near enough to SNL's 500K.
-        changes = {"backbone/width": PAPER_WIDTHS[backbone]}
+        changes = {"backbone/width": paper_width(backbone)}
         record = paper_like(names[point.method], point.relus, backbone, changes, **options)
         assert counterpart(record)[0] == point

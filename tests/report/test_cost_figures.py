@@ -14,9 +14,9 @@ from relinearize.commands.report import main as report_command
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.prediction import predict
 from relinearize.private_inference.cost.presets import one_preset
-from relinearize.report.figures.axes import RELUS, cost_axes, covered
-from relinearize.report.figures.bars import MOST, draw_latency_split, latency_splits
-from relinearize.report.figures.pareto import draw_pareto
+from relinearize.report.figures.canvas import wide
+from relinearize.report.figures.costs import MOST, draw_latency_split, latency_splits
+from relinearize.report.figures.pareto import RELUS, cost_axes, covered, draw_pareto
 from relinearize.report.page.page import render_page
 from relinearize.report.report import make_report
 from relinearize.report.tables.cost import record_workload
@@ -57,9 +57,7 @@ def test_computation_alone_has_no_bytes_and_unknown_networks_no_place():
 
 
 def test_an_axis_of_costs_is_logarithmic_where_that_helps():
-    axis = cost_axes(one_preset())["latency"]
-    assert axis.logarithmic(1, 5) and not axis.logarithmic(14, 17) and not axis.logarithmic(0, 5)
-    assert RELUS.logarithmic(14, 17)
+    assert wide(1, 5) and not wide(14, 17) and not wide(0, 5)
 
 
 @pytest.mark.filterwarnings("error")

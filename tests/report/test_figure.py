@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from fake_records import fake_record, fake_sweep
 
+from relinearize.report.figures.canvas import log_ticks
 from relinearize.report.figures.pareto import draw_pareto
 from relinearize.report.figures.published import place_names
-from relinearize.report.figures.style import log_ticks, method_colours
+from relinearize.report.figures.style import method_colours
 from relinearize.report.tables.pareto import build_panels
 from relinearize.report.tables.text import compact_count
 

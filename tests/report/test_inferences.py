@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from fake_inferences import fake_inference, write_inference
 from fake_records import fake_record, fake_sweep, write_records
@@ -13,27 +14,28 @@ from test_page import NASTY, Page
 
 from relinearize.private_inference.cost.prediction import predict
 from relinearize.private_inference.cost.presets import one_preset
-from relinearize.report.figures.bars import draw_inference_split
-from relinearize.report.figures.inference import draw_inference
+from relinearize.report.figures.costs import draw_inference, draw_inference_split
 from relinearize.report.page.page import render_page
 from relinearize.report.report import make_report
 from relinearize.report.sources import find_inferences
 from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.inference import (
-    TITLES,
-    Inference,
     build_inferences,
-    cells,
     curves,
     inference_csv,
     inference_markdown,
+    inference_texts,
 )
 from relinearize.report.tables.pareto import build_panels
 from relinearize.report.write import write_report
 
 
 def measured(*runs, settings=(("semi2k", "wan"),), **options):
-    return [Inference(fake_inference(run, *setting, **options), run) for run in runs for setting in settings]
+    return build_inferences([fake_inference(run, *setting, **options) for run in runs for setting in settings], runs)
+
+
+def without_run(record, **changes):
+    return build_inferences([replace(record, **changes)], [])
 
 
 def test_they_are_found_once_and_know_their_runs(tmp_path, caplog):
@@ -46,41 +48,43 @@ def test_they_are_found_once_and_know_their_runs(tmp_path, caplog):
     broken.write_text("{}")
     with caplog.at_level(logging.WARNING):
         found = build_inferences(find_inferences([tmp_path, tmp_path / "run-000"]), runs)
-    assert [(one.setting, one.relus) for one in found] == [
+    assert list(zip(found["setting"], found["relus"], strict=True)) == [
         ("cheetah wan", 70_000),
         ("semi2k wan", 70_000),
         ("semi2k wan", 3_500),
     ]
-    assert [one.run for one in found] == [runs[0], *runs] and str(broken) in caplog.text
+    assert list(found["run_key"]) == [run.key for run in (runs[0], *runs)] and str(broken) in caplog.text
     assert len(find_inferences([tmp_path / "run-001" / "record.json"])) == 1, "a record stands for its folder"
 
 
 def test_curves_are_of_protocol_network_and_what_else_differs():
     runs = fake_sweep(methods=("snl",), budgets=(70_000, 3_500), seeds=(0,))
-    some = measured(*runs, settings=(("semi2k", "wan"), ("cheetah", "wan")))
-    assert {key: [one.relus for one in group] for key, group in curves(some).items()} == {
+    both = (("semi2k", "wan"), ("cheetah", "wan"))
+    assert {key: list(group["relus"]) for key, group in curves(measured(*runs, settings=both)).items()} == {
         ("cheetah wan", ""): [3_500, 70_000],
         ("semi2k wan", ""): [3_500, 70_000],
     }
-    some += measured(fake_record("random"))
+    some = pd.concat([measured(*runs, settings=both), measured(fake_record("random"))])
     assert set(curves(some)) == {("cheetah wan", "snl"), ("semi2k wan", "snl"), ("semi2k wan", "random")}
     assert set(curves(measured(*runs, kn2row=True))) == {("semi2k+kn2row wan", "")}
-    alone = replace(some[0].record, bundle={**some[0].record.bundle, "test_accuracy": None})
-    assert curves([Inference(alone, None)]) == {}
+    record = fake_inference(runs[0])
+    assert curves(without_run(record, bundle={**record.bundle, "test_accuracy": None})) == {}
 
 
 def test_predictions_are_those_of_the_cost_model():
     run = fake_record("snl", 14_000)
-    (one,) = measured(run)
-    assert one.predicted == predict(one_preset("semi2k_wan"), record_workload(run)).online
-    assert measured(run, kn2row=True)[0].predicted is None, "the constants are without options"
-    assert Inference(one.record, None).predicted is None, "nobody knows the linear part"
-    assert Inference(replace(one.record, protocol="aby3"), run).predicted is None
+    cost, record = predict(one_preset("semi2k_wan"), record_workload(run)).online, fake_inference(run)
+    (one,) = measured(run).itertuples()
+    assert (one.predicted_s, one.predicted_mb) == (cost.seconds, cost.bytes / 1e6)
+    assert measured(run, kn2row=True)["predicted_s"].isna().all(), "the constants are without options"
+    assert without_run(record)["predicted_s"].isna().all(), "nobody knows the linear part"
+    assert build_inferences([replace(record, protocol="aby3")], [run])["predicted_s"].isna().all()
 
 
 def test_csv_and_table_say_what_was_measured():
     run = fake_record("snl", 14_000, name="a|b")
-    some = [*measured(run, load=7.25), *measured(run, settings=(("cheetah", "loopback"),), private=None)]
+    first, second = fake_inference(run, load=7.25), fake_inference(run, "cheetah", "loopback", private=None)
+    some = build_inferences([first, second], [run])[::-1]
     wan, loopback = csv.DictReader(io.StringIO(inference_csv(some)))
     assert (wan["protocol"], wan["network"], wan["relus"], wan["live_sites"]) == ("semi2k", "wan", "14000", "17")
     assert float(wan["steady_mb"]) == pytest.approx(10 + 0.144 * 14) and float(wan["relu_mb"]) == pytest.approx(2.016)
@@ -90,12 +94,11 @@ def test_csv_and_table_say_what_was_measured():
     assert float(wan["model_s"]) == pytest.approx(0.95 * seconds) and wan["load_before"] == "7.25"
     assert (wan["private_accuracy"], wan["images"], loopback["private_accuracy"]) == ("90.0", "20", "")
     text = inference_markdown(some)
-    assert text.count(" | ".join(TITLES)) == 1 and "a\\|b" in text
-    shown = dict(zip(TITLES, cells(some[0]), strict=True))
+    shown, other = inference_texts(some).to_dict("records")
+    assert text.count(" | ".join(shown)) == 1 and "a\\|b" in text
     assert shown["private accuracy"] == "90.0 % of 20 (plaintext 91.0 %)" and shown["same class"] == "95.0 % of 20"
     assert shown["MB first / steady"] == "32.02 / 12.02" and shown["load before"] == "7.2 on 2 cores"
-    shown = dict(zip(TITLES, cells(some[1]), strict=True))
-    assert (shown["seconds by the model"], shown["private accuracy"]) == ("-", "-")
+    assert (other["seconds by the model"], other["private accuracy"]) == ("-", "-")
 
 
 @pytest.mark.filterwarnings("error")
@@ -104,8 +107,8 @@ def test_pictures_are_drawn_in_every_case():
     both = (("semi2k", "wan"), ("cheetah", "loopback"))
     digits = measured(fake_record(dataset="digits", title="digits"), load=5)
     unknown = fake_inference(fake_record())
-    nameless = [Inference(replace(unknown, bundle={**unknown.bundle, "title": "", "test_accuracy": None}), None)]
-    for some in (measured(*runs, settings=both), digits + nameless):
+    nameless = without_run(unknown, bundle={**unknown.bundle, "title": "", "test_accuracy": None})
+    for some in (measured(*runs, settings=both), pd.concat([digits, nameless])):
         for picture in (draw_inference(some), draw_inference_split(some)):
             assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 

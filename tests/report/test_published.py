@@ -2,7 +2,8 @@
 
 import pytest
 
-from relinearize.report.papers.published import IMAGE_SIZES, REPLACEMENTS, load_published, published_for
+from relinearize.report.figures.style import MARKERS
+from relinearize.report.papers.published import IMAGE_SIZES, load_published, published_for
 
 
 def test_every_row_is_well_formed():
@@ -10,7 +11,7 @@ def test_every_row_is_well_formed():
     assert len(points) > 100
     for point in points:
         assert point.dataset in IMAGE_SIZES
-        assert point.replacement in REPLACEMENTS
+        assert point.replacement in MARKERS
         assert point.convention in {"snl", "senet", "unknown"}
         assert point.confidence in {"high", "medium"}
         assert 1_000 <= point.relus <= 6_000_000

@@ -1,6 +1,7 @@
 """How every figure begins and ends: fonts and colours of the frame, PNG bytes at the end, no global state of pyplot."""
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from relinearize.report.figures.style import log_ticks
-
 GREY, GREY_TEXT, INK = "#a3a9b3", "#6d7480", "#22262c"
+WIDE_RANGE = 4.0  # from this quotient of its ends on, an axis of costs is logarithmic
 # Decorates what draws a figure.
 styled = rc_context(
     {
@@ -71,3 +71,18 @@ def log_axis(axes: Axes, text_of: Any = "{:g}".format) -> None:
     ticks = log_ticks(*axes.get_xlim())
     axes.set_xticks(ticks, [text_of(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
+
+
+def wide(low: float, high: float) -> bool:
+    """Whether an axis from `low` to `high` reads better with a logarithmic scale."""
+    return low > 0 and high / low >= WIDE_RANGE
+
+
+def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
+    """Round numbers between `low` and `high` for a logarithmic axis: 1-2-5 steps, fewer where these are too many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+        if len(ticks) <= most:
+            break
+    return ticks

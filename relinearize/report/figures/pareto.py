@@ -2,12 +2,13 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from relinearize.report.figures.axes import RELUS, Axis, covered
+from relinearize.private_inference.cost.presets import Preset
 from relinearize.report.figures.canvas import (
     GREY,
     grid_lines,
@@ -17,16 +18,50 @@ from relinearize.report.figures.canvas import (
     panel_title,
     png,
     styled,
+    wide,
 )
 from relinearize.report.figures.published import by_method, name_published
 from relinearize.report.figures.style import LINE_STYLES, MARKERS, REPLACEMENT_WORDS, method_colours
 from relinearize.report.papers.published import PublishedPoint
+from relinearize.report.tables.cost import preset_text
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.text import compact_count
 
 PANEL_INCHES = 6.4  # usable width of a panel
 NOTE_LETTERS = 105  # a line of small letters below it
 LEVEL_SHADES = ("#22262c", "#5d6570", "#868d98", "#aab0b9")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What the horizontal axis can be: the ReLUs, or what private inference is predicted to cost.
+
+    `column`: of a panel's points and levels, NaN where not known; `text`: of a tick; `note`: below the label;
+    `published`: whether the papers' points have a place on it.
+    """
+
+    column: str
+    label: str
+    text: Callable[[float], str] = "{:g}".format
+    note: str = ""
+    published: bool = False
+
+
+RELUS = Axis("relus", "ReLUs kept per image", compact_count, published=True)
+
+
+def cost_axes(preset: Preset) -> dict[str, Axis]:
+    """latency and, where the protocol sends anything, bytes."""
+    label, note = "predicted online {}", preset_text(preset)
+    axes = {"latency": Axis(f"{preset.name}_s", label.format("latency, seconds per image"), note=note)}
+    if preset.network is not None:
+        axes["bytes"] = Axis(f"{preset.name}_mb", label.format("traffic, MB per image"), note=note)
+    return axes
+
+
+def covered(axis: Axis, panels: Sequence[Panel]) -> list[Panel]:
+    """Those of `panels` that have anything to draw on `axis`."""
+    return [panel for panel in panels if panel.points[axis.column].notna().any()]
 
 
 @styled
@@ -134,7 +169,7 @@ def _draw_all_relu(axes: Axes, panel: Panel, axis: Axis) -> list[Line2D]:
 
 def _set_axes(axes: Axes, panel: Panel, axis: Axis) -> None:
     label = axis.label
-    if axis.logarithmic(axes.dataLim.x0, axes.dataLim.x1):
+    if axis is RELUS or wide(axes.dataLim.x0, axes.dataLim.x1):
         label += " (log scale)"
         log_axis(axes, axis.text)
     elif axes.get_xlim()[0] > 0:

@@ -10,7 +10,6 @@ from relinearize.report.figures.canvas import GREY_TEXT
 from relinearize.report.figures.style import SHORT_WORDS
 from relinearize.report.papers.published import PublishedPoint
 
-Box = tuple[float, float, float, float]  # left, bottom, right, top
 _SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, 1), (1, 1), (-1, -1))
 _GAPS = (5.0, 8.5, 13.0)
 
@@ -33,7 +32,7 @@ def name_published(axes: Axes, published: Sequence[PublishedPoint]) -> None:
         [_display(axes, points) for _, points in ordered],
         _display(axes, published),
         _own_marks(axes),
-        (frame.x0, frame.y0, frame.x1, frame.y1),
+        frame.extents,
         axes.figure.dpi / 72,
     )
     for text, box in zip(texts, boxes, strict=True):
@@ -72,49 +71,38 @@ def place_names(
     anchors: Sequence[np.ndarray],
     light: np.ndarray,
     heavy: np.ndarray,
-    frame: Box,
+    frame: Sequence[float],
     unit: float = 1.0,
-) -> list[Box]:
-    """One box for each name, greedily: beside that of its anchors where it covers least.
+) -> np.ndarray:
+    """One box for each name (N x 4: left, bottom, right, top), greedily: beside that of its anchors where it covers
+    least.
 
     sizes: width and height of each name; anchors: per name the points it may stand beside, K x 2.
     light, heavy: points to keep free, N x 2, the latter (our own curves) three times as costly as the former.
     All in display units, y upwards; `unit` is the length of a typographic point in them.
     """
-    taken = np.empty((0, 4))
-    placed: list[Box] = []
-    for (width, height), points in zip(sizes, anchors, strict=True):
-        best: tuple[float, Box] | None = None
-        for x, y in points:
-            for far, gap in enumerate(_GAPS):
-                for sideways, upwards in _SIDES:
-                    box = _beside(x, y, width, height, sideways, upwards, gap * unit)
-                    cost = 0.3 * far + _covered(box, light, 2 * unit) + 3 * _covered(box, heavy, 2 * unit)
-                    cost += 6 * _overlapping(box, taken)
-                    inside = frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
-                    cost += 0 if inside else 40
-                    if best is None or cost < best[0]:
-                        best = (cost, box)
-        assert best is not None, "a name needs at least one anchor"
-        placed.append(best[1])
-        taken = np.vstack([taken, best[1]])
+    far, sides = np.repeat(range(len(_GAPS)), len(_SIDES)), np.tile(_SIDES, (len(_GAPS), 1))
+    gaps = unit * np.array(_GAPS)[far, None]
+    placed = np.empty((0, 4))
+    for size, points in zip(np.array(sizes), anchors, strict=True):
+        # For each anchor, gap and side: right of or above the anchor, left of or below it, or centred on it.
+        shifts = np.select([sides > 0, sides < 0], [gaps, -gaps - size], -size / 2)
+        corners = (points[:, None] + shifts).reshape(-1, 2)
+        boxes = np.hstack([corners, corners + size])
+        inside = (frame[:2] <= corners).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1)
+        cost = 0.3 * np.tile(far, len(points)) + _covered(boxes, light, 2 * unit) + 3 * _covered(boxes, heavy, 2 * unit)
+        cost += 6 * _overlapping(boxes, placed) + 40 * ~inside
+        placed = np.vstack([placed, boxes[cost.argmin()]])
     return placed
 
 
-def _beside(x: float, y: float, width: float, height: float, sideways: int, upwards: int, gap: float) -> Box:
-    left = x + (gap if sideways > 0 else -gap - width if sideways < 0 else -width / 2)
-    bottom = y + (gap if upwards > 0 else -gap - height if upwards < 0 else -height / 2)
-    return left, bottom, left + width, bottom + height
+def _covered(boxes: np.ndarray, points: np.ndarray, pad: float) -> np.ndarray:
+    """How many of `points` lie in each box."""
+    low, high = boxes[:, None, :2] - pad, boxes[:, None, 2:] + pad
+    return ((low <= points) & (points <= high)).all(axis=-1).sum(axis=-1)
 
 
-def _covered(box: Box, points: np.ndarray, pad: float) -> int:
-    if not len(points):
-        return 0
-    x, y = points[:, 0], points[:, 1]
-    across = (x >= box[0] - pad) & (x <= box[2] + pad)
-    return int(np.count_nonzero(across & (y >= box[1] - pad) & (y <= box[3] + pad)))
-
-
-def _overlapping(box: Box, taken: np.ndarray) -> int:
-    across = (taken[:, 0] < box[2]) & (box[0] < taken[:, 2])
-    return int(np.count_nonzero(across & (taken[:, 1] < box[3]) & (box[1] < taken[:, 3])))
+def _overlapping(boxes: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """How many boxes of `taken` each box overlaps."""
+    apart = (taken[:, :2] >= boxes[:, None, 2:]) | (boxes[:, None, :2] >= taken[:, 2:])
+    return (~apart.any(axis=-1)).sum(axis=-1)

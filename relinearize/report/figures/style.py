@@ -1,6 +1,5 @@
-"""Colours, markers and ticks that the figures and the page share."""
+"""Colours and markers that the figures and the page share."""
 
-import math
 from collections.abc import Iterable
 
 # Distinguishable with the common colour-vision deficiencies, on white and on near-black.
@@ -34,16 +33,6 @@ def method_colours(methods: Iterable[str]) -> dict[str, str]:
             colours[method] = _PALETTE[free[others % len(free)] if free else others % len(_PALETTE)]
             others += 1
     return colours
-
-
-def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
-    """Round numbers between `low` and `high` for a logarithmic axis: 1-2-5 steps, fewer where these are too many."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
-        if len(ticks) <= most:
-            break
-    return ticks
 
 
 # Share of ReLUs kept -> colour, in even steps of the share's square root, which keeps small shares visible. Darker is

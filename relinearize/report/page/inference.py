@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pandas import DataFrame
+
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.report.figures.style import CURVE_COLOURS, KIND_COLOURS, KIND_WORDS, PART_COLOURS
 from relinearize.report.tables.cost import PARTS, preset_text
-from relinearize.report.tables.inference import TITLES, Inference, cells, curves, megabytes
+from relinearize.report.tables.inference import curves, inference_texts
 
 
 def preset_data(preset: Preset) -> dict[str, Any]:
@@ -24,46 +26,43 @@ def predicted_data(row: Mapping[str, Any], preset: Preset) -> dict[str, float | 
     return {"live": int(row["live_sites"]), **costs, "messages": None if messages is None else round(messages)}
 
 
-def inference_data(inferences: Sequence[Inference], titles: Sequence[str]) -> dict[str, Any]:
+def inference_data(inferences: DataFrame, titles: Sequence[str]) -> dict[str, Any]:
     """titles: the page's datasets; what was measured on others is shown with each."""
-    found = list(curves(inferences))
-    settings, kinds = ([*dict.fromkeys(names)] for names in zip(*found, strict=True)) if found else ([], [])
-    places = {id(one): key for key, group in curves(inferences).items() for one in group}
-    return {
-        "columns": TITLES,
-        "kinds": {kind: {"words": KIND_WORDS[kind], "colour": colour} for kind, colour in KIND_COLOURS.items()},
-        "rows": [_row(one, titles, places.get(id(one)), settings, kinds) for one in inferences],
+    found = curves(inferences)
+    settings, kinds = (list(dict.fromkeys(names)) for names in zip(*found, strict=True)) if found else ([], [])
+    looks = {
+        index: {
+            "label": ", ".join(filter(None, (setting, kind))),
+            "colour": CURVE_COLOURS[settings.index(setting) % len(CURVE_COLOURS)],
+            "dash": kinds.index(kind),
+        }
+        for (setting, kind), points in found.items()
+        for index in points.index
     }
-
-
-def _row(
-    one: Inference,
-    titles: Sequence[str],
-    curve: tuple[str, str] | None,
-    settings: Sequence[str],
-    kinds: Sequence[str],
-) -> dict[str, Any]:
-    steady, cost = one.record.steady, one.predicted
+    texts = inference_texts(inferences)
     return {
-        "title": one.title if one.title in titles else None,
-        "run": one.run and one.run.key,
-        "name": one.name,
-        "setting": one.setting,
-        "relus": one.relus,
-        "accuracy": one.accuracy,
-        "curve": None
-        if curve is None
-        else {
-            "label": ", ".join(filter(None, curve)),
-            "colour": CURVE_COLOURS[settings.index(curve[0]) % len(CURVE_COLOURS)],
-            "dash": kinds.index(curve[1]),
-        },
-        "measured": {"megabytes": megabytes(steady), "seconds": steady.median_seconds},
-        "predicted": cost and {"megabytes": cost.bytes / 1e6, "seconds": cost.seconds},
-        "bytes": {kind: size / 1e6 for kind, size in one.kind_bytes.items()},
-        "seconds": {kind: short_number(seconds) for kind, seconds in one.kind_seconds.items()},
-        "cells": cells(one),
-        "security": one.record.security,
+        "columns": list(texts),
+        "kinds": {kind: {"words": KIND_WORDS[kind], "colour": colour} for kind, colour in KIND_COLOURS.items()},
+        "rows": [
+            {
+                "title": row["title"] if row["title"] in titles else None,
+                "run": row["run_key"],
+                "name": row["run"],
+                "setting": row["setting"],
+                "relus": row["relus"],
+                "accuracy": row["test_accuracy"],
+                "curve": looks.get(index),
+                "measured": {"megabytes": row["steady_mb"], "seconds": row["steady_s"]},
+                "predicted": None
+                if row["predicted_s"] is None
+                else {"megabytes": row["predicted_mb"], "seconds": row["predicted_s"]},
+                "bytes": {kind: row[f"{kind}_mb"] for kind in row["record"].steady.kinds},
+                "seconds": {kind: short_number(row[f"{kind}_s"]) for kind in (*row["record"].steady.kinds, "outside")},
+                "cells": list(texts.loc[index]),
+                "security": row["record"].security,
+            }
+            for index, row in inferences.iterrows()
+        ],
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import Preset, one_preset
 from relinearize.records.run import Record, StageRecord
@@ -22,7 +23,6 @@ from relinearize.report.figures.style import REPLACEMENT_WORDS, SHARE_COLOURS, S
 from relinearize.report.page.inference import inference_data, predicted_data, preset_data, short_number
 from relinearize.report.page.masks import mask_data
 from relinearize.report.page.robustness import robustness_data
-from relinearize.report.tables.inference import Inference
 from relinearize.report.tables.masks import MaskGroup
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.robustness import RobustTable
@@ -44,7 +44,7 @@ def render_page(
     masks: Sequence[MaskGroup] = (),
     without_mask: Sequence[str] = (),
     preset: Preset | None = None,
-    inferences: Sequence[Inference] = (),
+    inferences: DataFrame | None = None,
 ) -> str:
     """The whole page as HTML text. `paths`: record key -> where the record lies, as seen from the page.
 
@@ -53,7 +53,8 @@ def render_page(
     `preset`: what costs are predicted for (None: Cheetah on the WAN); `inferences`: what was measured.
     """
     data = page_data(panels, paths, preset)
-    data["inferences"] = inference_data(inferences, [panel.title for panel in panels]) if inferences else None
+    measured = inferences is not None and not inferences.empty
+    data["inferences"] = inference_data(inferences, [panel.title for panel in panels]) if measured else None
     data["masks"] = mask_data(masks, panels, without_mask) if masks else None
     styles, scripts = STYLES, SCRIPTS
     if robustness:

@@ -6,14 +6,9 @@ Where one experiment is quoted twice, the more certain quotation stands; ablatio
 network designed or pruned to have fewer ReLUs) or `unknown`.
 """
 
-import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal, get_args
 
-Replacement = Literal["identity", "quadratic", "polynomial", "architecture", "unknown"]
-REPLACEMENTS: tuple[str, ...] = get_args(Replacement)
 IMAGE_SIZES = {"cifar10": 32, "cifar100": 32, "tiny_imagenet": 64}
 
 
@@ -35,20 +30,17 @@ class PublishedPoint:
 
 def load_published() -> list[PublishedPoint]:
     """Every point of the package's published.csv, in the file's order."""
-    text = resources.files("relinearize.report.papers").joinpath("published.csv").read_text(encoding="utf-8")
-    return [
-        PublishedPoint(**{**row, "relus": int(row["relus"]), "accuracy": float(row["accuracy"])})
-        for row in csv.DictReader(text.splitlines())
-    ]
+    import pandas as pd  # a run prints its row without pandas
+
+    with resources.files("relinearize.report.papers").joinpath("published.csv").open(encoding="utf-8") as file:
+        return [PublishedPoint(**row) for row in pd.read_csv(file, keep_default_na=False).to_dict("records")]
 
 
-def published_for(
-    dataset: str, image_size: int, points: Sequence[PublishedPoint] | None = None
-) -> list[PublishedPoint]:
+def published_for(dataset: str, image_size: int) -> list[PublishedPoint]:
     """The points that can stand beside runs on `dataset` (our name) at `image_size` pixels.
 
     Empty for other sizes than the papers': ReLU counts scale with the area of the image, so they would not compare.
     """
     if IMAGE_SIZES.get(dataset) != image_size:
         return []
-    return [point for point in (load_published() if points is None else points) if point.dataset == dataset]
+    return [point for point in load_published() if point.dataset == dataset]

@@ -49,11 +49,11 @@ def build_matrices(panels: Iterable[Panel]) -> list[Matrix]:
 
 def combinations_markdown(matrices: Sequence[Matrix]) -> str:
     """One table per network: rows are a budget and a search, columns fine-tunings; best of a budget in bold."""
-    tables: dict[tuple, list[list[str]]] = {}
+    tables: dict[tuple, list[DataFrame]] = {}
     for matrix in matrices:
         best = matrix.means == matrix.means.max(axis=None)
-        texts = matrix.texts.mask(best, "**" + matrix.texts + "**")
-        rows = tables.setdefault((f"{matrix.title}, {matrix.network}", *texts.columns), [])
-        rows += [[matrix.budget, search, *cells] for search, *cells in texts.itertuples()]
-    shown = [(head[0], markdown_table(["budget", "search", *head[1:]], rows, (0, 1))) for head, rows in tables.items()]
+        rows = matrix.texts.mask(best, "**" + matrix.texts + "**").reset_index()
+        rows.insert(0, "budget", matrix.budget)
+        tables.setdefault((f"{matrix.title}, {matrix.network}", *rows), []).append(rows)
+    shown = [(head[0], markdown_table(pd.concat(rows), left=("budget", "search"))) for head, rows in tables.items()]
     return markdown("combinations.md", tables=shown)

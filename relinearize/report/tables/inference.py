@@ -1,170 +1,75 @@
 """inference.md and inference.csv: the private inferences that `relinearize infer` measured of the runs."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pandas import DataFrame, Series
 
 from relinearize.private_inference.cost.network import Network
 from relinearize.private_inference.cost.prediction import PhaseCost, predict
 from relinearize.private_inference.cost.presets import Preset, protocols
 from relinearize.private_inference.cost.workload import mask_workload
-from relinearize.records.inference import InferenceRecord, Phase
+from relinearize.records.inference import InferenceRecord
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.text import csv_text, markdown, markdown_table, network_name
 
-TITLES = (
-    "run", "ReLUs kept", "live sites", "protocol", "network", "MB first / steady", "MB of ReLUs", "MB predicted",
-    "messages", "seconds first / steady", "seconds by the model", "seconds predicted", "largest error", "same class",
-    "private accuracy", "load before",
-)  # fmt: skip
 OPTIONS = ("kn2row", "local_truncation")  # of the engine; the presets' constants are of none
-OUTSIDE = "outside"  # of all kinds of operations: the engine reads its program, parties wait for a core
+ORDER = ["title", "neural", "method", "protocol", "rtt_ms", "network", "relus", "run"]
 
 
-@dataclass(frozen=True)
-class Inference:
-    """One record of inferences and the run that its network is of (None: of none below the folders)."""
+def build_inferences(records: Iterable[InferenceRecord], runs: Sequence[Record]) -> DataFrame:
+    """One row per record, with the run that its network is of, by dataset, network, method, setting and falling ReLUs.
 
-    record: InferenceRecord
-    run: Record | None
-
-    @property
-    def name(self) -> str:
-        bundle = self.record.bundle
-        return bundle["name"] or Path(bundle["path"]).name
-
-    @property
-    def title(self) -> str:
-        """The dataset's, for people."""
-        return self.run.dataset.title if self.run else self.record.bundle["title"] or "dataset not stated"
-
-    @property
-    def method(self) -> str:
-        return self.run.method.name if self.run else ""
-
-    @property
-    def network(self) -> str:
-        """The neural one: backbone, width, convention."""
-        bundle = self.record.bundle
-        if not bundle["backbone"]:
-            return self.name
-        return network_name(bundle["backbone"], bundle["width"], bundle["convention"])
-
-    @property
-    def link(self) -> Network:
-        """What lay between the parties."""
-        return Network(**self.record.network)
-
-    @property
-    def setting(self) -> str:
-        """Protocol with its options, and network: what makes a curve."""
-        return " ".join([self.protocol, self.link.name])
-
-    @property
-    def protocol(self) -> str:
-        used = [option for option in OPTIONS if self.record.settings.get(option)]
-        return "+".join([self.record.protocol, *used])
-
-    @property
-    def relus(self) -> int:
-        return sum(self.record.relus.values())
-
-    @property
-    def accuracy(self) -> float | None:
-        """Of the network in plaintext on the whole test set, in percent."""
-        return self.run.accuracy.test if self.run else self.record.bundle["test_accuracy"]
-
-    @property
-    def predicted(self) -> PhaseCost | None:
-        """What the counts and the protocol's constants say, without the engine; None where either is not known."""
-        protocol = protocols().get(self.record.protocol)
-        if protocol is None or self.protocol != self.record.protocol:
-            return None
-        sites = [(kept, self.record.positions[name]) for name, kept in self.record.relus.items()]
-        linear = record_workload(self.run).linear if self.run else None
-        found = predict(Preset(self.setting, protocol, self.link), replace(mask_workload(sites), linear=linear))
-        return found.online if found.complete else None
-
-    @property
-    def kind_seconds(self) -> dict[str, float]:
-        """Of the steady inference; OUTSIDE is what is left of its latency.
-
-        Each kind is of the party that took longer for it, so that together they can be a little more than the latency.
-        """
-        steady = self.record.steady
-        found = {kind: cost.seconds for kind, cost in steady.kinds.items()}
-        return {**found, OUTSIDE: max(0.0, steady.median_seconds - sum(found.values()))}
-
-    @property
-    def kind_bytes(self) -> dict[str, int]:
-        return {kind: cost.bytes for kind, cost in self.record.steady.kinds.items()}
-
-
-def build_inferences(records: Iterable[InferenceRecord], runs: Sequence[Record]) -> list[Inference]:
-    """Each record with the run that its network is of, sorted by dataset, network, method, setting and ReLUs."""
-    by_key = {run.key: run for run in runs}
-    return sorted((Inference(record, by_key.get(record.bundle["key"])) for record in records), key=_order)
-
-
-def _order(one: Inference) -> tuple:
-    return (one.title, one.network, one.method, one.protocol, one.link.rtt_ms, one.link.name, -one.relus, one.name)
-
-
-def curves(inferences: Sequence[Inference]) -> dict[tuple[str, str], list[Inference]]:
-    """(setting, method and network as far as there are several) -> inferences by growing number of ReLUs.
-
-    Those whose accuracy is not known are in no curve.
+    Numbers as measured, None where unknown; megabytes (10^6 bytes, both directions) and seconds are per image, medians.
+    Columns up to `created` are those of inference.csv. Then `neural`: the neural network; `setting`: protocol with its
+    options, and network, which make a curve; `link`: the network between the parties, for people; `run_key`: None for
+    networks of no run below the folders; `record`.
     """
-    known = [one for one in inferences if one.accuracy is not None]
-    methods, networks = ({getattr(one, name) for one in known} for name in ("method", "network"))
-    found: dict[tuple[str, str], list[Inference]] = {}
-    for one in sorted(known, key=lambda one: one.relus):
-        parts = [one.method] * (len(methods) > 1) + [one.network] * (len(networks) > 1)
-        found.setdefault((one.setting, ", ".join(filter(None, parts))), []).append(one)
-    return dict(sorted(found.items()))
+    by_key = {run.key: run for run in runs}
+    table = DataFrame([_row(record, by_key.get(record.bundle["key"])) for record in records], dtype=object)
+    if table.empty:
+        return table
+    order = table.assign(relus=-table["relus"]).sort_values(ORDER, kind="stable").index
+    return table.loc[order].reset_index(drop=True)
 
 
-def megabytes(phase: Phase) -> float:
-    """Of both directions."""
-    return phase.bytes / 1e6
-
-
-def inference_csv(inferences: Sequence[Inference]) -> str:
-    """One row per record; unknown values are empty."""
-    return csv_text([csv_row(one) for one in inferences])
-
-
-def csv_row(one: Inference) -> dict[str, Any]:
-    """Numbers as measured; megabytes and seconds per image."""
-    record, predicted = one.record, one.predicted
-    fidelity, model = record.fidelity, record.model
+def _row(record: InferenceRecord, run: Record | None) -> dict[str, Any]:
+    bundle, fidelity, model, steady = record.bundle, record.fidelity, record.model, record.steady
+    name, link = bundle["name"] or Path(bundle["path"]).name, Network(**record.network)
+    options = [option for option in OPTIONS if record.settings.get(option)]
+    protocol = "+".join([record.protocol, *options])
+    predicted = None if options else _predicted(record, run, link)
+    seconds = {kind: cost.seconds for kind, cost in steady.kinds.items()}
+    # Each kind is of the party that took longer for it, so that together they can be a little more than the latency.
+    seconds["outside"] = max(0.0, steady.median_seconds - sum(seconds.values()))
     return {
-        "run": one.name,
-        "key": record.bundle["key"],
-        "title": one.title,
-        "method": one.method,
-        "backbone": record.bundle["backbone"],
-        "width": record.bundle["width"],
-        "relus": one.relus,
+        "run": name,
+        "key": bundle["key"],
+        "title": run.dataset.title if run else bundle["title"] or "dataset not stated",
+        "method": run.method.name if run else "",
+        "backbone": bundle["backbone"],
+        "width": bundle["width"],
+        "relus": sum(record.relus.values()),
         "relus_total": sum(record.positions.values()),
         "live_sites": record.live_sites,
         "sites": len(record.relus),
-        "protocol": one.protocol,
-        "network": one.link.name,
-        "rtt_ms": one.link.rtt_ms,
-        "mbps": one.link.mbps,
-        "first_mb": megabytes(record.first),
-        "steady_mb": megabytes(record.steady),
-        **{f"{kind}_mb": size / 1e6 for kind, size in one.kind_bytes.items()},
+        "protocol": protocol,
+        "network": link.name,
+        "rtt_ms": link.rtt_ms,
+        "mbps": link.mbps,
+        "first_mb": record.first.bytes / 1e6,
+        "steady_mb": steady.bytes / 1e6,
+        **{f"{kind}_mb": cost.bytes / 1e6 for kind, cost in steady.kinds.items()},
         "predicted_mb": predicted and predicted.bytes / 1e6,
-        "messages": record.steady.messages,
+        "messages": steady.messages,
         "sequential_messages": model.sequential_messages,
         "first_s": record.first.median_seconds,
-        "steady_s": record.steady.median_seconds,
-        "steady_n": len(record.steady.seconds),
-        **{f"{kind}_s": seconds for kind, seconds in one.kind_seconds.items()},
+        "steady_s": steady.median_seconds,
+        "steady_n": len(steady.seconds),
+        **{f"{kind}_s": value for kind, value in seconds.items()},
         "loopback_s": model.loopback_seconds,
         "model_s": model.predicted_seconds,
         "predicted_s": predicted and predicted.seconds,
@@ -174,48 +79,82 @@ def csv_row(one: Inference) -> dict[str, Any]:
         "private_accuracy": fidelity.private_accuracy,
         "plaintext_accuracy": fidelity.plaintext_accuracy,
         "images": fidelity.images,
-        "test_accuracy": one.accuracy,
+        "test_accuracy": run.accuracy.test if run else bundle["test_accuracy"],
         "load_before": record.machine["load_before"],
         "cores": record.machine["cores"],
         "created": record.created,
+        "neural": network_name(bundle["backbone"], bundle["width"], bundle["convention"])
+        if bundle["backbone"]
+        else name,
+        "setting": f"{protocol} {link.name}",
+        "link": link.text,
+        "run_key": run and run.key,
+        "record": record,
     }
 
 
-def inference_markdown(inferences: Sequence[Inference]) -> str:
+def _predicted(record: InferenceRecord, run: Record | None, link: Network) -> PhaseCost | None:
+    """What the counts and the protocol's constants say, without the engine; None where either is not known."""
+    protocol = protocols().get(record.protocol)
+    if protocol is None:
+        return None
+    sites = [(kept, record.positions[name]) for name, kept in record.relus.items()]
+    linear = record_workload(run).linear if run else None
+    found = predict(Preset(record.protocol, protocol, link), replace(mask_workload(sites), linear=linear))
+    return found.online if found.complete else None
+
+
+def curves(inferences: DataFrame) -> dict[tuple[str, str], DataFrame]:
+    """(setting, method and network as far as there are several) -> rows by growing number of ReLUs.
+
+    Those whose accuracy is not known are in no curve.
+    """
+    known = inferences.dropna(subset="test_accuracy").sort_values("relus", kind="stable")
+    several = known[[name for name in ("method", "neural") if known[name].nunique() > 1]]
+    kinds = [", ".join(filter(None, names)) for names in several.itertuples(index=False)]
+    return dict(list(known.groupby(["setting", Series(kinds, known.index, dtype=object)])))
+
+
+def inference_csv(inferences: DataFrame) -> str:
+    """One row per record; unknown values are empty."""
+    return csv_text(inferences.loc[:, :"created"])
+
+
+def inference_markdown(inferences: DataFrame) -> str:
     """The table for people, one per dataset."""
-    tables = {}
-    for title in dict.fromkeys(one.title for one in inferences):
-        own = [cells(one) for one in inferences if one.title == title]
-        tables[title] = markdown_table(TITLES, own, left=(0, 3, 4))
+    texts = inference_texts(inferences)
+    own = {title: texts[inferences["title"] == title] for title in inferences["title"].unique()}
+    tables = {title: markdown_table(rows, left=("run", "protocol", "network")) for title, rows in own.items()}
     return markdown("inference.md", tables=tables)
 
 
-def cells(one: Inference) -> list[str]:
-    """The row under TITLES; "-" where nothing is known."""
-    record, predicted = one.record, one.predicted
-    fidelity, first, steady = record.fidelity, record.first, record.steady
-    # Without a delay the model says what was measured.
-    model = f"{record.model.predicted_seconds:.2f}" if record.loopback is not None else "-"
+def inference_texts(inferences: DataFrame) -> DataFrame:
+    """The columns for people; "-" where nothing is known."""
+    return DataFrame([_texts(row) for row in inferences.itertuples()], index=inferences.index)
+
+
+def _texts(row: Any) -> dict[str, str]:
     private = "-"
-    if fidelity.private_accuracy is not None:
-        private = f"{fidelity.private_accuracy:.1f} % of {fidelity.images}"
-        if fidelity.private_accuracy != fidelity.plaintext_accuracy:
-            private += f" (plaintext {fidelity.plaintext_accuracy:.1f} %)"
-    return [
-        one.name,
-        f"{one.relus:,}",
-        f"{record.live_sites} of {len(record.relus)}",
-        one.protocol,
-        one.link.text,
-        f"{megabytes(first):.2f} / {megabytes(steady):.2f}",
-        f"{one.kind_bytes['relu'] / 1e6:.3f}",
-        "-" if predicted is None else f"{predicted.bytes / 1e6:.2f}",
-        f"{steady.messages:,}",
-        f"{first.median_seconds:.2f} / {steady.median_seconds:.2f}",
-        model,
-        "-" if predicted is None else f"{predicted.seconds:.2f}",
-        f"{fidelity.relative_error:.1e}",
-        f"{fidelity.agreement:.1f} % of {fidelity.images}",
-        private,
-        f"{record.machine['load_before']:.1f} on {record.machine['cores']} cores",
-    ]
+    if row.private_accuracy is not None:
+        private = f"{row.private_accuracy:.1f} % of {row.images}"
+        if row.private_accuracy != row.plaintext_accuracy:
+            private += f" (plaintext {row.plaintext_accuracy:.1f} %)"
+    return {
+        "run": row.run,
+        "ReLUs kept": f"{row.relus:,}",
+        "live sites": f"{row.live_sites} of {row.sites}",
+        "protocol": row.protocol,
+        "network": row.link,
+        "MB first / steady": f"{row.first_mb:.2f} / {row.steady_mb:.2f}",
+        "MB of ReLUs": f"{row.relu_mb:.3f}",
+        "MB predicted": "-" if row.predicted_mb is None else f"{row.predicted_mb:.2f}",
+        "messages": f"{row.messages:,}",
+        "seconds first / steady": f"{row.first_s:.2f} / {row.steady_s:.2f}",
+        # Without a delay the model says what was measured.
+        "seconds by the model": "-" if row.record.loopback is None else f"{row.model_s:.2f}",
+        "seconds predicted": "-" if row.predicted_s is None else f"{row.predicted_s:.2f}",
+        "largest error": f"{row.relative_error:.1e}",
+        "same class": f"{row.agreement:.1f} % of {row.images}",
+        "private accuracy": private,
+        "load before": f"{row.load_before:.1f} on {row.cores} cores",
+    }

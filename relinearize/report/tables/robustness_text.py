@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pandas import DataFrame
+
 from relinearize.report.tables.measures import Column
 from relinearize.report.tables.robustness import RobustTable, Row
 from relinearize.report.tables.text import csv_text, markdown, markdown_table, plain
@@ -42,7 +44,7 @@ def _rows(table: RobustTable, rows: Sequence[Row]) -> str:
     several = len(table.networks) > 1
     notes = {column.key: common_note(column, rows) for column in table.columns}
     titles = ["method", *(["network"] if several else []), "ReLUs", "route"]
-    left = range(len(titles))
+    left = len(titles)
     titles += [column.title + (f" ({notes[column.key]})" if notes[column.key] else "") for column in table.columns]
     titles += ["ε / step, in 255ths", "seeds", "checks"]
     # A checkpoint whose mean stands above it is part of that row: the mark belongs to the mean.
@@ -59,7 +61,8 @@ def _rows(table: RobustTable, rows: Sequence[Row]) -> str:
         passed, checks = row.checks
         cells += [row.strength, ", ".join(map(str, row.seeds)), f"{passed} of {checks}" if checks else _DASH]
         lines.append([f"*{cell}*" for cell in cells] if row.kind == "oracle" else cells)
-    return markdown_table([plain(title) for title in titles], lines, left)
+    titles = [plain(title) for title in titles]
+    return markdown_table(DataFrame(lines, columns=titles), titles[:left])
 
 
 def _cell(row: Row, column: Column, with_note: bool) -> str:

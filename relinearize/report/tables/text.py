@@ -1,7 +1,7 @@
 """Numbers, names, Markdown and CSV as every table and figure of a report writes them."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a run prints its row without pandas
@@ -45,14 +45,11 @@ def markdown(template: str, filters: Mapping[str, Callable] | None = None, **val
     return environment.get_template(template).render(values)
 
 
-def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)) -> str:
-    """A table without a newline at its end; columns but those at the positions `left` are flush right."""
-    marks = ["---" if place in set(left) else "---:" for place in range(len(titles))]
-    return "\n".join(_markdown_row(cells) for cells in (titles, marks, *rows))
-
-
-def _markdown_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(re.sub(r"\s*\n\s*", " ", cell).replace("|", "\\|") for cell in cells) + " |"
+def markdown_table(table: "DataFrame", left: Sequence[str]) -> str:
+    """A table of texts without a newline at its end; columns but those in `left` are flush right."""
+    marks = ["---" if title in left else "---:" for title in table]
+    rows = [[re.sub(r"\s*\n\s*", " ", cell).replace("|", "\\|") for cell in row] for row in (table, *table.values)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], marks, *rows[1:]))
 
 
 def plain(text: object) -> str:

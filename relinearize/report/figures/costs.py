@@ -1,0 +1,159 @@
+"""inference.png, inference_split.png, latency_split.png: measured private inferences and the parts of latencies."""
+
+import textwrap
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from pandas import DataFrame
+
+from relinearize.private_inference.cost.presets import Preset
+from relinearize.report.figures.canvas import (
+    GREY_TEXT,
+    grid_lines,
+    heading,
+    log_axis,
+    new_figure,
+    note_below,
+    png,
+    styled,
+    wide,
+)
+from relinearize.report.figures.pareto import legend_columns
+from relinearize.report.figures.style import CURVE_COLOURS, KIND_COLOURS, KIND_WORDS, LINE_STYLES, PART_COLOURS
+from relinearize.report.tables.cost import PARTS, preset_text
+from relinearize.report.tables.inference import curves
+from relinearize.report.tables.pareto import Panel
+from relinearize.report.tables.text import compact_count
+
+LEGEND_LINE = 0.18  # inches below the axes for each curve
+MOST = 60  # bars; the page has all
+HEIGHT = 0.25  # of a bar with its gap, in inches
+LONGEST_NAME = 80  # letters beside a bar
+TRAFFIC, LATENCY = "steady traffic, MB per image", "steady latency, seconds per image"
+
+
+@styled
+def draw_inference(inferences: DataFrame) -> bytes:
+    """Accuracy against measured bytes and latency as PNG bytes, a row per dataset. One accuracy at least is known."""
+    rows = dict(list(inferences.dropna(subset="test_accuracy").groupby("title", sort=False)))
+    longest = max(len(curves(group)) for group in rows.values())
+    figure = new_figure(12.4, (4.6 + LEGEND_LINE * (longest + 1)) * len(rows))
+    grid = figure.subplots(len(rows), 2, squeeze=False)
+    for (left, right), (title, group) in zip(grid, rows.items(), strict=True):
+        handles = _draw_curves(left, group, "mb", TRAFFIC)
+        _draw_curves(right, group, "s", LATENCY)
+        left.set_title(title, loc="left", fontweight="bold", fontsize=12)
+        left.set_ylabel("test accuracy in plaintext (%)")
+        hollow = Line2D([], [], color=GREY_TEXT, linestyle="none", marker="o", markerfacecolor="white")
+        hollow.set_label("hollow: predicted from counts, without the engine")
+        columns = legend_columns([str(handle.get_label()) for handle in [*handles, hollow]])
+        place = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.14), "frameon": False, "ncols": columns}
+        left.legend(handles=[*handles, hollow], fontsize=8.2, **place)
+        note_below(right, textwrap.fill(_load(group), 85), across=0, down=-40, ha="left")
+    return png(figure, 130)
+
+
+def _draw_curves(axes: Axes, group: DataFrame, unit: str, label: str) -> list[Line2D]:
+    """`unit`: "mb" or "s", the end of the columns' names."""
+    handles, found = [], curves(group)
+    settings, kinds = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    for (setting, kind), points in found.items():
+        colour = CURVE_COLOURS[settings.index(setting) % len(CURVE_COLOURS)]
+        look = {"color": colour, "linestyle": LINE_STYLES[kinds.index(kind) % len(LINE_STYLES)], "lw": 2, "zorder": 3}
+        look |= {"label": ", ".join(filter(None, (setting, kind))), "marker": "o", "markersize": 6}
+        handles += axes.plot(points[f"steady_{unit}"], points["test_accuracy"], **look)
+        predicted = points.dropna(subset=f"predicted_{unit}")
+        hollow = {"mfc": "white", "mec": colour, "mew": 1.4, "zorder": 4}
+        axes.plot(predicted[f"predicted_{unit}"], predicted["test_accuracy"], "o", **hollow)
+    if wide(axes.dataLim.x0, axes.dataLim.x1):
+        log_axis(axes)
+        label += " (log scale)"
+    axes.set_xlabel(label)
+    axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
+    grid_lines(axes)
+    return handles
+
+
+def _load(group: DataFrame) -> str:
+    """What a reader of latencies must know of the machine."""
+    loads, cores = group["load_before"], group["cores"].max()
+    ends = dict.fromkeys(f"{load:.1f}" for load in (loads.min(), loads.max()))
+    busy = ". Above the number of cores latencies say little; bytes are exact." if loads.max() > cores else "."
+    return f"Load of the machine before: {' to '.join(ends)} on {cores} cores{busy}"
+
+
+@styled
+def draw_inference_split(inferences: DataFrame) -> bytes:
+    """Bytes and time per kind of operation, one pair of bars per record."""
+    shown = inferences.head(MOST)
+    names = shown["run"] + ", " + shown["setting"]
+    if shown["title"].nunique() > 1:
+        names = shown["title"] + ": " + names
+    names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
+    figure = new_figure(12.4, 1.8 + HEIGHT * len(shown))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, unit in ((left, "mb"), (right, "s")):
+        parts = shown.reindex(columns=[f"{kind}_{unit}" for kind in KIND_COLOURS])
+        draw_stacked(axes, parts.set_axis(list(KIND_COLOURS), axis=1), KIND_COLOURS, names)
+    left.set_xlabel(TRAFFIC)
+    right.set_xlabel(f"{LATENCY} (kinds: slower party)")
+    some = f" ({MOST} of {len(inferences)} records)" if len(inferences) > MOST else ""
+    heading(figure, f"Measured, by kind of operation{some}")
+    _part_legend(figure, KIND_COLOURS, KIND_WORDS, "left")
+    return png(figure, 130)
+
+
+def latency_splits(panels: Sequence[Panel], preset: Preset) -> DataFrame:
+    """Seconds of each point whose cost is known, in PARTS; `title`: the dataset, `label`: the method and its ReLUs.
+
+    Empty where the preset is computation alone, which has no parts.
+    """
+    points = pd.concat([panel.points for panel in panels])
+    points = points.sort_values(["curve", "relus"], ascending=[True, False], kind="stable")
+    points = points[points[f"{preset.name}_s"].notna() & (preset.network is not None)]
+    splits = points.rename(columns={f"{preset.name}_{part}": part for part in PARTS})[["title", *PARTS]]
+    splits["label"] = points["label"] + ", " + points["relus"].map(compact_count)
+    return splits
+
+
+@styled
+def draw_latency_split(splits: DataFrame, preset: Preset) -> bytes:
+    """One bar per row of `splits`, the same scale for all."""
+    groups = dict(list(splits.head(MOST).groupby("title", sort=False)))
+    heights = [len(group) + 1.6 for group in groups.values()]
+    figure = new_figure(9.2, 1.5 + HEIGHT * sum(heights))
+    grid = figure.subplots(len(groups), 1, squeeze=False, sharex=True, height_ratios=heights)
+    for axes, (title, group) in zip(grid.flat, groups.items(), strict=True):
+        draw_stacked(axes, group[list(PARTS)], PART_COLOURS, list(group["label"]), " s")
+        axes.set_title(title, loc="left", fontsize=10)
+    shown = f" ({MOST} of {len(splits)} points)" if len(splits) > MOST else ""
+    heading(figure, f"Parts of the predicted latency, {preset.name}{shown}")
+    grid.flat[-1].set_xlabel("predicted online latency, seconds per image")
+    note_below(grid.flat[-1], preset_text(preset))
+    _part_legend(figure, PART_COLOURS, PARTS, "center")
+    return png(figure, 130)
+
+
+def draw_stacked(axes: Axes, parts: DataFrame, colours: dict[str, str], names: list[str], unit: str = "") -> None:
+    """One bar per row of `parts` (a column for each colour; missing ones are 0), from the top; its sum at its end."""
+    lengths = parts.astype(float).fillna(0.0)
+    places, ends = range(len(lengths)), lengths.cumsum(axis=1)
+    starts = ends.shift(axis=1, fill_value=0.0)
+    for part, colour in colours.items():
+        axes.barh(places, lengths[part], left=starts[part], height=0.74, color=colour, linewidth=0)
+    beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
+    for place, end in zip(places, ends.iloc[:, -1], strict=True):
+        axes.annotate(f"{end:.3g}{unit}", (end, place), **beside)
+    axes.set_yticks(places, names, fontsize=7.5)
+    axes.set_ylim(len(parts) - 0.4, -0.6)
+    axes.margins(x=0.08)
+    grid_lines(axes, "x")
+
+
+def _part_legend(figure: Figure, colours: dict[str, str], words: dict[str, str], side: str) -> None:
+    keys = [Rectangle((0, 0), 1, 1, color=colour, label=words[part]) for part, colour in colours.items()]
+    figure.legend(handles=keys, loc=f"outside lower {side}", ncols=len(keys), frameon=False, fontsize=8.5)

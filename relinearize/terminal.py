@@ -1,0 +1,28 @@
+"""Tables for people, on a terminal and in files."""
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+
+WIDE = 10_000  # characters, more than any table needs
+
+
+def new_table(title: str | None = None, **options: Any) -> Table:
+    """A table without a frame; its title, plain text, stands at its left."""
+    look = {"box": SIMPLE_HEAD, "header_style": "bold", "pad_edge": False, "title_justify": "left"}
+    return Table(title=None if title is None else escape(title), **{**look, **options})
+
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print `table`, never cut off: no row is folded in a file; on a narrow terminal one is, or lines wrap."""
+    console = console or Console()
+    width = Measurement.get(console, console.options.update(width=WIDE), table)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, width.maximum))
+    elif not any(column.overflow == "fold" for column in table.columns) and width.minimum > console.width:
+        table.width = width.minimum
+    console.print(table, crop=False)
