@@ -3,34 +3,51 @@
 `logger=wandb logger.mode=offline` needs no account and no network; `wandb sync FOLDER` uploads later. A stage may leave
 several W&B folders of one id (killed and continued, its result added afterwards): sync joins them in their order. The
 last one's summary wins, so that each of them is given the whole summary. What people see there: docs/wandb.md.
+
+A stage's result is in the store when the next one begins, wherever it came from: trained a moment ago, yesterday, or
+without W&B. So it is the stage that uses a result which sees to it that W&B has it (`ensure_logged`).
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import wandb
+from filelock import FileLock
 
 from relinearize.records.run import Record, find_records
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
 from relinearize.tracking.interface import LoggerSettings, StageInfo, StageLogger
-from relinearize.tracking.wandb_artifacts import lineage, wandb_artifact
-from relinearize.tracking.wandb_columns import best_columns, history_columns, log_rows, summary_columns
-from relinearize.tracking.wandb_stage import mark_of, stage_run
+from relinearize.tracking.wandb_run import run_of_agent, wandb_run
 
+# Over the epoch, since W&B's own step counts on where a run is resumed.
+OVER_EPOCHS = ("train/*", "val/*", "relu/count", "mask/distance", "lasso", "lr", "seconds")
+OF_SITES = ("relu/kept/*", "mask/distance/*")  # one curve for each site: no columns of the table of runs
+ACCURACIES = {
+    "test": "test/accuracy",
+    "test_last": "test/accuracy_last",
+    "teacher_test": "test/accuracy_teacher",
+    "holdout": "val/accuracy_selected",
+}
 FIGURE = 96  # pixels a site's figure has at least
 
 
+@dataclass
 class WandbRows(StageLogger):
-    """Sends each epoch's row; at the end the summary columns, the sites, mask and weights."""
+    """Sends each epoch's row; at the end the summary columns, the sites, mask and weights.
 
-    def __init__(self, run: Any, info: StageInfo, mark: Path, first: bool) -> None:
-        self.run, self.info = run, info
-        self.mark = mark  # written once W&B has the result
-        self.first = first  # nothing of this stage was logged here before
+    mark: the file that says that W&B was given the result. first: nothing of this stage was logged here before.
+    """
+
+    run: Any
+    info: StageInfo
+    mark: Path
+    first: bool
 
     def rows(self, history: list[dict[str, float]]) -> None:
         self.run.log(history[-1])
@@ -42,12 +59,9 @@ class WandbRows(StageLogger):
         return loggers.WandbLogger(experiment=self.run)
 
     def finish(self, record: Record, folder: Path) -> None:
-        history = record.stages["finetune"].history
-        if self.first:
-            log_rows(self.run, history)
-        self.run.summary.update(history_columns(history))
+        self.log_history(record.stages["finetune"].history)
         self.run.summary.update(summary_columns(record))
-        self._log_network(record, self.info.files)
+        self.log_network(record, self.info.files)
         for path, narrow in find_records([folder]):
             if narrow.submodel is not None:
                 name = path.parent.name
@@ -55,7 +69,7 @@ class WandbRows(StageLogger):
                 self.run.summary.update({f"{name}/{key}": value for key, value in columns})
                 weights = self.info.artifact.path / name / WEIGHTS
                 # The mask of a sub-model lies in the run's folder alone, which has not got its name yet.
-                self._log_network(narrow, {"mask": path.parent / MASK, "weights": weights}, copied="mask")
+                self.log_network(narrow, {"mask": path.parent / MASK, "weights": weights}, copied="mask")
         mask, _ = Mask.from_file(self.info.files["mask"])
         table = wandb.Table(columns=["site", "shape", "total", "kept", "sensitivity"])
         for site in record.sites:
@@ -67,15 +81,125 @@ class WandbRows(StageLogger):
                 "sites/mask": [site_figure(name, kept.numpy()) for name, kept in mask.items()],
             }
         )
-        self.mark.parent.mkdir(parents=True, exist_ok=True)
         self.mark.touch()
 
-    def _log_network(self, record: Record, files: Mapping[str, Path], copied: str | None = None) -> None:
+    def log_history(self, history: list[dict[str, float]]) -> None:
+        """The curves, if they were not logged while the stage was trained, and their summary.
+
+        A snapshot's row, which lies between two epochs, is in neither; the summary says nothing of single sites.
+        """
+        rows = [row for row in history if "seconds" in row]
+        for row in rows if self.first else ():
+            self.run.log(row)
+        last = {key: value for key, value in rows[-1].items() if key.count("/") < 2} if rows else {}
+        self.run.summary.update(last | best_columns(history))
+
+    def log_network(self, record: Record, files: Mapping[str, Path], copied: str | None = None) -> None:
         about = {"record": record.key, "relus": record.budget.met, "test_accuracy": record.accuracy.test}
         about["made_from"] = lineage(self.info)
         for kind, file in files.items():
             artifact = wandb_artifact(kind, record.name, file, about, copied=kind == copied)
             self.run.log_artifact(artifact, aliases=["latest", record.key[:KEY_LENGTH]])
+
+
+@contextlib.contextmanager
+def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]:
+    """The W&B run of one stage, with what the stage uses known to W&B before it."""
+    agent = agent_of(info)  # before wandb.init
+    inputs = () if settings.mode == "disabled" else info.inputs
+    for one in inputs:
+        ensure_logged(settings, one)
+    number = run_number(info)
+    first = not any(settings.output.glob(f"wandb/*run-*-{number}*"))
+    about = {
+        "id": number,
+        "resume": "allow",
+        "sweep": agent.get("WANDB_SWEEP_ID"),
+        "group": settings.group or info.group,
+        "job_type": info.stage,
+        "name": info.title,
+        "tags": [*info.tags, *settings.tags],
+        "config": {**info.config, "lineage": lineage(info)},
+    }
+    with wandb_run(vars(settings), settings.output, **about) as run:
+        run.define_metric("epoch")
+        for metric in OVER_EPOCHS:
+            run.define_metric(metric, step_metric="epoch")
+        for metric in OF_SITES:
+            run.define_metric(metric, step_metric="epoch", summary="none")
+        if not run.offline:  # where W&B refuses it; there, `lineage` in the config says the same
+            for one in inputs:
+                declare_use(run, one)
+        yield WandbRows(run, info, mark_of(settings, info), first)
+
+
+def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:
+    """Add a finished stage's result to its W&B run, once in this output folder, project and mode.
+
+    A stage that was made without W&B, or elsewhere, gets its W&B run here, with the curves of its history.
+    """
+    mark = mark_of(settings, info)
+    with FileLock(f"{mark}.lock"):
+        if mark.is_file():
+            return
+        description = info.artifact.describe()
+        with open_wandb(settings, info) as rows:
+            rows.log_history(description["history"])
+            rows.run.summary.update(stage_columns(description))
+            for artifact in wandb_artifacts(info):
+                rows.run.log_artifact(artifact, aliases=["latest", info.alias])
+        mark.touch()
+
+
+def log_finished(settings: LoggerSettings, finetune: StageInfo, record: Record, folder: Path) -> None:
+    """Give W&B a run that was finished before, once; without its stages in the store it is left alone."""
+    if settings.mode != "disabled" and finetune.in_store and not mark_of(settings, finetune).is_file():
+        with open_wandb(settings, finetune) as rows:
+            rows.finish(record, folder)
+
+
+def mark_of(settings: LoggerSettings, info: StageInfo) -> Path:
+    """The file that says that W&B was given the result; its folder is there."""
+    folder = settings.output / "wandb" / ".logged"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{settings.mode}-{settings.entity}-{settings.project}-{run_number(info)}-{info.name}"
+
+
+def agent_of(info: StageInfo) -> dict[str, str]:
+    """What `wandb agent` said, if this is the stage it waits for. Called for any stage before its wandb.init."""
+    agent = run_of_agent()
+    return agent if info.stage == "finetune" else {}
+
+
+def run_number(info: StageInfo) -> str:
+    """The id of the stage's W&B run: its own, or the agent's."""
+    return agent_of(info).get("WANDB_RUN_ID", info.run_id)
+
+
+def best_columns(history: list[dict[str, float]]) -> dict[str, float]:
+    """The best value so far of each validation metric; its last one stands in the summary by itself."""
+    best: dict[str, float] = {}
+    for row in history:
+        for key, value in row.items():
+            if key.startswith("val/") and value is not None:
+                best[f"{key}_best"] = max(value, best.get(f"{key}_best", value))
+    return best
+
+
+def summary_columns(record: Record) -> dict[str, Any]:
+    """What W&B's table of runs shows of a finished run, beside its history."""
+    budget = record.budget
+    counts = {"relu/count": budget.met, "relu/asked": budget.asked, "relu/total": budget.total}
+    accuracies = {column: getattr(record.accuracy, name) for name, column in ACCURACIES.items()}
+    return {**counts, **accuracies, "record/key": record.key}
+
+
+def stage_columns(description: dict[str, Any]) -> dict[str, Any]:
+    """What it shows of a finished stage, from its artifact.json."""
+    accuracy = description.get("accuracy", {})
+    columns = {"relu/count": description.get("met"), "relu/asked": description.get("asked")}
+    columns |= {column: accuracy.get(name) for name, column in ACCURACIES.items()}
+    return {column: value for column, value in columns.items() if value is not None}
 
 
 def site_figure(name: str, kept: np.ndarray) -> wandb.Image:
@@ -86,15 +210,43 @@ def site_figure(name: str, kept: np.ndarray) -> wandb.Image:
     return wandb.Image(pixels, mode="L", caption=f"{name}: {int(kept.sum()):,} of {kept.size:,}")
 
 
-@contextlib.contextmanager
-def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]:
-    """The W&B run of one stage, with what the stage uses known to W&B before it."""
-    with stage_run(settings, info) as (run, first):
-        yield WandbRows(run, info, mark_of(settings, info), first)
+def declare_use(run: Any, info: StageInfo) -> None:
+    """Make a stage's result an input of the run, in W&B's graph. What was deleted there is uploaded again."""
+    for artifact in wandb_artifacts(info):
+        try:
+            run.use_artifact(f"{artifact.name}:{info.alias}", type=artifact.type)
+        except (wandb.errors.Error, ValueError):
+            run.use_artifact(artifact)
 
 
-def log_finished(settings: LoggerSettings, finetune: StageInfo, record: Record, folder: Path) -> None:
-    """Give W&B a run that was finished before, once; without its stages in the store it is left alone."""
-    if settings.mode != "disabled" and finetune.in_store and not mark_of(settings, finetune).is_file():
-        with open_wandb(settings, finetune) as rows:
-            rows.finish(record, folder)
+def lineage(info: StageInfo) -> dict[str, dict[str, str]]:
+    """Stage -> its W&B run and artifacts, of all that `info` was made from; for the run's config and its artifacts."""
+    return {
+        one.stage: {
+            "run": one.run_id,
+            **{kind: f"{artifact_name(kind, one.name)}:{one.alias}" for kind in one.files},
+        }
+        for one in info.inputs
+    }
+
+
+def wandb_artifacts(info: StageInfo) -> list[Any]:
+    """The W&B artifacts of a stage. Built again from the same files, one is the same: W&B goes by content."""
+    metadata = {"key": info.artifact.key, "made_from": lineage(info)}
+    return [wandb_artifact(kind, info.name, path, metadata) for kind, path in info.files.items()]
+
+
+def wandb_artifact(kind: str, name: str, file: Path, metadata: dict[str, Any], copied: bool = False) -> Any:
+    """The W&B artifact of one file.
+
+    A file of the store is referred to, until it is uploaded: it is never changed in place. Others are `copied`.
+    """
+    artifact = wandb.Artifact(artifact_name(kind, name), type=kind, metadata=metadata)
+    policy = "mutable" if copied else "immutable"
+    artifact.add_file(str(file.resolve()), name=file.name, policy=policy, skip_cache=True)
+    return artifact
+
+
+def artifact_name(kind: str, name: str) -> str:
+    """mask-snl-resnet18-cifar10-50k-s0, in the letters that W&B allows."""
+    return re.sub(r"[^\w.-]", "_", f"{kind}-{name}", flags=re.ASCII)[:128]
