@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from relinearize.commands.composing import checked, command_options, composed
 from relinearize.errors import UserError
-from relinearize.sweeps.status import Sweep, find_sweep
-from relinearize.sweeps.table import print_sweep
+from relinearize.sweeps.status import Sweep, find_sweep, print_sweep
 
 
 @command_options

@@ -1,13 +1,15 @@
-"""The files of a sweep, each written whole by one process and read by any other that sees the file system.
+"""The files of a sweep, each written complete by one process and read by any other that sees the file system.
 
 OUTPUT/sweeps/NAME/sweep.json    the command and all its jobs, there before the first job runs
 OUTPUT/sweeps/NAME/0/job.json    what became of job 0; `relinearize status` reads nothing else
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from relinearize.files import write_json
 from relinearize.sweeps.heartbeat import Process
@@ -15,7 +17,7 @@ from relinearize.sweeps.heartbeat import Process
 SWEEP_FILE, JOB_FILE = "sweep.json", "job.json"
 
 
-@dataclass
+@dataclass(config=ConfigDict(extra="forbid"))
 class _File:
     started: float  # seconds since 1970
     process: Process
@@ -24,9 +26,8 @@ class _File:
     def read(cls, path: Path) -> Self | None:
         """None where there is no such file, or another program's."""
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**values, "process": Process(**values["process"])})
-        except (OSError, ValueError, TypeError, KeyError):
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except (OSError, ValueError):
             return None
 
     def write(self, path: Path) -> None:

@@ -23,7 +23,7 @@ from relinearize.errors import UserError
 from relinearize.sweeps.arguments import SWEEP_VARIABLE
 from relinearize.sweeps.files import SWEEP_FILE, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive, beating
-from relinearize.sweeps.status import Sweep
+from relinearize.sweeps.status import Sweep, print_sweep
 
 
 class ListJobs(Callback):
@@ -114,8 +114,6 @@ def submitit_problem(error: Exception) -> str:
 
 def closed(folder: Path) -> Sweep:
     """The sweep, its end noted and its table printed."""
-    from relinearize.sweeps.table import print_sweep
-
     if file := SweepFile.read(folder / SWEEP_FILE):
         file.ended = time.time()
         file.write(folder / SWEEP_FILE)

@@ -1,41 +1,40 @@
-"""Where a sweep stands, from its files: the state and time of every job, and when the last may be done."""
+"""Where a sweep stands, from its files: a table of its jobs, and when the last may be done.
+
+Printed at the end of a multirun, and by `relinearize status`.
+"""
 
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
 
 from relinearize.errors import UserError
 from relinearize.sweeps.files import SWEEP_FILE, JobFile, SweepFile, job_files
-from relinearize.sweeps.heartbeat import alive
+from relinearize.sweeps.heartbeat import Process, alive
+from relinearize.terminal import new_table, print_table
 
-STATES = ("done", "running", "failed", "stopped", "killed", "waiting")
+# State -> its colour, in the order of the summary.
+STATES = {"done": "green", "running": "cyan", "failed": "red", "stopped": "red", "killed": "red", "waiting": "dim"}
 OVER = ("done", "failed")
 
 
 @dataclass
-class Row:
-    """One job. `seconds`: what it took, or has taken so far."""
-
-    number: int
-    overrides: list[str]
-    state: str = "waiting"
-    seconds: float | None = None
-    found: bool = False
-    accuracy: float | None = None
-    error: str | None = None
-
-
-@dataclass
 class Sweep:
+    """`launching`: whether the process that starts the jobs lives. `rows`: the jobs; a killed one's state says so, and
+    `seconds` is what a running one has taken so far."""
+
     folder: Path
     command: str
-    launching: bool  # whether the process that starts the jobs lives
-    rows: list[Row]
+    launching: bool
+    rows: list[JobFile]
 
     @classmethod
     def read(cls, folder: Path) -> "Sweep":
+        """UserError where `folder` holds no sweep.json of this program."""
         file = SweepFile.read(folder / SWEEP_FILE)
         if file is None:
             raise UserError(f"{folder / SWEEP_FILE} cannot be read; the same command writes it anew")
@@ -58,21 +57,21 @@ class Sweep:
         return sum(times) / len(times) * left / running if times and running else None
 
 
-def rows_of(jobs: list[list[str]] | None, files: dict[Path, JobFile]) -> list[Row]:
+def rows_of(jobs: list[list[str]] | None, files: dict[Path, JobFile]) -> list[JobFile]:
     """A row for each listed job; where there is no list, for each that has started.
 
     A state that an earlier command of the same name left for another job is not looked at.
     """
-    rows = {number: Row(number, overrides) for number, overrides in enumerate(jobs or [])}
+    nowhere = Process("", 0)
+    rows = {number: JobFile(0.0, nowhere, number, words, "waiting") for number, words in enumerate(jobs or [])}
     for path, job in files.items():
         if jobs is not None and (job.number not in rows or rows[job.number].overrides != job.overrides):
             continue
-        state, seconds = job.state, job.seconds
-        if state == "running":
-            seconds = max(0.0, time.time() - job.started)
-            if not alive(job.process, path):
-                state, seconds = "killed", None
-        rows[job.number] = Row(job.number, job.overrides, state, seconds, job.found, job.accuracy, job.error)
+        if job.state == "running":
+            passed = max(0.0, time.time() - job.started)
+            living = alive(job.process, path)
+            job = replace(job, seconds=passed) if living else replace(job, state="killed", seconds=None)
+        rows[job.number] = job
     return [rows[number] for number in sorted(rows)]
 
 
@@ -98,17 +97,61 @@ def find_sweep(name: str | None) -> Path:
 
 def sweeps_below(output: Path) -> list[Path]:
     """The sweeps of an output folder, the one begun last first."""
-    found = [path.parent for pattern in ("sweeps/*", "*/sweeps/*") for path in output.glob(f"{pattern}/{SWEEP_FILE}")]
-    return sorted(found, key=_begun, reverse=True)
+    paths = [path for pattern in ("sweeps/*", "*/sweeps/*") for path in output.glob(f"{pattern}/{SWEEP_FILE}")]
+    begun = {path.parent: file.started if (file := SweepFile.read(path)) else 0.0 for path in paths}
+    return sorted(begun, key=begun.__getitem__, reverse=True)
 
 
-def _begun(folder: Path) -> float:
-    file = SweepFile.read(folder / SWEEP_FILE)
-    return file.started if file else 0.0
+def print_sweep(sweep: Sweep) -> None:
+    """Print a row for each job in the order of the command, and the summary."""
+    table = new_table(f"sweep {sweep.folder}")
+    table.add_column("job", justify="right", no_wrap=True)
+    table.add_column("run", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for name in ("time", "test"):
+        table.add_column(name, justify="right", no_wrap=True)
+    errors = any(row.error for row in sweep.rows)
+    if errors:
+        table.add_column("error", overflow="fold")
+    for row, words in zip(sweep.rows, shown_overrides(sweep.rows), strict=True):
+        colour = STATES.get(row.state, "default")
+        cells = [
+            str(row.number),
+            escape(words),
+            f"[{colour}]{'found' if row.found else row.state}[/{colour}]",
+            "-" if row.seconds is None or row.found else duration(row.seconds),
+            "-" if row.accuracy is None else f"{row.accuracy:.2f}",
+        ]
+        table.add_row(*cells, *([escape(row.error or "")] if errors else []))
+    console = Console()
+    print_table(table, console)
+    for line in summary(sweep):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def shown_overrides(rows: Iterable[Row]) -> list[str]:
+def shown_overrides(rows: Iterable[JobFile]) -> list[str]:
     """What tells the jobs apart: each one's overrides without those that all share (with one job: all)."""
     rows = list(rows)
     shared = set.intersection(*(set(row.overrides) for row in rows)) if len(rows) > 1 else set()
     return [" ".join(word for word in row.overrides if word not in shared) for row in rows]
+
+
+def summary(sweep: Sweep) -> list[str]:
+    """Counts and ETA; for a sweep that stands still, the command that goes on."""
+    counts, remaining = sweep.counts, sweep.remaining
+    parts = [f"{counts[state]} {state}" for state in STATES if counts[state]] or ["no job has started"]
+    lines = [", ".join(parts)]
+    if any(row.state not in OVER for row in sweep.rows):
+        lines[0] += f"; ETA {'-' if remaining is None else duration(remaining)}"
+    if not sweep.launching and not counts["running"] and counts["done"] < len(sweep.rows):
+        lines += [f"not all is done and nothing is running; go on with: {sweep.command}"]
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """5 s, 3 min 20 s, 2 h 5 min, 4 d 3 h."""
+    rounded = round(seconds)
+    for unit, name, lower, lower_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if rounded >= unit:
+            return f"{rounded // unit} {name} {rounded % unit // lower} {lower_name}"
+    return f"{rounded} s"

@@ -20,8 +20,7 @@ from relinearize.sweeps import heartbeat
 from relinearize.sweeps.arguments import SWEEP_VARIABLE
 from relinearize.sweeps.files import JOB_FILE, SWEEP_FILE, JobFile, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive, beating
-from relinearize.sweeps.status import Row, Sweep, find_sweep
-from relinearize.sweeps.table import duration, print_sweep, summary
+from relinearize.sweeps.status import Sweep, duration, find_sweep, print_sweep, summary
 
 FORK = multiprocessing.get_context("fork")  # spares a child the imports; a kill is as real
 SEEDS = ["-m", "seed=0,1,2,3", "sweep=mine"]
@@ -265,7 +264,7 @@ def test_heartbeat_touches_the_file_and_ends_with_the_work(place, monkeypatch):
 
 def test_eta_is_the_mean_time_of_done_runs_times_those_left_over_those_running(place):
     def rows(*states):
-        return Sweep(place, "", True, [Row(0, [], state, seconds, found) for state, seconds, found in states])
+        return Sweep(place, "", True, [JobFile(0.0, ELSEWHERE, 0, [], *state) for state in states])
 
     done, found = [("done", 100, False), ("done", 300, False)], ("done", 2, True)
     running, waiting, failed = ("running", 50, False), ("waiting", None, False), ("failed", 9, False)
