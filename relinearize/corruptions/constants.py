@@ -5,34 +5,7 @@ pixels), make_tinyimagenet_c.py made Tiny-ImageNet-C (64 pixels). ImageNet-C's c
 small images.
 """
 
-from typing import Any
-
-from relinearize.errors import UserError
-
-# Over these 15, in this order, the means of the papers are taken.
-CORRUPTIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-)
-# Published beside them for choosing methods; in no mean.
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-SEVERITIES = (1, 2, 3, 4, 5)
-
-# Part of the key of every random stream: never renumber.
-NUMBERS = {name: number for number, name in enumerate(CORRUPTIONS + EXTRA, 1)}
+from relinearize.errors import check_choice
 
 _ZOOM = (1.06, 1.11, 1.16, 1.21, 1.26)  # upper factors; lower 1, step 0.01
 
@@ -112,27 +85,20 @@ TINY: dict[str, tuple] = {
 }
 
 CONSTANTS = {"cifar": CIFAR, "tiny": TINY}
+# Over these 15, in this order, the means of the papers are taken; the others were published beside them for choosing
+# methods and are in no mean.
+CORRUPTIONS, EXTRA = tuple(CIFAR)[:15], tuple(CIFAR)[15:]
+SEVERITIES = (1, 2, 3, 4, 5)
+# Part of the key of every random stream: never renumber.
+NUMBERS = {name: number for number, name in enumerate(CIFAR, 1)}
 
 
 def choose_constants(constants: str, image_size: int) -> str:
     """ "cifar" or "tiny"; "auto" is the one made for the nearer size: cifar below 48 pixels, else tiny."""
-    if constants == "auto":
-        return "cifar" if image_size < 48 else "tiny"
-    if constants not in CONSTANTS:
-        raise UserError(f"corruptions.constants={constants}: valid are auto, {', '.join(CONSTANTS)}")
-    return constants
-
-
-def strength(constants: str, name: str, severity: int) -> Any:
-    """The constant, or tuple of them, of one corruption at one severity; UserError for names that do not exist."""
-    if constants not in CONSTANTS:
-        raise UserError(f"corruptions.constants={constants}: valid are {', '.join(CONSTANTS)}")
-    check_corruption(name, severity)
-    return CONSTANTS[constants][name][severity - 1]
+    check_choice("corruptions.constants", constants, ("auto", *CONSTANTS))
+    return ("cifar" if image_size < 48 else "tiny") if constants == "auto" else constants
 
 
 def check_corruption(name: str, severity: int) -> None:
-    if name not in NUMBERS:
-        raise UserError(f"corruption {name!r} does not exist; valid are {', '.join(NUMBERS)}")
-    if severity not in SEVERITIES:
-        raise UserError(f"severity {severity} does not exist; valid are 1 to 5")
+    check_choice("corruption", name, NUMBERS)
+    check_choice("severity", severity, SEVERITIES)

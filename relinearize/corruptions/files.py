@@ -1,5 +1,6 @@
 """The published corrupted test sets, from the user's disk."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from relinearize.corruptions.array_files import ArrayFiles
-from relinearize.corruptions.constants import CORRUPTIONS, EXTRA
-from relinearize.corruptions.folder_files import FolderFiles
+from relinearize.corruptions.constants import CORRUPTIONS, EXTRA, SEVERITIES
 from relinearize.corruptions.sources import CorruptedImages
+from relinearize.data.decoding import CentralCrop, EncodedImages, FileItems
+from relinearize.data.image_folder import class_folders, list_images
 from relinearize.errors import UserError
+from relinearize.files import file_digest
+
+LABELS = "labels.npy"
 
 
 class CorruptionFiles(CorruptedImages):
@@ -36,13 +40,15 @@ class CorruptionFiles(CorruptedImages):
         extra: bool = False,
         expected: int = 10_000,
     ) -> None:
-        self.folder = Path(folder).expanduser()
+        path, labels, shape = Path(folder).expanduser(), np.asarray(labels).astype(np.int64), tuple(images.shape[1:])
         self.names = CORRUPTIONS + EXTRA if extra else CORRUPTIONS
         self.left_out = {}
-        if not self.folder.is_dir():
-            raise UserError(f"corruptions.folder={folder}: no such folder; give that of CIFAR-10-C, CIFAR-100-C or "
-                            "Tiny-ImageNet-C, or take evaluation.corruptions=generated")  # fmt: skip
-        labels = np.asarray(labels).astype(np.int64)
+        self._expected = expected
+        if not path.is_dir():
+            raise UserError(
+                f"corruptions.folder={folder}: no such folder; give that of CIFAR-10-C, CIFAR-100-C or "
+                "Tiny-ImageNet-C, or take evaluation.corruptions=generated"
+            )
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images and {len(labels)} labels do not match")
         if len(labels) != expected:
@@ -50,18 +56,12 @@ class CorruptionFiles(CorruptedImages):
                 f"corruptions.folder={folder}: belongs to a test set of {expected:,} images, but dataset's has "
                 f"{len(labels):,}; take evaluation.corruptions=generated"
             )
-        shape = tuple(images.shape[1:])
-        self._expected = expected
-        if any(self.folder.glob("*.npy")):
-            self.layout = "arrays"
-            self._files = ArrayFiles(self.folder, self.names, labels, shape)
+        if any(path.glob("*.npy")):
+            self._files = ArrayFiles(path, self.names, labels, shape)
+        elif shape[0] == shape[1] and shape[2] == 3:
+            self._files = FolderFiles(path, self.names, class_names, expected, shape[0])
         else:
-            self.layout = "folders"
-            if shape[0] != shape[1] or shape[2] != 3:
-                raise UserError(
-                    f"corruptions.folder={folder}: folders of JPEG files need a test set of square RGB images"
-                )
-            self._files = FolderFiles(self.folder, self.names, class_names, expected, shape[0])
+            raise UserError(f"corruptions.folder={folder}: folders of JPEG files need a test set of square RGB images")
 
     def __len__(self) -> int:
         return self._expected
@@ -70,16 +70,116 @@ class CorruptionFiles(CorruptedImages):
         """Layout, and a sha256 for each file (arrays: of its bytes; folders: of the names and sizes in it)."""
         return {
             "source": self.source,
-            "layout": self.layout,
+            "layout": self._files.layout,
             "images": len(self),
             "names": list(self.names),
             "left_out": {},
-            "sha256": self._sha256,
+            "sha256": self._files.sha256,
         }
-
-    @cached_property
-    def _sha256(self) -> dict[str, str]:
-        return self._files.sha256()
 
     def _read(self, name: str, severity: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._files.read(name, severity, positions)
+
+
+class ArrayFiles:
+    """CIFAR-10-C and CIFAR-100-C: one .npy of five blocks, severity 1 to 5, for each corruption, and the labels.
+
+    names: the corruptions that must be there; labels: the test set's, int64 N; shape: of an image, H x W x C.
+    """
+
+    layout = "arrays"
+
+    def __init__(self, folder: Path, names: Sequence[str], labels: np.ndarray, shape: tuple[int, ...]) -> None:
+        self._folder, self._labels = folder, labels
+        count = len(SEVERITIES) * len(labels)
+        path, found = folder / LABELS, _open(folder / LABELS)
+        if found.dtype.kind not in "iu" or found.shape != (count,):
+            raise UserError(
+                f"{path}: is {found.dtype} {_size(found.shape)}, expected {count:,} integers: the test set's "
+                "labels five times"
+            )
+        for severity, block in enumerate(found.reshape(len(SEVERITIES), -1), 1):
+            differing = np.flatnonzero(block != labels)
+            if len(differing):
+                row = differing[0]
+                raise UserError(
+                    f"{path}: {len(differing):,} of the {len(block):,} labels of severity {severity} are not the test "
+                    f"set's (first at row {row}: {block[row]}, not {labels[row]}); take the files of this set"
+                )
+        self._arrays = {name: _open(folder / f"{name}.npy") for name in names}
+        for name, array in self._arrays.items():
+            if array.shape != (count, *shape) or array.dtype != np.uint8:
+                raise UserError(
+                    f"{folder / name}.npy: is {array.dtype} {_size(array.shape)}, expected uint8 "
+                    f"{_size((count, *shape))}: five blocks of {len(labels):,} images, severity 1 to 5"
+                )
+
+    def read(self, name: str, severity: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first = (severity - 1) * len(self._labels)
+        return self._arrays[name][first + positions], self._labels[positions]
+
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        """Of each file's bytes (2.3 GB for all 15: seconds)."""
+        return {name: file_digest(self._folder / f"{name}.npy") for name in (*self._arrays, Path(LABELS).stem)}
+
+
+def _open(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise UserError(f"{path}: missing; CIFAR-10-C and CIFAR-100-C hold {LABELS} and one .npy for each corruption")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: is no NumPy array of numbers ({error}); fetch it again") from error
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+class FolderFiles:
+    """Tiny-ImageNet-C: folders of JPEG files, NAME/SEVERITY/CLASS/*.JPEG, all listed here, decoded when they are read.
+
+    names: the corruptions that must be there; class_names: the test set's, whose folders each severity must hold and no
+    others; number: of images at each severity; image_size: in pixels. The rows are the files sorted by class, then
+    name: other photographs than the test set's, so only their classes can be compared.
+    """
+
+    layout = "folders"
+
+    def __init__(
+        self, folder: Path, names: Sequence[str], class_names: Sequence[str], number: int, image_size: int
+    ) -> None:
+        self._crop = CentralCrop(image_size, exact=True)
+        self._files = {}
+        for name, severity in ((name, severity) for name in names for severity in SEVERITIES):
+            place = folder / name / str(severity)
+            if not place.is_dir():
+                raise UserError(f"{place}: no such folder; Tiny-ImageNet-C holds NAME/SEVERITY/CLASS/*.JPEG")
+            found, expected = set(class_folders(place)), set(class_names)
+            if missing := sorted(expected - found):
+                raise UserError(
+                    f"{place}: holds {len(found & expected)} of the test set's {len(expected)} classes; the first that "
+                    f"is missing is {missing[0]}"
+                )
+            if unknown := sorted(found - expected):
+                raise UserError(f"{place}: {unknown[0]} is none of the test set's {len(expected)} classes")
+            files = []
+            for label, wnid in enumerate(class_names):
+                files += list_images(place / wnid, f"{name}/{severity}/{wnid}", label)
+            self._files[name, severity] = sorted(files, key=lambda file: file.key)
+            if len(files) != number:
+                raise UserError(f"{place}: holds {len(files):,} images, expected {number:,}")
+
+    def read(self, name: str, severity: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        files = [self._files[name, severity][row] for row in positions]
+        images = EncodedImages(FileItems([file.path for file in files]), self._crop).numpy()
+        return images, np.array([file.label for file in files], np.int64)
+
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        """For each corruption over the names and sizes of its files; their bytes are not read."""
+        listed = {}
+        for (name, _), files in self._files.items():
+            listed[name] = listed.get(name, "") + "".join(f"{file.key}\0{file.size}\n" for file in files)
+        return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in listed.items()}

@@ -2,19 +2,21 @@
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from relinearize.corruptions.cache import ArrayCache
 from relinearize.corruptions.constants import CORRUPTIONS, EXTRA, choose_constants
 from relinearize.corruptions.generator.generate import VERSION, generate
 from relinearize.corruptions.photographs import Photographs
 from relinearize.corruptions.sources import CorruptedImages
+from relinearize.data.decoding import load_array
 from relinearize.errors import UserError
+from relinearize.files import write_text
 
 CHUNK = 1000  # images made at a time for the cache
 DISTRIBUTIONS = ("numpy", "scipy", "opencv-python-headless", "pillow")  # another version may round otherwise
@@ -60,7 +62,7 @@ class GeneratedCorruptions(CorruptedImages):
         if extra and self._images.shape[-1] == 1:
             self.left_out["saturate"] = "grey images have no saturation"
         self.names = tuple(name for name in wanted if name not in self.left_out)
-        self._cache_folder = None if cache is None else Path(cache).expanduser()
+        self._cache = None if cache is None else Path(cache).expanduser()
 
     def __len__(self) -> int:
         return len(self._images)
@@ -80,26 +82,32 @@ class GeneratedCorruptions(CorruptedImages):
         }
 
     def _read(self, name: str, severity: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._cache_folder is None:
-            return self._generate(name, severity, positions), self._labels[positions]
-        cache = self._frost_cache if name == "frost" else self._cache
-        array = cache.load(f"{name}-{severity}", self._images.shape, lambda: self._chunks(name, severity))
-        return array[positions], self._labels[positions]
+        labels = self._labels[positions]
+        if self._cache is None:
+            return self._generate(name, severity, positions), labels
+
+        def fill(array: np.ndarray) -> None:
+            for start in range(0, len(self), CHUNK):
+                rows = np.arange(start, min(start + CHUNK, len(self)))
+                array[rows] = self._generate(name, severity, rows)
+
+        content = self._content if name == "frost" else self._content | {"frost_images_sha256": None}
+        text = json.dumps(content, sort_keys=True, indent=1)
+        folder = self._cache / hashlib.sha256(text.encode()).hexdigest()[:16]
+        path = folder / f"{name}-{severity}.npy"
+        try:
+            if not path.exists():
+                write_text(folder / "content.json", text + "\n")
+            return load_array(path, self._images.shape, fill)[positions], labels
+        except OSError as error:
+            raise UserError(
+                f"corruptions.cache: {path} cannot be written ({error.strerror or error}); "
+                "name a folder with room, or null for no cache"
+            ) from error
 
     def _generate(self, name: str, severity: int, positions: np.ndarray) -> np.ndarray:
-        return generate(
-            self._images[positions],
-            name,
-            severity,
-            constants=self.constants,
-            seed=self.seed,
-            positions=positions,
-            photographs=self._photographs,
-        )
-
-    def _chunks(self, name: str, severity: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(self), CHUNK):
-            yield self._generate(name, severity, np.arange(start, min(start + CHUNK, len(self))))
+        settings = {"constants": self.constants, "seed": self.seed, "photographs": self._photographs}
+        return generate(self._images[positions], name, severity, positions=positions, **settings)
 
     @cached_property
     def _content(self) -> dict[str, Any]:
@@ -107,12 +115,3 @@ class GeneratedCorruptions(CorruptedImages):
         pixels = hashlib.sha256(np.ascontiguousarray(self._images)).hexdigest()
         settings = {key: value for key, value in self.describe().items() if key not in ("names", "left_out")}
         return {"pixels": pixels, "shape": list(self._images.shape), **settings}
-
-    @cached_property
-    def _frost_cache(self) -> ArrayCache:
-        return ArrayCache(self._cache_folder, self._content)
-
-    @cached_property
-    def _cache(self) -> ArrayCache:
-        """Of all others, which see no photograph."""
-        return ArrayCache(self._cache_folder, {**self._content, "frost_images_sha256": None})

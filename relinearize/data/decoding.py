@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from relinearize.errors import UserError
-from relinearize.files import replacing, write_json
+from relinearize.files import replacing
 from relinearize.progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -165,19 +164,22 @@ def load_decoded(images: EncodedImages, digest: str, *, home: Path, split: str) 
     the user's cache folder where that cannot be written. Raises UserError naming the file that cannot be decoded, or
     the folders that cannot be written.
     """
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = f"{home.name}-{hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]}"
     refusals = []
-    for folder in cache_folders(home):
+    for folder in (home / ".relinearize", user / "relinearize" / place):
         array = folder / f"{split}-{images.crop.size}px-{digest[:16]}.npy"
+
+        def decode(pixels: np.ndarray, array: Path = array) -> None:
+            with WorkProgress(len(images), unit="images", transient=True) as progress:
+                progress.begins(f"decoding {home.name} {split}")
+                decode_all(images, range(len(images)), pixels, progress.done)
+            for stale in array.parent.glob(f"{split}-{images.crop.size}px-*.*"):
+                if stale.stem != array.stem:
+                    stale.unlink(missing_ok=True)
+
         try:
-            if (found := open_cache(array, digest, images.shape)) is not None:
-                return found
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(array.with_suffix(".lock")):  # several jobs may start at once: one decodes
-                if open_cache(array, digest, images.shape) is None:
-                    write_cache(array, digest, images)
-            if (found := open_cache(array, digest, images.shape)) is not None:
-                return found
-            refusals.append(f"{folder} (what was written does not read back)")
+            return load_array(array, images.shape, decode)
         except OSError as error:
             refusals.append(f"{folder} ({error.strerror or error})")
     raise UserError(
@@ -186,42 +188,36 @@ def load_decoded(images: EncodedImages, digest: str, *, home: Path, split: str) 
     )
 
 
-def cache_folders(home: Path) -> list[Path]:
-    """Where the decoded images of a set may lie, best place first."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
-    return [home / ".relinearize", user / "relinearize" / f"{home.name}-{place}"]
+def load_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> np.ndarray:
+    """uint8 of that shape from the .npy file `path`, memory-mapped (copy on write).
 
+    If there is none, or a damaged one, `fill` is given a mapped array to write to, by one process at a time; the file
+    appears under its name when it is complete. OSError where it cannot be written.
+    """
 
-def open_cache(array: Path, digest: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached images if array and sidecar are there, complete, and of these files; None otherwise."""
-    try:
-        note = json.loads(array.with_suffix(".json").read_text())
-        # Copy on write: torch wants writable memory, and the file stays as it is.
-        found = np.load(array, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    matches = isinstance(note, dict) and note.get("files") == digest and note.get("version") == CACHE_VERSION
-    return found if matches and found.shape == shape and found.dtype == np.uint8 else None
+    def found() -> np.ndarray | None:
+        try:
+            # Copy on write: torch wants writable memory, and the file stays as it is.
+            array = np.load(path, mmap_mode="c", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        return array if array.shape == shape and array.dtype == np.uint8 else None
 
-
-def write_cache(array: Path, digest: str, images: EncodedImages) -> None:
-    """Decode all images; the array appears under its name when it is complete, its sidecar after it."""
-    split, size, _ = array.name.rsplit("-", 2)
-    with replacing(array) as part:
-        pixels = np.lib.format.open_memmap(part, "w+", np.uint8, images.shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later, in mapped memory, it would be a crash
-            with open(part, "rb+") as file:
-                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
-        with WorkProgress(len(images), unit="images", transient=True) as progress:
-            progress.begins(f"decoding {array.parent.parent.name} {split}")
-            decode_all(images, range(len(images)), pixels, progress.done)
-        pixels.flush()
-        del pixels
-    write_json(array.with_suffix(".json"), {"version": CACHE_VERSION, "files": digest, "images": len(images)})
-    for stale in array.parent.glob(f"{split}-{size}-*.*"):
-        if stale.stem != array.stem:
-            stale.unlink(missing_ok=True)
+    if (array := found()) is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # several jobs may start at once
+            if found() is None:
+                with replacing(path) as part:
+                    made = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
+                    if hasattr(os, "posix_fallocate"):  # a full disk is an error here; in mapped memory, a crash
+                        with open(part, "rb+") as file:
+                            os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+                    fill(made)
+                    made.flush()
+                    del made
+        if (array := found()) is None:
+            raise OSError("what was written does not read back")
+    return array
 
 
 def decode_all(

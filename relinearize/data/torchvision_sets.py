@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from relinearize.data.decoding import CentralCrop, EncodedImages, load_decoded
+from relinearize.data.decoding import CACHE_VERSION, CentralCrop, EncodedImages, load_decoded
 from relinearize.data.source import ImageSet, Source, Split, check_labels
 from relinearize.errors import UserError
 
@@ -103,7 +103,7 @@ class TorchvisionImages(Source):
         crop = CentralCrop(self.image_size, self.channels, self.stream, exact=self._size is None, remedy=remedy)
         images = EncodedImages(DatasetItems(self._datasets[split], f"{self.name}, {split}", self.channels), crop)
         if not self.stream:
-            place = f"{self.name}_{split}_{self.channels}"
+            place = f"{self.name}_{split}_{self.channels}_{CACHE_VERSION}"
             images = torch.from_numpy(load_decoded(images, self._digest(split), home=self.root, split=place))
         return ImageSet(images, torch.from_numpy(self._labels[split]), self.class_names)
 

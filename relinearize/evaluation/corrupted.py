@@ -61,7 +61,8 @@ class CorruptedAccuracy:
     def compute(self, name: str, severity: int) -> Result:
         start = time.perf_counter()
         flags = []
-        for images, labels in self.source.chunks(name, severity, self.batch_size, self.rows.numpy()):
+        for rows in self.rows.split(self.batch_size):
+            images, labels = self.source.images(name, severity, rows.numpy())
             pixels, labels = self.subject.pixels(torch.from_numpy(images), torch.from_numpy(labels))
             flags.append(self.subject.right(pixels, labels))
         return {"right": flags_to_text(torch.cat(flags)), "seconds": time.perf_counter() - start}
@@ -71,17 +72,17 @@ class CorruptedAccuracy:
         percent = {cell: share([result])[0] for cell, result in zip(self.cells, results, strict=True)}
         by_name = {name: [percent[name, severity] for severity in SEVERITIES] for name in self.source.names}
         anchor = TINY_RESNET18 if self.description.get("layout") == "folders" else MEAN_ERROR
-        score = corruption_score({cell: value / 100 for cell, value in percent.items()}, anchor)
+        npa, mce = corruption_score({cell: value / 100 for cell, value in percent.items()}, anchor)
         digests = self.description.get("sha256")
         return CorruptionsRecord(
             source=self.source.source if digests is None else f"{self.source.source} sha256 {content_key(digests)}",
-            constants=self.description.get("constants") or ("tiny" if anchor is TINY_RESNET18 else "cifar"),
+            constants=self.description.get("constants") or ("tiny" if anchor == TINY_RESNET18 else "cifar"),
             seed=self.description.get("seed") or 0,
             n=len(self.rows),
             left_out=[name for name in CORRUPTIONS if name not in by_name],
             accuracy={name: values for name, values in by_name.items() if name in CORRUPTIONS},
             extra={name: values for name, values in by_name.items() if name not in CORRUPTIONS},
-            npa=100 * score.npa,
-            mce=100 * score.mce,
-            mce_anchor=score.anchor,
+            npa=100 * npa,
+            mce=100 * mce,
+            mce_anchor=anchor,
         )

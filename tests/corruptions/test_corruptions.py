@@ -10,11 +10,10 @@ from PIL import Image
 from scipy import ndimage
 
 from relinearize.corruptions.constants import CIFAR, CORRUPTIONS, EXTRA, NUMBERS, SEVERITIES, TINY
-from relinearize.corruptions.generator.blur import disc, shuffled_sources
+from relinearize.corruptions.generator.blur import blur_motion, disc, motion_kernel, shuffled_sources
 from relinearize.corruptions.generator.digital import displaced
 from relinearize.corruptions.generator.generate import blocks, generate
-from relinearize.corruptions.generator.motion import blur_motion, motion_kernel
-from relinearize.corruptions.generator.streams import image_streams
+from relinearize.corruptions.generator.pixels import image_streams
 from relinearize.corruptions.generator.weather import plasma
 from relinearize.corruptions.photographs import Photographs
 from relinearize.errors import UserError
@@ -321,11 +320,11 @@ def test_tiny_constants_are_stronger() -> None:
 
 def test_errors_name_what_is_wrong(tmp_path, photographs: Photographs) -> None:
     images = scenes(1, 8, 8)
-    with pytest.raises(UserError, match="corruption 'rain' does not exist; valid are gaussian_noise"):
+    with pytest.raises(UserError, match="corruption=rain is unknown; valid: gaussian_noise"):
         generate(images, "rain", 1)
-    with pytest.raises(UserError, match="severity 6 does not exist; valid are 1 to 5"):
+    with pytest.raises(UserError, match="severity=6 is unknown; valid: 1, 2, 3, 4, 5"):
         generate(images, "snow", 6)
-    with pytest.raises(UserError, match=r"corruptions\.constants=imagenet: valid are cifar, tiny"):
+    with pytest.raises(UserError, match=r"corruptions\.constants=imagenet is unknown; valid: cifar, tiny"):
         generate(images, "snow", 1, constants="imagenet")
     with pytest.raises(UserError, match=r"needs photographs of frost: corruptions\.frost_images=FOLDER"):
         generate(images, "frost", 1)

@@ -9,7 +9,7 @@ from quick_runs import quick_run
 from robust_runs import evaluate, lasting, pieces
 
 from relinearize.corruptions import CORRUPTIONS, SEVERITIES, CorruptionFiles
-from relinearize.corruptions.metrics import TINY_RESNET18
+from relinearize.corruptions.metrics import TINY_ERRORS, TINY_RESNET18
 from relinearize.evaluation.corrupted import CorruptedAccuracy
 from relinearize.evaluation.robustness import test_images as images_of
 from relinearize.files import file_digest
@@ -89,9 +89,9 @@ def test_folder_files_are_evaluated(tmp_path, monkeypatch):
     (record,) = evaluate(folder, *ALONE, "evaluation.corruptions=files", f"corruptions.folder={tmp_path / 'C'}")
     found = record.corruptions
     assert found.source.startswith("files sha256 ") and len(found.source.split()[-1]) == 64
-    assert (found.constants, found.mce_anchor, found.n) == ("tiny", TINY_RESNET18.title, 6)
+    assert (found.constants, found.mce_anchor, found.n) == ("tiny", TINY_RESNET18, 6)
     assert {value for values in found.accuracy.values() for value in values} == {record.clean.accuracy}
-    anchor = sum(1 / error for error in TINY_RESNET18.errors.values()) / 15
+    anchor = sum(1 / error for error in TINY_ERRORS) / 15
     assert found.mce == pytest.approx((100 - record.clean.accuracy) * anchor)
 
 

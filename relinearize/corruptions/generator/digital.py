@@ -1,4 +1,8 @@
-"""Pixelation and JPEG, both Pillow's, and elastic deformation."""
+"""Brightness, contrast and saturation; pixelation and JPEG, both Pillow's; elastic deformation.
+
+Brightness and saturation are meant in HSV. A channel there is v (1 - s d), where d, from 0 for the largest channel to 1
+for the smallest, is the hue: so v and s are changed without going through hues and back.
+"""
 
 from io import BytesIO
 
@@ -7,11 +11,46 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from relinearize.corruptions.generator.pixels import to_bytes, to_unit
-from relinearize.corruptions.generator.streams import Streams
+from relinearize.corruptions.generator.pixels import Streams, to_bytes, to_unit
+from relinearize.errors import UserError
 
 
-def pixelate(images: np.ndarray, scale: float) -> np.ndarray:
+def brightness(images: np.ndarray, added: float, _: Streams) -> np.ndarray:
+    """`added` to HSV's value."""
+    pixels = to_unit(images)
+    if images.shape[-1] == 1:
+        return to_bytes(pixels + added)
+    value, saturation, depth = _value_saturation_depth(pixels)
+    return to_bytes(np.clip(value + added, 0, 1) * (1 - saturation * depth))
+
+
+def saturate(images: np.ndarray, strength: tuple[float, float], _: Streams) -> np.ndarray:
+    """HSV's saturation times a factor, plus a number. Grey pixels count as red ones of saturation 0, as published."""
+    if images.shape[-1] == 1:
+        raise UserError("corruption saturate needs images of three channels: grey ones have no saturation")
+    factor, added = strength
+    value, saturation, depth = _value_saturation_depth(to_unit(images))
+    return to_bytes(value * (1 - np.clip(saturation * factor + added, 0, 1) * depth))
+
+
+def contrast(images: np.ndarray, factor: float, _: Streams) -> np.ndarray:
+    """Distances to each image's own mean, channel by channel, times a factor."""
+    pixels = to_unit(images)
+    means = pixels.mean(axis=(1, 2), keepdims=True)
+    return to_bytes((pixels - means) * factor + means)
+
+
+def _value_saturation_depth(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(v and s, N x H x W x 1; d, N x H x W x 3) of pixels N x H x W x 3 in [0, 1]."""
+    value = pixels.max(-1, keepdims=True)
+    spread = value - pixels.min(-1, keepdims=True)
+    saturation = np.divide(spread, value, out=np.zeros_like(value), where=value > 0)
+    red = np.broadcast_to(np.array([0.0, 1.0, 1.0]), pixels.shape).copy()  # the hue of grey pixels
+    depth = np.divide(value - pixels, spread, out=red, where=spread > 0)
+    return value, saturation, depth
+
+
+def pixelate(images: np.ndarray, scale: float, _: Streams) -> np.ndarray:
     """Made smaller and back, by the means of boxes."""
     height, width = images.shape[1:3]
     small = max(1, int(width * scale)), max(1, int(height * scale))
@@ -19,7 +58,7 @@ def pixelate(images: np.ndarray, scale: float) -> np.ndarray:
     return _bytes([image.resize((width, height), Image.Resampling.BOX) for image in smaller], images.shape)
 
 
-def jpeg_compression(images: np.ndarray, quality: int) -> np.ndarray:
+def jpeg_compression(images: np.ndarray, quality: int, _: Streams) -> np.ndarray:
     """Saved and read again, with Pillow's settings but for the quality (4:2:0 colours)."""
     read = []
     for image in images:

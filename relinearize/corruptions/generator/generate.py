@@ -4,36 +4,19 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from relinearize.corruptions.constants import strength
-from relinearize.corruptions.generator import blur, colour, digital, noise, spatter, weather
-from relinearize.corruptions.generator.streams import image_streams
+from relinearize.corruptions.constants import CONSTANTS, NUMBERS, check_corruption
+from relinearize.corruptions.generator import blur, digital, noise, weather
+from relinearize.corruptions.generator.pixels import image_streams
 from relinearize.corruptions.photographs import Photographs
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
 
 VERSION = 1  # raise it when the same images would be corrupted to other bytes
 BLOCK_VALUES = 1 << 19  # values worked on at once: 4 MB as float64, about what a core's cache holds
 
-FIXED: dict[str, Callable] = {
-    "defocus_blur": blur.defocus_blur,
-    "zoom_blur": blur.zoom_blur,
-    "brightness": colour.brightness,
-    "contrast": colour.contrast,
-    "pixelate": digital.pixelate,
-    "jpeg_compression": digital.jpeg_compression,
-    "gaussian_blur": blur.gaussian_blur,
-    "saturate": colour.saturate,
-}
-RANDOM: dict[str, Callable] = {
-    "gaussian_noise": noise.gaussian_noise,
-    "shot_noise": noise.shot_noise,
-    "impulse_noise": noise.impulse_noise,
-    "glass_blur": blur.glass_blur,
-    "motion_blur": blur.motion_blur,
-    "snow": weather.snow,
-    "fog": weather.fog,
-    "elastic_transform": digital.elastic_transform,
-    "speckle_noise": noise.speckle_noise,
-    "spatter": spatter.spatter,
+FAMILIES = (noise, blur, weather, digital)
+# Each is called with a batch, its constants, and the random numbers of each image; frost with photographs, too.
+FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
+    name: getattr(family, name) for family in FAMILIES for name in NUMBERS if hasattr(family, name)
 }
 
 
@@ -56,7 +39,9 @@ def generate(
     Raises UserError for names and severities that do not exist, frost without photographs, and saturate on grey images;
     ValueError for images of another type or shape.
     """
-    setting = strength(constants, name, severity)
+    check_choice("corruptions.constants", constants, CONSTANTS)
+    check_corruption(name, severity)
+    strength = CONSTANTS[constants][name][severity - 1]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 N x H x W x 1 or 3")
     positions = range(len(images)) if positions is None else positions
@@ -66,16 +51,9 @@ def generate(
         raise UserError("corruption frost needs photographs of frost: corruptions.frost_images=FOLDER")
     result = np.empty_like(images, order="C")
     for rows in blocks(images.shape):
-        block = np.ascontiguousarray(images[rows])
-        if name in FIXED:
-            result[rows] = FIXED[name](block, setting)
-            continue
         streams = image_streams(seed, name, severity, positions[rows])
-        if name == "frost":
-            textures = photographs.textures(setting[-1], *images.shape[1:])
-            result[rows] = weather.frost(block, setting, streams, textures)
-        else:
-            result[rows] = RANDOM[name](block, setting, streams)
+        further = {"photographs": photographs} if name == "frost" else {}
+        result[rows] = FUNCTIONS[name](np.ascontiguousarray(images[rows]), strength, streams, **further)
     return result
 
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from relinearize.corruptions.generator.pixels import to_bytes, to_unit
-from relinearize.corruptions.generator.streams import Streams
+from relinearize.corruptions.generator.pixels import Streams, to_bytes, to_unit
 
 
 def gaussian_noise(images: np.ndarray, sigma: float, streams: Streams) -> np.ndarray:

@@ -1,6 +1,12 @@
-"""Bytes and pixels in [0, 1], with the rounding of the published files; pixels taken from other places."""
+"""What the corruptions share: the rounding of the published files, and random numbers for each image."""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from relinearize.corruptions.constants import NUMBERS
+
+Streams = Sequence[np.random.Generator]
 
 
 def to_unit(images: np.ndarray, dtype: type = np.float64) -> np.ndarray:
@@ -13,8 +19,9 @@ def to_bytes(pixels: np.ndarray) -> np.ndarray:
     return (np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
-def gather(images: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """N x H x W x C and, of each pixel, the row-major place in its image it comes from (N x H x W) -> N x H x W x C."""
-    number, height, width, channels = images.shape
-    first = np.arange(number)[:, None, None] * (height * width)
-    return images.reshape(-1, channels).take(sources + first, axis=0)
+def image_streams(seed: int, name: str, severity: int, positions: Iterable[int]) -> list[np.random.Generator]:
+    """A generator for each position (row of the test set), a function of nothing but the four arguments.
+
+    So an image's corruption does not depend on the other images.
+    """
+    return [np.random.default_rng([seed, NUMBERS[name], severity, int(position)]) for position in positions]

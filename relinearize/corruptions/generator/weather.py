@@ -1,15 +1,16 @@
-"""Snow, frost and fog."""
+"""Snow, frost, fog, and spatter: drops of water on the lens, or mud."""
 
-from collections.abc import Sequence
-
+import cv2
 import numpy as np
 
-from relinearize.corruptions.generator.motion import blur_motion
-from relinearize.corruptions.generator.pixels import to_bytes, to_unit
-from relinearize.corruptions.generator.streams import Streams
-from relinearize.corruptions.generator.zooming import zoom
+from relinearize.corruptions.generator.blur import blur_motion, smoothed, zoom
+from relinearize.corruptions.generator.pixels import Streams, to_bytes, to_unit
+from relinearize.corruptions.photographs import Photographs
 
 GREY = np.array([0.299, 0.587, 0.114])  # shares of red, green and blue in brightness
+WATER = np.array([175, 238, 238]) / 255  # pale turquoise
+MUD = np.array([63, 42, 20]) / 255
+RELIEF = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float32)  # light from the upper left
 
 
 def snow(images: np.ndarray, strength: tuple[float, ...], streams: Streams) -> np.ndarray:
@@ -31,11 +32,12 @@ def snow(images: np.ndarray, strength: tuple[float, ...], streams: Streams) -> n
 
 
 def frost(
-    images: np.ndarray, strength: tuple[float, float, float], streams: Streams, textures: Sequence[np.ndarray]
+    images: np.ndarray, strength: tuple[float, float, float], streams: Streams, photographs: Photographs
 ) -> np.ndarray:
-    """A crop of a photograph of frost, added. textures: uint8, each larger than the images, with as many channels."""
-    kept, added, _ = strength
-    height, width = images.shape[1:3]
+    """A crop of a photograph of frost, added."""
+    kept, added, scale = strength
+    height, width, channels = images.shape[1:]
+    textures = photographs.textures(scale, height, width, channels)
     crops = []
     for stream in streams:
         texture = textures[stream.integers(len(textures))]
@@ -85,3 +87,34 @@ def plasma(size: int, decay: float, streams: Streams) -> np.ndarray:
 def grey(pixels: np.ndarray) -> np.ndarray:
     """Brightness, N x H x W x 1, of pixels with one or three channels."""
     return pixels if pixels.shape[-1] == 1 else pixels @ GREY[:, None]
+
+
+def spatter(images: np.ndarray, strength: tuple[float, ...], streams: Streams) -> np.ndarray:
+    """Liquid where smoothed noise is above a threshold. On grey images its colour is grey too."""
+    mean, deviation, smoothness, threshold, last, muddy = strength
+    shape = images.shape[1:3]
+    liquid = np.stack([stream.normal(mean, deviation, size=(*shape, 1)) for stream in streams])
+    liquid = smoothed(liquid, smoothness)
+    pixels = to_unit(images)
+    colour = MUD if muddy else WATER
+    if images.shape[-1] == 1:
+        colour = grey(colour)
+    if muddy:
+        opaque = smoothed((liquid > threshold).astype(np.float64), last)
+        opaque[opaque < 0.8] = 0
+        return to_bytes(pixels * (1 - opaque) + opaque * colour)
+    liquid[liquid < threshold] = 0
+    shine = np.stack([water_relief(layer) for layer in (liquid * 255).astype(np.uint8)[..., 0]])
+    return to_bytes(pixels + last * shine[..., None] * colour)
+
+
+def water_relief(liquid: np.ndarray) -> np.ndarray:
+    """Where drops shine: float32 in [0, 1], H x W, from the height of the liquid, uint8 H x W. All 0 without liquid.
+
+    The published recipe: distance from the drops' rims, cut at 20 pixels, smoothed, equalised, lit from one side.
+    """
+    distance = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
+    distance = cv2.blur(np.minimum(distance, 20), (3, 3)).astype(np.uint8)
+    lit = cv2.filter2D(cv2.equalizeHist(distance), cv2.CV_8U, RELIEF)
+    shine = liquid * cv2.blur(lit, (3, 3)).astype(np.float32)
+    return shine / max(float(shine.max()), 1.0)
