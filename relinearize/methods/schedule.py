@@ -26,6 +26,14 @@ def learning_rate(
     raise ValueError(f"schedule={schedule} is unknown; valid: {', '.join(SCHEDULES)}")
 
 
-def sgd(parameters, learning_rate: float, momentum: float, weight_decay: float) -> optim.Optimizer:
-    """The papers' SGD (no Nesterov), fused: one kernel for all parameters."""
-    return optim.SGD(list(parameters), lr=learning_rate, momentum=momentum, weight_decay=weight_decay, fused=True)
+def one_cycle(base: float, progress: float, warmup: float) -> float:
+    """The rate at `progress` (0 to 1) of a cycle: linear from 0 to base over the share `warmup`, then cosine to 0."""
+    if progress < warmup:
+        return base * progress / warmup
+    return base * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))) / 2
+
+
+def sgd(parameters, learning_rate: float, momentum: float, weight_decay: float, nesterov=False) -> optim.Optimizer:
+    """SGD, fused: one kernel for all parameters. The papers have no Nesterov."""
+    settings = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+    return optim.SGD(list(parameters), lr=learning_rate, fused=True, **settings)

@@ -148,6 +148,11 @@ class Stage(nn.Module):
     def epoch_end(self, row: dict[str, float]) -> None:
         """Called after validation and choice with the epoch's metrics, which it may extend."""
 
+    @property
+    def result_network(self) -> nn.Module:
+        """The network that is validated and left: the trained one, or an average of it."""
+        return self.network
+
     def configure_optimizers(self) -> optim.Optimizer:
         return sgd(self.network.parameters(), self.base_learning_rate, self.momentum, self.weight_decay)
 
@@ -295,7 +300,7 @@ class Stage(nn.Module):
         row |= {f"train/{key}": value.item() / self._seen for key, value in self._sums.items()}
         row["lr"] = self.optimizers().param_groups[0]["lr"]
         if self.validation_loader is not None:
-            row["val/accuracy"] = accuracy(self.network, self.validation_loader, self.precision_name)
+            row["val/accuracy"] = accuracy(self.result_network, self.validation_loader, self.precision_name)
         self.close_epoch(row)
         row["seconds"] = round(self.seconds + time.monotonic() - self._segment_started, 3)
         self.history.append(row)
@@ -313,7 +318,7 @@ class Stage(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """A copy on the CPU of the weights that are trained now, under the backbone's own names."""
-        state = inner_network(self.network).state_dict()
+        state = inner_network(self.result_network).state_dict()
         return {key: value.detach().cpu().clone() for key, value in state.items()}
 
     def selected(self) -> tuple[dict[str, Tensor], int | None]:

@@ -113,8 +113,10 @@ class SlopedReLUFunction(torch.autograd.Function):
         input_gradient = torch.empty_like(x)
         flat_alpha = rows(in_layout_of(x, alpha))
         alpha_gradient = _backward_by_parts(
-            rows(x), rows(gradient), flat_alpha, out=rows(input_gradient), count=images_per_part(x)
+            rows(x), rows(gradient), flat_alpha, rows(input_gradient), images_per_part(x), ctx.needs_input_grad[1]
         )
+        if alpha_gradient is None:
+            return input_gradient, None
         if layout is torch.channels_last:
             channels, height, width = alpha.shape
             return input_gradient, alpha_gradient.view(height, width, channels).permute(2, 0, 1)
@@ -133,8 +135,10 @@ def images_per_part(x: Tensor) -> int:
     return min(images, max(1, PART_BYTES // max(1, x[0].nbytes)))
 
 
-def _backward_by_parts(x: Tensor, gradient: Tensor, alpha: Tensor, out: Tensor, count: int) -> Tensor:
-    """Write the gradient for x into `out` and return that for alpha, summed in alpha's dtype or better."""
+def _backward_by_parts(
+    x: Tensor, gradient: Tensor, alpha: Tensor, out: Tensor, count: int, alpha_learns: bool
+) -> Tensor | None:
+    """Write the gradient for x into `out` and return that for alpha, summed in its dtype or better, if it learns."""
     dtype = torch.promote_types(alpha.dtype, x.dtype)
     total = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
     minus_alpha = alpha.neg().to(x.dtype)
@@ -143,5 +147,6 @@ def _backward_by_parts(x: Tensor, gradient: Tensor, alpha: Tensor, out: Tensor, 
     for x_part, gradient_part, out_part in zip(x.split(count), gradient.split(count), out.split(count), strict=True):
         below = aten.hardtanh_backward(gradient_part, x_part, -torch.inf, upper)
         torch.addcmul(gradient_part, below, minus_alpha, out=out_part)
-        total.sub_(below.mul_(x_part).sum(0, dtype=dtype))
-    return total.to(alpha.dtype)
+        if alpha_learns:
+            total.sub_(below.mul_(x_part).sum(0, dtype=dtype))
+    return total.to(alpha.dtype) if alpha_learns else None

@@ -12,7 +12,7 @@ from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS
 from relinearize.relu.sites import to_masked
-from relinearize.runs.describe import make_record
+from relinearize.runs.describe import epochs_begun, make_record
 from relinearize.runs.plan import Plan
 from relinearize.runs.recall import note_of, remember
 from relinearize.runs.search import make_mask, search_inputs
@@ -84,7 +84,16 @@ def finetune_stage(plan: Plan) -> Stage:
     to_masked(network.network, plan.results.mask(plan.chosen)[0])
     load_into(network, plan.results.weights(plan.chosen))
     build = builder(plan.request.config.method.finetune)
-    return build(network=network, teacher=frozen_teacher(plan, "finetune"))
+    return build(network=network, teacher=frozen_teacher(plan, "finetune"), **epochs_left(plan))
+
+
+def epochs_left(plan: Plan) -> dict[str, int]:
+    """The fine-tuning's epochs where the run has `total_epochs`: what sensitivity and search have left, at least 1."""
+    if plan.request.total_epochs is None:
+        return {}
+    made = [artifact for stage, artifact in plan.artifacts.items() if stage in ("sensitivity", "search")]
+    spent = sum(epochs_begun(artifact.describe()["history"]) for artifact in made)
+    return {"epochs": max(1, plan.request.total_epochs - spent)}
 
 
 def leave_run(plan: Plan, record: Record) -> None:

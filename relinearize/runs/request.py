@@ -44,6 +44,9 @@ class Request:
         if type(config.seed) is not int or config.seed < 0:
             raise UserError(f"seed={config.seed}: must be an integer >= 0")
         self.seed: int = config.seed
+        self.total_epochs: int | None = config.get("total_epochs")
+        if self.total_epochs is not None and (type(self.total_epochs) is not int or self.total_epochs < 1):
+            raise UserError(f"total_epochs={self.total_epochs}: must be an integer >= 1, or null")
         self.source = open_source(config)
         self.all_relu = self.new_network()
         self.total = relu_total(self.all_relu.network)

@@ -1,0 +1,53 @@
+"""Stages whose learning rate follows cycles, step by step: a short linear warm-up, then cosine to 0."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn, optim
+
+from relinearize.errors import UserError
+from relinearize.methods.schedule import one_cycle, sgd
+from relinearize.methods.stage import Stage
+
+
+class CycleStage(Stage):
+    """SGD with Nesterov momentum under `one_cycle` over all epochs; a subclass may divide them into several cycles.
+
+    Args:
+        warmup: share of a cycle in which the rate rises from 0 to `learning_rate`; from 0 to below 1.
+        stage_settings: see Stage, whose schedules are not used.
+    """
+
+    def __init__(self, network: nn.Module, *arguments: Any, warmup: float = 0.05, **stage_settings: Any) -> None:
+        super().__init__(network, *arguments, **stage_settings)
+        if not 0 <= warmup < 1:
+            raise UserError(f"{self.config_key}.warmup={warmup}: must be at least 0 and below 1")
+        self.warmup = warmup
+
+    def rate(self, epochs: float) -> float:
+        """The learning rate after so many epochs, a fraction among them."""
+        return one_cycle(self.base_learning_rate, epochs / self.epochs, self.warmup)
+
+    def epochs_before(self, batch_index: int) -> float:
+        """Epochs before this batch of the present one, a fraction."""
+        return self.current_epoch + (batch_index + 0.5) / len(self.train_loader)
+
+    def configure_optimizers(self) -> optim.Optimizer:
+        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        return sgd(learning, self.base_learning_rate, self.momentum, self.weight_decay, nesterov=self.momentum > 0)
+
+    def set_learning_rate(self, epoch: int) -> None:
+        """Nothing: every step sets its own."""
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        for group in self.optimizers().param_groups:
+            group["lr"] = self.rate(self.epochs_before(batch_index))
+        return super().training_step(batch, batch_index)
+
+    def further_batches(self, number: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `count` training batches of an epoch that is not trained on, `number` epochs after the last one."""
+        loader = copy.copy(self.train_loader)  # the place of the training stays where it is
+        loader.seek(self.epochs + number)
+        return itertools.islice(iter(loader), count)

@@ -1,0 +1,321 @@
+"""The project's own search: down a ladder of budgets, scored anew at each rung, with a short training between.
+
+From all ReLUs, at each rung: score every position of the network as it is now (scores.py), keep the best, positions
+removed before among them; let what is removed go from ReLU to identity over a part of the rung,
+
+    a = (1 - c) relu(z) + c z,   c = (1 - cos(pi min(1, t / (continuation T)))) / 2,
+
+and train with cross-entropy and distillation in one cycle of the learning rate. The masks of all budgets between two
+rungs are chosen where the walk passes them, from the weights of that moment; the last training is the fine-tuning's
+(retrain.py). One rung without training is a one-shot mask.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.errors import UserError, check_choice
+from relinearize.methods.correlated import removal_order
+from relinearize.methods.cycle import CycleStage
+from relinearize.methods.losses import distillation_divergence, student_losses
+from relinearize.methods.processes import process_rank, sum_over_processes
+from relinearize.methods.schedule import one_cycle
+from relinearize.methods.scores import damage_vectors
+from relinearize.methods.stage import Snapshot
+from relinearize.relu.activation import SlopedReLU
+from relinearize.relu.budget import top_mask
+from relinearize.relu.mask import Mask
+from relinearize.relu.sites import named_sites
+from relinearize.robustness.attack import under_attack
+
+SELECTED = ("top", "correlated", "correlated_within_sites")
+
+
+class Progressive(CycleStage):
+    """The search stage of method=progressive.
+
+    Args:
+        network: sites are SlopedReLU; starts from the teacher's weights.
+        teacher: frozen all-ReLU network.
+        budgets: counts at which to leave a snapshot; the walk ends at the smallest.
+        on_snapshot: called with each Snapshot, largest budget first; of several processes in the first one only.
+        score: a function of scores.py with its settings.
+        rungs: how many, in equal ratios from all ReLUs down to `lowest`; or a list: fractions of the ReLUs (floats up
+            to 1) or counts. Rungs below the smallest budget are not walked.
+        lowest: fraction of the ReLUs at the last rung.
+        rung_epochs: epochs of training at each rung; 0: the rungs are scored one after the other, without training.
+        continuation: share of a rung's training in which removed positions become linear; 0: at once.
+        hysteresis: what is kept now has its score times 1 + hysteresis.
+        selection: top: the positions of largest score. correlated: by joint damage (correlated.py), in the whole
+            network or, with correlated_within_sites, under the counts that the score gives each site.
+        diagonal: of correlated selection.
+        score_images: training images for a score; correlated selection takes 1,024.
+        exchanges: at each rung, after its training, so many times: linearize the `exchange_share` of kept positions of
+            least score, restore as many of largest score, train an epoch at `exchange_rate` times the learning rate,
+            and go back unless KL(teacher || network) on the hold-out has fallen. A budget that is a rung then gets the
+            mask that the exchanges end with; without exchanges, it is chosen before the rung's training.
+        temperature, cross_entropy_weight, distillation_weight: of the loss, as in Distill.
+    """
+
+    name = "search"
+    least_epochs = 0
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        *,
+        budgets: Sequence[int],
+        on_snapshot: Callable[[Snapshot], None],
+        score: Callable[..., dict[str, Tensor]],
+        rungs: int | Sequence[float] = 4,
+        lowest: float = 0.026,
+        rung_epochs: int = 3,
+        continuation: float = 0.4,
+        hysteresis: float = 0.0,
+        selection: str = "top",
+        diagonal: float = 0.5,
+        score_images: int = 4096,
+        exchanges: int = 0,
+        exchange_share: float = 0.005,
+        exchange_rate: float = 0.1,
+        temperature: float = 4.0,
+        cross_entropy_weight: float = 1.0,
+        distillation_weight: float = 1.0,
+        **stage_settings: Any,
+    ) -> None:
+        sites = named_sites(inner_network(network))
+        if not all(isinstance(site, SlopedReLU) for site in sites.values()):
+            raise ValueError("Progressive needs a network whose sites are SlopedReLU; see relinearize.relu.to_sloped")
+        self.check_settings(rungs, lowest, rung_epochs, exchanges, selection)
+        total = sum(site.alpha.numel() for site in sites.values())
+        counts = rung_counts(rungs, lowest, total)
+        walked = [count for count in counts if count > min(budgets) or (exchanges and count == min(budgets))]
+        epochs = len(walked) * (rung_epochs + exchanges)
+        super().__init__(network, epochs=epochs, selection="last", **stage_settings)
+        self._frozen = (teacher,)
+        self.counts, self.walked = counts, len(walked)
+        self.pending = sorted(set(budgets), reverse=True)
+        self.on_snapshot, self.score_of = on_snapshot, score
+        self.rung_epochs, self.continuation, self.hysteresis = rung_epochs, continuation, hysteresis
+        self.choice, self.diagonal, self.score_images = selection, diagonal, score_images
+        self.exchanges, self.exchange_share, self.exchange_rate = exchanges, exchange_share, exchange_rate
+        self.temperature = temperature
+        self.cross_entropy_weight, self.distillation_weight = cross_entropy_weight, distillation_weight
+        self.alphas = {name: site.alpha.requires_grad_(False) for name, site in sites.items()}
+        self.rung = 0  # rungs whose mask was chosen
+        self.kept = {name: torch.ones_like(alpha, dtype=torch.bool) for name, alpha in self.alphas.items()}
+        self.former = dict(self.kept)  # of the rung before
+        self.accepted: dict[str, Any] | None = None  # weights, mask and divergence before the exchange that is tried
+
+    def check_settings(
+        self, rungs: int | Sequence[float], lowest: float, rung_epochs: int, exchanges: int, selection: str
+    ) -> None:
+        check_choice(f"{self.config_key}.selection", selection, SELECTED)
+        least = min([rungs] if isinstance(rungs, int) else rungs, default=0)
+        if least <= 0 or not 0 < lowest < 1:
+            raise UserError(f"{self.config_key}: rungs must be above 0, and lowest between 0 and 1")
+        if rung_epochs < 0 or exchanges < 0 or (exchanges and not rung_epochs):
+            raise UserError(f"{self.config_key}: rung_epochs must be at least 0, and above 0 with exchanges")
+
+    def check_selection(self, holdout: float) -> None:
+        super().check_selection(holdout)
+        if self.exchanges and not holdout:
+            raise UserError(f"{self.config_key}.exchanges needs held-out images; give dataset.holdout (0.1, say)")
+
+    def check_devices(self, devices: int) -> None:
+        super().check_devices(devices)
+        if devices > 1 and self.choice != "top":
+            raise UserError(f"{self.config_key}.selection={self.choice} runs on one device; give trainer.devices=1")
+
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        cross_entropy, divergence, metrics = student_losses(
+            self.network, self._frozen[0], images, labels, self.temperature
+        )
+        return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
+
+    @property
+    def epochs_of_rung(self) -> int:
+        return self.rung_epochs + self.exchanges
+
+    def rate(self, epochs: float) -> float:
+        """One cycle in each rung, then a constant rate for its exchanges."""
+        epochs %= self.epochs_of_rung
+        if epochs >= self.rung_epochs:
+            return self.base_learning_rate * self.exchange_rate
+        return one_cycle(self.base_learning_rate, epochs / self.rung_epochs, self.warmup)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.kept, self.former = self.on_device(self.kept), self.on_device(self.former)
+        if not self.rung:
+            self.next_rung([])
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        share = self.epochs_before(batch_index) % self.epochs_of_rung / self.rung_epochs
+        self.set_slopes(min(1.0, share / self.continuation) if self.continuation else 1.0)
+        return super().training_step(batch, batch_index)
+
+    @torch.no_grad()
+    def set_slopes(self, progress: float) -> None:
+        """Slopes between those of the former mask (progress 0) and those of the present one (1)."""
+        weight = (1 - math.cos(math.pi * progress)) / 2
+        for name, alpha in self.alphas.items():
+            former, kept = self.former[name].to(alpha), self.kept[name].to(alpha)
+            alpha.copy_(kept if progress == 1 else torch.lerp(former, kept, weight))
+
+    def epoch_end(self, row: dict[str, float]) -> None:
+        row |= {"relu/count": self.count, **self.kept_columns}
+        done = int(row["epoch"]) % self.epochs_of_rung + 1
+        if done >= self.rung_epochs and self.exchanges:
+            row["exchange/divergence"] = self.settle_exchange()
+            if done < self.epochs_of_rung:
+                self.try_exchange()
+        if done == self.epochs_of_rung:
+            self.next_rung([*self.history, row])
+
+    # ---- the ladder --------------------------------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """Positions kept at the present rung."""
+        return int(torch.stack([kept.sum() for kept in self.kept.values()]).sum())
+
+    @property
+    def kept_columns(self) -> dict[str, int]:
+        return {f"relu/kept/{name}": int(kept.sum()) for name, kept in self.kept.items()}
+
+    def next_rung(self, history: list[dict[str, float]]) -> None:
+        """Score the network, leave the masks of the budgets down to the next rung, and choose that rung's."""
+        last = self.rung == len(self.counts)
+        rung = 0 if last else self.counts[self.rung]
+        if self.exchanges and self.pending and self.pending[0] == self.count:  # this rung's own, after its exchanges
+            self.leave_snapshot(self.pending.pop(0), Mask(self.kept), None, history)
+        lowest = rung + 1 if self.exchanges and self.rung < self.walked else rung
+        passed = [budget for budget in self.pending if budget >= lowest]
+        if passed or not last:
+            scores = self.position_scores(rung)
+        for budget in passed:
+            self.leave_snapshot(budget, top_mask(scores, budget), scores, history)
+        self.pending = self.pending[len(passed) :]
+        if not last:
+            self.former, self.kept = self.kept, self.on_device(top_mask(scores, rung))
+            self.rung, self.accepted = self.rung + 1, None
+
+    def on_device(self, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: mask[name].to(alpha.device) for name, alpha in self.alphas.items()}
+
+    def position_scores(self, keep: int) -> dict[str, Tensor]:
+        """Of the network as it is now, on the CPU; those of what is kept with their hysteresis."""
+        images = min(self.score_images, 1024) if self.choice != "top" else self.score_images
+        batches = [*self.further_batches(self.rung, -(-images // self.batch_size))]
+        for network in (self.network, *self._frozen):
+            network.to(batches[0][0].device)  # without any training, nothing has moved them there yet
+        found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed + self.rung)
+        if self.choice != "top":
+            found = self.correlated_scores(found, batches, keep)
+        return {
+            name: (score * (1 + self.hysteresis * self.kept[name].to(score))).cpu() for name, score in found.items()
+        }
+
+    def correlated_scores(
+        self, scores: dict[str, Tensor], batches: list[tuple[Tensor, Tensor]], keep: int
+    ) -> dict[str, Tensor]:
+        vectors, shapes = damage_vectors(self.network, batches, self.seed + self.rung)
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        if self.choice == "correlated":
+            least = min([keep, *self.pending]) or 1
+            parts = list(removal_order(vectors, least, self.diagonal).split(sizes))
+        else:  # the scores of a site stay, so that its count does, and go to its positions in their new order
+            parts = [removal_order(part, 1, self.diagonal) for part in vectors.split(sizes, dim=1)]
+            for part, score in zip(parts, scores.values(), strict=True):
+                part[part.argsort(stable=True)] = score.flatten().sort().values
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    def leave_snapshot(
+        self, budget: int, mask: Mask, scores: dict[str, Tensor] | None, history: list[dict[str, float]]
+    ) -> None:
+        self._count_seconds()
+        if process_rank() > 0:
+            return
+        weights = {key: value for key, value in self.weights().items() if not key.endswith(".alpha")}
+        moment = {"epoch": float(len(history)), "relu/count": self.count, **self.kept_columns}
+        self.on_snapshot(Snapshot(budget, mask, weights, True, self.seconds, [*history, moment], scores))
+
+    def finish(self) -> list[int]:
+        """After the fit: without training, all that a fit would have done. Returns the budgets not reached: none."""
+        self._segment_started = time.monotonic()
+        while self.pending:
+            self.next_rung([])
+            self.set_slopes(1.0)
+        return []
+
+    # ---- exchanges ---------------------------------------------------------------------------------------------------
+
+    def try_exchange(self) -> None:
+        """Linearize the kept positions of least score and restore as many of the others of largest score."""
+        scores = self.position_scores(self.count)
+        number = max(1, round(self.exchange_share * self.count))
+        number = min(number, self.count, sum(kept.numel() for kept in self.kept.values()) - self.count)
+        kept = {name: mask.cpu() for name, mask in self.kept.items()}
+        of_kept = {name: score.masked_fill(~kept[name], -torch.inf) for name, score in scores.items()}
+        of_others = {name: score.masked_fill(kept[name], -torch.inf) for name, score in scores.items()}
+        stay, restored = top_mask(of_kept, self.count - number), top_mask(of_others, number)
+        self.kept = self.former = self.on_device({name: stay[name] | restored[name] for name in stay})
+
+    def settle_exchange(self) -> float:
+        """Keep what the last exchange has led to if it is better than before, else go back. Returns the divergence."""
+        divergence = self.divergence()
+        if self.accepted is None or divergence < self.accepted["divergence"]:
+            state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+            self.accepted = {"divergence": divergence, "network": state, "kept": self.kept}
+        else:
+            self.network.load_state_dict(self.accepted["network"])
+            self.kept = self.former = self.accepted["kept"]
+        return divergence
+
+    @torch.no_grad()
+    def divergence(self) -> float:
+        """Mean KL(teacher || network) over the held-out images."""
+        total, seen = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        with under_attack(self.network):
+            for images, _ in self.validation_loader:
+                total += distillation_divergence(self.network(images), self._frozen[0](images), 1.0) * len(images)
+                seen += len(images)
+        sum_over_processes([total, seen])
+        return float(total / seen)
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["search"] = {
+            "rung": self.rung,
+            "kept": dict(self.kept),
+            "former": dict(self.former),
+            "accepted": copy.copy(self.accepted),
+            "lowest_checked": self.count + bool(self.exchanges),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        saved = checkpoint["search"]
+        self.rung, self.accepted = saved["rung"], saved["accepted"]
+        self.kept, self.former = saved["kept"], saved["former"]
+
+
+def rung_counts(rungs: int | Sequence[float], lowest: float, total: int) -> list[int]:
+    """ReLUs at each rung, from the largest on."""
+    if isinstance(rungs, int):
+        shares = [lowest ** (number / rungs) for number in range(1, rungs + 1)]
+        return [max(1, round(share * total)) for share in shares]
+    counts = {round(rung * total) if isinstance(rung, float) and rung <= 1 else int(rung) for rung in rungs}
+    return sorted((count for count in counts if 0 < count < total), reverse=True)

@@ -1,0 +1,88 @@
+"""Retraining under a fixed mask at the teacher's learning rate, with averaged weights.
+
+A mask wants other weights than the all-ReLU network's: small rates, as the papers' fine-tunings have them, leave
+accuracy behind (Renda et al., ICLR 2020, found the same for pruned weights). So the rate starts high again and falls
+to 0.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from relinearize.errors import UserError
+from relinearize.methods.cycle import CycleStage
+from relinearize.methods.distill import Distill
+from relinearize.methods.losses import distillation_divergence, logit_losses
+from relinearize.methods.processes import average_batch_norms
+
+
+class Retrain(CycleStage, Distill):
+    """Trains a linearized network against a frozen teacher: CycleStage's schedule, the loss of Distill.
+
+    Args:
+        average_decay: of the exponential moving average of the weights, per step; None: no average. The average is
+            what is validated, chosen and left, with batch-norm statistics estimated anew.
+        norm_images: training images for these statistics.
+        standardise: distillation on logits minus their mean, divided by their deviation, per image (Sun et al., CVPR
+            2024); usual with temperature 2 and a distillation_weight of 9.
+        settings: see CycleStage and Distill.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        *,
+        average_decay: float | None = 0.999,
+        norm_images: int = 4096,
+        standardise: bool = False,
+        **settings,
+    ) -> None:
+        super().__init__(network, teacher, **settings)
+        if average_decay is not None and not 0 < average_decay < 1:
+            raise UserError(f"{self.config_key}.average_decay={average_decay}: must be between 0 and 1, or null")
+        self.norm_images, self.standardise = norm_images, standardise
+        self.average: AveragedModel | None = None
+        if average_decay is not None and self.epochs:
+            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
+            self.average.requires_grad_(False)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if not self.standardise:
+            return super().loss(images, labels)
+        with torch.no_grad():
+            wanted = standardised(self._frozen[0](images))
+        logits = self.network(images)
+        cross_entropy, _, metrics = logit_losses(logits, wanted, labels, self.temperature)
+        divergence = distillation_divergence(standardised(logits), wanted, self.temperature)
+        metrics["distillation"] = divergence.detach()
+        return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.average is not None:
+            self.average.to(self.device, memory_format=self.memory_format)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        # The weights that the step before left: a checkpoint between two steps needs no average of its own time.
+        if self.average is not None and batch_index:
+            self.average.update_parameters(self.network)
+        return super().training_step(batch, batch_index)
+
+    def segment_end(self, last_of_epoch: bool) -> None:
+        if self.average is None:
+            return
+        self.average.update_parameters(self.network)
+        batches = -(-self.norm_images // self.batch_size)
+        update_bn(self.further_batches(self.current_epoch, batches), self.average)
+        average_batch_norms(self.average)
+
+    @property
+    def result_network(self) -> nn.Module:
+        return self.network if self.average is None else self.average.module
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Each row minus its mean, over its deviation + 1e-7."""
+    logits = logits.float()
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)

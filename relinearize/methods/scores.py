@@ -1,0 +1,270 @@
+"""Scores: what it would cost a network to linearize each position, from one or a few passes over images.
+
+A score is a function
+
+    score(network, batches, *, teacher=None, seed=0) -> {site: float32 tensor of the site's shape}
+
+of a network with sites (pixels to logits), of batches (pixels N x C x H x W in [0, 1], labels int64 N), and, for those
+that compare, of the all-ReLU network. The positions of largest score keep their ReLU. A function of yours is used by a
+YAML file in conf/score/ (docs/extending.md).
+
+Notation: z the pre-activation of a position, g the gradient of the loss of one image with respect to the site's output,
+d = min(z, 0) = z - relu(z). Linearizing a kept position adds d to its output, and restoring one subtracts it, so one
+score serves kept and linear positions alike. Batch norms use their running statistics; everything is float32.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.errors import UserError
+from relinearize.methods.processes import sum_over_processes
+from relinearize.relu.activation import SlopedReLU
+from relinearize.relu.sites import named_sites, site_shapes
+from relinearize.robustness.attack import under_attack
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Scores = dict[str, Tensor]
+Term = Callable[[Tensor, Tensor], Tensor]  # (z, g), N x shape each -> one value per image and position
+
+
+def fisher(
+    network: nn.Module, batches: Batches, *, teacher: nn.Module | None = None, seed: int = 0, exact: bool = False
+) -> Scores:
+    """1/2 E[(g d)^2] for labels drawn from the network itself, y ~ p(.|x), and the loss -log p_y.
+
+    The diagonal of the Gauss-Newton term of KL(network || network with the position linearized), since E_y[g g^T] is
+    J^T (diag p - p p^T) J. exact: the expectation over all classes instead of one draw, a backward pass for each.
+    """
+    return gradient_means(network, batches, lambda z, g: (g * z.clamp(max=0)).square() / 2, model_labels(seed, exact))
+
+
+def fisher_centred(
+    network: nn.Module, batches: Batches, *, teacher: nn.Module | None = None, seed: int = 0, exact: bool = False
+) -> Scores:
+    """`fisher` with d minus its mean over the images and places of the channel: a batch norm absorbs that part."""
+
+    def term(z: Tensor, g: Tensor) -> Tensor:
+        d = z.clamp(max=0)
+        return (g * (d - d.mean([0, *range(2, d.dim())], keepdim=True))).square() / 2
+
+    return gradient_means(network, batches, term, model_labels(seed, exact))
+
+
+def gradient(network: nn.Module, batches: Batches, *, teacher: nn.Module | None = None, seed: int = 0) -> Scores:
+    """E|g d|, the first-order term image by image, of the cross-entropy against the labels of the images."""
+    return gradient_means(network, batches, lambda z, g: (g * z.clamp(max=0)).abs(), true_labels)
+
+
+def snip(network: nn.Module, batches: Batches, *, teacher: nn.Module | None = None, seed: int = 0) -> Scores:
+    """|E[g d]|, the first-order term of the mean loss (SNIP, Lee et al., ICLR 2019, for ReLUs instead of weights)."""
+    means = gradient_means(network, batches, lambda z, g: g * z.clamp(max=0), true_labels)
+    return {name: mean.abs() for name, mean in means.items()}
+
+
+def clipped(network: nn.Module, batches: Batches, *, teacher: nn.Module | None = None, seed: int = 0) -> Scores:
+    """E[max(-z, 0)]: what the ReLU cuts off."""
+    return activation_means(network, batches, lambda z: z.clamp(max=0).neg())
+
+
+def negative_share(network: nn.Module, batches: Batches, *, teacher: nn.Module | None = None, seed: int = 0) -> Scores:
+    """P(z < 0): how often the ReLU does anything."""
+    return activation_means(network, batches, lambda z: (z < 0).float())
+
+
+def mismatch(network: nn.Module, batches: Batches, *, teacher: nn.Module | None = None, seed: int = 0) -> Scores:
+    """E|relu(z of the teacher) - z|, the activation mismatch of SENet (ICLR 2023) of each position were it linear."""
+    if teacher is None:
+        raise UserError("score=mismatch compares with the all-ReLU network, and none is given")
+    batches = list(batches)
+    teacher_sites = _modules(teacher, site_shapes(inner_network(network)))
+    sums, seen = _zeros(network), 0
+    with torch.no_grad(), _scoring(network), _scoring(teacher):
+        for images, _ in batches:
+            _, given = _observe(network, images)
+            _, wanted = _observe(teacher, images, teacher_sites)
+            for name, (z, _) in given.items():
+                sums[name] += (wanted[name][1] - z).abs().sum(0)
+            seen += len(images)
+    return _divided(sums, seen)
+
+
+def slope(network: nn.Module, batches: Batches = (), *, teacher: nn.Module | None = None, seed: int = 0) -> Scores:
+    """The slopes that SNL's search has trained. UserError where the sites have none."""
+    sites = named_sites(inner_network(network))
+    if not all(isinstance(site, SlopedReLU) for site in sites.values()):
+        raise UserError("score=slope: the sites have no trained slopes; SNL's search (method=snl) trains them")
+    return {name: site.alpha.detach().float() for name, site in sites.items()}
+
+
+def random(network: nn.Module, batches: Batches = (), *, teacher: nn.Module | None = None, seed: int = 0) -> Scores:
+    """U(0, 1): the control of every other score."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = site_shapes(inner_network(network))
+    return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def relupruner(
+    network: nn.Module,
+    batches: Batches,
+    *,
+    teacher: nn.Module | None = None,
+    seed: int = 0,
+    decay: float = 0.95,
+    layer_weights: bool = True,
+    second_order: bool = False,
+) -> Scores:
+    """ReLUPruner's score (AAAI 2026), as its released code has it: w_l E|g z| P(z < 0), g of the mean loss of a batch.
+
+    w_l, between 0.1 and 1.1: the exponential means of ||g|| and of E[g^2] over the batches, and the depth of the site.
+
+    Args:
+        decay: of the exponential means over the batches.
+        layer_weights: False: w_l = 1.
+        second_order: add 1/2 E[(g z)^2] to E|g z|, the paper's second term; the released code's is 1e-4 of the first.
+    """
+    magnitude, negative, norms, squares = ({} for _ in range(4))
+
+    def average(means: dict[str, Tensor], name: str, value: Tensor) -> None:
+        means[name] = value if name not in means else decay * means[name] + (1 - decay) * value
+
+    with _scoring(network):
+        for images, labels in batches:
+            logits, sites = _observe(network, images, with_graph=True)
+            for name, z, g in _gradients(F.cross_entropy(logits, labels), sites):
+                first = (g * z).abs() * len(images)  # of the sum of the losses, so that the two terms can be added
+                average(magnitude, name, (first + first.square() / 2 * second_order).mean(0))
+                average(negative, name, (z < 0).float().mean(0))
+                average(norms, name, g.norm())
+                average(squares, name, g.square().mean())
+    weights = {name: 1.0 for name in magnitude}
+    if layer_weights:
+        depth = {name: place / max(1, len(magnitude) - 1) for place, name in enumerate(magnitude)}
+        raw = {name: float(norms[name] * (squares[name] + 1e-8).sqrt()) * (1 + 0.2 * depth[name]) for name in depth}
+        low, high = min(raw.values()), max(raw.values())
+        weights = {name: (value - low) / (high - low) + 0.1 if high > low else 1.0 for name, value in raw.items()}
+    return {name: weights[name] * magnitude[name] * negative[name] for name in magnitude}
+
+
+# ---- what scores are made of -----------------------------------------------------------------------------------------
+
+# (logits, labels of the images) -> (class of each image, its weight or 1): what a backward pass is done for
+Labels = Callable[[Tensor, Tensor], Iterator[tuple[Tensor, Tensor | None]]]
+
+
+def true_labels(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    yield labels, None
+
+
+def model_labels(seed: int, exact: bool = False) -> Labels:
+    """Labels drawn from the network's own outputs; `exact`: every class, weighted by its probability."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        probabilities = logits.float().softmax(1)
+        if not exact:
+            yield torch.multinomial(probabilities.cpu(), 1, generator=generator).squeeze(1).to(labels.device), None
+            return
+        for number in range(logits.shape[1]):
+            yield torch.full_like(labels, number), probabilities[:, number]
+
+    return drawn
+
+
+def gradient_means(network: nn.Module, batches: Batches, term: Term, labels_of: Labels) -> Scores:
+    """The mean over the images of term(z, g), position by position; g of the summed loss, so of each image alone."""
+    sums, seen = _zeros(network), 0
+    with _scoring(network):
+        for images, labels in batches:
+            logits, sites = _observe(network, images, with_graph=True)
+            for classes, weights in labels_of(logits.detach(), labels):
+                for name, z, g in _gradients(F.cross_entropy(logits, classes, reduction="sum"), sites):
+                    values = term(z, g)
+                    sums[name] += (
+                        values.sum(0) if weights is None else torch.tensordot(weights.to(values.dtype), values, dims=1)
+                    )
+            seen += len(images)
+    return _divided(sums, seen)
+
+
+def activation_means(network: nn.Module, batches: Batches, term: Callable[[Tensor], Tensor]) -> Scores:
+    """The mean over the images of term(z), position by position; without a backward pass."""
+    sums, seen = _zeros(network), 0
+    with torch.no_grad(), _scoring(network):
+        for images, _ in batches:
+            for name, (z, _) in _observe(network, images)[1].items():
+                sums[name] += term(z).sum(0)
+            seen += len(images)
+    return _divided(sums, seen)
+
+
+def damage_vectors(network: nn.Module, batches: Batches, seed: int) -> tuple[Tensor, dict[str, tuple[int, ...]]]:
+    """g d of each image and position, n x positions in forward order (float32), and the shapes of the sites.
+
+    Labels are drawn from the network. 1/(2n) times the squared sum of a row over a set of positions is the Gauss-Newton
+    damage of linearizing the set.
+    """
+    shapes, rows, labels_of = site_shapes(inner_network(network)), [], model_labels(seed)
+    with _scoring(network):
+        for images, labels in batches:
+            logits, sites = _observe(network, images, with_graph=True)
+            classes, _ = next(labels_of(logits.detach(), labels))
+            parts = _gradients(F.cross_entropy(logits, classes, reduction="sum"), sites)
+            rows.append(torch.cat([(g * z.clamp(max=0)).flatten(1) for _, z, g in parts], dim=1))
+    return torch.cat(rows), shapes
+
+
+def _scoring(network: nn.Module):
+    """Eval mode, no gradients of parameters; afterwards as before."""
+    return under_attack(network)
+
+
+def _modules(network: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """The modules at the sites: in a frozen teacher they are plain ReLUs of the same names."""
+    inner = inner_network(network)
+    return {name: inner.get_submodule(name) for name in names}
+
+
+def _observe(
+    network: nn.Module, images: Tensor, sites: dict[str, nn.Module] | None = None, with_graph: bool = False
+) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    """Logits, and site -> (z without a graph, output). Never the compiled network: it would not call the hooks."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def look(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[name] = inputs[0].detach(), output
+
+    sites = named_sites(inner_network(network)) if sites is None else sites
+    handles = [module.register_forward_hook(partial(look, name)) for name, module in sites.items()]
+    try:
+        with torch.autocast(images.device.type, enabled=False):
+            logits = network.forward(images.detach().requires_grad_(with_graph))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits, seen
+
+
+def _gradients(loss: Tensor, sites: dict[str, tuple[Tensor, Tensor]]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    outputs = [output for _, output in sites.values()]
+    gradients = torch.autograd.grad(loss, outputs, retain_graph=True, materialize_grads=True)
+    for (name, (z, _)), g in zip(sites.items(), gradients, strict=True):
+        yield name, z, g
+
+
+def _zeros(network: nn.Module) -> Scores:
+    device = next(network.parameters()).device
+    return {name: torch.zeros(shape, device=device) for name, shape in site_shapes(inner_network(network)).items()}
+
+
+def _divided(sums: Scores, seen: int) -> Scores:
+    device = next(iter(sums.values())).device
+    count = torch.tensor(float(seen), device=device)
+    sum_over_processes([*sums.values(), count])
+    if not count:
+        raise ValueError("a score of no images")
+    return {name: total / count for name, total in sums.items()}
