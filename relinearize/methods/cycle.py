@@ -11,6 +11,9 @@ from relinearize.errors import UserError
 from relinearize.methods.schedule import one_cycle, sgd
 from relinearize.methods.stage import Stage
 
+# Number of an epoch beyond any that is trained: orders and crops are functions of it.
+UNTRAINED = 1_000_000
+
 
 class CycleStage(Stage):
     """SGD with Nesterov momentum under `one_cycle` over all epochs; a subclass may divide them into several cycles.
@@ -47,7 +50,7 @@ class CycleStage(Stage):
         return super().training_step(batch, batch_index)
 
     def further_batches(self, number: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first `count` training batches of an epoch that is not trained on, `number` epochs after the last one."""
+        """The first `count` training batches of an epoch that is not trained on; other ones for each number."""
         loader = copy.copy(self.train_loader)  # the place of the training stays where it is
-        loader.seek(self.epochs + number)
+        loader.seek(UNTRAINED + number)
         return itertools.islice(iter(loader), count)
