@@ -10,7 +10,7 @@ import numpy as np
 
 from relinearize.corruptions.constants import CORRUPTIONS, EXTRA, SEVERITIES
 from relinearize.corruptions.sources import CorruptedImages
-from relinearize.data.decoding import CentralCrop, EncodedImages, FileItems
+from relinearize.data.decoding import CentralCrop, ImageFiles
 from relinearize.data.image_folder import class_folders, list_images
 from relinearize.errors import UserError
 from relinearize.files import file_digest
@@ -173,8 +173,7 @@ class FolderFiles:
 
     def read(self, name: str, severity: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         files = [self._files[name, severity][row] for row in positions]
-        images = EncodedImages(FileItems([file.path for file in files]), self._crop).numpy()
-        return images, np.array([file.label for file in files], np.int64)
+        return ImageFiles(files, self._crop).numpy(), np.array([file.label for file in files], np.int64)
 
     @cached_property
     def sha256(self) -> dict[str, str]:

@@ -83,23 +83,6 @@ class AugMix:
         return AugMixDraw(operations, levels, signs, coefficients.to(torch.float32))
 
 
-def augmix(
-    images: Tensor, generator: torch.Generator | int, *, severity: float = 3.0, width: int = 3, depth: int = -1
-) -> Tensor:
-    """AugMix of each image; see AugMix for the settings.
-
-    images: uint8 N x H x W x C, or float pixels in [0, 1], N x C x H x W (then rounded to bytes first); generator: on
-    the CPU, or a seed. Returns float32 in [0, 1], N x C x H x W, channels_last, on the images' device.
-    """
-    if not isinstance(generator, torch.Generator):
-        generator = torch.Generator().manual_seed(generator)
-    if images.is_floating_point():
-        images = (images.detach() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-    elif images.dtype != torch.uint8:
-        raise ValueError(f"images are {images.dtype}: AugMix takes uint8 N x H x W x C or float N x C x H x W")
-    return mixed(images, AugMix(severity, width, depth).draw(len(images), generator))
-
-
 def mixed(images: Tensor, draw: AugMixDraw) -> Tensor:
     """images: uint8 B x H x W x C; draw: of as many. Returns float32 in [0, 1], B x C x H x W, channels_last."""
     planes = images.permute(0, 3, 1, 2).contiguous()

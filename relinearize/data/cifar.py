@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from functools import cached_property, partial
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,12 +53,8 @@ class CIFAR(Source):
     @property
     def checksums(self) -> dict[str, str]:
         """md5 of every file of the set."""
-        official = self.official
-        return {
-            **dict(official.train_list),
-            **dict(official.test_list),
-            official.meta["filename"]: official.meta["md5"],
-        }
+        meta = self.official.meta
+        return dict([*self.official.train_list, *self.official.test_list, (meta["filename"], meta["md5"])])
 
     def check(self) -> None:
         """Look for all files (downloading the set if it is missing and that was asked for) and their checksums."""
@@ -71,7 +68,7 @@ class CIFAR(Source):
             self._verified  # noqa: B018 - computed once
 
     @cached_property
-    def _verified(self) -> bool:
+    def _verified(self) -> None:
         from torchvision.datasets.utils import calculate_md5
 
         for file, expected in self.checksums.items():
@@ -80,7 +77,6 @@ class CIFAR(Source):
                     f"{self.path / file}: md5 {found} differs from the official {expected}; "
                     "dataset.verify=false accepts copies that differ"
                 )
-        return True
 
     def fingerprint(self) -> str:
         """sha256 over the names and bytes of the set's files (0.2 s for 180 MB)."""
@@ -146,55 +142,58 @@ class CIFAR100(CIFAR):
 
 
 # ---- pickles that execute nothing ------------------------------------------------------------------------------------
+# numpy is not called by a pickle: its dtypes trust what they are told about their memory. These stand in for what its
+# pickles call.
 
-NUMBERS = {"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8"}  # codes of dtypes
-ARRAYS = {"numpy.ndarray", "numpy.dtype", "multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer"}
 
+class PickledDtype:
+    """numpy.dtype, of numbers alone: a code and the byte order."""
 
-class Noted:
-    """Stands in for what numpy's pickles call: it notes the name, the arguments and the state that it is given.
+    order = ""
 
-    numpy is not called by a pickle: its dtypes trust what they are told about their memory.
-    """
-
-    state: tuple = ()
-
-    def __init__(self, name: str, *given: Any) -> None:
-        self.name, self.given = name, given
+    def __init__(self, code: str, *_: Any) -> None:
+        if code not in {"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8"}:
+            raise pickle.UnpicklingError(f"arrays of type {code!r} are not allowed")
+        self.code = code
 
     def __setstate__(self, state: tuple) -> None:
-        self.state = state
+        self.order = state[1] if state[1] in ("<", ">") else ""
 
-    def value(self) -> Any:
-        """The array or the number that was pickled."""
-        match self.name, self.given, self.state:
-            case "multiarray.scalar", (dtype, raw), _:
-                return numbers(raw, dtype, ()).item()
-            case "numeric._frombuffer", (raw, dtype, shape, order), _:
-                return numbers(raw, dtype, shape, order)
-            case "multiarray._reconstruct", _, (_, shape, dtype, is_fortran, raw):
-                return numbers(raw, dtype, shape, "F" if is_fortran else "C")
-        raise pickle.UnpicklingError(f"a bare {self.name} is not allowed in an image file")
+    def numbers(self, raw: str | bytes, shape: tuple = (), order: str = "C") -> np.ndarray:
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2 wrote its bytes as a string
+        return np.frombuffer(raw, self.order + self.code).reshape(shape, order=order)
 
 
-def numbers(raw: str | bytes, dtype: Noted, shape: tuple, order: str = "C") -> np.ndarray:
-    code, byte_order = dtype.given[0], dtype.state[1] if dtype.state else "|"
-    if code not in NUMBERS:
-        raise pickle.UnpicklingError(f"arrays of type {code!r} are not allowed")
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2 wrote its bytes as a string
-    return np.frombuffer(raw, f"{byte_order}{code}" if byte_order in ("<", ">") else code).reshape(shape, order=order)
+class PickledArray:
+    """What numpy's _reconstruct returns; the array comes with the state."""
+
+    def __init__(self, *_: Any) -> None:
+        self.array = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, is_fortran, raw = state
+        self.array = dtype.numbers(raw, shape, "F" if is_fortran else "C")
+
+
+KNOWN: dict[str, Callable[..., Any]] = {
+    "numpy.dtype": PickledDtype,
+    "numpy.ndarray": PickledArray,
+    "multiarray._reconstruct": PickledArray,
+    "multiarray.scalar": lambda dtype, raw: dtype.numbers(raw).item(),
+    "numeric._frombuffer": lambda raw, dtype, shape, order: dtype.numbers(raw, shape, order),
+    # With which Python 3 writes bytes into pickles of protocol 2.
+    "_codecs.encode": lambda text, _latin1: text.encode("latin1"),
+}
 
 
 class ArrayUnpickler(pickle.Unpickler):
     """Knows the names that arrays of numbers need and refuses all others before they are looked up."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):  # with which Python 3 writes bytes into pickles of protocol 2
-            return lambda text, _latin1: text.encode("latin1")
         known = f"{module}.{name}".removeprefix("numpy.core.").removeprefix("numpy._core.")
-        if known not in ARRAYS:
+        if known not in KNOWN:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed in an image file")
-        return partial(Noted, known)
+        return KNOWN[known]
 
 
 def load_array_pickle(path: Path) -> dict[str, Any]:
@@ -208,14 +207,10 @@ def load_array_pickle(path: Path) -> dict[str, Any]:
             content = ArrayUnpickler(file, encoding="latin1").load()
         if not isinstance(content, dict):
             raise pickle.UnpicklingError(f"it holds a {type(content).__name__} instead of a dict")
-        return {key.decode("latin1") if isinstance(key, bytes) else str(key): plain(content[key]) for key in content}
+        values = [value.array if isinstance(value, PickledArray) else value for value in content.values()]
+        names = [key.decode("latin1") if isinstance(key, bytes) else str(key) for key in content]
+        return dict(zip(names, values, strict=True))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # a damaged pickle can raise almost anything: EOFError, ValueError, KeyError, ...
         raise UserError(f"{path}: truncated or not a CIFAR file ({error})") from error
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [plain(entry) for entry in value]
-    return value.value() if isinstance(value, Noted) else value

@@ -17,11 +17,12 @@ from relinearize.data.loaders import OrderedLoader, TrainLoader
 from relinearize.data.order import batch_bounds
 from relinearize.data.source import ImageSet, Source
 from relinearize.data.splits import choose_subset, split_holdout, stable_order
-from relinearize.data.training_images import EncodedTrainingImages, ResidentImages, StreamedImages, TrainingImages
+from relinearize.data.training_images import ResidentImages, StreamedImages, TrainingImages
 from relinearize.errors import UserError
 
 GIB = 2**30
 DEFAULT_LIMIT_GB = 8.0
+Shown = tuple[Tensor | EncodedImages, Tensor, Tensor | None]  # images, labels, and which of them; None: all
 STATISTICS_IMAGES = 2000  # of which mean and std are computed where images have to be decoded for that
 
 
@@ -107,16 +108,14 @@ class ImageData:
         """
         if self.sizes["holdout"] == 0:
             return None
-        if self.is_resident:
-            return self._ordered(*self._resident_holdout, None, batch_size, rank, world_size)
-        return self._ordered(self._train.images, self._train.labels, self._rows[1], batch_size, rank, world_size)
+        return self._ordered(self._held_out, batch_size, rank, world_size)
 
     def test_loader(self, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> OrderedLoader:
         """The test set, or a process's share of it, in order, without augmentation."""
-        images, labels = self._resident_test if self.is_resident else (self._test.images, self._test.labels)
-        return self._ordered(images, labels, None, batch_size, rank, world_size)
+        return self._ordered(self._tested, batch_size, rank, world_size)
 
-    def _ordered(self, images, labels, rows, batch_size, rank, world_size) -> OrderedLoader:
+    def _ordered(self, shown: Shown, batch_size: int | None, rank: int, world_size: int) -> OrderedLoader:
+        images, labels, rows = shown
         share = dict(rank=rank, world_size=world_size)
         return OrderedLoader(images, labels, batch_size, self.device, rows, workers=self.workers, **share)
 
@@ -162,11 +161,9 @@ class ImageData:
         if self.is_resident:
             return self._resident_train
         images, labels = self._train.images, self._train.labels
+        crops = dict(padding=self.augmentation.crop_padding, smallest_area=self.augmentation.smallest_area)
         place = dict(device=self.device, rows=self._rows[0], workers=self.workers)
-        area = self.augmentation.smallest_area
-        if area is None:
-            return StreamedImages(images, labels, padding=self.augmentation.crop_padding, **place)
-        return EncodedTrainingImages(images, labels, smallest_area=area, **place)
+        return StreamedImages(images, labels, **crops, **place)
 
     @cached_property
     def _resident_train(self) -> ResidentImages:
@@ -176,13 +173,18 @@ class ImageData:
         )
 
     @cached_property
-    def _resident_holdout(self) -> tuple[Tensor, Tensor]:
-        rows = self._rows[1]
-        return self._train.images[rows].to(self.device), self._train.labels[rows].to(self.device)
+    def _held_out(self) -> Shown:
+        images, labels, rows = self._train.images, self._train.labels, self._rows[1]
+        return (
+            (images[rows].to(self.device), labels[rows].to(self.device), None)
+            if self.is_resident
+            else (images, labels, rows)
+        )
 
     @cached_property
-    def _resident_test(self) -> tuple[Tensor, Tensor]:
-        return self._test.images.to(self.device), self._test.labels.to(self.device)
+    def _tested(self) -> Shown:
+        images, labels = self._test.images, self._test.labels
+        return (images.to(self.device), labels.to(self.device), None) if self.is_resident else (images, labels, None)
 
 
 def channel_statistics(source: Source) -> tuple[list[float], list[float]]:

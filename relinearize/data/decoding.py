@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -59,26 +60,22 @@ class CentralCrop:
         return np.asarray(image).reshape(size, size, self.channels)
 
 
-class Items(Protocol):
-    """The images of a split before they are cropped."""
-
-    def __len__(self) -> int: ...
-
-    def image(self, position: int) -> Image:
-        """Decoded, with the channels that the network takes. UserError names what cannot be decoded."""
-
-    def name(self, position: int) -> str:
-        """Of the image, for messages."""
-
-
-class EncodedImages:
+class EncodedImages(ABC):
     """Images that are decoded when they are asked for; indexed as a uint8 tensor of N x H x W x C is."""
 
     ndim = 4
 
-    def __init__(self, items: Items, crop: CentralCrop) -> None:
-        self.items, self.crop = items, crop
-        self.shape = (len(items), crop.size, crop.size, crop.channels)
+    def __init__(self, count: int, crop: CentralCrop) -> None:
+        self.crop = crop
+        self.shape = (count, crop.size, crop.size, crop.channels)
+
+    @abstractmethod
+    def image(self, position: int) -> Image:
+        """Decoded, not cropped, with the channels that the network takes. UserError names what cannot be decoded."""
+
+    @abstractmethod
+    def name(self, position: int) -> str:
+        """Of the image, for messages."""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -115,14 +112,12 @@ class ImageFile(NamedTuple):
     label: int
 
 
-@dataclass(frozen=True)
-class FileItems:
+class ImageFiles(EncodedImages):
     """One image a file."""
 
-    paths: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.paths)
+    def __init__(self, files: Sequence[ImageFile], crop: CentralCrop) -> None:
+        super().__init__(len(files), crop)
+        self.paths = [file.path for file in files]
 
     def image(self, position: int) -> Image:
         return open_image(self.paths[position])
@@ -232,7 +227,7 @@ def decode_all(
     def decode_chunk(start: int) -> int:
         chunk = rows[start : start + CHUNK]
         for place, row in enumerate(chunk, start):
-            pixels[place] = images.crop(images.items.image(row), images.items.name(row))
+            pixels[place] = images.crop(images.image(row), images.name(row))
         return len(chunk)
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

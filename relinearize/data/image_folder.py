@@ -10,14 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relinearize.data.decoding import (
-    CentralCrop,
-    EncodedImages,
-    FileItems,
-    ImageFile,
-    list_digest,
-    load_decoded,
-)
+from relinearize.data.decoding import CentralCrop, ImageFile, ImageFiles, list_digest, load_decoded
 from relinearize.data.source import ImageSet, Source, Split, check_labels
 from relinearize.errors import UserError
 
@@ -79,7 +72,7 @@ class FolderSource(Source):
         self.check()
         files = self._files[split]
         crop = CentralCrop(self.image_size, margin=self.stream, exact=self.exact)
-        images = EncodedImages(FileItems([file.path for file in files]), crop)
+        images = ImageFiles(files, crop)
         labels = torch.tensor([file.label for file in files], dtype=torch.int64)
         if not self.stream:
             digest = list_digest(files, self.image_size)

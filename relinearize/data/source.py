@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock
@@ -146,14 +145,12 @@ def download(url: str, target: Path, md5: str | None) -> None:
                     digest.update(chunk)
                     received += len(chunk)
                     progress.done(len(chunk))
-    except urllib.error.HTTPError as error:
-        raise UserError(f"{url}: the server returned {error.code} {error.reason}; download the set manually") from error
-    except urllib.error.URLError as error:
-        raise UserError(f"{url}: cannot be reached ({error.reason}); download the set manually") from error
-    except (HTTPException, TimeoutError, ConnectionError) as error:
-        raise UserError(f"{url}: the connection broke after {received} bytes ({error}); try again") from error
-    except ValueError as error:
-        raise UserError(f"{url}: not a valid URL ({error})") from error
+    except (
+        OSError,
+        HTTPException,
+        ValueError,
+    ) as error:  # no server, an error of its own, silence, no URL, a full disk
+        raise UserError(f"{url}: cannot be fetched ({error}); try again, or download the set manually") from error
     if expected is not None and received != expected:
         raise UserError(f"{url}: the download was cut short, {received} of {expected} bytes; try again")
     if md5 is not None and digest.hexdigest() != md5:
@@ -161,7 +158,7 @@ def download(url: str, target: Path, md5: str | None) -> None:
 
 
 def unpack(archive: Path, target: Path, url: str) -> None:
-    """Unpack a tar or zip file into the new folder `target`; members that would land outside are refused."""
+    """Unpack a tar or zip file into the new folder `target`; nothing is written outside of it."""
     try:
         if tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
@@ -171,10 +168,7 @@ def unpack(archive: Path, target: Path, url: str) -> None:
                     pass
         elif zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as bundle:
-                for name in bundle.namelist():
-                    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-                        raise UserError(f"{url}: the archive holds {name!r}, which would be written outside its folder")
-                bundle.extractall(target)
+                bundle.extractall(target)  # leaves out what would lead outside of a name
         else:
             raise UserError(f"{url}: what the server sent is neither a tar nor a zip archive")
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:

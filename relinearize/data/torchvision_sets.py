@@ -7,7 +7,6 @@ import hashlib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +100,7 @@ class TorchvisionImages(Source):
         self.check()
         remedy = "; dataset.image_size=PIXELS resizes"
         crop = CentralCrop(self.image_size, self.channels, self.stream, exact=self._size is None, remedy=remedy)
-        images = EncodedImages(DatasetItems(self._datasets[split], f"{self.name}, {split}", self.channels), crop)
+        images = DatasetImages(self._datasets[split], f"{self.name}, {split}", crop)
         if not self.stream:
             place = f"{self.name}_{split}_{self.channels}_{CACHE_VERSION}"
             images = torch.from_numpy(load_decoded(images, self._digest(split), home=self.root, split=place))
@@ -192,20 +191,16 @@ class TorchvisionImages(Source):
         return content.hexdigest()
 
 
-@dataclass(frozen=True)
-class DatasetItems:
-    """The images of a set of torchvision, grey (1 channel) or RGB."""
+class DatasetImages(EncodedImages):
+    """The images of a set of torchvision, grey (1 channel) or RGB; `place`: of messages."""
 
-    dataset: VisionDataset
-    place: str
-    channels: int
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def __init__(self, dataset: VisionDataset, place: str, crop: CentralCrop) -> None:
+        super().__init__(len(dataset), crop)
+        self.dataset, self.place = dataset, place
 
     def image(self, position: int) -> Image:
         try:
-            return self.dataset[position][0].convert("L" if self.channels == 1 else "RGB")
+            return self.dataset[position][0].convert("L" if self.crop.channels == 1 else "RGB")
         except Exception as error:  # whatever torchvision's readers and Pillow's raise
             raise UserError(f"{self.name(position)}: cannot be decoded ({error})") from error
 

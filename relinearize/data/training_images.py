@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from relinearize.data.augment import (
     crop_and_flip,
@@ -92,61 +92,36 @@ class ResidentImages(TrainingImages):
 
 
 class StreamedImages(TrainingImages):
-    """The same crops, bit for bit, of images that stay where they are: workers read rows, the device crops and flips.
+    """Images that stay where they are: workers read, crop and flip them.
 
     images: uint8 N x H x W x C, perhaps a memory-mapped file; labels: int64 N; rows: the training images among them
-    (None for all); workers: reading processes, 0 to read in this one.
+    (None for all); padding: for the same crops, bit for bit, as those of ResidentImages; smallest_area: instead, random
+    resized crops of encoded images of at least that share; workers: reading processes, 0 to read in this one.
     """
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | EncodedImages,
         labels: Tensor,
         *,
         padding: int = 0,
+        smallest_area: float | None = None,
         device: torch.device | str = "cpu",
         rows: Tensor | None = None,
         workers: int = 2,
     ) -> None:
-        self.padding, self.device = padding, torch.device(device)
+        self.padding, self.resized, self.device = padding, smallest_area is not None, torch.device(device)
         self.rows = torch.arange(len(labels)) if rows is None else rows
-        self._reader = Reader(ImageRows(images, labels), workers, self.device)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def crops(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        planned = list(plans)
-        read = self._reader.read([self.rows[plan.rows] for plan in planned])
-        for plan, (images, labels) in zip(planned, read, strict=True):
-            padded = pad_with_zeros(images, self.padding)
-            every = torch.arange(len(labels), device=self.device)
-            views = [to_device(view, self.device) for view in plan.views]
-            yield labels, [crop_and_flip(padded, every, view, self.padding) for view in views]
-
-
-class EncodedTrainingImages(TrainingImages):
-    """Random resized crops of images that workers decode: a function of (seed, epoch, batch), as the others' are."""
-
-    def __init__(
-        self,
-        images: EncodedImages,
-        labels: Tensor,
-        *,
-        smallest_area: float,
-        device: torch.device | str = "cpu",
-        rows: Tensor | None = None,
-        workers: int = 2,
-    ) -> None:
-        self.device = torch.device(device)
-        self.rows = torch.arange(len(labels)) if rows is None else rows
-        self._reader = Reader(ResizedCrops(images, labels, smallest_area), workers, self.device)
+        crops = ResizedCrops(images, labels, smallest_area) if self.resized else PaddedCrops(images, labels, padding)
+        self._reader = Reader(crops, workers, self.device)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def draw(self, count: int, flip: bool, seed: int, epoch: int, batch: int, stream: str = "augmentation") -> Tensor:
-        """int64 `count` x 2: the seed of each image's crop, and whether it may be flipped."""
+        """Of resized crops: int64 `count` x 2, the seed of each image's crop, and whether it may be flipped."""
+        if not self.resized:
+            return super().draw(count, flip, seed, epoch, batch, stream)
         return torch.cat([draw_seeds(count, seed, epoch, batch, stream), torch.full((count, 1), int(flip))], dim=1)
 
     def crops(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, list[Tensor]]]:
@@ -158,61 +133,58 @@ class EncodedTrainingImages(TrainingImages):
 # ---- reading in worker processes -------------------------------------------------------------------------------------
 
 
-class ImageRows(Dataset):
+@dataclass(frozen=True)
+class ImageRows:
     """Indexed by the rows of a whole batch: uint8 B x H x W x C, labels."""
 
-    def __init__(self, images: Tensor | EncodedImages, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    images: Tensor | EncodedImages
+    labels: Tensor
 
     def __getitem__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         chosen = torch.tensor(rows)
         return self.images.index_select(0, chosen), self.labels[chosen]
 
 
-class ResizedCrops(Dataset):
+@dataclass(frozen=True)
+class PaddedCrops:
+    """Indexed by (row, what is drawn for each view) of a batch: uint8 views x B x H x W x C, labels."""
+
+    images: Tensor | EncodedImages
+    labels: Tensor
+    padding: int
+
+    def __getitem__(self, request: list[list[int]]) -> tuple[Tensor, Tensor]:
+        rows, *views = torch.tensor(request).split([1] + [3] * (len(request[0]) // 3), dim=1)
+        padded = pad_with_zeros(self.images.index_select(0, rows[:, 0]), self.padding)
+        crops = [crop_and_flip(padded, torch.arange(len(rows)), view, self.padding) for view in views]
+        return torch.stack(crops), self.labels[rows[:, 0]]
+
+
+@dataclass(frozen=True)
+class ResizedCrops:
     """Indexed by (row, seed, flip, seed of the second view, flip) of a batch: uint8 views x B x H x W x C, labels."""
 
-    def __init__(self, images: EncodedImages, labels: Tensor, smallest_area: float) -> None:
-        self.images, self.labels, self.smallest_area = images, labels, smallest_area
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    images: EncodedImages
+    labels: Tensor
+    smallest_area: float
 
     def __getitem__(self, request: list[list[int]]) -> tuple[Tensor, Tensor]:
         _, size, _, channels = self.images.shape
         views = np.empty((len(request[0]) // 2, len(request), size, size, channels), np.uint8)
         for place, (row, *drawn) in enumerate(request):
-            image = self.images.items.image(row)
+            image = self.images.image(row)
             for view, seed, flip in zip(views, drawn[0::2], drawn[1::2], strict=True):
                 crop = random_resized_crop(image, seed, size, self.smallest_area, bool(flip))
                 view[place] = np.asarray(crop).reshape(size, size, channels)
         return torch.from_numpy(views), self.labels[[row for row, *_ in request]]
 
 
-class Requests:
-    """The sampler: the batches that are asked for next."""
-
-    def __init__(self) -> None:
-        self.batches: list[Tensor] = []
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list]:
-        return (batch.tolist() for batch in self.batches)
-
-
 class Reader:
-    """Reads requested batches of a dataset in worker processes and brings them to the device, in order."""
+    """Reads requested batches in worker processes and brings them to the device, in order."""
 
-    def __init__(self, dataset: Dataset, workers: int, device: torch.device) -> None:
+    def __init__(self, dataset: ImageRows | PaddedCrops | ResizedCrops, workers: int, device: torch.device) -> None:
         self.device = device
-        # An object of its own: in a circle with the loader, its workers would be ended by a garbage collection only,
-        # and that may run in a worker of the next loader.
-        self._requests = Requests()
+        self._requests: list[list] = []  # the sampler: the batches that are asked for next
         self._loader = DataLoader(
             dataset,
             sampler=self._requests,
@@ -226,6 +198,6 @@ class Reader:
 
     def read(self, requests: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, labels) of each request, on the device."""
-        self._requests.batches = requests
+        self._requests[:] = (request.tolist() for request in requests)
         for images, labels in self._loader:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)

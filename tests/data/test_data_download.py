@@ -119,7 +119,7 @@ def test_truncated_download(server, tmp_path, monkeypatch):
 
 
 def test_not_found(server, tmp_path):
-    with pytest.raises(UserError, match=r"gone\.tar\.gz: the server returned 404"):
+    with pytest.raises(UserError, match=r"gone\.tar\.gz: cannot be fetched .HTTP Error 404"):
         CIFAR10(tmp_path / "root", download=True, url=server.url("/gone.tar.gz")).check()
     assert left_over(tmp_path / "root") == []
 
@@ -169,17 +169,17 @@ def escaping_zip() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("make", [escaping_tar, escaping_zip])
-def test_archives_cannot_write_outside(server, tmp_path, monkeypatch, make):
-    with pytest.raises(UserError, match="escaped"):
+@pytest.mark.parametrize(("make", "message"), [(escaping_tar, "escaped"), (escaping_zip, "holds no folder cifar-10")])
+def test_archives_cannot_write_outside(server, tmp_path, monkeypatch, make, message):
+    with pytest.raises(UserError, match=message):
         source(server, tmp_path / "root", make(), monkeypatch).check()
     assert not list(tmp_path.rglob("escaped")) and left_over(tmp_path / "root") == []
 
 
 def test_server_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(UserError, match="cannot be fetched .*refused"):
         CIFAR10(tmp_path, download=True, url="http://127.0.0.1:9/set.tar.gz").check()
-    with pytest.raises(UserError, match="not a valid URL"):
+    with pytest.raises(UserError, match="cannot be fetched .unknown url type"):
         CIFAR10(tmp_path, download=True, url="set.tar.gz").check()
 
 
