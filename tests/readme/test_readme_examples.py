@@ -101,6 +101,12 @@ def test_own_search(run_example: Callable[..., Record]) -> None:
     assert kept == sorted(kept) and kept[-1] == 1
 
 
+def test_own_score(run_example: Callable[..., Record]) -> None:
+    record = run_example("score", "scale=debug")
+    assert (record.method.name, record.method.search) == ("energy", "Progressive")
+    assert record.config["score"]["_target_"] == "my_score.energy" and record.stages["search"].epochs == 0
+
+
 def test_own_stage(run_example: Callable[..., Record]) -> None:
     record = run_example("stage", "scale=debug")
     assert record.method.finetune == "NoisyDistill"
