@@ -1,6 +1,9 @@
 """`relinearize evaluate run=FOLDER ...`: finished runs tested again, and under attacks and corruptions."""
 
-from collections.abc import Sequence
+import glob
+import sys
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +13,9 @@ from rich.console import Console
 
 from relinearize.commands.composing import Count, checked, command_options, composed
 from relinearize.commands.jobs import require_all
-from relinearize.errors import UserError
+from relinearize.errors import UserError, user_error_behind
 from relinearize.evaluation.settings import Evaluation, RobustSettings
-from relinearize.evaluation.several_runs import evaluate_each, run_folders
+from relinearize.records.run import RECORD_FILE
 
 # What the user calls the choice of a file in these groups.
 CHOICES = {"attack": "evaluation.attacks", "corruptions": "evaluation.corruptions"}
@@ -40,13 +43,53 @@ def main(arguments: Sequence[str], console: Console | None = None) -> Any:
         from relinearize.evaluation.clean import evaluate_clean as evaluate
     else:
         from relinearize.evaluation.robustness import evaluate_robustness as evaluate
-    shown = console or Console()
+    console, folders = console or Console(), run_folders(str(evaluation.folder))
+    if len(folders) == 1:
+        return evaluate(replace(evaluation, folder=folders[0]), console)
+    return evaluate_each(folders, lambda folder: evaluate(replace(evaluation, folder=folder), console))
 
-    def one(folder: Path) -> Any:
-        return evaluate(replace(evaluation, folder=folder), shown)
 
-    folders = run_folders(str(evaluation.folder))
-    return one(folders[0]) if len(folders) == 1 else evaluate_each(folders, one)
+def run_folders(text: str) -> list[Path]:
+    """The folders that `run=` names: one, several with commas between, or patterns that match finished runs.
+
+    A folder that is named is taken as it is; of what a pattern matches only folders with a record.
+    """
+    if Path(text).is_dir():
+        return [Path(text)]
+    folders: dict[Path, None] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if glob.has_magic(part) and not Path(part).is_dir():
+            matched = [Path(path) for path in sorted(glob.glob(part)) if (Path(path) / RECORD_FILE).is_file()]
+            if not matched:
+                raise UserError(f"run={part} matches no finished run (a folder with {RECORD_FILE})")
+            folders |= dict.fromkeys(matched)
+        else:
+            folders[Path(part)] = None
+    if not folders:
+        raise UserError(f"run={text} names no folder")
+    return list(folders)
+
+
+def evaluate_each(folders: list[Path], evaluate: Callable[[Path], Any]) -> list[Any]:
+    """`evaluate` of each folder. A failure does not stop the others.
+
+    At the end UserError if there was any, after a line for each.
+    """
+    results, failures = [], []
+    for folder in folders:
+        try:
+            results.append(evaluate(folder))
+        except Exception as error:
+            cause = user_error_behind(error)
+            if cause is None:  # no mistake of the user's: where it happened is worth seeing
+                traceback.print_exc()
+            message = str(cause) if cause else f"{type(error).__name__}: {error}"
+            failures.append(f"{folder}: {' '.join(message.split())}")
+    for failure in failures:
+        print(f"relinearize: {failure}", file=sys.stderr)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(folders)} runs could not be evaluated, see above")
+    return results
 
 
 def read_evaluation(arguments: Sequence[str]) -> Evaluation:

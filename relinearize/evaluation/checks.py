@@ -1,19 +1,26 @@
 """The sanity checks of a subject (robustness/sanity.py), each a piece of the evaluation."""
 
-import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from omegaconf import OmegaConf
+from torch import Tensor, nn
 
+from relinearize.errors import UserError
 from relinearize.evaluation.pieces import Part, Piece, Result
 from relinearize.evaluation.settings import RobustSettings
 from relinearize.evaluation.subject import Subject
-from relinearize.evaluation.teacher import teacher_of
+from relinearize.files import file_digest
 from relinearize.records.robustness import CheckRecord, CleanAccuracy
+from relinearize.records.store import KEY_LENGTH, WEIGHTS, Artifact
 from relinearize.robustness.sanity import CHECKS, FACTORS, FATAL_RADIUS, Case, Check, clean_agreement, transfer
+from relinearize.runs.build import all_relu_network
+from relinearize.runs.finished import FinishedRun
+from relinearize.runs.weights import match_weights, read_weights
+from relinearize.targets import build
 
 # Forward passes an image, where it is not about PGD-20 once or twice; for the progress bar.
 COSTS = {"epsilon sweep": 420, "steps": 570, "restarts": 300, "black box": 1000, "transfer": 120}
@@ -34,15 +41,13 @@ def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSet
 
     def add(name: str, check: Callable[[Case], Check], **further: Any) -> None:
         what = {"kind": "check", "check": name, "epsilon": epsilon, "n": count, "seed": subject.seed, **further}
-        what |= revision(name, epsilon)
+        if name == "epsilon sweep" and max(FACTORS) * epsilon < FATAL_RADIUS:
+            what["revision"] = 2  # an earlier program filed another check under the same settings
 
         def compute() -> Result:
-            start = time.perf_counter()
             found = check(case())
-            record = CheckRecord(
-                name=found.name, passed=bool(found.passed), message=found.message, numbers=dict(found.numbers)
-            )
-            return {"check": record.model_dump(mode="json"), "seconds": time.perf_counter() - start}
+            values = {"name": found.name, "passed": bool(found.passed), "message": found.message}
+            return {"check": CheckRecord(**values, numbers=dict(found.numbers)).model_dump(mode="json")}
 
         units = min(count, len(subject.images)) * COSTS.get(name, USUAL_COST)
         pieces.append(Piece(f"check {name}", what, units, compute))
@@ -50,20 +55,13 @@ def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSet
     add("clean agreement", lambda case: clean_agreement(case.network, case.images, by_hand(subject)))
     for name, check in CHECKS.items():
         add(name, check)
-    others = {f"route {other.run.record.route}": (other.network, other.run.identity["weights"]) for other in others}
-    if not others and (teacher := teacher_of(subject.run)):
-        others = {"its teacher": (teacher.network.to(subject.device), teacher.weights)}
-    if others:
-        networks = {name: network for name, (network, _) in others.items()}
-        identities = [digest for _, digest in others.values()]
-        add("transfer", partial(transfer, others=networks), others=identities)
+    networks = {f"route {one.run.record.route}": (one.network, one.run.identity["weights"]) for one in others}
+    if not networks and (teacher := teacher_of(subject.run)):
+        networks = {"its teacher": (teacher[0].to(subject.device), teacher[1])}
+    if networks:
+        check = partial(transfer, others={name: network for name, (network, _) in networks.items()})
+        add("transfer", check, others=[digest for _, digest in networks.values()])
     return Part(pieces, lambda results: [CheckRecord.model_validate(result["check"]) for result in results])
-
-
-def revision(name: str, epsilon: float) -> dict[str, Any]:
-    """What tells a check from what an earlier program filed under the same settings, where that was another."""
-    revised = {"epsilon sweep": max(FACTORS) * epsilon < FATAL_RADIUS}
-    return {"revision": 2} if revised.get(name) else {}
 
 
 def by_hand(subject: Subject) -> Callable[[Tensor], Tensor]:
@@ -78,6 +76,31 @@ def by_hand(subject: Subject) -> Callable[[Tensor], Tensor]:
         return subject.network.network((pixels - mean) / std)
 
     return logits
+
+
+def teacher_of(run: FinishedRun) -> tuple[nn.Module, str] | None:
+    """The run's teacher, on the CPU in eval mode, and the digest of its weights.
+
+    None where the store is not at hand any more, or where the teacher has several sets of batch norms. The store is
+    looked for where the run's config says, then where it lies by default: beside the folder of all runs.
+    """
+    if "teacher" not in run.record.stages:
+        return None
+    key = run.record.stages["teacher"].key
+    for store in [Path(run.config.store), *(folder / "store" for folder in run.folder.resolve().parents[1:4])]:
+        for folder in store.glob(f"teacher/*-{key[:KEY_LENGTH]}"):
+            artifact = Artifact(folder, key)
+            if not artifact.complete or (described := artifact.describe())["key"] != key:
+                continue
+            config = OmegaConf.create(described["config"])
+            config.dataset = run.config.dataset  # where the images lie now
+            network, path = all_relu_network(config, build(config.dataset.source)), folder / WEIGHTS
+            try:
+                network.network.load_state_dict(match_weights(network.network, read_weights(path), path))
+            except UserError:
+                return None
+            return network.eval().requires_grad_(False), file_digest(path)
+    return None
 
 
 def clean_accuracy_check(subject: Subject, clean: CleanAccuracy) -> CheckRecord | None:

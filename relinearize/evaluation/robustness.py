@@ -7,26 +7,36 @@ done; what was filed before is taken from there.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from filelock import FileLock
 from rich.console import Console
 
+from relinearize.corruptions.sources import CorruptedImages
+from relinearize.data.loaders import EVALUATION_BATCH
 from relinearize.data.source import ImageSet
 from relinearize.errors import UserError
-from relinearize.evaluation.corrupted import open_corruptions
-from relinearize.evaluation.row import RowEvaluation, checkpoint_of, request_of
+from relinearize.evaluation.attacked import CHUNK, attack_part, clean_part
+from relinearize.evaluation.checks import checks_part, clean_accuracy_check
+from relinearize.evaluation.corrupted import corrupted_part
+from relinearize.evaluation.pieces import PIECES_FILE, Part, PiecesFile, total_seconds
 from relinearize.evaluation.settings import Evaluation
 from relinearize.evaluation.subject import Subject
 from relinearize.evaluation.table import show_robustness
+from relinearize.machine import device_name, git_commit, versions
 from relinearize.progress import WorkProgress
-from relinearize.records.robustness import ROBUST_FILE, RobustRecord
+from relinearize.records.robustness import ROBUST_FILE, ROBUST_SCHEMA_VERSION, RobustHardware, RobustRecord
 from relinearize.records.run import RECORD_FILE
 from relinearize.runs.build import open_source
 from relinearize.runs.finished import FinishedRun
 from relinearize.targets import build
 from relinearize.training.settings import resolve_accelerator
+
+EVALUATION_VERSION = 1  # raise it when the same settings would give other results
+PACKAGES = ("torchattacks", "pyautoattack", "opencv-python-headless", "scipy", "pillow")
 
 
 def evaluate_robustness(evaluation: Evaluation, console: Console) -> list[RobustRecord]:
@@ -51,8 +61,7 @@ def siblings(run: FinishedRun, evaluation: Evaluation) -> list[FinishedRun]:
     if not folder.name.startswith("route-") or not (folder.parent / RECORD_FILE).is_file():
         return []
     main = FinishedRun.open(folder.parent, evaluation.root)
-    others = [FinishedRun.open(place, evaluation.root) for place in main.parts() if place != folder]
-    return [main, *others]
+    return [main, *(FinishedRun.open(place, evaluation.root) for place in main.parts() if place != folder)]
 
 
 def check_classes(run: FinishedRun, attacks: Mapping[str, Any]) -> None:
@@ -81,6 +90,18 @@ def finished(run: FinishedRun, evaluation: Evaluation) -> RobustRecord | None:
     return record if same and here else None
 
 
+def request_of(run: FinishedRun, evaluation: Evaluation) -> dict[str, Any]:
+    """What is evaluated and how, as the record says it."""
+    return {
+        **asdict(evaluation.robust),
+        "attack": evaluation.attacks,
+        "corruption": evaluation.corruptions,
+        "batch_size": evaluation.batch_size,
+        "version": EVALUATION_VERSION,
+        "subject": run.identity,
+    }
+
+
 def evaluated(
     wanted: Sequence[FinishedRun],
     runs: Sequence[FinishedRun],
@@ -92,8 +113,9 @@ def evaluated(
     All are of one dataset.
     """
     device = resolve_accelerator(evaluation.accelerator)
-    images = test_images(runs[0])
-    source = None if evaluation.corruptions is None else open_corruptions(evaluation.corruptions, images)
+    images, source = test_images(runs[0]), None
+    if evaluation.corruptions is not None:  # UserError where it cannot be
+        source = build(evaluation.corruptions)(images.images.numpy(), images.labels.numpy(), images.class_names)
     subjects = [Subject(run, images, device, evaluation.robust.seed) for run in runs]
     rows = [
         RowEvaluation(subject, evaluation, attacks, source, others_of(subject, subjects))
@@ -101,11 +123,12 @@ def evaluated(
         if subject.run.folder in {run.folder for run in wanted}
     ]
     records = []
-    with WorkProgress(sum(row.units for row in rows)) as progress:
+    with WorkProgress(sum(piece.units for row in rows for part in row.parts for piece in part.pieces)) as progress:
         for row in rows:
-            with FileLock(row.folder / f".{ROBUST_FILE}.lock"):
+            path = row.subject.run.folder / ROBUST_FILE
+            with FileLock(path.with_name(f".{ROBUST_FILE}.lock")):
                 records.append(row.record(progress))
-                records[-1].write(row.folder / ROBUST_FILE)
+                records[-1].write(path)
     return records
 
 
@@ -124,6 +147,75 @@ def others_of(subject: Subject, subjects: Sequence[Subject]) -> list[Subject]:
     """The other routes of the same checkpoint."""
     key = checkpoint_of(subject.run)
     return [other for other in subjects if other is not subject and checkpoint_of(other.run) == key]
+
+
+def checkpoint_of(run: FinishedRun) -> str:
+    """The key that all routes of one checkpoint share: its main route's. A narrower network is a checkpoint itself."""
+    submodel = run.record.submodel
+    return submodel.run if submodel is not None and submodel.fraction == 1 else run.record.key
+
+
+class RowEvaluation:
+    """The parts of one row, in the order of the work, and the record made of them."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        evaluation: Evaluation,
+        attacks: Mapping[str, Any],
+        source: CorruptedImages | None,
+        others: Sequence[Subject],
+    ) -> None:
+        self.subject, self.evaluation = subject, evaluation
+        settings, device = evaluation.robust, subject.device
+        batch_size, chunk = evaluation.batch_size or EVALUATION_BATCH[device], settings.chunk or CHUNK[device]
+        self.clean = clean_part(subject, settings.n_clean, batch_size)
+        self.corrupted = [corrupted_part(subject, source, settings.n_corruptions, batch_size)] if source else []
+        self.attacked: dict[str, Part] = {}
+        for name, attack in attacks.items():
+            count = settings.n_autoattack if name == "autoattack" else settings.n_attack
+            self.attacked[name] = attack_part(subject, name, attack, evaluation.attacks[name], count, chunk)
+        self.checks = [checks_part(subject, others, settings)] if settings.checks else []
+        self.parts = [self.clean, *self.corrupted, *self.attacked.values(), *self.checks]
+
+    def record(self, progress: WorkProgress) -> RobustRecord:
+        """Do what is not done yet; the robust record of all."""
+        run, device = self.subject.run, self.subject.device
+        record = run.record
+        file = PiecesFile(run.folder / PIECES_FILE, {**self.subject.identity, "version": EVALUATION_VERSION})
+        for part in self.parts:
+            part.work(file, progress, record.route or run.folder.name)
+        clean, attacked = self.clean.outcome, [part.outcome for part in self.attacked.values()]
+        checks = [complaint for _, complaint in attacked]
+        for part in self.checks:
+            checks = [clean_accuracy_check(self.subject, clean), *part.outcome, *checks]
+        chunks_used = {name: part.pieces[0].what["n"] for name, part in self.attacked.items()}
+        return RobustRecord(
+            schema_version=ROBUST_SCHEMA_VERSION,
+            key=record.key,
+            name=record.name,
+            method=record.method.name,
+            route=record.route,
+            run=checkpoint_of(run),
+            dataset=record.dataset.name,
+            title=record.dataset.title,
+            backbone=record.backbone.name,
+            width=record.backbone.width,
+            convention=record.backbone.convention,
+            relus=record.budget.met,
+            total=record.budget.total,
+            seed=record.seed,
+            clean=clean,
+            attacks=[attack for attack, _ in attacked],
+            corruptions=self.corrupted[0].outcome if self.corrupted else None,
+            checks=[check for check in checks if check],
+            evaluation={**request_of(run, self.evaluation), "chunk_used": chunks_used},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=total_seconds(result for part in self.parts for result in part.results),
+            versions=versions(*PACKAGES),
+            hardware=RobustHardware(accelerator=device, name=device_name(device)),
+            git_commit=git_commit(),
+        )
 
 
 @contextmanager

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
 
 from relinearize.records.robustness import RobustRecord
+from relinearize.terminal import new_table, print_table
 
-WIDE = 1000  # characters, more than any table needs
 Cell = tuple[str, int]  # value, n
 
 
@@ -20,8 +17,7 @@ def show_robustness(records: Sequence[RobustRecord], console: Console) -> None:
     radii = {attack.epsilon for record in records for attack in record.attacks}
     common = radii.pop() if len(radii) == 1 else None
     attacks = "" if common is None else f", attacks of epsilon {common:g}/255"
-    title = f"{first.name} on {first.title}: accuracies in %{attacks}"
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table(f"{first.name} on {first.title}: accuracies in %{attacks}", padding=(0, 1, 0, 0), pad_edge=True)
     table.add_column("route", no_wrap=True)
     table.add_column("ReLUs", justify="right")
     rows = [cells(record, common) for record in records]
@@ -36,10 +32,7 @@ def show_robustness(records: Sequence[RobustRecord], console: Console) -> None:
     for record, row in zip(records, rows, strict=True):
         values = [row[name][0] if name in row else "-" for name in names]
         table.add_row(row_name(record, records), f"{record.relus:,}", *values)
-    least = Measurement.get(console, console.options.update(width=WIDE), table).minimum
-    if least > console.width:  # on a narrow terminal lines wrap; cut off, the last columns would be missing
-        table.width = least
-    console.print(table, crop=False)
+    print_table(table, console)
     for record in records:
         prefix = f"{row_name(record, records)}: " if len(records) > 1 else ""
         for line in notes(record):

@@ -10,7 +10,7 @@ from robust_runs import evaluate, lasting, pieces
 
 from relinearize.corruptions import CORRUPTIONS, SEVERITIES, CorruptionFiles
 from relinearize.corruptions.metrics import TINY_ERRORS, TINY_RESNET18
-from relinearize.evaluation.corrupted import CorruptedAccuracy
+from relinearize.evaluation import corrupted as robust_corruptions
 from relinearize.evaluation.robustness import test_images as images_of
 from relinearize.files import file_digest
 from relinearize.records.store import content_key
@@ -32,15 +32,15 @@ def cells(monkeypatch):
     class Cells(list):
         fail_at = None
 
-    done, compute = Cells(), CorruptedAccuracy.compute
+    done, compute = Cells(), robust_corruptions.corrupted
 
-    def counted(self, name, severity):
+    def counted(subject, source, name, severity, *images):
         if len(done) == done.fail_at:
             raise KeyboardInterrupt
         done.append((name, severity))
-        return compute(self, name, severity)
+        return compute(subject, source, name, severity, *images)
 
-    monkeypatch.setattr(CorruptedAccuracy, "compute", counted)
+    monkeypatch.setattr(robust_corruptions, "corrupted", counted)
     return done
 
 

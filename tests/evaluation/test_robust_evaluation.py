@@ -20,7 +20,7 @@ from relinearize.errors import UserError
 from relinearize.evaluation import attacked as robust_attacks
 from relinearize.evaluation import checks as robust_checks
 from relinearize.evaluation import robustness as robust_evaluation
-from relinearize.evaluation.pieces import PIECES_FILE, text_to_flags
+from relinearize.evaluation.pieces import PIECES_FILE
 from relinearize.files import write_json
 from relinearize.progress import WorkProgress
 from relinearize.records.robustness import RobustRecord, find_robust_records
@@ -151,7 +151,7 @@ def test_images_are_those_of_a_fixed_permutation_and_each_has_its_flag(folder):
     assert subject.rows(16).equal(subject.rows(100)[:16]) and subject.rows(None).equal(torch.arange(360))
     clean = [(what, result) for what, result in pieces(folder) if what["kind"] == "clean"]
     assert [(what["first"], what["n"]) for what, _ in clean] == [(0, 30), (30, 30), (60, 30), (90, 10)]
-    found = text_to_flags("".join(result["right"] for _, result in clean))
+    found = torch.tensor([flag == "1" for _, result in clean for flag in result["right"]])
     batches = subject.rows(100).split(30)  # as above: other batches round differently
     assert found.equal(torch.cat([subject.right(*subject.batch(rows)) for rows in batches]))
 

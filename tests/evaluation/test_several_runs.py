@@ -10,8 +10,8 @@ from robust_runs import FGSM, SETTINGS
 
 from relinearize import cli
 from relinearize.commands.evaluate import main as evaluate_run
+from relinearize.commands.evaluate import run_folders
 from relinearize.errors import UserError
-from relinearize.evaluation.several_runs import run_folders
 from relinearize.records.robustness import ROBUST_FILE
 from relinearize.records.run import RECORD_FILE
 
