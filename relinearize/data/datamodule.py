@@ -175,11 +175,9 @@ class ImageData:
     @cached_property
     def _held_out(self) -> Shown:
         images, labels, rows = self._train.images, self._train.labels, self._rows[1]
-        return (
-            (images[rows].to(self.device), labels[rows].to(self.device), None)
-            if self.is_resident
-            else (images, labels, rows)
-        )
+        if not self.is_resident:
+            return images, labels, rows
+        return images[rows].to(self.device), labels[rows].to(self.device), None
 
     @cached_property
     def _tested(self) -> Shown:

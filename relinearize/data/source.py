@@ -89,10 +89,25 @@ def check_labels(labels, classes: int, where: object) -> None:
 
 
 def find_folder(root: Path, folder: str, url: str | None, md5: str | None) -> Path:
-    """`root/folder`, after fetching it from `url` (None: not asked for) where it is missing."""
+    """`root/folder`; where it is missing, first the archive `url` (.tar.gz or .zip; None: not asked for) is unpacked.
+
+    md5: of the archive, None where none is published. Everything happens in a temporary folder inside `root` that is
+    renamed at the end, so a cut connection or a kill leaves no half-written set. Two processes do it once. Raises
+    UserError naming the URL or the folder.
+    """
     path = root / folder
     if url is not None and not path.exists():
-        fetch_folder(url, root, folder, md5)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{folder}.lock"), tempfile.TemporaryDirectory(prefix=".download-", dir=root) as work:
+                if not path.exists():
+                    download(url, Path(work) / "archive", md5)
+                    unpack(Path(work) / "archive", Path(work) / "unpacked", url)
+                    if not (Path(work) / "unpacked" / folder).is_dir():
+                        raise UserError(f"{url}: the archive holds no folder {folder}")
+                    (Path(work) / "unpacked" / folder).rename(path)
+        except OSError as error:
+            raise UserError(f"{root}: cannot write the downloaded set there ({error.strerror or error})") from error
     if not path.is_dir():
         raise UserError(
             f"{path}: no such folder; point dataset.root to the folder that holds {folder}, "
@@ -101,33 +116,8 @@ def find_folder(root: Path, folder: str, url: str | None, md5: str | None) -> Pa
     return path
 
 
-# ---- downloads -------------------------------------------------------------------------------------------------------
-# torchvision.datasets.utils has these, too, but waits for ever for a silent server, falls back from https to http, and
-# takes a cut or damaged archive for a complete one.
-
-
-def fetch_folder(url: str, root: Path, folder: str, md5: str | None) -> None:
-    """Download `url` (.tar.gz or .zip) and leave its folder `folder` in `root`.
-
-    md5: of the archive, None where none is published. Everything happens in a temporary folder inside `root` that is
-    renamed at the end, so a cut connection or a kill leaves no half-written set. Two processes do it once. Raises
-    UserError naming the URL.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{folder}.lock"):
-            if (root / folder).exists():
-                return
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as workplace:
-                archive = Path(workplace) / "archive"
-                download(url, archive, md5)
-                unpacked = Path(workplace) / "unpacked"
-                unpack(archive, unpacked, url)
-                if not (unpacked / folder).is_dir():
-                    raise UserError(f"{url}: the archive holds no folder {folder}")
-                (unpacked / folder).rename(root / folder)
-    except OSError as error:
-        raise UserError(f"{root}: cannot write the downloaded set there ({error.strerror or error})") from error
+# torchvision.datasets.utils has the following, too, but waits for ever for a silent server, falls back from https to
+# http, and takes a cut or damaged archive for a complete one.
 
 
 def download(url: str, target: Path, md5: str | None) -> None:
@@ -145,11 +135,7 @@ def download(url: str, target: Path, md5: str | None) -> None:
                     digest.update(chunk)
                     received += len(chunk)
                     progress.done(len(chunk))
-    except (
-        OSError,
-        HTTPException,
-        ValueError,
-    ) as error:  # no server, an error of its own, silence, no URL, a full disk
+    except (OSError, HTTPException, ValueError) as error:  # no server, its error, silence, no URL, a full disk
         raise UserError(f"{url}: cannot be fetched ({error}); try again, or download the set manually") from error
     if expected is not None and received != expected:
         raise UserError(f"{url}: the download was cut short, {received} of {expected} bytes; try again")

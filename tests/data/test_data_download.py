@@ -177,9 +177,9 @@ def test_archives_cannot_write_outside(server, tmp_path, monkeypatch, make, mess
 
 
 def test_server_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="cannot be fetched .*refused"):
+    with pytest.raises(UserError, match=r"cannot be fetched .*refused"):
         CIFAR10(tmp_path, download=True, url="http://127.0.0.1:9/set.tar.gz").check()
-    with pytest.raises(UserError, match="cannot be fetched .unknown url type"):
+    with pytest.raises(UserError, match=r"cannot be fetched .unknown url type"):
         CIFAR10(tmp_path, download=True, url="set.tar.gz").check()
 
 
