@@ -1,20 +1,32 @@
-"""One report: the sources and every table made from them, each once. Figures, page, files and W&B show what is here."""
+"""One report: the sources and every table made from them, each once; their files, and the same in Weights & Biases."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from pandas import DataFrame
 
+from relinearize.errors import UserError
+from relinearize.files import write_bytes
 from relinearize.private_inference.cost.presets import Preset, one_preset
-from relinearize.report.papers.comparison import compare
+from relinearize.report.figures.costs import draw_inference, draw_inference_split, draw_latency_split, latency_splits
+from relinearize.report.figures.masks import draw_masks
+from relinearize.report.figures.pareto import cost_axes, covered, draw_pareto
+from relinearize.report.figures.robustness import draw_robustness
+from relinearize.report.figures.searches import SearchTrajectory, build_trajectories, draw_searches
+from relinearize.report.page.page import render_page
+from relinearize.report.papers.comparison import against_paper_csv, against_paper_markdown, compare
 from relinearize.report.sources import Sources, read_sources
-from relinearize.report.tables.combinations import Matrix, build_matrices
-from relinearize.report.tables.inference import build_inferences
+from relinearize.report.tables.combinations import Matrix, build_matrices, combinations_markdown
+from relinearize.report.tables.inference import build_inferences, inference_csv, inference_markdown
 from relinearize.report.tables.masks import MaskGroup, build_groups
-from relinearize.report.tables.pareto import Panel, build_panels
+from relinearize.report.tables.pareto import Panel, build_panels, pareto_csv
 from relinearize.report.tables.robustness import RobustTable, build_tables
-from relinearize.report.tables.search_trajectories import SearchTrajectory, build_trajectories
+from relinearize.report.tables.robustness_text import corruptions_csv, robustness_csv, robustness_markdown
+from relinearize.tracking.wandb_run import wandb_run
 
 
 @dataclass(frozen=True)
@@ -55,3 +67,107 @@ def make_report(
         inferences=build_inferences(sources.inferences, records),
         comparisons=compare(records) if against_paper else None,
     )
+
+
+def write_report(report: Report, out: Path | str | None = None) -> dict[str, Path]:
+    """Write every file of `report` atomically into `out` (None: the first of its folders): name -> path.
+
+    Raises UserError where `out` cannot be written.
+    """
+    first = report.sources.folders[0]
+    folder = Path(out) if out is not None else first.parent if first.is_file() else first
+    paths = {}
+    try:
+        for name, content in report_files(report, folder):
+            paths[name] = folder / name
+            write_bytes(paths[name], content if isinstance(content, bytes) else content.encode())
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written here ({error.strerror})") from error
+    return paths
+
+
+def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | bytes]]:
+    """Name and content of each file; those without anything to show are left out. `folder`: where they will lie."""
+    panels, preset = report.panels, report.preset
+    yield "pareto.csv", pareto_csv(panels, preset)
+    yield "pareto.png", draw_pareto(panels)
+    for name, axis in cost_axes(preset).items():
+        if covered(axis, panels):
+            yield f"pareto_{name}.png", draw_pareto(panels, axis)
+    splits = latency_splits(panels, preset)
+    if not splits.empty:
+        yield "latency_split.png", draw_latency_split(splits, preset)
+    # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
+    paths = {record.key: Path(os.path.relpath(path, folder)) for path, record in report.sources.runs}
+    yield (
+        "report.html",
+        render_page(
+            panels,
+            paths,
+            robustness=report.robustness,
+            masks=report.masks,
+            without_mask=report.sources.without_mask,
+            preset=preset,
+            inferences=report.inferences,
+        ),
+    )
+    if not report.inferences.empty:
+        yield "inference.md", inference_markdown(report.inferences)
+        yield "inference.csv", inference_csv(report.inferences)
+        yield "inference_split.png", draw_inference_split(report.inferences)
+        if report.inferences["test_accuracy"].notna().any():
+            yield "inference.png", draw_inference(report.inferences)
+    if report.masks:
+        yield "masks.png", draw_masks(report.masks)
+    if report.trajectories:
+        yield "searches.png", draw_searches(report.trajectories)
+    if report.combinations:
+        yield "combinations.md", combinations_markdown(report.combinations)
+    if report.robustness:
+        yield "robustness.md", robustness_markdown(report.robustness)
+        yield "robustness.csv", robustness_csv(report.robustness)
+        yield "robustness_corruptions.csv", corruptions_csv(report.robustness)
+        yield "robustness.png", draw_robustness(report.robustness)
+    if report.comparisons is not None:
+        yield "against_paper.md", against_paper_markdown(report.comparisons)
+        yield "against_paper.csv", against_paper_csv(report.comparisons)
+
+
+def log_report(report: Report, paths: Mapping[str, Path], settings: Mapping[str, Any]) -> str:
+    """Send the files as a W&B run of their own: CSV as tables, PNG as images, the page, all together as an artifact.
+
+    `settings`: of the `logger` group. Returns the run's address, or what to do offline.
+    """
+    import wandb
+
+    place = paths["report.html"].parent
+    records = report.sources.records
+    tags = sorted({name for record in records for name in (record.dataset.name, record.backbone.name)})
+    about = {
+        "name": f"report-{place.resolve().name}",
+        "job_type": "report",
+        "group": settings["group"],
+        "tags": [*tags, *settings["tags"]],
+        "config": {"runs": {record.name: record.key for record in records}},
+    }
+    with wandb_run(settings, place, **about) as run:
+        shown: dict[str, Any] = {}
+        artifact = wandb.Artifact(f"report-{run.id}", type="report")
+        for path in paths.values():
+            artifact.add_file(str(path), skip_cache=True)
+            if path.suffix == ".csv":
+                columns, rows = read_table(path)
+                shown[f"report/{path.stem}"] = wandb.Table(columns=columns, data=rows)
+            elif path.suffix == ".png":
+                shown[f"report/{path.stem}_figure"] = wandb.Image(str(path))
+            elif path.suffix == ".html":
+                shown["report/page"] = wandb.Html(str(path), inject=False)
+        run.log(shown)
+        run.log_artifact(artifact)
+        return run.url or f"W&B, {settings['mode']}: wandb sync {place / 'wandb'}"
+
+
+def read_table(path: Path) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of a CSV file: numbers where a whole column has nothing else, None where a cell is empty."""
+    frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    return list(frame), frame.astype(object).where(frame.notna(), None).values.tolist()

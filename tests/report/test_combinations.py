@@ -5,10 +5,9 @@ from fake_records import fake_record
 
 from relinearize.commands.report import main as report_command
 from relinearize.records.run import SubmodelRecord
-from relinearize.report.report import make_report
+from relinearize.report.report import make_report, write_report
 from relinearize.report.tables.combinations import build_matrices, combinations_markdown
 from relinearize.report.tables.pareto import build_panels
-from relinearize.report.write import write_report
 
 BUDGETS = (35_000, 14_000)
 

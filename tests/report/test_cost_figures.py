@@ -18,11 +18,10 @@ from relinearize.report.figures.canvas import wide
 from relinearize.report.figures.costs import MOST, draw_latency_split, latency_splits
 from relinearize.report.figures.pareto import RELUS, cost_axes, covered, draw_pareto
 from relinearize.report.page.page import render_page
-from relinearize.report.report import make_report
+from relinearize.report.report import make_report, write_report
 from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.pareto import build_panels
 from relinearize.report.tables.terminal import print_runs
-from relinearize.report.write import write_report
 
 
 def unknown(record):

@@ -16,7 +16,7 @@ from relinearize.private_inference.cost.prediction import predict
 from relinearize.private_inference.cost.presets import one_preset
 from relinearize.report.figures.costs import draw_inference, draw_inference_split
 from relinearize.report.page.page import render_page
-from relinearize.report.report import make_report
+from relinearize.report.report import make_report, write_report
 from relinearize.report.sources import find_inferences
 from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.inference import (
@@ -27,7 +27,6 @@ from relinearize.report.tables.inference import (
     inference_texts,
 )
 from relinearize.report.tables.pareto import build_panels
-from relinearize.report.write import write_report
 
 
 def measured(*runs, settings=(("semi2k", "wan"),), **options):

@@ -14,12 +14,11 @@ from relinearize.records.run import find_records
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.report.figures.masks import CELL, LEAST_ROWS, MOST_ROWS, chosen_rows, colours, draw_masks, framed_map
 from relinearize.report.figures.style import SHARE_COLOURS
-from relinearize.report.report import make_report
+from relinearize.report.report import make_report, write_report
 from relinearize.report.sources import find_masks, read_mask
 from relinearize.report.tables.masks import SiteMap, build_groups
 from relinearize.report.tables.pareto import build_panels
 from relinearize.report.tables.text import share_text
-from relinearize.report.write import write_report
 
 
 def groups_of(records):

@@ -11,10 +11,9 @@ from test_page import Page
 from relinearize.report.page import masks as mask_page
 from relinearize.report.page.masks import mask_data, packed, summed
 from relinearize.report.page.page import render_page
-from relinearize.report.report import make_report
+from relinearize.report.report import make_report, write_report
 from relinearize.report.tables.masks import SiteMap, build_groups
 from relinearize.report.tables.pareto import build_panels
-from relinearize.report.write import write_report
 
 
 def built(records):

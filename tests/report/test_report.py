@@ -10,9 +10,8 @@ from fake_records import REPORT_FILES, fake_record, fake_sweep, write_records
 from rich.console import Console
 
 from relinearize.errors import UserError
-from relinearize.report.report import make_report
+from relinearize.report.report import make_report, write_report
 from relinearize.report.tables.terminal import print_runs
-from relinearize.report.write import write_report
 
 
 def test_three_files_in_the_first_folder_or_where_asked(tmp_path):
@@ -90,7 +89,7 @@ def test_the_report_never_imports_torch(tmp_path):
         "from relinearize.report.tables.terminal import print_runs\n"
         "assert not {'matplotlib', 'pandas'} & set(sys.modules), 'a run prints its table without them'\n"
         "from relinearize.report.report import make_report\n"
-        "from relinearize.report.write import write_report\n"
+        "from relinearize.report.report import write_report\n"
         f"write_report(make_report([{str(folder)!r}]))\n"
         "from relinearize.records.run import find_records\n"
         f"print_runs([record for _, record in find_records([{str(folder)!r}])])\n"

@@ -20,13 +20,12 @@ from rich.console import Console
 from relinearize.records.robustness import RobustRecord
 from relinearize.report.figures.robustness import attacked_column, corrupted_column, draw_robustness, shade
 from relinearize.report.page.page import render_page
-from relinearize.report.report import make_report
+from relinearize.report.report import make_report, write_report
 from relinearize.report.tables.measures import interval_95
 from relinearize.report.tables.pareto import build_panels, pareto_table
 from relinearize.report.tables.robustness import ORACLE, build_tables
 from relinearize.report.tables.robustness_text import corruptions_csv, robustness_csv, robustness_markdown
 from relinearize.report.tables.terminal import print_robustness
-from relinearize.report.write import write_report
 
 FILES = ["robustness.md", "robustness.csv", "robustness_corruptions.csv", "robustness.png"]
 

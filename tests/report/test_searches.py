@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 from fake_records import fake_record
 
-from relinearize.report.figures.searches import MAP, MOST, NORM, chosen_trajectories, draw_searches
+from relinearize.report.figures.searches import (
+    CHANGED,
+    KEPT,
+    MAP,
+    MOST,
+    NORM,
+    build_trajectories,
+    chosen_trajectories,
+    draw_searches,
+)
 from relinearize.report.figures.style import SHARE_COLOURS
 from relinearize.report.page.page import page_data
-from relinearize.report.report import make_report
+from relinearize.report.report import make_report, write_report
 from relinearize.report.tables.pareto import build_panels
-from relinearize.report.tables.search_trajectories import CHANGED, KEPT, build_trajectories
-from relinearize.report.write import write_report
 
 
 def walked(record, prefix=KEPT, key=None, rows=3):

@@ -13,7 +13,7 @@ from wandb_files import keep_off, local_paths, runs_below
 from relinearize.commands.report import composed_report, wandb_settings
 from relinearize.commands.report import main as report_command
 from relinearize.errors import UserError
-from relinearize.report.write import read_table
+from relinearize.report.report import read_table
 
 pytest.importorskip("wandb")
 

@@ -1,34 +1,99 @@
-"""searches.png: the trajectory of each search, one heat map of sites x epochs per search."""
+"""searches.png: the trajectory of each search, one heat map of sites x epochs per search, from the records.
+
+SNL records the ReLUs that each site still has after every epoch; SENet and RLNet, whose counts are fixed beforehand,
+the share of each site's positions at which the mask changed.
+"""
 
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
+from relinearize.records.run import Record
 from relinearize.report.figures.canvas import GREY_TEXT, heading, new_figure, png, styled
 from relinearize.report.figures.style import SHARE_COLOURS, SHARE_TICKS
-from relinearize.report.tables.search_trajectories import SearchTrajectory
-from relinearize.report.tables.text import compact_count
+from relinearize.report.tables.pareto import Panel
+from relinearize.report.tables.text import compact_count, network_name
 
+KEPT, CHANGED = "relu/kept/", "mask/distance/"  # columns of a search's history, followed by the site's name
 MOST = 12  # heat maps; beyond them, further seeds and then larger budgets are left out
 COLUMNS = 3
 MAP = LinearSegmentedColormap.from_list("share", SHARE_COLOURS)
 NORM = PowerNorm(0.5, 0, 1)  # as in masks.png: small shares stay visible
 
 
+@dataclass(frozen=True, eq=False)
+class SearchTrajectory:
+    """One search down to its smallest budget. `labels`: the methods that share it.
+
+    `values`: sites x rows of its history, shares of 0 to 1 of ReLUs kept (`kept`) or of positions changed; NaN where a
+    row has none.
+    """
+
+    title: str
+    network: str
+    labels: tuple[str, ...]
+    asked: int
+    seed: int
+    kept: bool
+    sites: tuple[str, ...]
+    epochs: np.ndarray
+    values: np.ndarray
+
+    @property
+    def label(self) -> str:
+        return ", ".join(self.labels)
+
+
+def build_trajectories(panels: Sequence[Panel]) -> list[SearchTrajectory]:
+    """One for each search that recorded its sites, sorted by method, falling budget and seed."""
+    found: dict[str, list[Record]] = {}
+    for record in (record for panel in panels for record in panel.runs["record"]):
+        narrower = record.submodel is not None and record.submodel.fraction < 1
+        if _recorded(record) is not None and not narrower:
+            found.setdefault(record.stages["search"].key, []).append(record)
+    return sorted(map(_trajectory, found.values()), key=lambda one: (one.labels[0], -one.asked, one.seed))
+
+
+def _recorded(record: Record) -> str | None:
+    """KEPT or CHANGED, whichever the search recorded of its sites."""
+    history = record.stages["search"].history if "search" in record.stages else []
+    columns = {name for row in history for name in row}
+    return next((prefix for prefix in (KEPT, CHANGED) if prefix + record.sites[0].name in columns), None)
+
+
+def _trajectory(records: Sequence[Record]) -> SearchTrajectory:
+    """Of runs that share a search, which may pass several budgets."""
+    record = min(records, key=lambda one: one.budget.asked)
+    prefix, history, names = _recorded(record), record.stages["search"].history, [site.name for site in record.sites]
+    totals = np.array([site.total if prefix == KEPT else 1 for site in record.sites])
+    columns = np.array([[row.get(prefix + name) for name in names] for row in history], dtype=float)
+    return SearchTrajectory(
+        title=record.dataset.title,
+        network=network_name(record.backbone.name, record.backbone.width, record.backbone.convention),
+        labels=tuple(dict.fromkeys(one.method.name for one in records)),
+        asked=record.budget.asked,
+        seed=record.seed,
+        kept=prefix == KEPT,
+        sites=tuple(names),
+        epochs=np.array([row.get("epoch", index) for index, row in enumerate(history)], dtype=float),
+        values=columns.T / totals[:, None],
+    )
+
+
 def chosen_trajectories(trajectories: Sequence[SearchTrajectory]) -> list[SearchTrajectory]:
     """First seeds before others, then smaller budgets, at most MOST, in the order given."""
-    kinds = [(one.title, one.network, one.label, one.asked) for one in trajectories]
-    first: dict[tuple, int] = {}
-    for kind, one in zip(kinds, trajectories, strict=True):
-        first[kind] = min(first.get(kind, one.seed), one.seed)
-    later = [one.seed != first[kind] for kind, one in zip(kinds, trajectories, strict=True)]
-    order = sorted(range(len(kinds)), key=lambda index: (later[index], trajectories[index].asked))
-    return [trajectories[index] for index in sorted(order[:MOST])]
+    names = ["title", "network", "label", "asked"]
+    table = pd.DataFrame([{name: getattr(one, name) for name in (*names, "seed")} for one in trajectories])
+    table["later"] = table["seed"] != table.groupby(names)["seed"].transform("min")
+    chosen = table.sort_values(["later", "asked"], kind="stable").index[:MOST]
+    return [trajectories[index] for index in sorted(chosen)]
 
 
 @styled
