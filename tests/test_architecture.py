@@ -110,8 +110,6 @@ def test_reports_and_states_import_no_torch(room: str) -> None:
     ("module", "allowed"),
     [
         ("bundle.bundle", {"numpy", "safetensors"}),
-        ("bundle.interpreter", {"numpy", "safetensors"}),
-        ("bundle.operations", {"numpy"}),
         ("engine.__main__", {"numpy", "safetensors", "rich", "filelock"}),
         ("engine.party", {"numpy", "safetensors"}),
     ],

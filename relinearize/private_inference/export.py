@@ -14,9 +14,8 @@ from relinearize.backbones.routes import route_state
 from relinearize.data.augment import to_pixels
 from relinearize.data.splits import stable_order
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle.bundle import About, Bundle
+from relinearize.private_inference.bundle.bundle import About, Bundle, worst_difference
 from relinearize.private_inference.bundle.exporting import as_bundle, export
-from relinearize.private_inference.bundle.interpreter import worst_difference
 from relinearize.private_inference.bundle.onnx_model import check_free, check_installed, onnx_path, write_onnx
 from relinearize.private_inference.cost.workload import Workload, bundle_workload
 from relinearize.relu.mask import Mask

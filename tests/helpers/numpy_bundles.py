@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from relinearize.private_inference.bundle.bundle import INPUT, About, Bundle, Node, Reference, write_bundle
-from relinearize.private_inference.bundle.interpreter import run_bundle
+from relinearize.private_inference.bundle.bundle import INPUT, About, Bundle, Node, Reference, run_bundle, write_bundle
 from relinearize.private_inference.bundle.operations import result_shape
 
 SIZE = (3, 8, 8)

@@ -6,14 +6,14 @@
     reference.safetensors    images (float32, N x C x H x W, pixels of 0 to 1), the plaintext logits, labels if known
 
 Batch norms are folded away. graph.json states the SHA-256 of the other files; all is checked when it is read. What each
-node computes stands in `operations.OPERATIONS`; `interpreter.run_bundle` computes the network.
+node computes stands in `operations.OPERATIONS`; `run_bundle` computes the network.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 FORMAT, SCHEMA_VERSION = "relinearize-bundle", 1
 GRAPH, MASKS, WEIGHTS, REFERENCE = "graph.json", "masks.safetensors", "weights.safetensors", "reference.safetensors"
+TOLERANCE = 1e-4  # of the largest logit; larger differences are more than rounding
+CHECKED = 8  # images of the reference that other implementations compute
 INPUT = "input"  # what the first nodes name as their input: the image
 
 
@@ -120,20 +122,6 @@ class Bundle:
                     del values[name]
         return values[self.output]
 
-    def input_shapes(self, node: Node) -> list[Shape]:
-        """Shapes of what `node` is given, without batch."""
-        shapes = {INPUT: self.input_shape, **{other.name: other.shape for other in self.nodes}}
-        return [shapes[name] for name in node.inputs]
-
-    def require(self, operations: Collection[str], engine: str) -> None:
-        """Raise UserError naming the nodes whose operation is not among `operations`."""
-        refused = [f"{node.name} ({node.op})" for node in self.nodes if node.op not in operations]
-        if refused:
-            more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
-            raise UserError(
-                f"{engine} cannot run {', '.join(refused[:4])}{more} of this bundle; it can {', '.join(operations)}"
-            )
-
     def check(self) -> None:
         """Raise ValueError unless graph, masks, weights and reference go together."""
         if not self.nodes:
@@ -189,6 +177,25 @@ def _check_attribute(name: str, kind: str, value: Any) -> None:
         fine = type(value) is int and value >= least
     if not fine:
         raise ValueError(f"{name}={value!r} is not a {kind}")
+
+
+# ---- what it computes ------------------------------------------------------------------------------------------------
+
+
+def run_bundle(bundle: Bundle, images: np.ndarray) -> np.ndarray:
+    """Logits (N x classes) of `images` (N x C x H x W, pixels of 0 to 1), in the dtype of `images`."""
+
+    def compute(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
+        return OPERATIONS[node.op].compute(*inputs, **bundle.arguments(node, images.dtype))
+
+    return bundle.evaluate(images, compute)
+
+
+def worst_difference(bundle: Bundle, run: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
+    """The logits of `run`, `run_bundle` if None, against those of the reference, as a share of the largest logit."""
+    images, expected = bundle.reference.images[:CHECKED], bundle.reference.logits[:CHECKED]
+    found = run_bundle(bundle, images) if run is None else run(images)
+    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,16 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import PixelInput, inner_network
 from relinearize.backbones.routes import export_route, routes_of
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle.bundle import INPUT, About, Bundle, Node, Reference, write_bundle
-from relinearize.private_inference.bundle.interpreter import TOLERANCE, worst_difference
+from relinearize.private_inference.bundle.bundle import (
+    INPUT,
+    TOLERANCE,
+    About,
+    Bundle,
+    Node,
+    Reference,
+    worst_difference,
+    write_bundle,
+)
 from relinearize.private_inference.bundle.tracing import traced_graph
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import Site, linearize, to_masked
@@ -20,28 +29,14 @@ from relinearize.relu.sites import Site, linearize, to_masked
 RANDOM_IMAGES = 8  # for a reference where nobody gives images
 
 
-def export(
-    network: nn.Module,
-    folder: Path | str,
-    *,
-    input_size: Sequence[int],
-    mask: Mapping[str, Tensor] | None = None,
-    route: str | None = None,
-    images: Tensor | None = None,
-    labels: Tensor | None = None,
-    about: About | None = None,
-) -> Bundle:
-    """Write `folder` (see `bundle`) for `network`, which stays as it is. Returns its content.
+def export(network: nn.Module, folder: Path | str, **settings: Any) -> Bundle:
+    """Write `folder` (see `bundle`) for `network`, which stays as it is; `settings`: those of `as_bundle`.
 
-    network: linearized, with the masks it carries unless `mask` is given; or any network, which is linearized here,
-    with all ReLUs kept unless `mask` is given. input_size: (C, H, W). route: which batch norms, needed where the
-    network has several. images: N x C x H x W, what the reference holds (random pixels if None), with their labels.
-
-    UserError where the network cannot be a bundle, the bundle's logits are not the network's, or `folder` exists.
+    Returns its content. UserError where `as_bundle` raises it, and where `folder` exists.
     """
     if Path(folder).exists():  # before the work is done
         raise UserError(f"{folder} exists already; name another folder, or delete that one")
-    bundle = as_bundle(network, input_size, mask, route, images, labels, about)
+    bundle = as_bundle(network, **settings)
     write_bundle(bundle, folder)
     return bundle
 
@@ -55,7 +50,14 @@ def as_bundle(
     labels: Tensor | None = None,
     about: About | None = None,
 ) -> Bundle:
-    """What `export` writes, in memory and checked against torch."""
+    """`network` as a bundle in memory, checked against torch.
+
+    network: linearized, with the masks it carries unless `mask` is given; or any network, which is linearized here,
+    with all ReLUs kept unless `mask` is given. input_size: (C, H, W). route: which batch norms, needed where the
+    network has several. images: N x C x H x W, what the reference holds (random pixels if None), with their labels.
+
+    UserError where the network cannot be a bundle, or the bundle's logits are not the network's.
+    """
     network = _prepared(network, tuple(input_size), mask, route)
     nodes, weights, masks = traced_graph(inner_network(network), tuple(input_size))
     if isinstance(network, PixelInput):

@@ -9,8 +9,7 @@ import numpy as np
 
 from relinearize.errors import UserError
 from relinearize.files import write_bytes
-from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node
-from relinearize.private_inference.bundle.interpreter import TOLERANCE, worst_difference
+from relinearize.private_inference.bundle.bundle import INPUT, TOLERANCE, Bundle, Node, worst_difference
 
 # Old enough for what engines read; nothing newer is needed.
 OPSET, IR_VERSION = 17, 8

@@ -4,7 +4,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,20 +24,12 @@ DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropou
 CARRIERS = ("conv2d", "linear", "affine")  # what a batch norm can be folded into
 
 
-class Graph(NamedTuple):
-    """Nodes in topological order, their tensors (float32, `NODE.role`) and the mask of each site (bool)."""
-
-    nodes: list[Node]
-    weights: dict[str, np.ndarray]
-    masks: dict[str, np.ndarray]
-
-
-class _Refused(Exception):
-    """What a bundle does not know about a call."""
+Graph = tuple[list[Node], dict[str, np.ndarray], dict[str, np.ndarray]]
 
 
 def traced_graph(network: nn.Module, input_shape: Shape) -> Graph:
-    """The graph of `network` (linearized, eval mode, on the CPU) for images of C x H x W.
+    """(nodes in topological order; their tensors, float32, `NODE.role`; the mask of each site, bool) of `network`
+    (linearized, eval mode, on the CPU) for images of C x H x W.
 
     A batch norm is folded into the convolution, linear layer or batch norm before it, if that feeds nothing else;
     behind an addition or a concatenation it stays as `affine`. A pooling over one pixel that only skips pixels becomes
@@ -85,21 +77,21 @@ class _Translation:
             for name, tensors in self.tensors.items()
             for role, tensor in tensors.items()
         }
-        return Graph(_with_strides(list(self.nodes.values()), weights), weights, self.masks)
+        return _with_strides(list(self.nodes.values()), weights), weights, self.masks
 
     def _translate(self, call: fx.Node) -> None:
         kind, translate = self._translator(call)
         try:
             if translate is None:
-                raise _Refused("no operation of a bundle does this")
+                raise ValueError("no operation of a bundle does this")
             result = translate(self, call)
             if isinstance(result, fx.Node):  # dropout, identity, a folded batch norm: nothing is left
                 self.names[call] = self._input(result)
                 return
             self.names[call] = result.name
             if result.shape != _shape(call):
-                raise _Refused(f"gives {_shape(call)}, where {result.op} gives {result.shape}")
-        except (_Refused, ValueError) as error:
+                raise ValueError(f"gives {_shape(call)}, where {result.op} gives {result.shape}")
+        except ValueError as error:
             known = ", ".join(OPERATIONS)
             raise UserError(f"the network cannot be exported: {call.name} ({kind}): {error}; known: {known}") from error
 
@@ -116,7 +108,7 @@ class _Translation:
 
     def _input(self, given: Any) -> str:
         if not isinstance(given, fx.Node) or given not in self.names:
-            raise _Refused(f"{given!r} is no map that the network computes")
+            raise ValueError(f"{given!r} is no map that the network computes")
         return self.names[given]
 
     def module(self, call: fx.Node) -> nn.Module:
@@ -199,7 +191,7 @@ def _given(call: fx.Node) -> Any:
 def _pair(value: Any) -> list[int]:
     pair = [value, value] if isinstance(value, int) else list(value) * (2 // max(1, len(value)))
     if len(pair) != 2 or not all(type(number) is int for number in pair):
-        raise _Refused(f"{value!r} is no pair of integers")
+        raise ValueError(f"{value!r} is no pair of integers")
     return pair
 
 
@@ -209,12 +201,12 @@ def _pair(value: Any) -> list[int]:
 def _conv(graph: _Translation, call: fx.Node) -> Node:
     module = graph.modules[call.target]
     if module.padding_mode != "zeros":
-        raise _Refused(f"padding_mode={module.padding_mode}")
+        raise ValueError(f"padding_mode={module.padding_mode}")
     padding = module.padding
     if isinstance(padding, str):
         left, right, top, bottom = module._reversed_padding_repeated_twice
         if left != right or top != bottom:
-            raise _Refused(f"padding={padding} with another number of zeros on each side")
+            raise ValueError(f"padding={padding} with another number of zeros on each side")
         padding = (top, left)
     bias = module.bias if module.bias is not None else torch.zeros(module.out_channels)
     return graph.add(
@@ -232,7 +224,7 @@ def _linear(graph: _Translation, call: fx.Node) -> Node:
 def _norm(graph: _Translation, call: fx.Node) -> Node | fx.Node:
     norm = graph.modules[call.target]
     if norm.running_mean is None:
-        raise _Refused("it keeps no running statistics (track_running_stats=False)")
+        raise ValueError("it keeps no running statistics (track_running_stats=False)")
     if (before := graph.carrier(call)) is not None:
         weight, bias = OPERATIONS[graph.nodes[before].op].tensors
         values = graph.tensors[before]
@@ -258,14 +250,14 @@ def _avg_pool(graph: _Translation, call: fx.Node) -> Node:
     pool = graph.module(call)
     window = _window(pool)
     if pool.divisor_override or (not pool.count_include_pad and any(window["padding"])):
-        raise _Refused("divisor_override, or count_include_pad=False with padding")
+        raise ValueError("divisor_override, or count_include_pad=False with padding")
     return graph.add(call, "avg_pool", [_given(call)], **window)
 
 
 def _max_pool(graph: _Translation, call: fx.Node) -> Node:
     pool = graph.module(call)
     if _pair(pool.dilation) != [1, 1] or pool.return_indices:
-        raise _Refused("dilation or return_indices")
+        raise ValueError("dilation or return_indices")
     return graph.add(call, "max_pool", [_given(call)], **_window(pool))
 
 
@@ -273,7 +265,7 @@ def _adaptive_pool(graph: _Translation, call: fx.Node) -> Node | fx.Node:
     size = graph.module(call).output_size
     given = graph.shape(_given(call))[1:]
     if len(given) != 2:
-        raise _Refused("needs C x H x W")
+        raise ValueError("needs C x H x W")
     wanted = [
         side if length is None else length
         for length, side in zip(size if isinstance(size, tuple | list) else (size, size), given, strict=True)
@@ -283,7 +275,7 @@ def _adaptive_pool(graph: _Translation, call: fx.Node) -> Node | fx.Node:
     if wanted == [1, 1]:
         return graph.add(call, "global_avg_pool", [_given(call)])
     if any(side % length for side, length in zip(given, wanted, strict=True)):
-        raise _Refused(f"from {given} to {tuple(wanted)}: the windows differ in size")
+        raise ValueError(f"from {given} to {tuple(wanted)}: the windows differ in size")
     window = [side // length for side, length in zip(given, wanted, strict=True)]
     return graph.add(call, "avg_pool", [_given(call)], kernel=window, stride=window, padding=[0, 0])
 
@@ -292,7 +284,7 @@ def _mean(graph: _Translation, call: fx.Node) -> Node:
     dims = _argument(call, 1, "dim", ())
     dims = {dim % 4 for dim in (dims if isinstance(dims, tuple | list) else (dims,))}
     if dims != {2, 3} or len(graph.shape(_given(call))) != 3:
-        raise _Refused("a mean over something else than height and width")
+        raise ValueError("a mean over something else than height and width")
     keeps = _argument(call, 2, "keepdim", False)
     pooled = graph.add(call, "global_avg_pool", [_given(call)], name=call.name if keeps else f"{call.name}_pool")
     return pooled if keeps else graph.add(call, "flatten", [pooled.name])
@@ -304,20 +296,20 @@ def _flatten(graph: _Translation, call: fx.Node) -> Node | fx.Node:
     if result == shape:
         return _given(call)
     if result != (math.prod(shape),):
-        raise _Refused(f"a change of shape from {shape} to {result}")
+        raise ValueError(f"a change of shape from {shape} to {result}")
     return graph.add(call, "flatten", [_given(call)])
 
 
 def _add(graph: _Translation, call: fx.Node) -> Node:
     if call.kwargs.get("alpha", 1) != 1:
-        raise _Refused("alpha")
+        raise ValueError("alpha")
     return graph.add(call, "add", [call.args[0], _argument(call, 1, "other")])
 
 
 def _concat(graph: _Translation, call: fx.Node) -> Node | fx.Node:
     maps, dim = _argument(call, 0, "tensors"), _argument(call, 1, "dim", 0)
     if dim not in (1, -len(_shape(call) or ())):
-        raise _Refused(f"dim={dim}")
+        raise ValueError(f"dim={dim}")
     return graph.add(call, "concat", maps) if len(maps) > 1 else maps[0]
 
 

@@ -4,7 +4,6 @@
 """
 
 import math
-from dataclasses import fields
 
 from relinearize.private_inference.cost.workload import LinearWork, affine_work
 
@@ -27,7 +26,7 @@ def backbone_work(name: str, *, width: int | None, classes: int, image_size: int
     else:
         return None
     layers.append(LinearWork.of_products(features, 1, features, classes))
-    return LinearWork(*(sum(getattr(layer, entry.name) for layer in layers) for entry in fields(LinearWork)))
+    return LinearWork.total(layers)
 
 
 def _conv(inside: int, outside: int, kernel: int, size: int, stride: int = 1) -> LinearWork:

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import Self
 
 import numpy as np
 
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node, Shape
-from relinearize.private_inference.cost.ciphertexts import ciphertexts
 
 LINEAR = ("conv2d", "linear", "affine")
+SCALARS = 8192  # in a ciphertext of Cheetah's 64-bit ring
+# What SPU's choice of blocks takes to be worth how much.
+SENT, PACKED, MULTIPLIED = 1000, 1, 0.1
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,13 @@ class LinearWork:
     a maximum of k values is k - 1 of them, in pool_steps rounds, log2(k) rounded up.
 
     Engines compute convolutions as products of matrices: windows are the places of a map that a kernel is laid on,
-    patches the scalars of the left matrices, all that is in the windows, weights those of the right ones. The rest are
-    Cheetah's, see `ciphertexts`.
+    patches the scalars of the left matrices, all that is in the windows, weights those of the right ones.
+
+    The rest are Cheetah's. sent_polynomials: one for each encrypted block, as the other half of a ciphertext is a seed.
+    returned_polynomials: two for each result, the first of an unpacked one nearly empty and not counted.
+    multiplied_ciphertexts: products of a ciphertext with a plaintext block. packed_ciphertexts: places that results are
+    packed from, a power of two to each ciphertext they end in; an empty one takes as long as a full one. 0 if they are
+    not packed.
     """
 
     layers: int = 0
@@ -41,22 +49,23 @@ class LinearWork:
     packed_ciphertexts: int = 0
 
     @classmethod
+    def total(cls, works: Iterable[Self]) -> Self:
+        """Of several layers together."""
+        works = list(works)
+        return cls(*(sum(getattr(work, entry.name) for work in works) for entry in fields(cls)))
+
+    @classmethod
     def of_products(cls, inputs: int, rows: int, inner: int, columns: int, groups: int = 1) -> Self:
         """Of a layer that is `groups` products (rows x inner) times (inner x columns), one after the other."""
-        found = ciphertexts(rows, inner, columns)
-        return cls(
-            layers=1,
-            multiplications=groups * rows * inner * columns,
-            inputs=inputs,
-            outputs=groups * rows * columns,
-            weights=groups * inner * columns,
-            windows=groups * rows,
-            patches=groups * rows * inner,
-            sent_polynomials=groups * found.sent,
-            returned_polynomials=groups * found.returned,
-            multiplied_ciphertexts=groups * found.multiplied,
-            packed_ciphertexts=groups * found.packed,
-        )
+        counts = {
+            "multiplications": rows * inner * columns,
+            "outputs": rows * columns,
+            "weights": inner * columns,
+            "windows": rows,
+            "patches": rows * inner,
+            **ciphertexts(rows, inner, columns),
+        }
+        return cls(layers=1, inputs=inputs, **{name: groups * count for name, count in counts.items()})
 
     @classmethod
     def of_convolution(cls, inside: int, inputs: int, kernel: int, outside: int, pixels: int, groups: int = 1) -> Self:
@@ -109,8 +118,8 @@ def bundle_workload(bundle: Bundle) -> Workload:
 def linear_work(input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]) -> LinearWork:
     """Of a bundle's nodes in topological order; weights: `NODE.role` -> tensor."""
     shapes = {INPUT: tuple(input_shape), **{node.name: node.shape for node in nodes}}
-    works = [_node_work(node, sum(math.prod(shapes[name]) for name in node.inputs), weights) for node in nodes]
-    return LinearWork(*(sum(getattr(work, entry.name) for work in works) for entry in fields(LinearWork)))
+    inputs = [sum(math.prod(shapes[name]) for name in node.inputs) for node in nodes]
+    return LinearWork.total(_node_work(node, count, weights) for node, count in zip(nodes, inputs, strict=True))
 
 
 def _node_work(node: Node, inputs: int, weights: Mapping[str, np.ndarray]) -> LinearWork:
@@ -136,3 +145,46 @@ def affine_work(channels: int, pixels: int) -> LinearWork:
     scalars = channels * pixels
     work = LinearWork.of_products(scalars, pixels, channels, channels)
     return replace(work, multiplications=scalars, weights=scalars)
+
+
+# ---- Cheetah's ciphertexts -------------------------------------------------------------------------------------------
+
+
+@cache
+def ciphertexts(rows: int, inner: int, columns: int) -> dict[str, int]:
+    """The counts of LinearWork that are Cheetah's, of a product (rows x inner) times (inner x columns) in SPU 0.9.5.
+
+    A ciphertext holds 8,192 scalars however few are needed, so that bytes and time of a small layer follow from their
+    number and not from its scalars. One party encrypts its matrix, block by block, and sends it; the other multiplies
+    by its own and sends the results back. Results that lie scattered are packed into fewer ciphertexts before, which is
+    most of the work.
+    """
+    size, blocks = _blocks(rows, inner, columns, packing=True)
+    packing = blocks[0] * blocks[2] > 1  # a single result needs none
+    if not packing:
+        size, blocks = _blocks(rows, inner, columns, packing=False)
+    results = blocks[0] * blocks[2]
+    return {
+        "sent_polynomials": min(blocks[0], blocks[2]) * blocks[1],
+        "returned_polynomials": 2 * math.ceil(results / size[1]) if packing else results,
+        "multiplied_ciphertexts": math.prod(blocks),
+        "packed_ciphertexts": size[1] * math.ceil(results / size[1]) if packing else 0,
+    }
+
+
+def _blocks(rows: int, inner: int, columns: int, packing: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(size of the blocks, their numbers) along rows, inner, columns: the cheapest, of equally cheap ones the last."""
+    least, found = math.inf, None
+    for height in range(1, min(SCALARS, rows) + 1):
+        depth = 1
+        while depth <= inner and height * depth <= SCALARS:
+            width = min(columns, SCALARS // (height * depth))
+            across, along, down = math.ceil(rows / height), math.ceil(inner / depth), math.ceil(columns / width)
+            price = SENT * (min(across, down) * along + math.ceil(across * down / depth))
+            price += MULTIPLIED * across * along * down
+            if packing:
+                price += PACKED * math.ceil(rows * columns / SCALARS) * depth
+            if price <= least:
+                least, found = price, ((height, depth, width), (across, along, down))
+            depth = depth * 2 if packing else depth + 1
+    return found

@@ -24,8 +24,13 @@ OPERATIONS = (
 
 
 def require(bundle: Bundle, engine: str) -> None:
-    """UserError for what an engine with this layout cannot run."""
-    bundle.require(OPERATIONS, engine)
+    """UserError naming the nodes that an engine with this layout cannot run."""
+    refused = [f"{node.name} ({node.op})" for node in bundle.nodes if node.op not in OPERATIONS]
+    if refused:
+        more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
+        raise UserError(
+            f"{engine} cannot run {', '.join(refused[:4])}{more} of this bundle; it can {', '.join(OPERATIONS)}"
+        )
     for node in bundle.nodes:
         if node.op == "normalize" and node.inputs != (INPUT,):
             raise UserError(f"{engine} cannot run {node.name} of this bundle: the client normalises the image only")
@@ -78,7 +83,8 @@ def normalized(bundle: Bundle, image: np.ndarray) -> np.ndarray:
 def pool_size(bundle: Bundle, node: Node) -> int:
     """Pixels that an average pooling averages."""
     if node.op == "global_avg_pool":
-        return math.prod(bundle.input_shapes(node)[0][1:])
+        shapes = {INPUT: bundle.input_shape, **{other.name: other.shape for other in bundle.nodes}}
+        return math.prod(shapes[node.inputs[0]][1:])
     return math.prod(node.attributes["kernel"])
 
 

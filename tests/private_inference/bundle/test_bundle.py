@@ -19,10 +19,10 @@ from relinearize.private_inference.bundle.bundle import (
     WEIGHTS,
     About,
     read_bundle,
+    run_bundle,
     write_bundle,
 )
 from relinearize.private_inference.bundle.exporting import as_bundle
-from relinearize.private_inference.bundle.interpreter import run_bundle
 from relinearize.relu.mask import Mask
 
 
@@ -152,10 +152,3 @@ def test_a_failed_write_leaves_nothing(bundle, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         write_bundle(bundle, tmp_path / "b")
     assert os.listdir(tmp_path) == []
-
-
-def test_an_engine_says_what_it_cannot_run():
-    vgg = small_bundle(name="vgg16_bn")
-    vgg.require({node.op for node in vgg.nodes}, "any engine")
-    with pytest.raises(UserError, match=r"spu cannot run features.pool1 \(max_pool\), .*; it can conv2d, linear"):
-        vgg.require(["conv2d", "linear", "normalize", "masked_relu", "global_avg_pool", "flatten"], "spu")

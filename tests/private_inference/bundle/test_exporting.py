@@ -13,8 +13,8 @@ from relinearize.backbones import PixelInput
 from relinearize.backbones.routes import on_route, with_routes
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle import export, read_bundle, run_bundle
+from relinearize.private_inference.bundle.bundle import worst_difference
 from relinearize.private_inference.bundle.exporting import as_bundle
-from relinearize.private_inference.bundle.interpreter import worst_difference
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize
 

@@ -8,8 +8,8 @@ import pytest
 from bundles import BACKBONES, linearized, small_bundle, some_kept
 
 from relinearize.errors import UserError
+from relinearize.private_inference.bundle.bundle import run_bundle
 from relinearize.private_inference.bundle.exporting import as_bundle
-from relinearize.private_inference.bundle.interpreter import run_bundle
 from relinearize.private_inference.bundle.onnx_model import to_onnx, write_onnx
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx: pip install 'relinearize[onnx]'")

@@ -40,7 +40,7 @@ def test_what_cannot_be_run_is_named():
     build = Builder()
     build.add("down", "max_pool", kernel=[2, 2], stride=[2, 2], padding=[0, 0])
     build.add("flat", "flatten")
-    with pytest.raises(UserError, match=r"spu cannot run down \(max_pool\)"):
+    with pytest.raises(UserError, match=r"spu cannot run down \(max_pool\) of this bundle; it can normalize, conv2d"):
         require(build.bundle({}), "spu")
     build = Builder()
     build.conv("conv", 3)
