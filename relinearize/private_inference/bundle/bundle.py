@@ -260,7 +260,10 @@ def read_bundle(folder: Path | str, weights: bool = True) -> Bundle:
                 f"{folder / GRAPH} has version {graph.get('schema_version')}; this program reads version "
                 f"{SCHEMA_VERSION}: export the network again"
             )
-        nodes = tuple(_node(entry) for entry in graph["nodes"])
+        nodes = tuple(
+            Node(entry["name"], entry["op"], tuple(entry["inputs"]), tuple(entry["shape"]), dict(entry["attributes"]))
+            for entry in graph["nodes"]
+        )
         masks = {name: mask != 0 for name, mask in _tensors(folder, MASKS, graph).items()}
         reference = _tensors(folder, REFERENCE, graph)
         bundle = Bundle(
@@ -278,11 +281,6 @@ def read_bundle(folder: Path | str, weights: bool = True) -> Bundle:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"bundle {folder} is damaged: {reason}") from error
     return bundle
-
-
-def _node(entry: dict[str, Any]) -> Node:
-    inputs, shape = (tuple(entry[name]) for name in ("inputs", "shape"))
-    return Node(entry["name"], entry["op"], inputs, shape, dict(entry["attributes"]))
 
 
 def _tensors(folder: Path, name: str, graph: dict[str, Any]) -> dict[str, np.ndarray]:

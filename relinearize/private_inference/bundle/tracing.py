@@ -24,10 +24,9 @@ DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropou
 CARRIERS = ("conv2d", "linear", "affine")  # what a batch norm can be folded into
 
 
-Graph = tuple[list[Node], dict[str, np.ndarray], dict[str, np.ndarray]]
-
-
-def traced_graph(network: nn.Module, input_shape: Shape) -> Graph:
+def traced_graph(
+    network: nn.Module, input_shape: Shape
+) -> tuple[list[Node], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(nodes in topological order; their tensors, float32, `NODE.role`; the mask of each site, bool) of `network`
     (linearized, eval mode, on the CPU) for images of C x H x W.
 
@@ -44,8 +43,15 @@ def traced_graph(network: nn.Module, input_shape: Shape) -> Graph:
     except Exception as error:  # the user's forward runs here: anything can be raised
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"the network cannot be exported: torch.fx cannot trace it ({reason})") from error
+    found = _Translation(traced, input_shape)
     with torch.no_grad():
-        return _Translation(traced, input_shape).graph()
+        found.translate_all()
+    weights = {
+        f"{name}.{role}": tensor.float().numpy()
+        for name, tensors in found.tensors.items()
+        for role, tensor in tensors.items()
+    }
+    return _with_strides(list(found.nodes.values()), weights), weights, found.masks
 
 
 class _Translation:
@@ -59,7 +65,7 @@ class _Translation:
         self.tensors: dict[str, dict[str, Tensor]] = {}  # of each node, by role; float64 until all is folded
         self.masks: dict[str, np.ndarray] = {}
 
-    def graph(self) -> Graph:
+    def translate_all(self) -> None:
         for call in self.calls:
             if call.op == "placeholder":
                 if self.names:
@@ -72,17 +78,22 @@ class _Translation:
                     raise UserError("the network cannot be exported: its result is not what it computes last")
             elif call in self.used:
                 self._translate(call)
-        weights = {
-            f"{name}.{role}": tensor.float().numpy()
-            for name, tensors in self.tensors.items()
-            for role, tensor in tensors.items()
-        }
-        return _with_strides(list(self.nodes.values()), weights), weights, self.masks
 
     def _translate(self, call: fx.Node) -> None:
-        kind, translate = self._translator(call)
+        """By the first of _TRANSLATIONS that knows the function, the method, or a class of the module."""
+        if call.op == "call_module":
+            keys = type(self.modules[call.target]).__mro__
+            said = f"{keys[0].__name__} at {call.target}"
+        elif call.op == "call_function":
+            keys, said = [call.target], getattr(call.target, "__name__", str(call.target))
+        else:
+            keys, said = (
+                [call.target],
+                f"Tensor.{call.target}" if call.op == "call_method" else f"{call.op} {call.target}",
+            )
         try:
-            if translate is None:
+            translate = next((_TRANSLATIONS[key] for key in keys if key in _TRANSLATIONS), None)
+            if translate is None or not call.op.startswith("call"):
                 raise ValueError("no operation of a bundle does this")
             result = translate(self, call)
             if isinstance(result, fx.Node):  # dropout, identity, a folded batch norm: nothing is left
@@ -93,18 +104,7 @@ class _Translation:
                 raise ValueError(f"gives {_shape(call)}, where {result.op} gives {result.shape}")
         except ValueError as error:
             known = ", ".join(OPERATIONS)
-            raise UserError(f"the network cannot be exported: {call.name} ({kind}): {error}; known: {known}") from error
-
-    def _translator(self, call: fx.Node) -> tuple[str, Callable[["_Translation", fx.Node], Node | fx.Node] | None]:
-        """What is called, for messages, and who translates it."""
-        if call.op == "call_module":
-            kinds = type(self.modules[call.target]).__mro__
-            return f"{kinds[0].__name__} at {call.target}", next(filter(None, map(_TRANSLATIONS.get, kinds)), None)
-        if call.op == "call_function":
-            return getattr(call.target, "__name__", str(call.target)), _TRANSLATIONS.get(call.target)
-        if call.op == "call_method":
-            return f"Tensor.{call.target}", _TRANSLATIONS.get(call.target)
-        return f"{call.op} {call.target}", None
+            raise UserError(f"the network cannot be exported: {call.name} ({said}): {error}; known: {known}") from error
 
     def _input(self, given: Any) -> str:
         if not isinstance(given, fx.Node) or given not in self.names:

@@ -136,7 +136,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 def prepared(options: InferOptions, bundle: Bundle) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the parties' inputs: the image, then the server's tensors. Writes SPU's program."""
     if options.chosen_protocol.engine == "spu":
-        from relinearize.private_inference.engine.spu.program import write_program
+        from relinearize.private_inference.engine.spu.lowering import write_program
 
         return write_program(bundle, options.kn2row, options.folder)
     image = normalized(bundle, bundle.reference.images[0])

@@ -4,45 +4,33 @@ from rich.console import Console
 from rich.table import Table
 
 from relinearize.private_inference.cost.network import Network
-from relinearize.records.inference import InferenceRecord, Phase
+from relinearize.records.inference import InferenceRecord
 
 
 def show(record: InferenceRecord, console: Console | None = None) -> None:
-    console = console or Console()
-    console.print(phases(record))
-    console.print(kinds(record))
-    for line in lines(record):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def phases(record: InferenceRecord) -> Table:
-    table = Table("phase", title=f"{record.engine} {record.protocol}, {Network(**record.network).text}")
+    phases = Table("phase", title=f"{record.engine} {record.protocol}, {Network(**record.network).text}")
     for column in ("runs", "seconds", "CPU s, both", "MB to client", "MB to server", "messages"):
-        table.add_column(column, justify="right")
-    table.add_row("compile", "", f"{record.compile_seconds:.2f}")
-    table.add_row("set-up", "", f"{record.setup_seconds:.2f}")
+        phases.add_column(column, justify="right")
+    phases.add_row("compile", "", f"{record.compile_seconds:.2f}")
+    phases.add_row("set-up", "", f"{record.setup_seconds:.2f}")
     for name, phase in (("first", record.first), ("steady", record.steady), ("no delay", record.loopback)):
         if phase is not None:
-            table.add_row(name, str(len(phase.seconds)), *numbers(phase))
-    return table
-
-
-def numbers(phase: Phase) -> tuple[str, ...]:
-    sent = (f"{size / 1e6:.3f}" for size in (phase.server_bytes, phase.client_bytes))
-    cpu = phase.server_cpu_seconds + phase.client_cpu_seconds
-    return (f"{phase.median_seconds:.2f}", f"{cpu:.2f}", *sent, str(phase.messages))
-
-
-def kinds(record: InferenceRecord) -> Table:
-    table = Table("steady, by operation", title="one inference")
+            cpu = phase.server_cpu_seconds + phase.client_cpu_seconds
+            sent = [f"{size / 1e6:.3f}" for size in (phase.server_bytes, phase.client_bytes)]
+            seconds = (f"{phase.median_seconds:.2f}", f"{cpu:.2f}")
+            phases.add_row(name, str(len(phase.seconds)), *seconds, *sent, str(phase.messages))
+    kinds = Table("steady, by operation", title="one inference")
     for column in ("calls", "seconds", "MB both ways", "share", "messages"):
-        table.add_column(column, justify="right")
-    total = record.steady.bytes
+        kinds.add_column(column, justify="right")
     for name, cost in record.steady.kinds.items():
-        share = f"{100 * cost.bytes / total:.1f} %"
+        share = f"{100 * cost.bytes / record.steady.bytes:.1f} %"
         row = (str(cost.calls), f"{cost.seconds:.3f}", f"{cost.bytes / 1e6:.3f}", share, str(cost.messages))
-        table.add_row(name, *row)
-    return table
+        kinds.add_row(name, *row)
+    console = console or Console()
+    console.print(phases)
+    console.print(kinds)
+    for line in lines(record):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def lines(record: InferenceRecord) -> list[str]:

@@ -4,18 +4,25 @@ Through a connection of our own everything can pass the delay proxy, and bytes a
 sent. A message is one tensor's worth of 64-bit integers, or several that go together; both sides know the shapes.
 """
 
+import importlib.util
 import queue
 import socket
+import sys
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch.distributed import ReduceOp
 
-from relinearize.private_inference.engine.crypten.compat import crypten
 from relinearize.private_inference.engine.job import SERVER, Job
+
+# CrypTen 0.4.1, of 2022, imports this module of torch, which has moved since, for ONNX, which is not used here.
+_REGISTRATION = "torch.onnx._internal.registration"
+if importlib.util.find_spec(_REGISTRATION) is None:
+    sys.modules[_REGISTRATION] = importlib.import_module("torch.onnx._internal.torchscript_exporter.registration")
+
+import crypten  # noqa: E402
 
 RETRY_SECONDS = 0.05
 COMBINE = {ReduceOp.SUM: torch.add, ReduceOp.BXOR: torch.bitwise_xor}
@@ -146,10 +153,8 @@ class LinkCommunicator(crypten.communicator.Communicator):
 
     def all_reduce(self, input: Any, op: ReduceOp = ReduceOp.SUM, batched: bool = False) -> Any:
         """Sum or exclusive or of both parties' tensors (a list of them, if `batched`), one message each way."""
-        own = input if batched else [input]
-        self.link.send(*own)
-        both = self._combined(own, op)
-        return both if batched else both[0]
+        self.link.send(*(input if batched else [input]))
+        return self.reduce(input, self.rank, op, batched)
 
     def reduce(self, input: Any, dst: int, op: ReduceOp = ReduceOp.SUM, batched: bool = False) -> Any:
         """As `all_reduce`, for `dst` alone; the other gets None and sends one message."""
@@ -157,12 +162,8 @@ class LinkCommunicator(crypten.communicator.Communicator):
         if dst != self.rank:
             self.link.send(*own)
             return None
-        both = self._combined(own, op)
+        both = [COMBINE[op](one, other) for one, other in zip(own, self.link.receive(*own), strict=True)]
         return both if batched else both[0]
-
-    def _combined(self, own: Sequence[torch.Tensor], op: ReduceOp) -> list[torch.Tensor]:
-        theirs = self.link.receive(*own)
-        return [COMBINE[op](one, other) for one, other in zip(own, theirs, strict=True)]
 
     def barrier(self) -> None:
         self.all_reduce(torch.zeros(1, dtype=torch.int64))

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from relinearize.private_inference.bundle.bundle import read_bundle
-from relinearize.private_inference.engine.crypten.compat import crypten
-from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected
+from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected, crypten
 from relinearize.private_inference.engine.crypten.network import Meter, SecretNetwork
 from relinearize.private_inference.engine.job import CLIENT, IMAGE, SERVER, Inferred, Job
 from relinearize.private_inference.engine.layout import normalized, plain_tensors

@@ -1,20 +1,38 @@
-"""A bundle as a JAX function, from which SPU makes its program. Values are 1 x H x W x C.
+"""A bundle as a JAX function, and the program that SPU makes of it. Values are 1 x H x W x C.
 
 The weights are arguments, secret as the image is; masks and shapes are public and built in.
 """
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from relinearize.private_inference.bundle.bundle import Bundle, Node
-from relinearize.private_inference.engine.layout import Gathers, by_node, pool_size, server_tensors
+from relinearize.private_inference.engine.job import IMAGE, LOGITS, PROGRAM_FILE
+from relinearize.private_inference.engine.layout import Gathers, by_node, client_image, pool_size, server_tensors
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+
+
+def write_program(bundle: Bundle, kn2row: bool, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Write SPU's program. Name -> shape of its arguments, float32 and secret: the image, then the server's tensors."""
+    import spu
+    from spu.utils import frontend
+
+    image = client_image(bundle, bundle.reference.images[0])
+    inputs = {IMAGE: image.shape, **{name: tensor.shape for name, tensor in server_tensors(bundle).items()}}
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in inputs.values()]
+    secret = [spu.Visibility.VIS_SECRET] * len(shapes)
+    function = lowered(bundle, kn2row)
+    program, _ = frontend.compile(frontend.Kind.JAX, function, shapes, {}, list(inputs), secret, lambda _: [LOGITS])
+    (folder / PROGRAM_FILE).write_bytes(program.SerializeToString())
+    return inputs
 
 
 def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
