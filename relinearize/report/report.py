@@ -65,7 +65,7 @@ def make_report(
         trajectories=build_trajectories(panels),
         combinations=build_matrices(panels),
         inferences=build_inferences(sources.inferences, records),
-        comparisons=compare(records) if against_paper else None,
+        comparisons=compare(pd.concat([panel.runs for panel in panels])) if against_paper else None,
     )
 
 

@@ -267,7 +267,7 @@ def test_every_published_point_of_senet_is_in_a_sweep():
     from relinearize.relu.budget import parse_count
     from relinearize.report.papers.published import load_published
 
-    points = [point for point in load_published() if point.method == "SENet"]
+    points = [point for point in load_published().itertuples() if point.method == "SENet"]
     assert len(points) == 7
     for point in points:
         budgets = swept(f"paper/senet_{point.dataset}_{point.backbone}")["budget.relus"]
@@ -280,7 +280,7 @@ def test_every_published_point_of_snl_is_in_a_sweep():
     from relinearize.report.papers.comparison import BUDGET_TOLERANCE
     from relinearize.report.papers.published import load_published
 
-    points = [point for point in load_published() if point.method == "SNL"]
+    points = [point for point in load_published().itertuples() if point.method == "SNL"]
     assert len(points) == 35
     for point in points:
         files = [name for name in files_of("experiment/paper") if name.startswith(f"snl_{point.dataset}_")]
@@ -300,7 +300,7 @@ def test_heads_of_the_papers_experiments(experiment):
     paper = re.search(r"\n# paper {6}(.*?)\n#(?: {1,3}\w| *\n|\n)", head + "\n# x", re.DOTALL)[1]
     numbers = re.findall(r"([\d.]+)K (\d\d\.\d\d)", paper)
     known = {
-        (point.relus, point.accuracy) for point in load_published()
+        (point.relus, point.accuracy) for point in load_published().itertuples()
         if point.dataset == config.dataset.name and point.method in ("SNL", "SENet")
     }  # fmt: skip
     doubtful = {(49_100, 93.60)}  # SENet's, of VGG16 perhaps: left out of published.csv

@@ -21,6 +21,7 @@ from relinearize.report.papers.comparison import (
     paper_width,
 )
 from relinearize.report.papers.published import load_published
+from relinearize.report.tables.pareto import run_table
 
 
 def paper_like(method="snl", asked=50_000, backbone="resnet18", changes=(), **options):
@@ -43,6 +44,10 @@ def paper_like(method="snl", asked=50_000, backbone="resnet18", changes=(), **op
             node = node[parent]
         node[last] = value
     return Record.model_validate(values)
+
+
+def compared(records):
+    return compare(run_table(records))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def test_what_differs_is_said(record, said):
 
 
 def test_one_line_per_run_with_the_difference():
-    text = against_paper_markdown(compare([paper_like(asked=50_000), paper_like(asked=50_000, width=16)]))
+    text = against_paper_markdown(compared([paper_like(asked=50_000), paper_like(asked=50_000, width=16)]))
     record = paper_like(asked=50_000)
     line = next(line for line in text.splitlines() if "49,400" in line)
     assert f"| {record.accuracy.test:.2f} | 49,400 | 73.75 | {record.accuracy.test - 73.75:+.2f} |" in line
@@ -120,11 +125,11 @@ def test_one_line_per_run_with_the_difference():
 
 
 def test_csv_has_a_line_for_every_run_and_no_text_without_runs():
-    rows = list(csv.DictReader(io.StringIO(against_paper_csv(compare([paper_like(), paper_like("random")])))))
+    rows = list(csv.DictReader(io.StringIO(against_paper_csv(compared([paper_like(), paper_like("random")])))))
     assert [(row["method"], row["paper_accuracy"]) for row in rows] == [("snl", "73.75"), ("random", "")]
     assert float(rows[0]["difference"]) == pytest.approx(float(rows[0]["accuracy"]) - 73.75)
     assert rows[1]["no_counterpart"] == "random is no paper's method"
-    assert "No run has a published counterpart" in against_paper_markdown(compare([paper_like("random")]))
+    assert "No run has a published counterpart" in against_paper_markdown(compared([paper_like("random")]))
 
 
 def test_the_command_prints_and_writes_both_lists(tmp_path, monkeypatch, capfd):
@@ -154,7 +159,7 @@ def test_the_papers_recipes_are_read_from_the_config_files():
 
 def test_every_point_of_the_three_papers_is_some_runs_counterpart():
     names = {name: method for method, name in PAPER_METHODS.items()}
-    for point in load_published():
+    for _, point in load_published().iterrows():
         if point.method not in names:
             continue
         backbone = "wrn22_8" if point.backbone == "wrn22_8" or point.relus > 400_000 else "resnet18"
@@ -162,4 +167,4 @@ def test_every_point_of_the_three_papers_is_some_runs_counterpart():
         # The made-up sites are ResNet-18's whatever the backbone; up to 491,520 of them, near enough to SNL's 500K.
         changes = {"backbone/width": paper_width(backbone)}
         record = paper_like(names[point.method], point.relus, backbone, changes, **options)
-        assert counterpart(record)[0] == point
+        assert counterpart(record)[0].equals(point)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.report.figures.canvas import (
@@ -20,9 +21,8 @@ from relinearize.report.figures.canvas import (
     styled,
     wide,
 )
-from relinearize.report.figures.published import by_method, name_published
+from relinearize.report.figures.published import name_published
 from relinearize.report.figures.style import LINE_STYLES, MARKERS, REPLACEMENT_WORDS, method_colours
-from relinearize.report.papers.published import PublishedPoint
 from relinearize.report.tables.cost import preset_text
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.text import compact_count
@@ -109,18 +109,17 @@ def legend_columns(labels: Sequence[str]) -> int:
     return 1
 
 
-def _draw_published(axes: Axes, published: Sequence[PublishedPoint]) -> list[Line2D]:
+def _draw_published(axes: Axes, published: DataFrame) -> list[Line2D]:
     # A hair line says which points belong to one paper's method; our curves are drawn from our records alone.
-    for points in by_method(published).values():
-        across, up = [point.relus for point in points], [point.accuracy for point in points]
-        axes.plot(across, up, color="#dde0e5", lw=0.8, zorder=1)
+    for _, points in published.sort_values("relus", kind="stable").groupby(["method", "replacement"], sort=False):
+        axes.plot(points["relus"], points["accuracy"], color="#dde0e5", lw=0.8, zorder=1)
     handles = []
     for kind, marker in MARKERS.items():
-        points = [point for point in published if point.replacement == kind]
+        points = published[published["replacement"] == kind]
         look = {"linestyle": "none", "marker": marker, "markerfacecolor": "white" if kind == "identity" else GREY}
-        across, up = [point.relus for point in points], [point.accuracy for point in points]
-        axes.plot(across, up, markersize=4.6, markeredgecolor=GREY, markeredgewidth=0.9, zorder=2, **look)
-        if points:
+        marks = {"markersize": 4.6, "markeredgecolor": GREY, "markeredgewidth": 0.9, "zorder": 2}
+        axes.plot(points["relus"], points["accuracy"], **marks, **look)
+        if not points.empty:
             label = f"published, {REPLACEMENT_WORDS[kind]}"
             handles.append(Line2D([], [], color=GREY, markersize=5, label=label, **look))
     return handles

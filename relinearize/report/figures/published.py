@@ -5,34 +5,30 @@ from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
+from pandas import DataFrame
 
 from relinearize.report.figures.canvas import GREY_TEXT
 from relinearize.report.figures.style import SHORT_WORDS
-from relinearize.report.papers.published import PublishedPoint
 
 _SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, 1), (1, 1), (-1, -1))
 _GAPS = (5.0, 8.5, 13.0)
 
 
-def name_published(axes: Axes, published: Sequence[PublishedPoint]) -> None:
+def name_published(axes: Axes, published: DataFrame) -> None:
     """Write each published method's name once; everything else must have been drawn."""
-    if not published:
-        return
     renderer = axes.figure.canvas.get_renderer()
-    groups = by_method(published)
-    several = {method for method, _ in groups if sum(name == method for name, _ in groups) > 1}
     # Methods with few points have few places to stand: they choose first.
-    ordered = sorted(groups.items(), key=lambda item: (len(item[1]), item[0]))
-    names = [f"{method} ({SHORT_WORDS[kind]})" if method in several else method for (method, kind), _ in ordered]
+    groups = sorted(published.groupby(["method", "replacement"]), key=lambda item: (len(item[1]), item[0]))
+    several = published.groupby("method")["replacement"].nunique() > 1
+    names = [f"{method} ({SHORT_WORDS[kind]})" if several[method] else method for (method, kind), _ in groups]
     texts = [axes.text(0, 0, name, fontsize=7, color=GREY_TEXT, zorder=2.5, style="italic") for name in names]
     extents = [text.get_window_extent(renderer) for text in texts]
-    frame = axes.get_window_extent(renderer)
     boxes = place_names(
         [(extent.width, extent.height) for extent in extents],
-        [_display(axes, points) for _, points in ordered],
+        [_display(axes, points) for _, points in groups],
         _display(axes, published),
         _own_marks(axes),
-        frame.extents,
+        axes.get_window_extent(renderer).extents,
         axes.figure.dpi / 72,
     )
     for text, box in zip(texts, boxes, strict=True):
@@ -40,16 +36,9 @@ def name_published(axes: Axes, published: Sequence[PublishedPoint]) -> None:
         text.set_position(axes.transData.inverted().transform((box[0], baseline)))
 
 
-def by_method(published: Sequence[PublishedPoint]) -> dict[tuple[str, str], list[PublishedPoint]]:
-    """(method, replacement) -> its points by growing number of ReLUs."""
-    groups: dict[tuple[str, str], list[PublishedPoint]] = {}
-    for point in sorted(published, key=lambda point: point.relus):
-        groups.setdefault((point.method, point.replacement), []).append(point)
-    return groups
-
-
-def _display(axes: Axes, points: Sequence[PublishedPoint]) -> np.ndarray:
-    return axes.transData.transform([(point.relus, point.accuracy) for point in points])
+def _display(axes: Axes, points: DataFrame) -> np.ndarray:
+    """N x 2, by growing number of ReLUs."""
+    return axes.transData.transform(points.sort_values("relus", kind="stable")[["relus", "accuracy"]])
 
 
 def _own_marks(axes: Axes) -> np.ndarray:

@@ -7,7 +7,6 @@ document as text nodes, and the data block escapes what could end it, so no name
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path], preset: Preset | 
                 "series": drawn_series,
                 "levels": [_level(level, preset) for level in panel.levels.to_dict("records")],
                 "runs": [position for series in drawn_series for position in series["runs"]],
-                "published": [asdict(point) for point in panel.published],
+                "published": panel.published.to_dict("records"),
             }
         )
     methods = sorted({series["method"] for panel in drawn_panels for series in panel["series"]})

@@ -6,15 +6,14 @@ differ: `differences` lists them. The papers' recipes and widths are those of co
 """
 
 import functools
-from collections.abc import Iterable
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from relinearize.conf_folder import conf_folder
 from relinearize.records.run import Record
-from relinearize.report.papers.published import PublishedPoint, published_for
+from relinearize.report.papers.published import published_for
 from relinearize.report.tables.text import csv_text, markdown, markdown_table
 
 # Published counts are what the papers met (12.9K, 49.4K) after asking for round numbers (13K, 50K), or are rounded.
@@ -26,6 +25,11 @@ NOT_STATED = {"SNL": ("resnet18", "wrn22_8")}
 TRAINING_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000}
 # What the papers or their released code say of each stage, as far as it has such a setting.
 SETTINGS = ("epochs", "batch_size", "learning_rate", "lasso", "lasso_growth", "threshold")
+OF_PAPER = ["run", "paper", "paper_relus", "paper_accuracy", "what_differs", "no_counterpart", "confidence", "source"]
+COLUMNS = (
+    *("run", "key", "method", "dataset", "title", "backbone", "width", "convention", "seed", "relus", "accuracy"),
+    *("paper", "paper_relus", "paper_accuracy", "difference", "what_differs", "no_counterpart", "confidence", "source"),
+)
 NO_SETTING = ("snl", "search.epochs")  # it ends when the budget is reached
 
 
@@ -76,11 +80,11 @@ def _other_stage(record: Record, method: str) -> str | None:
     return None
 
 
-def counterpart(record: Record) -> tuple[PublishedPoint | None, str]:
+def counterpart(record: Record) -> tuple[Series | None, str]:
     """The published point nearest to the run, or None and, in a few words, why there is none."""
     name, backbone, met = record.method.name, record.backbone, record.budget.met
     points = published_for(record.dataset.name, record.dataset.image_size)
-    if not points:
+    if points.empty:
         return None, f"nothing is published on {record.dataset.title} at {record.dataset.image_size} pixels"
     if name in UNKNOWN_NUMBERS:
         return None, f"no accuracies of {UNKNOWN_NUMBERS[name]} are known"
@@ -93,25 +97,21 @@ def counterpart(record: Record) -> tuple[PublishedPoint | None, str]:
     allocation = record.config.get("allocation", {"name": "free"})["name"]
     if allocation != "free":
         return None, f"allocation is {allocation}, {paper}'s is free"
-    points = [
-        point
-        for point in points
-        if point.method == paper
-        and (point.backbone == backbone.name or (point.backbone == "not stated" and backbone.name in NOT_STATED[paper]))
-    ]
-    if not points:
+    networks = [backbone.name, *(["not stated"] if backbone.name in NOT_STATED.get(paper, ()) else [])]
+    points = points[(points["method"] == paper) & points["backbone"].isin(networks)]
+    if points.empty:
         return None, f"{paper} has no point with {backbone.name} on this dataset"
     if backbone.width != (width := paper_width(backbone.name)):
         return None, f"width {backbone.width}, the paper's is {width}"
     if record.replacement != "identity":
         return None, f"replacement is {record.replacement}, the paper's is identity"
-    nearest = min(points, key=lambda point: abs(point.relus - met))
+    nearest = points.loc[(points["relus"] - met).abs().idxmin()]
     if abs(nearest.relus - met) > BUDGET_TOLERANCE * nearest.relus:
         return None, f"{met:,} ReLUs; the nearest published budget is {nearest.relus:,}"
     return nearest, ""
 
 
-def differences(record: Record, point: PublishedPoint) -> list[str]:
+def differences(record: Record, point: Series) -> list[str]:
     """What differs, each in a few words with the paper's value in brackets; what weighs most comes first."""
     dataset, found, method = record.dataset, [], paper_method(record)
     title = paper_config(method, dataset.name).dataset.title
@@ -142,43 +142,28 @@ def differences(record: Record, point: PublishedPoint) -> list[str]:
     return found
 
 
-def compare(records: Iterable[Record]) -> DataFrame:
-    """A row for each run: those with a counterpart first, by dataset, method, network and budget.
+def compare(runs: DataFrame) -> DataFrame:
+    """A row for each of `run_table`'s: those with a counterpart first, by dataset, method, network and budget.
 
     accuracies in percent; `difference`: ours minus the paper's. Without a counterpart (`no_counterpart`: why) the
     paper's columns are None.
     """
     rows = []
-    for record in records:
+    for record in runs["record"]:
         point, reason = counterpart(record)
-        ours = record.accuracy.test
-        rows.append(
-            {
-                "run": record.name,
-                "key": record.key,
-                "method": record.method.name,
-                "dataset": record.dataset.name,
-                "title": record.dataset.title,
-                "backbone": record.backbone.name,
-                "width": record.backbone.width,
-                "convention": record.backbone.convention,
-                "seed": record.seed,
-                "relus": record.budget.met,
-                "accuracy": ours,
-                "paper": point and point.paper,
-                "paper_relus": point and point.relus,
-                "paper_accuracy": point and point.accuracy,
-                "difference": None if point is None or ours is None else round(ours - point.accuracy, 4),
-                "what_differs": point and "; ".join(differences(record, point)),
-                "no_counterpart": reason or None,
-                "confidence": point and point.confidence,
-                "source": point and point.source,
-            }
-        )
-    frame = DataFrame(rows, dtype=object)
-    order = frame.assign(alone=frame["paper"].isna(), falling=-frame["relus"])
+        row = {"run": record.name, "no_counterpart": reason or None}
+        if point is not None:
+            row |= {"paper_relus": point.relus, "paper_accuracy": point.accuracy}
+            row |= {name: point[name] for name in ("paper", "confidence", "source")}
+            row["what_differs"] = "; ".join(differences(record, point))
+        rows.append(row)
+    table = runs.rename(columns={"met": "relus", "test": "accuracy"}).join(
+        DataFrame(rows, runs.index, OF_PAPER, dtype=object)
+    )
+    table["difference"] = (table["accuracy"] - table["paper_accuracy"].astype(float)).round(4)
+    order = table.assign(alone=table["paper"].isna(), falling=-table["relus"])
     names = ["alone", "dataset", "title", "method", "backbone", "falling", "seed", "run", "key"]
-    return frame.loc[order.sort_values(names).index].reset_index(drop=True)
+    return table.loc[order.sort_values(names).index, list(COLUMNS)].reset_index(drop=True)
 
 
 def shown_comparisons(comparisons: DataFrame) -> tuple[DataFrame, DataFrame]:
@@ -190,7 +175,7 @@ def shown_comparisons(comparisons: DataFrame) -> tuple[DataFrame, DataFrame]:
         "images": matched["title"],
         "ReLUs": matched["relus"].map("{:,}".format),
         "ours": matched["accuracy"].map("{:.2f}".format, na_action="ignore").fillna("-"),
-        "paper's ReLUs": matched["paper_relus"].map("{:,}".format),
+        "paper's ReLUs": matched["paper_relus"].map("{:,.0f}".format),
         "paper": matched["paper_accuracy"].map("{:.2f}".format),
         "difference": matched["difference"].map("{:+.2f}".format, na_action="ignore").fillna("-"),
         "what differs": matched["what_differs"].replace("", "nothing known"),

@@ -15,7 +15,7 @@ from pandas import DataFrame, Series
 
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.records.run import Record
-from relinearize.report.papers.published import PublishedPoint, published_for
+from relinearize.report.papers.published import published_for
 from relinearize.report.tables.cost import cost_columns, predicted_costs
 from relinearize.report.tables.text import csv_text, network_name
 
@@ -36,7 +36,7 @@ class Panel:
     runs: DataFrame
     points: DataFrame
     levels: DataFrame
-    published: list[PublishedPoint]
+    published: DataFrame
 
 
 def build_panels(records: Sequence[Record], published: bool = True, preset: Preset | None = None) -> list[Panel]:
@@ -48,7 +48,7 @@ def build_panels(records: Sequence[Record], published: bool = True, preset: Pres
     for _, runs in run_table(records, preset).groupby("panel"):
         dataset = runs["record"].iloc[0].dataset
         about = (dataset.name, dataset.title, dataset.image_size)
-        points = published_for(dataset.name, dataset.image_size) if published else []
+        points = published_for(dataset.name, dataset.image_size if published else 0)
         panels.append(Panel(*about, runs, point_table(runs), level_table(runs, preset), points))
     return panels
 
