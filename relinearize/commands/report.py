@@ -46,16 +46,16 @@ def main(arguments: Sequence[str]) -> dict[str, Path]:
     options = checked(ReportOptions, config)
     preset, wandb = one_preset(options.preset, options.network), wandb_settings(config)
     from relinearize.report.papers.comparison import shown_comparisons
-    from relinearize.report.report import log_report, make_report, write_report
+    from relinearize.report.report import Report, log_report, write_report
     from relinearize.report.tables import terminal
     from relinearize.report.tables.shared_work import shared_work
 
-    report = make_report(options.folders, options.published, options.against_paper, preset)
+    report = Report(options.folders, options.published, options.against_paper, preset)
     paths = write_report(report, options.out)
-    terminal.print_runs(report.sources.records, preset=report.preset)
+    terminal.print_runs(report.records, preset=report.preset)
     if report.preset.network is None:
         print(f"{report.preset.name} is computation alone: there are no bytes, hence no pareto_bytes.png")
-    if work := shared_work(report.sources.records):
+    if work := shared_work(report.records):
         print(work)
     terminal.print_combinations(report.combinations)
     terminal.print_robustness(report.robustness)

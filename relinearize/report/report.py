@@ -2,71 +2,68 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pandas import DataFrame
 
 from relinearize.errors import UserError
 from relinearize.files import write_bytes
 from relinearize.private_inference.cost.presets import Preset, one_preset
+from relinearize.records.robustness import ROBUST_FILE, find_robust_records
+from relinearize.records.run import find_records
 from relinearize.report.figures.costs import draw_inference, draw_inference_split, draw_latency_split, latency_splits
 from relinearize.report.figures.masks import draw_masks
 from relinearize.report.figures.pareto import cost_axes, covered, draw_pareto
 from relinearize.report.figures.robustness import draw_robustness
-from relinearize.report.figures.searches import SearchTrajectory, build_trajectories, draw_searches
+from relinearize.report.figures.searches import build_trajectories, draw_searches
 from relinearize.report.page.page import render_page
 from relinearize.report.papers.comparison import against_paper_csv, against_paper_markdown, compare
-from relinearize.report.sources import Sources, read_sources
-from relinearize.report.tables.combinations import Matrix, build_matrices, combinations_markdown
+from relinearize.report.sources import find_inferences, find_masks
+from relinearize.report.tables.combinations import build_matrices, combinations_markdown
 from relinearize.report.tables.inference import build_inferences, inference_csv, inference_markdown
-from relinearize.report.tables.masks import MaskGroup, build_groups
-from relinearize.report.tables.pareto import Panel, build_panels, pareto_csv
-from relinearize.report.tables.robustness import RobustTable, build_tables
+from relinearize.report.tables.masks import build_groups
+from relinearize.report.tables.pareto import build_panels, pareto_csv
+from relinearize.report.tables.robustness import build_tables
 from relinearize.report.tables.robustness_text import corruptions_csv, robustness_csv, robustness_markdown
 from relinearize.tracking.wandb_run import wandb_run
 
 
-@dataclass(frozen=True)
 class Report:
-    """`preset`: what costs of private inference are predicted for. `comparisons`: None unless asked for."""
+    """Everything below some folders, and every table made of it, each once.
 
-    sources: Sources
-    preset: Preset
-    panels: list[Panel]
-    robustness: list[RobustTable]
-    masks: list[MaskGroup]
-    trajectories: list[SearchTrajectory]
-    combinations: list[Matrix]
-    inferences: DataFrame
-    comparisons: DataFrame | None
+    Args:
+        folders: of runs; a record file among them stands for its folder.
+        published: with the papers' points on the same images.
+        against_paper: compare each run with the paper's number for it.
+        preset: what costs of private inference are predicted for; None: Cheetah on the WAN.
 
-
-def make_report(
-    folders: Iterable[Path | str], published: bool = True, against_paper: bool = False, preset: Preset | None = None
-) -> Report:
-    """Read everything below `folders` and make all tables.
-
-    `published`: with the papers' points on the same images. `against_paper`: compare each run with the paper's number
-    for it. `preset`: see `cost.presets.one_preset` (None: Cheetah on the WAN).
-    Raises UserError where there is nothing to report.
+    Raises UserError where a folder does not exist or holds no run. Unreadable files are named in the log.
     """
-    sources = read_sources(folders)
-    records, preset = sources.records, preset or one_preset()
-    panels = build_panels(records, published, preset)
-    return Report(
-        sources=sources,
-        preset=preset,
-        panels=panels,
-        robustness=build_tables(sources.robust, panels),
-        masks=build_groups(panels, sources.masks),
-        trajectories=build_trajectories(panels),
-        combinations=build_matrices(panels),
-        inferences=build_inferences(sources.inferences, records),
-        comparisons=compare(pd.concat([panel.runs for panel in panels])) if against_paper else None,
-    )
+
+    def __init__(
+        self,
+        folders: Iterable[Path | str],
+        published: bool = True,
+        against_paper: bool = False,
+        preset: Preset | None = None,
+    ) -> None:
+        self.folders = [Path(folder) for folder in folders]
+        if not self.folders:
+            raise UserError("report: name at least one folder that holds record.json files")
+        self.preset = preset or one_preset()
+        self.runs = find_records(self.folders)
+        self.records = [record for _, record in self.runs]
+        self.panels = build_panels(self.records, published, self.preset)
+        robust = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in self.folders]
+        found = find_robust_records(path for path in robust if path.exists())
+        self.robustness = build_tables([record for _, record in found], self.panels)
+        masks, self.without_mask = find_masks(self.runs)
+        self.masks = build_groups(self.panels, masks)
+        self.trajectories = build_trajectories(self.panels)
+        self.combinations = build_matrices(self.panels)
+        self.inferences = build_inferences(find_inferences(self.folders), self.records)
+        self.comparisons = compare(pd.concat([panel.runs for panel in self.panels])) if against_paper else None
 
 
 def write_report(report: Report, out: Path | str | None = None) -> dict[str, Path]:
@@ -74,7 +71,7 @@ def write_report(report: Report, out: Path | str | None = None) -> dict[str, Pat
 
     Raises UserError where `out` cannot be written.
     """
-    first = report.sources.folders[0]
+    first = report.folders[0]
     folder = Path(out) if out is not None else first.parent if first.is_file() else first
     paths = {}
     try:
@@ -98,7 +95,7 @@ def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | byte
     if not splits.empty:
         yield "latency_split.png", draw_latency_split(splits, preset)
     # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
-    paths = {record.key: Path(os.path.relpath(path, folder)) for path, record in report.sources.runs}
+    paths = {record.key: Path(os.path.relpath(path, folder)) for path, record in report.runs}
     yield (
         "report.html",
         render_page(
@@ -106,7 +103,7 @@ def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | byte
             paths,
             robustness=report.robustness,
             masks=report.masks,
-            without_mask=report.sources.without_mask,
+            without_mask=report.without_mask,
             preset=preset,
             inferences=report.inferences,
         ),
@@ -141,7 +138,7 @@ def log_report(report: Report, paths: Mapping[str, Path], settings: Mapping[str,
     import wandb
 
     place = paths["report.html"].parent
-    records = report.sources.records
+    records = report.records
     tags = sorted({name for record in records for name in (record.dataset.name, record.backbone.name)})
     about = {
         "name": f"report-{place.resolve().name}",
@@ -156,8 +153,9 @@ def log_report(report: Report, paths: Mapping[str, Path], settings: Mapping[str,
         for path in paths.values():
             artifact.add_file(str(path), skip_cache=True)
             if path.suffix == ".csv":
-                columns, rows = read_table(path)
-                shown[f"report/{path.stem}"] = wandb.Table(columns=columns, data=rows)
+                frame = pd.read_csv(path, keep_default_na=False, na_values=[""])  # None where a cell is empty
+                frame = frame.astype(object).where(frame.notna(), None)
+                shown[f"report/{path.stem}"] = wandb.Table(columns=list(frame), data=frame.values.tolist())
             elif path.suffix == ".png":
                 shown[f"report/{path.stem}_figure"] = wandb.Image(str(path))
             elif path.suffix == ".html":
@@ -165,9 +163,3 @@ def log_report(report: Report, paths: Mapping[str, Path], settings: Mapping[str,
         run.log(shown)
         run.log_artifact(artifact)
         return run.url or f"W&B, {settings['mode']}: wandb sync {place / 'wandb'}"
-
-
-def read_table(path: Path) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of a CSV file: numbers where a whole column has nothing else, None where a cell is empty."""
-    frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    return list(frame), frame.astype(object).where(frame.notna(), None).values.tolist()

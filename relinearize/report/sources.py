@@ -1,8 +1,7 @@
-"""What a report is made from: records of runs, of their robustness and of private inferences, and masks. Read once."""
+"""What a report reads beside the records of runs: the records of private inferences, and masks."""
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,7 @@ from safetensors import SafetensorError, safe_open
 from relinearize.errors import UserError
 from relinearize.records.inference import RECORD_FILE as INFERENCE_FILE
 from relinearize.records.inference import InferenceRecord
-from relinearize.records.robustness import ROBUST_FILE, RobustRecord, find_robust_records
-from relinearize.records.run import Record, find_records
+from relinearize.records.run import Record
 
 MASK_FILE = "mask.safetensors"
 MOST_NAMES = 4  # of runs in a warning
@@ -20,43 +18,6 @@ MOST_NAMES = 4  # of runs in a warning
 logger = logging.getLogger(__name__)
 
 Positions = dict[str, np.ndarray]  # site name -> bool array of the site's shape, in forward order; true: ReLU kept
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Everything below the folders. `masks`: by record key; `without_mask`: names of runs without a readable one."""
-
-    folders: tuple[Path, ...]
-    runs: tuple[tuple[Path, Record], ...]
-    robust: tuple[RobustRecord, ...]
-    inferences: tuple[InferenceRecord, ...]
-    masks: dict[str, Positions]
-    without_mask: tuple[str, ...]
-
-    @property
-    def records(self) -> list[Record]:
-        return [record for _, record in self.runs]
-
-
-def read_sources(folders: Iterable[Path | str]) -> Sources:
-    """Read all records and masks below `folders`; a record file among them stands for its folder.
-
-    Raises UserError where a folder does not exist or holds no run. Unreadable files are named in the log.
-    """
-    folders = tuple(map(Path, folders))
-    if not folders:
-        raise UserError("report: name at least one folder that holds record.json files")
-    runs = find_records(folders)
-    robust = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in folders]
-    masks, without_mask = find_masks(runs)
-    return Sources(
-        folders=folders,
-        runs=tuple(runs),
-        robust=tuple(record for _, record in find_robust_records(path for path in robust if path.exists())),
-        inferences=tuple(find_inferences(folders)),
-        masks=masks,
-        without_mask=tuple(without_mask),
-    )
 
 
 def find_inferences(folders: Sequence[Path]) -> list[InferenceRecord]:

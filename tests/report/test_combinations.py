@@ -5,7 +5,7 @@ from fake_records import fake_record
 
 from relinearize.commands.report import main as report_command
 from relinearize.records.run import SubmodelRecord
-from relinearize.report.report import make_report, write_report
+from relinearize.report.report import Report, write_report
 from relinearize.report.tables.combinations import build_matrices, combinations_markdown
 from relinearize.report.tables.pareto import build_panels
 
@@ -68,4 +68,4 @@ def test_report_writes_and_prints_them(tmp_path, capfd):
     assert "14,000 ReLUs, 10 %, test accuracy in %" in printed and str(tmp_path / "runs" / "combinations.md") in printed
     assert "**62.50**" in (tmp_path / "runs" / "combinations.md").read_text()
     fake_record("snl").write(tmp_path / "alone" / "record.json")
-    assert "combinations.md" not in write_report(make_report([tmp_path / "alone"]))
+    assert "combinations.md" not in write_report(Report([tmp_path / "alone"]))

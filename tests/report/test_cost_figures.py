@@ -18,7 +18,7 @@ from relinearize.report.figures.canvas import wide
 from relinearize.report.figures.costs import MOST, draw_latency_split, latency_splits
 from relinearize.report.figures.pareto import RELUS, cost_axes, covered, draw_pareto
 from relinearize.report.page.page import render_page
-from relinearize.report.report import make_report, write_report
+from relinearize.report.report import Report, write_report
 from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.pareto import build_panels
 from relinearize.report.tables.terminal import print_runs
@@ -162,5 +162,5 @@ def test_the_command_takes_preset_network_and_out(tmp_path, capsys):
 
 
 def test_unknown_networks_have_no_figures_of_costs(tmp_path):
-    paths = write_report(make_report([write_records([unknown(fake_record())], tmp_path / "runs")]), tmp_path / "out")
+    paths = write_report(Report([write_records([unknown(fake_record())], tmp_path / "runs")]), tmp_path / "out")
     assert list(paths) == ["pareto.csv", "pareto.png", "report.html"]

@@ -16,7 +16,7 @@ from relinearize.private_inference.cost.prediction import predict
 from relinearize.private_inference.cost.presets import one_preset
 from relinearize.report.figures.costs import draw_inference, draw_inference_split
 from relinearize.report.page.page import render_page
-from relinearize.report.report import make_report, write_report
+from relinearize.report.report import Report, write_report
 from relinearize.report.sources import find_inferences
 from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.inference import (
@@ -137,7 +137,7 @@ def test_the_report_writes_them(tmp_path):
     runs = fake_sweep(methods=("snl",), budgets=(14_000,), seeds=(0,))
     write_records(runs, tmp_path)
     write_inference(fake_inference(runs[0]), tmp_path / "run-000")
-    paths = write_report(make_report([tmp_path]), tmp_path / "out")
+    paths = write_report(Report([tmp_path]), tmp_path / "out")
     names = ["inference.md", "inference.csv", "inference_split.png", "inference.png"]
     assert [name for name in paths if name.startswith("inference")] == names
     assert all(paths[name].stat().st_size > 500 for name in names)

@@ -14,7 +14,7 @@ from relinearize.records.run import find_records
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.report.figures.masks import CELL, LEAST_ROWS, MOST_ROWS, chosen_rows, colours, draw_masks, framed_map
 from relinearize.report.figures.style import SHARE_COLOURS
-from relinearize.report.report import make_report, write_report
+from relinearize.report.report import Report, write_report
 from relinearize.report.sources import find_masks, read_mask
 from relinearize.report.tables.masks import SiteMap, build_groups
 from relinearize.report.tables.pareto import build_panels
@@ -103,12 +103,12 @@ def test_broken_and_missing_masks_are_named_and_stop_nothing(tmp_path, caplog):
     assert "run-001" in broken and "cannot be read as a mask" in broken
     assert missing.endswith("beside the record of snl-resnet18-cifar10-35k-s2")
     assert not any("\n" in record.getMessage() for record in caplog.records)
-    assert write_report(make_report([runs]))["masks.png"] == runs / "masks.png"
+    assert write_report(Report([runs]))["masks.png"] == runs / "masks.png"
 
 
 def test_without_any_mask_there_is_no_picture(tmp_path):
     runs = write_records([fake_record()], tmp_path)
-    assert "masks.png" not in write_report(make_report([runs]))
+    assert "masks.png" not in write_report(Report([runs]))
     assert not (runs / "masks.png").exists()
 
 

@@ -10,26 +10,26 @@ from fake_records import REPORT_FILES, fake_record, fake_sweep, write_records
 from rich.console import Console
 
 from relinearize.errors import UserError
-from relinearize.report.report import make_report, write_report
+from relinearize.report.report import Report, write_report
 from relinearize.report.tables.terminal import print_runs
 
 
 def test_three_files_in_the_first_folder_or_where_asked(tmp_path):
     first = write_records(fake_sweep(seeds=(0,)), tmp_path / "a")
     second = write_records([fake_record(seed=1)], tmp_path / "b")
-    paths = write_report(make_report([first, second]))
+    paths = write_report(Report([first, second]))
     names = ("pareto.csv", "pareto.png", "report.html")
     assert [paths[name] for name in names] == [first / name for name in names]
     assert all(paths[name].stat().st_size > 500 for name in names)
-    elsewhere = write_report(make_report([str(second)]), str(tmp_path / "out" / "deep"))
+    elsewhere = write_report(Report([str(second)]), str(tmp_path / "out" / "deep"))
     assert elsewhere["report.html"] == tmp_path / "out" / "deep" / "report.html"
     assert sorted(path.name for path in elsewhere["report.html"].parent.iterdir()) == REPORT_FILES
 
 
 def test_published_points_can_be_left_out(tmp_path):
     runs = write_records(fake_sweep(seeds=(0,)), tmp_path / "runs")
-    with_them = write_report(make_report([runs]), tmp_path / "with")
-    without = write_report(make_report([runs], published=False), tmp_path / "without")
+    with_them = write_report(Report([runs]), tmp_path / "with")
+    without = write_report(Report([runs], published=False), tmp_path / "without")
     assert with_them["pareto.csv"].read_text() == without["pareto.csv"].read_text()
     assert (
         '"published":[]' not in with_them["report.html"].read_text()
@@ -40,21 +40,21 @@ def test_published_points_can_be_left_out(tmp_path):
 
 def test_a_report_can_be_made_again_and_names_no_machine(tmp_path):
     folder = write_records([fake_record()], tmp_path)
-    before = write_report(make_report([folder]))["pareto.csv"].read_bytes()
-    again = write_report(make_report([folder]))
+    before = write_report(Report([folder]))["pareto.csv"].read_bytes()
+    again = write_report(Report([folder]))
     assert again["pareto.csv"].read_bytes() == before
     assert str(tmp_path) not in again["report.html"].read_text()
 
 
 def test_errors_are_one_line(tmp_path):
     with pytest.raises(UserError, match="at least one folder"):
-        write_report(make_report([]))
+        write_report(Report([]))
     with pytest.raises(UserError, match=r"holds no record\.json"):
-        write_report(make_report([tmp_path]))
+        write_report(Report([tmp_path]))
     folder = write_records([fake_record()], tmp_path / "runs")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        write_report(make_report([folder]), tmp_path / "file")
+        write_report(Report([folder]), tmp_path / "file")
 
 
 def printed(records, **options):
@@ -88,9 +88,9 @@ def test_the_report_never_imports_torch(tmp_path):
         "assert not heavy, heavy\n"
         "from relinearize.report.tables.terminal import print_runs\n"
         "assert not {'matplotlib', 'pandas'} & set(sys.modules), 'a run prints its table without them'\n"
-        "from relinearize.report.report import make_report\n"
+        "from relinearize.report.report import Report\n"
         "from relinearize.report.report import write_report\n"
-        f"write_report(make_report([{str(folder)!r}]))\n"
+        f"write_report(Report([{str(folder)!r}]))\n"
         "from relinearize.records.run import find_records\n"
         f"print_runs([record for _, record in find_records([{str(folder)!r}])])\n"
         "assert 'torch' not in sys.modules\n"

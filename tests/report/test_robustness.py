@@ -20,7 +20,7 @@ from rich.console import Console
 from relinearize.records.robustness import RobustRecord
 from relinearize.report.figures.robustness import attacked_column, corrupted_column, draw_robustness, shade
 from relinearize.report.page.page import render_page
-from relinearize.report.report import make_report, write_report
+from relinearize.report.report import Report, write_report
 from relinearize.report.tables.measures import interval_95
 from relinearize.report.tables.pareto import build_panels, pareto_table
 from relinearize.report.tables.robustness import ORACLE, build_tables
@@ -411,7 +411,7 @@ def test_terminal_shows_the_table():
 
 def test_nothing_changes_without_robust_records(tmp_path):
     runs = write_records(fake_sweep(seeds=(0,)), tmp_path / "runs")
-    paths = write_report(make_report([runs]), tmp_path / "out")
+    paths = write_report(Report([runs]), tmp_path / "out")
     assert not set(FILES) & set(paths)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == REPORT_FILES
     assert "robust" not in paths["report.html"].read_text().lower() and "{{" not in paths["report.html"].read_text()
@@ -438,6 +438,6 @@ def test_report_finds_robust_records_and_never_imports_torch(tmp_path):
 
 def test_a_named_record_stands_for_its_folder(tmp_path):
     runs = write_robust(fake_robust_runs(budgets=(34_816,)), tmp_path / "runs")
-    paths = write_report(make_report([runs / "run-000" / "record.json"]), tmp_path / "out")
+    paths = write_report(Report([runs / "run-000" / "record.json"]), tmp_path / "out")
     assert [name for name in paths if name.startswith("robustness")] == FILES
     assert len(csv_rows(paths["robustness.csv"].read_text())) == 1

@@ -19,7 +19,7 @@ from relinearize.report.figures.searches import (
 )
 from relinearize.report.figures.style import SHARE_COLOURS
 from relinearize.report.page.page import page_data
-from relinearize.report.report import make_report, write_report
+from relinearize.report.report import Report, write_report
 from relinearize.report.tables.pareto import build_panels
 
 
@@ -96,9 +96,9 @@ def test_the_picture_holds_the_shares_colours():
 def test_report_writes_searches_only_where_there_are_ways(tmp_path):
     for name, record in (("with", walked(fake_record("snl"))), ("without", fake_record("snl"))):
         record.write(tmp_path / name / "run" / "record.json")
-    assert "searches.png" in write_report(make_report([tmp_path / "with"]))
+    assert "searches.png" in write_report(Report([tmp_path / "with"]))
     assert (tmp_path / "with" / "searches.png").exists()
-    assert "searches.png" not in write_report(make_report([tmp_path / "without"]))
+    assert "searches.png" not in write_report(Report([tmp_path / "without"]))
     assert not (tmp_path / "without" / "searches.png").exists()
 
 

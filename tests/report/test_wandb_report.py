@@ -13,7 +13,6 @@ from wandb_files import keep_off, local_paths, runs_below
 from relinearize.commands.report import composed_report, wandb_settings
 from relinearize.commands.report import main as report_command
 from relinearize.errors import UserError
-from relinearize.report.report import read_table
 
 pytest.importorskip("wandb")
 
@@ -56,7 +55,9 @@ def test_tables_pictures_and_page_stand_in_one_run(tmp_path, offline, capsys):
     assert columns == list(points[0]) and len(rows) == len(points)
     mean = columns.index("accuracy_mean")
     assert [row[mean] for row in rows] == [float(point["accuracy_mean"]) for point in points], "numbers, to plot"
-    robust, _ = table_of(run, "report/robustness")
+    robust, (mean, checkpoint, *_) = table_of(run, "report/robustness")
+    assert mean[robust.index("ca_sd")] > 0 and checkpoint[robust.index("ca_sd")] is None, "an empty cell"
+    assert mean[robust.index("seeds")] == "0 1", "text"
     assert {"ca", "npa", "fgsm"} <= set(robust)
     shown = {key.rsplit(".", 1)[0] for key in run["history"][0]}
     assert {f"report/{name}_figure" for name in ("pareto", "masks", "robustness")} | {"report/page"} <= shown
@@ -96,8 +97,3 @@ def test_report_without_it_needs_no_wandb(tmp_path, monkeypatch):
     write_masks(fake_sweep(seeds=(0,))[:1], tmp_path)
     report_command([str(tmp_path)])
     assert (tmp_path / "report.html").is_file()
-
-
-def test_columns_of_a_table_are_numbers_or_text(tmp_path):
-    (tmp_path / "a.csv").write_text('name,count,seeds\n"a, b",1,0 1\nc,,\n')
-    assert read_table(tmp_path / "a.csv") == (["name", "count", "seeds"], [["a, b", 1.0, "0 1"], ["c", None, None]])

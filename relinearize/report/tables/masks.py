@@ -69,23 +69,18 @@ class MaskGroup:
 
 def build_groups(panels: Sequence[Panel], masks: dict[str, Positions]) -> list[MaskGroup]:
     """One group for each dataset and network with masks; `masks`: record key -> mask."""
-    groups: dict[tuple, MaskGroup] = {}
-    drawn: dict[tuple, DrawnMask] = {}
-    for position, panel in enumerate(panels):
-        runs = panel.runs[panel.runs["key"].isin(masks)]
-        runs = runs.assign(turn=runs.groupby(["curve", "asked"]).cumcount())
-        for run in runs.itertuples():
-            sites = [SiteMap.of(name, kept) for name, kept in masks[run.key].items()]
-            network = (position, run.network, tuple((site.name, site.shape) for site in sites))
-            group = groups.setdefault(network, MaskGroup(panel, run.network, []))
-            same = (network, run.asked, b"".join(site.bits for site in sites))
-            if same not in drawn:
-                drawn[same] = DrawnMask(run.asked, run.met, sites, run.turn, [], [])
-                group.masks.append(drawn[same])
-            mask = drawn[same]
-            mask.turn = min(mask.turn, run.turn)
-            mask.records.append(run.record)
-            mask.labels = list(dict.fromkeys([*mask.labels, run.method_name]))
-    for group in groups.values():
-        group.masks.sort(key=lambda one: (-one.asked, one.turn))
-    return list(groups.values())
+    groups = []
+    for panel in panels:
+        runs = panel.runs[panel.runs["key"].isin(masks)].copy()
+        runs["turn"] = runs.groupby(["curve", "asked"]).cumcount()
+        runs["sites"] = [[SiteMap.of(name, kept) for name, kept in masks[key].items()] for key in runs["key"]]
+        runs["shapes"] = [tuple((site.name, site.shape) for site in sites) for sites in runs["sites"]]
+        runs["bits"] = [b"".join(site.bits for site in sites) for sites in runs["sites"]]
+        for (network, _), own in runs.groupby(["network", "shapes"], sort=False):
+            drawn = []
+            for _, same in own.groupby(["asked", "bits"], sort=False):
+                first, labels = next(same.itertuples()), list(same["method_name"].unique())
+                turn, records = int(same["turn"].min()), list(same["record"])
+                drawn.append(DrawnMask(first.asked, first.met, first.sites, turn, records, labels))
+            groups.append(MaskGroup(panel, network, sorted(drawn, key=lambda one: (-one.asked, one.turn))))
+    return groups
