@@ -26,10 +26,9 @@ from rich.table import Table
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import GRAPH, read_bundle
 from relinearize.private_inference.cost.network import NETWORKS
-from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import find_presets
+from relinearize.private_inference.cost.presets import find_presets, predict
 from relinearize.private_inference.cost.workload import bundle_workload
-from relinearize.private_inference.engine.protocols import ENGINES
+from relinearize.private_inference.engine.options import ENGINES
 from relinearize.records.inference import InferenceRecord
 from relinearize.records.run import Record, find_records
 

@@ -11,7 +11,7 @@ import torch
 from relinearize.evaluation.pieces import Part, Piece, Result, flags_to_text, share, total_seconds
 from relinearize.evaluation.subject import Subject
 from relinearize.records.robustness import AttackRecord, CheckRecord, CleanAccuracy
-from relinearize.robustness.robust_accuracy import attacked_batch
+from relinearize.robustness.attacks import attacked_batch
 
 PASSES = 3  # of a step: forward and backward, in forward passes
 UNSAID_STEPS = 400  # AutoAttack takes about 20 times as long as PGD-20

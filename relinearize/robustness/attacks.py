@@ -4,7 +4,8 @@ It returns the attacked images: float32 in [0, 1], detached. An image counts as 
 restart and loss.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -143,3 +144,63 @@ def check_radius(key: str, value: object, zero: bool = True) -> None:
         raise UserError(f"{key}={value}: this is {value}/255; give pixels times 255 (8 for 8/255)")
     if not (value or zero):
         raise UserError(f"{key}={value} makes no attack; give pixels times 255, above 0 (8 for 8/255)")
+
+
+# ---- what an attack does to an accuracy ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RobustAccuracy:
+    """Bool N each in the images' order, on the CPU: which images are classified correctly without an attack (`clean`),
+    and which both without and with it (`robust`)."""
+
+    clean: Tensor
+    robust: Tensor
+
+    @property
+    def robust_percent(self) -> float:
+        return 100 * self.robust.float().mean().item()
+
+
+def attacked_batch(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Callable[[nn.Module, Tensor, Tensor, int], Tensor],
+    seed: int,
+    epsilon: float | None,
+) -> RobustAccuracy:
+    """Of pixels N x C x H x W in [0, 1] with labels N; `epsilon`: the attack's radius in pixels of [0, 1], if any.
+
+    In float32 (whether a GPU may shorten it to TF32 is up to the caller) and eval mode. Images that are wrong without
+    an attack are not attacked: the ball around an image contains it. RuntimeError if the attack leaves [0, 1] or its
+    radius.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        images = images.float()
+        clean = logits_of(network, images).argmax(1) == labels
+        robust = clean.clone()
+        rows = clean.nonzero().squeeze(1)
+        if len(rows):
+            pixels, labels = rows_of(images, rows), labels[rows]
+            found = attack(network, pixels, labels, seed)
+            check_threat_model(pixels, found, epsilon)
+            robust[rows] = logits_of(network, found).argmax(1) == labels
+    return RobustAccuracy(clean.cpu(), robust.cpu())
+
+
+def check_threat_model(images: Tensor, adversarial: Tensor, epsilon: float | None, norm: str = "Linf") -> None:
+    """RuntimeError unless `adversarial` is in [0, 1] and, in `norm`, within `epsilon` of `images`; no NaN passes."""
+    low, high = (bound.item() for bound in adversarial.aminmax())
+    if not (adversarial.shape == images.shape and low >= 0 and high <= 1):
+        raise RuntimeError(
+            f"attacked images {tuple(adversarial.shape)} of pixels {low:g} to {high:g}, not {tuple(images.shape)} "
+            "in [0, 1]"
+        )
+    if epsilon is None or norm not in ("Linf", "L2", "L1"):
+        return
+    order = {"Linf": math.inf, "L2": 2, "L1": 1}[norm]
+    distance = torch.linalg.vector_norm((adversarial - images).flatten(1), order, dim=1).max().item()
+    # Sums over thousands of pixels round more than a maximum.
+    if not distance <= epsilon + (1e-6 if norm == "Linf" else 1e-4 * epsilon + 1e-6):
+        raise RuntimeError(f"attacked images are {distance:g} away in {norm}, epsilon is {epsilon:g}")

@@ -5,7 +5,6 @@ gradients enabled, float32 and contiguous images, and some return tensors that s
 `third_party_attack` gives them what they need, undoes what they leave behind and checks what they return.
 """
 
-import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.robustness.attack import under_attack
+from relinearize.robustness.attacks import check_threat_model
 
 
 class LogitsOnly(nn.Module):
@@ -66,23 +66,6 @@ def third_party_attack(
         found = found.detach().float()
         check_threat_model(pixels, found, epsilon, norm)
     return found
-
-
-def check_threat_model(images: Tensor, adversarial: Tensor, epsilon: float | None, norm: str = "Linf") -> None:
-    """RuntimeError unless `adversarial` is in [0, 1] and, in `norm`, within `epsilon` of `images`; no NaN passes."""
-    low, high = (bound.item() for bound in adversarial.aminmax())
-    if not (adversarial.shape == images.shape and low >= 0 and high <= 1):
-        raise RuntimeError(
-            f"attacked images {tuple(adversarial.shape)} of pixels {low:g} to {high:g}, not {tuple(images.shape)} "
-            "in [0, 1]"
-        )
-    if epsilon is None or norm not in ("Linf", "L2", "L1"):
-        return
-    order = {"Linf": math.inf, "L2": 2, "L1": 1}[norm]
-    distance = torch.linalg.vector_norm((adversarial - images).flatten(1), order, dim=1).max().item()
-    # Sums over thousands of pixels round more than a maximum.
-    if not distance <= epsilon + (1e-6 if norm == "Linf" else 1e-4 * epsilon + 1e-6):
-        raise RuntimeError(f"attacked images are {distance:g} away in {norm}, epsilon is {epsilon:g}")
 
 
 @contextmanager

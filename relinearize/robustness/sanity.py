@@ -21,9 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.robustness.attack import under_attack
-from relinearize.robustness.attacks import FGSM, LEAST_RADIUS, PGD, logits_of
+from relinearize.robustness.attacks import FGSM, LEAST_RADIUS, PGD, attacked_batch, logits_of
 from relinearize.robustness.fixed_point import FRACTION_BITS, fixed_point
-from relinearize.robustness.robust_accuracy import attacked_batch
 from relinearize.robustness.third_party import Square
 
 STEPS = 20

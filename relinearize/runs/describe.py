@@ -15,8 +15,7 @@ from relinearize.data.source import Source
 from relinearize.machine import device_name, git_commit, versions
 from relinearize.private_inference.bundle.tracing import traced_graph
 from relinearize.private_inference.cost.backbones import backbone_work
-from relinearize.private_inference.cost.prediction import PhaseCost, predict
-from relinearize.private_inference.cost.presets import recorded_presets
+from relinearize.private_inference.cost.presets import PhaseCost, predict, recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, linear_work, mask_workload
 from relinearize.records.run import OWN_BUILDER, SCHEMA_VERSION, Record
 from relinearize.runs.build import all_relu_network

@@ -6,8 +6,7 @@ from numbers import Integral, Real
 from typing import Any, Protocol
 
 from relinearize.errors import UserError
-from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import Preset, find_presets
+from relinearize.private_inference.cost.presets import Preset, find_presets, predict
 from relinearize.private_inference.cost.workload import mask_workload
 from relinearize.relu.culling import Divide, Division, cull_by_latency, fewest_sites, holds, keep_sites
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from bench.common import Row, Settings, interleaved
 from bench.steps import batch_of, network_of
 from relinearize.methods.frozen import frozen_copy
-from relinearize.robustness.attacks import LEAST_RADIUS, PGD, logits_of
-from relinearize.robustness.robust_accuracy import attacked_batch
+from relinearize.robustness.attacks import LEAST_RADIUS, PGD, attacked_batch, logits_of
 
 STEPS = 20
 PROMISE = ">= 1.5"

@@ -10,8 +10,7 @@ from relinearize.errors import UserError
 from relinearize.private_inference.bundle import read_bundle
 from relinearize.private_inference.cost.network import Network, read_network
 from relinearize.private_inference.cost.workload import bundle_workload
-from relinearize.private_inference.engine.options import InferOptions
-from relinearize.private_inference.engine.protocols import ENGINES
+from relinearize.private_inference.engine.options import ENGINES, InferOptions
 from relinearize.records.inference import InferenceRecord, Phase
 
 # A protocol of presets.json -> images that are inferred under it. Without its options, as users run it.

@@ -9,7 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from relinearize.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, CorruptionFiles, GeneratedCorruptions
+from relinearize.corruptions.constants import CORRUPTIONS, EXTRA, SEVERITIES
+from relinearize.corruptions.files import CorruptionFiles
+from relinearize.corruptions.generated import GeneratedCorruptions
 from relinearize.corruptions.metrics import TINY_RESNET18, corruption_score
 from relinearize.errors import UserError
 

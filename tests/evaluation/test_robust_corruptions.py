@@ -8,7 +8,8 @@ from PIL import Image
 from quick_runs import quick_run
 from robust_runs import evaluate, lasting, pieces
 
-from relinearize.corruptions import CORRUPTIONS, SEVERITIES, CorruptionFiles
+from relinearize.corruptions.constants import CORRUPTIONS, SEVERITIES
+from relinearize.corruptions.files import CorruptionFiles
 from relinearize.corruptions.metrics import TINY_ERRORS, TINY_RESNET18
 from relinearize.evaluation import corrupted as robust_corruptions
 from relinearize.evaluation.robustness import test_images as images_of

@@ -24,7 +24,7 @@ from relinearize.evaluation.pieces import PIECES_FILE
 from relinearize.files import write_json
 from relinearize.progress import WorkProgress
 from relinearize.records.robustness import RobustRecord, find_robust_records
-from relinearize.robustness.robust_accuracy import RobustAccuracy
+from relinearize.robustness.attacks import RobustAccuracy
 from relinearize.robustness.sanity import determinism, logits_not_probabilities
 from relinearize.runs.finished import FinishedRun
 

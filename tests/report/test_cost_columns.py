@@ -7,8 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 from fake_records import fake_record
 
-from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import RECORDED, find_presets, one_preset
+from relinearize.private_inference.cost.presets import RECORDED, find_presets, one_preset, predict
 from relinearize.private_inference.cost.workload import LinearWork
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import cost_columns as names_of_columns

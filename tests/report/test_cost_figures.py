@@ -12,8 +12,7 @@ from test_page import Page
 
 from relinearize.commands.report import main as report_command
 from relinearize.errors import UserError
-from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import one_preset
+from relinearize.private_inference.cost.presets import one_preset, predict
 from relinearize.report.figures.canvas import wide
 from relinearize.report.figures.costs import MOST, draw_latency_split, latency_splits
 from relinearize.report.figures.pareto import RELUS, cost_axes, covered, draw_pareto

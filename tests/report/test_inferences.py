@@ -12,8 +12,7 @@ from fake_inferences import fake_inference, write_inference
 from fake_records import fake_record, fake_sweep, write_records
 from test_page import NASTY, Page
 
-from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import one_preset
+from relinearize.private_inference.cost.presets import one_preset, predict
 from relinearize.report.figures.costs import draw_inference, draw_inference_split
 from relinearize.report.page.page import render_page
 from relinearize.report.report import Report, write_report

@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 
 from relinearize.errors import UserError
 from relinearize.robustness.attack import fgsm, pgd
-from relinearize.robustness.attacks import FGSM, PGD, logits_of
-from relinearize.robustness.robust_accuracy import attacked_batch
+from relinearize.robustness.attacks import FGSM, PGD, attacked_batch, logits_of
 from relinearize.robustness.third_party import APGD, AutoAttack, Square, Torchattacks
 
 CONF = Path(__file__).parents[2] / "conf" / "attack"

@@ -12,7 +12,8 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
-from relinearize.robustness.guard import check_threat_model, third_party_attack
+from relinearize.robustness.attacks import check_threat_model
+from relinearize.robustness.guard import third_party_attack
 from relinearize.robustness.third_party import OTHER_DISTANCES, TORCHATTACKS, Torchattacks, autoattack
 
 EPSILON = 8 / 255

@@ -186,8 +186,7 @@ def test_a_wrong_adapter_is_caught(honest: nn.Module, tested) -> None:
 
 
 def test_numbers_are_those_of_the_attacks(honest: nn.Module, tested) -> None:
-    from relinearize.robustness.attacks import PGD
-    from relinearize.robustness.robust_accuracy import attacked_batch
+    from relinearize.robustness.attacks import PGD, attacked_batch
 
     images, labels = tested[0][:50], tested[1][:50]
     seed = int(np.random.SeedSequence([3, 0]).generate_state(1)[0])

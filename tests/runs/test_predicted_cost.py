@@ -5,8 +5,7 @@ from hydra.utils import instantiate
 from quick_runs import SMALL, composed
 from torch import nn
 
-from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import RECORDED, find_presets
+from relinearize.private_inference.cost.presets import RECORDED, find_presets, predict
 from relinearize.private_inference.export import run_workload
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload

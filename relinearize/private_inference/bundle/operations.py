@@ -6,7 +6,7 @@ arguments do not fit together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,14 @@ class Operation:
 
     compute: from the inputs, and by name the tensors and attributes (masked_relu: the mask), to the result.
     inputs: how many, None for two or more. tensors: what it reads from the weights, node x's `weight` under `x.weight`.
-    attributes: name -> kind, "pair" (two integers), "count" (one), "numbers" (floats, one per channel).
+    attributes: lists of floats, one per channel (mean, std), pairs of integers (of windows), an integer (groups).
     """
 
     meaning: str
     compute: Callable[..., np.ndarray]
     inputs: int | None = 1
     tensors: tuple[str, ...] = ()
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: tuple[str, ...] = ()
 
 
 def result_shape(op: str, inputs: Sequence[Shape], arguments: Mapping[str, Any]) -> Shape:
@@ -97,19 +97,19 @@ def _pool(x: np.ndarray, kernel: Any, stride: Any, padding: Any, value: float = 
     return _windows(_padded(x, padding, value), kernel, stride)
 
 
-_WINDOW = {"kernel": "pair", "stride": "pair", "padding": "pair"}
+_WINDOW = ("kernel", "stride", "padding")
 
 OPERATIONS: dict[str, Operation] = {
     "normalize": Operation(
         "(x - mean) / std per channel, public: the owner of the image does it in the clear",
         _normalize,
-        attributes={"mean": "numbers", "std": "numbers"},
+        attributes=("mean", "std"),
     ),
     "conv2d": Operation(
         "cross-correlation as in torch; weight O x C/groups x h x w, bias O; padding on both sides, with zeros",
         _conv2d,
         tensors=("weight", "bias"),
-        attributes={"stride": "pair", "padding": "pair", "dilation": "pair", "groups": "count"},
+        attributes=("stride", "padding", "dilation", "groups"),
     ),
     "linear": Operation("x @ weight.T + bias; weight O x F, bias O", _linear, tensors=("weight", "bias")),
     "affine": Operation(

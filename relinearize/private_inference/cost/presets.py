@@ -1,4 +1,4 @@
-"""The presets: a protocol's constants (presets.json) on a network."""
+"""The presets, a protocol's constants (presets.json) on a network, and what they predict from a workload's counts."""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Any
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import Network, read_network
+from relinearize.private_inference.cost.workload import Workload
 
 FILE = "presets.json"
 SHOWN_ON = ("lan", "wan")  # where a preset is shown if no network is asked for
@@ -126,21 +127,76 @@ def one_preset(name: str | None = None, network: str | None = None) -> Preset:
 
 
 def _protocol(name: str, content: dict[str, Any]) -> Protocol:
-    online = _phase(content["online"])
-    return Protocol(
-        name=name,
-        title=content["title"],
-        online=online,
-        offline=_phase(content["offline"]) if "offline" in content else None,
-        storage={party: _terms(terms) for party, terms in content.get("storage", {}).items()},
-        on_network=bool(online.messages.constants),
+    def terms(described: Mapping[str, Any]) -> Terms:
+        return Terms({count: constant["value"] for count, constant in described.items()})
+
+    def phase(described: Mapping[str, Any]) -> Phase:
+        quantities = [terms(described.get(quantity, {})) for quantity in ("seconds", "bytes", "messages")]
+        return Phase(*quantities, described.get("busier_direction", {"value": 0.5})["value"])
+
+    online = phase(content["online"])
+    offline = phase(content["offline"]) if "offline" in content else None
+    storage = {party: terms(described) for party, described in content.get("storage", {}).items()}
+    return Protocol(name, content["title"], online, offline, storage, on_network=bool(online.messages.constants))
+
+
+# ---- constants times counts ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """Of one inference of one image. `seconds`: T_loopback + messages * RTT/2 + bytes / rate.
+
+    loopback_seconds: with both parties on one machine; bytes: both directions; messages: one-way, one after the other;
+    rounds_seconds: what waiting for these takes.
+    """
+
+    seconds: float
+    loopback_seconds: float
+    bytes: float
+    messages: float
+    rounds_seconds: float = 0.0
+
+    @property
+    def bytes_seconds(self) -> float:
+        """The part of `seconds` that the bytes take on the wire."""
+        return max(0.0, self.seconds - self.loopback_seconds - self.rounds_seconds)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """offline: None where not known. storage: bytes that client and server keep from offline to online.
+
+    complete: false where the protocol's costs depend on the linear part, which is not known: they are the ReLUs' alone.
+    """
+
+    preset: Preset
+    online: PhaseCost
+    offline: PhaseCost | None
+    client_storage: float
+    server_storage: float
+    complete: bool
+
+
+def predict(preset: Preset, workload: Workload) -> Prediction:
+    """What one inference of one image costs under `preset`."""
+    protocol, network, features = preset.protocol, preset.network, workload.features()
+
+    def cost(phase: Phase) -> PhaseCost:
+        loopback, sent, messages = (terms.of(features) for terms in (phase.seconds, phase.bytes, phase.messages))
+        if network is None:
+            return PhaseCost(loopback, loopback, sent, messages)
+        seconds = network.predicted_seconds(loopback, messages, sent * phase.busier_direction)
+        return PhaseCost(seconds, loopback, sent, messages, messages * network.one_way_seconds)
+
+    phases = [phase for phase in (protocol.online, protocol.offline) if phase is not None]
+    terms = [one for phase in phases for one in (phase.seconds, phase.bytes, phase.messages)]
+    stored = {party: terms.of(features) for party, terms in protocol.storage.items()}
+    return Prediction(
+        preset=preset,
+        online=cost(protocol.online),
+        offline=None if protocol.offline is None else cost(protocol.offline),
+        client_storage=stored.get("client", 0.0),
+        server_storage=stored.get("server", 0.0),
+        complete=all(one.knows(features) for one in terms),
     )
-
-
-def _phase(content: dict[str, Any]) -> Phase:
-    terms = [_terms(content.get(quantity, {})) for quantity in ("seconds", "bytes", "messages")]
-    return Phase(*terms, busier_direction=content.get("busier_direction", {"value": 0.5})["value"])
-
-
-def _terms(content: dict[str, Any]) -> Terms:
-    return Terms({name: constant["value"] for name, constant in content.items()})

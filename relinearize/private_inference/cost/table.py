@@ -7,8 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from relinearize.private_inference.cost.prediction import Prediction, predict
-from relinearize.private_inference.cost.presets import Preset
+from relinearize.private_inference.cost.presets import Prediction, Preset, predict
 from relinearize.private_inference.cost.workload import Workload
 
 COLUMNS = ("preset", "online s", "online MB", "messages", "offline s", "offline MB", "stored MB, client / server")

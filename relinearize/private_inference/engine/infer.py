@@ -32,8 +32,7 @@ from relinearize.private_inference.engine.job import (
     total,
 )
 from relinearize.private_inference.engine.layout import normalized, plain_tensors, require
-from relinearize.private_inference.engine.options import InferOptions
-from relinearize.private_inference.engine.protocols import Protocol
+from relinearize.private_inference.engine.options import InferOptions, Protocol
 from relinearize.private_inference.engine.proxy import HOST, DelayProxy
 from relinearize.private_inference.engine.table import show
 from relinearize.private_inference.engine.two_parties import TwoParties, free_ports, stopped_by_signals

@@ -1,15 +1,114 @@
-"""What `relinearize infer` is asked for. All of it is checked before anything is compiled or started."""
+"""What `relinearize infer` is asked for, checked before anything is compiled; engines, and what protocols promise."""
 
+import importlib.util
 import json
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import Network, read_network
-from relinearize.private_inference.engine.protocols import ENGINES, Engine, Protocol, find_protocol
+from relinearize.private_inference.cost.presets import protocols
+from relinearize.private_inference.cost.workload import Workload
 
 SEMI2K_ONLY = ("kn2row", "local_truncation")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`package`: what an environment that has the engine can import; `environment`: the Python of the one that the
+    Makefile makes, if the engine needs one of its own; `versions`: distributions whose versions a record names."""
+
+    title: str
+    package: str
+    environment: Path | None
+    remedy: str
+    fraction_bits: int
+    versions: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def here(self) -> bool:
+        """Whether this environment has it."""
+        return importlib.util.find_spec(self.package) is not None
+
+    def python(self, asked: Path | None = None) -> Path:
+        """Another Python that should have it, `asked` or the Makefile's. UserError says how to get one."""
+        repository = Path(__file__).parents[3]
+        made = [] if self.environment is None else [Path.cwd() / self.environment, repository / self.environment]
+        places = [asked] if asked else made
+        found = next((place for place in places if os.access(place, os.X_OK)), None)
+        if found is None:
+            missing = f"there is none at {places[0]}" if places else "this environment has none"
+            raise UserError(f"infer needs {self.title}, and {missing}; {self.remedy}, python=FILE names another")
+        return found
+
+
+ENGINES = {
+    "spu": Engine(
+        title="SecretFlow SPU in an environment of its own",
+        package="spu",
+        environment=Path(".venv-pi/bin/python"),
+        remedy="`make pi` makes it (Linux on x86-64, Python 3.11)",
+        fraction_bits=18,
+        versions=("spu", "jax", "numpy"),
+    ),
+    "crypten": Engine(
+        title="CrypTen",
+        package="crypten",
+        environment=None,
+        remedy="`make crypten` puts it into .venv; elsewhere `pip install --no-deps crypten==0.4.1`, onnx and pyyaml",
+        fraction_bits=16,
+        versions=("crypten", "torch", "numpy"),
+        settings={"rounding": "local"},  # always; wrong with a tiny probability per value
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """`engine_name`: what its engine calls it; `counted`: whether the messages that a party sends are those that wait
+    for each other."""
+
+    name: str
+    engine: str
+    engine_name: str
+    security: str
+    counted: bool
+
+    def sequential_messages(self, sent: int, workload: Workload) -> int:
+        """Messages that wait for each other in one inference. `sent`: messages of the party that sends more.
+
+        Where transfers run side by side, the cost model's count, which comes from wall time against injected delay
+        (`scripts/fit_cost.py`).
+        """
+        if self.counted:
+            return sent
+        return round(protocols()[self.name].online.messages.of(workload.features()))
+
+
+_DEALER = "the online phase alone: the server deals the random numbers, so it could learn the image"
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "cheetah", "spu", "CHEETAH", "two parties, semi-honest, nobody else: homomorphic encryption and OT", False
+        ),
+        Protocol("semi2k", "spu", "SEMI2K", _DEALER, True),
+        Protocol("tfp", "crypten", "TFP", _DEALER, True),
+    )
+}
+
+
+def find_protocol(engine: str | None, name: str | None) -> Protocol:
+    """Each of the two may be left out: a protocol has one engine, and an engine's first protocol is its default."""
+    if engine and engine not in ENGINES:
+        raise UserError(f"engine={engine}: valid: {', '.join(ENGINES)}")
+    valid = [one for one, protocol in PROTOCOLS.items() if engine in (None, protocol.engine)]
+    if name and name not in valid:
+        raise UserError(f"protocol={name}: valid{f' with engine={engine}' if engine else ''}: {', '.join(valid)}")
+    return PROTOCOLS[name or valid[0]]
 
 
 @dataclass(frozen=True)

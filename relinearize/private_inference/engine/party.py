@@ -11,21 +11,16 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
-from relinearize.private_inference.engine.job import Inferred, Job
-
-
-class Party(Protocol):
-    """Set up once, which takes both parties; for `link_seconds` of it they connect."""
-
-    link_seconds: float
-
-    def infer(self, index: int) -> Inferred:
-        """Reference image `index`, which both parties must do together."""
+from relinearize.private_inference.engine.job import Job
 
 
-def new_party(job: Job, rank: int, folder: Path) -> Party:
+def new_party(job: Job, rank: int, folder: Path) -> Any:
+    """Set up, which takes both parties; for `link_seconds` of it they connect.
+
+    It has `infer(index)`, of a reference image, to an Inferred, which both parties must call together.
+    """
     if job.engine == "spu":
         from relinearize.private_inference.engine.spu.party import SpuParty
 

@@ -11,19 +11,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NoReturn, Self
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.job import PARTIES, log_file
 from relinearize.private_inference.engine.proxy import HOST
 
-PARTY = (
-    sys.executable,
-    "-P",
-    "-m",
-    "relinearize.private_inference.engine.party",
-)  # -P: the user's folder hides no package
+# -P: the user's folder hides no package.
+PARTY = (sys.executable, "-P", "-m", "relinearize.private_inference.engine.party")
 
 
 class TwoParties:
@@ -43,13 +39,11 @@ class TwoParties:
             for rank in range(len(PARTIES)):
                 self.processes.append(self._started(rank))
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in self.processes:
             process.kill()
         for process in self.processes:

@@ -3,8 +3,7 @@
 from dataclasses import fields
 
 from relinearize.private_inference.cost.backbones import backbone_work
-from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import Preset, recorded_presets
+from relinearize.private_inference.cost.presets import Preset, predict, recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, Workload, mask_workload
 from relinearize.records.run import Record
 

@@ -8,8 +8,7 @@ from typing import Any
 from pandas import DataFrame, Series
 
 from relinearize.private_inference.cost.network import Network
-from relinearize.private_inference.cost.prediction import PhaseCost, predict
-from relinearize.private_inference.cost.presets import Preset, protocols
+from relinearize.private_inference.cost.presets import PhaseCost, Preset, predict, protocols
 from relinearize.private_inference.cost.workload import mask_workload
 from relinearize.records.inference import InferenceRecord
 from relinearize.records.run import Record

@@ -122,7 +122,7 @@ DAMAGE = {
         lambda folder: nodes_of(folder, lambda n: n[1]["attributes"].update(stride=[2, 2])), "gives .8, 8, 8., not"
     ),
     "a stride of zero": (lambda folder: nodes_of(folder, lambda n: n[1]["attributes"].update(stride=[0, 1])), "node"),
-    "text for a number": (lambda folder: nodes_of(folder, lambda n: n[1]["attributes"].update(groups="1")), "groups"),
+    "text for a number": (lambda folder: nodes_of(folder, lambda n: n[1]["attributes"].update(groups="1")), "node"),
     "a site less": (lambda folder: changed(folder, sites=[]), "list of sites"),
     "no nodes": (lambda folder: changed(folder, nodes=[]), "graph is empty"),
 }  # fmt: skip

@@ -3,8 +3,7 @@
 import pytest
 
 from relinearize.errors import UserError
-from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import RECORDED, one_preset, recorded_presets
+from relinearize.private_inference.cost.presets import RECORDED, one_preset, predict, recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, Workload
 
 

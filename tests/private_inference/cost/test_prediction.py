@@ -8,8 +8,7 @@ import pytest
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.backbones import backbone_work
-from relinearize.private_inference.cost.prediction import predict
-from relinearize.private_inference.cost.presets import find_presets, preset_names, protocols
+from relinearize.private_inference.cost.presets import find_presets, predict, preset_names, protocols
 from relinearize.private_inference.cost.workload import LinearWork, Workload, mask_workload
 
 # Latencies (thousand ReLUs, seconds) as quoted by ReLUPruner (AAAI-26), tables 1 to 3. Two further rows of SNL there

@@ -9,20 +9,20 @@ pytest.importorskip("hydra", reason="the engine's environment has no Hydra")
 
 from relinearize.commands.infer import main
 from relinearize.errors import UserError
-from relinearize.private_inference.engine import protocols
+from relinearize.private_inference.engine import options as engine_options
 from relinearize.private_inference.engine.options import InferOptions
 
 
 @pytest.fixture
 def no_engine(monkeypatch, tmp_path):
     """Of any kind, in this environment."""
-    monkeypatch.setattr(protocols.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine_options.importlib.util, "find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_without_the_engine_one_line_says_how_to_make_it(no_engine, monkeypatch):
-    monkeypatch.setattr(protocols, "__file__", str(no_engine / "a" / "b" / "protocols.py"))
+    monkeypatch.setattr(engine_options, "__file__", str(no_engine / "a" / "b" / "protocols.py"))
     with pytest.raises(UserError, match=r"SecretFlow SPU .*\.venv-pi/bin/python; `make pi` makes it"):
         main(["bundle=b"])
     with pytest.raises(UserError, match="none at /no/python"):

@@ -8,7 +8,7 @@ import pytest
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import NETWORKS, Network, read_network
-from relinearize.private_inference.engine import protocols
+from relinearize.private_inference.engine import options as engine_options
 from relinearize.private_inference.engine.__main__ import main
 from relinearize.private_inference.engine.options import InferOptions
 
@@ -78,7 +78,7 @@ def test_options_come_back_from_json():
 
 
 def test_an_environment_without_the_engine_says_so_and_asks_no_further(monkeypatch):
-    monkeypatch.setattr(protocols.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine_options.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(os, "execv", lambda *call: pytest.fail("handed over again"))
     with pytest.raises(UserError, match=f"{sys.executable} cannot import spu; `make pi` makes it"):
         main(InferOptions("b", python=sys.executable))

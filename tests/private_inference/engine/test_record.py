@@ -12,7 +12,7 @@ from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.engine.infer import fidelity_of, model_of, summary
 from relinearize.private_inference.engine.job import Cost, Inferred
-from relinearize.private_inference.engine.protocols import PROTOCOLS
+from relinearize.private_inference.engine.options import PROTOCOLS
 from relinearize.private_inference.engine.spu.profile import read_profile
 from relinearize.private_inference.engine.table import show
 from relinearize.records.inference import InferenceRecord
