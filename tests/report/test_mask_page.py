@@ -8,9 +8,9 @@ from fake_masks import fake_mask, write_masks
 from fake_records import fake_record, fake_sweep
 from test_page import Page
 
-from relinearize.report.page import masks as mask_page
-from relinearize.report.page.masks import mask_data, packed, summed
+from relinearize.report.page import sections as mask_page
 from relinearize.report.page.page import render_page
+from relinearize.report.page.sections import mask_data, packed, summed
 from relinearize.report.report import Report, write_report
 from relinearize.report.tables.masks import SiteMap, build_groups
 from relinearize.report.tables.pareto import build_panels

@@ -19,9 +19,14 @@ from pandas import DataFrame
 from relinearize.private_inference.cost.presets import Preset, one_preset
 from relinearize.records.run import Record, StageRecord
 from relinearize.report.figures.style import REPLACEMENT_WORDS, SHARE_COLOURS, SHARE_TICKS, SHORT_WORDS, method_colours
-from relinearize.report.page.inference import inference_data, predicted_data, preset_data, short_number
-from relinearize.report.page.masks import mask_data
-from relinearize.report.page.robustness import robustness_data
+from relinearize.report.page.sections import (
+    inference_data,
+    mask_data,
+    predicted_data,
+    preset_data,
+    robustness_data,
+    short_number,
+)
 from relinearize.report.tables.masks import MaskGroup
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.robustness import RobustTable
