@@ -18,14 +18,15 @@ from relinearize.report.figures.pareto import cost_axes, covered, draw_pareto
 from relinearize.report.figures.robustness import draw_robustness
 from relinearize.report.figures.searches import build_trajectories, draw_searches
 from relinearize.report.page.page import render_page
-from relinearize.report.papers.comparison import against_paper_csv, against_paper_markdown, compare
+from relinearize.report.papers.comparison import against_paper_markdown, compare
 from relinearize.report.sources import find_inferences, find_masks
 from relinearize.report.tables.combinations import build_matrices, combinations_markdown
-from relinearize.report.tables.inference import build_inferences, inference_csv, inference_markdown
+from relinearize.report.tables.inference import build_inferences, inference_markdown
 from relinearize.report.tables.masks import build_groups
-from relinearize.report.tables.pareto import build_panels, pareto_csv
+from relinearize.report.tables.pareto import build_panels, pareto_table
 from relinearize.report.tables.robustness import build_tables
 from relinearize.report.tables.robustness_text import corruptions_csv, robustness_csv, robustness_markdown
+from relinearize.report.tables.text import csv_text
 from relinearize.tracking.wandb_run import wandb_run
 
 
@@ -86,7 +87,7 @@ def write_report(report: Report, out: Path | str | None = None) -> dict[str, Pat
 def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | bytes]]:
     """Name and content of each file; those without anything to show are left out. `folder`: where they will lie."""
     panels, preset = report.panels, report.preset
-    yield "pareto.csv", pareto_csv(panels, preset)
+    yield "pareto.csv", csv_text(pareto_table(panels))
     yield "pareto.png", draw_pareto(panels)
     for name, axis in cost_axes(preset).items():
         if covered(axis, panels):
@@ -110,7 +111,7 @@ def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | byte
     )
     if not report.inferences.empty:
         yield "inference.md", inference_markdown(report.inferences)
-        yield "inference.csv", inference_csv(report.inferences)
+        yield "inference.csv", csv_text(report.inferences.loc[:, :"created"])
         yield "inference_split.png", draw_inference_split(report.inferences)
         if report.inferences["test_accuracy"].notna().any():
             yield "inference.png", draw_inference(report.inferences)
@@ -127,7 +128,7 @@ def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | byte
         yield "robustness.png", draw_robustness(report.robustness)
     if report.comparisons is not None:
         yield "against_paper.md", against_paper_markdown(report.comparisons)
-        yield "against_paper.csv", against_paper_csv(report.comparisons)
+        yield "against_paper.csv", csv_text(report.comparisons)
 
 
 def log_report(report: Report, paths: Mapping[str, Path], settings: Mapping[str, Any]) -> str:

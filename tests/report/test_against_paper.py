@@ -11,7 +11,6 @@ from relinearize import cli
 from relinearize.records.run import Record
 from relinearize.report.papers.comparison import (
     PAPER_METHODS,
-    against_paper_csv,
     against_paper_markdown,
     compare,
     counterpart,
@@ -22,6 +21,7 @@ from relinearize.report.papers.comparison import (
 )
 from relinearize.report.papers.published import load_published
 from relinearize.report.tables.pareto import run_table
+from relinearize.report.tables.text import csv_text
 
 
 def paper_like(method="snl", asked=50_000, backbone="resnet18", changes=(), **options):
@@ -125,7 +125,7 @@ def test_one_line_per_run_with_the_difference():
 
 
 def test_csv_has_a_line_for_every_run_and_no_text_without_runs():
-    rows = list(csv.DictReader(io.StringIO(against_paper_csv(compared([paper_like(), paper_like("random")])))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(compared([paper_like(), paper_like("random")])))))
     assert [(row["method"], row["paper_accuracy"]) for row in rows] == [("snl", "73.75"), ("random", "")]
     assert float(rows[0]["difference"]) == pytest.approx(float(rows[0]["accuracy"]) - 73.75)
     assert rows[1]["no_counterpart"] == "random is no paper's method"

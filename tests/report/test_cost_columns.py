@@ -10,9 +10,9 @@ from fake_records import fake_record
 from relinearize.private_inference.cost.presets import RECORDED, find_presets, one_preset, predict
 from relinearize.private_inference.cost.workload import LinearWork
 from relinearize.records.run import Record
-from relinearize.report.tables.cost import cost_columns as names_of_columns
 from relinearize.report.tables.cost import record_workload
-from relinearize.report.tables.pareto import build_panels, pareto_csv, pareto_table
+from relinearize.report.tables.pareto import build_panels, pareto_table
+from relinearize.report.tables.text import csv_text
 
 
 def cost_columns(records, preset=None):
@@ -22,7 +22,8 @@ def cost_columns(records, preset=None):
         record.model_copy(update={"seed": seed, "budget": record.budget.model_copy(update={"asked": asked})})
         for seed, record in enumerate(records)
     ]
-    (row,) = pareto_table(build_panels(same, preset=preset), preset)[names_of_columns(preset)].to_dict("records")
+    table = pareto_table(build_panels(same, preset=preset)).loc[:, "live_sites":].drop(columns=["seeds", "keys"])
+    (row,) = table.to_dict("records")
     return {name: None if value != value else value for name, value in row.items()}
 
 
@@ -64,7 +65,7 @@ def test_seeds_are_averaged_and_unknown_networks_left_empty():
 
 def test_they_stand_in_the_csv():
     records = [fake_record("snl", budget) for budget in (14_000, 7_000)]
-    rows = list(csv.DictReader(io.StringIO(pareto_csv(build_panels(records)))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(pareto_table(build_panels(records))))))
     latencies = {int(row["relus"]): float(row["semi2k_wan_s"]) for row in rows}
     assert latencies[14_000] > latencies[7_000] > 0
 
@@ -106,7 +107,4 @@ def test_the_chosen_preset_is_added():
         "semi2k_lan_mb",
     }
     assert cost_columns([record], one_preset()) == cost_columns([record])
-    (row,) = csv.DictReader(
-        io.StringIO(pareto_csv(build_panels([record], preset=one_preset("delphi_lan")), one_preset("delphi_lan")))
-    )
-    assert float(row["delphi_lan_mb"]) == pytest.approx(1184 * 14_000 / 1e6)
+    assert cost_columns([record], one_preset("delphi_lan"))["delphi_lan_mb"] == pytest.approx(1184 * 14_000 / 1e6)

@@ -21,11 +21,11 @@ from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.inference import (
     build_inferences,
     curves,
-    inference_csv,
     inference_markdown,
     inference_texts,
 )
 from relinearize.report.tables.pareto import build_panels
+from relinearize.report.tables.text import csv_text
 
 
 def measured(*runs, settings=(("semi2k", "wan"),), **options):
@@ -83,7 +83,7 @@ def test_csv_and_table_say_what_was_measured():
     run = fake_record("snl", 14_000, name="a|b")
     first, second = fake_inference(run, load=7.25), fake_inference(run, "cheetah", "loopback", private=None)
     some = build_inferences([first, second], [run])[::-1]
-    wan, loopback = csv.DictReader(io.StringIO(inference_csv(some)))
+    wan, loopback = csv.DictReader(io.StringIO(csv_text(some.loc[:, :"created"])))
     assert (wan["protocol"], wan["network"], wan["relus"], wan["live_sites"]) == ("semi2k", "wan", "14000", "17")
     assert float(wan["steady_mb"]) == pytest.approx(10 + 0.144 * 14) and float(wan["relu_mb"]) == pytest.approx(2.016)
     assert float(wan["first_mb"]) == pytest.approx(30 + 2.016)

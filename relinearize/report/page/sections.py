@@ -38,7 +38,7 @@ def preset_data(preset: Preset) -> dict[str, Any]:
 def predicted_data(row: Mapping[str, Any], preset: Preset) -> dict[str, float | None]:
     """One image online, from a row of the runs or levels; None where not known or without a network."""
     names = {"seconds": "s", "megabytes": "mb", "messages": "messages", **{part: part for part in PARTS}}
-    costs = {name: short_number(row[f"{preset.name}_{column}"]) for name, column in names.items()}
+    costs = {name: short_number(row.get(f"{preset.name}_{column}")) for name, column in names.items()}
     messages = costs["messages"]
     return {"live": int(row["live_sites"]), **costs, "messages": None if messages is None else round(messages)}
 

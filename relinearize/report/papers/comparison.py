@@ -14,7 +14,7 @@ from pandas import DataFrame, Series
 from relinearize.conf_folder import conf_folder
 from relinearize.records.run import Record
 from relinearize.report.papers.published import published_for
-from relinearize.report.tables.text import csv_text, markdown, markdown_table
+from relinearize.report.tables.text import markdown, markdown_table
 
 # Published counts are what the papers met (12.9K, 49.4K) after asking for round numbers (13K, 50K), or are rounded.
 BUDGET_TOLERANCE = 0.02
@@ -193,8 +193,3 @@ def against_paper_markdown(comparisons: DataFrame) -> str:
         sources=(known["paper"] + ": " + known["source"]).unique(),
         alone="" if alone.empty else markdown_table(alone, left=tuple(alone)),
     )
-
-
-def against_paper_csv(comparisons: DataFrame) -> str:
-    """One line per run; the paper's columns are empty where it has no counterpart."""
-    return csv_text(comparisons)

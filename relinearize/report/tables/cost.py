@@ -43,31 +43,24 @@ def predicted_costs(record: Record, preset: Preset | None = None, all_relus: boo
     """Columns of the table of runs: `live_sites`, and what one image costs online under each preset that is recorded.
 
     NAME_s: seconds, the sum of NAME_computation, NAME_wire and NAME_rounds; NAME_mb (10^6 bytes of both directions) and
-    NAME_messages: None for computation alone. All None where the linear part counts and is not known.
+    NAME_messages: not of computation alone. All None where the linear part counts and is not known.
     preset: one more. all_relus: of the network with all its ReLUs.
     """
     workload = record_workload(record, all_relus)
     costs: dict[str, float | None] = {"live_sites": workload.live_sites}
     for one in (*recorded_presets(), *([preset] if preset else [])):
         found = predict(one, workload)
-        online, on_network = found.online, one.network is not None
+        online = found.online
         values = {
             "s": online.seconds,
             "computation": online.loopback_seconds,
             "wire": online.bytes_seconds,
             "rounds": online.rounds_seconds,
-            "mb": online.bytes / 1e6 if on_network else None,
-            "messages": online.messages if on_network else None,
         }
+        if one.network is not None:
+            values |= {"mb": online.bytes / 1e6, "messages": online.messages}
         costs |= {f"{one.name}_{name}": value if found.complete else None for name, value in values.items()}
     return costs
-
-
-def cost_columns(preset: Preset | None = None) -> list[str]:
-    """Those of `predicted_costs` that pareto.csv has."""
-    presets = {one.name: one for one in (*recorded_presets(), *([preset] if preset else []))}
-    names = [f"{one.name}_{unit}" for one in presets.values() for unit in ("s", "mb") if unit == "s" or one.network]
-    return ["live_sites", *names]
 
 
 def preset_text(preset: Preset) -> str:

@@ -13,7 +13,7 @@ from relinearize.private_inference.cost.workload import mask_workload
 from relinearize.records.inference import InferenceRecord
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
-from relinearize.report.tables.text import csv_text, markdown, markdown_table, network_name
+from relinearize.report.tables.text import markdown, markdown_table, network_name
 
 OPTIONS = ("kn2row", "local_truncation")  # of the engine; the presets' constants are of none
 ORDER = ["title", "neural", "method", "protocol", "rtt_ms", "network", "relus", "run"]
@@ -112,11 +112,6 @@ def curves(inferences: DataFrame) -> dict[tuple[str, str], DataFrame]:
     several = known[[name for name in ("method", "neural") if known[name].nunique() > 1]]
     kinds = [", ".join(filter(None, names)) for names in several.itertuples(index=False)]
     return dict(list(known.groupby(["setting", Series(kinds, known.index, dtype=object)])))
-
-
-def inference_csv(inferences: DataFrame) -> str:
-    """One row per record; unknown values are empty."""
-    return csv_text(inferences.loc[:, :"created"])
 
 
 def inference_markdown(inferences: DataFrame) -> str:

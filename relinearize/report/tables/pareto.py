@@ -16,8 +16,8 @@ from pandas import DataFrame, Series
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.records.run import Record
 from relinearize.report.papers.published import published_for
-from relinearize.report.tables.cost import cost_columns, predicted_costs
-from relinearize.report.tables.text import csv_text, network_name
+from relinearize.report.tables.cost import predicted_costs
+from relinearize.report.tables.text import network_name
 
 ACCURACIES = ("test", "test_last", "holdout", "teacher_test")
 OF_CURVE = ("dataset", "title", "backbone", "width", "convention", "method", "variant", "replacement")
@@ -220,16 +220,12 @@ def level_table(runs: DataFrame, preset: Preset | None = None) -> DataFrame:
     return levels.join(DataFrame(costs, index=levels.index).astype(float))
 
 
-def pareto_table(panels: Sequence[Panel], preset: Preset | None = None) -> DataFrame:
-    """pareto.csv: one row per point; accuracies in percent, costs predicted. `preset`: one more to have columns."""
+def pareto_table(panels: Sequence[Panel]) -> DataFrame:
+    """pareto.csv: one row per point; accuracies in percent, costs predicted."""
     points = pd.concat([panel.points for panel in panels], ignore_index=True)
     points = points.rename(columns={"asked": "relus_asked", "total": "relus_total"})
     counts = ["relus_asked", "relus", "relus_total", "relus_percent"]
     accuracies = ["accuracy_mean", "accuracy_std", "n", "accuracy_last_mean", "accuracy_last_std"]
-    further = ["holdout_mean", "all_relu_mean", "drop", *cost_columns(preset), "seeds", "keys"]
+    costs = [name for name in points if name.endswith(("live_sites", "_s", "_mb"))]
+    further = ["holdout_mean", "all_relu_mean", "drop", *costs, "seeds", "keys"]
     return points[[*OF_CURVE, *counts, *accuracies, *further]].round(4)
-
-
-def pareto_csv(panels: Sequence[Panel], preset: Preset | None = None) -> str:
-    """The rows as CSV text; unknown values are empty."""
-    return csv_text(pareto_table(panels, preset))

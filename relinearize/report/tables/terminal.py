@@ -61,7 +61,7 @@ def runs_table(records: Iterable[Record], preset: Preset) -> Table:
             f"{sum(stage.seconds for stage in record.stages.values() if not stage.reused):.1f}",
             str(cost["live_sites"]),
             _significant(cost[f"{preset.name}_s"]),
-            *[_significant(cost[f"{preset.name}_mb"])] * sent,
+            *[_significant(cost.get(f"{preset.name}_mb"))] * sent,
         )
     return table
 
