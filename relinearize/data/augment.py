@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from relinearize.data.order import seeded_generator
 from relinearize.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,14 +68,8 @@ class Augmentation:
 # ---- padded crops ----------------------------------------------------------------------------------------------------
 
 
-def draw_augmentation(
-    count: int, padding: int, flip: bool, seed: int, epoch: int, batch: int, stream: str = "augmentation"
-) -> Tensor:
-    """int64, count x 3: top and left corner of the window (0 .. 2 * padding) and 1 where the image is flipped.
-
-    `stream` names independent draws for the same batch.
-    """
-    generator = seeded_generator(stream, seed, epoch, batch)
+def draw_augmentation(count: int, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """int64, count x 3: top and left corner of the window (0 .. 2 * padding) and 1 where the image is flipped."""
     corners = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator)
     flips = torch.randint(0, 2, (count, 1), generator=generator)  # drawn anyway: `flip` must not shift the crops
     return torch.cat([corners, flips * int(flip)], dim=1)
@@ -84,12 +77,7 @@ def draw_augmentation(
 
 def pad_with_zeros(images: Tensor, padding: int) -> Tensor:
     """uint8 N x H x W x C -> N x (H + 2 * padding) x (W + 2 * padding) x C."""
-    if padding == 0:
-        return images.contiguous()
-    count, height, width, channels = images.shape
-    padded = images.new_zeros(count, height + 2 * padding, width + 2 * padding, channels)
-    padded[:, padding : padding + height, padding : padding + width] = images
-    return padded
+    return torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding)).contiguous()
 
 
 def crop_and_flip(padded: Tensor, rows: Tensor, augmentation: Tensor, padding: int) -> Tensor:
@@ -114,12 +102,6 @@ def crop_and_flip(padded: Tensor, rows: Tensor, augmentation: Tensor, padding: i
 
 
 # ---- random resized crops --------------------------------------------------------------------------------------------
-
-
-def draw_seeds(count: int, seed: int, epoch: int, batch: int, stream: str = "augmentation") -> Tensor:
-    """int64, count x 1: a seed for the random resized crop of each image."""
-    generator = seeded_generator(f"{stream} seeds", seed, epoch, batch)
-    return torch.randint(0, 2**62, (count, 1), generator=generator)
 
 
 def random_resized_crop(image: Image, seed: int, size: int, smallest_area: float, flip: bool) -> Image:

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from relinearize.data.augment import to_device
-from relinearize.data.augmix_operations import LARGEST_LEVEL, OPERATIONS, Operation, parameters
-from relinearize.errors import UserError
+from relinearize.data.augmix_operations import OPERATIONS, Operation, parameters
 
 SMALLEST_LEVEL = 0.1
 DEEPEST = 3  # operations of the longest chain, where depths are drawn
@@ -38,9 +37,6 @@ class AugMixDraw:
     signs: Tensor
     coefficients: Tensor
 
-    def __len__(self) -> int:
-        return len(self.operations)
-
     def shard(self, rank: int, world_size: int) -> AugMixDraw:
         """The draws of every world_size-th image, from image `rank` on."""
         part = slice(rank, None, world_size)
@@ -49,21 +45,13 @@ class AugMixDraw:
 
 @dataclass(frozen=True)
 class AugMix:
-    """Settings. severity: levels are drawn from U(0.1, severity), full strength is 10; width: number of chains;
+    """Settings. severity: levels are drawn from U(0.1, severity), up to 10, full strength; width: number of chains;
     depth: operations in each chain, -1 to draw 1, 2 or 3 for each.
     """
 
     severity: float = 3.0
     width: int = 3
     depth: int = -1
-
-    def __post_init__(self) -> None:
-        if not SMALLEST_LEVEL < self.severity <= LARGEST_LEVEL:
-            raise UserError(f"augmix severity={self.severity}: valid is above {SMALLEST_LEVEL}, up to {LARGEST_LEVEL}")
-        if self.width < 1:
-            raise UserError(f"augmix width={self.width}: valid is 1 or more chains")
-        if self.depth != -1 and self.depth < 1:
-            raise UserError(f"augmix depth={self.depth}: valid is 1 or more operations, or -1 to draw 1 to {DEEPEST}")
 
     def draw(self, count: int, generator: torch.Generator) -> AugMixDraw:
         """Everything for `count` images, from a generator on the CPU."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from relinearize.data.augment import Augmentation
-from relinearize.data.augmix import AugMix
 from relinearize.data.decoding import EncodedImages
 from relinearize.data.loaders import OrderedLoader, TrainLoader
 from relinearize.data.order import batch_bounds
@@ -92,11 +91,11 @@ class ImageData:
         parts: int = 1,
         rank: int = 0,
         world_size: int = 1,
-        second_view: AugMix | str | None = None,
+        second_view: str | None = None,
     ) -> TrainLoader:
         """Augmented training batches; batch_size counts the images of all `world_size` processes together.
 
-        second_view: "augmix" (or settings of it) for batches of (images, labels, AugMix images); see TrainLoader.
+        second_view: "augmix" for batches of (images, labels, AugMix images); see TrainLoader.
         """
         share = dict(parts=parts, rank=rank, world_size=world_size, second_view=second_view)
         return TrainLoader(self._training_images(), batch_size, seed, flip=self.augmentation.flip, **share)

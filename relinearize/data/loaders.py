@@ -13,7 +13,7 @@ from relinearize.data.augmix import AugMix, mixed
 from relinearize.data.decoding import EncodedImages
 from relinearize.data.order import batch_bounds, epoch_permutation, part_bounds, seeded_generator
 from relinearize.data.training_images import BatchPlan, ImageRows, Reader, TrainingImages
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
 
 # Images at once, by device type. On a CPU, the maps of larger batches cost page faults: 1.4 times the time at 1,000.
 EVALUATION_BATCH = {"cpu": 250, "cuda": 1000}
@@ -30,9 +30,8 @@ class TrainLoader:
     batch_size: of all processes together. Process `rank` of `world_size` takes every world_size-th image of a batch, so
     the shards do not overlap and together are the batch of a single process, crops included.
 
-    second_view: with "augmix", or AugMix settings, batches are (pixels, labels, second pixels): AugMix of the same
-    images under a crop and flip of their own, as RLNet takes them from a second copy of the set. The first two are the
-    same with and without it.
+    second_view: with "augmix" batches are (pixels, labels, second pixels): AugMix of the same images under a crop and
+    flip of their own, as RLNet takes them from a second copy of the set. The first two are the same without it.
     """
 
     def __init__(
@@ -45,13 +44,14 @@ class TrainLoader:
         parts: int = 1,
         rank: int = 0,
         world_size: int = 1,
-        second_view: AugMix | str | None = None,
+        second_view: str | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} is not below world_size={world_size}")
         self.images, self.batch_size, self.seed, self.flip = images, batch_size, seed, flip
         self.parts, self.rank, self.world_size = parts, rank, world_size
-        self.second_view = read_second_view(second_view)
+        check_choice("second_view", second_view, ("augmix", None))
+        self.second_view = None if second_view is None else AugMix()
         self._bounds = batch_bounds(len(images), batch_size)
         self._part_bounds = part_bounds(self.batches_per_epoch, parts)
         smallest = min(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
@@ -102,25 +102,17 @@ class TrainLoader:
         order = epoch_permutation(len(self.images), self.seed, epoch)
         for batch in range(*self._part_bounds[part : part + 2])[first:]:
             rows = order[self._bounds[batch] : self._bounds[batch + 1]]
-            drawn = (len(rows), self.flip, self.seed, epoch, batch)
-            views, augmix = [self._share(self.images.draw(*drawn))], None
+            drawn, key = (len(rows), self.flip), (self.seed, epoch, batch)
+            views, augmix = [self._share(self.images.draw(*drawn, "augmentation", *key))], None
             if self.second_view is not None:
-                views.append(self._share(self.images.draw(*drawn, stream="second augmentation")))
-                augmix = self.second_view.draw(len(rows), seeded_generator("augmix", self.seed, epoch, batch))
+                views.append(self._share(self.images.draw(*drawn, "second augmentation", *key)))
+                augmix = self.second_view.draw(len(rows), seeded_generator("augmix", *key))
                 augmix = augmix.shard(self.rank, self.world_size)
             yield BatchPlan(self._share(rows), views, augmix)
 
     def _share(self, batch: Tensor) -> Tensor:
         """This process's part of a batch."""
         return batch[self.rank :: self.world_size]
-
-
-def read_second_view(second_view: AugMix | str | None) -> AugMix | None:
-    if second_view == "augmix":
-        return AugMix()
-    if second_view is None or isinstance(second_view, AugMix):
-        return second_view
-    raise UserError(f"second_view={second_view}: valid are augmix (or AugMix settings) and none")
 
 
 class OrderedLoader:

@@ -11,16 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from relinearize.data.augment import (
-    crop_and_flip,
-    draw_augmentation,
-    draw_seeds,
-    pad_with_zeros,
-    random_resized_crop,
-    to_device,
-)
+from relinearize.data.augment import crop_and_flip, draw_augmentation, pad_with_zeros, random_resized_crop, to_device
 from relinearize.data.augmix import AugMixDraw
 from relinearize.data.decoding import EncodedImages
+from relinearize.data.order import seeded_generator
 
 
 @dataclass(frozen=True)
@@ -49,9 +43,9 @@ class TrainingImages(ABC):
     def crops(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """For each plan the labels and, for each view, the crops: uint8 B x H x W x C, both on the device."""
 
-    def draw(self, count: int, flip: bool, seed: int, epoch: int, batch: int, stream: str = "augmentation") -> Tensor:
-        """int64 `count` x k: how the images of a batch are cropped and flipped."""
-        return draw_augmentation(count, self.padding, flip, seed, epoch, batch, stream)
+    def draw(self, count: int, flip: bool, *key: object) -> Tensor:
+        """int64 `count` x k: how the images of a batch are cropped and flipped, a function of `key`, a stream first."""
+        return draw_augmentation(count, self.padding, flip, seeded_generator(*key))
 
 
 class ResidentImages(TrainingImages):
@@ -118,11 +112,13 @@ class StreamedImages(TrainingImages):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def draw(self, count: int, flip: bool, seed: int, epoch: int, batch: int, stream: str = "augmentation") -> Tensor:
+    def draw(self, count: int, flip: bool, *key: object) -> Tensor:
         """Of resized crops: int64 `count` x 2, the seed of each image's crop, and whether it may be flipped."""
         if not self.resized:
-            return super().draw(count, flip, seed, epoch, batch, stream)
-        return torch.cat([draw_seeds(count, seed, epoch, batch, stream), torch.full((count, 1), int(flip))], dim=1)
+            return super().draw(count, flip, *key)
+        stream, *place = key
+        seeds = torch.randint(0, 2**62, (count, 1), generator=seeded_generator(f"{stream} seeds", *place))
+        return torch.cat([seeds, torch.full((count, 1), int(flip))], dim=1)
 
     def crops(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[Tensor, list[Tensor]]]:
         requests = [torch.cat([self.rows[plan.rows][:, None], *plan.views], dim=1) for plan in plans]

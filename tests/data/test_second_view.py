@@ -89,11 +89,6 @@ def test_streaming_yields_the_same(workers):
     assert equal(list(TrainLoader(streamed, 16, 7, flip=True, second_view="augmix")), list(resident()))
 
 
-def test_settings_can_be_given():
-    mild, usual = next(iter(resident(AugMix(severity=0.5, width=1, depth=1)))), next(iter(resident()))
-    assert torch.equal(mild[0], usual[0]) and not torch.equal(mild[2], usual[2])
-
-
 def test_image_data_hands_it_out():
     settings = {"mean": [0.3], "std": [0.4], "augment": {"crop_padding": 1, "flip": False}}
     data = ImageData(Digits(), subset=40, **settings)

@@ -99,12 +99,13 @@ class Bundle:
     def relus(self) -> int:
         return sum(self.kept.values())
 
-    def tensors(self, node: Node) -> dict[str, np.ndarray]:
-        """What `node` reads from the weights: "weight" -> array, ..."""
+    def tensors(self, node: Node, weights: Mapping[str, T] | None = None) -> dict[str, T]:
+        """What `node` reads from the weights, or from others of their names: "weight" -> array, ..."""
         roles = OPERATIONS[node.op].tensors
-        if roles and self.weights is None:
+        weights = self.weights if weights is None else weights
+        if roles and weights is None:
             raise ValueError("this bundle was read without its weights")
-        return {role: self.weights[f"{node.name}.{role}"] for role in roles}
+        return {role: weights[f"{node.name}.{role}"] for role in roles}
 
     def arguments(self, node: Node, dtype: Any = np.float32) -> dict[str, Any]:
         """What the operation of `node` takes beside its inputs: attributes, tensors in `dtype`, a site's mask."""

@@ -6,17 +6,12 @@ SPU computes on N x H x W x C (`server_tensors`, `client_image`, `Gathers`), Cry
 NumPy only.
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node
-
-T = TypeVar("T")
+from relinearize.private_inference.bundle.bundle import INPUT, Bundle
 
 OPERATIONS = (
     "normalize", "conv2d", "linear", "affine", "add", "concat", "masked_relu", "avg_pool", "global_avg_pool", "flatten",
@@ -62,15 +57,6 @@ def plain_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
     return {f"{node.name}.{role}": value for node in bundle.nodes for role, value in bundle.tensors(node).items()}
 
 
-def by_node(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
-    """`NODE.role` -> tensor as node -> role -> tensor."""
-    found: dict[str, dict[str, T]] = {}
-    for name, tensor in tensors.items():
-        node, _, role = name.rpartition(".")
-        found.setdefault(node, {})[role] = tensor
-    return found
-
-
 def normalized(bundle: Bundle, image: np.ndarray) -> np.ndarray:
     """Pixels C x H x W, normalised in the clear, 1 x C x H x W."""
     for node in bundle.nodes:
@@ -78,14 +64,6 @@ def normalized(bundle: Bundle, image: np.ndarray) -> np.ndarray:
             mean, std = (np.reshape(node.attributes[name], (-1, 1, 1)) for name in ("mean", "std"))
             image = (image - mean) / std
     return np.ascontiguousarray(image[None], np.float32)
-
-
-def pool_size(bundle: Bundle, node: Node) -> int:
-    """Pixels that an average pooling averages."""
-    if node.op == "global_avg_pool":
-        shapes = {INPUT: bundle.input_shape, **{other.name: other.shape for other in bundle.nodes}}
-        return math.prod(shapes[node.inputs[0]][1:])
-    return math.prod(node.attributes["kernel"])
 
 
 @dataclass(frozen=True)

@@ -29,38 +29,30 @@ COMBINE = {ReduceOp.SUM: torch.add, ReduceOp.BXOR: torch.bitwise_xor}
 
 
 def connected(job: Job, rank: int) -> socket.socket:
-    """The server listens, the client dials, both until `job.timeout` is over."""
+    """The server listens, the client dials, both until `job.timeout` is over.
+
+    The client dials until the server itself answers: a proxy accepts before the server listens, and closes again.
+    """
     host, port = job.addresses[rank][SERVER].split(":")
-    if rank == SERVER:
-        with socket.create_server((host, int(port))) as listening:
-            listening.settimeout(job.timeout)
-            connection, _ = listening.accept()
-            hello(connection, job.timeout)
-    else:
-        connection = dialed(host, int(port), job.timeout)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def dialed(host: str, port: int, timeout: float) -> socket.socket:
-    """Dial until the server itself answers: a proxy accepts before the server listens, and closes again."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + job.timeout
     while True:
         try:
-            connection = socket.create_connection((host, port), timeout)
-            hello(connection, timeout)
+            if rank == SERVER:
+                with socket.create_server((host, int(port))) as listening:
+                    listening.settimeout(job.timeout)
+                    connection, _ = listening.accept()
+            else:
+                connection = socket.create_connection((host, int(port)), job.timeout)
+            connection.settimeout(job.timeout)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(b"\0")
+            if not connection.recv(1):
+                raise ConnectionError("the other party hung up")
             return connection
         except OSError:
-            if time.monotonic() > deadline:
+            if rank == SERVER or time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_SECONDS)
-
-
-def hello(connection: socket.socket, timeout: float) -> None:
-    connection.settimeout(timeout)
-    connection.sendall(b"\0")
-    if not connection.recv(1):
-        raise ConnectionError("the other party hung up")
 
 
 class Link:

@@ -1,6 +1,7 @@
 """One of the two parties under CrypTen: a bundle computed on secret-shared tensors, N x C x H x W, with its costs."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from relinearize.private_inference.bundle.bundle import Bundle, Node, read_bundle
 from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected, crypten
 from relinearize.private_inference.engine.job import CLIENT, IMAGE, KINDS, SERVER, Cost, Inferred, Job
-from relinearize.private_inference.engine.layout import by_node, normalized, plain_tensors, pool_size
+from relinearize.private_inference.engine.layout import normalized, plain_tensors
 
 GRACE_SECONDS = 5  # before a party that lost the other ends, so that the starter names the one that died first
 Secret = Any  # crypten.CrypTensor
@@ -36,8 +37,7 @@ class SecretNetwork:
     """`tensors`: what `layout.plain_tensors` names, secret."""
 
     def __init__(self, bundle: Bundle, tensors: Mapping[str, Secret]) -> None:
-        self.bundle = bundle
-        self.tensors = by_node(tensors)
+        self.bundle, self.tensors = bundle, tensors
         self.kept = {name: torch.from_numpy(np.flatnonzero(mask)) for name, mask in bundle.masks.items()}
 
     def __call__(self, image: Secret, meter: Meter) -> Secret:
@@ -45,7 +45,7 @@ class SecretNetwork:
             if node.op == "masked_relu":
                 return masked_relu(inputs[0], self.kept[node.name], meter)
             with meter.kind(KIND_OF.get(node.op, "other")):
-                return self._result(node, inputs, self.tensors.get(node.name, {}))
+                return self._result(node, inputs, self.bundle.tensors(node, self.tensors))
 
         return self.bundle.evaluate(image, compute)
 
@@ -67,7 +67,7 @@ class SecretNetwork:
                 return x.cat(inputs, dim=1)
             case "global_avg_pool":
                 total = x.flatten(start_dim=2).sum(-1).reshape(*x.shape[:2], 1, 1)
-                return total.div(pool_size(self.bundle, node))
+                return total.div(math.prod(x.shape[2:]))
             case "avg_pool":
                 kernel, stride, padding = (tuple(node.attributes[name]) for name in ("kernel", "stride", "padding"))
                 return x.avg_pool2d(kernel, stride=stride, padding=padding)

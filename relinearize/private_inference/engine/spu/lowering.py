@@ -4,6 +4,7 @@ The weights are arguments, secret as the image is; masks and shapes are public a
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from jax import Array, lax
 
 from relinearize.private_inference.bundle.bundle import Bundle, Node
 from relinearize.private_inference.engine.job import IMAGE, LOGITS, PROGRAM_FILE
-from relinearize.private_inference.engine.layout import Gathers, by_node, client_image, pool_size, server_tensors
+from relinearize.private_inference.engine.layout import Gathers, client_image, server_tensors
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
@@ -45,8 +46,8 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
     gathers = {name: Gathers.of(mask) for name, mask in bundle.masks.items()}
 
     def network(image: Array, *tensors: Array) -> Array:
-        of_node = by_node(dict(zip(names, tensors, strict=True)))
-        return bundle.evaluate(image, lambda node, inputs: result(node, inputs, of_node.get(node.name, {})))
+        given = dict(zip(names, tensors, strict=True))
+        return bundle.evaluate(image, lambda node, inputs: result(node, inputs, bundle.tensors(node, given)))
 
     def result(node: Node, inputs: list[Array], tensors: Mapping[str, Array]) -> Array:
         x = inputs[0]
@@ -67,16 +68,16 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
             case "masked_relu":
                 return masked_relu(x, gathers[node.name])
             case "global_avg_pool":
-                total = x.sum((1, 2), keepdims=True)
+                total, pixels = x.sum((1, 2), keepdims=True), math.prod(x.shape[1:3])
             case "avg_pool":
-                total = window_sums(x, **node.attributes)
+                total, pixels = window_sums(x, **node.attributes), math.prod(node.attributes["kernel"])
             case "flatten":  # channels outermost, as in the bundle
                 return jnp.moveaxis(x, -1, 1).reshape(len(x), -1)
             case _:
                 raise ValueError(f"no lowering of {node.op}")
         # A product of matrices is counted with the linear layers, a plain one with the ReLUs. The means are not put
         # into the weights behind them: small weights lose digits (three times the error in a ResNet-8).
-        return (total[..., None] @ np.full((1, 1), 1 / pool_size(bundle, node), np.float32))[..., 0]
+        return (total[..., None] @ np.full((1, 1), 1 / pixels, np.float32))[..., 0]
 
     return network
 
