@@ -51,13 +51,6 @@ def make_run(config: DictConfig) -> tuple[Any, Path]:
     return record, folder
 
 
-def run(config: DictConfig) -> tuple[Any, Path]:
-    """Make the run, or find its stages done; imports PyTorch."""
-    from relinearize.runs import pipeline
-
-    return pipeline.run(config)
-
-
 def run_and_copy(config: DictConfig) -> tuple[Any, Path]:
     """Run, and leave the record in the sweep's folder too. Returns the record and the run's folder."""
     from relinearize.files import write_bytes
@@ -66,7 +59,11 @@ def run_and_copy(config: DictConfig) -> tuple[Any, Path]:
 
     hydra = HydraConfig.get()
     config.method.name = combination_name(config.method.name, hydra.runtime.choices)
-    record, folder = recall(config) or run(config)
+    if not (found := recall(config)):
+        from relinearize.runs.pipeline import run  # imports PyTorch
+
+        found = run(config)
+    record, folder = found
     if hydra.mode == RunMode.MULTIRUN:
         write_bytes(Path(hydra.runtime.output_dir) / RECORD_FILE, (folder / RECORD_FILE).read_bytes())
     return record, folder

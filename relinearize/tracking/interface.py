@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relinearize.errors import UserError
+from relinearize.errors import check_choice
 from relinearize.records.run import Record
 from relinearize.records.store import KEY_LENGTH, Artifact
 
@@ -26,10 +26,8 @@ class LoggerSettings:
     tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.name not in LOGGERS:
-            raise UserError(f"logger.name={self.name} is unknown; valid: {', '.join(LOGGERS)}")
-        if self.mode not in MODES:
-            raise UserError(f"logger.mode={self.mode} is unknown; valid: {', '.join(MODES)}")
+        check_choice("logger.name", self.name, LOGGERS)
+        check_choice("logger.mode", self.mode, MODES)
 
 
 @dataclass(frozen=True)

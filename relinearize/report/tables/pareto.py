@@ -32,7 +32,6 @@ class Panel:
 
     dataset: str
     title: str
-    image_size: int
     runs: DataFrame
     points: DataFrame
     levels: DataFrame
@@ -47,9 +46,8 @@ def build_panels(records: Sequence[Record], published: bool = True, preset: Pres
     panels = []
     for _, runs in run_table(records, preset).groupby("panel"):
         dataset = runs["record"].iloc[0].dataset
-        about = (dataset.name, dataset.title, dataset.image_size)
         points = published_for(dataset.name, dataset.image_size if published else 0)
-        panels.append(Panel(*about, runs, point_table(runs), level_table(runs, preset), points))
+        panels.append(Panel(dataset.name, dataset.title, runs, point_table(runs), level_table(runs, preset), points))
     return panels
 
 
