@@ -32,6 +32,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
 
 
+@pytest.fixture
+def without_code_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile's own graphs, guards and hooks, on torch's kernels: its C++ would take minutes.
+
+    Generated code is run by the tests of the activations and by those that need a GPU.
+    """
+    from torch import nn
+
+    real = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: real(self, backend="eager", **options))
+
+
 @pytest.fixture(scope="session")
 def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Callable:
     """shared_run(name, override, ..., method=...) -> (record, folder) of a quick run that all worker processes share.

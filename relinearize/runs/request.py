@@ -48,7 +48,7 @@ class Request:
         if self.total_epochs is not None and (type(self.total_epochs) is not int or self.total_epochs < 1):
             raise UserError(f"total_epochs={self.total_epochs}: must be an integer >= 1, or null")
         self.source = open_source(config)
-        self.all_relu = self.new_network()
+        self.all_relu = all_relu_network(self.config, self.source)
         self.total = relu_total(self.all_relu.network)
         self.budget = self._budget(config.budget.relus, config.budget.fraction)
         self.grid = sorted({self.budget, *(self._grid_entry(entry) for entry in config.budget.grid)}, reverse=True)
@@ -67,7 +67,7 @@ class Request:
 
     # ---- names and groups of the config ----------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def plain_config(self) -> dict[str, Any]:
         return plain(self.config)
 
@@ -146,10 +146,12 @@ class Request:
 
     def new_network(self) -> PixelInput:
         """The all-ReLU network with its initial weights, a function of the seed; every site a MaskedReLU."""
-        return all_relu_network(self.config, self.source)
+        return copy.deepcopy(self.all_relu)
 
     def new_student(self) -> PixelInput:
         """The network that is searched and fine-tuned; the same but for `backbone.student_skip` (paper parity)."""
+        if self.config.backbone.get("student_skip", True):
+            return self.new_network()
         return all_relu_network(self.config, self.source, student=True)
 
     def stage_network(self, stage: str) -> PixelInput:

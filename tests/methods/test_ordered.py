@@ -327,7 +327,7 @@ def test_impossible_widths(widths):
 
 
 @pytest.mark.slow
-def test_compiled():
+def test_compiled(without_code_generation):
     """No graph breaks, the same answers, gradients and statistics, hooks included."""
     torch._dynamo.reset()
     network = linear_network("resnet8", 8)

@@ -289,7 +289,7 @@ def test_impossible_widths_name_their_key(widths, message):
 
 
 @pytest.mark.slow
-def test_compiled_training_runs_without_falling_back(tmp_path):
+def test_compiled_training_runs_without_falling_back(without_code_generation, tmp_path):
     """Two widths in training and validation stay within torch's limit of compiled forms per function."""
     torch._dynamo.reset()
     stage, plain = quick_stage(epochs=2), quick_stage(epochs=2)

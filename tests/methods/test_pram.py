@@ -2,8 +2,6 @@
 
 import copy
 import math
-import os
-import shutil
 
 import numpy as np
 import pytest
@@ -367,10 +365,7 @@ def test_outputs_that_were_not_seen_are_an_error():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "g++"), "clang++")), reason="no C++ compiler"
-)
-def test_compiled_networks_give_the_same_loss_and_gradients():
+def test_compiled_networks_give_the_same_loss_and_gradients(without_code_generation):
     """As fit() compiles them: student and teacher each, hooks registered before; with passes that nobody watches."""
     for form, sites in (("attention", "stages"), ("activations", "all")):
         results = []

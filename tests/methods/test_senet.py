@@ -143,7 +143,7 @@ def test_mismatch_of_parts_and_layouts_is_one_sum():
 
 
 @pytest.mark.slow
-def test_compiled_mismatch_equals_eager(networks, batches):  # noqa: F811
+def test_compiled_mismatch_equals_eager(without_code_generation, networks, batches):  # noqa: F811
     student, teacher = (network.float() for network in networks)
     shapes = site_shapes(student)
     pairs = [(copy.deepcopy(student), copy.deepcopy(teacher)) for _ in range(2)]

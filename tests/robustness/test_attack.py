@@ -268,7 +268,7 @@ def test_works_under_autocast() -> None:
 
 
 @pytest.mark.slow
-def test_works_on_a_compiled_network() -> None:
+def test_works_on_a_compiled_network(without_code_generation: None) -> None:
     network, (images, labels) = toy_network(), batch()
     settings = {"epsilon": EPSILON, "step_size": STEP, "steps": 3, "random_start": False}
     expected = pgd(network, images, labels, **settings)

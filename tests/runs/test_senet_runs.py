@@ -201,7 +201,7 @@ def test_command_shows_the_submodels_and_reports_both(tmp_path, senetpp, typed):
 
 
 @pytest.mark.slow
-def test_compiled_stages_one_after_the_other_see_their_sites(tmp_path, senet):
+def test_compiled_stages_one_after_the_other_see_their_sites(without_code_generation, tmp_path, senet):
     """torch.compile would take the teacher's graph for the student's, hooks and all, if fit() did not reset it."""
     record, _ = quick_run(tmp_path, SHARE, "trainer.compile=true", method="senet")
     for stage in ("search", "finetune"):
