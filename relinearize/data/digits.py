@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from relinearize.data.source import Source, Split
+from relinearize.data.source import ImageSet, Source, Split
 from relinearize.data.splits import allot, choose
 from relinearize.errors import UserError
-
-if TYPE_CHECKING:
-    from relinearize.data.source import ImageSet
 
 TEST_IMAGES = 360  # one fifth, stratified
 
@@ -45,8 +41,6 @@ class Digits(Source):
     def load(self, split: Split) -> ImageSet:
         """1,437 (train) or 360 (test) images, uint8 N x 8 x 8 x 1."""
         import torch
-
-        from relinearize.data.source import ImageSet
 
         images, labels, test = read_digits()
         if digest(images, labels, test) != self.CONTENT:

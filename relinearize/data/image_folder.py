@@ -122,17 +122,14 @@ class ImageFolder(FolderSource):
 
     def _list(self, split: Split) -> Iterator[ImageFile]:
         labels = {name: label for label, name in enumerate(self.class_names)}
-        part = self.root / "train" if split == "train" else self._test_folder()
+        folders = [self.root / name for name in (("train",) if split == "train" else ("test", "val"))]
+        part = next((folder for folder in folders if folder.is_dir()), None)
+        if part is None:
+            raise UserError(f"{folders[0]}: no such folder, and no val/ either; one of them holds the test images")
         for name in class_folders(part):
             if name not in labels:
                 raise UserError(f"{part / name}: this class has no folder under {self.root / 'train'}")
             yield from list_images(part / name, f"{split}/{name}", labels[name])
-
-    def _test_folder(self) -> Path:
-        for name in ("test", "val"):
-            if (self.root / name).is_dir():
-                return self.root / name
-        raise UserError(f"{self.root / 'test'}: no such folder, and no val/ either; one of them holds the test images")
 
 
 def list_folder(folder: Path) -> list[os.DirEntry]:

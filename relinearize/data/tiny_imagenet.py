@@ -55,12 +55,10 @@ class TinyImageNet(FolderSource):
 
     def _list(self, split: Split) -> Iterator[ImageFile]:
         labels = {name: label for label, name in enumerate(self.class_names)}
-        if split == "train":
-            return self._list_sorted("train", labels)
-        in_folders = set(class_folders(self.path / "val")) & set(labels)
-        return self._list_sorted("val", labels) if in_folders else self._list_annotated(labels)
-
-    def _list_sorted(self, part: str, labels: dict[str, int]) -> Iterator[ImageFile]:
+        part = "train" if split == "train" else "val"
+        if split == "test" and not set(class_folders(self.path / "val")) & set(labels):
+            yield from self._list_annotated(labels)
+            return
         for name, label in labels.items():
             folder = self.path / part / name
             nested = folder / "images"

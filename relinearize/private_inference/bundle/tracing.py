@@ -95,7 +95,8 @@ class _Translation:
             translate = next((_TRANSLATIONS[key] for key in keys if key in _TRANSLATIONS), None)
             if translate is None or not call.op.startswith("call"):
                 raise ValueError("no operation of a bundle does this")
-            result = translate(self, call)
+            given = call.args[0] if call.args else call.kwargs.get("input")
+            result = translate(self, call, given, self._module(call))
             if isinstance(result, fx.Node):  # dropout, identity, a folded batch norm: nothing is left
                 self.names[call] = self._input(result)
                 return
@@ -111,11 +112,12 @@ class _Translation:
             raise ValueError(f"{given!r} is no map that the network computes")
         return self.names[given]
 
-    def module(self, call: fx.Node) -> nn.Module:
+    def _module(self, call: fx.Node) -> nn.Module | None:
         """The module that is called, or the one that a functional call stands for."""
         if call.op == "call_module":
             return self.modules[call.target]
-        return _AS_MODULE[call.target](*call.args[1:], **{k: v for k, v in call.kwargs.items() if k != "input"})
+        stands_for = _AS_MODULE.get(call.target)
+        return stands_for and stands_for(*call.args[1:], **{k: v for k, v in call.kwargs.items() if k != "input"})
 
     def add(self, call: fx.Node, op: str, inputs: Sequence[Any], name: str | None = None, **settings: Any) -> Node:
         """Append a node; `settings` are its tensors (torch's, by role), its attributes, the mask of a site."""
@@ -135,9 +137,9 @@ class _Translation:
     def shape(self, given: Any) -> Shape:
         return self.shapes[self._input(given)]
 
-    def carrier(self, call: fx.Node) -> str | None:
+    def carrier(self, call: fx.Node, given: Any) -> str | None:
         """The node whose result `call` alone reads, if a batch norm can be folded into it."""
-        name = self._input(_given(call))
+        name = self._input(given)
         same = [other for other, held in self.names.items() if held == name]
         readers = {reader for one in same for reader in one.users if reader in self.used} - set(same)
         return name if name in self.nodes and self.nodes[name].op in CARRIERS and readers == {call} else None
@@ -184,10 +186,6 @@ def _argument(call: fx.Node, place: int, name: str, default: Any = None) -> Any:
     return call.args[place] if len(call.args) > place else call.kwargs.get(name, default)
 
 
-def _given(call: fx.Node) -> Any:
-    return call.args[0] if call.args else call.kwargs.get("input")
-
-
 def _pair(value: Any) -> list[int]:
     pair = [value, value] if isinstance(value, int) else list(value) * (2 // max(1, len(value)))
     if len(pair) != 2 or not all(type(number) is int for number in pair):
@@ -198,8 +196,7 @@ def _pair(value: Any) -> list[int]:
 # ---- one function per kind of call: makes a node, or returns the call whose result is its own ------------------
 
 
-def _conv(graph: _Translation, call: fx.Node) -> Node:
-    module = graph.modules[call.target]
+def _conv(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
     if module.padding_mode != "zeros":
         raise ValueError(f"padding_mode={module.padding_mode}")
     padding = module.padding
@@ -210,33 +207,31 @@ def _conv(graph: _Translation, call: fx.Node) -> Node:
         padding = (top, left)
     bias = module.bias if module.bias is not None else torch.zeros(module.out_channels)
     return graph.add(
-        call, "conv2d", [_given(call)], weight=module.weight, bias=bias, stride=_pair(module.stride),
+        call, "conv2d", [x], weight=module.weight, bias=bias, stride=_pair(module.stride),
         padding=_pair(padding), dilation=_pair(module.dilation), groups=module.groups,
     )  # fmt: skip
 
 
-def _linear(graph: _Translation, call: fx.Node) -> Node:
-    module = graph.modules[call.target]
+def _linear(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
     bias = module.bias if module.bias is not None else torch.zeros(module.out_features)
-    return graph.add(call, "linear", [_given(call)], weight=module.weight, bias=bias)
+    return graph.add(call, "linear", [x], weight=module.weight, bias=bias)
 
 
-def _norm(graph: _Translation, call: fx.Node) -> Node | fx.Node:
-    norm = graph.modules[call.target]
-    if norm.running_mean is None:
+def _norm(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node | fx.Node:
+    if module.running_mean is None:
         raise ValueError("it keeps no running statistics (track_running_stats=False)")
-    if (before := graph.carrier(call)) is not None:
+    if (before := graph.carrier(call, x)) is not None:
         weight, bias = OPERATIONS[graph.nodes[before].op].tensors
         values = graph.tensors[before]
-        values[weight], values[bias] = folded(values[weight], values[bias], norm)
-        return _given(call)
-    scale, shift = folded(torch.ones(norm.num_features, dtype=torch.float64), None, norm)
-    return graph.add(call, "affine", [_given(call)], scale=scale, shift=shift)
+        values[weight], values[bias] = folded(values[weight], values[bias], module)
+        return x
+    scale, shift = folded(torch.ones(module.num_features, dtype=torch.float64), None, module)
+    return graph.add(call, "affine", [x], scale=scale, shift=shift)
 
 
-def _site(graph: _Translation, call: fx.Node) -> Node:
-    mask = graph.modules[call.target].mask.numpy().copy()
-    node = graph.add(call, "masked_relu", [_given(call)], mask=mask)
+def _site(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
+    mask = module.mask.numpy().copy()
+    node = graph.add(call, "masked_relu", [x], mask=mask)
     graph.masks[node.name] = mask
     return node
 
@@ -246,24 +241,22 @@ def _window(pool: nn.AvgPool2d | nn.MaxPool2d) -> dict[str, list[int]]:
     return {"kernel": _pair(pool.kernel_size), "stride": _pair(stride), "padding": _pair(pool.padding)}
 
 
-def _avg_pool(graph: _Translation, call: fx.Node) -> Node:
-    pool = graph.module(call)
-    window = _window(pool)
-    if pool.divisor_override or (not pool.count_include_pad and any(window["padding"])):
+def _avg_pool(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
+    window = _window(module)
+    if module.divisor_override or (not module.count_include_pad and any(window["padding"])):
         raise ValueError("divisor_override, or count_include_pad=False with padding")
-    return graph.add(call, "avg_pool", [_given(call)], **window)
+    return graph.add(call, "avg_pool", [x], **window)
 
 
-def _max_pool(graph: _Translation, call: fx.Node) -> Node:
-    pool = graph.module(call)
-    if _pair(pool.dilation) != [1, 1] or pool.return_indices:
+def _max_pool(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
+    if _pair(module.dilation) != [1, 1] or module.return_indices:
         raise ValueError("dilation or return_indices")
-    return graph.add(call, "max_pool", [_given(call)], **_window(pool))
+    return graph.add(call, "max_pool", [x], **_window(module))
 
 
-def _adaptive_pool(graph: _Translation, call: fx.Node) -> Node | fx.Node:
-    size = graph.module(call).output_size
-    given = graph.shape(_given(call))[1:]
+def _adaptive_pool(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node | fx.Node:
+    size = module.output_size
+    given = graph.shape(x)[1:]
     if len(given) != 2:
         raise ValueError("needs C x H x W")
     wanted = [
@@ -271,50 +264,50 @@ def _adaptive_pool(graph: _Translation, call: fx.Node) -> Node | fx.Node:
         for length, side in zip(size if isinstance(size, tuple | list) else (size, size), given, strict=True)
     ]
     if wanted == list(given):
-        return _given(call)
+        return x
     if wanted == [1, 1]:
-        return graph.add(call, "global_avg_pool", [_given(call)])
+        return graph.add(call, "global_avg_pool", [x])
     if any(side % length for side, length in zip(given, wanted, strict=True)):
         raise ValueError(f"from {given} to {tuple(wanted)}: the windows differ in size")
     window = [side // length for side, length in zip(given, wanted, strict=True)]
-    return graph.add(call, "avg_pool", [_given(call)], kernel=window, stride=window, padding=[0, 0])
+    return graph.add(call, "avg_pool", [x], kernel=window, stride=window, padding=[0, 0])
 
 
-def _mean(graph: _Translation, call: fx.Node) -> Node:
+def _mean(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
     dims = _argument(call, 1, "dim", ())
     dims = {dim % 4 for dim in (dims if isinstance(dims, tuple | list) else (dims,))}
-    if dims != {2, 3} or len(graph.shape(_given(call))) != 3:
+    if dims != {2, 3} or len(graph.shape(x)) != 3:
         raise ValueError("a mean over something else than height and width")
     keeps = _argument(call, 2, "keepdim", False)
-    pooled = graph.add(call, "global_avg_pool", [_given(call)], name=call.name if keeps else f"{call.name}_pool")
+    pooled = graph.add(call, "global_avg_pool", [x], name=call.name if keeps else f"{call.name}_pool")
     return pooled if keeps else graph.add(call, "flatten", [pooled.name])
 
 
-def _flatten(graph: _Translation, call: fx.Node) -> Node | fx.Node:
+def _flatten(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node | fx.Node:
     """flatten, view and reshape, where N x (all the rest) comes out."""
-    shape, result = graph.shape(_given(call)), _shape(call)
+    shape, result = graph.shape(x), _shape(call)
     if result == shape:
-        return _given(call)
+        return x
     if result != (math.prod(shape),):
         raise ValueError(f"a change of shape from {shape} to {result}")
-    return graph.add(call, "flatten", [_given(call)])
+    return graph.add(call, "flatten", [x])
 
 
-def _add(graph: _Translation, call: fx.Node) -> Node:
+def _add(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
     if call.kwargs.get("alpha", 1) != 1:
         raise ValueError("alpha")
     return graph.add(call, "add", [call.args[0], _argument(call, 1, "other")])
 
 
-def _concat(graph: _Translation, call: fx.Node) -> Node | fx.Node:
+def _concat(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node | fx.Node:
     maps, dim = _argument(call, 0, "tensors"), _argument(call, 1, "dim", 0)
     if dim not in (1, -len(_shape(call) or ())):
         raise ValueError(f"dim={dim}")
     return graph.add(call, "concat", maps) if len(maps) > 1 else maps[0]
 
 
-def _nothing(graph: _Translation, call: fx.Node) -> fx.Node:
-    return _given(call)
+def _nothing(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> fx.Node:
+    return x
 
 
 _AS_MODULE: dict[Callable[..., Any], Callable[..., nn.Module]] = {  # whose arguments are those behind the input
@@ -324,7 +317,7 @@ _AS_MODULE: dict[Callable[..., Any], Callable[..., nn.Module]] = {  # whose argu
 }
 
 # Classes of modules, functions, names of Tensor's methods -> who translates their calls.
-_TRANSLATIONS: dict[Any, Callable[[_Translation, fx.Node], Node | fx.Node]] = {
+_TRANSLATIONS: dict[Any, Callable[[_Translation, fx.Node, Any, nn.Module | None], Node | fx.Node]] = {
     nn.Conv2d: _conv,
     nn.Linear: _linear,
     MaskedReLU: _site,

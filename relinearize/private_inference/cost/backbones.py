@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Sequence
 
 from relinearize.private_inference.cost.workload import LinearWork, affine_work
 
@@ -18,9 +19,13 @@ def backbone_work(name: str, *, width: int | None, classes: int, image_size: int
     """
     if name in RESNETS:
         usual, blocks = RESNETS[name]
-        layers, features = _resnet(blocks, width or usual, channels, image_size)
+        base = width or usual
+        layers, features = _resnet(
+            base, [base * 2**stage for stage in range(len(blocks))], blocks, channels, image_size
+        )
     elif name == "wrn22_8":
-        layers, features = _wide_resnet(width or 16, channels, image_size)
+        base = width or 16
+        layers, features = _resnet(base, [8 * base, 16 * base, 32 * base], (3, 3, 3), channels, image_size, norms=True)
     elif name == "vgg16_bn":
         layers, features = _vgg(width or 64, channels, image_size)
     else:
@@ -34,33 +39,23 @@ def _conv(inside: int, outside: int, kernel: int, size: int, stride: int = 1) ->
     return LinearWork.of_convolution(inside, inside * size**2, kernel**2, outside, math.ceil(size / stride) ** 2)
 
 
-def _block(inside: int, outside: int, size: int, stride: int) -> list[LinearWork]:
-    """Two 3x3 convolutions, and a 1x1 one as shortcut where the shape changes."""
-    layers = [_conv(inside, outside, 3, size, stride), _conv(outside, outside, 3, math.ceil(size / stride))]
-    if stride != 1 or inside != outside:
-        layers.append(_conv(inside, outside, 1, size, stride))
-    return layers
+def _resnet(
+    base: int, widths: Sequence[int], blocks: Sequence[int], channels: int, size: int, norms: bool = False
+) -> tuple[list[LinearWork], int]:
+    """Blocks of two 3x3 convolutions, and a 1x1 one as shortcut where the shape changes.
 
-
-def _resnet(blocks: tuple[int, ...], width: int, channels: int, size: int) -> tuple[list[LinearWork], int]:
-    layers, inside = [_conv(channels, width, 3, size)], width
-    for stage, count in enumerate(blocks):
+    norms: a batch norm behind an addition, at the beginning of every block but the first and at the end, stays a layer.
+    """
+    layers, inside = [_conv(channels, base, 3, size)], base
+    for stage, (outside, count) in enumerate(zip(widths, blocks, strict=True)):
         for number in range(count):
             stride = 2 if stage and not number else 1
-            layers += _block(inside, width * 2**stage, size, stride)
-            inside, size = width * 2**stage, math.ceil(size / stride)
-    return layers, inside
-
-
-def _wide_resnet(width: int, channels: int, size: int) -> tuple[list[LinearWork], int]:
-    """A batch norm behind an addition, at the beginning of every block but the first and at the end, stays a layer."""
-    layers, inside = [_conv(channels, width, 3, size)], width
-    for stage in range(3):
-        for number in range(3):
-            stride, outside = 2 if stage and not number else 1, width * 8 * 2**stage
-            layers += _block(inside, outside, size, stride)
+            layers += [_conv(inside, outside, 3, size, stride), _conv(outside, outside, 3, math.ceil(size / stride))]
+            if stride != 1 or inside != outside:
+                layers.append(_conv(inside, outside, 1, size, stride))
             inside, size = outside, math.ceil(size / stride)
-            layers.append(affine_work(inside, size**2))  # of the next block, or the last one
+            if norms:
+                layers.append(affine_work(inside, size**2))  # of the next block, or the last one
     return layers, inside
 
 
