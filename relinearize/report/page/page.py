@@ -91,27 +91,27 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path], preset: Preset | 
     """Everything the scripts draw from, but for masks, inferences and robustness."""
     preset = preset or one_preset()
     histories: dict[str, int] = {}
-    runs: list[dict[str, Any]] = []
-    drawn_panels = []
-    for panel in panels:
-        drawn_series = []
-        for _, own in panel.runs.groupby("curve", sort=False):
-            first = len(runs)
-            runs += [_run(run, paths.get(run["key"]), preset, histories) for run in own.to_dict("records")]
-            series = {name: own[name].iloc[0] for name in ("label", "method", "network")}
-            series |= {"total": int(own["total"].iloc[0]), "runs": list(range(first, len(runs)))}
-            drawn_series.append(series)
-        drawn_panels.append(
-            {
-                "dataset": panel.dataset,
-                "title": panel.title,
-                "series": drawn_series,
-                "levels": [_level(level, preset) for level in panel.levels.to_dict("records")],
-                "runs": [position for series in drawn_series for position in series["runs"]],
-                "published": panel.published.to_dict("records"),
-            }
-        )
-    methods = sorted({series["method"] for panel in drawn_panels for series in panel["series"]})
+    rows = [row for panel in panels for row in panel.runs.to_dict("records")]
+    runs = [_run(row, paths.get(row["key"]), preset, histories) for row in rows]
+    drawn_panels = [
+        {
+            "dataset": panel.dataset,
+            "title": panel.title,
+            "series": [
+                {
+                    **{name: own[name].iloc[0] for name in ("label", "method", "network")},
+                    "total": int(own["total"].iloc[0]),
+                    "runs": own.index.tolist(),
+                }
+                for _, own in panel.runs.groupby("curve", sort=False)
+            ],
+            "levels": [_level(level, preset) for level in panel.levels.to_dict("records")],
+            "runs": panel.runs.index.tolist(),
+            "published": panel.published.to_dict("records"),
+        }
+        for panel in panels
+    ]
+    methods = sorted({row["method"] for row in rows})
     titles = [panel.title for panel in panels]
     return {
         "summary": f"{_counted(len(runs), 'run')} on {', '.join(titles)}; {_counted(len(methods), 'method')}: "

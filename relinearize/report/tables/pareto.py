@@ -28,7 +28,8 @@ NAMES = ("method_name", "label", "network", "total")  # likewise of a curve, for
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One dataset. `runs`: see `run_table`; `points`, `levels`: see below; `published`: the papers' points."""
+    """One dataset. `runs`: its rows of `run_table`, with their index there; `points`, `levels`: see below; `published`:
+    the papers' points."""
 
     dataset: str
     title: str
