@@ -11,7 +11,7 @@ from test_page import Page
 from relinearize.report.page import sections as mask_page
 from relinearize.report.page.page import render_page
 from relinearize.report.page.sections import mask_data, packed, summed
-from relinearize.report.report import Report, write_report
+from relinearize.report.report import Report
 from relinearize.report.tables.masks import SiteMap, build_groups
 from relinearize.report.tables.pareto import build_panels
 
@@ -86,8 +86,6 @@ def test_forty_wide_runs_make_a_page_of_a_few_megabytes():
 
 def test_the_same_masks_make_the_same_page(tmp_path):
     runs = write_masks(fake_sweep(budgets=(7_000,), seeds=(0,)), tmp_path)
-    first, second = (
-        write_report(Report([runs]), tmp_path / name)["report.html"].read_bytes() for name in ("one", "two")
-    )
+    first, second = (render_page(one.panels, {}, masks=one.masks) for one in (Report([runs]), Report([runs])))
     assert first == second
-    assert b'"missing":0' in first
+    assert '"missing":0' in first
