@@ -27,3 +27,9 @@ def user_error_behind(error: BaseException) -> UserError | None:
             return seen
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def one_line(error: BaseException) -> str:
+    """The message, behind the kind of error where it is not the user's."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())

@@ -1,4 +1,4 @@
-"""Tables for people, on a terminal and in files."""
+"""Tables and durations for people, on a terminal and in files."""
 
 from typing import Any
 
@@ -26,3 +26,12 @@ def print_table(table: Table, console: Console | None = None) -> None:
     elif not any(column.overflow == "fold" for column in table.columns) and width.minimum > console.width:
         table.width = width.minimum
     console.print(table, crop=False)
+
+
+def duration(seconds: float) -> str:
+    """5 s, 3 min 20 s, 2 h 5 min, 4 d 3 h."""
+    rounded = round(seconds)
+    for unit, name, lower, lower_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if rounded >= unit:
+            return f"{rounded // unit} {name} {rounded % unit // lower} {lower_name}"
+    return f"{rounded} s"

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from relinearize.commands.composing import Count, checked, command_options, composed
 from relinearize.commands.jobs import require_all
-from relinearize.errors import UserError, user_error_behind
+from relinearize.errors import UserError, one_line, user_error_behind
 from relinearize.evaluation.settings import Evaluation, RobustSettings
 from relinearize.records.run import RECORD_FILE
 
@@ -83,8 +83,7 @@ def evaluate_each(folders: list[Path], evaluate: Callable[[Path], Any]) -> list[
             cause = user_error_behind(error)
             if cause is None:  # no mistake of the user's: where it happened is worth seeing
                 traceback.print_exc()
-            message = str(cause) if cause else f"{type(error).__name__}: {error}"
-            failures.append(f"{folder}: {' '.join(message.split())}")
+            failures.append(f"{folder}: {one_line(cause or error)}")
     for failure in failures:
         print(f"relinearize: {failure}", file=sys.stderr)
     if failures:

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from relinearize.errors import UserError, user_error_behind
+from relinearize.errors import one_line, user_error_behind
 from relinearize.sweeps.files import JOB_FILE, JobFile, job_files
 from relinearize.sweeps.heartbeat import Process, beating
 
@@ -62,12 +62,6 @@ def note_waiting() -> None:
     for path, job in _at_work:
         job.state = "waiting"
         job.write(path)
-
-
-def one_line(error: BaseException) -> str:
-    """The message, behind the kind of error where it is not the user's."""
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return " ".join(f"{kind}{error}".split())
 
 
 def why_lost(job: Any, error: Exception) -> str:

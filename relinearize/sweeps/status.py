@@ -15,7 +15,7 @@ from rich.markup import escape
 from relinearize.errors import UserError
 from relinearize.sweeps.files import SWEEP_FILE, JobFile, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive
-from relinearize.terminal import new_table, print_table
+from relinearize.terminal import duration, new_table, print_table
 
 # State -> its colour, in the order of the summary.
 STATES = {"done": "green", "running": "cyan", "failed": "red", "stopped": "red", "killed": "red", "waiting": "dim"}
@@ -146,12 +146,3 @@ def summary(sweep: Sweep) -> list[str]:
     if not sweep.launching and not counts["running"] and counts["done"] < len(sweep.rows):
         lines += [f"not all is done and nothing is running; go on with: {sweep.command}"]
     return lines
-
-
-def duration(seconds: float) -> str:
-    """5 s, 3 min 20 s, 2 h 5 min, 4 d 3 h."""
-    rounded = round(seconds)
-    for unit, name, lower, lower_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if rounded >= unit:
-            return f"{rounded // unit} {name} {rounded % unit // lower} {lower_name}"
-    return f"{rounded} s"

@@ -30,7 +30,7 @@ def three_budgets():
 
 def test_each_stage_is_done_once():
     # 100 + 80 + 3 * 20 seconds were done, 3 * 120 + 30 + 60 + 80 would be needed.
-    text = "3 runs: 4.0 min of training; each on its own: 8.8 min (55 % saved by sharing stages)"
+    text = "3 runs: 4 min 0 s of training; each on its own: 8 min 50 s (55 % saved by sharing stages)"
     assert shared_work(three_budgets()) == text
 
 
@@ -48,4 +48,4 @@ def test_report_says_it(tmp_path, capfd):
     for position, record in enumerate(three_budgets()):
         record.write(tmp_path / str(position) / "record.json")
     report_command([str(tmp_path)])
-    assert "3 runs: 4.0 min of training; each on its own: 8.8 min" in capfd.readouterr().out
+    assert "3 runs: 4 min 0 s of training; each on its own: 8 min 50 s" in capfd.readouterr().out

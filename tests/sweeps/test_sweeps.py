@@ -20,7 +20,8 @@ from relinearize.sweeps import heartbeat
 from relinearize.sweeps.arguments import SWEEP_VARIABLE
 from relinearize.sweeps.files import JOB_FILE, SWEEP_FILE, JobFile, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive, beating
-from relinearize.sweeps.status import Sweep, duration, find_sweep, print_sweep, summary
+from relinearize.sweeps.status import Sweep, find_sweep, print_sweep, summary
+from relinearize.terminal import duration
 
 FORK = multiprocessing.get_context("fork")  # spares a child the imports; a kill is as real
 SEEDS = ["-m", "seed=0,1,2,3", "sweep=mine"]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pandas import DataFrame
 
 from relinearize.records.run import Record
+from relinearize.terminal import duration
 
 
 def shared_work(records: Iterable[Record]) -> str:
@@ -22,10 +23,6 @@ def shared_work(records: Iterable[Record]) -> str:
     if done == alone:
         return ""
     return (
-        f"{len(runs)} runs: {_hours(done)} of training; each on its own: {_hours(alone)} "
+        f"{len(runs)} runs: {duration(done)} of training; each on its own: {duration(alone)} "
         f"({100 * (1 - done / alone):.0f} % saved by sharing stages)"
     )
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
