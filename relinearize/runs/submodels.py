@@ -55,7 +55,10 @@ def submodel_config(config: DictConfig, fraction: float) -> DictConfig:
 
 def submodel_network(request: Request, fraction: float, mask: Mask) -> PixelInput:
     """The network of `fraction` of the channels, without routes, under its part of `mask`; initial weights."""
-    network = all_relu_network(submodel_config(request.config, fraction), request.source, student=True)
+    if fraction == 1:
+        network = request.new_student()
+    else:
+        network = all_relu_network(submodel_config(request.config, fraction), request.source, student=True)
     shapes = site_shapes(network.network)
     to_masked(network.network, Mask({name: kept[: shapes[name][0]] for name, kept in mask.items()}))
     return network
