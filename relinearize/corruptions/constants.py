@@ -93,12 +93,6 @@ SEVERITIES = (1, 2, 3, 4, 5)
 NUMBERS = {name: number for number, name in enumerate(CIFAR, 1)}
 
 
-def choose_constants(constants: str, image_size: int) -> str:
-    """ "cifar" or "tiny"; "auto" is the one made for the nearer size: cifar below 48 pixels, else tiny."""
-    check_choice("corruptions.constants", constants, ("auto", *CONSTANTS))
-    return ("cifar" if image_size < 48 else "tiny") if constants == "auto" else constants
-
-
 def check_corruption(name: str, severity: int) -> None:
     check_choice("corruption", name, NUMBERS)
     check_choice("severity", severity, SEVERITIES)

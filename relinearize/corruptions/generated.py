@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from relinearize.corruptions.constants import CORRUPTIONS, EXTRA, choose_constants
+from relinearize.corruptions.constants import CONSTANTS, CORRUPTIONS, EXTRA
 from relinearize.corruptions.generator.generate import VERSION, generate
 from relinearize.corruptions.photographs import Photographs
 from relinearize.corruptions.sources import CorruptedImages
 from relinearize.data.decoding import load_array
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
 from relinearize.files import write_text
 
 CHUNK = 1000  # images made at a time for the cache
@@ -53,7 +53,10 @@ class GeneratedCorruptions(CorruptedImages):
             raise ValueError(f"images {self._images.shape} and labels {self._labels.shape} do not match")
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise UserError(f"corruptions.seed={seed}: must be an integer >= 0")
-        self.constants, self.seed = choose_constants(constants, max(self._images.shape[1:3])), seed
+        check_choice("corruptions.constants", constants, ("auto", *CONSTANTS))
+        if constants == "auto":  # those made for the nearer size
+            constants = "cifar" if max(self._images.shape[1:3]) < 48 else "tiny"
+        self.constants, self.seed = constants, seed
         self._photographs = None if frost_images is None else Photographs(frost_images)
         self.left_out = {}
         if self._photographs is None:

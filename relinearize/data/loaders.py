@@ -135,27 +135,22 @@ class OrderedLoader:
         world_size: int = 1,
         workers: int = 2,
     ) -> None:
-        if world_size > 1:
-            rows = (torch.arange(len(labels)) if rows is None else rows)[rank::world_size]
-            if not len(rows):
-                raise UserError(f"fewer images to evaluate on than trainer.devices={world_size}; give fewer devices")
-        self.images, self.labels, self.rows = images, labels, rows
-        self.device = torch.device(device)
+        self.images, self.labels, self.device = images, labels, torch.device(device)
+        self.rows = (torch.arange(len(labels)) if rows is None else rows)[rank::world_size]
+        if not len(self.rows) and world_size > 1:
+            raise UserError(f"fewer images to evaluate on than trainer.devices={world_size}; give fewer devices")
         self.batch_size = batch_size or EVALUATION_BATCH[self.device.type]
-        self.count = len(labels) if rows is None else len(rows)
         encoded = isinstance(images, EncodedImages)
         self._reader = Reader(ImageRows(images, labels), workers, self.device) if encoded else None
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+        return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = self.rows.split(self.batch_size)
         if self._reader is not None:
-            rows = torch.arange(self.count) if self.rows is None else self.rows
-            for images, labels in self._reader.read(list(rows.split(self.batch_size))):
-                yield to_pixels(images), labels
-            return
-        for start in range(0, self.count, self.batch_size):
-            window = slice(start, start + self.batch_size)
-            chosen = window if self.rows is None else self.rows[window]
-            yield to_pixels(self.images[chosen].to(self.device)), self.labels[chosen].to(self.device)
+            read = self._reader.read(list(batches))
+        else:
+            read = ((self.images[rows].to(self.device), self.labels[rows].to(self.device)) for rows in batches)
+        for images, labels in read:
+            yield to_pixels(images), labels

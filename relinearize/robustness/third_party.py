@@ -8,7 +8,7 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -21,7 +21,6 @@ from relinearize.errors import UserError
 from relinearize.robustness.attacks import Attack, times
 from relinearize.robustness.guard import class_count, third_party_attack
 
-STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 STEPS, RESTARTS, QUERIES = 100, 1, 5000
 APGD_LOSSES = {"ce": "CE", "dlr": "DLR", "t": "targeted DLR"}
 
@@ -37,64 +36,6 @@ OTHER_DISTANCES = {
 }
 # Arguments of torchattacks' classes that are distances, and our own key for each.
 RADII = {"eps": "epsilon", "max_epsilon": "epsilon", "alpha": "step_size"}
-
-
-def autoattack(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    epsilon: float,
-    seed: int,
-    parts: Sequence[str] | None = None,
-    steps: int = STEPS,
-    restarts: int = RESTARTS,
-    queries: int = QUERIES,
-) -> Tensor:
-    """The official AutoAttack in the maximum norm, or some of its parts.
-
-    `parts` None is the standard version with the official settings, and the rest may not be changed then. Else those of
-    apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square that are named: `steps` and `restarts` are APGD's, `queries` Square's
-    (whose schedule is stretched to another number than the official 5000). Targets: 9, or all where there are fewer.
-
-    What its own checks find (a random network, probabilities for logits, zero gradients, ...) comes as a warning.
-    Raises UserError for too few classes (`least_classes`).
-    """
-    if parts is None and (steps, restarts, queries) != (STEPS, RESTARTS, QUERIES):
-        raise ValueError("the standard version has 100 steps, 1 restart and 5000 queries; name parts to change them")
-    chosen = STANDARD if parts is None else tuple(parts)
-    classes = class_count(network, images)
-    check_classes(classes, "AutoAttack", least_classes(chosen))
-
-    def build(logits: nn.Module):
-        version = {"version": "standard"} if parts is None else {"version": "custom", "attacks": list(chosen)}
-        attack = pyautoattack.AutoAttack(logits, norm="Linf", eps=epsilon, seed=seed, device=images.device, **version)
-        targets = min(9, classes - 1)
-        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
-        if parts is not None:
-            attack.fab.n_restarts = 1
-            for apgd in (attack.apgd, attack.apgd_targeted):
-                apgd.n_restarts = restarts
-                apgd.n_iter, apgd.n_iter_orig = steps, steps
-                # Its constructor's rule for when the step is halved.
-                apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (
-                    max(int(share * steps), 1) for share in (0.22, 0.06, 0.03)
-                )
-            attack.square.n_queries = queries
-            attack.square.rescale_schedule = queries != QUERIES
-
-        def run(pixels: Tensor, targets: Tensor) -> Tensor:
-            with _flags():
-                return attack.run_standard_evaluation(pixels, targets, batch_size=len(pixels))[0]
-
-        return run
-
-    return third_party_attack(build, network, images, labels, seed=seed, epsilon=epsilon)
-
-
-def least_classes(parts: Sequence[str]) -> int:
-    """How many logits a network must have: the targeted loss compares four, that of apgd-dlr three."""
-    return 4 if "apgd-t" in parts else 3 if "apgd-dlr" in parts else 2
 
 
 def check_classes(classes: int, what: str, least: int) -> None:
@@ -123,24 +64,59 @@ def _flags() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class AutoAttack(Attack):
-    """The standard version with the official settings: APGD-CE, APGD-T, FAB-T (100 steps each), Square (5000)."""
+    """The standard version with the official settings: APGD-CE, APGD-T, FAB-T (100 steps each), Square (5000).
+
+    parts: of a sub-class, which of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square it is instead. `steps` and `restarts`
+    are then APGD's, `queries` Square's (whose schedule is stretched to another number than the official 5000).
+    Targets: 9, or all where there are fewer.
+
+    What AutoAttack's own checks find (a random network, probabilities for logits, zero gradients, ...) comes as a
+    warning. Raises UserError for too few classes.
+    """
 
     epsilon: float = 8.0
     name: str = "autoattack"
     label: ClassVar[str] = "AutoAttack"
     package: ClassVar[str] = "pyautoattack"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Of `autoattack`, the function."""
-        return {}
+    parts: ClassVar[tuple[str, ...] | None] = None
+    steps: ClassVar[int] = STEPS
+    restarts: ClassVar[int] = RESTARTS
+    queries: ClassVar[int] = QUERIES
 
     @property
     def least_classes(self) -> int:
-        return least_classes(self.settings.get("parts", STANDARD))
+        """The targeted loss compares four logits, that of apgd-dlr three."""
+        parts = self.parts or ("apgd-t",)
+        return 4 if "apgd-t" in parts else 3 if "apgd-dlr" in parts else 2
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-        return autoattack(network, images, labels, epsilon=self.epsilon / 255, seed=seed, **self.settings)
+        classes, epsilon = class_count(network, images), self.epsilon / 255
+        check_classes(classes, "AutoAttack", self.least_classes)
+
+        def build(logits: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+            version = {"version": "custom", "attacks": list(self.parts)} if self.parts else {"version": "standard"}
+            settings = {"norm": "Linf", "eps": epsilon, "seed": seed, "device": images.device, **version}
+            attack = pyautoattack.AutoAttack(logits, **settings)
+            attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
+            if self.parts:
+                attack.fab.n_restarts = 1
+                for apgd in (attack.apgd, attack.apgd_targeted):
+                    apgd.n_restarts = self.restarts
+                    apgd.n_iter, apgd.n_iter_orig = self.steps, self.steps
+                    # Its constructor's rule for when the step is halved.
+                    apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (
+                        max(int(share * self.steps), 1) for share in (0.22, 0.06, 0.03)
+                    )
+                attack.square.n_queries = self.queries
+                attack.square.rescale_schedule = self.queries != QUERIES
+
+            def run(pixels: Tensor, targets: Tensor) -> Tensor:
+                with _flags():
+                    return attack.run_standard_evaluation(pixels, targets, batch_size=len(pixels))[0]
+
+            return run
+
+        return third_party_attack(build, network, images, labels, seed=seed, epsilon=epsilon)
 
     def describe(self) -> dict[str, Any]:
         return self.described(None, None, None, [], ", standard")
@@ -157,9 +133,8 @@ class APGD(AutoAttack):
     losses_known: ClassVar[Sequence[str]] = tuple(APGD_LOSSES)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        parts = tuple(f"apgd-{loss}" for loss in self.losses)
-        return {"parts": parts, "steps": self.steps, "restarts": self.restarts}
+    def parts(self) -> tuple[str, ...]:
+        return tuple(f"apgd-{loss}" for loss in self.losses)
 
     @property
     def label(self) -> str:
@@ -176,10 +151,7 @@ class Square(AutoAttack):
 
     queries: int = QUERIES
     name: str = "square"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"parts": ("square",), "queries": self.queries}
+    parts: ClassVar[tuple[str, ...]] = ("square",)
 
     @property
     def label(self) -> str:

@@ -169,7 +169,6 @@ def measured(
             timeout=options.timeout,
             addresses=addresses,
             inputs=inputs,
-            classes=bundle.classes,
         )
         job.write(folder)
         for rank in range(len(PARTIES)):

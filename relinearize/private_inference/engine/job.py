@@ -33,7 +33,6 @@ class Job:
     timeout: int
     addresses: tuple[tuple[str, str], tuple[str, str]]
     inputs: dict[str, tuple[int, ...]]
-    classes: int
 
     def write(self, folder: Path) -> None:
         (folder / JOB_FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")

@@ -138,5 +138,5 @@ class CryptenParty:
                 time.sleep(GRACE_SECONDS)
                 raise
             seconds, cpu_seconds = time.monotonic() - began, time.process_time() - computed
-        known = None if logits is None else logits.double().reshape(self.job.classes).tolist()
+        known = None if logits is None else logits.double().reshape(self.bundle.classes).tolist()
         return Inferred(seconds, cpu_seconds, meter.costs, known)

@@ -79,7 +79,7 @@ class SpuParty:
         theirs = spu.libspu.Share()
         theirs.meta, theirs.share_chunks = share.meta, [self.link.recv(SERVER)]
         logits = self.io.reconstruct([theirs, share])
-        return np.asarray(logits, np.float64).reshape(self.job.classes).tolist(), Cost()
+        return np.asarray(logits, np.float64).reshape(self.bundle.classes).tolist(), Cost()
 
 
 def runtime_config(protocol: str, fraction_bits: int, local_truncation: bool) -> spu.RuntimeConfig:
