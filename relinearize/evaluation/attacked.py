@@ -14,7 +14,7 @@ from relinearize.records.robustness import AttackRecord, CheckRecord, CleanAccur
 from relinearize.robustness.attacks import attacked_batch
 
 PASSES = 3  # of a step: forward and backward, in forward passes
-UNSAID_STEPS = 400  # AutoAttack takes about 20 times as long as PGD-20
+ASSUMED_STEPS = 400  # AutoAttack takes about 20 times as long as PGD-20
 # Images attacked at once. Attacks go on with the few that are still right: with smaller chunks an AutoAttack that
 # leaves 5 % took 110 s for 25 images on a CPU, nearly all of it for one of them.
 CHUNK = {"cpu": 125, "cuda": 1000}
@@ -24,7 +24,7 @@ def clean_part(subject: Subject, count: int | None, batch_size: int) -> Part:
     """The accuracy on the first `count` images (None: all), in the batches of the run's own test: a CleanAccuracy."""
 
     def right(rows: torch.Tensor) -> Result:
-        return {"right": flags_to_text(subject.right(*subject.batch(rows)))}
+        return {"right": flags_to_text(subject.correct(*subject.batch(rows)))}
 
     def summary(results: Sequence[Result]) -> CleanAccuracy:
         accuracy, number = share(results)
@@ -47,25 +47,25 @@ def attack_part(
     """
     description = attack.describe()
     epsilon = None if description["epsilon"] is None else description["epsilon"] / 255
-    steps, restarts = description["steps"] or UNSAID_STEPS, description["restarts"] or 1
+    steps, restarts = description["steps"] or ASSUMED_STEPS, description["restarts"] or 1
     cost = PASSES * steps * restarts * max(1, len(description["losses"]))  # a guess, for the progress bar
 
     def attacked(rows: torch.Tensor, seed: int) -> Result:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             result = attacked_batch(subject.network, *subject.batch(rows), attack, seed, epsilon)
-        said = sorted({str(warning.message) for warning in caught if warning.category is UserWarning})
-        return {"right": flags_to_text(result.robust), "warnings": said}
+        complaints = sorted({str(warning.message) for warning in caught if warning.category is UserWarning})
+        return {"right": flags_to_text(result.robust), "warnings": complaints}
 
     def summary(results: Sequence[Result]) -> tuple[AttackRecord, CheckRecord | None]:
         accuracy, number = share(results)
         about = {"name": name, "label": attack.label, **description, "n": number, "seed": subject.seed}
         record = AttackRecord(**about, accuracy=accuracy, seconds=total_seconds(results))
         # What an attack of another package found wrong with the network or itself.
-        said = sorted({" ".join(line.split()) for result in results for line in result["warnings"]})
-        if not said:
+        complaints = sorted({" ".join(line.split()) for result in results for line in result["warnings"]})
+        if not complaints:
             return record, None
-        message = f"{attack.label}: {'; '.join(said)}"
+        message = f"{attack.label}: {'; '.join(complaints)}"
         return record, CheckRecord(name=f"warnings of {name}", passed=False, message=message, numbers={})
 
     pieces = []

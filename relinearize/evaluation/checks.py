@@ -52,7 +52,7 @@ def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSet
         units = min(count, len(subject.images)) * COSTS.get(name, USUAL_COST)
         pieces.append(Piece(f"check {name}", what, units, compute))
 
-    add("clean agreement", lambda case: clean_agreement(case.network, case.images, by_hand(subject)))
+    add("clean agreement", lambda case: clean_agreement(case.network, case.images, without_adapter(subject)))
     for name, check in CHECKS.items():
         add(name, check)
     networks = {f"route {one.run.record.route}": (one.network, one.run.identity["weights"]) for one in others}
@@ -64,7 +64,7 @@ def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSet
     return Part(pieces, lambda results: [CheckRecord.model_validate(result["check"]) for result in results])
 
 
-def by_hand(subject: Subject) -> Callable[[Tensor], Tensor]:
+def without_adapter(subject: Subject) -> Callable[[Tensor], Tensor]:
     """The network with its pixels normalised as the run's config says, outside of the adapter."""
     mean, std = (
         torch.tensor(list(subject.run.config.dataset[key]), device=subject.device).view(1, -1, 1, 1)

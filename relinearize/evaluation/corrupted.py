@@ -64,5 +64,5 @@ def corrupted(
     flags = []
     for chosen in rows.split(batch_size):
         images, labels = source.images(name, severity, chosen.numpy())
-        flags.append(subject.right(*subject.pixels(torch.from_numpy(images), torch.from_numpy(labels))))
+        flags.append(subject.correct(*subject.pixels(torch.from_numpy(images), torch.from_numpy(labels))))
     return {"right": flags_to_text(torch.cat(flags))}

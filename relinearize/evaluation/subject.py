@@ -55,8 +55,8 @@ class Subject:
         return to_pixels(images.to(self.device)), labels.to(self.device)
 
     @torch.no_grad()
-    def right(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """bool N: which images the network classifies as their labels say."""
+    def correct(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """bool N: which images are classified correctly."""
         return self.network(pixels).argmax(1) == labels
 
     @property

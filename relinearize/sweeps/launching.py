@@ -40,7 +40,7 @@ class ListJobs(Callback):
         ListJobs.folder = folder = Path(config.hydra.sweep.dir).absolute()
         jobs = listed_jobs(config)
         forget_unfinished(folder, jobs)
-        SweepFile(time.time(), Process.this(), command_to_go_on(config), jobs).write(folder / SWEEP_FILE)
+        SweepFile(time.time(), Process.this(), resume_command(config), jobs).write(folder / SWEEP_FILE)
         ListJobs.heartbeat.enter_context(beating(folder / SWEEP_FILE))
 
 
@@ -63,7 +63,7 @@ def forget_unfinished(folder: Path, jobs: list[list[str]] | None) -> None:
             path.unlink(missing_ok=True)
 
 
-def command_to_go_on(config: DictConfig) -> str:
+def resume_command(config: DictConfig) -> str:
     """What was typed; with the sweep's name where the clock gave it, so that the states go on in the same folder."""
     arguments = sys.argv[1:]
     if config.sweep == os.environ.get(SWEEP_VARIABLE) and not any(word.startswith("sweep=") for word in arguments):
@@ -96,7 +96,7 @@ def reported() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
         ListJobs.watched = False
         ListJobs.heartbeat.close()
-        sweep = closed(ListJobs.folder) if ListJobs.folder else None
+        sweep = finish_sweep(ListJobs.folder) if ListJobs.folder else None
     if sweep and (missed := [row for row in sweep.rows if row.state != "done"]):
         failed = [f"job {row.number}: {row.error}" for row in missed if row.state == "failed"][:1]
         going = ["the others go on: relinearize status"] if sweep.counts["running"] else []
@@ -112,7 +112,7 @@ def submitit_problem(error: Exception) -> str:
     return " ".join(str(error).split()) if raised.f_globals["__name__"].startswith("submitit.") else ""
 
 
-def closed(folder: Path) -> Sweep:
+def finish_sweep(folder: Path) -> Sweep:
     """The sweep, its end noted and its table printed."""
     if file := SweepFile.read(folder / SWEEP_FILE):
         file.ended = time.time()

@@ -41,7 +41,7 @@ class StageInfo:
         title, group, tags: of its W&B run.
         files: kind ("mask", "weights") -> file in the store.
         inputs: what the stage is made from.
-        config: the whole config of the run, as plain values.
+        config: the complete config of the run, as plain values.
     """
 
     stage: str
@@ -77,7 +77,7 @@ class StageLogger:
         """An epoch has ended: the metrics of all epochs so far, the last one new."""
 
     def finish(self, record: Record, folder: Path) -> None:
-        """The whole run has ended; `folder` holds its mask and weights."""
+        """The run has ended; `folder` holds its mask and weights."""
 
     def lightning(self) -> Any:
         """A Lightning logger for what callbacks of the `callbacks` group log, or None."""

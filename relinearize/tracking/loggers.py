@@ -16,7 +16,7 @@ from relinearize.tracking.interface import LoggerSettings, StageInfo, StageLogge
 
 
 class CSVLogger(StageLogger):
-    """history.csv in the stage's folder: rewritten whole each epoch, so a resumed run leaves no doubled rows."""
+    """history.csv in the stage's folder: rewritten completely each epoch, so that a resumed run leaves no row twice."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

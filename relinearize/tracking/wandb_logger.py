@@ -2,7 +2,7 @@
 
 `logger=wandb logger.mode=offline` needs no account and no network; `wandb sync FOLDER` uploads later. A stage may leave
 several W&B folders of one id (killed and continued, its result added afterwards): sync joins them in their order. The
-last one's summary wins, so that each of them is given the whole summary. What people see there: docs/wandb.md.
+last one's summary wins, so that each of them is given the complete summary. What people see there: docs/wandb.md.
 
 A stage's result is in the store when the next one begins, wherever it came from: trained a moment ago, yesterday, or
 without W&B. So it is the stage that uses a result which sees to it that W&B has it (`ensure_logged`).
@@ -109,10 +109,10 @@ def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]
     inputs = () if settings.mode == "disabled" else info.inputs
     for one in inputs:
         ensure_logged(settings, one)
-    number = run_number(info)
-    first = not any(settings.output.glob(f"wandb/*run-*-{number}*"))
+    run_id = run_id_of(info)
+    first = not any(settings.output.glob(f"wandb/*run-*-{run_id}*"))
     about = {
-        "id": number,
+        "id": run_id,
         "resume": "allow",
         "sweep": agent.get("WANDB_SWEEP_ID"),
         "group": settings.group or info.group,
@@ -162,16 +162,16 @@ def mark_of(settings: LoggerSettings, info: StageInfo) -> Path:
     """The file that says that W&B was given the result; its folder is there."""
     folder = settings.output / "wandb" / ".logged"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{settings.mode}-{settings.entity}-{settings.project}-{run_number(info)}-{info.name}"
+    return folder / f"{settings.mode}-{settings.entity}-{settings.project}-{run_id_of(info)}-{info.name}"
 
 
 def agent_of(info: StageInfo) -> dict[str, str]:
-    """What `wandb agent` said, if this is the stage it waits for. Called for any stage before its wandb.init."""
+    """What `wandb agent` set, if this is the stage it waits for. Called for any stage before its wandb.init."""
     agent = run_of_agent()
     return agent if info.stage == "finetune" else {}
 
 
-def run_number(info: StageInfo) -> str:
+def run_id_of(info: StageInfo) -> str:
     """The id of the stage's W&B run: its own, or the agent's."""
     return agent_of(info).get("WANDB_RUN_ID", info.run_id)
 

@@ -153,7 +153,7 @@ def test_images_are_those_of_a_fixed_permutation_and_each_has_its_flag(folder):
     assert [(what["first"], what["n"]) for what, _ in clean] == [(0, 30), (30, 30), (60, 30), (90, 10)]
     found = torch.tensor([flag == "1" for _, result in clean for flag in result["right"]])
     batches = subject.rows(100).split(30)  # as above: other batches round differently
-    assert found.equal(torch.cat([subject.right(*subject.batch(rows)) for rows in batches]))
+    assert found.equal(torch.cat([subject.correct(*subject.batch(rows)) for rows in batches]))
 
 
 def test_epsilon_is_that_of_all_attacks_and_kept(folder, monkeypatch):

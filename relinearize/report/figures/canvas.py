@@ -44,7 +44,7 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
 
 
 def heading(figure: Figure, title: str) -> None:
-    """The title of a whole figure, at its left."""
+    """The title of a figure, at its left."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
 
 

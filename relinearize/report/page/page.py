@@ -50,7 +50,7 @@ def render_page(
     preset: Preset | None = None,
     inferences: DataFrame | None = None,
 ) -> str:
-    """The whole page as HTML text. `paths`: record key -> where the record lies, as seen from the page.
+    """The complete page as HTML text. `paths`: record key -> where the record lies, as seen from the page.
 
     `robustness`: tables of a section of their own; without any, nothing of it is in the page.
     `masks`: likewise; `without_mask`: names of the runs that are missing there.
