@@ -11,7 +11,7 @@ from torch import Tensor
 from relinearize.data.augment import to_pixels
 from relinearize.data.augmix import AugMix, mixed
 from relinearize.data.decoding import EncodedImages
-from relinearize.data.order import batch_bounds, epoch_permutation, part_bounds, seeded_generator
+from relinearize.data.order import batch_bounds, part_bounds, seeded_generator
 from relinearize.data.training_images import BatchPlan, ImageRows, Reader, TrainingImages
 from relinearize.errors import UserError, check_choice
 
@@ -99,7 +99,7 @@ class TrainLoader:
 
     def _plans(self, epoch: int, part: int, first: int = 0) -> Iterator[BatchPlan]:
         """From batch `first` of the part on."""
-        order = epoch_permutation(len(self.images), self.seed, epoch)
+        order = torch.randperm(len(self.images), generator=seeded_generator("order", self.seed, epoch))
         for batch in range(*self._part_bounds[part : part + 2])[first:]:
             rows = order[self._bounds[batch] : self._bounds[batch + 1]]
             drawn, key = (len(rows), self.flip), (self.seed, epoch, batch)

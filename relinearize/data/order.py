@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import Tensor
 
 from relinearize.errors import UserError
 
@@ -17,11 +16,6 @@ def seeded_generator(*key: object) -> torch.Generator:
     """A generator on the CPU (so that CPU and GPU runs draw the same) seeded by a stable hash of the key."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-
-
-def epoch_permutation(count: int, seed: int, epoch: int) -> Tensor:
-    """int64, count: the order of the images in one epoch."""
-    return torch.randperm(count, generator=seeded_generator("order", seed, epoch))
 
 
 def batch_bounds(count: int, batch_size: int) -> list[int]:

@@ -34,8 +34,6 @@ def export(network: nn.Module, folder: Path | str, **settings: Any) -> Bundle:
 
     Returns its content. UserError where `as_bundle` raises it, and where `folder` exists.
     """
-    if Path(folder).exists():  # before the work is done
-        raise UserError(f"{folder} exists already; name another folder, or delete that one")
     bundle = as_bundle(network, **settings)
     write_bundle(bundle, folder)
     return bundle

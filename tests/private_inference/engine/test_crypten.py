@@ -65,16 +65,12 @@ def test_a_network_without_relus(tmp_path):
     assert record.steady.kinds["relu"].calls == record.steady.kinds["gather"].calls == 0
 
 
-def test_every_operation(tmp_path):
+def test_every_operation_and_a_client_without_weights(tmp_path, monkeypatch):
     bundle = all_operations()
+    without_the_clients_weights(bundle, tmp_path, monkeypatch)
     record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
     check_logits(record, bundle)
     assert record.steady.kinds["relu"].bytes == 464 * bundle.relus
-
-
-def test_the_client_has_no_weights(bundle, tmp_path, monkeypatch):
-    without_the_clients_weights(bundle, tmp_path, monkeypatch)
-    check_logits(inferred(bundle, tmp_path, protocol="tfp", n_images=1), bundle)
 
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])

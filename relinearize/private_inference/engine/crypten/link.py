@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
@@ -25,6 +26,7 @@ if importlib.util.find_spec(_REGISTRATION) is None:
 import crypten  # noqa: E402
 
 RETRY_SECONDS = 0.05
+DONE = SimpleNamespace(wait=lambda: None)  # what `isend` and `irecv` return
 COMBINE = {ReduceOp.SUM: torch.add, ReduceOp.BXOR: torch.bitwise_xor}
 
 
@@ -88,12 +90,6 @@ class Link:
         return [part.view(like.shape) for part, like in zip(parts, likes, strict=True)]
 
 
-class Done:
-    """What `isend` and `irecv` return."""
-
-    def wait(self) -> None: ...
-
-
 class LinkCommunicator(crypten.communicator.Communicator):
     """What CrypTen needs of its communicator for two parties. `serve` makes CrypTen use it."""
 
@@ -107,13 +103,12 @@ class LinkCommunicator(crypten.communicator.Communicator):
     @classmethod
     def serve(cls, link: Link, rank: int) -> None:
         """Call it before CrypTen's `init`, which then starts nothing of torch.distributed."""
+        cls.given = link, rank
+        crypten.communicator.DistributedCommunicator = cls
 
-        class Ours(cls):
-            @classmethod
-            def initialize(own, *_: Any, **__: Any) -> None:
-                own.instance = own(link, rank)
-
-        crypten.communicator.DistributedCommunicator = Ours
+    @classmethod
+    def initialize(cls, *_: Any, **__: Any) -> None:
+        cls.instance = cls(*cls.given)
 
     @classmethod
     def is_initialized(cls) -> bool:
@@ -129,13 +124,13 @@ class LinkCommunicator(crypten.communicator.Communicator):
     def get_world_size(self) -> int:
         return 2
 
-    def isend(self, tensor: torch.Tensor, dst: int) -> Done:
+    def isend(self, tensor: torch.Tensor, dst: int) -> SimpleNamespace:
         self.link.send(tensor)
-        return Done()
+        return DONE
 
-    def irecv(self, tensor: torch.Tensor, src: int | None = None) -> Done:
+    def irecv(self, tensor: torch.Tensor, src: int | None = None) -> SimpleNamespace:
         tensor.copy_(self.link.receive(tensor)[0])
-        return Done()
+        return DONE
 
     def broadcast(self, tensor: torch.Tensor, src: int) -> torch.Tensor:
         if src == self.rank:
