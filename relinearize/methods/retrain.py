@@ -5,9 +5,11 @@ accuracy behind (Renda et al., ICLR 2020, found the same for pruned weights). So
 to 0.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from relinearize.errors import UserError
 from relinearize.methods.cycle import CycleStage
@@ -20,8 +22,9 @@ class Retrain(CycleStage, Distill):
     """Trains a linearized network against a frozen teacher: CycleStage's schedule, the loss of Distill.
 
     Args:
-        average_decay: of the exponential moving average of the weights, per step; None: no average. The average is
-            what is validated, chosen and left, with batch-norm statistics estimated anew.
+        average_decay: of the exponential moving average of the weights, per step, once it has lasted: after n steps it
+            is (1 + n) / (10 + n) at most. None: no average. The average is what is validated, chosen and left, with
+            batch-norm statistics estimated anew.
         norm_images: training images for these statistics.
         standardise: distillation on logits minus their mean, divided by their deviation, per image (Sun et al., CVPR
             2024); usual with temperature 2 and a distillation_weight of 9.
@@ -34,7 +37,7 @@ class Retrain(CycleStage, Distill):
         teacher: nn.Module,
         *,
         average_decay: float | None = 0.999,
-        norm_images: int = 4096,
+        norm_images: int = 2048,
         standardise: bool = False,
         **settings,
     ) -> None:
@@ -44,7 +47,7 @@ class Retrain(CycleStage, Distill):
         self.norm_images, self.standardise = norm_images, standardise
         self.average: AveragedModel | None = None
         if average_decay is not None and self.epochs:
-            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
+            self.average = AveragedModel(network, multi_avg_fn=partial(move_average, average_decay))
             self.average.requires_grad_(False)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -80,6 +83,13 @@ class Retrain(CycleStage, Distill):
     @property
     def result_network(self) -> nn.Module:
         return self.network if self.average is None else self.average.module
+
+
+@torch.no_grad()
+def move_average(decay: float, averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+    """One step of an exponential average that forgets faster at its start: a short training would never leave it."""
+    count = int(updates)
+    torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + count) / (10 + count)))
 
 
 def standardised(logits: Tensor) -> Tensor:
