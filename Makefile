@@ -57,11 +57,11 @@ $(CRYPTEN_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps crypten==0.4.1
 	@touch $@
 
-demo: setup ## SNL against random masks on real digits: table, picture and page (minutes)
+demo: setup ## a mask search against random masks on real digits: table, figure and page (a minute)
 	$(BIN)/relinearize run -m experiment=demo
 	$(BIN)/relinearize report outputs/demo/runs
 
-demo-pi: setup pi ## three of the demo's networks under two-party computation: accuracy, MB, latency (minutes)
+demo-pi: setup pi ## SNL's networks on the demo's images under two-party computation: accuracy, MB, latency (minutes)
 	$(BIN)/python scripts/demo_pi.py --python $(PI_VENV)/bin/python
 
 test: setup ## the test suite without its slow part

@@ -3,7 +3,7 @@
 
     python scripts/demo_pi.py [--python FILE]     # minutes; again in seconds, as everything that is there is kept
 
-Three budgets of the demo (digits, ResNet-8, SNL), trained if outputs/demo/runs lacks them. Each network is exported and
+Three networks of SNL on the demo's images (digits, ResNet-8), trained if outputs/demo/runs lacks them. Each network is exported and
 infers test images under Cheetah on loopback and under SEMI2K on the emulated WAN; bundles and records lie in the runs'
 folders, where `relinearize report` finds them. The engine comes from `make pi`; --python names another's Python.
 """
@@ -34,6 +34,7 @@ from relinearize.records.run import Record, find_records
 
 RUNS = Path("outputs/demo/runs")
 FRACTIONS = (0.5, 0.1, 0.02)
+SNL = ("method=snl", "method/finetune=distill", "total_epochs=null")
 IMAGES = 20  # in a bundle
 ASKED = (("cheetah", "loopback", 2), ("semi2k", "wan", 3))  # protocol, network, images inferred
 
@@ -82,9 +83,9 @@ def demo_runs() -> list[tuple[Path, Record]]:
 
 
 def train() -> None:
-    """The part of `make demo` that is needed here; that one finds it, too, and goes on from there."""
+    """SNL on the demo's images, network and teacher."""
     fractions = ",".join(map(str, FRACTIONS))
-    relinearize("run", "-m", "experiment=demo", "sweep=demo_pi", "method=snl", f"budget.fraction={fractions}")
+    relinearize("run", "-m", "experiment=demo", "sweep=demo_pi", *SNL, f"budget.fraction={fractions}")
 
 
 def relinearize(*arguments: str) -> None:
