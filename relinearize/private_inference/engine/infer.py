@@ -31,7 +31,7 @@ from relinearize.private_inference.engine.job import (
     log_file,
     total,
 )
-from relinearize.private_inference.engine.layout import normalized, plain_tensors, require
+from relinearize.private_inference.engine.layout import normalized, require
 from relinearize.private_inference.engine.options import InferOptions, Protocol
 from relinearize.private_inference.engine.proxy import HOST, DelayProxy
 from relinearize.private_inference.engine.table import show
@@ -139,7 +139,7 @@ def prepared(options: InferOptions, bundle: Bundle) -> dict[str, tuple[int, ...]
 
         return write_program(bundle, options.kn2row, options.folder)
     image = normalized(bundle, bundle.reference.images[0])
-    return {IMAGE: image.shape, **{name: tensor.shape for name, tensor in plain_tensors(bundle).items()}}
+    return {IMAGE: image.shape, **{name: tensor.shape for name, tensor in bundle.weights.items()}}
 
 
 def measured(

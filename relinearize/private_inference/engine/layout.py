@@ -1,7 +1,7 @@
 """What engines can run of a bundle, and how its values lie in them: weights, masks and the client's pixels.
 
 SPU computes on N x H x W x C (`server_tensors`, `client_image`, `Gathers`), CrypTen on the bundle's own N x C x H x W
-(`plain_tensors`, `normalized`).
+(`normalized`, the bundle's weights).
 
 NumPy only.
 """
@@ -50,11 +50,6 @@ def server_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
 def client_image(bundle: Bundle, image: np.ndarray) -> np.ndarray:
     """Pixels C x H x W as the client gives them: normalised in the clear, 1 x H x W x C."""
     return np.ascontiguousarray(np.moveaxis(normalized(bundle, image), 1, -1))
-
-
-def plain_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
-    """The weights as they are in the bundle, named as `server_tensors` names them."""
-    return {f"{node.name}.{role}": value for node in bundle.nodes for role, value in bundle.tensors(node).items()}
 
 
 def normalized(bundle: Bundle, image: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from relinearize.private_inference.bundle.bundle import Bundle, Node, read_bundle
 from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected, crypten
 from relinearize.private_inference.engine.job import CLIENT, IMAGE, KINDS, SERVER, Cost, Inferred, Job
-from relinearize.private_inference.engine.layout import normalized, plain_tensors
+from relinearize.private_inference.engine.layout import normalized
 
 GRACE_SECONDS = 5  # before a party that lost the other ends, so that the starter names the one that died first
 Secret = Any  # crypten.CrypTensor
@@ -34,7 +34,7 @@ class Meter:
 
 
 class SecretNetwork:
-    """`tensors`: what `layout.plain_tensors` names, secret."""
+    """`tensors`: the bundle's weights, secret."""
 
     def __init__(self, bundle: Bundle, tensors: Mapping[str, Secret]) -> None:
         self.bundle, self.tensors = bundle, tensors
@@ -114,7 +114,7 @@ class CryptenParty:
         crypten.init()
         crypten.cfg.mpc.provider = job.protocol
         crypten.cfg.encoder.precision_bits = job.fraction_bits
-        own = plain_tensors(self.bundle) if rank == SERVER else {}
+        own = self.bundle.weights or {}
         names = [name for name in job.inputs if name != IMAGE]
         self.network = SecretNetwork(self.bundle, {name: self._secret(name, SERVER, own.get(name)) for name in names})
 
