@@ -33,7 +33,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1); relinearize needs 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -46,7 +46,7 @@ $(PI_INSTALLED): requirements-pi.lock pyproject.toml
 	@$(PI_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 		echo "make: $(PI_PYTHON) is $$($(PI_PYTHON) --version 2>&1); the engine needs 3.11: make pi PI_PYTHON=python3.11" >&2; exit 1; }
 	$(PI_PYTHON) -m venv $(PI_VENV)
-	$(PI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-pi.lock
+	$(PI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-pi.lock
 	$(PI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
