@@ -3,9 +3,9 @@
 
     python scripts/demo_pi.py [--python FILE]     # minutes; again in seconds, as everything that is there is kept
 
-Three networks of SNL on the demo's images (digits, ResNet-8), trained if outputs/demo/runs lacks them. Each is exported and
-infers test images under Cheetah on loopback and under SEMI2K on the emulated WAN; bundles and records lie in the runs'
-folders, where `relinearize report` finds them. The engine comes from `make pi`; --python names another's Python.
+Three networks of SNL on the demo's images (digits, ResNet-8), trained if outputs/demo/runs lacks them. Each is exported
+and infers test images under Cheetah on loopback and under SEMI2K on the emulated WAN; bundles and records lie in the
+runs' folders, where `relinearize report` finds them. The engine comes from `make pi`; --python names another's Python.
 """
 
 import argparse
