@@ -15,9 +15,7 @@ from quick_runs import (
     SMALL,
     assert_same_tensors,
     lasting,
-    quick_command,
     quick_run,
-    shell,
     tensors,
 )
 from torch import nn
@@ -26,7 +24,6 @@ from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError
 from relinearize.methods.processes import process_rank
 from relinearize.methods.stage import Diverged
-from relinearize.records.run import find_records
 from relinearize.runs import stages as making
 from relinearize.runs.stages import train_as_peer
 from relinearize.training import checkpoint as saving
@@ -159,31 +156,36 @@ def test_what_a_process_says_to_the_user_is_raised(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["snl", "senet", "senetpp", "rlnet"])
+@pytest.mark.parametrize("method", ["senetpp", "rlnet"])
 def test_every_stage_of_a_method_in_two_processes(notes, tmp_path, method):
-    """With batch norms: their statistics, too, are the same in both in the end."""
-    record, _ = quick_run(tmp_path, TWO, f"budget.fraction={SMALL}", method=method)
+    """With batch norms: their statistics, too, are the same in both in the end. SNL's and SENet's stages: below."""
+    shorter = ["method.teacher.epochs=1", "method.search.epochs=1", "method.finetune.epochs=1", "sensitivity.epochs=1"]
+    record, _ = quick_run(tmp_path, TWO, f"budget.fraction={SMALL}", *shorter, method=method)
     assert record.budget.met == record.budget.asked
     assert_trained_as_one(notes, *(name for name in record.stages if name != "sensitivity"))
-    if "sensitivity" in record.stages:  # whose set-up looks at a batch
-        first, second = notes("sensitivity", 0)["weights"], notes("sensitivity", 1)["weights"]
-        assert all(value.equal(second[name]) for name, value in first.items())
+    first, second = notes("sensitivity", 0)["weights"], notes("sensitivity", 1)["weights"]  # its set-up sees a batch
+    assert all(value.equal(second[name]) for name, value in first.items())
 
 
 @pytest.mark.slow
 def test_senet_in_two_processes_finds_the_mask_of_one(tmp_path):
-    settings = [*PLAIN, f"budget.fraction={SMALL}", "+method.search.segments=2"]
+    settings = [*PLAIN, f"budget.fraction={SMALL}", "+method.search.segments=2", "method.search.epochs=1"]
+    settings += ["method.teacher.epochs=1", "method.finetune.epochs=1"]
     settings += ["+trainer.lightning.gradient_clip_val=1.0"]  # which the peers must be told as well
     one = quick_run(tmp_path / "1", *settings, method="senet")
     assert_same_run(one, quick_run(tmp_path / "2", *settings, TWO, method="senet"), tolerance=1e-3)
 
 
 @pytest.mark.slow
-def test_streaming_workers_give_two_processes_the_same_batches(tmp_path):
+def test_streaming_workers_give_two_processes_the_same_batches(notes, tmp_path):
+    """All stages of SNL, with batch norms."""
+    shorter = ["method.teacher.epochs=1", "method.search.epochs=2", "method.finetune.epochs=1"]
     resident, streaming = (
-        quick_run(tmp_path / kind, TWO, f"dataset.resident={kind}", "dataset.workers=1") for kind in ("true", "false")
+        quick_run(tmp_path / kind, TWO, f"dataset.resident={kind}", "dataset.workers=1", *shorter)
+        for kind in ("true", "false")
     )
     assert_same_tensors(resident[1], streaming[1])
+    assert_trained_as_one(notes, "teacher", "search", "finetune")
 
 
 # ---- noise, interrupts -----------------------------------------------------------------------------------------------
@@ -191,21 +193,17 @@ def test_streaming_workers_give_two_processes_the_same_batches(tmp_path):
 
 @pytest.mark.slow
 def test_accuracy_of_two_processes_is_that_of_one_within_noise(tmp_path):
-    """The command itself, on all digits, with batch norms; means over three seeds."""
-    longer = ["dataset.subset=null", "method.teacher.epochs=10", "method.search.lasso=3e-3", "method.finetune.epochs=4"]
+    """With batch norms, whose statistics each process takes of its own images; on all digits, under random masks."""
+    longer = ["dataset.subset=null", "method.teacher.epochs=6", "method.teacher.learning_rate=0.2"]
+    longer += [f"budget.fraction={LARGE}", "method.finetune.learning_rate=0.05"]
+    found = []
     for devices in (1, 2):
-        typed = quick_command(tmp_path / str(devices), "-m", "seed=0,1,2", f"trainer.devices={devices}", *longer)
-        done = shell(typed)
-        assert done.returncode == 0, done.stderr
-    means = []
-    for devices in (1, 2):
-        records = [record for _, record in find_records([tmp_path / str(devices) / "runs"])]
-        assert len(records) == 3 and all(record.budget.met == record.budget.asked for record in records)
-        for measure in ("teacher_test", "holdout", "test"):
-            means.append(sum(getattr(record.accuracy, measure) for record in records) / 3)
-    print("teacher, hold-out, test: means of one process", means[:3], "of two", means[3:])
-    assert min(means) > 90
-    assert max(abs(one - two) for one, two in zip(means[:3], means[3:], strict=True)) < 3
+        settings = [*longer, f"trainer.devices={devices}"]
+        record, _ = quick_run(tmp_path / str(devices), *settings, method="random")
+        found.append([getattr(record.accuracy, measure) for measure in ("teacher_test", "holdout", "test")])
+    print("teacher, hold-out, test: of one process", found[0], "of two", found[1])
+    assert min(found[0] + found[1]) > 90
+    assert max(abs(one - two) for one, two in zip(*found, strict=True)) < 5
 
 
 class Interrupted(Exception):
@@ -216,8 +214,8 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("method", ["snl", "senet"])
 def test_interrupted_in_two_processes_goes_on_to_the_same_result(tmp_path, monkeypatch, method):
     """Once in each stage, at a segment's end; SENet's within an epoch, with sums that the first process has of all."""
-    overrides = [TWO, f"budget.fraction={LARGE}", "trainer.checkpoint_seconds=0"]
-    overrides += ["+method.search.segments=2"] if method == "senet" else []
+    overrides = [TWO, f"budget.fraction={LARGE}", "trainer.checkpoint_seconds=0", "method.teacher.epochs=2"]
+    overrides += ["+method.search.segments=2", "method.search.epochs=1"] if method == "senet" else []
     alone = quick_run(tmp_path / "alone", *overrides, method=method)
     interrupted = set()
 
