@@ -86,7 +86,8 @@ before = names()
 library()
 assert before and names() == before, names()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    environment = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}  # compiled before
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=environment)
 
 
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
