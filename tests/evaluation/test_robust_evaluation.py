@@ -100,7 +100,7 @@ def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
     assert again == [record] and len(chunks) == 9
 
 
-@pytest.mark.parametrize("fail_at", [0, 1, 5])
+@pytest.mark.parametrize("fail_at", [0, 5])
 def test_a_killed_evaluation_goes_on_and_equals_an_undisturbed_one(folder, finished, tmp_path, chunks, fail_at):
     (undisturbed,) = evaluate(folder, *ATTACKS, *ALONE)
     chunks.clear()

@@ -1,7 +1,8 @@
 """Several attacks of torchattacks in one evaluation, each named torchattacks-CLASS."""
 
+import shutil
+
 import pytest
-from quick_runs import quick_run
 from rich.console import Console
 
 from relinearize.commands.evaluate import main as evaluate_run
@@ -44,9 +45,8 @@ def test_wrong_names_are_one_line(arguments, words):
         options_of(*arguments)
 
 
-def test_they_share_one_evaluation(tmp_path):
-    epochs = ["method.teacher.epochs=1", "method.finetune.epochs=1"]
-    _, folder = quick_run(tmp_path, "budget.fraction=0.9", *epochs, method="random")
+def test_they_share_one_evaluation(random_masks, tmp_path):
+    folder = shutil.copytree(random_masks[1], tmp_path / "run")
     attacks = "evaluation.attacks=[torchattacks-FGSM,torchattacks-MIFGSM]"
     settings = [attacks, "attack.torchattacks-MIFGSM.arguments.steps=2", "evaluation.n_attack=4"]
     (record,) = evaluate_run([f"run={folder}", *SETTINGS, *settings], Console(quiet=True))
