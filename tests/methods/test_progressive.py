@@ -124,6 +124,7 @@ def test_correlated_selection_meets_the_budget_and_within_sites_keeps_the_counts
         stage.check_devices(2)
 
 
+@pytest.mark.slow
 def test_exchanges_keep_the_count_and_never_end_worse(store):
     record, folder = quick_run(
         store, *LADDER, "method.search.rungs=[0.4]", "method.search.exchanges=2", "method.search.exchange_share=0.1",

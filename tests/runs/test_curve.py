@@ -66,6 +66,7 @@ def test_grid_leaves_snapshots_for_budgets_asked_later(tmp_path, alone, fits):
     assert fits == ["teacher", "search", "finetune", "finetune"]
 
 
+@pytest.mark.slow
 def test_larger_grid_entry_is_never_left_from_where_an_interrupted_second_walk_stands(tmp_path, alone, monkeypatch):
     """A second walk, to MIDDLE, dies just above it; the command that goes on also wants LARGE, which lies behind."""
     quick_run(tmp_path, f"budget.fraction={SMALL}")

@@ -6,16 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from quick_runs import SMALL, composed, quick_command, quick_run, shell
+from quick_runs import SMALL, composed, quick_command, quick_run
 
 from relinearize.runs import recall as recalling
 from relinearize.runs.recall import note_of, recall
 
 
-def test_finished_run_is_found_without_torch(tmp_path):
-    first = shell(quick_command(tmp_path, f"budget.fraction={SMALL}", "method.search.epochs=1"))
-    assert first.returncode == 0, first.stderr
+def test_finished_run_is_found_without_torch(tmp_path, typed):
     arguments = quick_command(tmp_path, f"budget.fraction={SMALL}", "method.search.epochs=1")[3:]
+    status, shown, errors = typed(*arguments)
+    assert status == 0, errors
     code = """
 import sys
 from relinearize.cli import main
@@ -29,7 +29,7 @@ assert not heavy, heavy
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
     )
     assert again.returncode == 0, again.stderr
-    assert again.stdout == first.stdout
+    assert again.stdout == shown
 
 
 def test_only_the_same_config_is_recalled(tmp_path, monkeypatch):

@@ -155,6 +155,7 @@ def wait_until(condition, what):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "writes"), [("teacher", 3), ("search", 15)])
 def test_run_that_waits_for_a_shared_stage_takes_it_over_when_its_holder_is_killed(tmp_path, alone, stage, writes):
     overrides = (OFTEN, f"budget.grid=[{LARGE},{SMALL}]")

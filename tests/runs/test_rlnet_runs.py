@@ -59,6 +59,7 @@ def test_one_and_three_routes(tmp_path, routes):
     assert found == ({None} if routes == 1 else set(ROUTES[3])) and record.budget.met == BUDGET
 
 
+@pytest.mark.slow
 def test_stages_with_and_without_routes_go_together(tmp_path, rlnet, fits):
     copy_store(rlnet[1], tmp_path)
     record, folder = quick_run(
@@ -83,6 +84,7 @@ def test_number_of_routes_is_in_the_keys_of_the_stages_that_have_them(tmp_path):
     assert plain.teacher.key == quick_plan(tmp_path, SHARE, method="senet").teacher.key
 
 
+@pytest.mark.slow
 def test_under_autocast_attacks_are_made_in_bf16_on_pixels_in_float32(tmp_path, monkeypatch):
     """As on a card, where precision=auto is bf16. val/robust and the test of the result are in float32."""
     seen, attacked = set(), InnerAttack.__call__

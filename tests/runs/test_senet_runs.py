@@ -92,6 +92,7 @@ def test_counts_learned_from_snl_are_those_that_senet_keeps(tmp_path):
     assert learned.stages["sensitivity"].key == snl.stages["search"].key
 
 
+@pytest.mark.slow
 def test_killed_in_each_stage_it_goes_on_to_the_same_result(tmp_path, senet):
     """The process kills itself while a file is being written: in teacher, sensitivity, search and fine-tuning."""
     for writes in (5, 9, 13, 13):
@@ -121,6 +122,7 @@ def test_channel_granularity_records_the_difference(tmp_path):
     assert all((kept.flatten(1).all(1) == kept.flatten(1).any(1)).all() for kept in mask.values())
 
 
+@pytest.mark.slow
 def test_official_code_throughout(tmp_path):
     """paper_parity and students without identity shortcuts: fewer ReLUs than asked, and evaluate builds the same."""
     record, folder = quick_run(
