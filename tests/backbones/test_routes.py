@@ -59,6 +59,7 @@ def signature(network):
     return classes, [(name, value.shape, value.dtype) for name, value in network.state_dict().items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"), [(name, count) for name in sorted(BACKBONES) for count in ROUTES] + [("torchvision", 2)]
 )

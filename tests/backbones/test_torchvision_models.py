@@ -29,6 +29,7 @@ def built(model: str, size: int, channels: int = 3, **options) -> nn.Module:
     return build_classifier(model, classes=5, image_size=size, channels=channels, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SIZES)
 def test_classifiers_are_counted_and_exported(model: str, tmp_path) -> None:
     size = SIZES[model]

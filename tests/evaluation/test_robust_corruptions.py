@@ -118,6 +118,7 @@ def test_frost_given_later_costs_frost_only(folder, tmp_path, cells):
     assert cells[15 * 5 :] == [("frost", severity) for severity in SEVERITIES], "other photographs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fail_at", [0, 3, 69])
 def test_an_evaluation_killed_between_corruptions_goes_on(folder, random_masks, tmp_path, cells, fail_at):
     (undisturbed,) = evaluate(folder, *ALONE, *FEW)

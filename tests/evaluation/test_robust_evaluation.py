@@ -68,6 +68,7 @@ def chunks(monkeypatch):
     return sizes
 
 
+@pytest.mark.slow
 def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
     arguments = [
         f"run={folder}",
@@ -100,6 +101,7 @@ def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
     assert again == [record] and len(chunks) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fail_at", [0, 5])
 def test_a_killed_evaluation_goes_on_and_equals_an_undisturbed_one(folder, finished, tmp_path, chunks, fail_at):
     (undisturbed,) = evaluate(folder, *ATTACKS, *ALONE)
@@ -123,6 +125,7 @@ def flags(folder):
     return {json.dumps(what, sort_keys=True): result["right"] for what, result in pieces(folder)}
 
 
+@pytest.mark.slow
 def test_other_options_take_over_what_they_share_and_other_weights_nothing(folder, chunks):
     evaluate(folder, *ATTACKS, *ALONE)
     assert len(chunks) == 9

@@ -45,6 +45,7 @@ def test_wrong_names_are_one_line(arguments, words):
         options_of(*arguments)
 
 
+@pytest.mark.slow
 def test_they_share_one_evaluation(random_masks, tmp_path):
     folder = shutil.copytree(random_masks[1], tmp_path / "run")
     attacks = "evaluation.attacks=[torchattacks-FGSM,torchattacks-MIFGSM]"

@@ -32,7 +32,7 @@ from relinearize.relu.budget import top_mask
 from relinearize.robustness.attack import pgd
 from relinearize.runs.pipeline import run
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]
 TINY = [
     "backbone.width=4",
     "dataset.subset=100",

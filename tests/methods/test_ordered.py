@@ -61,6 +61,7 @@ def images(count: int = 4) -> Tensor:
 # ---- narrowed ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @EVERY_BACKBONE
 @pytest.mark.parametrize("convention", ["snl", "senet"])
 def test_half_of_a_backbone_is_the_backbone_of_half_the_width(name, width, convention):

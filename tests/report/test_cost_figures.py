@@ -58,6 +58,7 @@ def test_an_axis_of_costs_is_logarithmic_where_that_helps():
     assert wide(1, 5) and not wide(14, 17) and not wide(0, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_pictures_are_drawn_in_every_case():
     records = fake_sweep(methods=("snl",), budgets=(70_000, 3_500))

@@ -14,6 +14,7 @@ from relinearize.relu.mask import Mask
 from relinearize.runs import stages as making
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [

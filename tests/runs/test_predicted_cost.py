@@ -65,6 +65,7 @@ def test_where_a_network_cannot_be_traced_no_total_is_given(tmp_path, caplog):
     assert "no cost of the linear layers" in caplog.text and "sort" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_narrower_network_costs_less(senetpp):
     whole, folder = senetpp
     narrow = Record.read(folder / "width-0.5" / "record.json")

@@ -52,6 +52,7 @@ def test_stages_hand_all_routes_on(rlnet):
     assert not route_names(load_file(pruned)), "densities are those of the route for clean images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("routes", [1, 3])
 def test_one_and_three_routes(tmp_path, routes):
     record, folder = quick_run(tmp_path, SHARE, f"method.routes={routes}", *SHORT, method="rlnet")

@@ -57,6 +57,7 @@ def test_finetunings_of_one_search_share_it_and_its_key_knows_what_it_depends_on
     assert quick_plan(tmp_path, "budget.fraction=0.3", method="senet").search.key != plans[0].search.key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "finetune", "further"),
     [
@@ -114,6 +115,7 @@ def run_senet_and_die_at(folder, writes):
     test_resume.run_and_die_at(folder, writes, (SHARE, OFTEN))
 
 
+@pytest.mark.slow
 def test_channel_granularity_records_the_difference(tmp_path):
     record, folder = quick_run(tmp_path, "budget.relus=900", "method.search.granularity=channel", method="senet")
     assert record.budget.asked == 900 and 896 <= record.budget.met <= 900  # the smallest map has 4 positions
@@ -139,6 +141,7 @@ def test_official_code_throughout(tmp_path):
     assert not torch.allclose(teacher(images), student(images))
 
 
+@pytest.mark.slow
 def test_search_ends_early_where_masks_have_settled(tmp_path):
     settings = ("method.search.stop_distance=1", "method.search.stop_patience=2", "method.search.epochs=5")
     record, _ = quick_run(tmp_path, SHARE, *settings, method="senet")

@@ -21,6 +21,7 @@ def gpu_hours():
     del sys.modules["gpu_hours"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in PAPER.glob("*.yaml")))
 def test_the_heads_say_what_is_computed(gpu_hours, name):
     """So every stage has its passes: without them there would be no sum."""

@@ -42,6 +42,7 @@ def made_up(bundle: Path) -> SimpleNamespace:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_table_has_every_network_under_both_protocols(script, tmp_path, monkeypatch, capsys):
     asked = []
 

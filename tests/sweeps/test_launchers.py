@@ -102,6 +102,7 @@ def states(folder):
     return [row.state for row in Sweep.read(folder).rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_failed_run_leaves_the_others_and_is_reported_at_the_end(tmp_path, launcher):
     folder = tmp_path / "sweeps" / "mine"
@@ -116,6 +117,7 @@ def test_failed_run_leaves_the_others_and_is_reported_at_the_end(tmp_path, launc
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_lost_job_is_reported_at_the_end_and_a_preempted_one_runs_again(tmp_path):
     folder = tmp_path / "sweeps" / "mine"
     with waiting_runs(tmp_path, "submitit", "0,1,2") as process:

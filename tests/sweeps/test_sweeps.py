@@ -189,6 +189,7 @@ def test_jobs_that_cannot_be_composed_leave_no_sweep(monkeypatch, capsys, place)
         find_sweep(None)
 
 
+@pytest.mark.slow
 def test_experiment_that_brings_its_own_sweep_is_listed(monkeypatch):
     seen = []
     fewer = "budget.fraction=0.5,0.25"  # than its five, with its two methods
