@@ -38,6 +38,7 @@ def test_without_a_second_view_the_batches_are_what_they_always_were():
     assert digest.hexdigest() == "d3f2e4c53bff4c7550fb8b1d0417e43d7f9f9f2464da203eb225f750df669c4a"
 
 
+@pytest.mark.slow
 def test_the_ordinary_batch_stands_unchanged_beside_the_second_view():
     for (images, labels, view), (plain, plain_labels) in zip(resident(), resident(None), strict=True):
         assert torch.equal(images, plain) and torch.equal(labels, plain_labels)

@@ -221,6 +221,7 @@ def notice_every(monkeypatch):
     signal.signal(signal.SIGUSR2, before)
 
 
+@pytest.mark.slow
 def test_run_in_pieces_ends_as_the_undisturbed(store, tmp_path, notice_every):
     """Ladder, exchanges and averaged weights, stopped within rungs, within exchanges and within the retraining."""
     settings = [*LADDER, "method.search.exchanges=1", "budget.fraction=0.3", "method.finetune.average_decay=0.9"]

@@ -370,6 +370,7 @@ def test_a_batch_without_the_second_view_is_refused():
 
 
 # Compiling takes seconds: one by default, which has both a teacher and routes.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in STAGES if kind != "search"), "search"]
 )

@@ -60,6 +60,7 @@ def test_markdown_marks_the_best_and_the_missing():
     assert "-" in rows["| 14,000 ReLUs, 10 % senet"]
 
 
+@pytest.mark.slow
 def test_report_writes_and_prints_them(tmp_path, capfd):
     for position, record in enumerate(crossed()):
         record.write(tmp_path / "runs" / str(position) / "record.json")

@@ -141,6 +141,7 @@ def test_columns_that_say_nothing_new_are_left_out():
     assert " - " in printed([unknown(fake_record())], one_preset(), 200)
 
 
+@pytest.mark.slow
 def test_the_command_takes_preset_network_and_out(tmp_path, capsys):
     runs = write_records([fake_record(), fake_record("random")], tmp_path / "runs")
     report_command([str(runs), "preset=delphi_compute", f"out={tmp_path / 'a'}"])

@@ -29,6 +29,7 @@ def table_of(run, key):
     return content["columns"], content["data"]
 
 
+@pytest.mark.slow
 def test_tables_pictures_and_page_stand_in_one_run(tmp_path, offline, capsys):
     records = fake_sweep(seeds=(0, 1))
     write_masks(records, tmp_path / "runs")

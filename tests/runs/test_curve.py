@@ -47,6 +47,7 @@ def test_multirun_of_three_budgets_does_one_searchs_worth_of_epochs(tmp_path, al
     assert len(find_records([tmp_path / "sweeps"])) == 3
 
 
+@pytest.mark.slow
 def test_continued_missed_and_repeated_budgets_equal_the_runs_on_their_own(tmp_path, alone, fits):
     """LARGE first; SMALL goes on from there; MIDDLE was passed unasked and is walked to again beside it."""
     assert_same_tensors(quick_run(tmp_path, f"budget.fraction={LARGE}")[1], alone[LARGE][1])

@@ -36,6 +36,7 @@ def test_record_names_stages_sensitivities_and_an_exact_budget(senet):
     assert mask.counts == {site.name: site.kept for site in record.sites}
 
 
+@pytest.mark.slow
 def test_sensitivity_is_computed_once_for_all_budgets_and_for_seeds_that_name_it(tmp_path, senet, fits):
     copy_store(senet[1], tmp_path)
     quick_run(tmp_path, "budget.fraction=0.1", method="senet")

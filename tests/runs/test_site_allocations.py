@@ -23,6 +23,7 @@ def live(record: Record) -> list[str]:
     return [site.name for site in record.sites if site.kept]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["snl", "random", "senet", pytest.param("rlnet", marks=pytest.mark.slow)])
 def test_every_search_keeps_its_budget_at_fewer_sites(tmp_path, method):
     free, _ = quick_run(tmp_path, SHARE, *UNTUNED, method=method)
@@ -68,6 +69,7 @@ def test_whole_channels_are_left_at_live_sites_alone(tmp_path):
     assert 0 < len(live(record)) <= 4 and 0 < record.budget.met <= BUDGET
 
 
+@pytest.mark.slow
 def test_lower_worth_makes_a_cheaper_network_by_its_own_preset(tmp_path):
     seconds, live = [], []
     for worth in (1.0, 0.6, 0.2):

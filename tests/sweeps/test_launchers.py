@@ -139,6 +139,7 @@ def test_lost_job_is_reported_at_the_end_and_a_preempted_one_runs_again(tmp_path
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["TERM", "INT"]
 )
