@@ -114,3 +114,18 @@ def test_csv_reads_back():
     assert len(rows) == 1
     assert rows[0]["dataset"] == "cifar10"
     assert (rows[0]["accuracy_std"], rows[0]["holdout_mean"], rows[0]["drop"]) == ("", "", "")
+
+
+def test_runs_of_equal_total_epochs_are_one_curve():
+    """What the search took of `total_epochs` follows from the budget, and with it the epochs of the fine-tuning."""
+    records = []
+    for budget, epochs in ((7_000, 4), (14_000, 6)):
+        record = fake_record("snl", budget, 0)
+        finetune = record.stages["finetune"].model_copy(update={"epochs": epochs})
+        records.append(record.model_copy(update={"stages": {**record.stages, "finetune": finetune}}))
+    assert {row["variant"] != "" for row in pareto_rows(build_panels(records))} == {True}
+    together = [record.model_copy(update={"config": {**record.config, "total_epochs": 8}}) for record in records]
+    assert {row["variant"] for row in pareto_rows(build_panels(together))} == {""}
+    other = together[1].model_copy(update={"config": {**together[1].config, "total_epochs": 9}})
+    variants = {row["variant"] for row in pareto_rows(build_panels([together[0], other]))}
+    assert variants == {"total epochs=8", "total epochs=9"}

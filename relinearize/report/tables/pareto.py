@@ -132,10 +132,14 @@ def recipe_of(record: Record) -> dict[str, Any]:
     }
     if record.route is not None:  # the same weights with other batch norms: another network, no seed of the first
         recipe["route"] = record.route
-    # The number of search epochs follows from the budget; that of the other two stages is part of the recipe.
-    for name in ("teacher", "finetune"):
+    # The number of search epochs follows from the budget; that of the other two stages is part of the recipe, or, where
+    # the run has `total_epochs`, of search and fine-tuning together.
+    total = record.config.get("total_epochs")
+    for name in ("teacher", "finetune") if total is None else ("teacher",):
         if name in record.stages:
             recipe[f"{name} epochs"] = record.stages[name].epochs
+    if total is not None:
+        recipe["total epochs"] = total
     for name in ("method", "teacher", "search", "finetune"):
         recipe.update(_flattened(record.config.get(name), name))
     return recipe
