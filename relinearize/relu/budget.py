@@ -45,6 +45,19 @@ def resolve_budget(relus: object, fraction: object, total: int) -> int:
     return max(1, round(_checked_fraction(fraction, total) * total))
 
 
+def listed_budget(key: str, entry: object, total: int) -> int:
+    """An entry of a list of budgets: a float up to 1 is a fraction, anything else a count ("50k").
+
+    Raises UserError that names `key`, where the list stands.
+    """
+    try:
+        if isinstance(entry, float) and entry <= 1:
+            return resolve_budget(None, entry, total)
+        return resolve_budget(entry, None, total)
+    except UserError as error:
+        raise UserError(f"{key}: {str(error).replace('budget.relus=', '').replace('budget.fraction=', '')}") from None
+
+
 def _checked_count(relus: object, total: int) -> int:
     try:
         budget = parse_count(relus)

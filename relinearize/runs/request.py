@@ -16,7 +16,7 @@ from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import ROUTES, with_routes
 from relinearize.data.datamodule import ImageData
 from relinearize.errors import UserError
-from relinearize.relu.budget import resolve_budget, short_count
+from relinearize.relu.budget import listed_budget, resolve_budget, short_count
 from relinearize.relu.mask import relu_total
 from relinearize.relu.sites import site_shapes
 from relinearize.runs.build import all_relu_network, open_images, open_source
@@ -51,7 +51,10 @@ class Request:
         self.all_relu = all_relu_network(self.config, self.source)
         self.total = relu_total(self.all_relu.network)
         self.budget = self._budget(config.budget.relus, config.budget.fraction)
-        self.grid = sorted({self.budget, *(self._grid_entry(entry) for entry in config.budget.grid)}, reverse=True)
+        self.grid = sorted(
+            {self.budget, *(listed_budget("budget.grid", entry, self.total) for entry in config.budget.grid)},
+            reverse=True,
+        )
         if self.teacher_file is not None and not self.teacher_file.is_file():
             raise UserError(f"teacher.weights={self.teacher_file} does not exist; give a .safetensors or .pt file")
         _ = self.routes  # refuses what is impossible
@@ -119,15 +122,6 @@ class Request:
         if relus is None and fraction is None:
             fraction = 0.5
         return resolve_budget(relus, fraction, self.total)
-
-    def _grid_entry(self, entry: Any) -> int:
-        """An entry of budget.grid: a float up to 1 is a fraction, anything else a count ("50k")."""
-        try:
-            return self._budget(None, entry) if isinstance(entry, float) and entry <= 1 else self._budget(entry, None)
-        except UserError as error:
-            raise UserError(
-                f"budget.grid: {str(error).replace('budget.relus=', '').replace('budget.fraction=', '')}"
-            ) from None
 
     # ---- networks --------------------------------------------------------------------------------------------------
 
