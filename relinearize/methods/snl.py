@@ -122,6 +122,10 @@ class SNLSearch(Stage):
         ]
         return optim.Adam(groups, fused=True)
 
+    @property
+    def fewest_epochs(self) -> int:
+        return min(1, self.epochs)  # it ends when the budgets are reached
+
     def segment_end(self, last_of_epoch: bool) -> None:
         self.kept = kept_counts(self.alphas, self.threshold)
         self.count = sum(self.kept.values())

@@ -149,6 +149,11 @@ class Stage(nn.Module):
         """Called after validation and choice with the epoch's metrics, which it may extend."""
 
     @property
+    def fewest_epochs(self) -> int:
+        """Epochs that the stage trains in any case; fewer than `epochs` where it may end before."""
+        return self.epochs
+
+    @property
     def result_network(self) -> nn.Module:
         """The network that is validated and left: the trained one, or an average of it."""
         return self.network

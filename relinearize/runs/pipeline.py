@@ -88,12 +88,29 @@ def finetune_stage(plan: Plan) -> Stage:
 
 
 def epochs_left(plan: Plan) -> dict[str, int]:
-    """The fine-tuning's epochs where the run has `total_epochs`: what sensitivity and search have left, at least 1."""
-    if plan.request.total_epochs is None:
+    """The fine-tuning's epochs where the run has `total_epochs`: what sensitivity and search have left."""
+    request = plan.request
+    if request.total_epochs is None or not request.config.method.finetune.epochs:
         return {}
-    made = [artifact for stage, artifact in plan.artifacts.items() if stage in ("sensitivity", "search")]
-    spent = sum(epochs_begun(artifact.describe()["history"]) for artifact in made)
-    return {"epochs": max(1, plan.request.total_epochs - spent)}
+    return {"epochs": request.total_epochs - check_total_epochs(plan, {})}
+
+
+def check_total_epochs(plan: Plan, untrained: dict[str, Stage]) -> int:
+    """Epochs of sensitivity and search together: those of finished ones, and the fewest of `untrained` ones.
+
+    UserError where `total_epochs` leaves the fine-tuning none. A fine-tuning of no epochs stays one.
+    """
+    made = [artifact for name, artifact in plan.artifacts.items() if name in ("sensitivity", "search")]
+    spent = sum(epochs_begun(artifact.describe()["history"]) for artifact in made if artifact.complete)
+    before = untrained.keys() - {"method.teacher", "method.finetune"}
+    spent += sum(untrained[key].fewest_epochs for key in before)
+    total = plan.request.total_epochs
+    if total is not None and plan.request.config.method.finetune.epochs and spent >= total:
+        raise UserError(
+            f"total_epochs={total}: sensitivity and search take {spent} or more, and nothing is left for the "
+            f"fine-tuning; give at least {spent + 1}"
+        )
+    return spent
 
 
 def leave_run(plan: Plan, record: Record) -> None:
@@ -150,4 +167,5 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since
             keys = ", ".join(name for name in OmegaConf.select(config, key) if not name.startswith("_"))
             raise UserError(f"{key} ({build.func.__name__}) does not take all of {keys}: {error}") from error
+    check_total_epochs(plan, stages)
     return stages

@@ -207,6 +207,10 @@ class SENetSearch(Stage):
         if self.best["epoch"] == row["epoch"]:  # the validation has just chosen these weights, under this mask
             self.best["mask"] = dict(self.mask)
 
+    @property
+    def fewest_epochs(self) -> int:
+        return self.epochs if self.stop_distance is None else min(self.stop_patience, self.epochs)
+
     def snapshot(self) -> Snapshot:
         """The result: the selected mask and the weights that belong to it."""
         weights, _ = self.selected()
