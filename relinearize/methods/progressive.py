@@ -13,7 +13,7 @@ rungs are chosen where the walk passes them, from the weights of that moment; th
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,21 +23,35 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice
 from relinearize.methods.correlated import removal_order
 from relinearize.methods.cycle import CycleStage
-from relinearize.methods.losses import distillation_divergence, student_losses
+from relinearize.methods.distill import Distill
+from relinearize.methods.losses import distillation_divergence
 from relinearize.methods.processes import process_rank, sum_over_processes
 from relinearize.methods.schedule import one_cycle
 from relinearize.methods.scores import damage_vectors
 from relinearize.methods.stage import Snapshot
 from relinearize.relu.activation import SlopedReLU
-from relinearize.relu.budget import top_mask
+from relinearize.relu.budget import listed_budget, top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import named_sites
 from relinearize.robustness.attack import under_attack
 
 SELECTED = ("top", "correlated", "correlated_within_sites")
+# Setting -> smallest and largest value.
+BOUNDS = {
+    "lowest": (1e-6, 1 - 1e-6),
+    "rung_epochs": (0, math.inf),
+    "continuation": (0, 1),
+    "hysteresis": (0, math.inf),
+    "diagonal": (0, math.inf),
+    "score_images": (1, math.inf),
+    "exchanges": (0, math.inf),
+    "exchange_share": (0, 1),
+    "exchange_rate": (0, math.inf),
+}
+INTEGERS = {"rung_epochs", "score_images", "exchanges"}
 
 
-class Progressive(CycleStage):
+class Progressive(CycleStage, Distill):
     """The search stage of method=progressive.
 
     Args:
@@ -60,7 +74,7 @@ class Progressive(CycleStage):
             least score, restore as many of largest score, train an epoch at `exchange_rate` times the learning rate,
             and go back unless KL(teacher || network) on the hold-out has fallen. A budget that is a rung then gets the
             mask that the exchanges end with; without exchanges, it is chosen before the rung's training.
-        temperature, cross_entropy_weight, distillation_weight: of the loss, as in Distill.
+        settings: see CycleStage and Distill, whose loss it is.
     """
 
     name = "search"
@@ -85,44 +99,50 @@ class Progressive(CycleStage):
         exchanges: int = 0,
         exchange_share: float = 0.005,
         exchange_rate: float = 0.1,
-        temperature: float = 4.0,
-        cross_entropy_weight: float = 1.0,
-        distillation_weight: float = 1.0,
-        **stage_settings: Any,
+        **settings: Any,
     ) -> None:
         sites = named_sites(inner_network(network))
         if not all(isinstance(site, SlopedReLU) for site in sites.values()):
             raise ValueError("Progressive needs a network whose sites are SlopedReLU; see relinearize.relu.to_sloped")
-        self.check_settings(rungs, lowest, rung_epochs, exchanges, selection)
+        self.check_settings(
+            score, selection, lowest=lowest, rung_epochs=rung_epochs, continuation=continuation, hysteresis=hysteresis,
+            diagonal=diagonal, score_images=score_images, exchanges=exchanges, exchange_share=exchange_share,
+            exchange_rate=exchange_rate,
+        )  # fmt: skip
         total = sum(site.alpha.numel() for site in sites.values())
-        counts = rung_counts(rungs, lowest, total)
+        counts = rung_counts(f"{self.config_key}.rungs", rungs, lowest, total)
         walked = [count for count in counts if count > min(budgets) or (exchanges and count == min(budgets))]
         epochs = len(walked) * (rung_epochs + exchanges)
-        super().__init__(network, epochs=epochs, selection="last", **stage_settings)
-        self._frozen = (teacher,)
+        super().__init__(network, teacher, epochs=epochs, selection="last", **settings)
         self.counts, self.walked = counts, len(walked)
         self.pending = sorted(set(budgets), reverse=True)
         self.on_snapshot, self.score_of = on_snapshot, score
         self.rung_epochs, self.continuation, self.hysteresis = rung_epochs, continuation, hysteresis
         self.choice, self.diagonal, self.score_images = selection, diagonal, score_images
         self.exchanges, self.exchange_share, self.exchange_rate = exchanges, exchange_share, exchange_rate
-        self.temperature = temperature
-        self.cross_entropy_weight, self.distillation_weight = cross_entropy_weight, distillation_weight
         self.alphas = {name: site.alpha.requires_grad_(False) for name, site in sites.items()}
         self.rung = 0  # rungs whose mask was chosen
         self.kept = {name: torch.ones_like(alpha, dtype=torch.bool) for name, alpha in self.alphas.items()}
         self.former = dict(self.kept)  # of the rung before
+        self.slopes_settled = False  # they are those of `kept`; a resumed training sets them once more
         self.accepted: dict[str, Any] | None = None  # weights, mask and divergence before the exchange that is tried
 
-    def check_settings(
-        self, rungs: int | Sequence[float], lowest: float, rung_epochs: int, exchanges: int, selection: str
-    ) -> None:
+    def check_settings(self, score: Any, selection: str, **numbers: float) -> None:
+        """UserError for the first setting that cannot be."""
+        if not callable(score):
+            raise UserError(f"{self.config_key}.score={score} is no function; give a file of conf/score: score=fisher")
         check_choice(f"{self.config_key}.selection", selection, SELECTED)
-        least = min([rungs] if isinstance(rungs, int) else rungs, default=0)
-        if least <= 0 or not 0 < lowest < 1:
-            raise UserError(f"{self.config_key}: rungs must be above 0, and lowest between 0 and 1")
-        if rung_epochs < 0 or exchanges < 0 or (exchanges and not rung_epochs):
-            raise UserError(f"{self.config_key}: rung_epochs must be at least 0, and above 0 with exchanges")
+        for name, value in numbers.items():
+            least, most = BOUNDS[name]
+            fits = type(value) is int or (type(value) is float and name not in INTEGERS)
+            if not fits or not least <= value <= most:
+                kind = "an integer" if name in INTEGERS else "a number"
+                bounds = f"from {least} to {most}" if most < math.inf else f"at least {least}"
+                raise UserError(f"{self.config_key}.{name}={value}: must be {kind} {bounds}")
+        if numbers["exchanges"] and not numbers["rung_epochs"]:
+            raise UserError(
+                f"{self.config_key}.exchanges needs a trained rung; give {self.config_key}.rung_epochs >= 1"
+            )
 
     def check_selection(self, holdout: float) -> None:
         super().check_selection(holdout)
@@ -135,12 +155,6 @@ class Progressive(CycleStage):
             raise UserError(f"{self.config_key}.selection={self.choice} runs on one device; give trainer.devices=1")
 
     # ---- training ----------------------------------------------------------------------------------------------------
-
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        cross_entropy, divergence, metrics = student_losses(
-            self.network, self._frozen[0], images, labels, self.temperature
-        )
-        return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
 
     @property
     def epochs_of_rung(self) -> int:
@@ -161,7 +175,10 @@ class Progressive(CycleStage):
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         share = self.epochs_before(batch_index) % self.epochs_of_rung / self.rung_epochs
-        self.set_slopes(min(1.0, share / self.continuation) if self.continuation else 1.0)
+        progress = min(1.0, share / self.continuation) if self.continuation else 1.0
+        if not self.slopes_settled:
+            self.set_slopes(progress)
+        self.slopes_settled = progress == 1
         return super().training_step(batch, batch_index)
 
     @torch.no_grad()
@@ -198,7 +215,7 @@ class Progressive(CycleStage):
         last = self.rung == len(self.counts)
         rung = 0 if last else self.counts[self.rung]
         if self.exchanges and self.pending and self.pending[0] == self.count:  # this rung's own, after its exchanges
-            self.leave_snapshot(self.pending.pop(0), Mask(self.kept), None, history)
+            self.leave_snapshot(self.pending.pop(0), Mask(self.kept), self.kept_first(), history)
         lowest = rung + 1 if self.exchanges and self.rung < self.walked else rung
         passed = [budget for budget in self.pending if budget >= lowest]
         if passed or not last:
@@ -208,7 +225,13 @@ class Progressive(CycleStage):
         self.pending = self.pending[len(passed) :]
         if not last:
             self.former, self.kept = self.kept, self.on_device(top_mask(scores, rung))
-            self.rung, self.accepted = self.rung + 1, None
+            self.rung, self.accepted, self.slopes_settled = self.rung + 1, None, False
+
+    def kept_first(self) -> dict[str, Tensor]:
+        """Scores whose top positions are those that are kept now: for allocations that choose again among sites."""
+        scores = self.position_scores(self.count)
+        largest = max(float(score.max()) for score in scores.values())
+        return {name: score + (largest + 1) * self.kept[name].to(score) for name, score in scores.items()}
 
     def on_device(self, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: mask[name].to(alpha.device) for name, alpha in self.alphas.items()}
@@ -216,18 +239,20 @@ class Progressive(CycleStage):
     def position_scores(self, keep: int) -> dict[str, Tensor]:
         """Of the network as it is now, on the CPU; those of what is kept with their hysteresis."""
         images = min(self.score_images, 1024) if self.choice != "top" else self.score_images
-        batches = [*self.further_batches(self.rung, -(-images // self.batch_size))]
+        count = -(-images // self.batch_size)
+        ((first, _),) = self.further_batches(self.rung, 1)
         for network in (self.network, *self._frozen):
-            network.to(batches[0][0].device)  # without any training, nothing has moved them there yet
+            network.to(first.device)  # without any training, nothing has moved them there yet
+        batches = self.further_batches(self.rung, count)
         found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed + self.rung)
         if self.choice != "top":
-            found = self.correlated_scores(found, batches, keep)
+            found = self.correlated_scores(found, self.further_batches(self.rung, count), keep)
         return {
             name: (score * (1 + self.hysteresis * self.kept[name].to(score))).cpu() for name, score in found.items()
         }
 
     def correlated_scores(
-        self, scores: dict[str, Tensor], batches: list[tuple[Tensor, Tensor]], keep: int
+        self, scores: dict[str, Tensor], batches: Iterable[tuple[Tensor, Tensor]], keep: int
     ) -> dict[str, Tensor]:
         vectors, shapes = damage_vectors(self.network, batches, self.seed + self.rung)
         sizes = [math.prod(shape) for shape in shapes.values()]
@@ -247,7 +272,8 @@ class Progressive(CycleStage):
         if process_rank() > 0:
             return
         weights = {key: value for key, value in self.weights().items() if not key.endswith(".alpha")}
-        moment = {"epoch": float(len(history)), "relu/count": self.count, **self.kept_columns}
+        moment = {"epoch": float(len(history)), "relu/count": mask.count}
+        moment |= {f"relu/kept/{name}": count for name, count in mask.counts.items()}
         self.on_snapshot(Snapshot(budget, mask, weights, True, self.seconds, [*history, moment], scores))
 
     def finish(self) -> list[int]:
@@ -270,6 +296,7 @@ class Progressive(CycleStage):
         of_others = {name: score.masked_fill(kept[name], -torch.inf) for name, score in scores.items()}
         stay, restored = top_mask(of_kept, self.count - number), top_mask(of_others, number)
         self.kept = self.former = self.on_device({name: stay[name] | restored[name] for name in stay})
+        self.slopes_settled = False
 
     def settle_exchange(self) -> float:
         """Keep what the last exchange has led to if it is better than before, else go back. Returns the divergence."""
@@ -312,10 +339,11 @@ class Progressive(CycleStage):
         self.kept, self.former = saved["kept"], saved["former"]
 
 
-def rung_counts(rungs: int | Sequence[float], lowest: float, total: int) -> list[int]:
-    """ReLUs at each rung, from the largest on."""
-    if isinstance(rungs, int):
-        shares = [lowest ** (number / rungs) for number in range(1, rungs + 1)]
-        return [max(1, round(share * total)) for share in shares]
-    counts = {round(rung * total) if isinstance(rung, float) and rung <= 1 else int(rung) for rung in rungs}
-    return sorted((count for count in counts if 0 < count < total), reverse=True)
+def rung_counts(key: str, rungs: int | Sequence[float | int | str], lowest: float, total: int) -> list[int]:
+    """ReLUs at each rung, from the largest on. Raises UserError that names `key`, where `rungs` stands."""
+    if isinstance(rungs, Sequence) and not isinstance(rungs, str) and rungs:
+        counts = {listed_budget(key, rung, total) for rung in rungs}
+        return sorted(counts - {total}, reverse=True)
+    if type(rungs) is not int or rungs < 1:
+        raise UserError(f"{key}={rungs}: must be an integer >= 1, or a list of fractions and counts of ReLUs")
+    return [max(1, round(lowest ** (number / rungs) * total)) for number in range(1, rungs + 1)]

@@ -5,8 +5,6 @@ accuracy behind (Renda et al., ICLR 2020, found the same for pruned weights). So
 to 0.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
@@ -44,10 +42,12 @@ class Retrain(CycleStage, Distill):
         super().__init__(network, teacher, **settings)
         if average_decay is not None and not 0 < average_decay < 1:
             raise UserError(f"{self.config_key}.average_decay={average_decay}: must be between 0 and 1, or null")
-        self.norm_images, self.standardise = norm_images, standardise
+        if norm_images < 2:
+            raise UserError(f"{self.config_key}.norm_images={norm_images}: must be at least 2")
+        self.average_decay, self.norm_images, self.standardise = average_decay, norm_images, standardise
         self.average: AveragedModel | None = None
         if average_decay is not None and self.epochs:
-            self.average = AveragedModel(network, multi_avg_fn=partial(move_average, average_decay))
+            self.average = AveragedModel(network, multi_avg_fn=self.move_average)
             self.average.requires_grad_(False)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,6 +65,9 @@ class Retrain(CycleStage, Distill):
         super().on_fit_start()
         if self.average is not None:
             self.average.to(self.device, memory_format=self.memory_format)
+            self.average.n_averaged = (
+                self.average.n_averaged.cpu()
+            )  # torch looks at it in every step: no wait for a GPU
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         # The weights that the step before left: a checkpoint between two steps needs no average of its own time.
@@ -80,16 +83,15 @@ class Retrain(CycleStage, Distill):
         update_bn(self.further_batches(self.current_epoch, batches), self.average)
         average_batch_norms(self.average)
 
+    @torch.no_grad()
+    def move_average(self, averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+        """One step of the average. It forgets faster at its start, which a short training would never leave."""
+        count = int(self.average.n_averaged)
+        torch._foreach_lerp_(averages, weights, 1 - min(self.average_decay, (1 + count) / (10 + count)))
+
     @property
     def result_network(self) -> nn.Module:
         return self.network if self.average is None else self.average.module
-
-
-@torch.no_grad()
-def move_average(decay: float, averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
-    """One step of an exponential average that forgets faster at its start: a short training would never leave it."""
-    count = int(updates)
-    torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + count) / (10 + count)))
 
 
 def standardised(logits: Tensor) -> Tensor:

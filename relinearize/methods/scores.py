@@ -10,7 +10,8 @@ YAML file in conf/score/ (docs/extending.md).
 
 Notation: z the pre-activation of a position, g the gradient of the loss of one image with respect to the site's output,
 d = min(z, 0) = z - relu(z). Linearizing a kept position adds d to its output, and restoring one subtracts it, so one
-score serves kept and linear positions alike. Batch norms use their running statistics; everything is float32.
+score serves kept and linear positions alike. Batch norms use their running statistics; everything is
+float32; the network is left as it was.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -80,10 +81,9 @@ def mismatch(network: nn.Module, batches: Batches, *, teacher: nn.Module | None 
     """E|relu(z of the teacher) - z|, the activation mismatch of SENet (ICLR 2023) of each position were it linear."""
     if teacher is None:
         raise UserError("score=mismatch compares with the all-ReLU network, and none is given")
-    batches = list(batches)
     teacher_sites = _modules(teacher, site_shapes(inner_network(network)))
     sums, seen = _zeros(network), 0
-    with torch.no_grad(), _scoring(network), _scoring(teacher):
+    with torch.no_grad(), under_attack(network), under_attack(teacher):
         for images, _ in batches:
             _, given = _observe(network, images)
             _, wanted = _observe(teacher, images, teacher_sites)
@@ -132,7 +132,7 @@ def relupruner(
     def average(means: dict[str, Tensor], name: str, value: Tensor) -> None:
         means[name] = value if name not in means else decay * means[name] + (1 - decay) * value
 
-    with _scoring(network):
+    with under_attack(network):
         for images, labels in batches:
             logits, sites = _observe(network, images, with_graph=True)
             for name, z, g in _gradients(F.cross_entropy(logits, labels), sites):
@@ -178,7 +178,7 @@ def model_labels(seed: int, exact: bool = False) -> Labels:
 def gradient_means(network: nn.Module, batches: Batches, term: Term, labels_of: Labels) -> Scores:
     """The mean over the images of term(z, g), position by position; g of the summed loss, so of each image alone."""
     sums, seen = _zeros(network), 0
-    with _scoring(network):
+    with under_attack(network):
         for images, labels in batches:
             logits, sites = _observe(network, images, with_graph=True)
             for classes, weights in labels_of(logits.detach(), labels):
@@ -194,7 +194,7 @@ def gradient_means(network: nn.Module, batches: Batches, term: Term, labels_of: 
 def activation_means(network: nn.Module, batches: Batches, term: Callable[[Tensor], Tensor]) -> Scores:
     """The mean over the images of term(z), position by position; without a backward pass."""
     sums, seen = _zeros(network), 0
-    with torch.no_grad(), _scoring(network):
+    with torch.no_grad(), under_attack(network):
         for images, _ in batches:
             for name, (z, _) in _observe(network, images)[1].items():
                 sums[name] += term(z).sum(0)
@@ -209,18 +209,13 @@ def damage_vectors(network: nn.Module, batches: Batches, seed: int) -> tuple[Ten
     damage of linearizing the set.
     """
     shapes, rows, labels_of = site_shapes(inner_network(network)), [], model_labels(seed)
-    with _scoring(network):
+    with under_attack(network):
         for images, labels in batches:
             logits, sites = _observe(network, images, with_graph=True)
             classes, _ = next(labels_of(logits.detach(), labels))
             parts = _gradients(F.cross_entropy(logits, classes, reduction="sum"), sites)
             rows.append(torch.cat([(g * z.clamp(max=0)).flatten(1) for _, z, g in parts], dim=1))
     return torch.cat(rows), shapes
-
-
-def _scoring(network: nn.Module):
-    """Eval mode, no gradients of parameters; afterwards as before."""
-    return under_attack(network)
 
 
 def _modules(network: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from quick_runs import assert_same_tensors, composed, copy_store, lasting, quick_plan, quick_run
+from quick_runs import SMALL, assert_same_tensors, composed, copy_store, lasting, quick_plan, quick_run
 
 from relinearize.errors import UserError
 from relinearize.methods import scores
@@ -18,6 +18,7 @@ from relinearize.methods.stage import Stage
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, to_sloped
+from relinearize.runs.search import SCORES
 from relinearize.runs.stages import frozen_teacher, load_into, ready
 
 LADDER = ["method.search.rungs=3", "method.search.rung_epochs=1", "method.search.batch_size=60",
@@ -33,9 +34,12 @@ def store(tmp_path_factory):
 
 
 def test_rungs_are_in_equal_ratios_or_as_listed():
-    assert rung_counts(4, 0.026, 122_880) == [49_343, 19_814, 7_956, 3_195]
-    assert rung_counts(1, 0.5, 100) == [50]
-    assert rung_counts([0.25, 30, 0.5, 1.0], 0.026, 100) == [50, 30, 25], "fractions and counts; all ReLUs is no rung"
+    assert rung_counts("rungs", 4, 0.026, 122_880) == [49_343, 19_814, 7_956, 3_195]
+    assert rung_counts("rungs", 1, 0.5, 100) == [50]
+    assert rung_counts("rungs", ["1k", 0.25], 0.026, 2304) == [1000, 576]
+    assert rung_counts("rungs", [0.25, 30, 0.5, 1.0], 0.026, 100) == [50, 30, 25], (
+        "fractions and counts; all ReLUs is no rung"
+    )
 
 
 def test_a_cycle_warms_up_and_falls_to_zero():
@@ -163,9 +167,18 @@ def test_an_exchange_that_does_not_help_is_undone(store):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["method.search.rungs=0"], "rungs must be above 0"),
-        (["method.search.lowest=1.5"], "lowest between 0 and 1"),
-        (["method.search.rung_epochs=-1"], "rung_epochs must be at least 0"),
+        (["method.search.rungs=0"], r"^method.search.rungs=0: must be an integer >= 1, or a list"),
+        (["method.search.rungs=four"], r"^method.search.rungs=four: must be an integer >= 1, or a list"),
+        (["method.search.rungs=[0.5,some]"], r"^method.search.rungs: some is not a number of ReLUs"),
+        (["method.search.rungs=[0.5,9k]"], r"^method.search.rungs: 9k is more than the 2,304 ReLUs"),
+        (["method.search.lowest=1.5"], r"^method.search.lowest=1.5: must be a number from"),
+        (["method.search.rung_epochs=-1"], r"^method.search.rung_epochs=-1: must be an integer at least 0"),
+        (["method.search.rung_epochs=1.5"], r"^method.search.rung_epochs=1.5: must be an integer"),
+        (["method.search.continuation=2"], r"^method.search.continuation=2: must be a number from 0 to 1"),
+        (["method.search.score_images=0"], r"^method.search.score_images=0: must be an integer at least 1"),
+        (["method.search.hysteresis=much"], r"^method.search.hysteresis=much: must be a number at least 0"),
+        (["method.search.score=fisher"], r"^method.search.score=fisher is no function; give a file of conf/score"),
+        (["method.finetune.norm_images=0"], r"^method.finetune.norm_images=0: must be at least 2"),
         (["method.search.selection=best"], "method.search.selection=best"),
         (["method.search.warmup=1"], "method.search.warmup=1"),
         (["method.search.exchanges=1", "dataset.holdout=0", "method.teacher.selection=last"], "dataset.holdout"),
@@ -187,6 +200,58 @@ def test_total_epochs_are_what_search_and_fine_tuning_share(store):
         for more in ([], ["total_epochs=5"], ["total_epochs=6"])
     }
     assert len(keys) == 3
+
+
+def test_total_epochs_that_leave_nothing_are_refused_before_the_teacher_trains(tmp_path):
+    for method, budget, needed in (("progressive", 0.12, 2), ("senet", 0.2, 5)):
+        ladder = LADDER if method == "progressive" else []
+        settings = [*ladder, f"budget.fraction={budget}", f"total_epochs={needed}"]
+        with pytest.raises(UserError, match=rf"total_epochs={needed}: .* give at least {needed + 1}"):
+            quick_run(tmp_path, *settings, method=method)
+    assert not list(tmp_path.glob("store/teacher/*/weights*"))
+
+
+def test_total_epochs_that_an_early_end_decides_are_refused_after_it_and_nothing_is_lost(tmp_path, alone):
+    copy_store(alone[SMALL][1], tmp_path)
+    with pytest.raises(UserError, match=r"total_epochs=3: sensitivity and search take [4-9] or more"):
+        quick_run(tmp_path, f"budget.fraction={SMALL}", "total_epochs=3")
+    record, _ = quick_run(tmp_path, f"budget.fraction={SMALL}", "total_epochs=10")
+    assert record.stages["search"].reused
+    assert record.stages["finetune"].epochs == 10 - record.stages["search"].epochs
+
+
+def test_a_fine_tuning_of_no_epochs_stays_one(store):
+    record, _ = quick_run(
+        store, *LADDER, "budget.fraction=0.12", "method.finetune.epochs=0", "total_epochs=5", method="progressive"
+    )
+    assert record.stages["finetune"].epochs == 0
+
+
+def test_exchanged_masks_have_scores_for_layer_culling(store):
+    settings = [*LADDER, "method.search.rungs=[0.4]", "method.search.exchanges=1", "budget.fraction=0.4"]
+    culled, _ = quick_run(store, *settings, "allocation=sites", "allocation.live=4", method="progressive")
+    plan = quick_plan(store, *settings, method="progressive")
+    found = plan.results.weights(plan.snapshot(), SCORES)
+    kept, _ = plan.results.mask(plan.snapshot())
+    assert top_mask({name: found[name] for name in kept}, plan.request.budget) == kept
+    assert sum(site.kept > 0 for site in culled.sites) == 4 and culled.budget.met == kept.count
+
+
+def test_streamed_images_give_the_masks_of_resident_ones(store, tmp_path):
+    settings = [*LADDER, "budget.fraction=0.12"]
+    _, resident = quick_run(store, *settings, method="progressive")
+    copy_store(resident, tmp_path)
+    for made in ("search", "finetune"):
+        shutil.rmtree(tmp_path / "store" / made)
+    _, streamed = quick_run(tmp_path, *settings, "dataset.resident=false", "dataset.workers=1", method="progressive")
+    assert_same_tensors(streamed, resident)
+
+
+def test_the_history_ends_at_the_budget(store):
+    record, _ = quick_run(store, *LADDER, "budget.fraction=0.12", method="progressive")
+    last = record.stages["search"].history[-1]
+    assert last["relu/count"] == record.budget.met
+    assert [last[f"relu/kept/{site.name}"] for site in record.sites] == [site.kept for site in record.sites]
 
 
 def test_settings_of_a_score_and_the_score_are_in_the_key(tmp_path):
