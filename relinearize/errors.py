@@ -1,7 +1,10 @@
 """The one exception that a user can cause."""
 
+import operator
 from collections.abc import Iterable
 from typing import Any
+
+WITHIN = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
 class UserError(Exception):
@@ -17,6 +20,17 @@ def check_choice(key: str, value: object, valid: Iterable[object]) -> None:
     if value not in valid:
         words = ", ".join("null" if choice is None else str(choice) for choice in valid)
         raise UserError(f"{key}={value} is unknown; valid: {words}")
+
+
+def check_number(key: str, value: object, *bounds: str, integer: bool = False) -> None:
+    """UserError, naming the config key, unless `value` is a number (NaN is none) within `bounds`: ">= 0", "< 1"."""
+    fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool) and value == value
+    for bound in bounds:
+        sign, limit = bound.split()
+        fits = fits and WITHIN[sign](value, float(limit))
+    if not fits:
+        kind = "an integer" if integer else "a number"
+        raise UserError(f"{key}={value}: must be {' '.join([kind, ' and '.join(bounds)]).strip()}")
 
 
 def user_error_behind(error: BaseException) -> UserError | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn, optim
 
-from relinearize.errors import UserError
+from relinearize.errors import check_number
 from relinearize.methods.schedule import one_cycle, sgd
 from relinearize.methods.stage import Stage
 
@@ -25,8 +25,7 @@ class CycleStage(Stage):
 
     def __init__(self, network: nn.Module, *arguments: Any, warmup: float = 0.05, **stage_settings: Any) -> None:
         super().__init__(network, *arguments, **stage_settings)
-        if not 0 <= warmup < 1:
-            raise UserError(f"{self.config_key}.warmup={warmup}: must be at least 0 and below 1")
+        check_number(f"{self.config_key}.warmup", warmup, ">= 0", "< 1")
         self.warmup = warmup
 
     def rate(self, epochs: float) -> float:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice
+from relinearize.errors import UserError, check_choice, check_number, one_line
 from relinearize.methods.correlated import removal_order
 from relinearize.methods.cycle import CycleStage
 from relinearize.methods.distill import Distill
@@ -29,26 +29,22 @@ from relinearize.methods.processes import process_rank, sum_over_processes
 from relinearize.methods.schedule import one_cycle
 from relinearize.methods.scores import damage_vectors
 from relinearize.methods.stage import Snapshot
-from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.budget import listed_budget, top_mask
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import named_sites
+from relinearize.relu.sites import site_shapes, slopes
 from relinearize.robustness.attack import under_attack
 
 SELECTED = ("top", "correlated", "correlated_within_sites")
-# Setting -> smallest and largest value.
-BOUNDS = {
-    "lowest": (1e-6, 1 - 1e-6),
-    "rung_epochs": (0, math.inf),
-    "continuation": (0, 1),
-    "hysteresis": (0, math.inf),
-    "diagonal": (0, math.inf),
-    "score_images": (1, math.inf),
-    "exchanges": (0, math.inf),
-    "exchange_share": (0, 1),
-    "exchange_rate": (0, math.inf),
+# Setting -> its bounds.
+NUMBERS = {
+    "lowest": ("> 0", "< 1"),
+    "continuation": (">= 0", "<= 1"),
+    "hysteresis": (">= 0",),
+    "diagonal": (">= 0",),
+    "exchange_share": (">= 0", "<= 1"),
+    "exchange_rate": (">= 0",),
 }
-INTEGERS = {"rung_epochs", "score_images", "exchanges"}
+INTEGERS = {"rung_epochs": (">= 0",), "score_images": (">= 1",), "exchanges": (">= 0",)}
 
 
 class Progressive(CycleStage, Distill):
@@ -101,15 +97,13 @@ class Progressive(CycleStage, Distill):
         exchange_rate: float = 0.1,
         **settings: Any,
     ) -> None:
-        sites = named_sites(inner_network(network))
-        if not all(isinstance(site, SlopedReLU) for site in sites.values()):
-            raise ValueError("Progressive needs a network whose sites are SlopedReLU; see relinearize.relu.to_sloped")
+        alphas = slopes(inner_network(network))
         self.check_settings(
             score, selection, lowest=lowest, rung_epochs=rung_epochs, continuation=continuation, hysteresis=hysteresis,
             diagonal=diagonal, score_images=score_images, exchanges=exchanges, exchange_share=exchange_share,
             exchange_rate=exchange_rate,
         )  # fmt: skip
-        total = sum(site.alpha.numel() for site in sites.values())
+        total = sum(alpha.numel() for alpha in alphas.values())
         counts = rung_counts(f"{self.config_key}.rungs", rungs, lowest, total)
         walked = [count for count in counts if count > min(budgets) or (exchanges and count == min(budgets))]
         epochs = len(walked) * (rung_epochs + exchanges)
@@ -120,7 +114,7 @@ class Progressive(CycleStage, Distill):
         self.rung_epochs, self.continuation, self.hysteresis = rung_epochs, continuation, hysteresis
         self.choice, self.diagonal, self.score_images = selection, diagonal, score_images
         self.exchanges, self.exchange_share, self.exchange_rate = exchanges, exchange_share, exchange_rate
-        self.alphas = {name: site.alpha.requires_grad_(False) for name, site in sites.items()}
+        self.alphas = {name: alpha.requires_grad_(False) for name, alpha in alphas.items()}
         self.rung = 0  # rungs whose mask was chosen
         self.kept = {name: torch.ones_like(alpha, dtype=torch.bool) for name, alpha in self.alphas.items()}
         self.former = dict(self.kept)  # of the rung before
@@ -132,16 +126,25 @@ class Progressive(CycleStage, Distill):
         if not callable(score):
             raise UserError(f"{self.config_key}.score={score} is no function; give a file of conf/score: score=fisher")
         check_choice(f"{self.config_key}.selection", selection, SELECTED)
-        for name, value in numbers.items():
-            least, most = BOUNDS[name]
-            fits = type(value) is int or (type(value) is float and name not in INTEGERS)
-            if not fits or not least <= value <= most:
-                kind = "an integer" if name in INTEGERS else "a number"
-                bounds = f"from {least} to {most}" if most < math.inf else f"at least {least}"
-                raise UserError(f"{self.config_key}.{name}={value}: must be {kind} {bounds}")
+        for name, bounds in {**NUMBERS, **INTEGERS}.items():
+            check_number(f"{self.config_key}.{name}", numbers[name], *bounds, integer=name in INTEGERS)
         if numbers["exchanges"] and not numbers["rung_epochs"]:
             raise UserError(
                 f"{self.config_key}.exchanges needs a trained rung; give {self.config_key}.rung_epochs >= 1"
+            )
+
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        """A score may be the user's, and its settings are its own."""
+        shapes = site_shapes(inner_network(self.network))
+        try:
+            found = self.score_of(self.network, iter([(images, labels)]), teacher=self._frozen[0], seed=0)
+            given = {name: tuple(score.shape) for name, score in found.items()}
+        except Exception as error:
+            raise UserError(f"{self.config_key}.score fails on two images: {one_line(error)}") from error
+        if given != shapes:
+            name = next(name for name in (*shapes, *given) if given.get(name) != shapes.get(name))
+            raise UserError(
+                f"{self.config_key}.score gives site {name} the shape {given.get(name)}; it has {shapes.get(name)}"
             )
 
     def check_selection(self, holdout: float) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from relinearize.errors import UserError
+from relinearize.errors import check_choice, check_number
 from relinearize.methods.cycle import CycleStage
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import distillation_divergence, logit_losses
@@ -40,10 +40,10 @@ class Retrain(CycleStage, Distill):
         **settings,
     ) -> None:
         super().__init__(network, teacher, **settings)
-        if average_decay is not None and not 0 < average_decay < 1:
-            raise UserError(f"{self.config_key}.average_decay={average_decay}: must be between 0 and 1, or null")
-        if norm_images < 2:
-            raise UserError(f"{self.config_key}.norm_images={norm_images}: must be at least 2")
+        if average_decay is not None:
+            check_number(f"{self.config_key}.average_decay", average_decay, "> 0", "< 1")
+        check_number(f"{self.config_key}.norm_images", norm_images, ">= 2", integer=True)
+        check_choice(f"{self.config_key}.standardise", standardise, (True, False))
         self.average_decay, self.norm_images, self.standardise = average_decay, norm_images, standardise
         self.average: AveragedModel | None = None
         if average_decay is not None and self.epochs:

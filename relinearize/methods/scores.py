@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.processes import sum_over_processes
 from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.sites import named_sites, site_shapes
@@ -127,6 +127,7 @@ def relupruner(
         layer_weights: False: w_l = 1.
         second_order: add 1/2 E[(g z)^2] to E|g z|, the paper's second term; the released code's is 1e-4 of the first.
     """
+    check_number("decay", decay, ">= 0", "< 1")
     magnitude, negative, norms, squares = ({} for _ in range(4))
 
     def average(means: dict[str, Tensor], name: str, value: Tensor) -> None:
@@ -162,6 +163,7 @@ def true_labels(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor
 
 def model_labels(seed: int, exact: bool = False) -> Labels:
     """Labels drawn from the network's own outputs; `exact`: every class, weighted by its probability."""
+    check_choice("exact", exact, (True, False))
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:

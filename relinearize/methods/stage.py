@@ -18,7 +18,7 @@ from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.data.loaders import TrainLoader
-from relinearize.errors import UserError, check_choice
+from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.losses import accuracy
 from relinearize.methods.processes import (
     average_batch_norms,
@@ -91,6 +91,11 @@ class Stage(nn.Module):
         super().__init__()
         check_choice(f"{self.config_key}.selection", selection, SELECTIONS)
         check_choice(f"{self.config_key}.schedule", schedule, SCHEDULES)
+        for key, value in {"epochs": epochs, "batch_size": batch_size, "segments": segments}.items():
+            check_number(f"{self.config_key}.{key}", value, integer=True)
+        rates = {"learning_rate": learning_rate, "gamma": gamma, "momentum": momentum, "weight_decay": weight_decay}
+        for key, value in rates.items():
+            check_number(f"{self.config_key}.{key}", value, ">= 0")
         if epochs < self.least_epochs or batch_size < 2 or segments < 1:
             raise UserError(
                 f"{self.config_key}: epochs must be at least {self.least_epochs}, segments at least 1, batch_size at "
@@ -177,6 +182,9 @@ class Stage(nn.Module):
                 f"{self.config_key}.batch_size={self.batch_size} is shared by trainer.devices={devices} "
                 f"processes; give a multiple of {devices} that is at least {least}"
             )
+
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        """UserError where something of the user's fails on two images, before anything is trained."""
 
     # ---- the set-up ------------------------------------------------------------------------------------------------
 

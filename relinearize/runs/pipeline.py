@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from relinearize.errors import UserError
@@ -163,6 +164,7 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
                 stages[key] = build(**inputs[key])
                 stages[key].check_selection(config.dataset.holdout)
                 stages[key].check_devices(request.training.devices)
+                stages[key].rehearse(torch.zeros(2, *request.input_size), torch.zeros(2, dtype=torch.long))
                 check_submodels(request, stages[key])
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since
             keys = ", ".join(name for name in OmegaConf.select(config, key) if not name.startswith("_"))

@@ -171,14 +171,25 @@ def test_an_exchange_that_does_not_help_is_undone(store):
         (["method.search.rungs=four"], r"^method.search.rungs=four: must be an integer >= 1, or a list"),
         (["method.search.rungs=[0.5,some]"], r"^method.search.rungs: some is not a number of ReLUs"),
         (["method.search.rungs=[0.5,9k]"], r"^method.search.rungs: 9k is more than the 2,304 ReLUs"),
-        (["method.search.lowest=1.5"], r"^method.search.lowest=1.5: must be a number from"),
-        (["method.search.rung_epochs=-1"], r"^method.search.rung_epochs=-1: must be an integer at least 0"),
+        (["method.search.lowest=1.5"], r"^method.search.lowest=1.5: must be a number > 0 and < 1"),
+        (["method.search.rung_epochs=-1"], r"^method.search.rung_epochs=-1: must be an integer >= 0"),
         (["method.search.rung_epochs=1.5"], r"^method.search.rung_epochs=1.5: must be an integer"),
-        (["method.search.continuation=2"], r"^method.search.continuation=2: must be a number from 0 to 1"),
-        (["method.search.score_images=0"], r"^method.search.score_images=0: must be an integer at least 1"),
-        (["method.search.hysteresis=much"], r"^method.search.hysteresis=much: must be a number at least 0"),
+        (["method.search.continuation=2"], r"^method.search.continuation=2: must be a number >= 0 and <= 1"),
+        (["method.search.score_images=0"], r"^method.search.score_images=0: must be an integer >= 1"),
+        (["method.search.hysteresis=much"], r"^method.search.hysteresis=much: must be a number >= 0"),
         (["method.search.score=fisher"], r"^method.search.score=fisher is no function; give a file of conf/score"),
-        (["method.finetune.norm_images=0"], r"^method.finetune.norm_images=0: must be at least 2"),
+        (
+            ["score=relupruner", "score.decay=high"],
+            r"^method.search.score fails on two images: decay=high: must be",
+        ),
+        (["score.exact=1x"], r"^method.search.score fails on two images: exact=1x is unknown"),
+        (["method.search.learning_rate=fast"], r"^method.search.learning_rate=fast: must be a number >= 0$"),
+        (["method.finetune.weight_decay=-1"], r"^method.finetune.weight_decay=-1: must be a number >= 0$"),
+        (["method.finetune.epochs=1.5"], r"^method.finetune.epochs=1.5: must be an integer$"),
+        (["method.finetune.temperature=0"], r"^method.finetune.temperature=0: must be a number > 0$"),
+        (["method.finetune.average_decay=no"], r"^method.finetune.average_decay=no: must be a number > 0 and < 1$"),
+        (["method.finetune.standardise=no"], r"^method.finetune.standardise=no is unknown; valid: True, False$"),
+        (["method.finetune.norm_images=0"], r"^method.finetune.norm_images=0: must be an integer >= 2"),
         (["method.search.selection=best"], "method.search.selection=best"),
         (["method.search.warmup=1"], "method.search.warmup=1"),
         (["method.search.exchanges=1", "dataset.holdout=0", "method.teacher.selection=last"], "dataset.holdout"),
@@ -305,6 +316,21 @@ def test_run_in_pieces_ends_as_the_undisturbed(store, tmp_path, notice_every):
     assert pieces >= 3
     assert_same_tensors(folder, whole)
     assert lasting(again)["accuracy"] == lasting(record)["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda network, batches: {}, "TypeError: .* unexpected keyword argument 'teacher'"),
+        (lambda network, batches, teacher, seed: {}, r"gives site relu1 the shape None; it has \(8, 8, 8\)"),
+        (lambda network, batches, teacher, seed: None, "AttributeError"),
+    ],
+)
+def test_a_score_of_ones_own_that_cannot_work_is_found_by_two_images(store, score, message):
+    plan = quick_plan(store, "budget.fraction=0.1", *LADDER, method="progressive")
+    stage = stage_of(plan, [200], score=score)
+    with pytest.raises(UserError, match=message):
+        stage.rehearse(torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))
 
 
 def test_networks_without_slopes_are_refused():
