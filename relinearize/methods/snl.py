@@ -21,10 +21,9 @@ from relinearize.errors import UserError
 from relinearize.methods.losses import student_losses
 from relinearize.methods.processes import process_rank
 from relinearize.methods.stage import Snapshot, Stage
-from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import named_sites
+from relinearize.relu.sites import slopes
 
 
 def lasso_penalty(alphas: Iterable[Tensor]) -> Tensor:
@@ -95,10 +94,7 @@ class SNLSearch(Stage):
         self.patience_epochs = patience_epochs
         self.alpha_learning_rate = alpha_learning_rate
         self.paper_parity = paper_parity
-        sites = named_sites(inner_network(network))
-        if not all(isinstance(site, SlopedReLU) for site in sites.values()):
-            raise ValueError("SNLSearch needs a network whose sites are SlopedReLU; see relinearize.relu.to_sloped")
-        self.alphas = {name: site.alpha for name, site in sites.items()}
+        self.alphas = slopes(inner_network(network))
         self.kept = {name: alpha.numel() for name, alpha in self.alphas.items()}
         self.count = self.lowest = sum(self.kept.values())
         self.lowest_checked = self.count  # over all checks; `lowest` is over epoch ends and drives lambda

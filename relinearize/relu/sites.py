@@ -54,6 +54,14 @@ def site_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(_values(site).shape) for name, site in named_sites(network).items()}
 
 
+def slopes(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The alphas of the sites, in forward order. Raises ValueError where a site is no SlopedReLU."""
+    sites = named_sites(network)
+    if not all(isinstance(site, SlopedReLU) for site in sites.values()):
+        raise ValueError("this search needs a network whose sites are SlopedReLU; see relinearize.relu.to_sloped")
+    return {name: site.alpha for name, site in sites.items()}
+
+
 def to_sloped(network: nn.Module) -> None:
     """Turn every MaskedReLU into a SlopedReLU with alpha = 1, in place, on the same device (SNL's search starts so)."""
     for name, site in named_sites(network).items():
