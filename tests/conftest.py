@@ -10,7 +10,11 @@ from unittest.mock import patch
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import yaml
 from filelock import FileLock
+
+# Hydra composes more than a thousand configs here, and reading their files takes half of that in pure Python.
+yaml.SafeLoader = yaml.CSafeLoader
 
 
 @pytest.fixture(autouse=True, scope="session")

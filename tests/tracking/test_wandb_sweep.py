@@ -14,7 +14,6 @@ from relinearize import cli
 from relinearize.tracking.wandb_run import run_of_agent
 
 pytest.importorskip("wandb")
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 SWEEP = Path(__file__).parents[2] / "docs" / "wandb_sweep.yaml"
 POINT = {  # as W&B's server sends one
@@ -27,6 +26,9 @@ POINT = {  # as W&B's server sends one
 
 def typed_by_agent(sweep, point):
     """The command line of one point: what wandb_agent.py does with the sweep's `command`."""
+    # It takes seconds: not at collection, which each worker process does.
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
     words = create_sweep_command_args({"args": {name: {"value": value} for name, value in point.items()}})
     words["program"] = [sweep["program"]]
     command = []
