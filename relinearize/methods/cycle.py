@@ -1,8 +1,5 @@
 """Stages whose learning rate follows cycles, step by step: a short linear warm-up, then cosine to 0."""
 
-import copy
-import itertools
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn, optim
@@ -10,9 +7,6 @@ from torch import Tensor, nn, optim
 from relinearize.errors import check_number
 from relinearize.methods.schedule import one_cycle, sgd
 from relinearize.methods.stage import Stage
-
-# Number of an epoch beyond any that is trained: orders and crops are functions of it.
-UNTRAINED = 1_000_000
 
 
 class CycleStage(Stage):
@@ -47,9 +41,3 @@ class CycleStage(Stage):
         for group in self.optimizers().param_groups:
             group["lr"] = self.rate(self.epochs_before(batch_index))
         return super().training_step(batch, batch_index)
-
-    def further_batches(self, number: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first `count` training batches of an epoch that is not trained on; other ones for each number."""
-        loader = copy.copy(self.train_loader)  # the place of the training stays where it is
-        loader.seek(UNTRAINED + number)
-        return itertools.islice(iter(loader), count)

@@ -28,8 +28,8 @@ from relinearize.methods.losses import distillation_divergence
 from relinearize.methods.processes import process_rank, sum_over_processes
 from relinearize.methods.schedule import one_cycle
 from relinearize.methods.scores import damage_vectors
-from relinearize.methods.stage import Snapshot
-from relinearize.relu.budget import listed_budget, top_mask
+from relinearize.methods.stage import Snapshot, count_columns
+from relinearize.relu.budget import kept_first, listed_budget, top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import site_shapes, slopes
 from relinearize.robustness.attack import under_attack
@@ -193,7 +193,7 @@ class Progressive(CycleStage, Distill):
             alpha.copy_(kept if progress == 1 else torch.lerp(former, kept, weight))
 
     def epoch_end(self, row: dict[str, float]) -> None:
-        row |= {"relu/count": self.count, **self.kept_columns}
+        row |= count_columns(Mask(self.kept).counts)
         done = int(row["epoch"]) % self.epochs_of_rung + 1
         if done >= self.rung_epochs and self.exchanges:
             row["exchange/divergence"] = self.settle_exchange()
@@ -209,16 +209,13 @@ class Progressive(CycleStage, Distill):
         """Positions kept at the present rung."""
         return int(torch.stack([kept.sum() for kept in self.kept.values()]).sum())
 
-    @property
-    def kept_columns(self) -> dict[str, int]:
-        return {f"relu/kept/{name}": int(kept.sum()) for name, kept in self.kept.items()}
-
     def next_rung(self, history: list[dict[str, float]]) -> None:
         """Score the network, leave the masks of the budgets down to the next rung, and choose that rung's."""
         last = self.rung == len(self.counts)
         rung = 0 if last else self.counts[self.rung]
         if self.exchanges and self.pending and self.pending[0] == self.count:  # this rung's own, after its exchanges
-            self.leave_snapshot(self.pending.pop(0), Mask(self.kept), self.kept_first(), history)
+            scores = kept_first(self.position_scores(self.count), Mask(self.kept))
+            self.leave_snapshot(self.pending.pop(0), Mask(self.kept), scores, history)
         lowest = rung + 1 if self.exchanges and self.rung < self.walked else rung
         passed = [budget for budget in self.pending if budget >= lowest]
         if passed or not last:
@@ -229,12 +226,6 @@ class Progressive(CycleStage, Distill):
         if not last:
             self.former, self.kept = self.kept, self.on_device(top_mask(scores, rung))
             self.rung, self.accepted, self.slopes_settled = self.rung + 1, None, False
-
-    def kept_first(self) -> dict[str, Tensor]:
-        """Scores whose top positions are those that are kept now: for allocations that choose again among sites."""
-        scores = self.position_scores(self.count)
-        largest = max(float(score.max()) for score in scores.values())
-        return {name: score + (largest + 1) * self.kept[name].to(score) for name, score in scores.items()}
 
     def on_device(self, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: mask[name].to(alpha.device) for name, alpha in self.alphas.items()}
@@ -275,8 +266,7 @@ class Progressive(CycleStage, Distill):
         if process_rank() > 0:
             return
         weights = {key: value for key, value in self.weights().items() if not key.endswith(".alpha")}
-        moment = {"epoch": float(len(history)), "relu/count": mask.count}
-        moment |= {f"relu/kept/{name}": count for name, count in mask.counts.items()}
+        moment = {"epoch": float(len(history)), **count_columns(mask.counts)}
         self.on_snapshot(Snapshot(budget, mask, weights, True, self.seconds, [*history, moment], scores))
 
     def finish(self) -> list[int]:

@@ -20,7 +20,7 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.losses import student_losses
 from relinearize.methods.processes import process_rank
-from relinearize.methods.stage import Snapshot, Stage
+from relinearize.methods.stage import Snapshot, Stage, count_columns
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import slopes
@@ -145,11 +145,7 @@ class SNLSearch(Stage):
         return unreached
 
     def epoch_end(self, row: dict[str, float]) -> None:
-        row |= {"relu/count": self.count, "lasso": self.lasso_of_epoch, **self.kept_columns}
-
-    @property
-    def kept_columns(self) -> dict[str, int]:
-        return {f"relu/kept/{name}": kept for name, kept in self.kept.items()}
+        row |= {**count_columns(self.kept), "lasso": self.lasso_of_epoch}
 
     def _leave_snapshot(self, budget: int) -> None:
         if process_rank() > 0:
@@ -161,8 +157,7 @@ class SNLSearch(Stage):
         else:
             mask = top_mask(alphas, budget)
         weights = {key: value for key, value in self.weights().items() if not key.endswith(".alpha")}
-        moment = {"epoch": self.segments_done / self.segments, "relu/count": self.count, "lasso": self.lasso}
-        moment |= self.kept_columns
+        moment = {"epoch": self.segments_done / self.segments, "lasso": self.lasso, **count_columns(self.kept)}
         self.on_snapshot(Snapshot(budget, mask, weights, reached, self.seconds, [*self.history, moment], alphas))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

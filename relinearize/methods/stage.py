@@ -7,9 +7,10 @@ of a segment's end or, after a signal, of any batch.
 """
 
 import copy
+import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,8 @@ from relinearize.methods.schedule import SCHEDULES, learning_rate, sgd
 from relinearize.relu.mask import Mask
 
 SELECTIONS = ("best", "last", "test")
+# Number of an epoch beyond any that is trained: orders and crops are functions of it.
+UNTRAINED = 1_000_000
 
 
 class Diverged(UserError):
@@ -72,6 +75,7 @@ class Stage(nn.Module):
     least_epochs = 1
     routed = False  # whether the stage uses the batch-norm routes of the network (see backbones.routes)
     batch_shares = 1  # parts of a batch that pass batch norms separately
+    start = "teacher"  # of a search for one budget: from the teacher's weights, or from "scratch"
 
     def __init__(
         self,
@@ -199,6 +203,12 @@ class Stage(nn.Module):
         """Give the stage its batches, its precision ("32" or "bf16") and its seed."""
         self.train_loader, self.validation_loader = train_loader, validation_loader
         self.precision_name, self.seed = precision, seed
+
+    def further_batches(self, number: int, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `count` training batches (None: all) of an epoch that is not trained on, one for each `number`."""
+        loader = copy.copy(self.train_loader)  # the place of the training stays where it is
+        loader.seek(UNTRAINED + number)
+        return itertools.islice(iter(loader), count)
 
     # ---- what Lightning says of the training, once `train_by` has connected the stage with it ------------------------
 
@@ -371,6 +381,11 @@ class Stage(nn.Module):
         self._sums, self._seen = dict(state["sums"]), state["seen"] if process_rank() == 0 else 0
         zero_unless_first(self._sums.values())
         self._first_bad_step, self._generator_state = state["first_bad_step"], state["generator"]
+
+
+def count_columns(counts: Mapping[str, int]) -> dict[str, int]:
+    """Of a search's rows: the ReLUs kept, `relu/count`, and those of each site, `relu/kept/SITE`."""
+    return {"relu/count": sum(counts.values()), **{f"relu/kept/{name}": count for name, count in counts.items()}}
 
 
 def generator_state(device: torch.device) -> dict[str, Tensor]:

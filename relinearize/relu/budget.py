@@ -91,6 +91,13 @@ def top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
     return Mask(top_positions(scores, _checked_count(budget, sum(score.numel() for score in scores.values()))))
 
 
+def kept_first(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scores with the same order among the positions of `kept` (bool, by site), which come before all others."""
+    flat = torch.cat([score.reshape(-1) for score in scores.values()])
+    raised = 2 * float(flat.max() - flat.min()) or 1.0
+    return {name: score + raised * kept[name].to(score) for name, score in scores.items()}
+
+
 def top_positions(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     """True at exactly the `count` (from 0) largest of all `scores` together; bool on the CPU, ties as in top_mask."""
     flat = torch.cat([score.detach().reshape(-1).cpu() for score in scores.values()])

@@ -89,11 +89,12 @@ class Plan:
 
     @cached_property
     def search(self) -> Artifact:
-        """The search as a whole; each budget's snapshot lies in it (an allocated search has one budget)."""
+        """The search as a whole; each budget's snapshot lies in it (some searches have one budget)."""
         content = {**self._stage_content("search"), "teacher": self.teacher.key, **self.common}
+        if self.request.one_budget:
+            content["budget"] = self.request.budget
         if self.request.allocated:
-            identity = self.sensitivity_identity
-            content |= {"budget": self.request.budget, "sensitivity": identity, **self._allocation_content}
+            content |= {"sensitivity": self.sensitivity_identity, **self._allocation_content}
         return self._artifact("search", [self._word("search")], content)
 
     def snapshot(self, budget: int | None = None) -> Artifact:

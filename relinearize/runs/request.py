@@ -115,8 +115,13 @@ class Request:
 
     @cached_property
     def allocated(self) -> bool:
-        """Whether the search is given the sensitivities of the sites and one budget, instead of serving a curve."""
+        """Whether the search is given the sensitivities of the sites; it is for one budget then."""
         return getattr(target(self.config.method.search), "allocated", False)
+
+    @cached_property
+    def one_budget(self) -> bool:
+        """Whether the search is for one budget, instead of serving a curve."""
+        return self.allocated or getattr(target(self.config.method.search), "one_budget", False)
 
     def _budget(self, relus: Any, fraction: Any) -> int:
         if relus is None and fraction is None:

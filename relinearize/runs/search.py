@@ -34,8 +34,8 @@ def make_snapshot(plan: Plan) -> None:
         search = builder(request.config.method.search)
         if hasattr(search.func, "scores"):
             scored_snapshot(plan, search(), sensitivities)
-        elif request.allocated:
-            allocated_search(plan, sensitivities)
+        elif request.one_budget:
+            budget_search(plan, sensitivities)
         else:
             walk_search(plan)
 
@@ -111,23 +111,26 @@ def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float | No
     keep_snapshot(plan, Snapshot(request.budget, mask, weights, True, time.monotonic() - started, scores=scores))
 
 
-def allocated_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
-    """A search for one budget under a given allocation (SENet)."""
+def budget_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
+    """A search for one budget, under a given allocation (SENet) or over all positions."""
     checkpoint = plan.search.path / CHECKPOINT
-    stage = train(plan, partial(allocated_stage, sensitivities=sensitivities), checkpoint)
-    keep_snapshot(plan, stage.snapshot())
+    snapshot = train(plan, partial(budget_stage, sensitivities=sensitivities), checkpoint).snapshot()
+    if not snapshot.reached:
+        say(f"search: its epochs ended before it came down to {snapshot.budget:,} ReLUs, which are met by projection")
+    keep_snapshot(plan, snapshot)
     checkpoint.unlink(missing_ok=True)
 
 
-def allocated_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
-    stage = builder(plan.request.config.method.search)(
-        network=plan.request.stage_network("search"),
+def budget_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
+    request = plan.request
+    stage = builder(request.config.method.search)(
+        network=load_into(request.stage_network("search"), plan.results.weights(plan.teacher)),
         teacher=frozen_teacher(plan, "search"),
-        sensitivities=sensitivities,
-        budget=plan.request.budget,
+        budget=request.budget,
+        **({"sensitivities": sensitivities} if request.allocated else {}),
     )
-    if stage.start == "teacher":
-        load_into(stage.network, plan.results.weights(plan.teacher))
+    if stage.start == "scratch":
+        load_into(stage.network, request.stage_network("search").network.state_dict())
     return stage
 
 
@@ -209,8 +212,10 @@ def search_inputs(plan: Plan) -> dict[str, Any]:
     request = plan.request
     network = request.stage_network("search")
     inputs: dict[str, Any] = {"network": network, "teacher": request.teacher_network("search")}
-    if request.allocated:
-        known = plan.sensitivity_source.known or dict.fromkeys(request.shapes, 1.0)
-        return inputs | {"sensitivities": known, "budget": request.budget}
+    if request.one_budget:
+        inputs["budget"] = request.budget
+        if request.allocated:
+            inputs["sensitivities"] = plan.sensitivity_source.known or dict.fromkeys(request.shapes, 1.0)
+        return inputs
     to_sloped(network.network)
     return inputs | {"budgets": [request.budget], "on_snapshot": None}

@@ -157,8 +157,8 @@ def stage_info(plan: Plan, stage: str) -> StageInfo:
         artifact, inputs = plan.snapshot(), (*teacher, *sensitivity_info(plan))
         budget = short_count(request.budget)
         name = f"{without_key(plan.search)}-{budget}"
-        title = f"{config.method.name}-search-{f'{budget}-' if request.allocated else ''}{subject}"
-        tags += [request.method_name, *([f"{request.budget}-relus"] if request.allocated else [])]
+        title = f"{config.method.name}-search-{f'{budget}-' if request.one_budget else ''}{subject}"
+        tags += [request.method_name, *([f"{request.budget}-relus"] if request.one_budget else [])]
     else:
         artifact, inputs = plan.finetune, (*teacher, stage_info(plan, "search"))
         name = title = request.name
