@@ -1,6 +1,8 @@
 """Settings and fixtures shared by all tests. torch is imported late: the process that hands tests out needs none."""
 
+import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,6 +135,40 @@ def typed(
     monkeypatch.chdir(tmp_path)
     with patch.dict(os.environ, COLUMNS="200"):  # what a command sets there ends with it
         yield call
+
+
+@pytest.fixture
+def run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple]]:
+    """run_in_pieces(steps, folder, override, ..., method=...) -> (record, folder) of a quick run that a signal ends
+    within every so-many-th training step, and that is begun again each time."""
+    from quick_runs import quick_run
+
+    from relinearize.methods.stage import Stage
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(75)
+
+    before = signal.signal(signal.SIGUSR2, end)
+
+    def run(every: int, folder: Path, *overrides: str, **settings: str) -> tuple:
+        steps, real = itertools.count(1), Stage.training_step
+
+        def step(stage: Stage, *arguments: object) -> object:
+            if next(steps) % every == 0:
+                os.kill(os.getpid(), signal.SIGUSR2)
+            return real(stage, *arguments)
+
+        monkeypatch.setattr(Stage, "training_step", step)
+        for pieces in itertools.count():
+            try:
+                finished = quick_run(folder, *overrides, **settings)
+            except SystemExit:
+                continue
+            assert pieces >= 3
+            return finished
+
+    yield run
+    signal.signal(signal.SIGUSR2, before)
 
 
 @pytest.fixture

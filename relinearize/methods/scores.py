@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
-from relinearize.methods.processes import sum_over_processes
+from relinearize.methods.processes import process_count, sum_over_processes
 from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.sites import named_sites, site_shapes
 from relinearize.robustness.attack import under_attack
@@ -116,39 +116,94 @@ def relupruner(
     seed: int = 0,
     decay: float = 0.95,
     layer_weights: bool = True,
-    second_order: bool = False,
+    second_order: bool | str = False,
 ) -> Scores:
-    """ReLUPruner's score (AAAI 2026), as its released code has it: w_l E|g z| P(z < 0), g of the mean loss of a batch.
-
-    w_l, between 0.1 and 1.1: the exponential means of ||g|| and of E[g^2] over the batches, and the depth of the site.
-
-    Args:
-        decay: of the exponential means over the batches.
-        layer_weights: False: w_l = 1.
-        second_order: add 1/2 E[(g z)^2] to E|g z|, the paper's second term; the released code's is 1e-4 of the first.
-    """
-    check_number("decay", decay, ">= 0", "< 1")
-    magnitude, negative, norms, squares = ({} for _ in range(4))
-
-    def average(means: dict[str, Tensor], name: str, value: Tensor) -> None:
-        means[name] = value if name not in means else decay * means[name] + (1 - decay) * value
-
+    """ReLUPruner's score (AAAI 2026) of the network as it is; its search computes it while it trains. See below."""
+    means = ReLUPrunerMeans("", site_shapes(inner_network(network)), decay, layer_weights, second_order)
     with under_attack(network):
         for images, labels in batches:
             logits, sites = _observe(network, images, with_graph=True)
             for name, z, g in _gradients(F.cross_entropy(logits, labels), sites):
-                first = (g * z).abs() * len(images)  # of the sum of the losses, so that the two terms can be added
-                average(magnitude, name, (first + first.square() / 2 * second_order).mean(0))
-                average(negative, name, (z < 0).float().mean(0))
-                average(norms, name, g.norm())
-                average(squares, name, g.square().mean())
-    weights = {name: 1.0 for name in magnitude}
-    if layer_weights:
-        depth = {name: place / max(1, len(magnitude) - 1) for place, name in enumerate(magnitude)}
-        raw = {name: float(norms[name] * (squares[name] + 1e-8).sqrt()) * (1 + 0.2 * depth[name]) for name in depth}
+                means.add(name, z, g)
+    means.average_over_processes()
+    return means.scores()
+
+
+class ReLUPrunerMeans:
+    """ReLUPruner's score from the batches seen so far, as its released code has it: w_l E|g z| P(z < 0).
+
+    g belongs to the mean loss of a batch. P(z < 0) is that of the last 10 batches, and its product with the batch's
+    mean of |g z| has an exponential mean over the batches. w_l, between 0.1 and 1.1, is min-max normalised over the
+    sites, plus 0.1, from the exponential means of ||g|| (of an image) and of E[g^2], and from the depth of the site:
+
+        E||g|| sqrt(E[g^2] + 1e-8) (1 + 0.2 l / (L - 1)),   l = 0 ... L - 1 in forward order
+
+    Args:
+        prefix: of the settings' names in messages.
+        names: the sites in forward order.
+        decay: of the exponential means.
+        layer_weights: False: w_l = 1.
+        second_order: True: add 1/2 E[(g z)^2], g of an image's own loss, to E|g z|. "mean_loss": add
+            1/2 E[z^2] E[g^2] with g of the mean loss, about 1e-4 of the first term, as the released code does.
+    """
+
+    SHARES = 10  # batches for P(z < 0)
+
+    def __init__(
+        self, prefix: str, names: Iterable[str], decay: float, layer_weights: bool, second_order: bool | str
+    ) -> None:
+        check_number(f"{prefix}decay", decay, ">= 0", "< 1")
+        check_choice(f"{prefix}layer_weights", layer_weights, (True, False))
+        check_choice(f"{prefix}second_order", second_order, (True, False, "mean_loss"))
+        self.names, self.decay, self.layer_weights, self.second_order = list(names), decay, layer_weights, second_order
+        self.means: dict[str, dict[str, Tensor]] = {}  # site -> damage (C x H x W), norm and square (scalars)
+        self.shares: dict[str, list[Tensor]] = {}  # site -> P(z < 0) of each of the last batches
+
+    @torch.no_grad()
+    def add(self, name: str, z: Tensor, g: Tensor) -> None:
+        """A batch: z and g of site `name`, N x C x H x W each."""
+        z, g = z.float(), g.float()
+        shares = self.shares.setdefault(name, [])
+        shares.append((z < 0).float().mean(0))
+        del shares[: -self.SHARES]
+        first = (g * z).abs() * len(z)  # of the sum of the losses, so that the two terms can be added
+        if self.second_order is True:
+            first += first.square() / 2
+        damage = first.mean(0) * (shares[0] if len(shares) == 1 else torch.stack(shares).mean(0))
+        if self.second_order == "mean_loss":
+            damage += z.square().mean(0) * g.square().mean(0) * len(z) / 2
+        batch = {"damage": damage, "norm": g.flatten(1).norm(dim=1).mean(), "square": g.square().mean()}
+        means = self.means.get(name, batch)
+        self.means[name] = {key: torch.lerp(value, means[key], self.decay) for key, value in batch.items()}
+
+    def scores(self) -> Scores:
+        weights = self.weights()
+        return {name: weights[name] * self.means[name]["damage"] for name in self.names}
+
+    def weights(self) -> dict[str, float]:
+        """Site -> w_l."""
+        raw = {}
+        for place, name in enumerate(self.names):
+            norm, square = self.means[name]["norm"], self.means[name]["square"]
+            raw[name] = float(norm * (square + 1e-8).sqrt()) * (1 + 0.2 * place / max(1, len(self.names) - 1))
         low, high = min(raw.values()), max(raw.values())
-        weights = {name: (value - low) / (high - low) + 0.1 if high > low else 1.0 for name, value in raw.items()}
-    return {name: weights[name] * magnitude[name] * negative[name] for name in magnitude}
+        if not self.layer_weights or high == low:
+            return dict.fromkeys(raw, 1.0)
+        return {name: (value - low) / (high - low) + 0.1 for name, value in raw.items()}
+
+    def average_over_processes(self) -> None:
+        """Replace what each process has seen by the mean, which is the same in all of them."""
+        tensors = [value for means in self.means.values() for value in means.values()]
+        tensors += [share for shares in self.shares.values() for share in shares]
+        sum_over_processes(tensors)
+        for tensor in tensors:
+            tensor /= process_count()
+
+    def to(self, device: torch.device) -> None:
+        self.means = {
+            name: {key: value.to(device) for key, value in means.items()} for name, means in self.means.items()
+        }
+        self.shares = {name: [share.to(device) for share in shares] for name, shares in self.shares.items()}
 
 
 # ---- what scores are made of -----------------------------------------------------------------------------------------

@@ -1,10 +1,7 @@
 """The ladder: its rungs, its masks, its slopes; and runs of method=progressive from end to end."""
 
-import itertools
 import math
-import os
 import shutil
-import signal
 
 import pytest
 import torch
@@ -14,7 +11,6 @@ from relinearize.errors import UserError
 from relinearize.methods import scores
 from relinearize.methods.progressive import Progressive, rung_counts
 from relinearize.methods.schedule import one_cycle
-from relinearize.methods.stage import Stage
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, to_sloped
@@ -274,46 +270,15 @@ def test_settings_of_a_score_and_the_score_are_in_the_key(tmp_path):
     assert composed(tmp_path, "score=snip", method="snl").method.search.get("score") is None
 
 
-@pytest.fixture
-def notice_every(monkeypatch):
-    """A function that makes every n-th step of this process end it, by a signal that comes within the step."""
-
-    def end(number, frame):
-        raise SystemExit(75)
-
-    before = signal.signal(signal.SIGUSR2, end)
-
-    def start(every):
-        steps, real = itertools.count(1), Stage.training_step
-
-        def step(stage, *arguments):
-            if next(steps) % every == 0:
-                os.kill(os.getpid(), signal.SIGUSR2)
-            return real(stage, *arguments)
-
-        monkeypatch.setattr(Stage, "training_step", step)
-
-    yield start
-    signal.signal(signal.SIGUSR2, before)
-
-
 @pytest.mark.slow
-def test_run_in_pieces_ends_as_the_undisturbed(store, tmp_path, notice_every):
+def test_run_in_pieces_ends_as_the_undisturbed(store, tmp_path, run_in_pieces):
     """Ladder, exchanges and averaged weights, stopped within rungs, within exchanges and within the retraining."""
     settings = [*LADDER, "method.search.exchanges=1", "budget.fraction=0.3", "method.finetune.average_decay=0.9"]
     record, whole = quick_run(store, *settings, method="progressive")
     copy_store(whole, tmp_path)
     for made in ("search", "finetune"):
         shutil.rmtree(tmp_path / "store" / made)
-    notice_every(4)
-    pieces = 0
-    while True:
-        try:
-            again, folder = quick_run(tmp_path, *settings, method="progressive")
-            break
-        except SystemExit:
-            pieces += 1
-    assert pieces >= 3
+    again, folder = run_in_pieces(4, tmp_path, *settings, method="progressive")
     assert_same_tensors(folder, whole)
     assert lasting(again)["accuracy"] == lasting(record)["accuracy"]
 

@@ -1,0 +1,62 @@
+"""What searches for one budget share that train under a mask and change it on the way."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.methods.distill import Distill
+from relinearize.methods.stage import Snapshot, count_columns
+from relinearize.relu.budget import kept_first
+from relinearize.relu.mask import Mask
+
+
+class MaskedSearch(Distill):
+    """Trains `network` with the loss of Distill, under a mask that a subclass replaces by `put_on`.
+
+    Args:
+        network: sites are MaskedReLU; its mask is the first one.
+        teacher: frozen all-ReLU network.
+        budget: ReLUs that stay; a subclass meets it exactly when its epochs end.
+        settings: see Distill. The result is the last mask, with the weights trained towards it.
+    """
+
+    name = "search"
+    least_epochs = 1
+    one_budget = True  # is given the budget, and nothing of the sites; see runs/search.py
+
+    def __init__(self, network: nn.Module, teacher: nn.Module, *, budget: int, **settings: Any) -> None:
+        super().__init__(network, teacher, selection="last", **settings)
+        self.budget = budget
+        self.mask = Mask.of(inner_network(network))
+        self.reached = True
+
+    def put_on(self, mask: Mask) -> None:
+        """Train under `mask` from now on."""
+        mask.apply(inner_network(self.network))
+        self.mask = mask
+
+    def position_scores(self) -> Mapping[str, Tensor]:
+        """Of every position; an allocation that culls sites chooses again by them."""
+        return {name: torch.zeros(kept.shape) for name, kept in self.mask.items()}
+
+    def epoch_end(self, row: dict[str, float]) -> None:
+        row |= count_columns(self.mask.counts)
+
+    def snapshot(self) -> Snapshot:
+        scores = {name: score.cpu() for name, score in self.position_scores().items()}
+        return Snapshot(
+            self.budget, self.mask, self.weights(), self.reached, self.seconds, list(self.history),
+            kept_first(scores, self.mask),
+        )  # fmt: skip
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["search"] = {"mask": dict(self.mask), "reached": self.reached}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.put_on(Mask(checkpoint["search"]["mask"]))
+        self.reached = checkpoint["search"]["reached"]
