@@ -1,4 +1,4 @@
-"""The two activations: a ReLU kept at some positions only, and SNL's ReLU with a slope per position.
+"""The activations: a ReLU kept at some positions only, and SNL's ReLU with a slope per position.
 
 Shapes: `x` is N x *shape, masks and slopes are `shape` (no batch dimension), shared by all images.
 """
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.relu.kernels import MaskedReLUFunction, SlopedReLUFunction
+from relinearize.relu.replacement import check_coefficients, polynomial
 
 
 class MaskedReLU(nn.Module):
@@ -30,6 +31,24 @@ class MaskedReLU(nn.Module):
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.mask.shape)}, index={self.index}"
+
+
+class ReplacedReLU(MaskedReLU):
+    """y = where(mask, relu(x), polynomial of x): something else than the identity where the ReLU is removed.
+
+    `coefficients` (float32, see relu/replacement.py) are constants, not trained, and part of the state dict: a file of
+    weights says what its network has at removed positions. ValueError where their shape does not fit `shape`.
+    """
+
+    coefficients: Tensor
+
+    def __init__(self, coefficients: Tensor, shape: Sequence[int], index: int = 0) -> None:
+        super().__init__(shape, index)
+        check_coefficients(coefficients.shape, shape)
+        self.register_buffer("coefficients", coefficients.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self.mask, x.relu(), polynomial(x, self.coefficients.to(x.dtype)))
 
 
 class SlopedReLU(nn.Module):

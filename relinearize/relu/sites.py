@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
-from relinearize.relu.activation import MaskedReLU, SlopedReLU
+from relinearize.relu.activation import MaskedReLU, ReplacedReLU, SlopedReLU
 from relinearize.relu.probe import Probe, describe, does_the_same, listed, probe
+from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.tracing import traced_with_sites
 
 Site = MaskedReLU | SlopedReLU
@@ -72,12 +73,35 @@ def to_sloped(network: nn.Module) -> None:
 
 
 def to_masked(network: nn.Module, mask: Mapping[str, Tensor]) -> None:
-    """Turn every site into a MaskedReLU that carries its part of `mask` (a `Mask`), in place, on the same device."""
+    """Turn every site into a MaskedReLU that carries its part of `mask` (a `Mask`), in place, on the same device.
+
+    What stands at removed positions stays.
+    """
     mask.check_fits(site_shapes(network))
     for name, site in named_sites(network).items():
+        if isinstance(site, ReplacedReLU):
+            site.mask.copy_(mask[name])
+            continue
         masked = MaskedReLU(_values(site).shape, site.index).to(_values(site).device)
         masked.mask.copy_(mask[name])
         _replace(network, name, masked.train(site.training))
+
+
+def to_replaced(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Turn the masked sites whose `SITE.coefficients` are among `weights` into ReplacedReLUs with these, in place.
+
+    Raises UserError where these are not coefficients of the site (relu/replacement.py).
+    """
+    for name, site in named_sites(network).items():
+        coefficients = weights.get(f"{name}.{COEFFICIENTS}")
+        if coefficients is None:
+            continue
+        try:
+            replaced = ReplacedReLU(coefficients, site.mask.shape, site.index).to(site.mask.device)
+        except ValueError as error:
+            raise UserError(f"site {name} cannot be replaced: {error}") from error
+        replaced.mask.copy_(site.mask)
+        _replace(network, name, replaced.train(site.training))
 
 
 def _values(site: Site) -> Tensor:

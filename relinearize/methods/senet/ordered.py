@@ -16,7 +16,7 @@ from torch.func import functional_call
 from relinearize.backbones.adapter import PixelInput, inner_network
 from relinearize.backbones.batch_norm import NORMS
 from relinearize.errors import UserError
-from relinearize.relu.activation import MaskedReLU
+from relinearize.relu.activation import MaskedReLU, ReplacedReLU
 from relinearize.relu.tracing import SitesAsLeaves
 
 WEIGHTED = {nn.Conv2d: ("in_channels", "out_channels"), nn.Linear: ("in_features", "out_features")}
@@ -89,7 +89,7 @@ def _cuts(network: nn.Module) -> dict[str, tuple[bool, bool]]:
 
 def _has_channels(module: nn.Module, name: str) -> bool:
     """Whether `module` is one of the layers that can be cut; UserError for others that hold tensors."""
-    if type(module) in (*WEIGHTED, *NORMS, MaskedReLU):
+    if type(module) in (*WEIGHTED, *NORMS, MaskedReLU, ReplacedReLU):
         if getattr(module, "groups", 1) != 1:
             raise UserError(f"layer {name} cannot be narrowed: it has {module.groups} groups")
         return True
@@ -137,6 +137,8 @@ def _cut_channels(layer: nn.Module, fraction: float, name: str) -> None:
     if isinstance(layer, MaskedReLU):
         channels = _part(len(layer.mask), fraction, name)
         layer.mask = layer.mask[:channels].clone()
+        if isinstance(layer, ReplacedReLU):
+            layer.coefficients = layer.coefficients[:, :channels].clone()
         return
     layer.num_features = _part(layer.num_features, fraction, name)
     shape = (layer.num_features,)

@@ -1,0 +1,133 @@
+"""Replacements: what stands at the positions whose ReLU a search has removed, fitted once, before the fine-tuning.
+
+The identity, which all three papers have, needs no fit. Affine and quadratic are the Gaussian least-squares fits of
+DaPa (AutoReP, ICCV 2023), channel by channel. With z ~ N(mu, sigma^2), t = mu / sigma, phi and Phi the density and the
+distribution function of N(0, 1):
+
+    affine      Phi(t) z + sigma phi(t)
+    quadratic   phi(t) / (2 sigma) z^2 + (Phi(t) - t phi(t)) z + sigma phi(t) (1 + t^2) / 2
+
+A replacement has
+
+    images                                         training images that it wants
+    coefficients(network, batches, seed)           {SITE.coefficients: float32 tensor}, see relu/replacement.py
+
+network: pixels to logits, masked, the identity at removed positions; it is left as it is. batches: (pixels
+N x C x H x W in [0, 1], labels int64 N) of at least `images` images, or of all that there are.
+"""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.errors import check_number
+from relinearize.methods.scores import Batches, gradient_means, model_labels
+from relinearize.relu.activation import ReplacedReLU
+from relinearize.relu.replacement import COEFFICIENTS
+from relinearize.relu.sites import named_sites, to_replaced
+from relinearize.robustness.attack import under_attack
+
+# The least deviation of a channel, as a share of the largest at its site: a constant one has no curvature.
+LEAST_DEVIATION = 0.01
+
+
+class GaussianFit:
+    """Per channel, of the mean and the deviation of the pre-activations at the removed positions.
+
+    The sites are fitted one after the other in a single forward pass: each to what it is given by sites that are
+    replaced already, as in the network that is left. All images are one batch.
+
+    Args:
+        images: training images for the two statistics.
+    """
+
+    def __init__(self, images: int = 1024) -> None:
+        check_number("replacement.images", images, ">= 2", integer=True)
+        self.images = images
+
+    @staticmethod
+    def fitted(mean: Tensor, deviation: Tensor) -> Tensor:
+        """The coefficients, K x C, for pre-activations of N(mean, deviation^2); both of C channels."""
+        raise NotImplementedError
+
+    def coefficients(self, network: nn.Module, batches: Batches, seed: int) -> dict[str, Tensor]:
+        network = copy.deepcopy(network)
+        inner = inner_network(network)
+        sites = named_sites(inner)
+        # Any number of coefficients: they are exchanged before the site computes.
+        to_replaced(inner, {f"{name}.{COEFFICIENTS}": torch.ones(1, *site.mask.shape) for name, site in sites.items()})
+
+        def fit(site: ReplacedReLU, inputs: tuple[Tensor, ...]) -> None:
+            values = self.fitted(*moments(inputs[0], ~site.mask))
+            site.coefficients = values.reshape(*values.shape, *[1] * (site.mask.dim() - 1))
+
+        for site in named_sites(inner).values():
+            site.register_forward_pre_hook(fit)
+        with torch.no_grad(), under_attack(network):
+            network(torch.cat([images for images, _ in batches])[: self.images])
+        return {f"{name}.{COEFFICIENTS}": site.coefficients for name, site in named_sites(inner).items()}
+
+
+class Affine(GaussianFit):
+    """`replacement=affine`: a slope and an intercept per channel."""
+
+    @staticmethod
+    def fitted(mean: Tensor, deviation: Tensor) -> Tensor:
+        t = mean / deviation
+        return torch.stack([torch.special.ndtr(t), deviation * density(t)])
+
+
+class Quadratic(GaussianFit):
+    """`replacement=quadratic`: a polynomial of degree 2 per channel."""
+
+    @staticmethod
+    def fitted(mean: Tensor, deviation: Tensor) -> Tensor:
+        t = mean / deviation
+        slope = torch.special.ndtr(t) - t * density(t)
+        return torch.stack([slope, deviation * density(t) * (1 + t**2) / 2, density(t) / (2 * deviation)])
+
+
+class Zero:
+    """`replacement=zero`: each removed position is 0 or the identity, whichever does less damage.
+
+    With v the change of a position's output, g d for the identity and -g relu(z) for 0, the damage is E[v^2] / 2, as in
+    the score `fisher`. Of equals the identity stays.
+
+    Args:
+        images: training images for the damages.
+    """
+
+    def __init__(self, images: int = 4096) -> None:
+        check_number("replacement.images", images, ">= 1", integer=True)
+        self.images = images
+
+    def coefficients(self, network: nn.Module, batches: Batches, seed: int) -> dict[str, Tensor]:
+        def saved(z: Tensor, g: Tensor) -> Tensor:
+            return ((g * z.clamp(max=0)).square() - (g * z.relu()).square()) / 2
+
+        sites = named_sites(inner_network(network))
+        by_zero = gradient_means(network, batches, saved, model_labels(seed))
+        stays = {name: sites[name].mask | (difference <= 0) for name, difference in by_zero.items()}
+        return {f"{name}.{COEFFICIENTS}": linear.float()[None] for name, linear in stays.items()}
+
+
+def moments(z: Tensor, removed: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel of `z` (N x C x ...) over images and the `removed` positions (C x ..., bool).
+
+    A channel without any has mean 0; deviations are at least LEAST_DEVIATION of the site's largest, 1 where all are 0.
+    """
+    dims = [0, *range(2, z.dim())]
+    count = (removed.reshape(len(removed), -1).sum(1) * len(z)).clamp(min=1)
+    mean = (z * removed).sum(dims) / count
+    away = (z - mean.view(-1, *[1] * (z.dim() - 2))) * removed
+    deviation = (away.square().sum(dims) / count).sqrt()
+    least = LEAST_DEVIATION * deviation.max()
+    return mean, deviation.clamp(min=least) if least else torch.ones_like(deviation)
+
+
+def density(t: Tensor) -> Tensor:
+    """Of N(0, 1)."""
+    return (-t.square() / 2).exp() / math.sqrt(2 * math.pi)
