@@ -19,7 +19,7 @@ from relinearize.private_inference.bundle.exporting import as_bundle, export
 from relinearize.private_inference.bundle.onnx_model import check_free, check_installed, onnx_path, write_onnx
 from relinearize.private_inference.cost.workload import Workload, bundle_workload
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import to_masked
+from relinearize.relu.sites import to_masked, to_replaced
 from relinearize.runs.build import all_relu_network, open_source
 from relinearize.runs.finished import FinishedRun
 from relinearize.runs.submodels import ROUTE
@@ -93,6 +93,7 @@ def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str 
         config.dataset.root = root
     network = all_relu_network(config, student=True)
     weights = route_state(read_weights(path), route or "clean")
+    to_replaced(network.network, weights)
     network.network.load_state_dict(match_weights(network.network, weights, path))
     source = build(config.dataset.source)
     size = (source.channels, source.image_size, source.image_size)
@@ -137,6 +138,8 @@ def summary(bundle: Bundle, subject: Subject) -> list[str]:
         f"{subject.about.name}{route}{others}: {bundle.relus:,} of {total:,} ReLUs kept, at {live} of "
         f"{len(bundle.masks)} sites; {len(bundle.nodes)} nodes, logits within {worst_difference(bundle):.0e} of torch's"
     ]
+    if bundle.coefficients:
+        lines.append(f"at the other {total - bundle.relus:,} positions: {bundle.replacement}")
     reference = bundle.reference
     if reference.labels is not None:
         right = 100 * np.mean(reference.logits.argmax(1) == reference.labels)

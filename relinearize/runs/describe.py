@@ -18,6 +18,7 @@ from relinearize.private_inference.cost.backbones import backbone_work
 from relinearize.private_inference.cost.presets import PhaseCost, predict, recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, linear_work, mask_workload
 from relinearize.records.run import OWN_BUILDER, SCHEMA_VERSION, Record
+from relinearize.relu.replacement import IDENTITY
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.plan import Plan
 from relinearize.runs.request import Request
@@ -64,7 +65,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
                 "convention": config.backbone.get("convention", "all"),
             },
             "seed": request.seed,
-            "replacement": "identity",
+            "replacement": request.replacement_name,
             "budget": {
                 "asked": request.budget,
                 "met": mask.count,
@@ -87,7 +88,12 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
             "versions": versions(),
             "git_commit": git_commit(),
             "hardware": hardware(request),
-            "cost": cost_values(config, request.source, [(int(kept.sum()), kept.numel()) for kept in mask.values()]),
+            "cost": cost_values(
+                config,
+                request.source,
+                [(int(kept.sum()), kept.numel()) for kept in mask.values()],
+                request.replacement_name,
+            ),
             "route": "clean" if len(request.stage_routes("finetune")) > 1 else None,
         }
     )
@@ -121,12 +127,14 @@ def hardware(request: Request) -> dict[str, Any]:
 # ---- private inference: the counts of the network, and what each preset predicts from them -------------------------
 
 
-def cost_values(config: DictConfig, source: Source, sites: Iterable[tuple[int, int]]) -> dict[str, Any]:
+def cost_values(
+    config: DictConfig, source: Source, sites: Iterable[tuple[int, int]], replacement: str = IDENTITY
+) -> dict[str, Any]:
     """The values of a CostRecord for `config.backbone` on images like those of `source`.
 
-    sites: (kept, total) of each.
+    sites: (kept, total) of each. replacement: what stands at removed positions.
     """
-    workload = replace(mask_workload(sites), linear=network_work(config, source))
+    workload = replace(mask_workload(sites, replacement), linear=network_work(config, source))
     predictions = [predict(preset, workload) for preset in recorded_presets()]
     return {
         **asdict(workload),
@@ -155,7 +163,7 @@ def network_work(config: DictConfig, source: Source) -> LinearWork | None:
     input_size = (source.channels, source.image_size, source.image_size)
     try:
         network = inner_network(all_relu_network(config, source, student=True).eval())
-        nodes, weights, _ = traced_graph(network, input_size)
+        nodes, weights, *_ = traced_graph(network, input_size)
         return linear_work(input_size, nodes, weights)
     except Exception as error:  # a user's network, after its training: whatever is wrong must not cost the run
         logger.warning("the record has no cost of the linear layers: %s", str(error) or type(error).__name__)

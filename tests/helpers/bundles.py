@@ -6,7 +6,7 @@ from torch import nn
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import linearize, to_masked
+from relinearize.relu.sites import linearize, to_masked, to_replaced
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 BACKBONES = [("resnet8", 8), ("resnet18", 8), ("resnet34", 8), ("wrn22_8", 1), ("vgg16_bn", 8)]  # and a width
@@ -43,3 +43,11 @@ def some_kept(network: PixelInput, share: float = 0.4) -> PixelInput:
 
 def small_bundle(**settings):
     return as_bundle(some_kept(linearized(**settings)), (3, 16, 16))
+
+
+def replaced(kind: type, **settings) -> PixelInput:
+    """`some_kept` with a replacement of methods/replacement.py, fitted to random images."""
+    network = some_kept(linearized(**settings))
+    images = torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    to_replaced(network.network, kind().coefficients(network, [(images, torch.zeros(40, dtype=torch.long))], 0))
+    return network

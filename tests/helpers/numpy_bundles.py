@@ -1,9 +1,12 @@
 """Bundles with random weights made without torch, which the engine's environment lacks."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from relinearize.private_inference.bundle.bundle import INPUT, About, Bundle, Node, Reference, run_bundle, write_bundle
-from relinearize.private_inference.bundle.operations import result_shape
+from relinearize.private_inference.bundle.operations import SITES, result_shape
+from relinearize.relu.replacement import REPLACEMENTS
 
 SIZE = (3, 8, 8)
 
@@ -20,7 +23,7 @@ class Builder:
         inputs = inputs or (self.last,)
         self.weights |= {f"{name}.{role}": value.astype(np.float32) for role, value in dict(tensors).items()}
         sources = [self.shapes[one] for one in inputs]
-        shape = sources[0] if op == "masked_relu" else result_shape(op, sources, attributes | dict(tensors))
+        shape = sources[0] if op in SITES else result_shape(op, sources, attributes | dict(tensors))
         self.nodes.append(Node(name, op, tuple(inputs), shape, attributes))
         self.shapes[name], self.last = shape, name
         return name
@@ -41,16 +44,31 @@ class Builder:
         weight = self.random.normal(0, features**-0.5, (out, features))
         return self.add(name, "linear", tensors={"weight": weight, "bias": self.random.normal(0, 0.1, out)})
 
-    def bundle(self, kept, images=3, labels=True):
-        """`kept`: site -> share of its positions."""
-        sites = {node.name: node.shape for node in self.nodes if node.op == "masked_relu"}
+    def bundle(self, kept, images=3, labels=True, replacement="identity"):
+        """`kept`: site -> share of its positions. replacement: what stands at the others."""
+        sites = {node.name: node.shape for node in self.nodes if node.op in SITES}
         masks = {name: self.random.random(shape) < kept[name] for name, shape in sites.items()}
+        coefficients = {}
+        if replacement != "identity":
+            self.nodes = [replace(node, op="replaced_relu") if node.op in SITES else node for node in self.nodes]
+            coefficients = {name: self.coefficients(replacement, shape) for name, shape in sites.items()}
         pixels = self.random.random((images, *self.size), dtype=np.float32)
         empty = Reference(pixels, np.zeros((images, *self.nodes[-1].shape), np.float32))
-        bundle = Bundle(self.size, tuple(self.nodes), masks, self.weights, empty, About(name="random", backbone="tiny"))
+        about = About(name="random", backbone="tiny")
+        bundle = Bundle(self.size, tuple(self.nodes), masks, self.weights, empty, about, coefficients)
         logits = run_bundle(bundle, pixels)
         reference = Reference(pixels, logits, logits.argmax(1) if labels else None)
-        return Bundle(self.size, bundle.nodes, masks, self.weights, reference, bundle.about)
+        return replace(bundle, reference=reference)
+
+    def coefficients(self, replacement, shape):
+        """Of a quadratic no more curvature than keeps a few sites in a row from growing."""
+        if replacement == "zero":
+            return (self.random.random((1, *shape)) < 0.5).astype(np.float32)
+        number = REPLACEMENTS.index(replacement)
+        sides = (number, shape[0], *[1] * (len(shape) - 1))
+        return (self.random.random(sides) * np.array([0.7, 0.3, 0.1])[:number].reshape(-1, *[1] * len(shape))).astype(
+            np.float32
+        )
 
 
 def residual_network(kept, **settings):

@@ -1,7 +1,8 @@
 """A bundle: one network with one mask, in a folder that holds no code and that needs no torch to be read.
 
     graph.json               the nodes in topological order, shapes, sites, where the network comes from; public
-    masks.safetensors        one uint8 tensor C x H x W per site, 1 = the ReLU is kept; public
+    masks.safetensors        one uint8 tensor C x H x W per site, 1 = the ReLU is kept; for a replaced_relu also
+                             `SITE.coefficients` (float32, relu/replacement.py) of what stands at 0; public
     weights.safetensors      float32, `NODE.weight`, `NODE.bias`, ...; the server's secret
     reference.safetensors    images (float32, N x C x H x W, pixels of 0 to 1), the plaintext logits, labels if known
 
@@ -24,7 +25,8 @@ from safetensors.numpy import load, save
 
 from relinearize.errors import UserError
 from relinearize.files import sync_folder
-from relinearize.private_inference.bundle.operations import OPERATIONS, Shape, result_shape
+from relinearize.private_inference.bundle.operations import OPERATIONS, SITES, Shape, result_shape
+from relinearize.relu.replacement import COEFFICIENTS, REPLACEMENTS
 
 T = TypeVar("T")
 
@@ -80,6 +82,12 @@ class Bundle:
     weights: dict[str, np.ndarray] | None
     reference: Reference
     about: About = About()
+    coefficients: dict[str, np.ndarray] = field(default_factory=dict)  # of sites with replaced_relu
+
+    @property
+    def replacement(self) -> str:
+        """What stands at removed positions, at every site."""
+        return REPLACEMENTS[max((len(values) for values in self.coefficients.values()), default=0)]
 
     @property
     def output(self) -> str:
@@ -110,7 +118,12 @@ class Bundle:
     def arguments(self, node: Node, dtype: Any = np.float32) -> dict[str, Any]:
         """What the operation of `node` takes beside its inputs: attributes, tensors in `dtype`, a site's mask."""
         tensors = {role: tensor.astype(dtype, copy=False) for role, tensor in self.tensors(node).items()}
-        return node.attributes | tensors | ({"mask": self.masks[node.name]} if node.op == "masked_relu" else {})
+        public = {"mask": self.masks, COEFFICIENTS: self.coefficients}
+        return (
+            node.attributes
+            | tensors
+            | {key: values[node.name] for key, values in public.items() if node.name in values}
+        )
 
     def evaluate(self, image: T, compute: Callable[[Node, list[T]], T]) -> T:
         """The logits: `compute` gives the result of a node, in any arithmetic, from the results that it reads."""
@@ -138,9 +151,12 @@ class Bundle:
                 raise ValueError(f"node {node.name} ({node.op}) gives {shape}, not {node.shape}")
             shapes[node.name] = shape
             read |= {f"{node.name}.{role}" for role in OPERATIONS[node.op].tensors}
-        sites = [node.name for node in self.nodes if node.op == "masked_relu"]
+        sites = [node.name for node in self.nodes if node.op in SITES]
         if sorted(sites) != sorted(self.masks):
             raise ValueError(f"sites {sites} of the graph, but masks of {list(self.masks)}")
+        replaced = {node.name for node in self.nodes if node.op == "replaced_relu"}
+        if replaced != set(self.coefficients) or len({len(values) for values in self.coefficients.values()}) > 1:
+            raise ValueError(f"replaced sites {sorted(replaced)}, but coefficients of {sorted(self.coefficients)}")
         if self.weights is not None and read != set(self.weights):
             raise ValueError(f"weights that are not those of the graph: {sorted(read ^ set(self.weights))[:4]}")
         images, logits = self.reference.images, self.reference.logits
@@ -198,7 +214,10 @@ def write_bundle(bundle: Bundle, folder: Path | str) -> None:
     if bundle.reference.labels is not None:
         reference["labels"] = bundle.reference.labels
     files = {
-        MASKS: save({name: mask.astype(np.uint8) for name, mask in bundle.masks.items()}),
+        MASKS: save(
+            {name: mask.astype(np.uint8) for name, mask in bundle.masks.items()}
+            | {f"{name}.{COEFFICIENTS}": values for name, values in bundle.coefficients.items()}
+        ),
         WEIGHTS: save({name: np.ascontiguousarray(value) for name, value in bundle.weights.items()}),
         REFERENCE: save({name: np.ascontiguousarray(value) for name, value in reference.items()}),
     }
@@ -251,7 +270,10 @@ def read_bundle(folder: Path | str, weights: bool = True) -> Bundle:
             Node(entry["name"], entry["op"], tuple(entry["inputs"]), tuple(entry["shape"]), dict(entry["attributes"]))
             for entry in graph["nodes"]
         )
-        masks = {name: mask != 0 for name, mask in _tensors(folder, MASKS, graph).items()}
+        public = _tensors(folder, MASKS, graph)
+        replaced = [node.name for node in nodes if node.op == "replaced_relu"]
+        coefficients = {name: public.pop(f"{name}.{COEFFICIENTS}") for name in replaced}
+        masks = {name: mask != 0 for name, mask in public.items()}
         reference = _tensors(folder, REFERENCE, graph)
         bundle = Bundle(
             input_shape=tuple(graph["input"]["shape"]),
@@ -260,6 +282,7 @@ def read_bundle(folder: Path | str, weights: bool = True) -> Bundle:
             weights=_tensors(folder, WEIGHTS, graph) if weights else None,
             reference=Reference(reference["images"], reference["logits"], reference.get("labels")),
             about=About(**{entry.name: graph["about"].get(entry.name, entry.default) for entry in fields(About)}),
+            coefficients=coefficients,
         )
         bundle.check()
         if [(site["name"], site["kept"]) for site in graph["sites"]] != list(bundle.kept.items()):

@@ -57,7 +57,7 @@ def as_bundle(
     UserError where the network cannot be a bundle, or the bundle's logits are not the network's.
     """
     network = _prepared(network, tuple(input_size), mask, route)
-    nodes, weights, masks = traced_graph(inner_network(network), tuple(input_size))
+    nodes, weights, masks, coefficients = traced_graph(inner_network(network), tuple(input_size))
     if isinstance(network, PixelInput):
         nodes = _normalising(network, nodes, tuple(input_size))
     if images is None:
@@ -73,6 +73,7 @@ def as_bundle(
             images.float().numpy(), logits.numpy(), None if labels is None else labels.to(torch.int64).numpy()
         ),
         about=about or About(),
+        coefficients=coefficients,
     )
     bundle.check()
     difference = worst_difference(bundle)

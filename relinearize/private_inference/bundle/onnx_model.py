@@ -38,7 +38,8 @@ def check_free(bundle: Path, onnx: bool) -> None:
 def to_onnx(bundle: Bundle) -> Any:
     """The model (onnx.ModelProto): input N x C x H x W pixels of 0 to 1, output `logits`, any N.
 
-    A masked ReLU is Where(mask, Relu(x), x), Relu where all are kept, Identity where none is.
+    A masked ReLU is Where(mask, Relu(x), x), Relu where all are kept, Identity where none is; a replaced one has a
+    polynomial in the place of x.
     """
     from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -69,6 +70,17 @@ def to_onnx(bundle: Bundle) -> Any:
                 emit("Gemm", [*inputs, *tensors.values()], name, transB=1)
             case "affine":
                 emit("Add", [emit("Mul", [*inputs, tensors["scale"]], f"{name}.scaled"), tensors["shift"]], name)
+            case "replaced_relu":
+                named = [
+                    constant(f"{name}.{place}", value[None]) for place, value in enumerate(bundle.coefficients[name])
+                ]
+                factor = named[0]
+                if len(named) == 3:
+                    factor = emit("Add", [emit("Mul", [*inputs, named[2]], f"{name}.curved"), factor], f"{name}.factor")
+                linear = emit("Mul", [*inputs, factor], f"{name}.linear")
+                removed = emit("Add", [linear, named[1]], f"{name}.removed") if len(named) > 1 else linear
+                active = emit("Relu", inputs, f"{name}.all")
+                emit("Where", [constant(f"{name}.mask", bundle.masks[name][None]), active, removed], name)
             case "masked_relu":
                 mask = bundle.masks[name]
                 if mask.all() or not mask.any():

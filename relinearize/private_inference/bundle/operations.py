@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from relinearize.relu.replacement import check_coefficients, polynomial
+
 Shape = tuple[int, ...]
+SITES = ("masked_relu", "replaced_relu")  # the operations with a mask
 
 
 @dataclass(frozen=True)
 class Operation:
     """One kind of node.
 
-    compute: from the inputs, and by name the tensors and attributes (masked_relu: the mask), to the result.
+    compute: from the inputs, and by name the tensors and attributes (of a site: mask, coefficients), to the result.
     inputs: how many, None for two or more. tensors: what it reads from the weights, node x's `weight` under `x.weight`.
     attributes: lists of floats, one per channel (mean, std), pairs of integers (of windows), an integer (groups).
     """
@@ -91,6 +94,13 @@ def _masked_relu(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask, np.maximum(x, 0), x)
 
 
+def _replaced_relu(x: np.ndarray, mask: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    check_coefficients(coefficients.shape, mask.shape)
+    if len(coefficients) == 1 and not np.isin(coefficients, (0, 1)).all():
+        raise ValueError("slopes of single positions that are neither 0 nor 1")
+    return np.where(mask, _masked_relu(x, mask), polynomial(x, coefficients.astype(x.dtype)))
+
+
 def _pool(x: np.ndarray, kernel: Any, stride: Any, padding: Any, value: float = 0) -> np.ndarray:
     if any(2 * side > length for side, length in zip(padding, kernel, strict=True)):
         raise ValueError(f"padding {padding} is more than half of the kernel {kernel}")
@@ -121,6 +131,10 @@ OPERATIONS: dict[str, Operation] = {
     "concat": Operation("along the channels", lambda *inputs: np.concatenate(inputs, 1), inputs=None),
     "masked_relu": Operation(
         "max(x, 0) where the mask of this name is true, x elsewhere; the name is the site's", _masked_relu
+    ),
+    "replaced_relu": Operation(
+        "max(x, 0) where the mask of this name is true, a polynomial elsewhere; its coefficients stand beside the mask",
+        _replaced_relu,
     ),
     "avg_pool": Operation(
         "mean over the window; padded zeros count, as in torch",

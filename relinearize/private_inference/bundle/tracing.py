@@ -16,7 +16,7 @@ from relinearize.backbones.batch_norm import NORMS, folded
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import INPUT, Node
 from relinearize.private_inference.bundle.operations import OPERATIONS, Shape, result_shape
-from relinearize.relu.activation import MaskedReLU
+from relinearize.relu.activation import MaskedReLU, ReplacedReLU
 from relinearize.relu.tracing import SitesAsLeaves
 
 BATCH = 2  # of the images that the shapes are found with
@@ -26,9 +26,9 @@ CARRIERS = ("conv2d", "linear", "affine")  # what a batch norm can be folded int
 
 def traced_graph(
     network: nn.Module, input_shape: Shape
-) -> tuple[list[Node], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """(nodes in topological order; their tensors, float32, `NODE.role`; the mask of each site, bool) of `network`
-    (linearized, eval mode, on the CPU) for images of C x H x W.
+) -> tuple[list[Node], dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(nodes in topological order; their tensors, float32, `NODE.role`; the mask of each site, bool; the coefficients
+    of replaced ones) of `network` (linearized, eval mode, on the CPU) for images of C x H x W.
 
     A batch norm is folded into the convolution, linear layer or batch norm before it, if that feeds nothing else;
     behind an addition or a concatenation it stays as `affine`. A pooling over one pixel that only skips pixels becomes
@@ -51,7 +51,7 @@ def traced_graph(
         for name, tensors in found.tensors.items()
         for role, tensor in tensors.items()
     }
-    return _with_strides(list(found.nodes.values()), weights), weights, found.masks
+    return _with_strides(list(found.nodes.values()), weights), weights, found.masks, found.coefficients
 
 
 class _Translation:
@@ -64,6 +64,7 @@ class _Translation:
         self.nodes: dict[str, Node] = {}
         self.tensors: dict[str, dict[str, Tensor]] = {}  # of each node, by role; float64 until all is folded
         self.masks: dict[str, np.ndarray] = {}
+        self.coefficients: dict[str, np.ndarray] = {}
 
     def translate_all(self) -> None:
         for call in self.calls:
@@ -231,7 +232,12 @@ def _norm(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) 
 
 def _site(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
     mask = module.mask.numpy().copy()
-    node = graph.add(call, "masked_relu", [x], mask=mask)
+    if not isinstance(module, ReplacedReLU):
+        node = graph.add(call, "masked_relu", [x], mask=mask)
+    else:
+        coefficients = module.coefficients.float().numpy().copy()
+        node = graph.add(call, "replaced_relu", [x], mask=mask, coefficients=coefficients)
+        graph.coefficients[node.name] = coefficients
     graph.masks[node.name] = mask
     return node
 

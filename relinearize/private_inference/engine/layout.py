@@ -12,9 +12,10 @@ import numpy as np
 
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle
+from relinearize.private_inference.bundle.operations import SITES
 
 OPERATIONS = (
-    "normalize", "conv2d", "linear", "affine", "add", "concat", "masked_relu", "avg_pool", "global_avg_pool", "flatten",
+    "normalize", "conv2d", "linear", "affine", "add", "concat", *SITES, "avg_pool", "global_avg_pool", "flatten",
 )  # fmt: skip
 
 
@@ -63,20 +64,41 @@ def normalized(bundle: Bundle, image: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Gathers:
-    """A mask as two public gathers around one batch of comparisons.
+    """A site as public gathers around one batch of comparisons and one of polynomials.
 
-    With `kept` the ids of the positions whose ReLU is kept, in a flattened H x W x C map x of n positions,
-    masked ReLU = concat(x, relu(x[kept]))[selected]: `selected[i]` is i, or where the i-th position's ReLU stands.
+    kept, replaced, zeros: the ids of the positions, in a flattened map x of n, where a ReLU, a polynomial (with
+    `coefficients`, K x replaced) and 0 stand; at the others the identity. With `selected[i]` = i, or where the i-th
+    position's value stands,
+
+        site = concat(x, relu(x[kept]), polynomial(x[replaced], coefficients), 0)[selected].
     """
 
     kept: np.ndarray
+    replaced: np.ndarray
+    zeros: np.ndarray
+    coefficients: np.ndarray
     selected: np.ndarray
 
     @classmethod
-    def of(cls, mask: np.ndarray) -> "Gathers":
-        """`mask`: bool, C x H x W."""
-        flat = np.moveaxis(mask, 0, -1).ravel()
-        kept = np.flatnonzero(flat)
+    def of(cls, mask: np.ndarray, coefficients: np.ndarray | None = None, channels_last: bool = True) -> "Gathers":
+        """mask: bool, C x H x W; coefficients: those of a replaced_relu; channels_last: of maps H x W x C."""
+        given = np.ones((1, *mask.shape), np.float32) if coefficients is None else coefficients
+        given = np.broadcast_to(given, (len(given), *mask.shape))
+        if channels_last:
+            mask, given = np.moveaxis(mask, 0, -1), np.moveaxis(given, 1, -1)
+        flat, given = mask.ravel(), given.reshape(len(given), -1)
+        kept, removed = np.flatnonzero(flat), np.flatnonzero(~flat)
+        single = len(given) == 1  # slopes of 0 and 1: nothing is computed
+        zeros, replaced = removed[given[0, removed] == 0] if single else removed[:0], removed[: 0 if single else None]
         selected = np.arange(flat.size)
         selected[kept] = flat.size + np.arange(kept.size)
-        return cls(kept.astype(np.int32), selected.astype(np.int32))
+        selected[replaced] = flat.size + kept.size + np.arange(replaced.size)
+        selected[zeros] = flat.size + kept.size
+        ids = (one.astype(np.int32) for one in (kept, replaced, zeros))
+        return cls(*ids, given[:, replaced], selected.astype(np.int32))
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, channels_last: bool = True) -> dict[str, "Gathers"]:
+        """Site -> its gathers."""
+        sites = bundle.masks.items()
+        return {name: cls.of(mask, bundle.coefficients.get(name), channels_last) for name, mask in sites}

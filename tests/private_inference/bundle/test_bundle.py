@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bundles import BACKBONES, linearized, small_bundle, some_kept
+from bundles import BACKBONES, linearized, replaced, small_bundle, some_kept
 from safetensors.numpy import load_file, save_file
 
 from relinearize.errors import UserError
+from relinearize.methods.replacement import Affine, Quadratic, Zero
 from relinearize.private_inference.bundle.bundle import (
     GRAPH,
     MASKS,
@@ -24,6 +25,7 @@ from relinearize.private_inference.bundle.bundle import (
 )
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.relu.mask import Mask
+from relinearize.relu.sites import named_sites
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,33 @@ def test_the_bundle_read_back_says_what_torch_says(name, width, tmp_path):
     assert read.about == about and read.classes == 5 and read.input_shape == (3, 16, 16)
     assert read.kept == Mask.of(network.network).counts and list(read.kept) == list(Mask.of(network.network))
     assert read.relus == Mask.of(network.network).count > 0
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Zero, "zero"), (Affine, "affine"), (Quadratic, "quadratic")])
+def test_replacements_are_public_and_come_back(kind, name, tmp_path):
+    network = replaced(kind)
+    write_bundle(as_bundle(network, (3, 16, 16)), tmp_path / "b")
+    (tmp_path / "b" / WEIGHTS).unlink()
+    client = read_bundle(tmp_path / "b", weights=False)
+    assert client.replacement == name and client.kept == Mask.of(network.network).counts
+    sites = named_sites(network.network)
+    assert all(np.array_equal(values, sites[site].coefficients) for site, values in client.coefficients.items())
+    assert set(client.coefficients) == set(sites)
+
+
+def test_coefficients_that_are_not_those_of_the_graph_are_refused(tmp_path):
+    bundle = as_bundle(replaced(Affine), (3, 16, 16))
+    first = next(iter(bundle.coefficients))
+    fewer = {name: values for name, values in bundle.coefficients.items() if name != first}
+    flat = {**bundle.coefficients, first: bundle.coefficients[first][:, :, 0]}
+    zero = {name: np.full((1, *mask.shape), 0.5, np.float32) for name, mask in bundle.masks.items()}
+    extra = {**bundle.coefficients, "other": bundle.coefficients[first]}
+    for coefficients, message in (
+        (fewer, "missing .* 'coefficients'"), (extra, "but coefficients of"), (flat, "at a site of shape"),
+        (zero, "neither 0 nor 1"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            write_bundle(replace(bundle, coefficients=coefficients), tmp_path / "b")
 
 
 def test_what_is_written_comes_back(bundle, folder):

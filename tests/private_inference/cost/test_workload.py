@@ -1,9 +1,11 @@
 """The counts behind a cost: from bundles, from masks alone, from a backbone's name."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy_bundles import residual_network
 from torch import nn
 
 from relinearize.backbones import build_backbone
@@ -17,7 +19,7 @@ from relinearize.relu.sites import linearize
 
 def unchecked_bundle(network, size):
     """Without the reference, which takes the time."""
-    nodes, weights, masks = traced_graph(linearize(network, size).eval(), size)
+    nodes, weights, masks, _ = traced_graph(linearize(network, size).eval(), size)
     return Bundle(size, tuple(nodes), masks, weights, None)
 
 
@@ -84,3 +86,20 @@ def test_other_backbones_and_the_papers_widths():
     assert backbone_work("mine", width=1, **settings) is None
     for name, width in (("resnet8", 16), ("resnet18", 64), ("resnet34", 64), ("wrn22_8", 16), ("vgg16_bn", 64)):
         assert backbone_work(name, width=None, **settings) == backbone_work(name, width=width, **settings)
+
+
+def test_replacements_are_counted_beside_the_relus():
+    sites = [(10, 10), (3, 20), (0, 30_000)]
+    assert mask_workload(sites, "zero") == mask_workload(sites, "identity") == mask_workload(sites)
+    affine, quadratic = mask_workload(sites, "affine"), mask_workload(sites, "quadratic")
+    assert (affine.affine, affine.affine_sites, affine.quadratic) == (30_017, 2, 0)
+    assert (quadratic.quadratic, quadratic.quadratic_sites, quadratic.affine) == (30_017, 2, 0)
+    assert quadratic.quadratic_ciphertexts == 2 * (1 + 4), "8,192 scalars in each, both ways"
+    assert (quadratic.relus, quadratic.live_sites, quadratic.gathered) == (13, 2, 20), "no count of ReLUs sees them"
+
+
+@pytest.mark.parametrize("replacement", ["affine", "quadratic", "zero"])
+def test_a_bundle_has_the_workload_of_its_record(replacement):
+    bundle = residual_network([1, 0, 0.4, 0.2, 0.5], replacement=replacement)
+    sites = [(int(mask.sum()), mask.size) for mask in bundle.masks.values()]
+    assert replace(bundle_workload(bundle), linear=None) == mask_workload(sites, replacement)

@@ -73,6 +73,16 @@ def test_every_operation_and_a_client_without_weights(tmp_path, monkeypatch):
     assert record.steady.kinds["relu"].bytes == 464 * bundle.relus
 
 
+@pytest.mark.parametrize(("replacement", "product"), [("zero", 0), ("affine", 0), ("quadratic", 32)])
+def test_replacements_are_computed_and_a_quadratic_is_one_product(tmp_path, replacement, product):
+    bundle = residual_network(KEPT, replacement=replacement)
+    record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
+    check_logits(record, bundle)
+    removed = sum(int((~mask).sum()) for mask in bundle.masks.values())
+    assert record.steady.kinds["relu"].bytes == 464 * bundle.relus + product * removed
+    assert record.steady.kinds["relu"].messages == 9 * 4 + (4 if product else 0), "of five sites one removes nothing"
+
+
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
 def test_a_party_killed_in_the_middle_is_named_and_the_other_ended(bundle, tmp_path, monkeypatch, rank, name):
     started = []

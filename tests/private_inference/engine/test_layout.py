@@ -5,7 +5,9 @@ import pytest
 from numpy_bundles import SIZE, Builder, all_operations, residual_network
 
 from relinearize.errors import UserError
+from relinearize.private_inference.bundle.operations import OPERATIONS
 from relinearize.private_inference.engine.layout import Gathers, client_image, require, server_tensors
+from relinearize.relu.replacement import polynomial
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 1])
@@ -18,6 +20,23 @@ def test_gathers_put_each_relu_in_its_place(share):
     expected = np.moveaxis(np.where(mask, np.maximum(x, 0), x), 0, -1).ravel()
     assert np.array_equal(both[gathers.selected], expected)
     assert gathers.kept.size == mask.sum()
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("replacement", ["zero", "affine", "quadratic"])
+@pytest.mark.parametrize("kept", [1, 0, 0.4])
+def test_gathers_put_each_replacement_in_its_place(kept, replacement, channels_last):
+    bundle = residual_network([kept] * 5, replacement=replacement)
+    gathers = Gathers.of_bundle(bundle, channels_last)["block1.relu1"]
+    mask, coefficients = bundle.masks["block1.relu1"], bundle.coefficients["block1.relu1"]
+    x = np.random.default_rng(0).normal(size=mask.shape)
+    flat = (np.moveaxis(x, 0, -1) if channels_last else x).ravel()
+    parts = [flat, np.maximum(flat[gathers.kept], 0), polynomial(flat[gathers.replaced], gathers.coefficients), [0.0]]
+    expected = OPERATIONS["replaced_relu"].compute(x[None], mask=mask, coefficients=coefficients)[0]
+    expected = (np.moveaxis(expected, 0, -1) if channels_last else expected).ravel()
+    assert np.allclose(np.concatenate(parts)[gathers.selected], expected, atol=1e-6)
+    assert gathers.replaced.size == (0 if replacement == "zero" else (~mask).sum()), "0 and the identity cost nothing"
+    assert gathers.zeros.size == ((~mask & (coefficients[0] == 0)).sum() if replacement == "zero" else 0)
 
 
 def test_the_client_normalises():

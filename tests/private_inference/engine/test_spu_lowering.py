@@ -1,5 +1,7 @@
 """What SPU is given computes what the bundle says; in plain float, so these need jax alone."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,10 @@ from relinearize.private_inference.engine.layout import Gathers, client_image, s
 from relinearize.private_inference.engine.spu.lowering import lowered, masked_relu
 
 BUNDLES = {"residual": lambda: residual_network([1, 0, 0.4, 0.2, 0.5]), "all operations": all_operations}
+BUNDLES |= {
+    replacement: functools.partial(residual_network, [1, 0, 0.4, 0.2, 0.5], replacement=replacement)
+    for replacement in ("zero", "affine", "quadratic")
+}
 
 
 @pytest.mark.parametrize("kn2row", [False, True])

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from relinearize.private_inference.bundle.bundle import Bundle, Node, read_bundle
+from relinearize.private_inference.bundle.operations import SITES
 from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected, crypten
 from relinearize.private_inference.engine.job import CLIENT, IMAGE, KINDS, SERVER, Cost, Inferred, Job
-from relinearize.private_inference.engine.layout import normalized
+from relinearize.private_inference.engine.layout import Gathers, normalized
+from relinearize.relu.replacement import polynomial
 
 GRACE_SECONDS = 5  # before a party that lost the other ends, so that the starter names the one that died first
 Secret = Any  # crypten.CrypTensor
@@ -38,12 +40,12 @@ class SecretNetwork:
 
     def __init__(self, bundle: Bundle, tensors: Mapping[str, Secret]) -> None:
         self.bundle, self.tensors = bundle, tensors
-        self.kept = {name: torch.from_numpy(np.flatnonzero(mask)) for name, mask in bundle.masks.items()}
+        self.gathers = Gathers.of_bundle(bundle, channels_last=False)
 
     def __call__(self, image: Secret, meter: Meter) -> Secret:
         def compute(node: Node, inputs: list[Secret]) -> Secret:
-            if node.op == "masked_relu":
-                return masked_relu(inputs[0], self.kept[node.name], meter)
+            if node.op in SITES:
+                return masked_relu(inputs[0], self.gathers[node.name], meter)
             with meter.kind(KIND_OF.get(node.op, "other")):
                 return self._result(node, inputs, self.bundle.tensors(node, self.tensors))
 
@@ -84,21 +86,28 @@ def per_channel(values: Secret) -> Secret:
     return values.reshape(1, -1, 1, 1)
 
 
-def masked_relu(x: Secret, kept: torch.Tensor, meter: Meter) -> Secret:
-    """Comparisons for the kept positions alone, all of them at once; none where none is kept."""
-    if not kept.numel():
-        return x
-    if kept.numel() == x.nelement():
+def masked_relu(x: Secret, gathers: Gathers, meter: Meter) -> Secret:
+    """Comparisons for the kept positions alone, all of them at once, and polynomials for the others; none of none."""
+    if gathers.kept.size == x.nelement():
         with meter.kind("relu"):
             return x.relu()
-    with meter.kind("gather"):
-        flat = x.clone().reshape(-1)
-        picked = flat[kept]
-    with meter.kind("relu"):
-        rectified = picked.relu()
-    with meter.kind("gather"):
-        flat[kept] = rectified
-        return flat.reshape(x.shape)
+    values = [
+        (gathers.kept, lambda picked: picked.relu()),
+        (gathers.replaced, lambda picked: polynomial(picked, torch.from_numpy(gathers.coefficients))),
+        (gathers.zeros, lambda picked: picked - picked),
+    ]
+    values = [(torch.from_numpy(places).long(), compute) for places, compute in values if places.size]
+    if not values:
+        return x
+    flat = x.clone().reshape(-1)
+    for places, compute in values:
+        with meter.kind("gather"):
+            picked = flat[places]
+        with meter.kind("relu"):
+            computed = compute(picked)
+        with meter.kind("gather"):
+            flat[places] = computed
+    return flat.reshape(x.shape)
 
 
 class CryptenParty:

@@ -17,6 +17,7 @@ from jax import Array, lax
 from relinearize.private_inference.bundle.bundle import Bundle, Node
 from relinearize.private_inference.engine.job import IMAGE, LOGITS, PROGRAM_FILE
 from relinearize.private_inference.engine.layout import Gathers, client_image, server_tensors
+from relinearize.relu.replacement import polynomial
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
@@ -43,7 +44,7 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
     engine's own im2col. In SEMI2K with local truncation it sends fewer bytes, anywhere else more.
     """
     names = list(server_tensors(bundle))
-    gathers = {name: Gathers.of(mask) for name, mask in bundle.masks.items()}
+    gathers = Gathers.of_bundle(bundle)
 
     def network(image: Array, *tensors: Array) -> Array:
         given = dict(zip(names, tensors, strict=True))
@@ -65,7 +66,7 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
                 return x + inputs[1]
             case "concat":
                 return jnp.concatenate(inputs, -1)
-            case "masked_relu":
+            case "masked_relu" | "replaced_relu":
                 return masked_relu(x, gathers[node.name])
             case "global_avg_pool":
                 total, pixels = x.sum((1, 2), keepdims=True), math.prod(x.shape[1:3])
@@ -83,15 +84,21 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
 
 
 def masked_relu(x: Array, gathers: Gathers) -> Array:
-    """Comparisons for the kept positions alone, all of them at once; none where none is kept."""
-    if gathers.kept.size == 0:
-        return x
+    """Comparisons for the kept positions alone, all of them at once, and polynomials for the others; none of none."""
     if gathers.kept.size == x.size:
         return jnp.maximum(x, 0)
     flat = x.reshape(-1)
-    return picked(jnp.concatenate([flat, jnp.maximum(picked(flat, gathers.kept), 0)]), gathers.selected).reshape(
-        x.shape
-    )
+    parts = [flat]
+    if gathers.kept.size:
+        parts.append(jnp.maximum(picked(flat, gathers.kept), 0))
+    if gathers.replaced.size:
+        parts.append(polynomial(picked(flat, gathers.replaced), gathers.coefficients))
+    if len(parts) == 1 and not gathers.zeros.size:
+        return x
+    joined = jnp.concatenate(parts)
+    if gathers.zeros.size:
+        joined = jnp.pad(joined, (0, 1))
+    return picked(joined, gathers.selected).reshape(x.shape)
 
 
 def picked(flat: Array, places: np.ndarray) -> Array:

@@ -7,7 +7,8 @@ from relinearize.private_inference.engine.job import KINDS, Cost, total
 
 _KIND = {
     "pphlo.less": "relu",
-    "pphlo.multiply": "relu",  # the comparison's bit times the value; `spu.lowering` multiplies nothing else
+    # The comparison's bit times the value, and the products of replacements; `spu.lowering` multiplies nothing else.
+    "pphlo.multiply": "relu",
     "pphlo.convolution": "linear",
     "pphlo.dot": "linear",
     "pphlo.dot_general": "linear",
