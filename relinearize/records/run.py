@@ -135,15 +135,20 @@ class PredictedRecord(Part):
 class CostRecord(Part):
     """What private inference of one image is made of, in counts, and what the presets of that day predicted from them.
 
-    live_sites: sites that keep any ReLU; gathered: positions of those that keep some, but not all. linear: counts by
-    name, those that `LinearWork` had then (they change with what is known of the protocols);
-    None where the network cannot be traced. Then `predicted`, by the preset's name, has only presets that do not
-    depend on it.
+    live_sites: sites that keep any ReLU; gathered: positions of those that keep some, but not all. affine, quadratic:
+    removed positions with such a replacement, and the sites with any (see `Workload`). linear: counts by name, those
+    that `LinearWork` had then (they change with what is known of the protocols); None where the network cannot be
+    traced. Then `predicted`, by the preset's name, has only presets that do not depend on it.
     """
 
     relus: Count
     live_sites: Count
     gathered: Count
+    affine: Count = 0
+    affine_sites: Count = 0
+    quadratic: Count = 0
+    quadratic_sites: Count = 0
+    quadratic_ciphertexts: Count = 0
     linear: dict[str, Count] | None
     predicted: dict[str, PredictedRecord]
 

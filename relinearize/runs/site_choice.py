@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import Preset, find_presets, predict
-from relinearize.private_inference.cost.workload import mask_workload
+from relinearize.private_inference.cost.workload import REPLACEMENT_COUNTS, mask_workload
 from relinearize.relu.culling import Divide, Division, cull_by_latency, fewest_sites, holds, keep_sites
 
 FREE = "free"  # the name of the allocation that culls nothing
@@ -71,7 +71,10 @@ class LowerLatency:
         self.worth = worth
         online = self.preset.protocol.online
         terms = {"seconds": online.seconds, "bytes": online.bytes, "messages": online.messages}
-        self.measured = {name: dict(one.constants) for name, one in terms.items()}  # fitted anew, other sites may go
+        self.measured = {  # fitted anew, other sites may go; what stands at removed positions is there on any sites
+            name: {count: value for count, value in one.constants.items() if count not in REPLACEMENT_COUNTS}
+            for name, one in terms.items()
+        }
 
     def check(self, sizes: Mapping[str, int], budget: int) -> None:
         """Any budget can be held by all sites."""

@@ -92,7 +92,9 @@ def with_constants(
                 online[quantity] = {"value": values[""], "source": source}
                 continue
             text = source + CLOCK if quantity == "seconds" else source
-            online[quantity] = {count: {"value": value, "source": text} for count, value in values.items()}
+            # What nobody measured stays: replacements of removed positions.
+            kept = {count: one for count, one in online[quantity].items() if one["source"].startswith("assumed, not")}
+            online[quantity] = {count: {"value": value, "source": text} for count, value in values.items()} | kept
             for assumed, model in ASSUMED.items():
                 if model in values:
                     alike = f"assumed: a maximum of two values is a ReLU of their difference, as {model}"

@@ -151,7 +151,8 @@ def test_what_is_fitted_is_in_the_file(script, content):
     assert set(FITTED) == set(script.SETTINGS)
     for name, quantities in FITTED.items():
         for quantity, counts in quantities.items():
-            present = {count for count in content["protocols"][name]["online"][quantity] if "pool" not in count}
+            constants = content["protocols"][name]["online"][quantity]
+            present = {count for count, one in constants.items() if not one["source"].startswith("assumed")}
             assert present == set(counts), (name, quantity)
 
 

@@ -40,6 +40,8 @@ def print_costs(
     if networks := dict.fromkeys(one.network.text for one in presets if one.network is not None):
         lines.append(f"{', '.join(networks)}: T_loopback + messages * RTT/2 + bytes of the busier direction / rate")
     counted = f"counted: {workload.relus:,} ReLUs at {workload.live_sites} sites"
+    counted += f", {workload.affine:,} affine at {workload.affine_sites}" if workload.affine else ""
+    counted += f", {workload.quadratic:,} quadratics at {workload.quadratic_sites}" if workload.quadratic else ""
     if (work := workload.linear) is None:
         counted += "; linear layers unknown, their cost is not in the numbers"
     else:

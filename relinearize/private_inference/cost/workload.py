@@ -9,9 +9,12 @@ from typing import Self
 import numpy as np
 
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node, Shape
+from relinearize.relu.replacement import IDENTITY
 
 LINEAR = ("conv2d", "linear", "affine")
 SCALARS = 8192  # in a ciphertext of Cheetah's 64-bit ring
+# Counts of what stands at removed positions.
+REPLACEMENT_COUNTS = ("affine", "affine_sites", "quadratic", "quadratic_sites", "quadratic_ciphertexts")
 # What SPU's choice of blocks takes to be worth how much.
 SENT, PACKED, MULTIPLIED = 1000, 1, 0.1
 
@@ -86,32 +89,49 @@ class Workload:
     """relus: kept. live_sites: sites that keep any. gathered: positions of the sites that keep some, but not all.
 
     linear: None where only the mask is known; predictions are then the ReLUs' share alone.
+
+    affine, quadratic: removed positions with such a polynomial instead of the identity, and the sites with any. The
+    coefficients are public, so an affine one is no product of secrets, and a quadratic is one. quadratic_ciphertexts:
+    of Cheetah, for the products of the shares that different parties hold, two for each site's 8,192.
     """
 
     relus: int
     live_sites: int
     gathered: int
     linear: LinearWork | None = None
+    affine: int = 0
+    affine_sites: int = 0
+    quadratic: int = 0
+    quadratic_sites: int = 0
+    quadratic_ciphertexts: int = 0
 
     def features(self) -> dict[str, int]:
         """What constants can be per; those of an unknown linear part are missing."""
-        found = {"inference": 1, "relus": self.relus, "live_sites": self.live_sites, "gathered": self.gathered}
-        return found if self.linear is None else found | asdict(self.linear)
+        found = {"inference": 1} | asdict(self)
+        linear = found.pop("linear")
+        return found | (linear or {})
 
 
-def mask_workload(sites: Iterable[tuple[int, int]]) -> Workload:
-    """From (kept, total) of each site, as a record has them."""
+def mask_workload(sites: Iterable[tuple[int, int]], replacement: str = IDENTITY) -> Workload:
+    """From (kept, total) of each site and what stands at removed positions, as a record has them."""
     sites = list(sites)
+    removed = [total - kept for kept, total in sites if kept < total]
+    replaced = {}
+    if replacement in ("affine", "quadratic"):
+        replaced = {replacement: sum(removed), f"{replacement}_sites": len(removed)}
+    if replacement == "quadratic":
+        replaced["quadratic_ciphertexts"] = sum(2 * math.ceil(count / SCALARS) for count in removed)
     return Workload(
         relus=sum(kept for kept, _ in sites),
         live_sites=sum(kept > 0 for kept, _ in sites),
         gathered=sum(total for kept, total in sites if 0 < kept < total),
+        **replaced,
     )
 
 
 def bundle_workload(bundle: Bundle) -> Workload:
     """Of a whole network; the normalisation of the image is done in the clear and costs nothing."""
-    sites = mask_workload((int(mask.sum()), mask.size) for mask in bundle.masks.values())
+    sites = mask_workload(((int(mask.sum()), mask.size) for mask in bundle.masks.values()), bundle.replacement)
     return replace(sites, linear=linear_work(bundle.input_shape, bundle.nodes, bundle.weights))
 
 

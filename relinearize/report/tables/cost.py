@@ -1,6 +1,6 @@
 """What private inference with a run's network costs, predicted from its record alone."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from relinearize.private_inference.cost.backbones import backbone_work
 from relinearize.private_inference.cost.presets import Preset, predict, recorded_presets
@@ -21,8 +21,8 @@ def record_workload(record: Record, all_relus: bool = False) -> Workload:
     The linear part of the project's own backbones is counted anew. Of others the record states it, unless it is older
     than costs in records or than today's counts.
     """
-    sites = mask_workload((site.total if all_relus else site.kept, site.total) for site in record.sites)
-    return Workload(sites.relus, sites.live_sites, sites.gathered, _linear_work(record))
+    sites = [(site.total if all_relus else site.kept, site.total) for site in record.sites]
+    return replace(mask_workload(sites, record.replacement), linear=_linear_work(record))
 
 
 def _linear_work(record: Record) -> LinearWork | None:

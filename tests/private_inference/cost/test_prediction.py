@@ -10,6 +10,7 @@ from relinearize.errors import UserError
 from relinearize.private_inference.cost.backbones import backbone_work
 from relinearize.private_inference.cost.presets import find_presets, predict, preset_names, protocols
 from relinearize.private_inference.cost.workload import LinearWork, Workload, mask_workload
+from relinearize.relu.replacement import REPLACEMENTS
 
 # Latencies (thousand ReLUs, seconds) as quoted by ReLUPruner (AAAI-26), tables 1 to 3. Two further rows of SNL there
 # (CIFAR-10, 240K and 300K) contradict all others and are no points of SNL's own figure.
@@ -120,6 +121,26 @@ def test_dead_sites_cost_nothing_and_live_ones_rounds():
     assert (few.messages, many.messages) == (8 + 2, 24 + 2) and few.seconds < many.seconds
     none = predict(preset("cheetah_lan"), mask_workload([(0, 500)])).online
     assert (none.bytes, none.messages, none.seconds) == (0, 0, 0)
+
+
+def test_replacements_cost_as_they_compute():
+    """A quadratic is one product and two roundings, an affine a rounding, the others nothing; rounds at every site."""
+    sites = [(500, 500), (100, 500), (0, 500)]
+    plain, zero, affine, quadratic = (
+        [
+            predict(preset(name), mask_workload(sites, kind)).online
+            for name in ("semi2k_wan", "cheetah_wan", "delphi_wan")
+        ]
+        for kind in REPLACEMENTS
+    )
+    assert plain == zero
+    assert affine[0].bytes - plain[0].bytes == 8 * 900 and affine[0].messages - plain[0].messages == 2
+    assert quadratic[0].bytes - plain[0].bytes == 48 * 900 and quadratic[0].messages - plain[0].messages == 3 * 2
+    # Cheetah's two ciphertexts at each site, however few positions there are
+    assert quadratic[1].bytes - plain[1].bytes == pytest.approx(2 * 2 * 440_000 + 5.64 * 900)
+    assert affine[2] == plain[2] and quadratic[2].bytes - plain[2].bytes == 16 * 900
+    for less, more, most in zip(plain[:2], affine[:2], quadratic[:2], strict=True):
+        assert less.seconds < more.seconds < most.seconds
 
 
 def test_without_the_linear_part_it_is_said():
