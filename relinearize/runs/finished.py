@@ -13,7 +13,8 @@ from relinearize.files import file_digest
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import site_shapes, to_masked
+from relinearize.relu.replacement import COEFFICIENTS, IDENTITY
+from relinearize.relu.sites import site_shapes, to_masked, to_replaced
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.weights import match_weights, read_weights
 from relinearize.targets import plain
@@ -69,7 +70,11 @@ class FinishedRun:
         mask.check_fits(site_shapes(network.network))
         to_masked(network.network, mask)
         path = self.folder / WEIGHTS
-        network.network.load_state_dict(match_weights(network.network, read_weights(path), path))
+        weights = read_weights(path)
+        if (record.replacement != IDENTITY) != any(name.endswith(f".{COEFFICIENTS}") for name in weights):
+            raise UserError(f"{path} does not have at removed positions what the record says: {record.replacement}")
+        to_replaced(network.network, weights)
+        network.network.load_state_dict(match_weights(network.network, weights, path))
         return network
 
     def parts(self) -> list[Path]:

@@ -1,18 +1,21 @@
 """One run: teacher, search, fine-tuning, test, record. What was done before is found in the store."""
 
+import itertools
 import shutil
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
 from relinearize.files import write_text
+from relinearize.methods.cycle import UNTRAINED
 from relinearize.methods.stage import Stage
 from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS
-from relinearize.relu.sites import to_masked
+from relinearize.relu.sites import to_masked, to_replaced
 from relinearize.runs.describe import epochs_begun, make_record
 from relinearize.runs.plan import Plan
 from relinearize.runs.recall import note_of, remember
@@ -26,12 +29,22 @@ from relinearize.runs.stages import (
     tested,
     train,
 )
-from relinearize.runs.submodels import check_submodels, copy_file, leave_submodels, submodel_network, submodels
+from relinearize.runs.submodels import (
+    check_submodels,
+    copy_file,
+    leave_submodels,
+    run_mask_of,
+    submodel_network,
+    submodels,
+)
 from relinearize.runs.teacher import make_teacher
-from relinearize.runs.weights import write_weights
+from relinearize.runs.weights import read_weights, write_weights
 from relinearize.targets import builder
 from relinearize.tracking.loggers import log_finished
 from relinearize.training.checkpoint import CHECKPOINT
+
+REPLACEMENT = "replacement.safetensors"  # of a fine-tuning: the coefficients at removed positions
+FIT_BATCH = 128  # images that are drawn at a time for them
 
 
 def run(config: DictConfig) -> tuple[Record, Path]:
@@ -68,6 +81,7 @@ def make_finetuned(plan: Plan) -> None:
         if plan.finetune.complete:
             return
         folder = plan.finetune.work
+        fit_replacement(plan)
         stage = train(plan, finetune_stage, folder / CHECKPOINT)
         mask, _ = plan.results.mask(plan.chosen)
         weights, accuracies = tested(plan, stage, submodel_network(plan.request, 1.0, mask))
@@ -79,11 +93,30 @@ def make_finetuned(plan: Plan) -> None:
         publish(plan, plan.finetune, description, weights)
 
 
-def finetune_stage(plan: Plan) -> Stage:
-    """With the mask and the weights of the search."""
-    network = plan.request.stage_network("finetune")
+def fit_replacement(plan: Plan) -> None:
+    """What stands at removed positions, fitted once to the network that the search left; a file beside the training."""
+    request, path = plan.request, plan.finetune.work / REPLACEMENT
+    if request.replacement is None or path.is_file():
+        return
+    network = searched(plan, request.new_student()).to(request.training.accelerator)
+    loader = request.data.train_loader(FIT_BATCH, seed=request.seed)
+    loader.seek(UNTRAINED)
+    fit = request.replacement_fit
+    batches = itertools.islice(iter(loader), -(-fit.images // FIT_BATCH))
+    write_weights(fit.coefficients(network, batches, request.seed), path)
+
+
+def searched(plan: Plan, network: PixelInput) -> PixelInput:
+    """`network` with the mask and the weights of the search."""
     to_masked(network.network, plan.results.mask(plan.chosen)[0])
-    load_into(network, plan.results.weights(plan.chosen))
+    return load_into(network, plan.results.weights(plan.chosen))
+
+
+def finetune_stage(plan: Plan) -> Stage:
+    """With the mask and the weights of the search, and what stands at removed positions."""
+    network = searched(plan, plan.request.stage_network("finetune"))
+    if plan.request.replacement is not None:
+        to_replaced(network.network, read_weights(plan.finetune.work / REPLACEMENT))
     build = builder(plan.request.config.method.finetune)
     return build(network=network, teacher=frozen_teacher(plan, "finetune"), **epochs_left(plan))
 
@@ -121,8 +154,9 @@ def leave_run(plan: Plan, record: Record) -> None:
     folder.mkdir(parents=True)
     record.write(folder / RECORD_FILE)
     write_text(folder / CONFIG, OmegaConf.to_yaml(plan.request.config, resolve=True))
-    for artifact, file in ((plan.finetune, WEIGHTS), (plan.chosen, MASK)):
-        copy_file(artifact.path / file, folder / file)
+    copy_file(plan.finetune.path / WEIGHTS, folder / WEIGHTS)
+    mask, metadata = run_mask_of(plan)
+    mask.to_file(folder / MASK, metadata)
     leave_submodels(plan, record, folder)
     with stage_logger(plan, "finetune", folder) as logger:
         logger.finish(record, folder)

@@ -124,6 +124,8 @@ class Plan:
             **self._allocation_content,
             **self.common,
         }
+        if self.request.replacement is not None:
+            content["replacement"] = settings_content(self.request.replacement)
         if self.request.total_epochs is not None:
             content["total_epochs"] = self.request.total_epochs
         return self._artifact("finetune", [self._word("search"), self._word("finetune")], content, budget=True)

@@ -18,6 +18,7 @@ from relinearize.data.datamodule import ImageData
 from relinearize.errors import UserError
 from relinearize.relu.budget import listed_budget, resolve_budget, short_count
 from relinearize.relu.mask import relu_total
+from relinearize.relu.replacement import IDENTITY, REPLACEMENTS
 from relinearize.relu.sites import site_shapes
 from relinearize.runs.build import all_relu_network, open_images, open_source
 from relinearize.runs.site_choice import FREE, SiteChoice
@@ -60,6 +61,7 @@ class Request:
         _ = self.routes  # refuses what is impossible
         if self.site_choice is not None:
             self.site_choice.check(self.sizes, self.budget)
+        self.check_replacement()
 
     def with_settings(self, settings: dict[str, Any]) -> "Request":
         """The same with other values at some dotted keys of the config."""
@@ -81,9 +83,9 @@ class Request:
 
     @property
     def method_name(self) -> str:
-        """method.name, and the allocation if it is not the search's own: snl, snl+sites."""
-        name = self.config.method.name
-        return name if self.allocation is None else f"{name}+{self.allocation['name']}"
+        """method.name, and what is not as usual: the allocation, the replacement. snl, snl+sites, snl+sites+affine."""
+        further = [group["name"] for group in (self.allocation, self.replacement) if group is not None]
+        return "+".join([self.config.method.name, *further])
 
     @property
     def name(self) -> str:
@@ -104,6 +106,36 @@ class Request:
         """The `allocation` group, None for `free`."""
         settings = plain(OmegaConf.select(self.config, "allocation")) or {"name": FREE}
         return None if settings["name"] == FREE else settings
+
+    @property
+    def replacement(self) -> dict[str, Any] | None:
+        """The `replacement` group, None for `identity`."""
+        settings = plain(OmegaConf.select(self.config, "replacement")) or {"name": IDENTITY}
+        return None if settings["name"] == IDENTITY else settings
+
+    @property
+    def replacement_name(self) -> str:
+        """What stands at removed positions, for records."""
+        return IDENTITY if self.replacement is None else self.replacement["name"]
+
+    @cached_property
+    def replacement_fit(self) -> Any:
+        """What fits the coefficients of `replacement` (methods/replacement.py)."""
+        return builder({key: value for key, value in self.replacement.items() if key != "name"})()
+
+    def check_replacement(self) -> None:
+        """UserError for an unknown replacement, and for any where no ReLU is removed."""
+        name = self.replacement_name
+        if name == IDENTITY:
+            return
+        if name not in REPLACEMENTS or TARGET not in self.replacement:
+            raise UserError(f"replacement.name={name}: give replacement={', '.join(REPLACEMENTS)}, and no other name")
+        if self.budget == self.total:
+            raise UserError(
+                f"replacement={name} stands at removed positions, but all {self.total:,} ReLUs are kept; "
+                f"give replacement={IDENTITY} or a lower budget"
+            )
+        _ = self.replacement_fit  # refuses what is impossible
 
     @cached_property
     def site_choice(self) -> SiteChoice | None:

@@ -18,6 +18,7 @@ from relinearize.methods.stage import Stage
 from relinearize.progress import say
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS, Artifact
 from relinearize.relu.budget import short_count
+from relinearize.relu.sites import to_replaced
 from relinearize.runs.plan import Plan
 from relinearize.runs.weights import write_weights
 from relinearize.tracking.interface import StageInfo, StageLogger
@@ -33,8 +34,10 @@ STAGES = ("teacher", "search", "finetune", "sensitivity")
 def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
     """Load a state dict, with or without batch-norm routes, into a network with or without them.
 
-    Routes that the weights lack start as their one set; a network without routes gets the clean ones.
+    Routes that the weights lack start as their one set; a network without routes gets the clean ones. At removed
+    positions the network has afterwards what the weights say.
     """
+    to_replaced(network.network, weights)
     wanted = network.network.state_dict().keys()
     if weights.keys() != wanted:
         routes = routes_of(network.network)

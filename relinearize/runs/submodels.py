@@ -22,7 +22,7 @@ from relinearize.methods.senet.ordered import narrowed
 from relinearize.methods.stage import Stage
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS, content_key
-from relinearize.relu.mask import Mask
+from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.relu.sites import site_shapes, to_masked
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.describe import cost_values
@@ -76,10 +76,16 @@ def check_submodels(request: Request, stage: Stage) -> None:
             )
 
 
+def run_mask_of(plan: Plan) -> tuple[Mask, MaskMetadata]:
+    """The mask of the run's folder: that which the fine-tuning starts from, with what stands at removed positions."""
+    mask, metadata = plan.results.mask(plan.chosen)
+    return mask, replace(metadata, replacement=plan.request.replacement_name)
+
+
 def leave_submodels(plan: Plan, record: Record, folder: Path) -> None:
     """A folder in `folder` for each further network of the fine-tuning, as complete as that of a run."""
     for name, content in plan.finetune.describe().get("submodels", {}).items():
-        run_mask, metadata = plan.results.mask(plan.chosen)
+        run_mask, metadata = run_mask_of(plan)
         place, fraction = folder / name, content["fraction"]
         place.mkdir()
         mask = Mask.of(submodel_network(plan.request, fraction, run_mask).network)
@@ -115,7 +121,7 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
         site |= {"shape": tuple(kept.shape), "total": kept.numel(), "kept": int(kept.sum())}
     config = OmegaConf.create(values["config"])
     sites = [(site["kept"], site["total"]) for site in values["sites"]]
-    values["cost"] = cost_values(config, build(config.dataset.source), sites)
+    values["cost"] = cost_values(config, build(config.dataset.source), sites, record.replacement)
     values["accuracy"] |= accuracies
     if fraction < 1:
         values["accuracy"]["teacher_test"] = None  # the teacher is of full width

@@ -1,0 +1,200 @@
+"""Whole runs with each replacement: the budget, the way back from the folder, the export, the cost, the report."""
+
+import shutil
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from quick_runs import SMALL, assert_same_tensors, copy_store, lasting, quick_plan, quick_run
+from safetensors.torch import load_file, save_file
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.commands.cost import main as show_cost
+from relinearize.commands.evaluate import main as evaluate_run
+from relinearize.commands.export import main as export_run
+from relinearize.errors import UserError
+from relinearize.private_inference.bundle.bundle import read_bundle, worst_difference
+from relinearize.relu.activation import ReplacedReLU
+from relinearize.relu.mask import Mask
+from relinearize.relu.sites import named_sites
+from relinearize.report.tables.pareto import build_panels
+from relinearize.runs.finished import FinishedRun
+from relinearize.runs.pipeline import REPLACEMENT
+
+SHARE = f"budget.fraction={SMALL}"
+BUDGET = round(SMALL * 2304)
+KINDS = ["affine", "quadratic", "zero"]
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory):
+    """(record, folder) of the run of which the others differ by what stands at removed positions alone."""
+    return quick_run(tmp_path_factory.mktemp("identity"), SHARE)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def made(request, identity, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    copy_store(identity[1], folder)
+    return request.param, *quick_run(folder, SHARE, f"replacement={request.param}")
+
+
+def test_the_budget_is_exact_and_the_search_is_shared(made, identity):
+    kind, record, folder = made
+    assert record.budget.met == record.budget.asked == BUDGET
+    assert (record.replacement, record.method.name) == (kind, f"snl+{kind}")
+    assert record.name.startswith(f"snl+{kind}-resnet8-digits-")
+    assert record.stages["search"].reused and record.stages["search"].key == identity[0].stages["search"].key
+    mask, metadata = Mask.from_file(folder / "mask.safetensors")
+    assert mask == Mask.from_file(identity[1] / "mask.safetensors")[0] and metadata.replacement == kind
+    assert record.sites == identity[0].sites
+
+
+def test_the_folder_gives_the_network_back(made):
+    _, record, folder = made
+    network = FinishedRun.open(folder).network()
+    sites = named_sites(inner_network(network)).values()
+    assert all(isinstance(site, ReplacedReLU) for site in sites) and Mask.of(network.network).count == BUDGET
+    found = evaluate_run([f"run={folder}", "accelerator=cpu"])
+    assert found["test"] == pytest.approx(record.accuracy.test) and found["relu/count"] == BUDGET
+
+
+def test_coefficients_are_those_that_were_fitted(made):
+    _, record, folder = made
+    (fitted,) = folder.parents[1].glob(f"store/finetune/*/{REPLACEMENT}")
+    weights, coefficients = load_file(folder / "weights.safetensors"), load_file(fitted)
+    assert len(coefficients) == len(record.sites)
+    assert all(torch.equal(weights[name], value) for name, value in coefficients.items())
+
+
+def test_the_bundle_computes_the_same(made, tmp_path, capsys):
+    kind, _, folder = made
+    export_run([f"run={folder}", f"output={tmp_path / 'bundle'}", "images=20"])
+    bundle = read_bundle(tmp_path / "bundle")
+    assert bundle.replacement == kind and bundle.relus == BUDGET and worst_difference(bundle) < 1e-4
+    assert f"at the other {2304 - BUDGET:,} positions: {kind}" in capsys.readouterr().out
+
+
+def test_the_cost_has_it(made, identity, capsys):
+    kind, record, folder = made
+    show_cost([f"run={folder}", "preset=semi2k", "network=wan"])
+    printed = capsys.readouterr().out
+    removed, sites = 2304 - BUDGET, sum(site.kept < site.total for site in record.sites)
+    words = {"affine": f"{removed:,} affine at {sites}", "quadratic": f"{removed:,} quadratics at {sites}"}
+    assert (words.get(kind, "ReLUs") in printed) and ("quadratics" in printed) == (kind == "quadratic")
+    cost = record.cost.model_dump()
+    assert cost["relus"] == BUDGET and [cost["affine"], cost["quadratic"]] == [
+        removed * (kind == name) for name in ("affine", "quadratic")
+    ]
+    more = cost["predicted"]["semi2k_wan"]["online"]["bytes"] - (identity[0].cost.predicted["semi2k_wan"].online.bytes)
+    assert more == {"affine": 8, "quadratic": 48, "zero": 0}[kind] * removed
+
+
+def test_each_is_a_curve_of_its_own(made, identity):
+    _, record, _ = made
+    (panel,) = build_panels([identity[0], record])
+    assert panel.runs["curve"].nunique() == 2 and len(panel.points) == 2
+    assert set(panel.points["method_name"]) == {"snl", record.method.name}
+    renamed = record.model_copy(update={"method": identity[0].method})
+    assert build_panels([identity[0], renamed])[0].runs["curve"].nunique() == 2, "also under one name"
+
+
+def test_a_run_goes_on_to_the_same_bits(made, identity, tmp_path, monkeypatch):
+    """Killed in its second epoch, it neither fits again nor ends elsewhere."""
+    from relinearize.methods.distill import Distill
+    from relinearize.runs import pipeline
+
+    kind, record, folder = made
+    copy_store(identity[1], tmp_path)
+    epoch_end, fits = Distill.epoch_end, []
+
+    def killed(self, row):
+        epoch_end(self, row)
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    fit = pipeline.fit_replacement
+    monkeypatch.setattr(Distill, "epoch_end", killed)
+    with pytest.raises(KeyboardInterrupt):
+        quick_run(tmp_path, SHARE, f"replacement={kind}")
+    monkeypatch.setattr(Distill, "epoch_end", epoch_end)
+
+    def not_again(plan):
+        before = (plan.finetune.work / REPLACEMENT).stat().st_mtime_ns
+        fit(plan)
+        fits.append((plan.finetune.work / REPLACEMENT).stat().st_mtime_ns == before)
+
+    monkeypatch.setattr(pipeline, "fit_replacement", not_again)
+    again, other = quick_run(tmp_path, SHARE, f"replacement={kind}")
+    assert fits == [True] and lasting(again)["accuracy"] == lasting(record)["accuracy"]
+    assert_same_tensors(folder, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_fine_tuning(identity, tmp_path, kind):
+    copy_store(identity[1], tmp_path)
+    record, folder = quick_run(tmp_path, SHARE, f"replacement={kind}", "method.finetune.epochs=0")
+    found = evaluate_run([f"run={folder}", "accelerator=cpu"])
+    assert found["test"] == pytest.approx(record.accuracy.test) and record.budget.met == BUDGET
+    searched = load_file(quick_plan(tmp_path, SHARE).snapshot().path / "weights.safetensors")
+    weights = load_file(folder / "weights.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in searched.items()), "only the coefficients are new"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["senetpp", "rlnet", "random"])
+def test_other_methods_and_their_submodels(tmp_path, method, kind):
+    further = {"senetpp": ["method.finetune.widths=[0.5,1.0]"], "rlnet": ["method.routes=2"]}.get(method, [])
+    record, folder = quick_run(tmp_path, SHARE, f"replacement={kind}", *further, method=method)
+    assert record.budget.met == BUDGET
+    parts = FinishedRun.open(folder).parts()
+    assert len(parts) == (0 if method == "random" else 1)
+    for part in (folder, *parts):
+        record = FinishedRun.open(part).record
+        assert evaluate_run([f"run={part}", "accelerator=cpu"])["test"] == pytest.approx(record.accuracy.test)
+        assert record.replacement == kind
+
+
+def test_the_identity_is_in_no_key(tmp_path):
+    plan, older = quick_plan(tmp_path, SHARE), quick_plan(tmp_path, SHARE)
+    OmegaConf.set_struct(older.request.config, False)
+    del older.request.config["replacement"]
+    assert (older.finetune.key, older.run.key) == (plan.finetune.key, plan.run.key)
+    keys = {quick_plan(tmp_path, SHARE, f"replacement={kind}").finetune.key for kind in KINDS}
+    assert len(keys | {plan.finetune.key}) == 4
+    default = quick_plan(tmp_path, SHARE, "replacement=affine", "replacement.images=1024")
+    fewer = quick_plan(tmp_path, SHARE, "replacement=affine", "replacement.images=512")
+    assert default.finetune.key in keys and fewer.finetune.key not in keys
+    assert fewer.search.key == plan.search.key
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["replacement=affine", "budget=all"], "replacement=affine stands at removed positions, but all 2,304 ReLUs"),
+        (["replacement=affine", "replacement.images=0"], "replacement.images=0"),
+        (["replacement.name=cubic"], "replacement.name=cubic: give replacement=identity, zero, affine, quadratic"),
+        (["replacement.name=affine"], "replacement.name=affine: give replacement="),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_trained(tmp_path, settings, message):
+    with pytest.raises(UserError) as error:
+        quick_plan(tmp_path, *settings)
+    assert message in str(error.value)
+
+
+def test_networks_that_keep_all_relus_take_none(tmp_path):
+    with pytest.raises(UserError, match="replacement=zero stands at removed positions, but all 2,304 ReLUs are kept"):
+        quick_plan(tmp_path, "replacement=zero", "budget=all", method="all_relu")
+
+
+def test_a_folder_whose_weights_lack_it_is_refused(made, tmp_path):
+    kind, _, folder = made
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "weights.safetensors"
+    weights = load_file(path)
+    path.unlink()
+    save_file({name: value for name, value in weights.items() if "coefficients" not in name}, path)
+    with pytest.raises(UserError, match=f"does not have at removed positions what the record says: {kind}"):
+        FinishedRun.open(tmp_path / "run").network()
