@@ -10,8 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
 from relinearize.files import write_text
-from relinearize.methods.cycle import UNTRAINED
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage import UNTRAINED, Stage
 from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS

@@ -44,6 +44,7 @@ GROUPS = [
     "sensitivity",
     "score",
     "allocation",
+    "replacement",
     "dataset",
     "backbone",
     "trainer",

@@ -130,7 +130,7 @@ def test_config_may_leave_out_what_is_the_default_anyway(tmp_path):
 def in_keys():
     """Name -> defaults of each class and function of ours that a config names in what keys are made of."""
     found = {}
-    for group in ("method", "sensitivity", "allocation", "backbone"):
+    for group in ("method", "sensitivity", "allocation", "replacement", "backbone"):
         for file in (conf_folder() / group).rglob("*.yaml"):
             path = OmegaConf.load(file).get("_target_")
             if path is not None:

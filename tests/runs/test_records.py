@@ -68,6 +68,11 @@ VALUES = {
         "relus": 30,
         "live_sites": 2,
         "gathered": 128,
+        "affine": 0,
+        "affine_sites": 0,
+        "quadratic": 0,
+        "quadratic_sites": 0,
+        "quadratic_ciphertexts": 0,
         "linear": None,
         "predicted": {
             "delphi_compute": {"online": {"seconds": 0.02, "bytes": None, "messages": None}, "offline": None},
