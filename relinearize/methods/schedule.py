@@ -1,9 +1,9 @@
 """Learning rates as plain functions of the epoch, so that a resumed run needs no scheduler state."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from torch import optim
+from torch import Tensor, nn, optim
 
 SCHEDULES = ("constant", "cosine", "milestones")
 
@@ -31,6 +31,18 @@ def one_cycle(base: float, progress: float, warmup: float) -> float:
     if progress < warmup:
         return base * progress / warmup
     return base * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))) / 2
+
+
+def adam(network: nn.Module, slopes: Iterable[Tensor], learning_rate: float, slope_rate: float) -> optim.Optimizer:
+    """Adam, fused, at its default betas without weight decay; the slopes of the sites have a rate of their own."""
+    slopes = list(slopes)
+    own = {id(slope) for slope in slopes}
+    weights = [parameter for parameter in network.parameters() if id(parameter) not in own]
+    groups = [
+        {"params": weights, "lr": learning_rate, "base_learning_rate": learning_rate},
+        {"params": slopes, "lr": slope_rate, "base_learning_rate": slope_rate},
+    ]
+    return optim.Adam(groups, fused=True)
 
 
 def sgd(parameters, learning_rate: float, momentum: float, weight_decay: float, nesterov=False) -> optim.Optimizer:

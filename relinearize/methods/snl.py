@@ -20,6 +20,7 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.losses import student_losses
 from relinearize.methods.processes import process_rank
+from relinearize.methods.schedule import adam
 from relinearize.methods.stage import Snapshot, Stage, count_columns
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
@@ -107,16 +108,9 @@ class SNLSearch(Stage):
         return cross_entropy + divergence + self.lasso * lasso_penalty(self.alphas.values()), metrics
 
     def configure_optimizers(self) -> optim.Optimizer:
-        """Adam at its default betas without weight decay, on weights and alphas alike (the paper's recipe)."""
-        alphas = list(self.alphas.values())
-        own = {id(alpha) for alpha in alphas}
-        weights = [parameter for parameter in self.network.parameters() if id(parameter) not in own]
+        """Adam on weights and alphas alike (the paper's recipe)."""
         alpha_rate = self.alpha_learning_rate or self.base_learning_rate
-        groups = [
-            {"params": weights, "lr": self.base_learning_rate, "base_learning_rate": self.base_learning_rate},
-            {"params": alphas, "lr": alpha_rate, "base_learning_rate": alpha_rate},
-        ]
-        return optim.Adam(groups, fused=True)
+        return adam(self.network, self.alphas.values(), self.base_learning_rate, alpha_rate)
 
     @property
     def fewest_epochs(self) -> int:

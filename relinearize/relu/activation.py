@@ -64,10 +64,15 @@ class SlopedReLU(nn.Module):
         self.index = int(index)
         self.alpha = nn.Parameter(torch.ones(tuple(shape)))
 
+    @property
+    def slope(self) -> Tensor:
+        """What multiplies min(x, 0); a subclass may compute it from alpha."""
+        return self.alpha
+
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # the compiler fuses the formula, forward and backward, in float32
-            return (x - self.alpha * x.clamp(max=0)).to(x.dtype)
-        return SlopedReLUFunction.apply(x, self.alpha)
+            return (x - self.slope * x.clamp(max=0)).to(x.dtype)
+        return SlopedReLUFunction.apply(x, self.slope)
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.alpha.shape)}, index={self.index}"

@@ -63,12 +63,15 @@ def slopes(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: site.alpha for name, site in sites.items()}
 
 
-def to_sloped(network: nn.Module) -> None:
-    """Turn every MaskedReLU into a SlopedReLU with alpha = 1, in place, on the same device (SNL's search starts so)."""
+def to_sloped(network: nn.Module, kind: type[SlopedReLU] = SlopedReLU) -> None:
+    """Turn every MaskedReLU into a SlopedReLU with alpha = 1, in place, on the same device (SNL's search starts so).
+
+    `kind`: a subclass to turn them into.
+    """
     for name, site in named_sites(network).items():
         if isinstance(site, SlopedReLU):
             continue
-        sloped = SlopedReLU(_values(site).shape, site.index).to(_values(site).device)
+        sloped = kind(_values(site).shape, site.index).to(_values(site).device)
         _replace(network, name, sloped.train(site.training))
 
 

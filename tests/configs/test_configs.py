@@ -414,7 +414,7 @@ def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():
 
 # ---- combinations ----------------------------------------------------------------------------------------------------
 
-SEARCHES = ["snl", "random", "senet", "random_allocated", "rlnet", "relupruner"]
+SEARCHES = ["snl", "random", "senet", "random_allocated", "rlnet", "relupruner", "autorep"]
 FINETUNES = ["distill", "senet", "senet_activations", "senetpp", "rlnet"]
 SENSITIVITIES = {
     "computed": [], "uniform": [], "proportional": [], "snl": [], "list": ["sensitivity.values=[1,2,3,4,5,6,7]"],
@@ -441,6 +441,7 @@ def accepted(*overrides):
         ("method=snl method/search=random_allocated sensitivity=uniform", True),
         ("method=senet method/finetune=distill", True),
         ("method=relupruner method/finetune=retrain", False),
+        ("method=autorep method/finetune=senet", False),
         ("method=senet method/finetune=senet_activations", True),
         ("method=senet sensitivity=snl", True),
         ("method=senet sensitivity=snl method/search@sensitivity.search=random", True),
