@@ -172,6 +172,14 @@ def run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tup
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of a report are built, not drawn: files of one byte. Drawing takes most of a report's time."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **settings: file.write(b"-"))
+
+
+@pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the stages that were really trained, in order."""
     from relinearize.runs import stages

@@ -139,6 +139,7 @@ def test_csv_has_a_line_for_every_run_and_no_text_without_runs():
     assert "No run has a published counterpart" in against_paper_markdown(compared([paper_like("random")]))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_prints_and_writes_both_lists(tmp_path, monkeypatch, capfd):
     folder = write_records([paper_like(asked=50_000), paper_like("random")], tmp_path / "runs")
     monkeypatch.setattr(sys, "path", sys.path[:])

@@ -61,6 +61,7 @@ def test_markdown_marks_the_best_and_the_missing():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_report_writes_and_prints_them(tmp_path, capfd):
     for position, record in enumerate(crossed()):
         record.write(tmp_path / "runs" / str(position) / "record.json")

@@ -142,6 +142,7 @@ def test_columns_that_say_nothing_new_are_left_out():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_takes_preset_network_and_out(tmp_path, capsys):
     runs = write_records([fake_record(), fake_record("random")], tmp_path / "runs")
     report_command([str(runs), "preset=delphi_compute", f"out={tmp_path / 'a'}"])
@@ -162,6 +163,7 @@ def test_the_command_takes_preset_network_and_out(tmp_path, capsys):
             report_command([str(runs), *arguments])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_unknown_networks_have_no_figures_of_costs(tmp_path):
     paths = write_report(Report([write_records([unknown(fake_record())], tmp_path / "runs")]), tmp_path / "out")
     assert list(paths) == ["pareto.csv", "pareto.png", "report.html"]

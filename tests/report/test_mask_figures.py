@@ -91,6 +91,7 @@ def test_another_mask_is_refused_in_one_line(tmp_path, harm, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_broken_and_missing_masks_are_named_and_stop_nothing(tmp_path, caplog):
     runs = write_masks([fake_record(seed=seed) for seed in range(3)], tmp_path / "runs")
     (runs / "run-001" / "mask.safetensors").write_bytes(b"broken")

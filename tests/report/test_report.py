@@ -37,6 +37,7 @@ def test_published_points_can_be_left_out(tmp_path):
     assert draw_pareto([drawn]) != draw_pareto([without])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_can_be_made_again_and_names_no_machine(tmp_path):
     folder = write_records([fake_record()], tmp_path)
     paths = write_report(Report([folder]))

@@ -407,6 +407,7 @@ def test_terminal_shows_the_table():
     assert "AutoAttack" in text and "n 1,000" in text and "adversarial" in text and "oracle" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_nothing_changes_without_robust_records(tmp_path):
     runs = write_records(fake_sweep(seeds=(0,)), tmp_path / "runs")
     paths = write_report(Report([runs]), tmp_path / "out")
@@ -426,6 +427,7 @@ def test_report_finds_robust_records(tmp_path, capsys):
     assert "PGD-100 x 5" in printed
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_named_record_stands_for_its_folder(tmp_path):
     runs = write_robust(fake_robust_runs(budgets=(34_816,)), tmp_path / "runs")
     paths = write_report(Report([runs / "run-000" / "record.json"]), tmp_path / "out")

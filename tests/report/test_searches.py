@@ -93,6 +93,7 @@ def test_the_picture_holds_the_shares_colours():
         assert near.sum() > 5000, share
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_writes_searches_only_where_there_are_ways(tmp_path):
     for name, record in (("with", walked(fake_record("snl"))), ("without", fake_record("snl"))):
         record.write(tmp_path / name / "run" / "record.json")

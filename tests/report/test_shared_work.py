@@ -1,5 +1,6 @@
 """What sharing saves: each stage counted once, by its key, against each run on its own."""
 
+import pytest
 from fake_records import fake_record
 
 from relinearize.commands.report import main as report_command
@@ -44,6 +45,7 @@ def test_networks_beside_a_run_cost_nothing():
     assert shared_work([*runs, beside]) == shared_work(runs)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_says_it(tmp_path, capfd):
     for position, record in enumerate(three_budgets()):
         record.write(tmp_path / str(position) / "record.json")

@@ -93,6 +93,7 @@ def test_mistakes_are_one_line(tmp_path, offline, arguments, message):
     assert not (tmp_path / "report.html").exists(), "said before the report is made"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_without_it_needs_no_wandb(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     write_masks(fake_sweep(seeds=(0,))[:1], tmp_path)
