@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from relinearize.commands.jobs import application, one_line_errors, show_help
+from relinearize.relu.replacement import IDENTITY
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,4 +62,6 @@ def show_counts(config: DictConfig) -> None:
     table.add_row(
         "", "total", "", *(f"{sum(math.prod(shape) for shape in sites.values()):,}" for sites in columns.values())
     )
+    if config.replacement.name != IDENTITY:
+        table.caption = f"at removed positions, uncounted: {config.replacement.name}"
     Console().print(table)
