@@ -133,7 +133,7 @@ def check_total_epochs(plan: Plan, untrained: dict[str, Stage]) -> int:
 
     UserError where `total_epochs` leaves the fine-tuning none. A fine-tuning of no epochs stays one.
     """
-    made = [artifact for name, artifact in plan.artifacts.items() if name in ("sensitivity", "search")]
+    made = [artifact for name, artifact in plan.artifacts.items() if name in ("sensitivity", "first", "search")]
     spent = sum(epochs_begun(artifact.describe()["history"]) for artifact in made if artifact.complete)
     before = untrained.keys() - {"method.teacher", "method.finetune"}
     spent += sum(untrained[key].fewest_epochs for key in before)
@@ -184,6 +184,9 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
         else:
             inputs["sensitivity"] = {"network": request.new_network()}
             builds["sensitivity"] = plan.sensitivity_source.build
+    if "method.search" in inputs and plan.first is not None and not plan.first.snapshot().complete:
+        inputs["method.search.first"] = search_inputs(plan.first)
+        builds["method.search.first"] = builder(config.method.search.first)
     stages = {}
     for key, build in builds.items():
         try:

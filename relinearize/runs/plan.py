@@ -95,7 +95,15 @@ class Plan:
             content["budget"] = self.request.budget
         if self.request.allocated:
             content |= {"sensitivity": self.sensitivity_identity, **self._allocation_content}
+        if self.first is not None:
+            content["first"] = self.first.search.key
         return self._artifact("search", [self._word("search")], content)
+
+    @cached_property
+    def first(self) -> "Plan | None":
+        """The plan of the search whose mask this run's search starts from, at a larger budget; None for most."""
+        changes = self.request.first_changes
+        return None if changes is None else Plan(self.request.with_settings(changes))
 
     def snapshot(self, budget: int | None = None) -> Artifact:
         """The search's result at `budget`, the run's own by default."""
@@ -139,10 +147,11 @@ class Plan:
 
     @property
     def artifacts(self) -> dict[str, Artifact]:
-        """The result of each stage by name; with what makes the sensitivities, where something has to."""
+        """The result of each stage by name; with what the search starts from, where that has to be made."""
         stages = {"teacher": self.teacher, "search": self.snapshot(), "finetune": self.finetune}
-        made = self.sensitivity if self.request.allocated else None
-        return stages if made is None else {**stages, "sensitivity": made}
+        if self.request.allocated and self.sensitivity is not None:
+            stages["sensitivity"] = self.sensitivity
+        return stages if self.first is None else {**stages, "first": self.first.snapshot()}
 
     # ---- sensitivities, for an allocated search --------------------------------------------------------------------
 

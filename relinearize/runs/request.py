@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import ROUTES, with_routes
 from relinearize.data.datamodule import ImageData
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_number
 from relinearize.relu.budget import listed_budget, resolve_budget, short_count
 from relinearize.relu.mask import relu_total
 from relinearize.relu.replacement import IDENTITY, REPLACEMENTS
@@ -154,6 +154,23 @@ class Request:
     def one_budget(self) -> bool:
         """Whether the search is for one budget, instead of serving a curve."""
         return self.allocated or getattr(target(self.config.method.search), "one_budget", False)
+
+    @property
+    def first_changes(self) -> dict[str, Any] | None:
+        """Dotted key -> value: what the run has other than this one whose search is `method.search.first`, if any."""
+        search = self.config.method.search
+        first, factor = plain(search.get("first")), search.get("first_factor", 1)
+        if first is None:
+            return None
+        check_number("method.search.first_factor", factor, ">= 1")
+        if getattr(target(first), "allocated", False):
+            raise UserError(
+                "method.search.first needs sensitivities; give one that does not, as "
+                "method/search@method.search.first=snl"
+            )
+        grid = [min(self.total, round(factor * budget)) for budget in self.grid]
+        budget = {"relus": grid[self.grid.index(self.budget)], "fraction": None, "grid": grid}
+        return {"method.search": first, "budget": budget, "allocation": {"name": FREE}}
 
     def _budget(self, relus: Any, fraction: Any) -> int:
         if relus is None and fraction is None:

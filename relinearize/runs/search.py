@@ -4,6 +4,8 @@ import time
 from functools import partial
 from typing import Any
 
+import torch
+
 from relinearize.methods.stage import Snapshot, Stage
 from relinearize.progress import say
 from relinearize.records.store import MASK, WEIGHTS, Artifact
@@ -27,6 +29,8 @@ def make_snapshot(plan: Plan) -> None:
     if plan.snapshot().complete:
         return
     request = plan.request
+    if plan.first is not None:
+        make_snapshot(plan.first)
     sensitivities = open_sensitivities(plan) if request.allocated else {}  # before the lock: may need other searches
     with plan.search.lock(say):
         if plan.snapshot().complete:
@@ -122,12 +126,20 @@ def budget_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
 
 
 def budget_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
-    request = plan.request
+    request, inputs, weights = plan.request, {}, plan.results.weights(plan.teacher)
+    network = request.stage_network("search")
+    if request.allocated:
+        inputs["sensitivities"] = sensitivities
+    if plan.first is not None:
+        snapshot, results = plan.first.snapshot(), plan.first.results
+        results.mask(snapshot)[0].apply(network.network)
+        weights = results.weights(snapshot)
+        inputs["first"] = results.weights(snapshot, SCORES)
     stage = builder(request.config.method.search)(
-        network=load_into(request.stage_network("search"), plan.results.weights(plan.teacher)),
+        network=load_into(network, weights),
         teacher=frozen_teacher(plan, "search"),
         budget=request.budget,
-        **({"sensitivities": sensitivities} if request.allocated else {}),
+        **inputs,
     )
     if stage.start == "scratch":
         load_into(stage.network, request.stage_network("search").network.state_dict())
@@ -216,6 +228,9 @@ def search_inputs(plan: Plan) -> dict[str, Any]:
         inputs["budget"] = request.budget
         if request.allocated:
             inputs["sensitivities"] = plan.sensitivity_source.known or dict.fromkeys(request.shapes, 1.0)
+        if plan.first is not None:
+            inputs["first"] = {name: torch.zeros(shape) for name, shape in request.shapes.items()}
+            top_mask(inputs["first"], plan.first.request.budget).apply(network.network)
         return inputs
     to_sloped(network.network)
     return inputs | {"budgets": [request.budget], "on_snapshot": None}

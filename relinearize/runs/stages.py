@@ -157,7 +157,8 @@ def stage_info(plan: Plan, stage: str) -> StageInfo:
         artifact, inputs = plan.sensitivity, teacher
         name, title = f"sensitivity-{without_key(artifact)}", f"sensitivity-{subject}"
     elif stage == "search":
-        artifact, inputs = plan.snapshot(), (*teacher, *sensitivity_info(plan))
+        first = () if plan.first is None else (stage_info(plan.first, "search"),)
+        artifact, inputs = plan.snapshot(), (*teacher, *sensitivity_info(plan), *first)
         budget = short_count(request.budget)
         name = f"{without_key(plan.search)}-{budget}"
         title = f"{config.method.name}-search-{f'{budget}-' if request.one_budget else ''}{subject}"

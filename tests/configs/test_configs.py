@@ -414,7 +414,7 @@ def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():
 
 # ---- combinations ----------------------------------------------------------------------------------------------------
 
-SEARCHES = ["snl", "random", "senet", "random_allocated", "rlnet", "relupruner", "autorep"]
+SEARCHES = ["snl", "random", "senet", "random_allocated", "rlnet", "relupruner", "autorep", "bcd"]
 FINETUNES = ["distill", "senet", "senet_activations", "senetpp", "rlnet"]
 SENSITIVITIES = {
     "computed": [], "uniform": [], "proportional": [], "snl": [], "list": ["sensitivity.values=[1,2,3,4,5,6,7]"],
@@ -442,6 +442,7 @@ def accepted(*overrides):
         ("method=senet method/finetune=distill", True),
         ("method=relupruner method/finetune=retrain", False),
         ("method=autorep method/finetune=senet", False),
+        ("method=bcd method/finetune=retrain scale=reduced", False),
         ("method=senet method/finetune=senet_activations", True),
         ("method=senet sensitivity=snl", True),
         ("method=senet sensitivity=snl method/search@sensitivity.search=random", True),

@@ -1,0 +1,180 @@
+"""Block coordinate descent (arXiv 2511.11781): from another search's mask down to the budget, a block at a time.
+
+The network starts with the mask and the weights of another search (SNL's), at `first_factor` times the budget B, and is
+trained for a while. Then, until exactly B positions are kept: draw K kept positions at random and measure the accuracy
+on training images as if they were linear; the first of at most R draws that costs no more than `tolerance` goes, else
+the one that costs least; train again where it cost more than that, or always. Swaps, which the paper has not, follow: K
+kept for K linear positions, if a draw raises the accuracy.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.data.order import seeded_generator
+from relinearize.errors import UserError, check_choice, check_number
+from relinearize.methods.baselines.masked_search import MaskedSearch
+from relinearize.methods.losses import accuracy
+from relinearize.methods.schedule import learning_rate
+from relinearize.relu.mask import Mask
+
+
+class BCD(MaskedSearch):
+    """The search stage of block coordinate descent.
+
+    Args:
+        network: with the mask and the weights that it starts from; see MaskedSearch.
+        teacher, budget: see MaskedSearch.
+        first: scores of all positions by the search that made the first mask. (In the config: that search.)
+        first_factor: of the first mask's budget; read by runs/request.py.
+        block: K, an integer; or a share of the positions to go, a float up to 1.
+        draws: R. tolerance: percentage points of training accuracy.
+        candidates: blocks are drawn from this share of the kept positions, those of least score, and restored from as
+            large a share of the linear ones, those of largest score; 1: from all.
+        train: "needed": after a block that costs more than `tolerance`; "always": after every block.
+        block_epochs: epochs of a training; `schedule` covers them and begins again with each.
+        accuracy_images: training images that the accuracy is measured on; None: all.
+        swaps: rounds of exchanges at the budget.
+        settings: see Distill.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        *,
+        budget: int,
+        first: Mapping[str, Tensor],
+        first_factor: float = 1.5,
+        block: float = 100,
+        draws: int = 50,
+        tolerance: float = 0.3,
+        candidates: float = 1.0,
+        train: str = "needed",
+        block_epochs: int = 20,
+        accuracy_images: int | None = None,
+        swaps: int = 0,
+        **settings: Any,
+    ) -> None:
+        for name, value in {"draws": draws, "block_epochs": block_epochs}.items():
+            check_number(f"{self.config_key}.{name}", value, ">= 1", integer=True)
+        check_number(f"{self.config_key}.swaps", swaps, ">= 0", integer=True)
+        check_number(f"{self.config_key}.tolerance", tolerance, ">= 0")
+        check_number(f"{self.config_key}.candidates", candidates, "> 0", "<= 1")
+        check_choice(f"{self.config_key}.train", train, ("needed", "always"))
+        check_number(f"{self.config_key}.block", block, "> 0")
+        if isinstance(block, float) and block > 1 and not block.is_integer():
+            raise UserError(f"{self.config_key}.block={block}: must be an integer, or a share of at most 1")
+        if accuracy_images is not None:
+            check_number(f"{self.config_key}.accuracy_images", accuracy_images, ">= 1", integer=True)
+        going = Mask.of(inner_network(network)).count - budget
+        if going < 0:
+            raise UserError(
+                f"{self.config_key}.first has left {budget + going:,} ReLUs, fewer than the {budget:,} asked"
+            )
+        self.block = max(1, math.ceil(block * going)) if isinstance(block, float) and block <= 1 else int(block)
+        self.rounds = math.ceil(going / self.block) + swaps
+        super().__init__(network, teacher, budget=budget, epochs=(1 + self.rounds) * block_epochs, **settings)
+        self.draws, self.tolerance, self.candidates = draws, tolerance, candidates
+        self.train_always, self.block_epochs, self.accuracy_images = train == "always", block_epochs, accuracy_images
+        self.first = dict(first)
+        self.round = 0  # blocks and swaps done
+        self.finished = False
+
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    @property
+    def fewest_epochs(self) -> int:
+        return self.epochs if self.train_always else self.block_epochs
+
+    def set_learning_rate(self, epoch: int) -> None:
+        place = epoch % self.block_epochs
+        for group in self.optimizers().param_groups:
+            group["lr"] = learning_rate(
+                self.base_learning_rate, self.schedule, place, self.block_epochs, self.milestones, self.gamma
+            )
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.finished:  # a checkpoint of the very end
+            self.trainer.should_stop = True
+
+    def epoch_end(self, row: dict[str, float]) -> None:
+        super().epoch_end(row)
+        row["block/round"] = self.round
+        if (int(row["epoch"]) + 1) % self.block_epochs == 0 and self.rounds_until_training():
+            self.finished = self.trainer.should_stop = True
+
+    # ---- blocks ------------------------------------------------------------------------------------------------------
+
+    def rounds_until_training(self) -> bool:
+        """Change the mask until a training is due. True: nothing is left to do."""
+        while self.round < self.rounds:
+            harmless = self.swap() if self.mask.count == self.budget else self.remove()
+            self.round += 1
+            if self.train_always or not harmless:
+                return False
+        return True
+
+    def remove(self) -> bool:
+        """Linearize the first block within the tolerance, else the best. Returns whether it was within."""
+        floor = self.train_accuracy(self.mask) - self.tolerance
+        best, found = -1.0, self.mask
+        for draw in range(self.draws):
+            mask = self.drawn(draw, removed=min(self.block, self.mask.count - self.budget))
+            value = self.train_accuracy(mask)
+            if value > best:
+                best, found = value, mask
+            if value >= floor:
+                break
+        self.put_on(found)
+        return best >= floor
+
+    def swap(self) -> bool:
+        """Exchange the block that raises the accuracy most, if any does. Returns True: no accuracy is lost."""
+        best, found = self.train_accuracy(self.mask), self.mask
+        number = min(self.block, self.mask.count, self.mask.total - self.mask.count)
+        for draw in range(self.draws):
+            mask = self.drawn(draw, removed=number, restored=number)
+            value = self.train_accuracy(mask)
+            if value > best:
+                best, found = value, mask
+        self.put_on(found)
+        return True
+
+    def drawn(self, draw: int, removed: int, restored: int = 0) -> Mask:
+        """The mask without `removed` positions and with `restored` others, a function of seed, round and draw."""
+        generator = seeded_generator("block", self.seed, self.round, draw)
+        kept = torch.cat([mask.flatten() for mask in self.mask.values()])
+        scores = torch.cat([self.first[name].flatten().cpu() for name in self.mask])
+        changed = kept.clone()
+        for state, number, order in ((True, removed, scores), (False, restored, -scores)):
+            places = torch.nonzero(kept == state).squeeze(1)
+            places = places[order[places].argsort(stable=True)]
+            places = places[: max(number, round(self.candidates * len(places)))]
+            changed[places[torch.randperm(len(places), generator=generator)[:number]]] = not state
+        parts = changed.split([mask.numel() for mask in self.mask.values()])
+        return Mask({name: part.view(mask.shape) for (name, mask), part in zip(self.mask.items(), parts, strict=True)})
+
+    def train_accuracy(self, mask: Mask) -> float:
+        """Percent of training images that the network has right under `mask`; the same images in a round."""
+        mask.apply(inner_network(self.network))
+        count = None if self.accuracy_images is None else -(-self.accuracy_images // self.batch_size)
+        return accuracy(self.network, self.further_batches(self.round, count), self.precision_name)
+
+    def position_scores(self) -> Mapping[str, Tensor]:
+        return self.first
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["search"] |= {"round": self.round, "finished": self.finished}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.round, self.finished = checkpoint["search"]["round"], checkpoint["search"]["finished"]
