@@ -24,6 +24,7 @@ QUICK = {  # arguments that make them short; the rest is as short as it is
     "APGDT": {"steps": 3},
     "DeepFool": {"steps": 2},
     "FAB": {"steps": 2},
+    "AutoAttack": {"version": "rand"},  # two attacks in turn instead of four, of which Square takes 5,000 queries
     "Square": {"n_queries": 5},
     "SPSA": {"eps": EPSILON, "nb_sample": 4},
     "EADL1": {"max_iterations": 10, "binary_search_steps": 1},

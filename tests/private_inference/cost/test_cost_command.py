@@ -69,10 +69,11 @@ def test_mistakes_are_one_line(arguments, message):
 
 
 @pytest.mark.slow
-def test_from_the_command_line(alone):
+def test_from_the_command_line(alone, typed):
+    """Once as a program, whose start takes longer than the rest."""
     _, folder = alone[SMALL]
     done = shell(command("cost", f"run={folder}", "preset=delphi_compute"))
     assert done.returncode == 0 and "delphi_compute" in done.stdout, done.stderr
-    done = shell(command("cost", f"run={folder / 'nothing'}"))
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "is no finished run" in done.stderr
-    assert "preset: null" in shell(command("cost", "--help")).stdout
+    status, _, err = typed("cost", f"run={folder / 'nothing'}")
+    assert status == 1 and err.count("\n") == 1 and "is no finished run" in err
+    assert "preset: null" in typed("cost", "--help")[1]
