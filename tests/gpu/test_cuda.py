@@ -22,6 +22,7 @@ from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.conf_folder import conf_folder
 from relinearize.convolution import resolve_convolutions
 from relinearize.evaluation import attacked as robust_attacks
+from relinearize.evaluation import checks as robust_checks
 from relinearize.evaluation.robustness import exact_arithmetic
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.senet.mismatch import add_mismatch
@@ -175,6 +176,9 @@ def test_a_robust_evaluation_in_full_float32(rlnet: tuple[str, Path], monkeypatc
         return attacked(network, images, *arguments)
 
     monkeypatch.setattr(robust_attacks, "attacked_batch", watched)
+    if device == "cpu":  # where tests/evaluation has all checks
+        few = {name: robust_checks.CHECKS[name] for name in ("threat model", "determinism")}
+        monkeypatch.setattr(robust_checks, "CHECKS", few)
     sizes = ["evaluation.n_attack=8", "evaluation.n_checks=2", "evaluation.corruptions=none"]
     attacks = ["evaluation.attacks=[fgsm,pgd20]", "attack.pgd20.steps=2"]
     arguments = [f"run={folder}", "evaluation=robust", f"accelerator={device}", *attacks, *sizes]

@@ -22,7 +22,7 @@ def test_two_devices_in_a_job_and_a_notice_before_its_end(slurm, tmp_path):  # n
         wait_for(lambda: "teacher     epoch 5/" in log(folder), process)
         (job,) = [path.name for path in folder.glob(".submitit/[0-9]*")]
         subprocess.run(["scancel", "--signal=USR2", job], env={**os.environ, **slurm}, check=True)
-        out, err = process.communicate(timeout=400)
+        out, err = process.communicate(timeout=900)
     assert process.returncode == 0 and "1 done" in out, out + err
     assert [row.state for row in Sweep.read(folder).rows] == ["done"]
     assert "teacher: going on from" in log(folder)

@@ -72,7 +72,7 @@ def test_cancelled_job_is_reported_once_the_others_are_done(slurm, tmp_path):
         wait_for(lambda: (folder / "0" / "job.json").exists(), process)
         (job,) = [path.name for path in folder.glob(".submitit/*_0")]
         subprocess.run(["scancel", job], env={**os.environ, **slurm}, check=True)
-        out, err = process.communicate(timeout=600)
+        out, err = process.communicate(timeout=900)
     assert process.returncode == 1
     last = err.splitlines()[-1]
     assert last.startswith(f"relinearize: error: 1 of 2 runs are not done; job 0: job {job} ended without a result"), (
@@ -104,7 +104,7 @@ def test_preempted_job_is_queued_again_and_ends_as_an_undisturbed_one(slurm, tmp
                 return message in log(folder)
 
             wait_for(goes_on, process)
-        out, err = process.communicate(timeout=600)
+        out, err = process.communicate(timeout=900)
     assert process.returncode == 0 and "1 done" in out, out + err
     assert "waiting" in seen and seen <= {"waiting", "running"}
     epochs = re.findall(r"^(\w+ +epoch \d+)/", log(folder), re.MULTILINE)
@@ -133,7 +133,7 @@ def log(folder):
     return "".join(path.read_text() for path in sorted(folder.glob(".submitit/*/*_log.*")))
 
 
-def wait_for(condition, process=None, seconds=400):
+def wait_for(condition, process=None, seconds=900):
     """`process`: must live until then."""
     limit = time.monotonic() + seconds
     while not condition():
