@@ -99,6 +99,7 @@ class InferenceRecord:
     logits: tuple[tuple[float, ...], ...]
     versions: dict[str, str]
     machine: dict[str, Any]
+    replacement: str = "identity"  # what stands at removed positions
 
     @property
     def live_sites(self) -> int:
@@ -118,6 +119,7 @@ class InferenceRecord:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT or content.pop("schema_version") != SCHEMA_VERSION:
                 raise ValueError(f"not a {FORMAT} of version {SCHEMA_VERSION}")
+            content.setdefault("replacement", "identity")  # of a record from before there was a choice
             names = {entry.name for entry in fields(cls)}
             if set(content) != names:
                 raise ValueError(f"keys that are missing or unknown: {sorted(set(content) ^ names)}")

@@ -80,6 +80,7 @@ def infer(options: InferOptions) -> InferenceRecord:
         bundle=asdict(bundle.about) | origin,
         relus=bundle.kept,
         positions={name: int(mask.size) for name, mask in bundle.masks.items()},
+        replacement=bundle.replacement,
         engine=protocol.engine,
         protocol=protocol.name,
         security=protocol.security,

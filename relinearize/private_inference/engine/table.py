@@ -36,9 +36,12 @@ def show(record: InferenceRecord, console: Console | None = None) -> None:
 def lines(record: InferenceRecord) -> list[str]:
     kept, total = sum(record.relus.values()), sum(record.positions.values())
     relu = record.steady.kinds["relu"].bytes
-    per_relu = f", {relu / kept:.1f} bytes each" if kept else ""
+    alone = record.replacement in ("identity", "zero")  # the others' bytes are among those of the ReLUs
+    per_relu = f", {relu / kept:.1f} bytes each" if kept and alone else ""
     model, fidelity = record.model, record.fidelity
     found = [f"{kept:,} of {total:,} ReLUs kept at {record.live_sites} of {len(record.relus)} sites{per_relu}"]
+    if record.replacement != "identity":
+        found.append(f"at the other {total - kept:,} positions: {record.replacement}")
     if record.loopback is not None:
         found.append(
             f"model: {model.loopback_seconds:.2f} s without delay + {model.sequential_messages} messages x RTT/2 + "

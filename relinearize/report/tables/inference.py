@@ -99,7 +99,9 @@ def _predicted(record: InferenceRecord, run: Record | None, link: Network) -> Ph
         return None
     sites = [(kept, record.positions[name]) for name, kept in record.relus.items()]
     linear = record_workload(run).linear if run else None
-    found = predict(Preset(record.protocol, protocol, link), replace(mask_workload(sites), linear=linear))
+    found = predict(
+        Preset(record.protocol, protocol, link), replace(mask_workload(sites, record.replacement), linear=linear)
+    )
     return found.online if found.complete else None
 
 

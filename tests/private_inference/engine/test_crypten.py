@@ -17,6 +17,7 @@ from sessions import check_logits, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.options import InferOptions
+from relinearize.private_inference.engine.table import lines
 from relinearize.private_inference.engine.two_parties import TwoParties
 
 KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
@@ -81,6 +82,9 @@ def test_replacements_are_computed_and_a_quadratic_is_one_product(tmp_path, repl
     removed = sum(int((~mask).sum()) for mask in bundle.masks.values())
     assert record.steady.kinds["relu"].bytes == 464 * bundle.relus + product * removed
     assert record.steady.kinds["relu"].messages == 9 * 4 + (4 if product else 0), "of five sites one removes nothing"
+    said = lines(record)
+    assert record.replacement == replacement and said[1] == f"at the other {removed:,} positions: {replacement}"
+    assert ("bytes each" in said[0]) == (replacement == "zero")
 
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])

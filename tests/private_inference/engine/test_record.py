@@ -70,7 +70,7 @@ def test_the_model_counts_live_sites_and_layers():
     assert semi2k.predicted_seconds == pytest.approx(3 + 20 * 0.02 + 4000 / 12.5e6) and semi2k.measured_seconds == 5
     cheetah = model_of(PROTOCOLS["cheetah"], NETWORKS["wan"], bundle, slow, fast)
     said = protocols()["cheetah"].online.messages.constants
-    assert set(said) == {"live_sites", "pool_steps", "layers"}
+    assert set(said) == {"live_sites", "pool_steps", "layers", "affine_sites", "quadratic_sites"}
     assert cheetah.sequential_messages == round(said["live_sites"] * 4 + said["layers"] * 7), "one site is empty"
 
 
