@@ -4,6 +4,16 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+# Words for some of pydantic's kinds of error.
+WORDS = {
+    "bool_type": "must be true or false",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "string_type": "must be a text",
+    "list_type": "must be a list",
+    "dict_type": "must hold keys of its own",
+    "model_type": "must hold keys of its own",
+}
 WITHIN = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
@@ -31,6 +41,19 @@ def check_number(key: str, value: object, *bounds: str, integer: bool = False) -
     if not fits:
         kind = "an integer" if integer else "a number"
         raise UserError(f"{key}={value}: must be {' '.join([kind, ' and '.join(bounds)]).strip()}")
+
+
+def first_problem(error: Any, prefix: str = "") -> str:
+    """What is wrong with the first value that pydantic refuses; its dotted key stands behind `prefix`."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if not first["loc"]:
+        return message
+    key = prefix + ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"{key} must be given"
+    given = "null" if first["input"] is None else first["input"]
+    return f"{key}={given}: {WORDS.get(first['type'], message)}"
 
 
 def user_error_behind(error: BaseException) -> UserError | None:

@@ -12,7 +12,7 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from relinearize.conf_folder import conf_folder
-from relinearize.errors import UserError
+from relinearize.errors import UserError, first_problem
 
 T = TypeVar("T")
 
@@ -49,19 +49,7 @@ def checked(kind: type[T], config: DictConfig, prefix: str = "") -> T:
     try:
         return kind(**values)
     except ValidationError as error:
-        raise UserError(one_line(error, values, prefix)) from error
-
-
-def one_line(error: ValidationError, values: Any, prefix: str) -> str:
-    first = error.errors(include_url=False)[0]
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    message = {"must be a valid boolean": "must be true or false", "must be a valid integer": "must be an integer"}.get(
-        message, message
-    )
-    if not first["loc"]:
-        return message
-    key = first["loc"][0]
-    return f"{prefix}{key}={values.get(key)}: {message}"
+        raise UserError(first_problem(error, prefix)) from error
 
 
 def composed(

@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,11 @@ class Stage(nn.Module):
         check_choice(f"{self.config_key}.schedule", schedule, SCHEDULES)
         for key, value in {"epochs": epochs, "batch_size": batch_size, "segments": segments}.items():
             check_number(f"{self.config_key}.{key}", value, integer=True)
+        key = f"{self.config_key}.milestones"
+        if not isinstance(milestones, Sequence) or isinstance(milestones, str):
+            raise UserError(f"{key}={milestones}: must be a list of fractions of the epochs, such as [0.5,0.75]")
+        for milestone in milestones:
+            check_number(key, milestone, ">= 0")
         rates = {"learning_rate": learning_rate, "gamma": gamma, "momentum": momentum, "weight_decay": weight_decay}
         for key, value in rates.items():
             check_number(f"{self.config_key}.{key}", value, ">= 0")

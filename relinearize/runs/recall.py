@@ -14,7 +14,8 @@ from relinearize.files import write_text
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import Artifact, content_key
 from relinearize.runs.keys import RESULTS_VERSION
-from relinearize.targets import build, is_ours, plain
+from relinearize.runs.schema import check_targets, checked
+from relinearize.targets import build, is_ours
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 
@@ -39,11 +40,12 @@ def remember(note: Path | None, folder: Path) -> None:
 
 def note_of(config: DictConfig) -> Path | None:
     """The file that names the folder of the config's run; None where more than config and images decides."""
-    settings = plain(config)
+    settings = checked(config)
     if decided_elsewhere(settings):
         return None
     # They name no result: which sweep it is of, and where else the search leaves snapshots.
     settings = {**settings, "sweep": None, "budget": {**settings["budget"], "grid": None}}
+    check_targets(settings, "dataset")
     source = build(config.dataset.source)
     source.check()
     content = {"version": RESULTS_VERSION, "config": settings, "images": source.fingerprint()}

@@ -21,6 +21,7 @@ from relinearize.relu.mask import relu_total
 from relinearize.relu.replacement import IDENTITY, REPLACEMENTS
 from relinearize.relu.sites import site_shapes
 from relinearize.runs.build import all_relu_network, open_images, open_source
+from relinearize.runs.schema import check_targets, checked
 from relinearize.runs.site_choice import FREE, SiteChoice
 from relinearize.targets import TARGET, builder, plain, target
 from relinearize.tracking.interface import LoggerSettings
@@ -37,6 +38,7 @@ class Request:
     """
 
     def __init__(self, config: DictConfig) -> None:
+        check_targets(checked(config), "dataset", "backbone", "method", "score")
         self.config = config
         self.training = TrainerSettings.resolve(**plain(config.trainer), callbacks=plain(config.get("callbacks")))
         if self.training.threads:
@@ -143,6 +145,8 @@ class Request:
         if self.allocation is None:
             return None
         settings = {key: value for key, value in self.allocation.items() if key != "name"}
+        if TARGET not in settings:
+            raise UserError(f"allocation.name={self.allocation['name']} names no file; give allocation=sites or cost")
         return builder(settings)()  # in two steps, so that its errors stay ours
 
     @cached_property

@@ -1,0 +1,132 @@
+"""The kinds of a run's config values: whatever is built from them later may take each for what it is."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pydoc import ErrorDuringImport, locate
+from typing import Annotated, Any
+
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from relinearize.errors import UserError, first_problem, one_line
+from relinearize.targets import TARGET, plain, present_path
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Channels = list[float] | None
+
+
+class Keys(BaseModel):
+    """Keys of a config node; those that are not named here are checked by what takes them."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Target(Keys):
+    target: Annotated[str, Field(min_length=1)] = Field(alias=TARGET)
+    partial: bool = Field(False, alias="_partial_")
+
+
+class Method(Keys):
+    name: str
+    teacher: Target
+    search: Target
+    finetune: Target
+
+
+class Dataset(Keys):
+    name: str
+    title: str
+    source: Target
+    mean: Channels
+    std: Channels
+    augment: dict[str, Any]
+    download: bool = False
+    verify: bool = True
+    resident_limit_gb: Annotated[float, Field(ge=0)] | None = None
+    workers: Annotated[int, Field(ge=0)] = 2
+
+
+class Backbone(Target):
+    name: str
+    weights: str | None = None
+    student_skip: bool = True
+
+
+class Budget(Keys):
+    grid: list[Any]
+
+
+class TeacherFile(Keys):
+    weights: str | None
+
+
+class Allocation(Keys):
+    name: str
+
+
+class Logger(Keys):
+    name: str
+
+
+class Trainer(Keys):
+    channels_last: bool = True
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
+class RunConfig(Keys):
+    """conf/config.yaml with the files that it chose."""
+
+    seed: Any
+    output: Annotated[str, Field(min_length=1)]
+    store: Annotated[str, Field(min_length=1)]
+    sweep: str | None = None
+    teacher: TeacherFile
+    sensitivity: dict[str, Any] | None = None
+    score: Target | None = None
+    method: Method
+    dataset: Dataset
+    backbone: Backbone
+    budget: Budget
+    trainer: Trainer
+    logger: Logger
+    allocation: Allocation | None = None
+    callbacks: dict[str, Any] | None = None
+
+
+def checked(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values. UserError naming the first that is of another kind, or no finite number."""
+    try:
+        values = plain(config)
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from error
+    for key, value in entries(values):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value}: must be a finite number")
+    try:
+        RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(first_problem(error)) from error
+    return values
+
+
+def check_targets(values: dict[str, Any], *groups: str) -> None:
+    """UserError for the first `_target_` of these groups that names no class or function. Imports what they name."""
+    for key, path in entries({group: values.get(group) for group in groups}):
+        if key.endswith(f".{TARGET}"):
+            try:
+                found = locate(present_path(path))
+            except ErrorDuringImport as error:
+                raise UserError(f"{key}={path} cannot be imported: {one_line(error.value)}") from error
+            if not callable(found):
+                raise UserError(f"{key}={path} is no class and no function; give MODULE.NAME of one")
+
+
+def entries(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """What stands in nested dicts and lists, each with its dotted key."""
+    inner = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else None
+    if inner is None:
+        yield key, values
+    for name, value in inner or ():
+        yield from entries(value, f"{key}.{name}" if key else str(name))

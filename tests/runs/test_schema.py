@@ -1,0 +1,43 @@
+"""Values of a wrong kind in a run's config: one line that names the key, before anything is built."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from relinearize.errors import UserError
+from relinearize.runs.pipeline import check_stages
+from relinearize.runs.plan import Plan
+from relinearize.runs.recall import recall
+from tests.helpers.quick_runs import composed
+
+WRONG = [
+    ("output", None, "output=null: must be a text"),
+    ("store", 5, "store=5: must be a text"),
+    ("teacher", None, "teacher=null: must hold keys of its own"),
+    ("teacher.weights", -1, "teacher.weights=-1: must be a text"),
+    ("budget.grid", None, "budget.grid=null: must be a list"),
+    ("method", "snl", "method=snl: must hold keys of its own"),
+    ("method.name", None, "method.name=null: must be a text"),
+    ("method.search", {}, "method.search._target_ must be given"),
+    ("method.teacher.milestones", "0.5", "method.teacher.milestones=0.5: must be a list of fractions"),
+    ("method.teacher.milestones", ["half"], "method.teacher.milestones=half: must be a number >= 0"),
+    ("method.teacher.learning_rate", float("nan"), "method.teacher.learning_rate=nan: must be a finite number"),
+    ("dataset.title", 5, "dataset.title=5: must be a text"),
+    ("dataset.mean", 0.5, "dataset.mean=0.5: must be a list"),
+    ("dataset.augment", True, "dataset.augment=True: must hold keys of its own"),
+    ("dataset.workers", -1, "dataset.workers=-1: must be greater than or equal to 0"),
+    ("trainer.checkpoint_seconds", "soon", "trainer.checkpoint_seconds=soon: must be a number"),
+    ("trainer.threads", "x", "trainer.threads=x: must be an integer"),
+    ("backbone._target_", "my.net", "backbone._target_=my.net is no class and no function"),
+    ("dataset.source._target_", "os.path", "dataset.source._target_=os.path is no class and no function"),
+    ("allocation.name", "x", "allocation.name=x names no file; give allocation=sites or cost"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), WRONG)
+def test_a_value_of_a_wrong_kind_is_named(tmp_path, key, value, message):
+    config = composed(tmp_path)
+    OmegaConf.update(config, key, value, merge=False, force_add=True)
+    with pytest.raises(UserError) as refused:
+        recall(config)
+        check_stages(Plan.of(config))
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
