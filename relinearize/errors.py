@@ -43,17 +43,22 @@ def check_number(key: str, value: object, *bounds: str, integer: bool = False) -
         raise UserError(f"{key}={value}: must be {' '.join([kind, ' and '.join(bounds)]).strip()}")
 
 
-def first_problem(error: Any, prefix: str = "") -> str:
-    """What is wrong with the first value that pydantic refuses; its dotted key stands behind `prefix`."""
+def first_problem(error: Any, values: Any, prefix: str = "") -> str:
+    """What is wrong with the first of `values` that pydantic refuses; its dotted key stands behind `prefix`."""
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if not first["loc"]:
         return message
-    key = prefix + ".".join(map(str, first["loc"]))
+    keys = []
+    for part in first["loc"]:  # of a union, pydantic adds the kind that it tried
+        if keys and not (isinstance(values, dict) and (part in values or first["type"] == "missing")):
+            break
+        keys.append(part)
+        values = values.get(part)
+    key = prefix + ".".join(keys)
     if first["type"] == "missing":
         return f"{key} must be given"
-    given = "null" if first["input"] is None else first["input"]
-    return f"{key}={given}: {WORDS.get(first['type'], message)}"
+    return f"{key}={'null' if values is None else values}: {WORDS.get(first['type'], message)}"
 
 
 def user_error_behind(error: BaseException) -> UserError | None:

@@ -49,7 +49,7 @@ def checked(kind: type[T], config: DictConfig, prefix: str = "") -> T:
     try:
         return kind(**values)
     except ValidationError as error:
-        raise UserError(first_problem(error, prefix)) from error
+        raise UserError(first_problem(error, values, prefix)) from error
 
 
 def composed(

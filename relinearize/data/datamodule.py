@@ -55,9 +55,7 @@ class ImageData:
     ) -> None:
         self.source = source
         self.mean = channel_values("dataset.mean", mean, source.channels)
-        self.std = channel_values("dataset.std", std, source.channels)
-        if min(self.std) <= 0:
-            raise UserError(f"dataset.std={list(self.std)}: standard deviations must be above 0")
+        self.std = channel_values("dataset.std", std, source.channels, positive=True)
         self.augmentation = Augmentation.read(augment, source.image_size)
         if self.augmentation.smallest_area is not None and not source.stream:
             raise UserError(
@@ -201,10 +199,12 @@ def channel_statistics(source: Source) -> tuple[list[float], list[float]]:
     return [round(value, 4) for value in mean.tolist()], [round(value, 4) for value in deviation.tolist()]
 
 
-def channel_values(key: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+def channel_values(key: str, values: Sequence[float], channels: int, positive: bool = False) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     if len(numbers) != channels:
         raise UserError(f"{key}={list(numbers)}: needs one number for each of {channels} channel(s)")
+    if positive and min(numbers) <= 0:
+        raise UserError(f"{key}={list(numbers)}: standard deviations must be above 0")
     return numbers
 
 

@@ -81,5 +81,8 @@ def all_relu_network(config: DictConfig, source: Source | None = None, student: 
         drop_identity_shortcuts(backbone)
     fill_statistics(config, source)
     input_size = (source.channels, source.image_size, source.image_size)
-    mean, std = (plain(config.dataset[key]) for key in ("mean", "std"))
+    from relinearize.data.datamodule import channel_values
+
+    mean = channel_values("dataset.mean", plain(config.dataset.mean), source.channels)
+    std = channel_values("dataset.std", plain(config.dataset.std), source.channels, positive=True)
     return PixelInput(linearize(backbone, input_size), mean, std)

@@ -107,7 +107,7 @@ def checked(config: DictConfig) -> dict[str, Any]:
     try:
         RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError(first_problem(error)) from error
+        raise UserError(first_problem(error, values)) from error
     return values
 
 
