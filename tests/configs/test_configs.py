@@ -417,7 +417,8 @@ def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():
 SEARCHES = ["snl", "random", "senet", "random_allocated", "rlnet", "relupruner", "autorep", "bcd"]
 FINETUNES = ["distill", "senet", "senet_activations", "senetpp", "rlnet"]
 SENSITIVITIES = {
-    "computed": [], "uniform": [], "proportional": [], "snl": [], "list": ["sensitivity.values=[1,2,3,4,5,6,7]"],
+    "computed": [], "shapley": [], "uniform": [], "proportional": [], "snl": [],
+    "list": ["sensitivity.values=[1,2,3,4,5,6,7]"],
 }  # fmt: skip
 SMALL = ["dataset=digits", "backbone=resnet8", "backbone.width=8", "trainer.accelerator=cpu", "trainer.progress=none"]
 
@@ -467,7 +468,7 @@ def test_every_search_finetuning_and_sensitivity_combine(search, tmp_path):
             f"sensitivity={sensitivity}", *SENSITIVITIES[sensitivity],
         )  # fmt: skip
         made = "sensitivity" in plan.artifacts
-        assert made == (plan.request.allocated and sensitivity in ("computed", "snl"))
+        assert made == (plan.request.allocated and sensitivity in ("computed", "shapley", "snl"))
 
 
 def test_a_released_list_is_allocated_exactly(tmp_path):
