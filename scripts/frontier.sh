@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# The comparison of conf/experiment/sweep/frontier.yaml with its controls, several runs side by side, ordered so that a
+# cut at any moment leaves whole budgets: the all-ReLU control (and with it the teacher), then all methods budget by
+# budget. Run again with the same folder, it goes on.
+#
+#   scripts/frontier.sh IMAGES OUT MINUTES PROCESSES [NAME=VALUE ...] [OVERRIDES ...]
+#
+# IMAGES holds cifar-10-batches-py/; records, masks, configs, report and logs go to OUT. NAME=VALUE:
+#   BUDGETS="0.026 0.1"   fractions of the ReLUs, in this order
+#   SEEDS="0 1 2"         all budgets of a seed before the next seed
+#   ARMS="one_shot snl+retrain"   some of the methods below; METHOD+retrain: with the fine-tuning of `progressive`
+# Copies of CIFAR-10 that went through JPEG: dataset.verify=false 'dataset.title="CIFAR-10 (JPEG)"' as OVERRIDES. A dry
+# run on a CPU:
+#   scripts/frontier.sh unused /tmp/dry 10 2 BUDGETS=0.1 dataset=digits backbone=resnet8 budget.grid=[0.1] \
+#       scale=debug total_epochs=4 method.teacher.epochs=1
+set -euo pipefail
+images=${1:?usage: frontier.sh IMAGES OUT MINUTES PROCESSES [NAME=VALUE ...] [OVERRIDES ...]} out=$2 minutes=$3 processes=$4
+shift 4
+budgets="0.026 0.1 0.05 0.013 0.3" seeds=0 overrides=()
+arms="progressive snl+retrain snl one_shot random-fisher+retrain random+retrain senet+retrain senet relupruner+retrain relupruner"
+for argument in "$@"; do
+    case $argument in
+    BUDGETS=*) budgets=${argument#*=} ;;
+    SEEDS=*) seeds=${argument#*=} ;;
+    ARMS=*) arms=${argument#*=} ;;
+    *) overrides+=("$argument") ;;
+    esac
+done
+mkdir -p "$out/logs"
+
+words() { # SEED ARM BUDGET: what the arm adds to the experiment
+    local method=${2%+retrain}
+    echo -n "seed=$1 budget.fraction=$3"
+    [ "$method" = "$2" ] || echo -n " method/finetune=retrain"
+    case $method in
+    random-fisher) echo " method=random_allocated sensitivity=fisher method.name=random-fisher+retrain" ;;
+    *) echo " method=$method" ;;
+    esac
+}
+
+list() {
+    local seed budget arm
+    for seed in $seeds; do
+        words "$seed" all_relu+retrain 1.0
+        for budget in $budgets; do
+            for arm in $arms; do words "$seed" "$arm" "$budget"; done
+        done
+    done
+}
+
+export images out end=$(($(date +%s) + minutes * 60))
+run() { # WORDS OVERRIDE ...: one run; all but its weights are copied at once
+    local words=$1 left=$((end - $(date +%s))) record folder
+    [ "$left" -gt 0 ] || return 0
+    # shellcheck disable=SC2086 # words, split on purpose
+    timeout "$left" python3 -m relinearize run experiment=sweep/frontier method/teacher=classifier "dataset.root=$images" \
+        "output=$out/work" trainer.progress=lines $words "${@:2}" > "$out/logs/${words//[ \/]/_}.txt" 2>&1 ||
+        echo "failed or out of time: $words"
+    for record in "$out"/work/runs/*/record.json; do
+        [ -f "$record" ] || continue
+        folder=$out/runs/$(basename "$(dirname "$record")")
+        mkdir -p "$folder"
+        cp "$record" "${record%/*}/config.yaml" "${record%/*}/mask.safetensors" "$folder"
+    done
+}
+export -f run
+list | xargs -d '\n' -P "$processes" -I{} bash -c 'run "$@"' run {} "${overrides[@]}"
+python3 -m relinearize report "$out/runs" | tee "$out/report.txt"
