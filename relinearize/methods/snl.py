@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError
+from relinearize.errors import check_choice, check_number
 from relinearize.methods.losses import student_losses
 from relinearize.methods.processes import process_rank
 from relinearize.methods.schedule import adam
@@ -64,6 +64,7 @@ class SNLSearch(Stage):
     """
 
     name = "search"
+    segments_key = "checks_per_epoch"
     SAVED = ("lasso", "lowest", "lowest_checked", "count", "kept", "segments_done")
 
     def __init__(
@@ -85,8 +86,13 @@ class SNLSearch(Stage):
     ) -> None:
         segments = 1 if paper_parity else checks_per_epoch
         super().__init__(network, segments=segments, selection="last", **stage_settings)
-        if lasso <= 0 or lasso_growth < 1:
-            raise UserError("method.search.lasso must be above 0 and method.search.lasso_growth at least 1")
+        bounds = {"lasso": (lasso, "> 0"), "lasso_growth": (lasso_growth, ">= 1"), "threshold": (threshold, ">= 0")}
+        bounds |= {"temperature": (temperature, "> 0"), "patience_epochs": (patience_epochs, ">= 0")}
+        if alpha_learning_rate is not None:
+            bounds["alpha_learning_rate"] = (alpha_learning_rate, ">= 0")
+        for key, (value, bound) in bounds.items():
+            check_number(f"{self.config_key}.{key}", value, bound)
+        check_choice(f"{self.config_key}.paper_parity", paper_parity, (True, False))
         self._frozen = (teacher,)
         self.pending = sorted(set(budgets), reverse=True)
         self.on_snapshot = on_snapshot

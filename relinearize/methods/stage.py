@@ -73,6 +73,7 @@ class Stage(nn.Module):
     config_group = "method."  # what stands before the name in config keys
     second_view: str | None = None  # a second augmentation of each batch that the loss needs: "augmix"
     least_epochs = 1
+    segments_key = "segments"  # the setting that says how many
     routed = False  # whether the stage uses the batch-norm routes of the network (see backbones.routes)
     batch_shares = 1  # parts of a batch that pass batch norms separately
     start = "teacher"  # of a search for one budget: from the teacher's weights, or from "scratch"
@@ -95,8 +96,9 @@ class Stage(nn.Module):
         super().__init__()
         check_choice(f"{self.config_key}.selection", selection, SELECTIONS)
         check_choice(f"{self.config_key}.schedule", schedule, SCHEDULES)
-        for key, value in {"epochs": epochs, "batch_size": batch_size, "segments": segments}.items():
-            check_number(f"{self.config_key}.{key}", value, integer=True)
+        least = {"epochs": (epochs, self.least_epochs), "batch_size": (batch_size, 2), self.segments_key: (segments, 1)}
+        for key, (value, bound) in least.items():
+            check_number(f"{self.config_key}.{key}", value, f">= {bound}", integer=True)
         key = f"{self.config_key}.milestones"
         if not isinstance(milestones, Sequence) or isinstance(milestones, str):
             raise UserError(f"{key}={milestones}: must be a list of fractions of the epochs, such as [0.5,0.75]")
@@ -105,11 +107,6 @@ class Stage(nn.Module):
         rates = {"learning_rate": learning_rate, "gamma": gamma, "momentum": momentum, "weight_decay": weight_decay}
         for key, value in rates.items():
             check_number(f"{self.config_key}.{key}", value, ">= 0")
-        if epochs < self.least_epochs or batch_size < 2 or segments < 1:
-            raise UserError(
-                f"{self.config_key}: epochs must be at least {self.least_epochs}, segments at least 1, batch_size at "
-                "least 2"
-            )
         self.network = network
         self.epochs = epochs
         self.batch_size = batch_size

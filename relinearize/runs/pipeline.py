@@ -43,6 +43,7 @@ from relinearize.tracking.loggers import log_finished
 from relinearize.training.checkpoint import CHECKPOINT
 
 REPLACEMENT = "replacement.safetensors"  # of a fine-tuning: the coefficients at removed positions
+SECOND_SEARCHES = ("method.search.first", "sensitivity.search")  # their errors name keys of method.search
 FIT_BATCH = 128  # images that are drawn at a time for them
 
 
@@ -202,6 +203,10 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
                 stages[key].check_devices(request.training.devices)
                 stages[key].rehearse(torch.zeros(2, *request.input_size), torch.zeros(2, dtype=torch.long))
                 check_submodels(request, stages[key])
+        except UserError as error:
+            if key not in SECOND_SEARCHES:
+                raise
+            raise UserError(str(error).replace("method.search.", f"{key}.")) from error
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since
             keys = ", ".join(name for name in OmegaConf.select(config, key) if not name.startswith("_"))
             raise UserError(f"{key} ({build.func.__name__}) does not take all of {keys}: {error}") from error

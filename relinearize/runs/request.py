@@ -27,6 +27,9 @@ from relinearize.targets import TARGET, builder, plain, target
 from relinearize.tracking.interface import LoggerSettings
 from relinearize.training.settings import TrainerSettings
 
+# Groups whose files name classes and functions by `_target_`.
+TARGETED = ("dataset", "backbone", "method", "sensitivity", "score", "allocation", "replacement")
+
 
 class Request:
     """One run as the config asks for it. UserError names the first key that cannot be.
@@ -38,7 +41,7 @@ class Request:
     """
 
     def __init__(self, config: DictConfig) -> None:
-        check_targets(checked(config), "dataset", "backbone", "method", "score")
+        check_targets(checked(config), *TARGETED)
         self.config = config
         self.training = TrainerSettings.resolve(**plain(config.trainer), callbacks=plain(config.get("callbacks")))
         if self.training.threads:

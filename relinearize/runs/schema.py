@@ -25,12 +25,17 @@ class Keys(BaseModel):
 class Target(Keys):
     target: Annotated[str, Field(min_length=1)] = Field(alias=TARGET)
     partial: bool = Field(False, alias="_partial_")
+    recursive: bool = Field(True, alias="_recursive_")
+
+
+class Search(Target):
+    first: Target | None = None  # of a search that starts from another's mask
 
 
 class Method(Keys):
     name: str
     teacher: Target
-    search: Target
+    search: Search
     finetune: Target
 
 
@@ -61,7 +66,9 @@ class TeacherFile(Keys):
     weights: str | None
 
 
-class Allocation(Keys):
+class Choice(Keys):
+    """A group whose files need no class."""
+
     name: str
 
 
@@ -91,7 +98,8 @@ class RunConfig(Keys):
     budget: Budget
     trainer: Trainer
     logger: Logger
-    allocation: Allocation | None = None
+    allocation: Choice | None = None
+    replacement: Choice | None = None
     callbacks: dict[str, Any] | None = None
 
 
@@ -104,6 +112,8 @@ def checked(config: DictConfig) -> dict[str, Any]:
     for key, value in entries(values):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}={value}: must be a finite number")
+        if key.endswith(f".{TARGET}") and not isinstance(value, str):
+            raise UserError(f"{key}={'null' if value is None else value}: must be MODULE.NAME of a class or a function")
     try:
         RunConfig.model_validate(values)
     except ValidationError as error:
@@ -126,7 +136,7 @@ def check_targets(values: dict[str, Any], *groups: str) -> None:
 def entries(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """What stands in nested dicts and lists, each with its dotted key."""
     inner = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else None
-    if inner is None:
+    if not inner:
         yield key, values
     for name, value in inner or ():
         yield from entries(value, f"{key}.{name}" if key else str(name))

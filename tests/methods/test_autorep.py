@@ -145,7 +145,7 @@ def test_run_in_pieces_ends_as_the_undisturbed(finished, tmp_path, run_in_pieces
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("epochs=0", "method.search: epochs must be at least 1"),
+        ("epochs=0", "method.search.epochs=0: must be an integer >= 1"),
         ("penalty=0", r"^method.search.penalty=0: must be a number > 0$"),
         ("hysteresis=-1", r"^method.search.hysteresis=-1: must be a number >= 0$"),
         ("gate_learning_rate=fast", r"^method.search.gate_learning_rate=fast: must be a number > 0$"),

@@ -211,7 +211,7 @@ def test_run_in_pieces_ends_as_the_undisturbed(finished, tmp_path, run_in_pieces
         ("swaps=some", r"^method.search.swaps=some: must be an integer >= 0$"),
         ("accuracy_images=0", r"^method.search.accuracy_images=0: must be an integer >= 1$"),
         ("first_factor=0.5", r"^method.search.first_factor=0.5: must be a number >= 1$"),
-        ("first.lasso=0", "lasso must be above 0"),
+        ("first.lasso=0", "method.search.first.lasso=0: must be a number > 0"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(tmp_path, setting, message):

@@ -130,8 +130,8 @@ def test_random_masks_are_exact_nested_and_a_function_of_the_seed():
     [
         ({"selection": "newest"}, r"method\.teacher\.selection=newest .*best, last, test"),
         ({"schedule": "linear"}, r"method\.teacher\.schedule=linear .*constant, cosine, milestones"),
-        ({"epochs": 0}, r"method\.teacher: epochs"),
-        ({"batch_size": 1}, r"batch_size at least 2"),
+        ({"epochs": 0}, r"method\.teacher\.epochs=0: must be an integer >= 1"),
+        ({"batch_size": 1}, r"method\.teacher\.batch_size=1: must be an integer >= 2"),
     ],
 )
 def test_wrong_stage_settings_are_refused_by_name(wrong, message):

@@ -181,7 +181,7 @@ def test_an_exchange_that_does_not_help_is_undone(store):
         (["score.exact=1x"], r"^method.search.score fails on two images: exact=1x is unknown"),
         (["method.search.learning_rate=fast"], r"^method.search.learning_rate=fast: must be a number >= 0$"),
         (["method.finetune.weight_decay=-1"], r"^method.finetune.weight_decay=-1: must be a number >= 0$"),
-        (["method.finetune.epochs=1.5"], r"^method.finetune.epochs=1.5: must be an integer$"),
+        (["method.finetune.epochs=1.5"], r"^method.finetune.epochs=1.5: must be an integer >= 0$"),
         (["method.finetune.temperature=0"], r"^method.finetune.temperature=0: must be a number > 0$"),
         (["method.finetune.average_decay=no"], r"^method.finetune.average_decay=no: must be a number > 0 and < 1$"),
         (["method.finetune.standardise=no"], r"^method.finetune.standardise=no is unknown; valid: True, False$"),

@@ -174,7 +174,7 @@ def test_run_in_pieces_ends_as_the_undisturbed(finished, tmp_path, run_in_pieces
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("epochs=0", "method.search: epochs must be at least 1"),
+        ("epochs=0", "method.search.epochs=0: must be an integer >= 1"),
         ("ramp_start=1", r"^method.search.ramp_start=1: must be a number >= 0 and < 1$"),
         ("ramp_end=0.01", r"^method.search.ramp_end=0.01: must be a number > 0.0333 and <= 1$"),
         ("mask_every=0", r"^method.search.mask_every=0: must be an integer >= 1$"),

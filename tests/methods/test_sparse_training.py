@@ -325,7 +325,7 @@ def test_compiles_in_one_graph_and_masks_may_move():
         ({"pruning_share": 0}, r"^sensitivity\.pruning_share=0 "),
         ({"pruning_share": 1.5}, r"^sensitivity\.pruning_share=1\.5 "),
         ({"schedule": "steps"}, r"^sensitivity\.schedule=steps "),
-        ({"epochs": 0}, "^sensitivity: epochs"),
+        ({"epochs": 0}, r"^sensitivity\.epochs=0: must be an integer >= 1"),
     ],
 )
 def test_settings_refused(settings, message):

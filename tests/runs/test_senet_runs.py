@@ -169,7 +169,7 @@ def test_submodels_are_runs_of_their_own(senetpp):
     ("settings", "words"),
     [
         (["sensitivity.density=2"], "sensitivity.density=2"),
-        (["sensitivity.epochs=0"], "sensitivity: epochs"),
+        (["sensitivity.epochs=0"], "sensitivity.epochs=0: must be an integer >= 1"),
         (["sensitivity=released"], "resnet18"),
         (["sensitivity=list", "sensitivity.values=[1,2]"], "sensitivity"),
         (["method.search.granularity=row"], "method.search.granularity=row"),
@@ -177,7 +177,7 @@ def test_submodels_are_runs_of_their_own(senetpp):
         (["method.finetune.form=cosine"], "method.finetune.form=cosine"),
         (["method.finetune.sites=[nowhere]"], "no site nowhere"),
         (["sensitivity=snl", "method/search@sensitivity.search=senet"], "sensitivity.search needs"),
-        (["sensitivity=snl", "sensitivity.search.lasso=0"], "lasso must be above 0"),
+        (["sensitivity=snl", "sensitivity.search.lasso=0"], "sensitivity.search.lasso=0: must be a number > 0"),
         (["+backbone.student_skip=false", "backbone=wrn22_8", "backbone.width=1"], "student_skip"),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice
+from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.losses import logit_losses
 from relinearize.methods.processes import sum_in_first, sum_over_processes, zero_unless_first
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
@@ -129,10 +129,13 @@ class SENetSearch(Stage):
         super().__init__(network, **stage_settings)
         for key, value in switches.items():
             check_choice(f"method.search.{key}", value, CHOICES[key])
-        if stop_distance is not None and not 0 <= stop_distance <= 1:
-            raise UserError(f"method.search.stop_distance={stop_distance} is no share; give 0 to 1, or null")
-        if stop_patience < 1:
-            raise UserError(f"method.search.stop_patience={stop_patience}: give a number of epochs, at least 1")
+        check_choice("method.search.paper_parity", paper_parity, (True, False))
+        if stop_distance is not None:
+            check_number("method.search.stop_distance", stop_distance, ">= 0", "<= 1")
+        check_number("method.search.stop_patience", stop_patience, ">= 1", integer=True)
+        check_number("method.search.temperature", temperature, "> 0")
+        for key, weight in {"cross_entropy": cross_entropy_weight, "distillation": distillation_weight}.items():
+            check_number(f"method.search.{key}_weight", weight, ">= 0")
         measure, self.granularity, self.initial_mask, self.top, self.start = switches.values()
         if self.granularity == "channel" and self.top == "strict":
             raise UserError("method.search.granularity=channel keeps exact counts; give method.search.top=exact")

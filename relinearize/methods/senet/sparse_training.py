@@ -136,6 +136,7 @@ class SparseTraining(Stage):
     """
 
     name = "sensitivity"
+    segments_key = "updates_per_epoch"
     config_group = ""
 
     def __init__(
