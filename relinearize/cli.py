@@ -4,9 +4,11 @@ Imports Hydra and nothing heavier: launchers import this module in every worker,
 """
 
 import os
+import re
 import select
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
 
 from hydra.errors import HydraException, MissingConfigException
@@ -37,6 +39,8 @@ USAGE = "\n".join(
         "`relinearize COMMAND --help` lists the keys of a command, `--cfg job` prints its config.",
     ]
 )
+# What Hydra's grammar reads as something else than a text.
+NO_NAME = re.compile(r"null|true|false|nan|[-+]?(inf|[\d_]*\.?[\d_]+\.?(e[-+]?\d+)?)", re.IGNORECASE)
 # Hydra's names of those launchers that are packages of their own, and the extra that each is in.
 LAUNCHER_PLUGINS = {"joblib": "launchers", "submitit_local": "launchers", "submitit_slurm": "launchers", "ray": "ray"}
 
@@ -62,6 +66,7 @@ def main() -> None:
     # A user's own backbones and methods are found from where the command is typed, as with `python -m`.
     sys.path.insert(0, os.getcwd())
     try:
+        refuse_group_values(arguments[1:])
         import_module(f"relinearize.commands.{arguments[0]}").main(arguments[1:])
         sys.stdout.flush()
     except UserError as error:
@@ -79,6 +84,19 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(1)
+
+
+def refuse_group_values(arguments: Sequence[str]) -> None:
+    """UserError for GROUP=VALUE where VALUE is null, a bool or a number: Hydra takes names alone."""
+    for word in arguments:
+        key, _, value = word.lstrip("+").partition("=")
+        files = sorted(file.stem for file in (conf_folder() / key.partition("@")[0]).glob("*.yaml"))
+        if not key or not files or (key, value) == ("experiment", "null"):
+            continue
+        for choice in value.split(","):
+            if NO_NAME.fullmatch(choice):
+                number = f"; a number of ReLUs: budget.relus={choice}" if key == "budget" else ""
+                raise UserError(f"{key}={choice} is unknown; valid: {', '.join(files)}{number}")
 
 
 def reader_left() -> bool:

@@ -1,7 +1,7 @@
 """The one exception that a user can cause."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Words for some of pydantic's kinds of error.
@@ -41,6 +41,13 @@ def check_number(key: str, value: object, *bounds: str, integer: bool = False) -
     if not fits:
         kind = "an integer" if integer else "a number"
         raise UserError(f"{key}={value}: must be {' '.join([kind, ' and '.join(bounds)]).strip()}")
+
+
+def checked_keys(key: str, value: object) -> dict[str, Any]:
+    """The settings below the config key `key`, none where it is null. UserError where it holds a single value."""
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"{key}={value}: {WORDS['dict_type']}")
+    return dict(value or {})
 
 
 def first_problem(error: Any, values: Any, prefix: str = "") -> str:

@@ -26,6 +26,9 @@ def count_sites(config: DictConfig, convention: str | None) -> dict[str, tuple[i
     """Site name -> shape of `config`'s backbone under `convention` (None: the backbone has no such option)."""
     from relinearize.relu.sites import site_shapes
     from relinearize.runs.build import all_relu_network
+    from relinearize.runs.schema import check_targets, checked
+
+    check_targets(checked(config), "dataset", "backbone")
 
     config = config.copy()
     if convention is not None:

@@ -5,8 +5,7 @@ SNL, Algorithm 1, last step: L = CE(student, y) + T^2 KL(softmax(teacher / T) ||
 
 from torch import Tensor, nn
 
-from relinearize.errors import check_number
-from relinearize.methods.losses import student_losses
+from relinearize.methods.losses import check_weighting, student_losses
 from relinearize.methods.stage import Stage
 
 
@@ -35,9 +34,7 @@ class Distill(Stage):
         **stage_settings,
     ) -> None:
         super().__init__(network, **stage_settings)
-        check_number(f"{self.config_key}.temperature", temperature, "> 0")
-        for name, weight in {"cross_entropy": cross_entropy_weight, "distillation": distillation_weight}.items():
-            check_number(f"{self.config_key}.{name}_weight", weight, ">= 0")
+        check_weighting(self.config_key, temperature, cross_entropy_weight, distillation_weight)
         self._frozen = (teacher,)
         self.temperature = temperature
         self.cross_entropy_weight = cross_entropy_weight

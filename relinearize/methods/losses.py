@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relinearize.errors import check_number
 from relinearize.methods.processes import sum_over_processes
 
 
@@ -45,6 +46,13 @@ def logit_losses(
         "accuracy": percent_correct(logits, labels),
     }
     return cross_entropy, divergence, metrics
+
+
+def check_weighting(key: str, temperature: object, cross_entropy_weight: object, distillation_weight: object) -> None:
+    """UserError, naming the setting of the stage at config key `key`, unless the two terms can be weighted so."""
+    check_number(f"{key}.temperature", temperature, "> 0")
+    check_number(f"{key}.cross_entropy_weight", cross_entropy_weight, ">= 0")
+    check_number(f"{key}.distillation_weight", distillation_weight, ">= 0")
 
 
 def student_losses(

@@ -65,9 +65,8 @@ class Retrain(CycleStage, Distill):
         super().on_fit_start()
         if self.average is not None:
             self.average.to(self.device, memory_format=self.memory_format)
-            self.average.n_averaged = (
-                self.average.n_averaged.cpu()
-            )  # torch looks at it in every step: no wait for a GPU
+            # torch looks at it in every step, which would wait for a GPU.
+            self.average.n_averaged = self.average.n_averaged.cpu()
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         # The weights that the step before left: a checkpoint between two steps needs no average of its own time.

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from relinearize.errors import UserError, first_problem, one_line
 from relinearize.targets import TARGET, plain, present_path
 
-Share = Annotated[float, Field(ge=0, lt=1)]
 Channels = list[float] | None
 
 
@@ -135,8 +134,9 @@ def check_targets(values: dict[str, Any], *groups: str) -> None:
 
 def entries(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """What stands in nested dicts and lists, each with its dotted key."""
-    inner = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else None
-    if not inner:
+    inner = dict(enumerate(values)) if isinstance(values, list) else values
+    if not inner or not isinstance(inner, Mapping):
         yield key, values
-    for name, value in inner or ():
+        return
+    for name, value in inner.items():
         yield from entries(value, f"{key}.{name}" if key else str(name))

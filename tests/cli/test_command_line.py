@@ -30,6 +30,9 @@ RUN_ERRORS = {
     "fraction above one": (["budget.fraction=1.5"], ["budget.fraction=1.5", "2,304"]),
     "both budgets": (["budget.relus=9", "budget.fraction=0.5"], ["budget.relus", "budget.fraction", "not both"]),
     "unknown group": (["methods=snl"], ["methods", "method"]),
+    "a number for a choice": (["budget=1000"], ["budget=1000 is unknown; valid: 100k", "budget.relus=1000"]),
+    "null for a choice": (["method/search=null"], ["method/search=null is unknown; valid: autorep", "snl"]),
+    "a number among choices": (["scale=debug,5"], ["scale=5 is unknown; valid: debug, demo"]),
     "unknown choice": (["method=snail"], ["method=snail is unknown; valid: ", "random", "snl"]),
     "unknown key": (["method.teacher.lerning_rate=1"], ["lerning_rate"]),
     "unknown selection": (["method.finetune.selection=newest"], ["finetune.selection=newest", "best, last, test"]),
@@ -80,6 +83,11 @@ def test_user_errors_are_one_line_before_any_training(typed, no_training, case):
         (["report", "published=false"], "FOLDER"),
         (["count", "backbone.width=-1"], "width"),
         (["count", "backbone=lenet"], "lenet"),
+        (["count", "dataset.mean=5"], "dataset.mean=5: must be a list"),
+        (["count", "backbone._target_=no.such"], "backbone._target_=no.such is no class and no function"),
+        (["count", "trainer=null"], "trainer=null is unknown; valid: bf16, default"),
+        (["evaluate", "run=/nowhere", "evaluation=null"], "evaluation=null is unknown; valid: clean, robust"),
+        (["infer", "bundle=/nowhere", "network=null"], "network=null: must be loopback, lan, wan"),
     ],
 )
 def test_errors_of_the_other_commands_are_one_line(typed, arguments, word):

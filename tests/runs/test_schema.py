@@ -42,9 +42,21 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "message"), WRONG)
-def test_a_value_of_a_wrong_kind_is_named(tmp_path, key, value, message):
-    config = composed(tmp_path)
+WRONG_RLNET = [
+    ("method.teacher.attack", "pgd", "method.teacher.attack=pgd: must hold keys of its own"),
+    ("method.search.attack.random_start", "x", "method.search.attack.random_start=x is unknown; valid: True, False"),
+    ("method.finetune.robust_validation", 5, "method.finetune.robust_validation=5: must hold keys of its own"),
+    ("method.finetune.pram_weight", "x", "method.finetune.pram_weight=x: must be a number >= 0"),
+    ("sensitivity._target_", [], "sensitivity._target_=[]: must be MODULE.NAME of a class or a function"),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value", "message"),
+    [*(("snl", *wrong) for wrong in WRONG), *(("rlnet", *wrong) for wrong in WRONG_RLNET)],
+)
+def test_a_value_of_a_wrong_kind_is_named(tmp_path, method, key, value, message):
+    config = composed(tmp_path, method=method)
     OmegaConf.update(config, key, value, merge=False, force_add=True)
     with pytest.raises(UserError) as refused:
         recall(config)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.data.order import seeded_generator
-from relinearize.errors import UserError, check_choice
+from relinearize.errors import UserError, check_choice, checked_keys
 from relinearize.robustness.attack import LOSSES, pgd
 from relinearize.robustness.attacks import check_radius
 
@@ -33,12 +33,13 @@ class InnerAttack:
     @classmethod
     def of(cls, settings: Mapping[str, Any] | None, key: str, **defaults: Any) -> "InnerAttack":
         """From the mapping at config key `key`. UserError for unknown keys and impossible values."""
-        settings = defaults | dict(settings or {})
+        settings = defaults | checked_keys(key, settings)
         names = [field.name for field in fields(cls)]
         if unknown := set(settings) - set(names):
             raise UserError(f"{key}.{min(unknown)} is unknown; valid: {', '.join(names)}")
         attack = cls(**settings)
         check_choice(f"{key}.loss", attack.loss, LOSSES)
+        check_choice(f"{key}.random_start", attack.random_start, (True, False))
         for name in ("epsilon", "step_size"):
             check_radius(f"{key}.{name}", getattr(attack, name), zero=False)
         if type(attack.steps) is not int or attack.steps < 1:

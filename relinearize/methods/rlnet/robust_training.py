@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.routes import on_route, route_state, routes_of
-from relinearize.errors import UserError, check_choice
+from relinearize.errors import UserError, check_choice, checked_keys
 from relinearize.methods.folded_route import FoldedRoute
 from relinearize.methods.processes import process_count, process_rank, sum_over_processes
 from relinearize.methods.rlnet.batch_parts import (
@@ -100,7 +100,8 @@ class RobustTraining(Stage):
         return {"attack": attack, "robust_validation": VALIDATION, "part_weights": dict.fromkeys(PARTS, 1.0)}
 
     def _validation(self, given: Mapping[str, int] | None) -> dict[str, int]:
-        key, settings = f"{self.config_key}.robust_validation", VALIDATION | dict(given or {})
+        key = f"{self.config_key}.robust_validation"
+        settings = VALIDATION | checked_keys(key, given)
         if unknown := set(settings) - set(VALIDATION):
             raise UserError(f"{key}.{min(unknown)} is unknown; valid: {', '.join(VALIDATION)}")
         for name, value in settings.items():

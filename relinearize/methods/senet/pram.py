@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice
+from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import logit_losses
 from relinearize.methods.senet.site_outputs import Outputs, SiteOutputs
@@ -169,6 +169,7 @@ class PRAMDistill(Distill):
         weights = {"cross_entropy_weight": cross_entropy_weight, "distillation_weight": distillation_weight}
         super().__init__(network, teacher, **weights, **settings)
         check_choice(f"{self.config_key}.form", form, FORMS)
+        check_number(f"{self.config_key}.pram_weight", pram_weight, ">= 0")
         self.form, self.pram_weight = form, pram_weight
         self.compared_sites = chosen_sites(sites, site_shapes(inner_network(network)), f"{self.config_key}.sites")
         self._student_outputs = SiteOutputs(network, self.compared_sites)

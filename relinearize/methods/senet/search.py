@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
-from relinearize.methods.losses import logit_losses
+from relinearize.methods.losses import check_weighting, logit_losses
 from relinearize.methods.processes import sum_in_first, sum_over_processes, zero_unless_first
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
 from relinearize.methods.stage import Snapshot, Stage
@@ -133,9 +133,7 @@ class SENetSearch(Stage):
         if stop_distance is not None:
             check_number("method.search.stop_distance", stop_distance, ">= 0", "<= 1")
         check_number("method.search.stop_patience", stop_patience, ">= 1", integer=True)
-        check_number("method.search.temperature", temperature, "> 0")
-        for key, weight in {"cross_entropy": cross_entropy_weight, "distillation": distillation_weight}.items():
-            check_number(f"method.search.{key}_weight", weight, ">= 0")
+        check_weighting("method.search", temperature, cross_entropy_weight, distillation_weight)
         measure, self.granularity, self.initial_mask, self.top, self.start = switches.values()
         if self.granularity == "channel" and self.top == "strict":
             raise UserError("method.search.granularity=channel keeps exact counts; give method.search.top=exact")

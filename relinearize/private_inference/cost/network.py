@@ -66,8 +66,10 @@ def read_network(asked: str | Mapping[str, float]) -> Network:
         values = {key: float(value) for key, value in pairs}
         if len(values) < len(pairs) or not set(values) <= {"rtt_ms", "mbps"}:
             raise ValueError
-    except (TypeError, ValueError):
-        raise UserError(f"network={asked}: must be {', '.join(NETWORKS)} or {{rtt_ms:40,mbps:100}}") from None
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(
+            f"network={'null' if asked is None else asked}: must be {', '.join(NETWORKS)} or {{rtt_ms:40,mbps:100}}"
+        ) from None
     rtt_ms, mbps = values.get("rtt_ms", 0.0), values.get("mbps")
     if not 0 <= rtt_ms <= 10_000 or (mbps is not None and not 0.1 <= mbps <= 1e6):
         raise UserError(f"network={asked}: rtt_ms must be 0 to 10000, mbps 0.1 to 1000000")

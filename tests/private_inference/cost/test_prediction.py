@@ -173,6 +173,7 @@ def test_presets_and_networks():
         ("delphi_lan", "wan", "is on lan, not on network=wan; give preset=delphi"),
         ("delphi_compute", "wan", "computation alone"),
         (None, "wifi", "network=wifi: must be loopback, lan, wan"),
+        (None, 5, "network=5: must be loopback, lan, wan"),
     ):
         with pytest.raises(UserError, match=message):
             find_presets(name, network)
