@@ -10,6 +10,10 @@ function sumsOf(group, mask) { // per site: channels kept at each position, row 
   mask.maps = group.sites.map(({ shape: [channels, height, width] }) => Array.from({ length: height * width }, () => (channels > 255 ? bytes[at++] + 256 * bytes[at++] : bytes[at++])));
   return mask.maps;
 }
+function fullestSite(group, mask) { // its channels have the most to show
+  const kept = sumsOf(group, mask).map((map) => map.reduce((sum, count) => sum + count, 0));
+  return kept.indexOf(Math.max(...kept));
+}
 function bitsOf(group, mask, site) { // of one site: 0 or 1 for each position, channel by channel
   const sizes = group.sites.map(({ shape }) => shape.reduce((product, size) => product * size, 1));
   const start = sizes.slice(0, site).reduce((sum, size) => sum + Math.ceil(size / 8), 0);
@@ -36,7 +40,7 @@ function drawMasks() {
   const view = [...budgets, ...labels].find((one) => one.key === maskState.view) ?? best;
   const rows = group.masks.filter(view.holds);
   if (!rows.includes(maskState.mask)) maskState.mask = rows.find((mask) => mask.bits) ?? rows[0];
-  if (maskState.site === null || maskState.site >= group.sites.length) maskState.site = Math.floor(group.sites.length / 2);
+  if (maskState.site === null || maskState.site >= group.sites.length) maskState.site = fullestSite(group, maskState.mask);
   const option = (one) => el("option", { value: one.key, selected: one.key === view.key }, one.text);
   const change = (name, cast) => (event) => { maskState[name] = cast(event.target.value); drawMasks(); };
   $("masks-controls").replaceChildren(
