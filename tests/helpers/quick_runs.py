@@ -105,6 +105,17 @@ def assert_same_tensors(first, second):
         assert value.dtype == second[name].dtype and value.equal(second[name]), name
 
 
+def assert_same_in_pieces(finished, folder, run_in_pieces, every, *overrides, **settings):
+    """Search and fine-tuning of `finished` (record, folder), made again in pieces (see conftest.py), end alike."""
+    record, whole = finished
+    copy_store(whole, folder)
+    for made in ("search", "finetune"):
+        shutil.rmtree(folder / "store" / made)
+    again, again_folder = run_in_pieces(every, folder, *overrides, **settings)
+    assert_same_tensors(again_folder, whole)
+    assert lasting(again)["accuracy"] == lasting(record)["accuracy"]
+
+
 def lasting(record):
     """The parts of a record that must not depend on how often the run was interrupted, nor on its folder."""
 

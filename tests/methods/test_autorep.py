@@ -1,11 +1,10 @@
 """AutoReP: its gates by hand, and runs of method=autorep from end to end."""
 
 import math
-import shutil
 
 import pytest
 import torch
-from quick_runs import assert_same_tensors, copy_store, lasting, quick_plan, quick_run
+from quick_runs import assert_same_in_pieces, copy_store, quick_plan, quick_run
 
 from relinearize.errors import UserError
 from relinearize.methods.baselines.autorep import GatedReLU
@@ -133,13 +132,7 @@ def test_layer_culling_and_total_epochs_go_with_it(finished, tmp_path):
 
 @pytest.mark.slow
 def test_run_in_pieces_ends_as_the_undisturbed(finished, tmp_path, run_in_pieces):
-    record, whole = finished
-    copy_store(whole, tmp_path)
-    for made in ("search", "finetune"):
-        shutil.rmtree(tmp_path / "store" / made)
-    again, folder = run_in_pieces(4, tmp_path, SHARE, *SEARCH, method="autorep")
-    assert_same_tensors(folder, whole)
-    assert lasting(again)["accuracy"] == lasting(record)["accuracy"]
+    assert_same_in_pieces(finished, tmp_path, run_in_pieces, 4, SHARE, *SEARCH, method="autorep")
 
 
 @pytest.mark.parametrize(

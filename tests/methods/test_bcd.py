@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from quick_runs import SEARCH as SNL
-from quick_runs import assert_same_tensors, composed, copy_store, lasting, quick_plan, quick_run
+from quick_runs import assert_same_in_pieces, assert_same_tensors, composed, copy_store, quick_plan, quick_run
 from torch import nn
 
 from relinearize.errors import UserError
@@ -189,13 +189,7 @@ def test_killed_when_it_is_done_it_does_not_train_on(finished, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_run_in_pieces_ends_as_the_undisturbed(finished, tmp_path, run_in_pieces):
-    record, whole = finished
-    copy_store(whole, tmp_path)
-    for made in ("search", "finetune"):
-        shutil.rmtree(tmp_path / "store" / made)
-    again, folder = run_in_pieces(4, tmp_path, SHARE, *SEARCH, method="bcd")
-    assert_same_tensors(folder, whole)
-    assert lasting(again)["accuracy"] == lasting(record)["accuracy"]
+    assert_same_in_pieces(finished, tmp_path, run_in_pieces, 4, SHARE, *SEARCH, method="bcd")
 
 
 @pytest.mark.parametrize(

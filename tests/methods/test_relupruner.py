@@ -1,10 +1,8 @@
 """ReLUPruner: its schedule, score and masks by hand; runs of method=relupruner from end to end."""
 
-import shutil
-
 import pytest
 import torch
-from quick_runs import assert_same_tensors, copy_store, lasting, quick_plan, quick_run
+from quick_runs import assert_same_in_pieces, copy_store, quick_plan, quick_run
 
 from relinearize.errors import UserError
 from relinearize.methods.baselines.relupruner import kept_ratio
@@ -162,13 +160,7 @@ def test_total_epochs_and_retraining_go_with_it(finished, tmp_path):
 
 @pytest.mark.slow
 def test_run_in_pieces_ends_as_the_undisturbed(finished, tmp_path, run_in_pieces):
-    record, whole = finished
-    copy_store(whole, tmp_path)
-    for made in ("search", "finetune"):
-        shutil.rmtree(tmp_path / "store" / made)
-    again, folder = run_in_pieces(3, tmp_path, SHARE, *SEARCH, method="relupruner")
-    assert_same_tensors(folder, whole)
-    assert lasting(again)["accuracy"] == lasting(record)["accuracy"]
+    assert_same_in_pieces(finished, tmp_path, run_in_pieces, 3, SHARE, *SEARCH, method="relupruner")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from quick_runs import composed
 from torch import nn
 
 from relinearize import linearize
@@ -13,7 +14,6 @@ from relinearize.methods.baselines import shapley
 from relinearize.methods.baselines.shapley import ShapleyValues
 from relinearize.relu.sites import named_sites
 from relinearize.runs.pipeline import run
-from tests.helpers.quick_runs import composed
 
 WORTH = {(): 10.0, (0,): 40.0, (1,): 20.0, (2,): 5.0, (0, 1): 70.0, (0, 2): 35.0, (1, 2): 20.0, (0, 1, 2): 90.0}
 

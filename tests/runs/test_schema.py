@@ -2,12 +2,12 @@
 
 import pytest
 from omegaconf import OmegaConf
+from quick_runs import composed
 
 from relinearize.errors import UserError
 from relinearize.runs.pipeline import check_stages
 from relinearize.runs.plan import Plan
 from relinearize.runs.recall import recall
-from tests.helpers.quick_runs import composed
 
 WRONG = [
     ("output", None, "output=null: must be a text"),
