@@ -27,6 +27,14 @@ def torch_threads() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def forks_that_train() -> None:
+    """The first backward pass decides whether forked processes can make one: not after torch.compile's fake tensors."""
+    import torch
+
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`pytest -m gpu` on a machine without a GPU skips instead of failing."""
     import torch
