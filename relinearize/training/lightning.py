@@ -134,6 +134,12 @@ class DataParallel(SingleDeviceStrategy):
         # Buffers: masks are the same everywhere anyway; batch-norm statistics are averaged at segment ends.
         self.model = DistributedDataParallel(self.model, device_ids=device, broadcast_buffers=False)
 
+    def teardown(self) -> None:
+        super().teardown()
+        # DDP holds the process group. Left in the trainer's cycles, a process forked later (a reading worker) might
+        # free it, and wait for threads that it does not have.
+        self.model = None
+
 
 def devices_of_process(accelerator: str) -> dict[str, Any]:
     """Lightning's arguments for where this process trains: alone, or as one of several."""

@@ -1,6 +1,7 @@
 """Runs with trainer.devices=2: two processes on the CPU, as the program starts them."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -42,6 +43,24 @@ class Plain(nn.Sequential):
     def __init__(self, classes, image_size, channels, width, convention):
         first, second = nn.Conv2d(channels, 16, 3, padding=1), nn.Conv2d(16, 32, 3, stride=2, padding=1)
         super().__init__(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(8 * image_size**2, classes))
+
+
+@pytest.fixture
+def forks_free_what_is_left():
+    """A process that is forked after a test, a reading worker, say, can free all that it inherits unused.
+
+    It could not free a process group: that waits for threads which the child does not have.
+    """
+    gc.disable()
+    try:
+        yield
+        child = multiprocessing.get_context("fork").Process(target=gc.collect)
+        child.start()
+        child.join(60)
+        child.kill()
+        assert child.exitcode == 0
+    finally:
+        gc.enable()
 
 
 @pytest.fixture
@@ -106,7 +125,7 @@ def assert_same_run(first, second, tolerance):
                 assert other_row[key] == pytest.approx(row[key], rel=tolerance, abs=tolerance / 100), (stage, key)
 
 
-def test_two_processes_compute_what_one_does(notes, tmp_path):
+def test_two_processes_compute_what_one_does(notes, tmp_path, forks_free_what_is_left):
     """With torch's convolutions: Winograd's round more, which the training would not keep below this tolerance."""
     settings = [*PLAIN, f"budget.fraction={SMALL}", "method.search.epochs=4", "trainer.convolutions=torch"]
     one = quick_run(tmp_path / "1", *settings)
@@ -117,7 +136,7 @@ def test_two_processes_compute_what_one_does(notes, tmp_path):
     assert one[0].key != two[0].key, "devices are part of a result's identity"
 
 
-def test_training_that_diverges_in_two_processes_says_so_once(tmp_path):
+def test_training_that_diverges_in_two_processes_says_so_once(tmp_path, forks_free_what_is_left):
     with pytest.raises(Diverged, match=r"method\.teacher\.learning_rate"):
         quick_run(tmp_path, TWO, "method.teacher.learning_rate=1e30")
 
