@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -61,6 +62,8 @@ def main() -> None:
                 f"\nrelinearize: error: unknown command {arguments[0]}; valid: {', '.join(COMMANDS)}", file=sys.stderr
             )
         sys.exit(2 if wanted or not arguments else 0)
+    # Hydra reads fifty files, and each of them twice: with libyaml that takes a fraction of the time.
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     # Hydra would print its own shortened traceback; with this it raises and the lines below decide.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # A user's own backbones and methods are found from where the command is typed, as with `python -m`.
