@@ -14,8 +14,9 @@ demo demo-pi test test-all test-slurm test-pi test-crypten: export OMP_NUM_THREA
 # Some containers forbid Python's bytecode files; without them each process compiles the package and the tests again.
 demo demo-pi test test-all test-slurm test-pi test-crypten: export PYTHONDONTWRITEBYTECODE =
 
-# A process per core, each with neighbouring tests, as they share fixtures; whoever is done first takes over from the others.
-WORKERS ?= auto
+# A process per core and one more, as some tests wait for programs that they start. Each has neighbouring tests, which share
+# fixtures; whoever is done first takes over from the others.
+WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS) --maxprocesses=8 --dist=worksteal
 

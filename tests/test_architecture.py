@@ -20,7 +20,7 @@ ORDER = [
 ]  # fmt: skip
 # Of these three rooms none knows another.
 INDEPENDENT = {"relu", "backbones", "data", "convolution"}
-LIGHT = {"hydra", "omegaconf", *sys.stdlib_module_names}
+LIGHT = {"hydra", "omegaconf", "yaml", *sys.stdlib_module_names}
 
 
 def name_of(path: Path) -> str:
