@@ -35,6 +35,13 @@ def forks_that_train() -> None:
     torch.ones(1, requires_grad=True).sum().backward()
 
 
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What a test, or a command that it calls, sets in the environment ends with it."""
+    with patch.dict(os.environ):
+        yield
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`pytest -m gpu` on a machine without a GPU skips instead of failing."""
     import torch
@@ -121,7 +128,7 @@ def random_masks(shared_run: Callable) -> tuple:
 @pytest.fixture
 def typed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Callable[..., tuple[int, str, str]]]:
+) -> Callable[..., tuple[int, str, str]]:
     """typed("run", ...) -> (status, standard output, standard error) of the program, in this process and in `tmp_path`.
 
     Starting a process takes longer than most tests: importing torch and Lightning costs seconds.
@@ -141,8 +148,8 @@ def typed(
 
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.chdir(tmp_path)
-    with patch.dict(os.environ, COLUMNS="200"):  # what a command sets there ends with it
-        yield call
+    monkeypatch.setenv("COLUMNS", "200")
+    return call
 
 
 @pytest.fixture
