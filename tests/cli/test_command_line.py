@@ -158,6 +158,7 @@ def test_a_multirun_is_named_by_its_start_unless_it_has_a_name(monkeypatch, type
     assert "sweep: demo" in out
 
 
+@pytest.mark.slow
 def test_failing_job_of_a_multirun_leaves_the_others_running(typed, tmp_path):
     overrides = ["method.teacher.learning_rate=1e20,0.05", "-m", "method=random", f"output={tmp_path}"]
     status, _, err = typed("run", *QUICK, *overrides)
@@ -258,6 +259,7 @@ def test_help_is_shown_without_torch_and_other_large_packages():
     assert not imported(*([command, "--help"] for command in commands)) & (SLOW_TO_IMPORT | {"torch"})
 
 
+@pytest.mark.slow
 def test_count_imports_torch_and_no_other_large_package():
     packages = imported(["count", "backbone=resnet8"])
     assert "torch" in packages and not packages & SLOW_TO_IMPORT

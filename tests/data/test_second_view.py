@@ -47,6 +47,7 @@ def test_the_ordinary_batch_stands_unchanged_beside_the_second_view():
         assert view.min() >= 0 and view.max() <= 1 and not torch.equal(view, images)
 
 
+@pytest.mark.slow
 def test_the_second_view_is_augmix_of_the_same_images_under_another_crop_and_flip():
     """Recomputed from the padded image and the second crop, which must be neither the first nor tied to it."""
     loader = resident()

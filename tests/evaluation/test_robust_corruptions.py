@@ -96,6 +96,7 @@ def test_folder_files_are_evaluated(tmp_path, monkeypatch):
     assert found.mce == pytest.approx((100 - record.clean.accuracy) * anchor)
 
 
+@pytest.mark.slow
 def test_frost_given_later_costs_frost_only(folder, tmp_path, cells):
     (before,) = evaluate(folder, *ALONE, *FEW)
     assert len(cells) == 14 * 5 and before.corruptions.left_out == ["frost"]

@@ -203,6 +203,7 @@ def test_widths_are_evaluated_too(tmp_path):
     assert whole.width == 8 and whole.run != half.run == half.key  # two checkpoints
 
 
+@pytest.mark.slow
 def test_routes_are_rows_of_one_checkpoint_and_attack_each_other(tmp_path, quick_checks, chunks):
     settings = ["method.search.epochs=1", "sensitivity.epochs=1", "evaluation.n_checks=8"]
     _, folder = quick_run(tmp_path, "budget.fraction=0.2", *SHORT, *settings[:2], method="rlnet")

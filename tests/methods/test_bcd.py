@@ -157,6 +157,7 @@ def test_its_first_search_is_snls_own(finished, tmp_path, fits):
     assert other.search.key != plan.search.key and other.teacher.key == plan.teacher.key
 
 
+@pytest.mark.slow
 def test_total_epochs_layer_culling_and_other_first_searches_go_with_it(finished, tmp_path):
     copy_store(finished[1], tmp_path)
     settings = ["method/search@method.search.first=random", *SEARCH[:5], "method.search.train=always",

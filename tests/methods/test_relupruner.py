@@ -128,6 +128,7 @@ def test_scores_of_a_step_are_those_of_the_function_by_the_same_gradients(finish
         torch.testing.assert_close(score, expected[name], rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_student_from_scratch_does_not_start_from_the_teacher(finished):
     folder = finished[1].parents[1]
     plans = [quick_plan(folder, SHARE, *SEARCH, f"method.search.start={start}", method="relupruner")

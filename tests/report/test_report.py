@@ -78,6 +78,7 @@ def test_terminal_table_without_teacher_and_with_two_datasets():
     assert " - " in text
 
 
+@pytest.mark.slow
 def test_the_report_never_imports_torch(tmp_path):
     folder = write_records([fake_record()], tmp_path)
     code = (

@@ -21,6 +21,7 @@ from relinearize.records.run import find_records
 from relinearize.runs import search as searching
 
 
+@pytest.mark.slow
 def test_multirun_of_three_budgets_does_one_searchs_worth_of_epochs(tmp_path, alone, typed):
     budgets = f"budget.fraction={LARGE},{MIDDLE},{SMALL}"
     status, out, err = typed("run", *QUICK, *SEARCH, f"output={tmp_path}", "-m", budgets, "trainer.progress=lines")

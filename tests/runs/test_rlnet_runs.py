@@ -78,6 +78,7 @@ def test_stages_with_and_without_routes_go_together(tmp_path, rlnet, fits):
 METHODS["distilled"] = [entry for entry in METHODS["rlnet"] if ".finetune." not in entry]
 
 
+@pytest.mark.slow
 def test_number_of_routes_is_in_the_keys_of_the_stages_that_have_them(tmp_path):
     two, three = (quick_plan(tmp_path, SHARE, f"method.routes={number}", method="rlnet") for number in (2, 3))
     assert two.teacher.key != three.teacher.key

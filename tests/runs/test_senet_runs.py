@@ -197,6 +197,7 @@ def test_widths_that_the_backbone_has_not_are_one_line(tmp_path):
             check_stages(quick_plan(tmp_path, settings, method="senetpp"))
 
 
+@pytest.mark.slow
 def test_command_shows_the_submodels_and_reports_both(tmp_path, senetpp, typed):
     copy_store(senetpp[1], tmp_path)
     status, out, err = typed("run", *QUICK, *METHODS["senetpp"], SHARE, f"output={tmp_path}")

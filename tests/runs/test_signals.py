@@ -65,8 +65,10 @@ def run_in_pieces(notice, every, number, folder, *overrides):
 
 @pytest.mark.parametrize(
     ("number", "every", "ends"),
-    [(signal.SIGUSR2, 8, 4 * [SystemExit]), (signal.SIGTERM, 22, [KeyboardInterrupt])],
-    ids=["USR2", "TERM"],
+    [
+        pytest.param(signal.SIGUSR2, 8, 4 * [SystemExit], id="USR2", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 22, [KeyboardInterrupt], id="TERM"),
+    ],
 )
 def test_run_with_notice_takes_no_step_twice_and_ends_as_the_undisturbed(
     tmp_path_factory, undisturbed, notice, number, every, ends

@@ -149,6 +149,7 @@ def test_killed_sweep_is_told_from_a_running_one_and_goes_on_by_the_same_command
     assert states() == 4 * ["done"]
 
 
+@pytest.mark.slow
 def test_run_found_finished_keeps_the_time_it_took_and_says_nothing_of_the_others(monkeypatch):
     sweep(monkeypatch, float, *SEEDS)
     (path, job), *_ = job_files(find_sweep("mine")).items()

@@ -61,6 +61,7 @@ def test_offline_run_holds_everything_that_a_comparison_needs(tmp_path, alone, o
     assert "sites/kept_table.path" in runs["finetune"][-1]["history"][-1], "the bar chart's table"
 
 
+@pytest.mark.slow
 def test_results_go_from_stage_to_stage_and_every_file_to_sync_is_there(tmp_path, offline):
     record, _ = quick_run(tmp_path, "budget.fraction=0.5", "method.teacher.epochs=1", *offline, method="random")
     runs = runs_below(tmp_path)
@@ -90,6 +91,7 @@ def test_results_go_from_stage_to_stage_and_every_file_to_sync_is_there(tmp_path
     assert [caption.split(":")[0] for caption in captions] == [site.name for site in record.sites]
 
 
+@pytest.mark.slow
 def test_interrupted_stage_goes_on_in_the_same_wandb_run(tmp_path, offline, monkeypatch):
     short = ["budget.fraction=0.5", "trainer.checkpoint_seconds=0", "method.finetune.epochs=0", *offline]
     send = WandbRows.rows
