@@ -33,7 +33,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
     teacher, snapshot, tuned = (described[name] for name in ("teacher", "search", "finetune"))
     mask, _ = plan.results.mask(plan.chosen)
     shapes = request.shapes
-    sensitivities = plan.sensitivities() if request.allocated else {}
+    sensitivities = plan.sensitivities()
     stages = {}
     for name, content in described.items():
         stages[name] = {

@@ -178,10 +178,10 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
         teacher = request.teacher_network("finetune")
         inputs["method.finetune"] = {"network": request.stage_network("finetune"), "teacher": teacher}
     builds = {key: builder(OmegaConf.select(config, key)) for key in inputs}
-    if "method.search" in inputs and request.allocated and plan.sensitivity is not None:
+    if plan.sensitivity is not None and not plan.sensitivity.complete and not plan.chosen.complete:
         if plan.sensitivity_source.learned:
             inputs["sensitivity.search"] = search_inputs(plan.sensitivity_maker)
-            builds["sensitivity.search"] = builder(config.sensitivity.search)
+            builds["sensitivity.search"] = builder(request.sensitivity["search"])
         else:
             inputs["sensitivity"] = {"network": request.new_network()}
             builds["sensitivity"] = plan.sensitivity_source.build

@@ -114,8 +114,8 @@ class Plan:
     def chosen(self) -> Artifact:
         """The mask and weights that the fine-tuning starts from.
 
-        The search's own at the budget; or, where an allocation culls sites after a search that scores positions, the
-        mask that it makes of the scores. A search that is given sensitivities is given the culled sites with them.
+        The search's own at the budget; or, where an allocation divides the budget after a search that scores positions,
+        the mask that it makes of the scores. A search that is given sensitivities is given the culled sites with them.
         """
         if self.request.allocation is None or self.request.allocated:
             return self.snapshot()
@@ -149,11 +149,11 @@ class Plan:
     def artifacts(self) -> dict[str, Artifact]:
         """The result of each stage by name; with what the search starts from, where that has to be made."""
         stages = {"teacher": self.teacher, "search": self.snapshot(), "finetune": self.finetune}
-        if self.request.allocated and self.sensitivity is not None:
+        if self.sensitivity is not None:
             stages["sensitivity"] = self.sensitivity
         return stages if self.first is None else {**stages, "first": self.first.snapshot()}
 
-    # ---- sensitivities, for an allocated search --------------------------------------------------------------------
+    # ---- sensitivities, for an allocated search or an allocation -----------------------------------------------------
 
     @cached_property
     def sensitivity_source(self) -> SensitivitySource:
@@ -168,7 +168,9 @@ class Plan:
     @cached_property
     def sensitivity(self) -> Artifact | None:
         """What has to be made for them: the stage's result, shared by all budgets and by all seeds that name its seed;
-        or the search's mask at the run's budget. None where they are known."""
+        or the search's mask at the run's budget. None where they are known, or not needed."""
+        if self.request.sensitivity is None:
+            return None
         source = self.sensitivity_source
         if source.known is not None:
             return None
@@ -188,7 +190,9 @@ class Plan:
         return self.sensitivity.key
 
     def sensitivities(self) -> dict[str, float]:
-        """The sensitivity of each site, in forward order, once what makes them is in the store."""
+        """The sensitivity of each site, in forward order, once what makes them is in the store; {} if not needed."""
+        if self.request.sensitivity is None:
+            return {}
         if self.sensitivity is None:
             return self.sensitivity_source.known
         if self.sensitivity_source.learned:
@@ -208,7 +212,9 @@ class Plan:
     def _allocation_content(self) -> dict[str, Any]:
         if self.request.site_choice is None:
             return {}
-        return {"allocation": settings_content(self.request.allocation), **self.request.site_choice.measured}
+        settings = dict(self.request.allocation)
+        by = {"sensitivity": self.sensitivity_identity} if settings.pop("sensitivity", None) else {}
+        return {"allocation": settings_content(settings), **by, **self.request.site_choice.measured}
 
     def _stage_content(self, stage: str) -> dict[str, Any]:
         """What of a stage's own settings can change its result."""

@@ -147,15 +147,25 @@ class Request:
         """What culls whole sites; None where every site may keep ReLUs."""
         if self.allocation is None:
             return None
-        settings = {key: value for key, value in self.allocation.items() if key != "name"}
+        settings = {key: value for key, value in self.allocation.items() if key not in ("name", "sensitivity")}
         if TARGET not in settings:
-            raise UserError(f"allocation.name={self.allocation['name']} names no file; give allocation=sites or cost")
+            name = self.allocation["name"]
+            raise UserError(f"allocation.name={name} names no file; give allocation=sites, cost or shapley")
+        if self.allocated and "sensitivity" in self.allocation:
+            name = self.allocation["name"]
+            raise UserError(f"allocation={name}: this search divides by `sensitivity`; give sensitivity={name}")
         return builder(settings)()  # in two steps, so that its errors stay ours
 
     @cached_property
     def allocated(self) -> bool:
         """Whether the search is given the sensitivities of the sites; it is for one budget then."""
         return getattr(target(self.config.method.search), "allocated", False)
+
+    @property
+    def sensitivity(self) -> dict[str, Any] | None:
+        """Where sensitivities of the sites come from: the allocation's own, or the group of an allocated search."""
+        own = (self.allocation or {}).get("sensitivity")
+        return plain(self.config.sensitivity) if self.allocated else own
 
     @cached_property
     def one_budget(self) -> bool:
@@ -255,7 +265,7 @@ class Request:
 
 
 class SensitivitySource:
-    """The `sensitivity` group: where an allocated search gets the sensitivities of the sites from.
+    """The `sensitivity` group: where an allocated search or an allocation gets the sensitivities of the sites from.
 
     Three kinds of `_target_`: a class with `sensitivities(shapes, backbone)`, which knows them at once (`known`); a
     Stage that trains the all-ReLU network and then has `sensitivities()`; or, under the key `search`, another search,
@@ -264,7 +274,7 @@ class SensitivitySource:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.settings = plain(request.config.sensitivity)
+        self.settings = dict(request.sensitivity)
         self.seed = self.settings.pop("seed", request.seed)
         self.learned = "search" in self.settings
 

@@ -45,17 +45,23 @@ def make_snapshot(plan: Plan) -> None:
 
 
 def make_mask(plan: Plan) -> None:
-    """The search, and what an allocation that culls sites makes of its scores (see Plan.chosen)."""
+    """The search, and what an allocation makes of its scores (see Plan.chosen)."""
     make_snapshot(plan)
     if plan.chosen.complete:
         return
+    sensitivities = make_sensitivities(plan)  # before the lock: may need another search
     with plan.chosen.lock(say):
         if plan.chosen.complete:
             return
         request, snapshot, results = plan.request, plan.snapshot(), plan.results
         found = results.weights(snapshot, SCORES)
         scores = {name: found[name] for name in request.shapes}  # a file has an order of its own
-        division = request.site_choice.choose(request.sizes, request.budget, ScoredPositions(scores, request.budget))
+        divide = (
+            SensitiveSites(request.sizes, sensitivities, request.budget)
+            if sensitivities
+            else ScoredPositions(scores, request.budget)
+        )
+        division = request.site_choice.choose(request.sizes, request.budget, divide)
         write_mask(plan, plan.chosen, request.budget, site_mask(scores, division.counts))
         publish(plan, plan.chosen, {"live": division.live}, results.weights(snapshot))
         results.keep(plan.chosen, {WEIGHTS: results.weights(snapshot)})

@@ -1,4 +1,7 @@
-"""Site-aware allocations: the `allocation` group of the config, which culls whole sites (see relu/culling.py)."""
+"""The `allocation` group of the config: which sites keep ReLUs, and how many, where the search does not decide alone.
+
+Two of them cull whole sites (see relu/culling.py).
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,7 +17,7 @@ FREE = "free"  # the name of the allocation that culls nothing
 
 
 class SiteChoice(Protocol):
-    """An allocation of the config: decides which sites stay live."""
+    """An allocation of the config: divides the budget among the sites."""
 
     measured: dict[str, Any]  # what decides beside the config, and so is part of the key of the result
 
@@ -22,7 +25,20 @@ class SiteChoice(Protocol):
         """Raise UserError where it cannot hold `budget`."""
 
     def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
-        """The division of `budget` among the sites that stay."""
+        """The division of `budget`; `divide` is the search's own, or the sensitivities'."""
+
+
+class BySensitivity:
+    """`allocation=shapley`: every site keeps its share by `allocation.sensitivity`, which `divide` goes by."""
+
+    def __init__(self) -> None:
+        self.measured = {}
+
+    def check(self, sizes: Mapping[str, int], budget: int) -> None:
+        """Any budget can be held by all sites."""
+
+    def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
+        return divide(sizes)
 
 
 class FewerSites:

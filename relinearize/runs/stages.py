@@ -158,13 +158,14 @@ def stage_info(plan: Plan, stage: str) -> StageInfo:
         name, title = f"sensitivity-{without_key(artifact)}", f"sensitivity-{subject}"
     elif stage == "search":
         first = () if plan.first is None else (stage_info(plan.first, "search"),)
-        artifact, inputs = plan.snapshot(), (*teacher, *sensitivity_info(plan), *first)
+        artifact, inputs = plan.snapshot(), (*teacher, *(sensitivity_info(plan) if request.allocated else ()), *first)
         budget = short_count(request.budget)
         name = f"{without_key(plan.search)}-{budget}"
         title = f"{config.method.name}-search-{f'{budget}-' if request.one_budget else ''}{subject}"
         tags += [request.method_name, *([f"{request.budget}-relus"] if request.one_budget else [])]
     else:
         artifact, inputs = plan.finetune, (*teacher, stage_info(plan, "search"))
+        inputs += () if request.allocated else sensitivity_info(plan)
         name = title = request.name
         tags += [request.method_name, f"{request.budget}-relus"]
     files = {"weights": artifact.path / WEIGHTS}
@@ -175,8 +176,8 @@ def stage_info(plan: Plan, stage: str) -> StageInfo:
 
 
 def sensitivity_info(plan: Plan) -> tuple[StageInfo, ...]:
-    """What an allocated search gets its sensitivities from, where something has to be made for them."""
-    if not plan.request.allocated or plan.sensitivity is None:
+    """What the sensitivities of the sites come from, where something has to be made for them."""
+    if plan.sensitivity is None:
         return ()
     return (stage_info(plan.sensitivity_maker, "search" if plan.sensitivity_source.learned else "sensitivity"),)
 

@@ -10,6 +10,7 @@ from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import Terms, protocols
 from relinearize.records.run import Record
+from relinearize.relu.allocation import allocate
 from relinearize.relu.mask import Mask
 from relinearize.runs.search import SCORES
 
@@ -51,6 +52,31 @@ def test_one_search_that_scores_positions_serves_every_allocation(tmp_path, fits
     chosen, _ = Mask.from_file(other / "mask.safetensors")
     for name in live(fewer):  # what the search kept there stays, and the positions next in its order join them
         assert bool((kept[name] & ~chosen[name]).sum() == 0) and chosen.counts[name] >= kept.counts[name]
+
+
+def test_shapley_values_divide_the_budget_of_a_search_that_scores_positions(tmp_path, alone, fits):
+    copy_store(alone[SMALL][1], tmp_path)
+    few = ["allocation.sensitivity.permutations=2", "allocation.sensitivity.images=100"]
+    record, folder = quick_run(tmp_path, SHARE, "allocation=shapley", *few)
+    assert fits == ["sensitivity", "finetune"] and record.stages["search"].reused
+    assert record.method.name == "snl+shapley" and record.budget.met == BUDGET
+    mask, _ = Mask.from_file(folder / "mask.safetensors")
+    sizes, values = zip(*((site.total, site.sensitivity) for site in record.sites), strict=True)
+    names = [site.name for site in record.sites]
+    shares = allocate(dict(zip(names, sizes, strict=True)), dict(zip(names, values, strict=True)), BUDGET)
+    assert mask.counts == shares
+    own, _ = Mask.from_file(alone[SMALL][1] / "mask.safetensors")
+    for name, kept in own.items():  # the search's own positions, or a part of them, come first
+        assert int((kept & mask[name]).sum()) == min(shares[name], own.counts[name])
+    again, _ = quick_run(tmp_path, SHARE, "sensitivity=shapley", *(word.replace("allocation.", "") for word in few),
+                         method="random_allocated")  # fmt: skip
+    assert again.stages["sensitivity"].key == record.stages["sensitivity"].key
+    assert again.stages["sensitivity"].reused and {site.name: site.kept for site in again.sites} == shares
+
+
+def test_a_search_with_shares_of_its_own_is_told_where_they_come_from(tmp_path):
+    with pytest.raises(UserError, match=r"allocation=shapley: this search .*; give sensitivity=shapley"):
+        quick_run(tmp_path, "allocation=shapley", method="senet")
 
 
 def test_a_search_that_is_given_sensitivities_is_another_one_under_an_allocation(tmp_path, senet, fits):
