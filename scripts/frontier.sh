@@ -8,7 +8,9 @@
 # IMAGES holds cifar-10-batches-py/; records, masks, configs, report and logs go to OUT. NAME=VALUE:
 #   BUDGETS="0.026 0.1"   fractions of the ReLUs, in this order
 #   SEEDS="0 1 2"         all budgets of a seed before the next seed
-#   ARMS="one_shot snl+retrain"   some of the methods below; METHOD+retrain: with the fine-tuning of `progressive`
+#   ARMS="one_shot snl+retrain progressive:score=snip"   some of the methods below; METHOD+retrain: with the fine-tuning
+#       of `progressive`; METHOD:KEY=VALUE:...: with these settings, a curve of its own. ARMS=ablation: what each part of
+#       `progressive` is worth
 # Copies of CIFAR-10 that went through JPEG: dataset.verify=false 'dataset.title="CIFAR-10 (JPEG)"' as OVERRIDES. A dry
 # run on a CPU:
 #   scripts/frontier.sh unused /tmp/dry 10 2 BUDGETS=0.1 dataset=digits backbone=resnet8 budget.grid=[0.1] \
@@ -18,10 +20,14 @@ images=${1:?usage: frontier.sh IMAGES OUT MINUTES PROCESSES [NAME=VALUE ...] [OV
 shift 4
 budgets="0.026 0.1 0.05 0.013 0.3" seeds=0 overrides=()
 arms="progressive snl+retrain snl one_shot random-fisher+retrain random+retrain senet+retrain senet relupruner+retrain relupruner"
+ablation="progressive one_shot progressive:method.search.rungs=8:method.search.rung_epochs=1 progressive:method.search.continuation=0
+progressive:method.search.exchanges=1 progressive:method.finetune.learning_rate=0.01 progressive:score=gradient
+progressive:score=snip progressive:score=clipped progressive:score=mismatch progressive:score=relupruner progressive:score=random"
 for argument in "$@"; do
     case $argument in
     BUDGETS=*) budgets=${argument#*=} ;;
     SEEDS=*) seeds=${argument#*=} ;;
+    ARMS=ablation) arms=$ablation ;;
     ARMS=*) arms=${argument#*=} ;;
     *) overrides+=("$argument") ;;
     esac
@@ -29,9 +35,14 @@ done
 mkdir -p "$out/logs"
 
 words() { # SEED ARM BUDGET: what the arm adds to the experiment
-    local method=${2%+retrain}
+    local arm=${2%%:*} method
+    method=${arm%+retrain}
     echo -n "seed=$1 budget.fraction=$3"
-    [ "$method" = "$2" ] || echo -n " method/finetune=retrain"
+    [ "$method" = "$arm" ] || echo -n " method/finetune=retrain"
+    if [ "$arm" != "$2" ]; then
+        local settings=${2#*:}
+        echo -n " ${settings//:/ } method.name=${2//[:=.]/-}"
+    fi
     case $method in
     random-fisher) echo " method=random_allocated sensitivity=fisher method.name=random-fisher+retrain" ;;
     *) echo " method=$method" ;;
