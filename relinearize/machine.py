@@ -19,12 +19,14 @@ def versions(*further: str) -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the source checkout this runs from; None in an installed package."""
+    """The commit of the source checkout this runs from; None in an installed package, and without the program git."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    with contextlib.suppress(OSError):
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    return None
 
 
 def cpu_info(*fields: str) -> str | None:

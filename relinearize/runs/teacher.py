@@ -28,6 +28,8 @@ def make_teacher(plan: Plan, stage: Stage | None = None) -> None:
                 "holdout": accuracy(network, holdout) if holdout is not None else None,
                 "selection": "file",
             }
+            images, found = ("test", accuracies["test"]) if holdout is None else ("held-out", accuracies["holdout"])
+            say(f"teacher.weights={path}: {found:.2f} % of the {images} images")
             description = {"seconds": 0.0, "history": [], "accuracy": accuracies}
         else:
             stage = train(plan, teacher_stage, plan.teacher.work / CHECKPOINT, stage=stage)

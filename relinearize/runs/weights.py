@@ -1,5 +1,8 @@
 """Weight files: our own (safetensors), and those of networks that users trained elsewhere."""
 
+import itertools
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,23 @@ from torch import Tensor, nn
 
 from relinearize.errors import UserError
 from relinearize.files import write_bytes
+from relinearize.progress import say
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+# Under what names programs keep a state dict in their checkpoints, and what wrappers of networks put before each name.
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "ema",
+    "model_ema",
+    "ema_state_dict",
+)
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+COUNTER = "num_batches_tracked"
+COUNTERS = (COUNTER, "n_averaged", "total_ops", "total_params")  # no weights: of batch norms, averages and profilers
 
 
 def write_weights(weights: dict[str, Tensor], path: Path) -> None:
@@ -23,7 +41,7 @@ def write_weights(weights: dict[str, Tensor], path: Path) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file or of a torch file (read with weights_only: nothing is executed).
 
-    In a torch file the state dict may lie under one of `WRAPPERS`. UserError names `path` and what is wrong.
+    In a torch file the state dict may lie under some of `WRAPPERS`. UserError names `path` and what is wrong.
     """
     try:
         content: Any = (
@@ -36,10 +54,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read as weights: {reason}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError for files that would execute code
         raise UserError(f"{path} holds more than tensors and is refused ({type(error).__name__})") from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
+    while isinstance(content, dict) and (
+        inner := next((w for w in WRAPPERS if isinstance(content.get(w), dict)), None)
+    ):
+        content = content[inner]
     tensors = (
         {key: value for key, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
     )
@@ -49,31 +67,75 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def match_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """`weights` under the names of `network`: by name if all names agree, else by order and shape.
+    """`weights` under the names of `network`: by name, whatever stood before the names; else by order.
 
-    `num_batches_tracked` counters may be missing, as in files of other programs. UserError gives both lists where
-    neither way fits.
+    By order only where all shapes and the last parts of the names (weight, bias, running_mean) agree. What else the
+    file holds beside names of the network is left out with a line that says so. `num_batches_tracked` counters may be
+    missing, as in files of other programs. UserError with the first difference where neither way fits, and for values
+    that are not finite.
     """
     own = network.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    if set(own) - counters <= set(weights) and all(
-        weights[key].shape == own[key].shape for key in set(own) & set(weights)
-    ):
-        return {key: weights.get(key, own[key]) for key in own}
-    names = [key for key in own if key not in counters]
-    given = [key for key in weights if not key.endswith("num_batches_tracked")]
-    shapes_agree = len(names) == len(given) and all(
-        own[name].shape == weights[key].shape for name, key in zip(names, given, strict=True)
-    )
-    if not shapes_agree:
-        ours = ", ".join(f"{name} {tuple(own[name].shape)}" for name in names)
-        theirs = ", ".join(f"{key} {tuple(weights[key].shape)}" for key in given)
-        raise UserError(
-            f"{path} does not fit the backbone, neither by name nor by order and shape. "
-            f"The backbone has {len(names)}: {ours}. The file has {len(given)}: {theirs}"
-        )
-    renamed = dict(zip(names, (weights[key] for key in given), strict=True))
-    return {key: renamed.get(key, own[key]) for key in own}
+    names = [name for name in own if last_part(name) != COUNTER]
+    weights = without_prefixes(weights, names)
+    found = [name for name in names if name in weights]
+    if 2 * len(found) >= len(names):  # it names this network's parts: then all of them
+        difference = next((name for name in names if name not in found or weights[name].shape != own[name].shape), None)
+        if difference is not None:
+            raise UserError(f"{path} does not fit the backbone: {described(difference, own, weights)}")
+        extra = [name for name in weights if name not in own and last_part(name) not in COUNTERS]
+        if extra:
+            say(f"{path}: {len(extra)} tensors that the backbone does not have are left out, first {extra[0]}")
+        matched = {name: weights[name] for name in own if name in weights}
+    else:
+        given = [name for name in weights if last_part(name) not in COUNTERS]
+        if path.suffix == ".safetensors" and given != sorted(given, key=by_numbers):
+            raise UserError(
+                f"{path} does not fit the backbone: its names are others, and a .safetensors file keeps no order; "
+                f"rename its tensors: {names[0]}, {names[1]}, ..."
+            )
+        for ours, theirs in itertools.zip_longest(names, given):
+            same = None not in (ours, theirs) and last_part(ours) == last_part(theirs)
+            if not same or own[ours].shape != weights[theirs].shape:
+                raise UserError(
+                    f"{path} does not fit the backbone, neither by name nor by order. First difference of "
+                    f"{len(names)} and {len(given)} tensors: the backbone has {shaped(ours, own)}, "
+                    f"the file {shaped(theirs, weights)}"
+                )
+        matched = {ours: weights[theirs] for ours, theirs in zip(names, given, strict=True)}
+    broken = next((name for name, value in matched.items() if not value.isfinite().all()), None)
+    if broken is not None:
+        raise UserError(f"{path}: {broken} has values that are not finite")
+    return {name: matched.get(name, own[name]) for name in own}
+
+
+def without_prefixes(weights: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """`weights` without what wrappers put before their names, as long as that leads to more of `names`."""
+    known = set(names)
+    while True:
+        bare = {name: name.partition(".")[2] for name in weights if name.startswith(PREFIXES)}
+        if not bare or len(known & set(bare.values())) < len(known & set(weights)):
+            return weights
+        others = {name: value for name, value in weights.items() if name not in bare}
+        weights = others | {short: weights[name] for name, short in bare.items()}
+
+
+def last_part(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def by_numbers(name: str) -> list[tuple[int, str]]:
+    """Sorts 2.weight before 10.weight."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def shaped(name: str | None, weights: Mapping[str, Tensor]) -> str:
+    return "nothing" if name is None else f"{name} {tuple(weights[name].shape)}"
+
+
+def described(name: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    if name not in weights:
+        return f"it lacks {shaped(name, own)}"
+    return f"the backbone has {shaped(name, own)}, the file {shaped(name, weights)}"
 
 
 def load_initial(network: nn.Module, path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from relinearize.errors import UserError
+from relinearize.machine import git_commit
 from relinearize.records.run import Record, find_records
 
 VALUES = {
@@ -211,3 +212,9 @@ def test_find_refuses_folders_without_records(tmp_path):
 def test_records_need_no_torch():
     code = "import sys, relinearize.records.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_machine_without_git_has_no_commit_and_no_error(monkeypatch):
+    assert git_commit() is None or len(git_commit()) == 40
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() is None
