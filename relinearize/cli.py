@@ -42,13 +42,15 @@ USAGE = "\n".join(
 )
 # What Hydra's grammar reads as something else than a text.
 NO_NAME = re.compile(r"null|true|false|nan|[-+]?(inf|[\d_]*\.?[\d_]+\.?(e[-+]?\d+)?)", re.IGNORECASE)
+# Keys of names and folders: 2024 is a text there.
+TEXTS = {"output", "store", "sweep", "method.name", "backbone.name", "dataset.name", "dataset.title", "dataset.root"}
 # Hydra's names of those launchers that are packages of their own, and the extra that each is in.
 LAUNCHER_PLUGINS = {"joblib": "launchers", "submitit_local": "launchers", "submitit_slurm": "launchers", "ray": "ray"}
 
 
 def main() -> None:
     """Entry point. Errors of the user are one line on standard error and exit status 1."""
-    arguments = sys.argv[1:]
+    arguments = [as_meant(word) for word in sys.argv[1:]]
     if arguments == ["--version"]:
         from importlib.metadata import version
 
@@ -66,8 +68,9 @@ def main() -> None:
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     # Hydra would print its own shortened traceback; with this it raises and the lines below decide.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # A user's own backbones and methods are found from where the command is typed, as with `python -m`.
-    sys.path.insert(0, os.getcwd())
+    # A user's own backbones and methods are found from where the command is typed; last, since a file profile.py or
+    # statistics.py there must not take the place of Python's own.
+    sys.path.append(os.getcwd())
     try:
         refuse_group_values(arguments[1:])
         import_module(f"relinearize.commands.{arguments[0]}").main(arguments[1:])
@@ -87,6 +90,17 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(1)
+
+
+def as_meant(word: str) -> str:
+    """KEY=VALUE as Hydra reads it right: the home folder for `~`, which shells leave; 1e2 as 100; numbers as names."""
+    key, equals, value = word.partition("=")
+    values = [os.path.expanduser(part) for part in value.split(",")]
+    if key.lstrip("+") in TEXTS:
+        values = [f"'{part}'" if NO_NAME.fullmatch(part) and part != "null" else part for part in values]
+    else:
+        values = [str(int(float(part))) if re.fullmatch(r"\d+e\d{1,2}", part) else part for part in values]
+    return key + equals + ",".join(values)
 
 
 def refuse_group_values(arguments: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """`relinearize run`: one run, or with -m a sweep of them, by Hydra's sweeper and launcher."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> None:
 @application
 def run_job(config: DictConfig) -> float:
     """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
+    os.chdir(HydraConfig.get().runtime.cwd)  # paths are relative to it, whatever hydra.job.chdir says
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from relinearize.sweeps.jobs import tracked
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from quick_runs import LARGE, QUICK, SEARCH, quick_command, shell, trained_epochs
 
+from relinearize.cli import as_meant
 from relinearize.records.run import find_records
 from relinearize.runs import stages as making
 from relinearize.sweeps.arguments import SWEEP_VARIABLE, name_sweep, with_budget_grid
@@ -271,3 +272,39 @@ def test_a_finished_run_imports_torch_and_no_other_large_package(alone):
     packages = imported(["run", *QUICK, *SEARCH, f"budget.fraction={LARGE}", f"output={folder.parents[1]}"])
     assert folder.stat().st_mtime == made and record.key[:8] in folder.name
     assert not packages & SLOW_TO_IMPORT
+
+
+@pytest.mark.parametrize(
+    ("typed_word", "meant"),
+    [
+        ("output=~/a,~/b", "output=HOME/a,HOME/b"), ("teacher.weights=~/net.pt", "teacher.weights=HOME/net.pt"),
+        ("output=007", "output='007'"), ("sweep=20240601", "sweep='20240601'"), ("+sweep=1,b", "+sweep='1',b"),
+        ("dataset.title=true", "dataset.title='true'"), ("sweep=null", "sweep=null"), ("~sweep", "~sweep"),
+        ("method.teacher.epochs=1e1", "method.teacher.epochs=10"), ("budget.relus=5e4,1e3", "budget.relus=50000,1000"),
+        ("seed=1", "seed=1"), ("method.teacher.learning_rate=1e-3", "method.teacher.learning_rate=1e-3"),
+        ("-m", "-m"), ("a=b=~", "a=b=~"),
+    ],
+)  # fmt: skip
+def test_words_are_read_as_they_are_meant(monkeypatch, typed_word, meant):
+    monkeypatch.setenv("HOME", "HOME")
+    assert as_meant(typed_word) == meant
+
+
+@pytest.mark.slow
+def test_files_in_the_users_folder_do_not_stand_for_pythons_own(tmp_path):
+    for name in ("profile", "statistics", "yaml", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not me')")
+    done = shell([Path(sys.executable).parent / "relinearize", "count"], cwd=tmp_path)
+    assert done.returncode == 0 and "total" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_paths_are_relative_to_where_the_command_was_typed(typed, tmp_path):
+    """Also where Hydra changes the folder for each job."""
+    words = ("scale=debug", "method=random", "budget=tenth", "hydra.job.chdir=true", "output=out/2024")
+    status, out, err = typed("run", *words)
+    assert status == 0 and (tmp_path / out.strip().splitlines()[-1]).is_file(), err
+    status, _, err = typed("run", "-m", *words, "seed=1,2")
+    assert status == 0 and len(list(tmp_path.glob("out/2024/runs/*/record.json"))) == 3, err
+    assert len(list(tmp_path.glob("out/2024/store/teacher/[!.]*"))) == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["2024"]
