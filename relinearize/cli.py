@@ -4,7 +4,6 @@ Imports Hydra and nothing heavier: launchers import this module in every worker,
 """
 
 import os
-import re
 import select
 import sys
 import traceback
@@ -16,6 +15,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.commands.jobs import fail
+from relinearize.commands.words import NO_NAME, with_home
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
 
@@ -40,17 +40,16 @@ USAGE = "\n".join(
         "`relinearize COMMAND --help` lists the keys of a command, `--cfg job` prints its config.",
     ]
 )
-# What Hydra's grammar reads as something else than a text.
-NO_NAME = re.compile(r"null|true|false|nan|[-+]?(inf|[\d_]*\.?[\d_]+\.?(e[-+]?\d+)?)", re.IGNORECASE)
-# Keys of names and folders: 2024 is a text there.
-TEXTS = {"output", "store", "sweep", "method.name", "backbone.name", "dataset.name", "dataset.title", "dataset.root"}
 # Hydra's names of those launchers that are packages of their own, and the extra that each is in.
 LAUNCHER_PLUGINS = {"joblib": "launchers", "submitit_local": "launchers", "submitit_slurm": "launchers", "ray": "ray"}
 
 
 def main() -> None:
     """Entry point. Errors of the user are one line on standard error and exit status 1."""
-    arguments = [as_meant(word) for word in sys.argv[1:]]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the program
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    arguments = [with_home(word) for word in sys.argv[1:]]
     if arguments == ["--version"]:
         from importlib.metadata import version
 
@@ -90,17 +89,6 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(1)
-
-
-def as_meant(word: str) -> str:
-    """KEY=VALUE as Hydra reads it right: the home folder for `~`, which shells leave; 1e2 as 100; numbers as names."""
-    key, equals, value = word.partition("=")
-    values = [os.path.expanduser(part) for part in value.split(",")]
-    if key.lstrip("+") in TEXTS:
-        values = [f"'{part}'" if NO_NAME.fullmatch(part) and part != "null" else part for part in values]
-    else:
-        values = [str(int(float(part))) if re.fullmatch(r"\d+e\d{1,2}", part) else part for part in values]
-    return key + equals + ",".join(values)
 
 
 def refuse_group_values(arguments: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from relinearize.commands.words import quoted
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, first_problem
 
@@ -100,11 +101,6 @@ def as_typed(word: str, texts: Sequence[str]) -> str:
     if not separator or key not in texts or value == "null":
         return word
     return f"{key}={quoted(value) if value else 'null'}"
-
-
-def quoted(text: str) -> str:
-    """`text` as a string of Hydra's grammar."""
-    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'") + "'"
 
 
 def compose_config(

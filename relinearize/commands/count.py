@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from relinearize.commands.jobs import application, one_line_errors, show_help
+from relinearize.commands.words import flags_first
 from relinearize.relu.replacement import IDENTITY
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print the table of the network that `arguments` describe; with -m one for each."""
     show_help(arguments)
-    sys.argv = ["relinearize count", *arguments]
+    sys.argv = ["relinearize count", *flags_first(arguments)]
     count_job()
 
 

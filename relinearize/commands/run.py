@@ -11,17 +11,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from relinearize.commands.jobs import application, fail, one_line_errors, show_help
+from relinearize.commands.words import flags_first
 from relinearize.conf_folder import conf_folder
-from relinearize.sweeps.arguments import MULTIRUN, name_sweep, with_budget_grid
+from relinearize.sweeps.arguments import name_sweep, with_budget_grid
 
 
 def main(arguments: Sequence[str]) -> None:
     """Do the run or the sweep that `arguments` describe, or find it done."""
     show_help(arguments)
-    # argparse, below Hydra, takes no overrides on both sides of a flag; behind the flags they are always fine.
-    flags_first = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
     name_sweep(arguments)
-    sys.argv = ["relinearize run", *with_budget_grid(flags_first)]
+    sys.argv = ["relinearize run", *with_budget_grid(flags_first(arguments))]
     from relinearize.sweeps.launching import reported
 
     with reported():

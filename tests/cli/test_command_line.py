@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from quick_runs import LARGE, QUICK, SEARCH, quick_command, shell, trained_epochs
 
-from relinearize.cli import as_meant
+from relinearize.commands.words import as_meant, flags_first, with_home
 from relinearize.records.run import find_records
 from relinearize.runs import stages as making
 from relinearize.sweeps.arguments import SWEEP_VARIABLE, name_sweep, with_budget_grid
@@ -282,12 +282,14 @@ def test_a_finished_run_imports_torch_and_no_other_large_package(alone):
         ("dataset.title=true", "dataset.title='true'"), ("sweep=null", "sweep=null"), ("~sweep", "~sweep"),
         ("method.teacher.epochs=1e1", "method.teacher.epochs=10"), ("budget.relus=5e4,1e3", "budget.relus=50000,1000"),
         ("seed=1", "seed=1"), ("method.teacher.learning_rate=1e-3", "method.teacher.learning_rate=1e-3"),
-        ("-m", "-m"), ("a=b=~", "a=b=~"),
+        ("-m", "-m"), ("a=b=~", "a=b=~"), ("output=a=b", "output='a=b'"), ("store=é(1)", "store='é(1)'"),
+        ("store='é'", "store='é'"), ("output=it's", r"output='it\'s'"), ("output=${store}", "output=${store}"),
+        ('dataset.title="A, (b), c"', 'dataset.title="A, (b), c"'), ("score=f(x)", "score=f(x)"),
     ],
 )  # fmt: skip
 def test_words_are_read_as_they_are_meant(monkeypatch, typed_word, meant):
     monkeypatch.setenv("HOME", "HOME")
-    assert as_meant(typed_word) == meant
+    assert as_meant(with_home(typed_word)) == meant
 
 
 @pytest.mark.slow
@@ -308,3 +310,14 @@ def test_paths_are_relative_to_where_the_command_was_typed(typed, tmp_path):
     assert status == 0 and len(list(tmp_path.glob("out/2024/runs/*/record.json"))) == 3, err
     assert len(list(tmp_path.glob("out/2024/store/teacher/[!.]*"))) == 3
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["2024"]
+
+
+def test_overrides_may_stand_on_both_sides_of_flags():
+    words = ["seed=1", "--config-dir", "conf", "budget=tenth", "-m", "--cfg", "job", "method=snl"]
+    assert flags_first(words) == ["--config-dir", "conf", "-m", "--cfg", "job", "seed=1", "budget=tenth", "method=snl"]
+
+
+@pytest.mark.slow
+def test_a_closed_output_is_no_error():
+    done = shell(["bash", "-c", f"{Path(sys.executable).parent / 'relinearize'} count >&-"])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,52 @@
+"""What is typed after a command, so that Hydra's grammar reads it as it is meant."""
+
+import itertools
+import os
+import re
+from collections.abc import Sequence
+
+# What Hydra's grammar reads as something else than a text, and which texts it takes without quotes.
+NO_NAME = re.compile(r"null|true|false|nan|[-+]?(inf|[\d_]*\.?[\d_]+\.?(e[-+]?\d+)?)", re.IGNORECASE)
+UNQUOTED = re.compile(r"[\w./%+?|@:*-]*", re.ASCII)
+# Keys of names, folders and files: 2024 is a text there.
+TEXTS = {"output", "store", "sweep", "method.name", "backbone.name", "dataset.name", "dataset.title", "dataset.root"}
+TEXTS |= {"teacher.weights", "backbone.weights"}
+# Hydra's flags that are followed by a value of their own.
+WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
+
+
+def with_home(word: str) -> str:
+    """KEY=~/... with the home folder in place of `~`: shells leave it, and Hydra's grammar has no such value."""
+    key, equals, value = word.partition("=")
+    return key + equals + ",".join(map(os.path.expanduser, value.split(",")))
+
+
+def as_meant(word: str) -> str:
+    """KEY=VALUE as Hydra reads it right: names and folders in quotes where they need them, 1e2 as 100."""
+    key, equals, value = word.partition("=")
+    values = value.split(",")
+    if key.lstrip("+") not in TEXTS:
+        values = [str(int(float(part))) if re.fullmatch(r"\d+e\d{1,2}", part) else part for part in values]
+    elif not value.startswith(("'", '"', "[", "{")) and "${" not in value:
+        values = [part if part == "null" or is_name(part) else quoted(part) for part in values]
+    return key + equals + ",".join(values)
+
+
+def is_name(value: str) -> bool:
+    """Whether Hydra's grammar takes it for a text without quotes."""
+    return UNQUOTED.fullmatch(value) is not None and NO_NAME.fullmatch(value) is None
+
+
+def quoted(text: str) -> str:
+    """`text` as a string of Hydra's grammar."""
+    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'") + "'"
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """`arguments` as meant, the overrides last: argparse, below Hydra, takes none on both sides of a flag."""
+    flags, overrides, words = [], [], iter(arguments)
+    for word in words:
+        (flags if word.startswith("-") else overrides).append(word)
+        if word in WITH_VALUE:
+            flags += itertools.islice(words, 1)
+    return flags + [as_meant(word) for word in overrides]
