@@ -180,5 +180,5 @@ class FolderFiles:
         """For each corruption over the names and sizes of its files; their bytes are not read."""
         listed = {}
         for (name, _), files in self._files.items():
-            listed[name] = listed.get(name, "") + "".join(f"{file.key}\0{file.size}\n" for file in files)
+            listed[name] = listed.get(name, "") + "".join(f"{file.key}\0{file.mark}\n" for file in files)
         return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in listed.items()}

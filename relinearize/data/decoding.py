@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-CACHE_VERSION = 1  # raise it when the same files would be decoded to other bytes
+CACHE_VERSION = 2  # raise it when the same files would be decoded to other bytes
 CHUNK = 256  # images per task
 MARGIN = 256 / 224
 
@@ -104,11 +104,15 @@ class EncodedImages(ABC):
 
 
 class ImageFile(NamedTuple):
-    """One labelled file; `key` names it within the set whatever the layout of the folders, size is in bytes."""
+    """One labelled file.
+
+    key: its name within the set, whatever the layout of the folders. mark: its size in bytes; of an uncompressed file,
+    whose size says nothing, the sha256 of its content.
+    """
 
     path: str
     key: str
-    size: int
+    mark: str
     label: int
 
 
@@ -127,24 +131,41 @@ class ImageFiles(EncodedImages):
 
 
 def open_image(path: str | Path) -> Image:
-    """One file as an RGB image; grey, palette and CMYK images are converted. UserError where it cannot be decoded."""
+    """One file as an RGB image (`as_rgb`). UserError where it cannot be decoded."""
     from PIL import Image
 
     try:
         with Image.open(path) as opened:
-            return opened.convert("RGB")
+            return as_rgb(opened)
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, ...
         raise UserError(f"{path}: cannot be decoded ({error}); replace or remove this image") from error
 
 
-def list_digest(files: Sequence[ImageFile], image_size: int) -> str:
-    """sha256 over the sorted (key, size in bytes) of the files and the size they are decoded to.
+def as_rgb(image: Image) -> Image:
+    """8 bits a channel: 16 bits are scaled, what is transparent lies on white; grey, palette and CMYK are converted.
 
-    Reading the files themselves would take minutes on a cluster's file system; a file replaced by another of the very
+    Raises ValueError for pixels without a range: floating-point and 32-bit numbers.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # the latter before Pillow 11
+        return Image.fromarray((np.asarray(image).astype(np.int32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("F", "I"):
+        raise ValueError(f"its pixels are {'floating-point' if image.mode == 'F' else '32-bit'} numbers, not 0 to 255")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def list_digest(files: Sequence[ImageFile], image_size: int) -> str:
+    """sha256 over the sorted (key, mark) of the files and the size they are decoded to.
+
+    Reading compressed files would take minutes on a cluster's file system; one that is replaced by another of the very
     same length goes unnoticed.
     """
     content = hashlib.sha256(f"{CACHE_VERSION} {image_size}\n".encode())
-    content.update("".join(f"{key}\0{size}\n" for key, size in sorted((f.key, f.size) for f in files)).encode())
+    content.update("".join(f"{key}\0{mark}\n" for key, mark in sorted((f.key, f.mark) for f in files)).encode())
     return content.hexdigest()
 
 

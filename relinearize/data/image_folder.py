@@ -13,8 +13,11 @@ import numpy as np
 from relinearize.data.decoding import CentralCrop, ImageFile, ImageFiles, list_digest, load_decoded
 from relinearize.data.source import ImageSet, Source, Split, check_labels
 from relinearize.errors import UserError
+from relinearize.files import file_digest
+from relinearize.progress import say
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+COMPRESSED = (".jpg", ".jpeg", ".png", ".webp")
+EXTENSIONS = (*COMPRESSED, ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 
 
 class FolderSource(Source):
@@ -38,13 +41,19 @@ class FolderSource(Source):
         """The classes in label order."""
 
     @abstractmethod
-    def _list(self, split: Split) -> Iterator[ImageFile]:
-        """The files of a split, in any order; raises UserError naming what is missing."""
+    def _list(self, split: Split, others: list[str]) -> Iterator[ImageFile]:
+        """The files of a split, in any order; what lies beside them: `others`. UserError names what is missing."""
 
     @cached_property
     def _files(self) -> dict[Split, list[ImageFile]]:
         # Sorted by key: the order of the images depends neither on the file system nor on the layout.
-        files = {split: sorted(self._list(split), key=lambda file: file.key) for split in ("train", "test")}
+        others: list[str] = []
+        files = {split: sorted(self._list(split, others), key=lambda file: file.key) for split in ("train", "test")}
+        if others:
+            say(
+                f"{self.path}: {len(others)} files and folders beside the images ({', '.join(EXTENSIONS)}) "
+                f"are left out, first {others[0]}"
+            )
         for split, listed in files.items():
             labels = np.array([file.label for file in listed])
             check_labels(labels, len(self.class_names), f"{self.path}, {split} split")
@@ -58,7 +67,7 @@ class FolderSource(Source):
         self._files  # noqa: B018 - computed once
 
     def fingerprint(self) -> str:
-        """sha256 over the sorted (name, size in bytes) of all files; their pixels are not read (see list_digest)."""
+        """sha256 over the names and marks of all files; compressed ones are not read (see list_digest)."""
         self.check()
         return list_digest([*self._files["train"], *self._files["test"]], self.image_size)
 
@@ -120,16 +129,17 @@ class ImageFolder(FolderSource):
             raise UserError(f"{self.root / 'train'}: {len(names)} class folder(s), a classifier needs at least 2")
         return names
 
-    def _list(self, split: Split) -> Iterator[ImageFile]:
+    def _list(self, split: Split, others: list[str]) -> Iterator[ImageFile]:
         labels = {name: label for label, name in enumerate(self.class_names)}
         folders = [self.root / name for name in (("train",) if split == "train" else ("test", "val"))]
         part = next((folder for folder in folders if folder.is_dir()), None)
         if part is None:
             raise UserError(f"{folders[0]}: no such folder, and no val/ either; one of them holds the test images")
+        others += [entry.path for entry in list_folder(part) if not entry.is_dir()]
         for name in class_folders(part):
             if name not in labels:
                 raise UserError(f"{part / name}: this class has no folder under {self.root / 'train'}")
-            yield from list_images(part / name, f"{split}/{name}", labels[name])
+            yield from list_images(part / name, f"{split}/{name}", labels[name], others)
 
 
 def list_folder(folder: Path) -> list[os.DirEntry]:
@@ -141,11 +151,23 @@ def list_folder(folder: Path) -> list[os.DirEntry]:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def list_images(folder: Path, prefix: str, label: int) -> Iterator[ImageFile]:
-    """The image files directly in a folder, with keys `prefix/name`."""
+def list_images(folder: Path, prefix: str, label: int, others: list[str] | None = None) -> Iterator[ImageFile]:
+    """The image files directly in a folder, with keys `prefix/name`; paths of what else is there go to `others`."""
     for entry in list_folder(folder):
         if entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
-            yield ImageFile(entry.path, f"{prefix}/{entry.name}", entry.stat().st_size, label)
+            yield ImageFile(entry.path, f"{prefix}/{entry.name}", mark_of(entry), label)
+        elif others is not None:
+            others.append(entry.path)
+
+
+def mark_of(entry: os.DirEntry) -> str:
+    """See ImageFile. UserError for a file that cannot be read."""
+    try:
+        if entry.name.lower().endswith(COMPRESSED):
+            return str(entry.stat().st_size)
+        return file_digest(Path(entry.path))
+    except OSError as error:
+        raise UserError(f"{entry.path}: cannot be read ({error.strerror})") from error
 
 
 def class_folders(folder: Path) -> list[str]:

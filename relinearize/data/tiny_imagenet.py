@@ -53,7 +53,7 @@ class TinyImageNet(FolderSource):
             raise UserError(f"{self.path / 'train'}: {len(names)} class folders, expected {self.classes}")
         return names
 
-    def _list(self, split: Split) -> Iterator[ImageFile]:
+    def _list(self, split: Split, others: list[str]) -> Iterator[ImageFile]:
         labels = {name: label for label, name in enumerate(self.class_names)}
         part = "train" if split == "train" else "val"
         if split == "test" and not set(class_folders(self.path / "val")) & set(labels):
@@ -77,4 +77,4 @@ class TinyImageNet(FolderSource):
                 raise UserError(f"{annotations}, line {number}: {wnid!r} is none of the {self.classes} classes")
             if name not in files:
                 raise UserError(f"{self.path / 'val' / 'images' / name}: missing, but listed in {annotations.name}")
-            yield ImageFile(files[name].path, f"val/{wnid}/{name}", files[name].size, labels[wnid])
+            yield ImageFile(files[name].path, f"val/{wnid}/{name}", files[name].mark, labels[wnid])

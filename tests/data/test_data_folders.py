@@ -187,6 +187,66 @@ def test_grey_palette_and_cmyk_images_become_rgb(tmp_path):
     assert images[2, 0, 0].tolist() == [9, 8, 7]
 
 
+def test_sixteen_bits_and_transparency_keep_what_is_seen(tmp_path):
+    root = write_tree(tmp_path / "set")
+    cat = root / "train" / "cat"
+    for file in cat.iterdir():
+        file.unlink()
+    deep = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    for name in ("0.png", "1.tif"):
+        Image.fromarray(deep).save(cat / name)
+    shape = np.zeros((16, 16, 4), np.uint8)  # black, drawn in the alpha channel alone
+    shape[4:8, 4:8, 3] = 255
+    shape[8:12, 4:8, 3] = 128
+    Image.fromarray(shape).save(cat / "2.png")
+    Image.fromarray(shape[..., [0, 3]]).save(cat / "3.png")
+    clear = Image.fromarray(shape[..., :3]).quantize(2)
+    clear.save(cat / "4.png", transparency=clear.getpixel((0, 0)))
+    images = ImageFolder(root, image_size=16).load("train").images.numpy()
+    for image in images[:2]:
+        assert (image == (deep >> 8)[..., None]).all() and len(np.unique(image)) == 256
+    for image in images[2:4]:
+        assert image[0, 0].tolist() == [255] * 3 and image[5, 5].tolist() == [0] * 3
+        assert abs(int(image[9, 5, 0]) - 127) <= 1
+    assert images[4].min() == 255
+
+
+@pytest.mark.parametrize(("kind", "words"), [(np.float32, "floating-point"), (np.int32, "32-bit")])
+def test_pixels_without_a_range_are_refused_by_name(tmp_path, kind, words):
+    root = write_tree(tmp_path / "set")
+    Image.fromarray(np.ones((16, 16), kind)).save(root / "train" / "cat" / "0.tif")
+    with pytest.raises(UserError, match=rf"cat/0\.tif: cannot be decoded \(its pixels are {words} numbers"):
+        ImageFolder(root, image_size=16).load("train")
+
+
+def test_what_lies_beside_the_images_is_named(tmp_path, capsys):
+    root = write_tree(tmp_path / "set")
+    ImageFolder(root, image_size=16).check()
+    assert capsys.readouterr().err == ""
+    (root / "train" / "notes.txt").touch()
+    (root / "train" / "cat" / "movie.gif").touch()
+    (root / "train" / "cat" / "more").mkdir()
+    ImageFolder(root, image_size=16).check()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{root}: 3 files and folders beside the images (.jpg, " in said
+    assert said.endswith(f"are left out, first {root}/train/notes.txt\n")
+
+
+def test_an_uncompressed_file_replaced_by_another_of_its_size_is_another_set(tmp_path):
+    root = write_tree(tmp_path / "set")
+    file = root / "train" / "cat" / "0.bmp"
+    Image.new("RGB", (16, 16), "red").save(file)
+    before, images = (
+        ImageFolder(root, image_size=16).fingerprint(),
+        ImageFolder(root, image_size=16).load("train").images,
+    )
+    length = file.stat().st_size
+    Image.new("RGB", (16, 16), "blue").save(file)
+    again = ImageFolder(root, image_size=16)
+    assert file.stat().st_size == length and again.fingerprint() != before
+    assert not again.load("train").images.equal(images)
+
+
 def test_resized_and_cropped_to_the_centre(tmp_path):
     root = write_tree(tmp_path / "set")
     wide = np.zeros((20, 60, 3), np.uint8)
