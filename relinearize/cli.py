@@ -74,11 +74,6 @@ def main() -> None:
         refuse_group_values(arguments[1:])
         import_module(f"relinearize.commands.{arguments[0]}").main(arguments[1:])
         sys.stdout.flush()
-    except UserError as error:
-        fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        cause = user_error_behind(error)
-        fail(str(cause) if cause else explained(error))
     except KeyboardInterrupt:
         print("relinearize: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -86,7 +81,11 @@ def main() -> None:
         if not reader_left():
             traceback.print_exc()
         sys.exit(1)
-    except Exception:
+    except Exception as error:
+        if cause := user_error_behind(error):
+            fail(str(cause))
+        if isinstance(error, (HydraException, OmegaConfBaseException)):
+            fail(explained(error))
         traceback.print_exc()
         sys.exit(1)
 

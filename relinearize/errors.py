@@ -1,5 +1,6 @@
 """The one exception that a user can cause."""
 
+import errno
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,6 +16,9 @@ WORDS = {
     "model_type": "must hold keys of its own",
 }
 WITHIN = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -69,12 +73,17 @@ def first_problem(error: Any, values: Any, prefix: str = "") -> str:
 
 
 def user_error_behind(error: BaseException) -> UserError | None:
-    """The UserError that Hydra's instantiate wrapped, if any."""
+    """The UserError that Hydra's instantiate wrapped, or what a refusal of the file system amounts to; else None."""
     seen: Any = error
     while seen is not None:
         if isinstance(seen, UserError):
             return seen
         seen = seen.__cause__ or seen.__context__
+    while isinstance(error, BaseException):
+        if isinstance(error, OSError) and error.strerror and (error.filename or error.errno in FULL):
+            place = f"{error.filename}: " if error.filename else ""
+            return UserError(f"{place}{error.strerror} (output=, store= and dataset.root= say where files lie)")
+        error = error.__cause__
     return None
 
 

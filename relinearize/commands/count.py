@@ -14,7 +14,7 @@ from relinearize.relu.replacement import IDENTITY
 def main(arguments: Sequence[str]) -> None:
     """Print the table of the network that `arguments` describe; with -m one for each."""
     show_help(arguments)
-    sys.argv = ["relinearize count", *flags_first(arguments)]
+    sys.argv = ["relinearize count", *flags_first(["hydra.run.dir=.", *arguments])]  # leaves no folder
     count_job()
 
 

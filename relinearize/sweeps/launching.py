@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from relinearize.errors import UserError
+from relinearize.errors import UserError, user_error_behind
 from relinearize.sweeps.arguments import SWEEP_VARIABLE
 from relinearize.sweeps.files import SWEEP_FILE, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive, beating
@@ -37,10 +37,15 @@ class ListJobs(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if not ListJobs.watched:  # `relinearize count -m`: leaves no runs
             return
-        ListJobs.folder = folder = Path(config.hydra.sweep.dir).absolute()
+        folder = Path(config.hydra.sweep.dir).absolute()
         jobs = listed_jobs(config)
-        forget_unfinished(folder, jobs)
-        SweepFile(time.time(), Process.this(), resume_command(config), jobs).write(folder / SWEEP_FILE)
+        try:
+            forget_unfinished(folder, jobs)
+            SweepFile(time.time(), Process.this(), resume_command(config), jobs).write(folder / SWEEP_FILE)
+        except OSError as error:  # Hydra would make a warning of it and go on
+            print(f"relinearize: error: {user_error_behind(error) or error}", file=sys.stderr)
+            sys.exit(1)
+        ListJobs.folder = folder
         ListJobs.heartbeat.enter_context(beating(folder / SWEEP_FILE))
 
 

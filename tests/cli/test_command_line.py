@@ -321,3 +321,23 @@ def test_overrides_may_stand_on_both_sides_of_flags():
 def test_a_closed_output_is_no_error():
     done = shell(["bash", "-c", f"{Path(sys.executable).parent / 'relinearize'} count >&-"])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [("out", []), ("out/store", []), ("out/runs", []), ("out", ["-m", "seed=1,2"])],
+    ids=["output", "store", "runs", "output of a sweep"],
+)
+def test_a_file_in_the_way_is_one_line(typed, tmp_path, no_training, way, words):
+    (tmp_path / way).parent.mkdir(exist_ok=True)
+    (tmp_path / way).touch()
+    status, out, err = typed("run", *words, "output=out", "scale=debug", "method=random", "budget=tenth", "logger=none")
+    assert status == 1 and out == ""
+    *_, line = err.splitlines()
+    assert err.count("error") == 1 and line.startswith("relinearize: error: ") and "output=, store=" in line
+    assert f"{way}" in line
+
+
+def test_count_leaves_no_folder(typed, tmp_path):
+    assert typed("count")[0] == 0
+    assert list(tmp_path.iterdir()) == []
