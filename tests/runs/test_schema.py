@@ -38,7 +38,7 @@ WRONG = [
     ("trainer.threads", "x", "trainer.threads=x: must be an integer"),
     ("backbone._target_", "my.net", "backbone._target_=my.net is no class and no function"),
     ("dataset.source._target_", "os.path", "dataset.source._target_=os.path is no class and no function"),
-    ("allocation.name", "x", "allocation.name=x names no file; give allocation=sites or cost"),
+    ("allocation.name", "x", "allocation.name=x names no file; give allocation=sites, cost or shapley"),
 ]
 
 
