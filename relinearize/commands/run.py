@@ -30,7 +30,8 @@ def main(arguments: Sequence[str]) -> None:
 @application
 def run_job(config: DictConfig) -> float:
     """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
-    os.chdir(HydraConfig.get().runtime.cwd)  # paths are relative to it, whatever hydra.job.chdir says
+    if HydraConfig.get().job.chdir:  # paths stay relative to where the command was typed
+        os.chdir(HydraConfig.get().runtime.cwd)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from relinearize.sweeps.jobs import tracked
 

@@ -177,7 +177,7 @@ class FolderFiles:
 
     @cached_property
     def sha256(self) -> dict[str, str]:
-        """For each corruption over the names and sizes of its files; their bytes are not read."""
+        """For each corruption over the names and marks of its files (see ImageFile)."""
         listed = {}
         for (name, _), files in self._files.items():
             listed[name] = listed.get(name, "") + "".join(f"{file.key}\0{file.mark}\n" for file in files)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from relinearize.data.decoding import CACHE_VERSION, CentralCrop, EncodedImages, load_decoded
+from relinearize.data.decoding import CACHE_VERSION, CentralCrop, EncodedImages, as_rgb, load_decoded
 from relinearize.data.source import ImageSet, Source, Split, check_labels
 from relinearize.errors import UserError
 
@@ -200,7 +200,8 @@ class DatasetImages(EncodedImages):
 
     def image(self, position: int) -> Image:
         try:
-            return self.dataset[position][0].convert("L" if self.crop.channels == 1 else "RGB")
+            image, mode = self.dataset[position][0], "L" if self.crop.channels == 1 else "RGB"
+            return image if image.mode == mode else as_rgb(image).convert(mode)
         except Exception as error:  # whatever torchvision's readers and Pillow's raise
             raise UserError(f"{self.name(position)}: cannot be decoded ({error})") from error
 

@@ -144,7 +144,8 @@ def load_initial(network: nn.Module, path: Path) -> None:
     A head for another number of classes is left out: tensors whose shape differs in its first dimension only, of the
     network's last layer. UserError where the rest does not fit.
     """
-    own, weights = network.state_dict(), read_weights(path)
+    own = network.state_dict()
+    weights = without_prefixes(read_weights(path), own)
     head = next((name for name in reversed(own) if name.endswith(".weight") and own[name].dim() > 1), "")
     for name in (head, head.replace(".weight", ".bias")):
         given = weights.get(name)

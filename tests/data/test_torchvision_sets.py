@@ -157,6 +157,20 @@ def test_refusals(tmp_path, name, options, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_lies_on_white(tmp_path, monkeypatch, channels):
+    class Shapes(datasets.FakeData):
+        def __init__(self, root, split="train"):
+            super().__init__(4, (3, 8, 8), num_classes=2)
+
+        def __getitem__(self, index):
+            return Image.new("RGBA", (8, 8), (0, 0, 0, 255 * (index % 2))), index % 2
+
+    monkeypatch.setattr(datasets, "FakeData", Shapes)
+    images = TorchvisionImages("FakeData", tmp_path, channels=channels).load("train").images
+    assert [image.unique().tolist() for image in images] == [[255], [0], [255], [0]]
+
+
 def test_items_that_are_no_classes_are_refused(tmp_path, monkeypatch):
     class Boxes(datasets.FakeData):
         def __init__(self, root, split="train"):

@@ -1,13 +1,18 @@
 """Values of a wrong kind in a run's config: one line that names the key, before anything is built."""
 
+from typing import get_args
+
 import pytest
 from omegaconf import OmegaConf
+from pydantic import BaseModel
 from quick_runs import composed
 
+from relinearize.commands.words import TEXTS
 from relinearize.errors import UserError
 from relinearize.runs.pipeline import check_stages
 from relinearize.runs.plan import Plan
 from relinearize.runs.recall import recall
+from relinearize.runs.schema import RunConfig
 
 WRONG = [
     ("output", None, "output=null: must be a text"),
@@ -49,6 +54,22 @@ WRONG_RLNET = [
     ("method.finetune.pram_weight", "x", "method.finetune.pram_weight=x: must be a number >= 0"),
     ("sensitivity._target_", [], "sensitivity._target_=[]: must be MODULE.NAME of a class or a function"),
 ]
+
+
+def test_every_text_of_a_name_or_a_folder_may_be_typed_as_a_number():
+    """Those of groups are names of files."""
+    groups = {"allocation", "replacement", "logger", "budget"}
+
+    def texts(model, prefix=""):
+        for name, field in model.model_fields.items():
+            kinds = (field.annotation, *get_args(field.annotation))
+            if str in kinds and name != "target" and prefix.rstrip(".") not in groups:
+                yield prefix + name
+            for kind in kinds:
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    yield from texts(kind, f"{prefix}{name}.")
+
+    assert set(texts(RunConfig)) <= TEXTS
 
 
 @pytest.mark.parametrize(

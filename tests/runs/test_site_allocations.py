@@ -74,6 +74,18 @@ def test_shapley_values_divide_the_budget_of_a_search_that_scores_positions(tmp_
     assert again.stages["sensitivity"].reused and {site.name: site.kept for site in again.sites} == shares
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["uniform", "snl"])
+def test_other_sensitivities_divide_it_as_well(tmp_path, source):
+    """Known at once; learned by another search, whose counts they are."""
+    words = ["allocation=shapley", f"sensitivity@allocation.sensitivity={source}", f"allocation.name={source}"]
+    record, _ = quick_run(tmp_path, SHARE, *words, *UNTUNED, method="random")
+    kept = {site.name: site.kept for site in record.sites}
+    sizes, values = {site.name: site.total for site in record.sites}, {s.name: s.sensitivity for s in record.sites}
+    assert kept == allocate(sizes, values, BUDGET) and record.method.name == f"random+{source}"
+    assert ("sensitivity" in record.stages) == (source == "snl")
+
+
 def test_a_search_with_shares_of_its_own_is_told_where_they_come_from(tmp_path):
     with pytest.raises(UserError, match=r"allocation=shapley: this search .*; give sensitivity=shapley"):
         quick_run(tmp_path, "allocation=shapley", method="senet")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from relinearize.errors import UserError
-from relinearize.runs.weights import match_weights, read_weights
+from relinearize.runs.weights import load_initial, match_weights, read_weights
 
 
 def network() -> nn.Module:
@@ -42,6 +42,15 @@ def assert_read(path: Path, theirs: nn.Module) -> None:
 def test_what_wrappers_put_before_names_does_not_matter(tmp_path: Path, prefix: str, suffix: str) -> None:
     weights = {f"{prefix}{name}": value for name, value in network().state_dict().items()}
     assert_read(saved(weights, tmp_path / f"teacher{suffix}"), network())
+
+
+def test_a_wrapped_file_starts_a_network_with_another_head(tmp_path: Path) -> None:
+    weights = {f"module.{name}": value for name, value in network().state_dict().items()}
+    ours = network()
+    ours[-1] = nn.Linear(4, 7)
+    head = ours[-1].weight.clone()
+    load_initial(ours, saved(weights, tmp_path / "two_classes.pt"))
+    assert ours[0][0].weight.equal(network()[0][0].weight) and ours[-1].weight.equal(head)
 
 
 def test_the_state_dict_is_found_in_checkpoints_of_checkpoints(tmp_path: Path) -> None:
