@@ -162,6 +162,7 @@ def test_what_is_transparent_lies_on_white(tmp_path, monkeypatch, channels):
     class Shapes(datasets.FakeData):
         def __init__(self, root, split="train"):
             super().__init__(4, (3, 8, 8), num_classes=2)
+            self.data, self.targets = np.arange(4, dtype=np.uint8).reshape(4, 1, 1), [0, 1, 0, 1]
 
         def __getitem__(self, index):
             return Image.new("RGBA", (8, 8), (0, 0, 0, 255 * (index % 2))), index % 2

@@ -1,6 +1,6 @@
 """Values of a wrong kind in a run's config: one line that names the key, before anything is built."""
 
-from typing import get_args
+from typing import get_args, get_origin
 
 import pytest
 from omegaconf import OmegaConf
@@ -62,7 +62,10 @@ def test_every_text_of_a_name_or_a_folder_may_be_typed_as_a_number():
 
     def texts(model, prefix=""):
         for name, field in model.model_fields.items():
-            kinds = (field.annotation, *get_args(field.annotation))
+            kinds = (
+                field.annotation,
+                *(get_args(field.annotation) if get_origin(field.annotation) is not dict else ()),
+            )
             if str in kinds and name != "target" and prefix.rstrip(".") not in groups:
                 yield prefix + name
             for kind in kinds:
