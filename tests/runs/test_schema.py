@@ -68,9 +68,9 @@ def test_every_text_of_a_name_or_a_folder_may_be_typed_as_a_number():
             )
             if str in kinds and name != "target" and prefix.rstrip(".") not in groups:
                 yield prefix + name
-            for kind in kinds:
-                if isinstance(kind, type) and issubclass(kind, BaseModel):
-                    yield from texts(kind, f"{prefix}{name}.")
+            for node in kinds:
+                if isinstance(node, type) and issubclass(node, BaseModel):
+                    yield from texts(node, f"{prefix}{name}.")
 
     assert set(texts(RunConfig)) <= TEXTS
 
