@@ -14,7 +14,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from relinearize.commands.jobs import fail
+from relinearize.commands.jobs import fail, find_users_modules
 from relinearize.commands.words import NO_NAME, with_home
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
@@ -67,9 +67,7 @@ def main() -> None:
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     # Hydra would print its own shortened traceback; with this it raises and the lines below decide.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # A user's own backbones and methods are found from where the command is typed; last, since a file profile.py or
-    # statistics.py there must not take the place of Python's own.
-    sys.path.append(os.getcwd())
+    find_users_modules()
     try:
         refuse_group_values(arguments[1:])
         import_module(f"relinearize.commands.{arguments[0]}").main(arguments[1:])

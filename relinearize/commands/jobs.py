@@ -3,6 +3,7 @@
 Light, like `run`: launchers import it in every worker, and `--cfg job` must answer at once.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -16,6 +17,17 @@ from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
 
 application = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+
+
+def find_users_modules() -> None:
+    """A user's own backbones and methods are found from where the command is typed.
+
+    Last, since a file profile.py or statistics.py there must not take the place of Python's own; in the processes that
+    launchers start, neither.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def show_help(arguments: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from relinearize.commands.jobs import application, fail, one_line_errors, show_help
+from relinearize.commands.jobs import application, fail, find_users_modules, one_line_errors, show_help
 from relinearize.commands.words import flags_first
 from relinearize.conf_folder import conf_folder
 from relinearize.sweeps.arguments import name_sweep, with_budget_grid
@@ -32,6 +32,7 @@ def run_job(config: DictConfig) -> float:
     """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
     if HydraConfig.get().job.chdir:  # paths stay relative to where the command was typed
         os.chdir(HydraConfig.get().runtime.cwd)
+    find_users_modules()  # in a launcher's process, too
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from relinearize.sweeps.jobs import tracked
 

@@ -301,6 +301,16 @@ def test_files_in_the_users_folder_do_not_stand_for_pythons_own(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_a_sweep_finds_the_users_classes_and_no_more_in_their_folder(tmp_path, launcher):
+    (tmp_path / "profile.py").write_text("raise SystemExit('not me')")
+    (tmp_path / "mine.py").write_text("from relinearize.backbones import build_backbone as Net")
+    words = [f"launcher={launcher}", "backbone._target_=mine.Net", "method=random", "scale=debug", "seed=1,2"]
+    done = shell([Path(sys.executable).parent / "relinearize", "run", "-m", *words, "budget=tenth"], cwd=tmp_path)
+    assert done.returncode == 0 and "2 done" in done.stdout + done.stderr, done.stderr
+
+
+@pytest.mark.slow
 def test_paths_are_relative_to_where_the_command_was_typed(typed, tmp_path):
     """Also where Hydra changes the folder for each job."""
     words = ("scale=debug", "method=random", "budget=tenth", "hydra.job.chdir=true", "output=out/2024")
