@@ -6,10 +6,15 @@ Shapes: `x` is N x *shape, masks and slopes are `shape` (no batch dimension), sh
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from relinearize.relu.kernels import MaskedReLUFunction, SlopedReLUFunction
 from relinearize.relu.replacement import check_coefficients, polynomial
+
+
+@fx.wrap  # one call for whoever traces a linearized network with torch.fx
+def masked_relu(x: Tensor, mask: Tensor) -> Tensor:
+    return MaskedReLUFunction.apply(x, mask)
 
 
 class MaskedReLU(nn.Module):
@@ -27,7 +32,7 @@ class MaskedReLU(nn.Module):
         self.register_buffer("mask", torch.ones(tuple(shape), dtype=torch.bool), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return MaskedReLUFunction.apply(x, self.mask)
+        return masked_relu(x, self.mask)
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.mask.shape)}, index={self.index}"

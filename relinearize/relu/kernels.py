@@ -68,6 +68,8 @@ class MaskedReLUFunction(torch.autograd.Function):
     Gradient: 0 where the position is kept and the output is not above 0 (as ReLU has it), else the incoming one.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, mask: Tensor) -> Tensor:
         floor = _opaque_floor if _compiling_for_cpu(x) else _floor

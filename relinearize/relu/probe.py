@@ -1,20 +1,24 @@
 """See every ReLU call of a network by running a copy of it once on random input."""
 
-import copy
+import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from relinearize.errors import UserError
 from relinearize.relu.activation import MaskedReLU
-from relinearize.relu.nonlinearities import GATES, OTHER_ACTIVATIONS, RELU_FUNCTIONS
+from relinearize.relu.copies import copied
+from relinearize.relu.nonlinearities import GATES, RELU_FUNCTIONS, is_nonlinear, name_of
 
 PROBE_BATCH = 2
 
@@ -37,6 +41,7 @@ class Probe:
     input: Tensor
     outputs: list[Any]
     owners: set[str]
+    other_relus_in_training: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -57,25 +62,33 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
     Touches neither the model (weights, statistics, train or eval) nor the global random state. Raises UserError where
     the model does not take the input, has no ReLU, or has activations that are no ReLU.
     """
-    network = copy.deepcopy(model).eval()
+    network = copied(model).eval()
     sample = _random_input(model, input_size)
-    watch, outputs = _watched(network, sample, input_size)
-    if watch.others:
+    seen, operators, outputs = _watched(network, sample, input_size)
+    if operators.others:
         raise UserError(
-            f"the network has activations that are no ReLU and cannot be linearized: {listed(watch.others)}; "
+            f"the network has activations that are no ReLU and cannot be linearized: {listed(operators.others)}; "
             "replace them by nn.ReLU first"
         )
-    if not watch.calls:
+    if len(operators.relus) > len(seen.calls):
+        raise UserError(
+            f"the network runs {len(operators.relus)} ReLUs, of which only {len(seen.calls)} are calls of nn.ReLU or "
+            f"F.relu; in {listed(operators.relus)}: write the others as nn.ReLU"
+        )
+    if not seen.calls:
         raise UserError("the network has no ReLU, so there is nothing to linearize")
-    for call in watch.calls:
+    for call in seen.calls:
         if call.shape is None:
             raise UserError(
                 f"{describe([call])} is not called with one row per image, so its positions cannot be counted per image"
             )
-    if watch.gates:
-        warnings.warn(f"not ReLUs, neither linearized nor counted: {listed(watch.gates)}", stacklevel=3)
-    found = Probe(watch.calls, sample, outputs, watch.owners)
-    _compare_with_training(network, found, input_size)
+    if not _all_close(_outputs(network, sample), outputs):
+        why = f": {listed(operators.random)}" if operators.random else ""
+        raise UserError(f"the network's outputs differ from run to run on one input in eval mode{why}")
+    if operators.gates:
+        warnings.warn(f"not ReLUs, neither linearized nor counted: {listed(operators.gates)}", stacklevel=3)
+    found = Probe(seen.calls, sample, outputs, seen.owners)
+    found.other_relus_in_training = _warn_of_other_relus_in_training(network, found, input_size)
     return found
 
 
@@ -85,16 +98,36 @@ def does_the_same(network: nn.Module, found: Probe) -> bool:
     Compared in eval mode, on a copy. A site that does not run is one that the model reaches by another way than its
     attribute, say from a list that it keeps.
     """
-    copied = copy.deepcopy(network).eval()
+    network = copied(network).eval()
     ran: list[int] = []
-    for module in copied.modules():
+    for module in network.modules():
         if isinstance(module, MaskedReLU):
             module.register_forward_hook(lambda site, *_: ran.append(site.index))
-    with torch.no_grad():
-        outputs = pytree.tree_leaves(copied(found.input.clone()))
-    if ran != list(range(len(found.calls))) or len(outputs) != len(found.outputs):
-        return False
-    return all(_close(ours, theirs) for ours, theirs in zip(outputs, found.outputs, strict=True))
+    outputs = _outputs(network, found.input)
+    return ran == list(range(len(found.calls))) and _all_close(outputs, found.outputs)
+
+
+def trains_the_same(network: nn.Module, model: nn.Module, found: Probe) -> bool:
+    """Whether a forward pass in train mode gives both the same outputs and leaves the same buffers, up to rounding.
+
+    Compared on copies, with the same random numbers. True, too, where that says nothing: the model's own outputs differ
+    from pass to pass, or it runs other ReLUs in training than in inference (`probe` warns of that).
+    """
+    if found.other_relus_in_training:
+        return True
+    common = dict(network.named_buffers()).keys() & dict(model.named_buffers()).keys()
+    ours, theirs = (_after_training(each, found, common) for each in (network, model))
+    return _all_close(ours, theirs) or not _all_close(_after_training(model, found, common), theirs)
+
+
+def _after_training(model: nn.Module, found: Probe, buffers: Collection[str]) -> list[Any]:
+    network = copied(model).train()
+    with _fixed_random_state(found.device):
+        try:
+            outputs = _outputs(network, found.input)
+        except Exception as error:  # e.g. batch norm on 1 x 1 maps
+            outputs = [type(error).__name__]
+    return outputs + [network.get_buffer(name) for name in sorted(buffers)]
 
 
 def describe(calls: Sequence[Call]) -> str:
@@ -120,6 +153,10 @@ def _random_input(model: nn.Module, input_size: Sequence[int]) -> Tensor:
     return sample.to(device=example.device, dtype=example.dtype)
 
 
+def _all_close(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
+    return len(ours) == len(theirs) and all(_close(*pair) for pair in zip(ours, theirs, strict=True))
+
+
 def _close(ours: Any, theirs: Any) -> bool:
     if not isinstance(theirs, Tensor):
         return not isinstance(ours, Tensor) and ours == theirs
@@ -131,55 +168,102 @@ def _close(ours: Any, theirs: Any) -> bool:
     return torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
 
 
-class _Watch(TorchFunctionMode):
-    """Notes ReLU calls and other activations while a network runs; `path` is the innermost running module."""
+class _Calls(TorchFunctionMode):
+    """Notes ReLU calls on activations while a network runs; who is running, `operators` knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, operators: "_Operators") -> None:
         super().__init__()
-        self.running: list[tuple[str, nn.Module]] = []
+        self.operators = operators
         self.calls: list[Call] = []
-        self.others: list[str] = []
-        self.gates: list[str] = []
         self.owners: set[str] = set()
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        path, module = self.running[-1] if self.running else ("", None)
-        if function in RELU_FUNCTIONS:
-            given = args[0] if args else kwargs["input"]
+        given = args[0] if args else kwargs.get("input")
+        if function in RELU_FUNCTIONS and self.operators.is_activation(given):
+            path, module = self.operators.running[-1]
             is_module = type(module) is nn.ReLU
             shape = tuple(given.shape[1:]) if given.dim() > 1 and given.shape[0] == PROBE_BATCH else None
             self.calls.append(Call(path, is_module, "nn.ReLU" if is_module else function.__name__, shape))
-            self.owners.update(name for name, _ in self.running)
-        elif function in OTHER_ACTIVATIONS or function in GATES:
-            given = args[0] if args else kwargs.get("input")
-            if isinstance(given, Tensor) and given.is_floating_point():
-                kind = _kind(module, OTHER_ACTIVATIONS.get(function) or GATES[function])
-                noted = self.others if function in OTHER_ACTIVATIONS else self.gates
-                noted.append(f"{path or 'the network itself'} is {kind}")
+            self.owners.update(name for name, _ in self.operators.running)
         return function(*args, **kwargs)
 
 
-def _kind(module: nn.Module | None, activation: str) -> str:
-    of_torch = module is not None and type(module).__module__.startswith("torch.nn.modules.activation")
+class _Operators(TorchDispatchMode):
+    """Notes the operators that really run, whoever calls them: non-linear ones of activations, and ReLUs.
+
+    `running`: the modules that run, the innermost last. An activation is a tensor whose memory an operator wrote that
+    read the image or another activation.
+    """
+
+    def __init__(self, running: list[tuple[str, nn.Module]], image: Tensor) -> None:
+        super().__init__()
+        self.running = running
+        self.relus: list[str] = []
+        self.others: list[str] = []
+        self.gates: list[str] = []
+        self.random: list[str] = []
+        self.activations = {_memory(image): image}  # tensors are kept, so that no address is used twice
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # true would import the compiler, which takes seconds
+
+    def is_activation(self, tensor: Tensor) -> bool:
+        return _memory(tensor) in self.activations
+
+    def __torch_dispatch__(
+        self, operator: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        activations = [tensor for tensor in given if self.is_activation(tensor)]
+        path, module = self.running[-1]
+        where = path or "the network itself"
+        if torch.Tag.nondeterministic_seeded in operator.tags:
+            self.random.append(f"{where} uses {name_of(operator)}")
+        floating = [tensor for tensor in activations if tensor.is_floating_point() and tensor.dim() > 0]
+        if name_of(operator) == "relu" and floating:
+            self.relus.append(where)
+        elif floating and is_nonlinear(operator, args, len(floating)):
+            noted = self.gates if name_of(operator) in GATES else self.others
+            noted.append(f"{where} is {_kind(module, name_of(operator))}")
+        result = operator(*args, **kwargs)
+        if activations and not re.match("new_|.*_like$", name_of(operator)):  # these read a tensor's shape alone
+            written = [tensor for tensor in pytree.tree_leaves(result) if isinstance(tensor, Tensor)]
+            if operator._schema.is_mutable:
+                written += given[:1]
+            self.activations.update((_memory(tensor), tensor) for tensor in written)
+        return result
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _kind(module: nn.Module, activation: str) -> str:
+    of_torch = type(module).__module__.startswith("torch.nn.modules.activation")
     return type(module).__name__ if of_torch else f"using {activation}"
 
 
-def _watched(network: nn.Module, sample: Tensor, input_size: Sequence[int]) -> tuple[_Watch, list[Any]]:
-    watch = _Watch()
+def _watched(network: nn.Module, sample: Tensor, input_size: Sequence[int]) -> tuple[_Calls, _Operators, list[Any]]:
+    running = [("", network)]
+    image = sample.clone()
+    operators = _Operators(running, image)
+    calls = _Calls(operators)
     handles = []
     for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks
         handles.append(
-            module.register_forward_pre_hook(
-                lambda module, _, name=name: watch.running.append((name, module)), prepend=True
-            )
+            module.register_forward_pre_hook(lambda module, _, name=name: running.append((name, module)), prepend=True)
         )
-        handles.append(module.register_forward_hook(lambda *_: (watch.running.pop(), None)[1]))
+        handles.append(module.register_forward_hook(lambda *_: (running.pop(), None)[1]))
     try:
-        with torch.no_grad(), watch:
-            outputs = network(sample.clone())
+        with torch.no_grad(), calls, operators:
+            outputs = network(image)
     except Exception as error:  # this is the user's code: anything can be raised there
         reason = str(error).strip().split("\n")[0]
         size = "x".join(str(length) for length in input_size)
@@ -187,22 +271,35 @@ def _watched(network: nn.Module, sample: Tensor, input_size: Sequence[int]) -> t
     finally:
         for handle in handles:
             handle.remove()
-    return watch, pytree.tree_leaves(outputs)
+    return calls, operators, pytree.tree_leaves(outputs)
 
 
-def _compare_with_training(network: nn.Module, found: Probe, input_size: Sequence[int]) -> None:
-    """Warn where training runs other ReLUs than inference (auxiliary heads): only inference is linearized."""
-    devices = [found.device] if found.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+def _outputs(network: nn.Module, sample: Tensor) -> list[Any]:
+    with torch.no_grad():
+        return pytree.tree_leaves(network(sample.clone()))
+
+
+def _fixed_random_state(device: torch.device) -> AbstractContextManager[None]:
+    stack = ExitStack()
+    stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+    torch.manual_seed(0)
+    return stack
+
+
+def _warn_of_other_relus_in_training(network: nn.Module, found: Probe, input_size: Sequence[int]) -> bool:
+    """Whether training runs more or fewer ReLUs than inference (auxiliary heads); only inference is linearized."""
+    with _fixed_random_state(found.device):
         try:
             calls = _watched(network.train(), found.input, input_size)[0].calls
         except UserError:
-            return  # e.g. batch norm on 1 x 1 maps: nothing to compare
+            return False  # e.g. batch norm on 1 x 1 maps: nothing to compare
+    if len(calls) == len(found.calls):
+        return False
     seen = {call.module for call in found.calls}
     extra = [call for call in calls if call.module not in seen]
-    if len(calls) != len(found.calls):
-        warnings.warn(
-            f"in training mode the network has {len(calls)} ReLU calls, in inference {len(found.calls)}: only those of "
-            f"inference are linearized and counted (training only: {describe(extra) or 'none'})",
-            stacklevel=4,
-        )
+    warnings.warn(
+        f"in training mode the network has {len(calls)} ReLU calls, in inference {len(found.calls)}: only those of "
+        f"inference are linearized and counted (training only: {describe(extra) or 'none'})",
+        stacklevel=4,
+    )
+    return True

@@ -1,6 +1,5 @@
 """The sites of a network: make them, find them, change their kind."""
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +7,8 @@ from torch import Tensor, nn
 
 from relinearize.errors import UserError
 from relinearize.relu.activation import MaskedReLU, ReplacedReLU, SlopedReLU
-from relinearize.relu.probe import Probe, describe, does_the_same, listed, probe
+from relinearize.relu.copies import copied, unwrapped
+from relinearize.relu.probe import Probe, does_the_same, listed, probe
 from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.tracing import traced_with_sites
 
@@ -25,20 +25,18 @@ def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     once, these modules are swapped and the copy keeps the user's class. Otherwise (functional or in-place calls, one
     module called twice) the inference graph is traced with torch.fx and each call becomes a site.
 
-    Raises UserError where the network has no ReLU, has other activations (ReLU6, GELU, ...), cannot be traced, or does
-    not compute the same afterwards.
+    Networks inside of DataParallel, DistributedDataParallel and torch.compile are taken out of it.
+
+    Raises UserError where the network has no ReLU, has other activations (ReLU6, GELU, ...), cannot be traced, does not
+    compute the same afterwards, in eval and in train mode, or gives two outputs for one input in eval mode.
     """
     if any(isinstance(module, Site) for module in model.modules()):
         raise UserError("the network is already linearized")
+    model = unwrapped(model)
     found = probe(model, input_size)
     network = _swapped(model, found) if found.modules_called_once else None
     if network is None or not does_the_same(network, found):
         network = traced_with_sites(model, found)
-        if not does_the_same(network, found):
-            raise UserError(
-                f"the network computes something else after tracing; its ReLU calls are {describe(found.calls)}: "
-                "write them as nn.ReLU modules, each called once"
-            )
         _warn_of_left_out_weights(model, network)
     _restore_modes(model, network)
     return network
@@ -121,7 +119,7 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _swapped(model: nn.Module, found: Probe) -> nn.Module:
-    network = copy.deepcopy(model)
+    network = copied(model)
     for index, call in enumerate(found.calls):
         site = MaskedReLU(call.shape, index).to(found.device)
         if call.module == "":  # the model is a single nn.ReLU

@@ -3,36 +3,31 @@
 Needed where calls are functional or in place, or where one nn.ReLU module is called several times.
 """
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-import torch.nn.functional as F
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from relinearize.errors import UserError
 from relinearize.relu.activation import MaskedReLU
+from relinearize.relu.copies import copied
 from relinearize.relu.nonlinearities import INPLACE_RELU_FUNCTIONS, RELU_FUNCTIONS
-from relinearize.relu.probe import Probe, describe
+from relinearize.relu.probe import Probe, describe, does_the_same, listed, trains_the_same
 
 _RELU_METHODS = {"relu", "relu_"}
-_DROPOUTS = {
-    F.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-    F.dropout3d: nn.Dropout3d,
-    F.alpha_dropout: nn.AlphaDropout,
-    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
-}
 
 
 def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
     """The inference graph of a copy of `model` with a MaskedReLU for each ReLU call that `found` saw, in eval mode.
 
-    Functional dropout, which tracing would freeze in its inference form, becomes nn.Dropout modules again.
-    Raises UserError where tracing fails, with the reason and the calls that make it necessary.
+    Functions that are told the mode of their module (`F.dropout(x, 0.5, self.training)`) follow it as before.
+    Raises UserError, with the calls that make tracing necessary, where it fails or where the graph computes something
+    else than `model`, in eval or in train mode.
     """
-    root = copy.deepcopy(model).eval()
-    graph = _trace(root, found)
+    root = copied(model).eval()
+    tracer = _Tracer(root, found)
+    graph = tracer.graph_of(root)
     nodes = [node for node in graph.nodes if _is_relu(node, root)]
     if len(nodes) != len(found.calls):
         raise UserError(
@@ -43,10 +38,21 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
     for index, (node, name, call) in enumerate(zip(nodes, names, found.calls, strict=True)):
         _put_module(root, name, MaskedReLU(call.shape, index).to(found.device))
         _call_site(graph, node, name, in_place=_is_in_place(node, model))
-    _restore_dropouts(graph, root)
+    _follow_the_mode(graph, root)
     graph.lint()
-    network = fx.GraphModule(root, graph, class_name=type(model).__name__)
-    return network.eval()
+    network = fx.GraphModule(root, graph, class_name=type(model).__name__).eval()
+    if not does_the_same(network, found):
+        raise UserError(
+            f"the network computes something else after tracing; its ReLU calls are {describe(found.calls)}: "
+            "write them as nn.ReLU modules, each called once"
+        )
+    if not trains_the_same(network, model, found):
+        asking = listed(sorted(tracer.modules_that_ask)) or "the modules that call ReLUs as functions"
+        raise UserError(
+            f"in train mode the network computes something else after tracing: {asking} ask `self.training`; move that "
+            "part into a module of its own, or call each ReLU as an nn.ReLU module of its own"
+        )
+    return network
 
 
 class SitesAsLeaves(fx.Tracer):
@@ -56,27 +62,124 @@ class SitesAsLeaves(fx.Tracer):
         return isinstance(module, MaskedReLU) or super().is_leaf_module(module, path)
 
 
-class _Tracer(fx.Tracer):
-    """Enters only modules in which a ReLU is called, so that all others keep their train and eval behaviour."""
+class ByMode(nn.Module):
+    """A function called with its module's mode: `F.dropout(x, 0.5, training=self.training)`.
 
-    def __init__(self, owners: set[str]) -> None:
+    `place`: where the mode stands, an index of the positional arguments or a name.
+    """
+
+    def __init__(self, function: Callable[..., Any], place: int | str) -> None:
         super().__init__()
-        self._owners = owners
+        self.function = function
+        self.place = place
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.place, str):
+            return self.function(*args, **kwargs, **{self.place: self.training})
+        return self.function(*args[: self.place], self.training, *args[self.place :], **kwargs)
+
+
+class _Mode(int):
+    """`training` of a traced module: false, and notes which modules decide something by it."""
+
+    path: str
+    asked: set[str]
+
+    def __bool__(self) -> bool:
+        self.asked.add(self.path or "the network itself")
+        return False
+
+
+def _plain(argument: Any) -> Any:
+    return False if isinstance(argument, _Mode) else argument
+
+
+class _Tracer(fx.Tracer):
+    """Enters only modules in which a ReLU is called, so that all others keep their train and eval behaviour.
+
+    Values are computed along with the graph, on the image of `found`. What a forward decides by a size (`if h == 64`)
+    is decided as for that image, as masks have its size, too; what it decides by pixels cannot be traced.
+    """
+
+    def __init__(self, root: nn.Module, found: Probe) -> None:
+        super().__init__()
+        self._found = found
+        self._modules = set(root.modules())
+        self._computing = False
+        self._values: dict[fx.Node, Any] = {}
+        self.modules_that_ask: set[str] = set()
+
+    def graph_of(self, root: nn.Module) -> fx.Graph:
+        """The graph of `root` for one argument, the image; others have the defaults of its forward."""
+        entered = {path: root.get_submodule(path) for path in self._found.owners}
+        for path, module in entered.items():
+            module.training = _Mode(0)
+            module.training.path, module.training.asked = path, self.modules_that_ask
+        kind = type(root)
+        root.__class__ = type(kind.__name__, (kind,), {"forward": lambda self, image: kind.forward(self, image)})
+        try:
+            with torch.no_grad():
+                graph = self.trace(root)
+        except Exception as error:  # tracing runs the user's forward: anything can be raised there
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            awkward = [call for call in self._found.calls if not call.is_module] or self._found.calls
+            raise UserError(
+                f"the network cannot be traced ({reason}), which its ReLU calls {describe(awkward)} make necessary; "
+                "write them as nn.ReLU modules, each called once"
+            ) from error
+        finally:
+            root.__class__ = kind
+            for module in entered.values():
+                module.training = False
+        plain = fx.Graph()  # knows nothing of this tracer, so that the network can be pickled
+        plain.output(plain.graph_copy(graph, {}))
+        return plain
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        return type(module) is nn.ReLU or path not in self._owners
+        return type(module) is nn.ReLU or path not in self._found.owners
 
+    def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._computing or module not in self._modules:  # nn.ReLU()(x) in a forward
+            return forward(*args, **kwargs)
+        return super().call_module(module, forward, args, kwargs)
 
-def _trace(root: nn.Module, found: Probe) -> fx.Graph:
-    try:
-        return _Tracer(found.owners).trace(root)
-    except Exception as error:  # tracing runs the user's forward: anything can be raised there
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        awkward = [call for call in found.calls if not call.is_module] or found.calls
-        raise UserError(
-            f"the network cannot be traced ({reason}), which its ReLU calls {describe(awkward)} make necessary; "
-            "write them as nn.ReLU modules, each called once"
-        ) from error
+    def getattr(self, name: str, value: Any, parameters: dict[str, Any]) -> Any:
+        return value if self._computing else super().getattr(name, value, parameters)
+
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(kind, target, *args, **kwargs)
+        self._computing = True
+        self._values[node] = self._value(node)
+        self._computing = False
+        return node
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        value = self._values[obj.node]
+        return super().to_bool(obj) if isinstance(value, Tensor) or self._of_batch_size(obj.node) else bool(value)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        value = self._values[obj.node]
+        return super().iter(obj) if isinstance(value, Tensor) else (obj[index] for index in range(len(value)))
+
+    def _value(self, node: fx.Node) -> Any:
+        def value_of(argument: Any) -> Any:
+            return self._values[argument] if isinstance(argument, fx.Node) else _plain(argument)
+
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value_of)
+        if node.op == "placeholder":
+            return self._found.input.clone()
+        if node.op == "get_attr":
+            owner, _, attribute = node.target.rpartition(".")
+            return getattr(self.root.get_submodule(owner), attribute)
+        if node.op == "call_module":
+            return self.root.get_submodule(node.target)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return node.target(*args, **kwargs) if node.op == "call_function" else None
+
+    def _of_batch_size(self, node: fx.Node) -> bool:
+        sizes = isinstance(self._values[node], int) and node.args[1:] == (0,)
+        return sizes or any(self._of_batch_size(source) for source in node.all_input_nodes)
 
 
 def _is_relu(node: fx.Node, root: nn.Module) -> bool:
@@ -103,7 +206,7 @@ def _site_names(nodes: list[fx.Node], root: nn.Module) -> list[str]:
     taken: set[str] = set()
     names = []
     for node in nodes:
-        wanted = node.target if node.op == "call_module" else ".".join(filter(None, [_owner(node), "relu"]))
+        wanted = node.target if node.op == "call_module" else _inside(node, "relu")
         for name in _numbered(wanted):
             free = name not in taken and (name == wanted if name in reserved else not _exists(root, name))
             if free and (node.op == "call_module" or name not in reserved):
@@ -121,9 +224,10 @@ def _numbered(name: str) -> Iterator[str]:
         number += 1
 
 
-def _owner(node: fx.Node) -> str:
+def _inside(node: fx.Node, name: str) -> str:
+    """The path of `name` in the module whose code makes the call."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return stack[-1][0] if stack else ""
+    return ".".join(filter(None, [stack[-1][0] if stack else "", name]))
 
 
 def _exists(root: nn.Module, path: str) -> bool:
@@ -153,17 +257,18 @@ def _nodes_after(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
     return set(nodes[nodes.index(node) + 1 :])
 
 
-def _restore_dropouts(graph: fx.Graph, root: nn.Module) -> None:
+def _follow_the_mode(graph: fx.Graph, root: nn.Module) -> None:
+    """Functions that were told `self.training` become modules, which have a mode of their own."""
     for node in list(graph.nodes):
-        if node.op != "call_function" or node.target not in _DROPOUTS:
+        places = [place for place, value in [*enumerate(node.args), *node.kwargs.items()] if isinstance(value, _Mode)]
+        if node.op != "call_function" or not places:
             continue
-        given = node.args[0] if node.args else node.kwargs["input"]
-        rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-        path = next(
-            name for name in _numbered(".".join(filter(None, [_owner(node), "dropout"]))) if not _exists(root, name)
-        )
-        _put_module(root, path, _DROPOUTS[node.target](rate).eval())
+        (place,) = places
+        path = next(name for name in _numbered(_inside(node, node.target.__name__)) if not _exists(root, name))
+        _put_module(root, path, ByMode(node.target, place).eval())
+        args = [value for value in node.args if not isinstance(value, _Mode)]
+        kwargs: Mapping[str, Any] = {key: value for key, value in node.kwargs.items() if not isinstance(value, _Mode)}
         with graph.inserting_after(node):
-            dropout = graph.call_module(path, (given,))
-        node.replace_all_uses_with(dropout)
+            follows = graph.call_module(path, tuple(args), dict(kwargs))
+        node.replace_all_uses_with(follows)
         graph.erase_node(node)

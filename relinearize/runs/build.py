@@ -10,6 +10,7 @@ from relinearize.backbones import build_backbone
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.resnet import drop_identity_shortcuts
 from relinearize.data.source import Source
+from relinearize.relu.copies import unwrapped
 from relinearize.relu.sites import linearize
 from relinearize.runs.weights import load_initial
 from relinearize.targets import build, plain, target
@@ -74,7 +75,7 @@ def all_relu_network(config: DictConfig, source: Source | None = None, student: 
     make = build(settings, _partial_=True)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        backbone = make(classes=source.classes, image_size=source.image_size, channels=source.channels)
+        backbone = unwrapped(make(classes=source.classes, image_size=source.image_size, channels=source.channels))
     if weights is not None:
         load_initial(backbone, Path(weights))
     if student and not student_skip:

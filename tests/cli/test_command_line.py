@@ -226,6 +226,7 @@ def test_a_reader_who_leaves_is_no_error(unbuffered):
 
 SLOW_TO_IMPORT = {
     "pytorch_lightning",
+    "torch._dynamo",
     "wandb",
     "torchattacks",
     "matplotlib",

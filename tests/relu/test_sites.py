@@ -1,13 +1,17 @@
 """linearize() on networks of every style: modules, functional, in-place, shared modules, torchvision's."""
 
 import copy
+import io
+import pickle
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils import prune
 
 import relinearize
 from relinearize.errors import UserError
@@ -114,6 +118,85 @@ class TwoNames(Toy):
         return self.head(self.body(x))
 
 
+class MadeInForward(Toy):
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.ReLU(inplace=True)(self.norm(self.conv1(x)))
+        return self.head(nn.ReLU()(self.conv2(x) + x))
+
+
+class OptionalArguments(Toy):
+    """As networks for distillation have it, with decisions by the image's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor, is_feat: bool = False, *, preact: bool = False) -> Tensor:
+        images, _, height, width = x.size()
+        before = self.norm(self.conv1(x))
+        x = F.relu(before)
+        if height == 64 or x.shape[1:] != before.shape[1:]:
+            x = self.pool(x)
+        x = F.relu(self.conv2(x).view(images, -1)).view(images, 4, height, width)
+        if is_feat:
+            return (before if preact else x), self.head(x)
+        return self.head(x)
+
+
+class ByHand(Toy):
+    """Functions that are told the mode of their module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.norm
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("variance", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(F.batch_norm(self.conv1(x), self.mean, self.variance, training=self.training))
+        x = F.batch_norm(self.conv2(x), self.mean, self.variance, None, None, self.training, 0.2)
+        return self.head(F.dropout2d(F.relu(x), training=self.training))
+
+
+class DropPath(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.bernoulli(torch.full((len(x), 1, 1, 1), 0.5)) if self.training else x
+
+
+class WithDropPath(Toy):
+    """The part that asks for its mode is a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = DropPath()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        return self.head(F.relu(x[:, :4] + self.drop(self.norm(self.conv2(x)))))
+
+
+class Reparametrised(Toy):
+    """Weights that hooks compute from others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        prune.random_unstructured(self.conv1, "weight", 0.5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.conv2 = nn.utils.weight_norm(self.conv2)
+        self.linear = nn.utils.spectral_norm(self.linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.conv2(F.relu(self.norm(self.conv1(x))))))
+
+
+class Parametrised(Functional):
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.parametrizations.weight_norm(self.conv1)
+        nn.utils.parametrizations.spectral_norm(self.conv2)
+
+
 class FromList(Toy):
     """The module is reached by a list that swapping an attribute does not change."""
 
@@ -136,6 +219,12 @@ EXPECTED = {
     Nested: (["part.relu", "part.relu_1", "part.relu_2", "relu"], 3 * 256 + 5),
     TwoNames: (["act"], 256),
     FromList: (["act"], 256),
+    MadeInForward: (["relu", "relu_1"], 2 * 256),
+    OptionalArguments: (["relu", "relu_1"], 2 * 256),
+    ByHand: (["relu", "relu_1"], 2 * 256),
+    WithDropPath: (["relu", "relu_1"], 2 * 256),
+    Reparametrised: (["relu", "relu_1"], 2 * 256),
+    Parametrised: (["relu", "relu_1", "relu_2"], 3 * 256),
 }
 
 
@@ -180,9 +269,10 @@ def test_the_model_and_the_random_state_stay_as_they_are(kind: type) -> None:
     assert dict(model.named_modules()) == modules
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    if kind is not Reparametrised:
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
-    assert list(network.state_dict()) == list(before)
+    assert network.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(module.training == modes[name] for name, module in network.named_modules() if name in modes)
 
@@ -212,12 +302,61 @@ def test_modules_called_once_keep_the_users_class() -> None:
 
 def test_functional_dropout_works_in_training_again() -> None:
     network = linearize(built(MixedNames), SIZE)
-    assert isinstance(network.dropout, nn.Dropout) and network.dropout.p == 0.5
     x = torch.randn(4, *SIZE)
     network.norm.eval()
     assert network.dropout.training and not torch.equal(network(x), network(x))
     network.eval()
     assert torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_linearized_networks_are_copied_pickled_and_traced_again(kind: type) -> None:
+    network, x = linearize(built(kind), SIZE), torch.randn(3, *SIZE)
+    for site in named_sites(network).values():
+        site.mask.bernoulli_(0.5)
+    network.train()(x).sum().backward()  # weights that hooks compute now have a history
+    others = [copy.deepcopy(network), fx.symbolic_trace(network.eval())]
+    if kind is not Parametrised:  # torch refuses to pickle these
+        others += [pickle.loads(pickle.dumps(network)), saved_and_loaded(network)]
+    for other in others:
+        assert torch.equal(other.eval()(x), network.eval()(x))
+    results = []
+    for each in (network, others[0], *others[2:]):  # the traced one shares its modules
+        torch.manual_seed(3)
+        results.append(each.train()(x))
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def saved_and_loaded(network: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def test_wrapped_networks_are_taken_out() -> None:
+    model = built(Functional)
+    for wrapped in (nn.DataParallel(model), torch.compile(model), torch.compile(nn.DataParallel(model))):
+        network = linearize(wrapped, SIZE)
+        assert list(network.state_dict()) == list(model.state_dict())
+        assert list(named_sites(network)) == EXPECTED[Functional][0]
+
+
+def test_vmap() -> None:
+    network, x = linearize(built(Modules), SIZE).eval(), torch.randn(3, *SIZE)
+    for site in named_sites(network).values():
+        site.mask.bernoulli_(0.5)
+    one_by_one = torch.func.vmap(lambda image: network(image.unsqueeze(0)).squeeze(0))(x)
+    torch.testing.assert_close(one_by_one, network(x))
+    weights = dict(network.named_parameters())
+
+    def loss(weights: dict[str, Tensor], image: Tensor) -> Tensor:
+        return torch.func.functional_call(network, weights, image.unsqueeze(0)).square().sum()
+
+    per_image = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, x)
+    network(x).square().sum().backward()
+    for name, weight in weights.items():
+        torch.testing.assert_close(per_image[name].sum(0), weight.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_sites_change_their_kind_and_survive_copies() -> None:
@@ -296,6 +435,105 @@ class FoldsTheBatch(Toy):
         return F.relu(self.conv1(x).flatten(0, 1)).sum()
 
 
+class AsksForItsMode(Toy):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        if self.training:
+            x = x + torch.randn_like(x)
+        return self.head(x)
+
+
+class Scripted(Toy):
+    """TorchScript, which no trace enters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.part = torch.jit.script(nn.Sequential(nn.ReLU()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.conv2(self.part(self.conv1(x)))))
+
+
+class Applies(nn.Module):
+    """One ReLU, and one function of a convolution's outputs."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.relu, self.function = nn.Conv2d(3, 4, 3), nn.ReLU(), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.relu(self.conv(x)) - 1)
+
+
+def into_buffer(y: Tensor) -> Tensor:
+    out = torch.zeros_like(y)
+    out[:, :2] = y[:, :2]
+    return out.clamp(min=0)
+
+
+class OwnReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y: Tensor) -> Tensor:
+        return y.clamp(min=0)
+
+
+NONLINEAR = {
+    "maximum": lambda y: torch.maximum(y, torch.zeros(())),
+    "maximum of two": lambda y: torch.max(y, y.flip(1)),
+    "where": lambda y: torch.where(y > 0, y, 0),
+    "product with a comparison": lambda y: y * (y > 0),
+    "masked_fill": lambda y: y.masked_fill(y < 0, 0),
+    "assignment": lambda y: y.index_put((y < 0,), torch.zeros(())),
+    "clip_": lambda y: y.clip_(0),
+    "clamp_": lambda y: torch.clamp_(y, 0),
+    "clamp_min": lambda y: y.clamp_min(0),
+    "threshold": lambda y: torch.threshold(y, 0.0, 0.0),
+    "threshold_": lambda y: F.threshold_(y, 0.0, 0.0),
+    "selu": torch.selu,
+    "celu": torch.celu,
+    "prelu": lambda y: torch.prelu(y, torch.full((1,), 0.2)),
+    "rrelu": torch.rrelu,
+    "hardswish": F.hardswish,
+    "glu": lambda y: F.glu(y, 1),
+    "logsigmoid": F.logsigmoid,
+    "abs": lambda y: (y + y.abs()) / 2,
+    "sign": lambda y: y * y.sign(),
+    "relu6": F.relu6,
+    "floor": torch.floor,
+    "sine": torch.sin,
+    "through a buffer": into_buffer,
+    "an autograd function": OwnReLU.apply,
+}
+LINEAR_OR_COUNTED_OTHERWISE = {
+    "polynomial": lambda y: y * y + y**2 - 2 * y / 3 + y.square(),
+    "pooling": lambda y: F.max_pool2d(y, 2) + F.avg_pool2d(y, 2),
+    "statistics": lambda y: F.layer_norm(F.group_norm(y, 2), y.shape[1:]) + y.mean((2, 3), keepdim=True),
+    "shapes": lambda y: torch.cat([y.flip(2), y[:, :1].expand_as(y)], 1).transpose(2, 3),
+    "interpolation": lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"),
+    "constants": lambda y: y * torch.where(torch.arange(4.0).view(4, 1, 1) > 1, 1.0, 0.5) + y.new_ones(4, 1, 1).relu(),
+}
+
+
+@pytest.mark.parametrize("case", NONLINEAR)
+def test_no_other_nonlinearity_stays_uncounted(case: str) -> None:
+    with pytest.raises(UserError, match=r"activations that are no ReLU .* the network itself is using"):
+        linearize(Applies(NONLINEAR[case]), SIZE)
+
+
+def test_operators_of_torch_that_are_relus_do_not_stay_uncounted() -> None:
+    for function in (torch.ops.aten.relu, torch.ops.aten.relu_.default):
+        with pytest.raises(UserError, match="runs 2 ReLUs, of which only 1 are calls"):
+            linearize(Applies(function), SIZE)
+
+
+@pytest.mark.parametrize("case", LINEAR_OR_COUNTED_OTHERWISE)
+def test_what_is_linear_passes_without_a_word(case: str, recwarn: pytest.WarningsRecorder) -> None:
+    assert list(named_sites(linearize(Applies(LINEAR_OR_COUNTED_OTHERWISE[case]), SIZE))) == ["relu"]
+    assert not [warning for warning in recwarn if warning.category is UserWarning]
+
+
 REFUSED = {
     "ReLU6": (
         lambda: torchvision.models.mobilenet_v2(weights=None),
@@ -307,6 +545,10 @@ REFUSED = {
     "wrong input": (lambda: nn.Sequential(nn.Conv2d(5, 3, 1), nn.ReLU()), "does not run on input of 3x32x32"),
     "untraceable": (Untraceable, r"cannot be traced .* \(relu\)"),
     "folded batch": (FoldsTheBatch, "one row per image"),
+    "another network in training": (AsksForItsMode, "the network itself ask `self.training`"),
+    "TorchScript": (Scripted, "runs 2 ReLUs, of which only 1"),
+    "random in eval mode": (lambda: Applies(lambda y: F.dropout(y)), "differ from run to run .* uses"),
+    "lazy layers": (lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()), "0 is a lazy layer"),
 }
 
 

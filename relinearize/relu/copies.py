@@ -1,0 +1,47 @@
+"""Copies of any user's network: unwrapped, and of the kinds that `copy.deepcopy` refuses."""
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from relinearize.errors import UserError
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of DataParallel, DistributedDataParallel and torch.compile.
+
+    Raises UserError where it has lazy layers that have not seen an input.
+    """
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
+        model = getattr(model, "_orig_mod", None) or model.module  # torch.compile's class takes seconds to import
+    for name, module in model.named_modules():
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            raise UserError(f"{name or 'the network'} is a lazy layer without weights: run it on an image first")
+    return model
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy of `model`, which stays as it is, that can be copied again after every forward pass.
+
+    torch.nn.utils.prune, weight_norm and spectral_norm compute a weight before each forward pass and leave it on the
+    module as a result of autograd, which deepcopy refuses. The copy drops its history after each pass.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        memo.update((id(tensor), tensor.detach().clone()) for tensor in _computed(module).values())
+    network = copy.deepcopy(model, memo)
+    for module in network.modules():
+        if module._forward_pre_hooks and _drop_history not in module._forward_hooks.values():
+            module.register_forward_hook(_drop_history)
+    return network
+
+
+def _computed(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor) and not value.is_leaf}
+
+
+def _drop_history(module: nn.Module, *_: Any) -> None:
+    for name, value in _computed(module).items():
+        setattr(module, name, value.detach())
