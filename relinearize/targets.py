@@ -44,6 +44,13 @@ def is_ours(path: str) -> bool:
     return path.startswith(f"{PACKAGE.name}.")
 
 
+def defined_in(package: str, path: str) -> bool:
+    """Whether a `_target_` is a class or function that a file of `package` (of ours) defines; nothing is imported."""
+    module, _, name = present_path(path).rpartition(".")
+    file = _file_of(module) if f"{module}.".startswith(f"{package}.") else None
+    return file is not None and name.isidentifier() and _defines(file, name)
+
+
 def lasting_name(path: str) -> str:
     """What stands for a `_target_` in keys: of this package the name it first had, of others the dotted path."""
     if not is_ours(path):

@@ -19,6 +19,7 @@ class CostOptions:
     route: str | None
     preset: str | None
     network: str | None
+    trust: bool
 
     def __post_init__(self) -> None:
         if bool(self.run) == bool(self.bundle):
@@ -40,5 +41,5 @@ def main(arguments: Sequence[str], console: Console | None = None) -> None:
     else:
         from relinearize.private_inference.export import run_workload
 
-        name, workload = run_workload(options.run, options.route)
+        name, workload = run_workload(options.run, options.route, options.trust)
     print_costs(f"Private inference with {name}, one image, predicted", workload, presets, console)

@@ -29,6 +29,7 @@ class EvaluateOptions:
     run: str | None
     accelerator: str
     root: str | None
+    trust: bool
     batch_size: Count | Literal["auto"]
 
     def __post_init__(self) -> None:
@@ -115,6 +116,7 @@ def read_evaluation(arguments: Sequence[str]) -> Evaluation:
         folder=Path(options.run),
         accelerator=options.accelerator,
         root=options.root,
+        trust=options.trust,
         batch_size=None if options.batch_size == "auto" else options.batch_size,
         robust=robust,
         attacks=nodes.get("attack", {}),

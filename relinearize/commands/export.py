@@ -24,6 +24,7 @@ class ExportOptions:
     output: Place | None
     images: Annotated[int, Field(ge=0)]
     root: str | None
+    trust: bool
     onnx: bool
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str], console: Console | None = None) -> Path:
     from relinearize.private_inference.export import export_subject, of_checkpoint, of_run
 
     if options.run:
-        subject = of_run(options.run, options.route, options.root)
+        subject = of_run(options.run, options.route, options.root, options.trust)
     else:
         subject = of_checkpoint(config, options.weights, options.mask, options.route, options.root)
     return export_subject(subject, options.output, options.images, options.onnx, console)

@@ -21,7 +21,7 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, float]
     Prints the record's accuracy beside the new one and writes evaluation.json into the run's folder. Returns that
     file's content.
     """
-    run = FinishedRun.open(evaluation.folder, evaluation.root)
+    run = FinishedRun.open(evaluation.folder, evaluation.root, evaluation.trust)
     record = run.record
     accelerator = resolve_accelerator(evaluation.accelerator)
     network = run.network().to(accelerator)

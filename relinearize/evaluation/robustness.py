@@ -41,8 +41,8 @@ PACKAGES = ("torchattacks", "pyautoattack", "opencv-python-headless", "scipy", "
 
 def evaluate_robustness(evaluation: Evaluation, console: Console) -> list[RobustRecord]:
     """Evaluate the run and its sub-folders, or find it done; print the table. Returns the records, the run's first."""
-    run = FinishedRun.open(evaluation.folder, evaluation.root)
-    runs = [run, *(FinishedRun.open(folder, evaluation.root) for folder in run.parts())]
+    run = FinishedRun.open(evaluation.folder, evaluation.root, evaluation.trust)
+    runs = [run, *run.parts()]
     attacks = {name: build(settings) for name, settings in evaluation.attacks.items()}
     check_classes(run, attacks)
     records = [finished(one, evaluation) for one in runs]
@@ -60,8 +60,8 @@ def siblings(run: FinishedRun, evaluation: Evaluation) -> list[FinishedRun]:
     folder = run.folder.resolve()
     if not folder.name.startswith("route-") or not (folder.parent / RECORD_FILE).is_file():
         return []
-    main = FinishedRun.open(folder.parent, evaluation.root)
-    return [main, *(FinishedRun.open(place, evaluation.root) for place in main.parts() if place != folder)]
+    main = FinishedRun.open(folder.parent, evaluation.root, evaluation.trust)
+    return [main, *(part for part in main.parts() if part.folder != folder)]
 
 
 def check_classes(run: FinishedRun, attacks: Mapping[str, Any]) -> None:

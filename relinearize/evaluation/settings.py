@@ -55,6 +55,7 @@ class Evaluation:
     folder: Path
     accelerator: str
     root: str | None
+    trust: bool
     batch_size: int | None
     robust: RobustSettings | None = None
     attacks: dict[str, dict[str, Any]] = field(default_factory=dict)

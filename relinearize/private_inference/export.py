@@ -61,21 +61,24 @@ def export_subject(
     return folder
 
 
-def route_run(folder: Path, route: str | None, root: str | None = None) -> tuple[FinishedRun, tuple[str, ...]]:
+def route_run(
+    folder: Path, route: str | None, root: str | None = None, trust: bool = False
+) -> tuple[FinishedRun, tuple[str, ...]]:
     """(the finished run of that route, the names of the run's other routes); None: the run itself."""
-    run = FinishedRun.open(folder, root)
-    routes = {run.record.route or "clean": run.folder}
-    routes |= {part.name.removeprefix(ROUTE): part for part in run.parts() if part.name.startswith(ROUTE)}
+    run = FinishedRun.open(folder, root, trust)
+    routes = {run.record.route or "clean": run}
+    parts = {part.folder.name: part for part in run.parts()}
+    routes |= {name.removeprefix(ROUTE): part for name, part in parts.items() if name.startswith(ROUTE)}
     route = route or next(iter(routes))
     if route not in routes:
         raise UserError(f"route={route}: {run.folder} has no such route; valid: {', '.join(routes)}")
     others = tuple(name for name in routes if name != route)
-    return (run if routes[route] == run.folder else FinishedRun.open(routes[route], root)), others
+    return routes[route], others
 
 
-def of_run(folder: Path, route: str | None, root: str | None) -> Subject:
+def of_run(folder: Path, route: str | None, root: str | None, trust: bool = False) -> Subject:
     """The network of a finished run, of the route that is asked for; `root`: where the images are now."""
-    run, others = route_run(folder, route, root)
+    run, others = route_run(folder, route, root, trust)
     record = run.record
     about = About(
         name=record.name, key=record.key, backbone=record.backbone.name, width=record.backbone.width,
@@ -150,9 +153,9 @@ def summary(bundle: Bundle, subject: Subject) -> list[str]:
     return lines
 
 
-def run_workload(folder: Path, route: str | None) -> tuple[str, Workload]:
+def run_workload(folder: Path, route: str | None, trust: bool = False) -> tuple[str, Workload]:
     """(name of the run and its route, counts). UserError where the folder is no finished run or has no such route."""
-    run, _ = route_run(folder, route)
+    run, _ = route_run(folder, route, trust=trust)
     dataset = run.record.dataset
     bundle = as_bundle(run.network(), (dataset.channels, dataset.image_size, dataset.image_size))
     return run.record.name, bundle_workload(bundle)

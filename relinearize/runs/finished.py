@@ -5,11 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
 from relinearize.files import file_digest
+from relinearize.records.config import read_config
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
@@ -29,20 +30,25 @@ class FinishedRun:
     folder: Path
     record: Record
     config: DictConfig
+    root: str | None = None
+    trust: bool = False
 
     @classmethod
-    def open(cls, folder: Path, root: str | None = None) -> "FinishedRun":
-        """Read record and config. `root`: where the images lie now. UserError names the first missing file."""
+    def open(cls, folder: Path, root: str | None = None, trust: bool = False) -> "FinishedRun":
+        """Read record and config. `root`: where the images lie now; `trust`: see records/config.py.
+
+        UserError names the first missing file.
+        """
         for file in FILES:
             if not (folder / file).is_file():
                 raise UserError(f"run={folder} is no finished run: {file} is missing there")
-        config = OmegaConf.load(folder / CONFIG)
+        config = read_config(folder / CONFIG, trust)
         if root is not None:
             config.dataset.root = root
             config.dataset.source.root = root
         if config.backbone.get("weights") is not None:
             config.backbone.weights = None  # where the training started; the file may be gone
-        return cls(folder, Record.read(folder / RECORD_FILE), config)
+        return cls(folder, Record.read(folder / RECORD_FILE), config, root, trust)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -77,10 +83,11 @@ class FinishedRun:
         network.network.load_state_dict(match_weights(network.network, weights, path))
         return network
 
-    def parts(self) -> list[Path]:
+    def parts(self) -> "list[FinishedRun]":
         """The sub-folders that are finished runs of their own: widths and batch-norm routes, at any depth."""
         found = []
         for folder in sorted(path for path in self.folder.iterdir() if path.is_dir()):
             if folder.name.startswith(("width-", "route-")) and (folder / RECORD_FILE).is_file():
-                found += [folder, *FinishedRun.open(folder).parts()]
+                part = FinishedRun.open(folder, self.root, self.trust)
+                found += [part, *part.parts()]
         return found

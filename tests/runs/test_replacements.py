@@ -148,11 +148,11 @@ def test_other_methods_and_their_submodels(tmp_path, method, kind):
     further = {"senetpp": ["method.finetune.widths=[0.5,1.0]"], "rlnet": ["method.routes=2"]}.get(method, [])
     record, folder = quick_run(tmp_path, SHARE, f"replacement={kind}", *further, method=method)
     assert record.budget.met == BUDGET
-    parts = FinishedRun.open(folder).parts()
-    assert len(parts) == (0 if method == "random" else 1)
-    for part in (folder, *parts):
-        record = FinishedRun.open(part).record
-        assert evaluate_run([f"run={part}", "accelerator=cpu"])["test"] == pytest.approx(record.accuracy.test)
+    run = FinishedRun.open(folder)
+    assert len(run.parts()) == (0 if method == "random" else 1)
+    for part in (run, *run.parts()):
+        record = part.record
+        assert evaluate_run([f"run={part.folder}", "accelerator=cpu"])["test"] == pytest.approx(record.accuracy.test)
         assert record.replacement == kind
 
 

@@ -1,0 +1,53 @@
+"""The config.yaml of a finished run, read as data: a folder from somebody else runs no code and sees no secrets.
+
+Only these parts of it are built: `dataset.source` and `backbone`. Their classes must be defined in the packages below,
+not only be reachable from them. `trust=true` builds whatever is named, as for one's own runs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from relinearize.errors import UserError
+from relinearize.targets import TARGET, defined_in
+
+BUILT = {"dataset.source": "relinearize.data", "backbone": "relinearize.backbones"}
+
+
+def read_config(path: Path, trust: bool = False) -> DictConfig:
+    """UserError, one line with the path, where the file is damaged, or names what is only built with `trust`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise UserError(f"{path} has YAML aliases, which relinearize never writes: it is not read")
+        config = OmegaConf.create(text)
+        if not isinstance(config, DictConfig) or not {"dataset", "backbone"} <= config.keys():
+            raise UserError(f"{path} is no config of a run: it has no dataset or backbone")
+        nodes = OmegaConf.to_container(config, resolve=False)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not trust:
+        _check_untrusted(nodes, path)
+    return config
+
+
+def _check_untrusted(nodes: dict[str, Any], path: Path) -> None:
+    for key, value in _leaves(nodes):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(f"{path}: {key}={value} reads its surroundings; only with trust=true")
+    for key, package in BUILT.items():
+        found = nodes
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        for name, value in _leaves(found, key):
+            if name.rpartition(".")[2] == TARGET and not (isinstance(value, str) and defined_in(package, value)):
+                raise UserError(f"{path}: {name}={value} is not of {package} and would be run; only with trust=true")
+
+
+def _leaves(node: Any, key: str = "") -> list[tuple[str, Any]]:
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    inner = [leaf for name, value in items for leaf in _leaves(value, f"{key}.{name}".removeprefix("."))]
+    return inner if isinstance(node, dict | list) else [(key, node)]

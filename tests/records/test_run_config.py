@@ -1,0 +1,77 @@
+"""Folders of finished runs that come from somebody else: nothing in them is executed, and no secret leaves."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+MIDDLE = 0.3
+EXECUTE = {
+    "downloads a file": ("dataset.source", {"_target_": "urllib.request.urlretrieve", "url": "file:///etc/hostname"}),
+    "loads a pickle": ("backbone", {"_target_": "torch.load", "f": "evil.pt"}),
+    "imports a module": ("backbone", {"_target_": "evil.Net"}),
+    "through a module of ours": ("backbone", {"_target_": "relinearize.records.store.shutil.rmtree", "path": "x"}),
+    "a function of ours that writes": ("dataset.source", {"_target_": "relinearize.files.write_bytes"}),
+    "inside of an argument": ("dataset.source", {"x": {"_target_": "os.system"}}),
+    "torchvision's downloads": ("backbone", {"_target_": "torchvision.datasets.utils.download_url", "url": "x"}),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(alone: dict, tmp_path: Path) -> Path:
+    _, finished = next(iter(alone.values()))
+    (tmp_path / "evil.py").write_text("raise SystemExit('executed')")
+    return Path(shutil.copytree(finished, tmp_path / "theirs"))
+
+
+def change(folder: Path, key: str, value: object) -> None:
+    config = OmegaConf.load(folder / "config.yaml")
+    OmegaConf.update(config, key, value, merge=True, force_add=True)
+    OmegaConf.save(config, folder / "config.yaml")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "cost"])
+@pytest.mark.parametrize("case", EXECUTE)
+def test_nothing_of_a_strangers_run_is_executed(typed, folder, command, case):
+    key, node = EXECUTE[case]
+    change(folder, key, node)
+    status, out, err = typed(command, f"run={folder}")
+    assert status == 1 and "would be run; only with trust=true" in err and err.count("\n") == 1, (out, err)
+    assert str(folder / "config.yaml") in err and f"{key}" in err
+
+
+def test_the_environment_is_not_read(typed, folder, monkeypatch):
+    monkeypatch.setenv("SECRET", "letmein")
+    change(folder, "dataset.title", "${oc.env:SECRET}")
+    status, out, err = typed("evaluate", f"run={folder}")
+    assert status == 1 and "dataset.title=${oc.env:SECRET} reads its surroundings" in err and "letmein" not in out + err
+
+
+def test_trust_builds_ones_own_backbone(typed, folder, tmp_path):
+    (tmp_path / "mine.py").write_text("from relinearize.backbones import resnet8\nNet = lambda **k: resnet8(**k)\n")
+    config = OmegaConf.load(folder / "config.yaml")
+    config.backbone._target_ = "mine.Net"
+    OmegaConf.save(config, folder / "config.yaml")
+    assert "trust=true" in typed("cost", f"run={folder}")[2]
+    assert typed("cost", f"run={folder}", "trust=true")[0] == 0
+
+
+BOMB = "".join(f"a{i}: &a{i} [{f'*a{i - 1}, *a{i - 1}' if i else 'x'}]\n" for i in range(30))
+DAMAGED = {
+    "not YAML": b"a: [1,\nb: {",
+    "not UTF-8": b"seed: \xff\xfe",
+    "empty": b"",
+    "zeros": bytes(200),
+    "a list": b"- 1\n- 2\n",
+    "half of it": b"seed: 0\noutput: x\n",
+    "deeply nested": b"[" * 5000,
+    "exponential aliases": BOMB.encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_config_is_one_line(typed, folder, case):
+    (folder / "config.yaml").write_bytes(DAMAGED[case])
+    status, _, err = typed("evaluate", f"run={folder}")
+    assert status == 1 and err.count("\n") == 1 and str(folder / "config.yaml") in err, err
