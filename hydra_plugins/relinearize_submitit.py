@@ -5,6 +5,7 @@ cancelled or killed, whatever the others still do; these wait for all and note w
 """
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
+from relinearize.machine import usable_cores
 from relinearize.sweeps.jobs import note_lost, note_waiting, why_lost
 
 try:
@@ -98,6 +100,11 @@ class SlurmWaitForAll(WaitForAll, SlurmLauncher):
 
 
 class LocalWaitForAll(WaitForAll, LocalLauncher):
+    def submit(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
+        """All jobs begin at once: each is given its share of the cores, unless OMP_NUM_THREADS says otherwise."""
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // len(job_overrides))))
+        return super().submit(job_overrides, initial_job_idx)
+
     def abandon(self, jobs: Sequence[Any]) -> None:
         """Stop them like this process."""
         for job in jobs:

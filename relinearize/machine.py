@@ -1,12 +1,16 @@
 """What a result was computed with: versions of packages, the commit, the names of the processor and the GPU."""
 
 import contextlib
+import math
+import os
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("relinearize", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of control group 2: microseconds of processor time, and in how many
 
 
 def versions(*further: str) -> dict[str, str]:
@@ -42,6 +46,29 @@ def cpu_info(*fields: str) -> str | None:
 def processor_name() -> str:
     """The processor's name as Linux knows it; elsewhere its architecture."""
     return cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: by its affinity, its control group and its Slurm task."""
+    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    with contextlib.suppress(OSError, ValueError):  # "max 100000" where there is no limit
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+        limits.append(math.ceil(int(quota) / int(period)))
+    with contextlib.suppress(KeyError, ValueError):
+        limits.append(int(os.environ["SLURM_CPUS_PER_TASK"]))
+    return max(1, min(limits))
+
+
+def free_cores() -> int:
+    """Usable cores that others leave free, at least 1.
+
+    The load average of the last minute is that of the whole machine: a share of its cores says nothing by it.
+    """
+    cores = usable_cores()
+    with contextlib.suppress(OSError, AttributeError):
+        if cores == os.cpu_count():
+            return max(1, cores - int(os.getloadavg()[0]))
+    return cores
 
 
 def device_name(accelerator: str) -> str:

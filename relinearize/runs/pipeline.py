@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
 from relinearize.files import write_text
+from relinearize.machine import usable_cores
 from relinearize.methods.stage import UNTRAINED, Stage
 from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
@@ -64,7 +65,10 @@ def run(config: DictConfig) -> tuple[Record, Path]:
 def make_run(plan: Plan) -> None:
     """All stages in a row, and the run's folder: record, resolved config, mask and weights."""
     request, title = plan.request, plan.request.config.dataset.title
-    say(f"{request.name}: {request.budget:,} of {request.total:,} ReLUs, {title}, {request.training.accelerator}")
+    device = request.training.accelerator
+    if device == "cpu":
+        device += f", {torch.get_num_threads()} of {usable_cores()} cores"
+    say(f"{request.name}: {request.budget:,} of {request.total:,} ReLUs, {title}, {device}")
     reused = {name: artifact.complete for name, artifact in plan.artifacts.items()}
     checked = check_stages(plan)
     make_teacher(plan, checked.get("method.teacher"))

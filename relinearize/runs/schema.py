@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from pydoc import ErrorDuringImport, locate
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -78,7 +78,7 @@ class Logger(Keys):
 class Trainer(Keys):
     channels_last: bool = True
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
 
 
 class RunConfig(Keys):

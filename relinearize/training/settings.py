@@ -1,5 +1,6 @@
 """The `trainer` and `callbacks` groups: checked before anything trains, and resolved for this machine."""
 
+import functools
 import inspect
 import logging
 import warnings
@@ -13,6 +14,7 @@ from hydra.utils import instantiate
 
 from relinearize.convolution import resolve_convolutions
 from relinearize.errors import UserError
+from relinearize.machine import free_cores
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "32", "bf16")
@@ -73,7 +75,7 @@ class TrainerSettings:
     channels_last: bool = True
     compile: str | bool = "auto"
     convolutions: str = "auto"  # resolved: "torch" or "winograd"
-    threads: int | None = None
+    threads: int | str | None = "auto"  # resolved: an integer, or None for torch's own choice
     checkpoint_seconds: float = 60
     progress: str = "auto"
     lightning: Mapping[str, Any] | None = None  # arguments of pl.Trainer, passed on untouched
@@ -106,6 +108,7 @@ class TrainerSettings:
             precision=precision,
             compile=compile,
             convolutions=convolutions,
+            threads=resolve_threads(given.threads),
             lightning={key: value for key, value in lightning.items() if (key, value) not in LISTED.items()},
             callbacks=given.callbacks or {},
         )
@@ -168,6 +171,20 @@ class TrainerSettings:
 def only_watches(callback: Mapping[str, Any]) -> bool:
     """Whether a callback is one of Lightning's that cannot change a training."""
     return callback["_target_"].rsplit(".", 1)[-1] in NEUTRAL_CALLBACKS
+
+
+def resolve_threads(threads: int | str | None) -> int | None:
+    """`auto`: as many torch threads as cores are free, and no more than torch (OMP_NUM_THREADS) would take.
+
+    Beside another busy process, two threads on two cores are several times slower than one: each waits for the other.
+    """
+    return min(torch_threads(), free_cores()) if threads == "auto" else threads
+
+
+@functools.cache
+def torch_threads() -> int:
+    """The number of threads that torch started with."""
+    return torch.get_num_threads()
 
 
 def resolve_accelerator(accelerator: str) -> str:

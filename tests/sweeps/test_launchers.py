@@ -213,3 +213,15 @@ def test_machine_without_slurm_is_one_line(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     error = error_of("-m", "seed=0,1", "launcher=slurm", f"output={tmp_path}", PATH=str(tmp_path))
     assert error.startswith("2 of 2 runs are not done; ") and "srun" in error
+
+
+def test_jobs_that_begin_together_share_the_cores(monkeypatch):
+    plugin = pytest.importorskip("hydra_plugins.relinearize_submitit")
+    pytest.importorskip("submitit")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    launcher, submit = object.__new__(plugin.LocalWaitForAll), plugin.LocalWaitForAll.submit
+    monkeypatch.setattr(plugin, "usable_cores", lambda: 8)
+    monkeypatch.setattr(plugin.WaitForAll, "submit", lambda *arguments: os.environ["OMP_NUM_THREADS"])
+    assert submit(launcher, [["seed=0"], ["seed=1"], ["seed=2"]], 0) == "2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert submit(launcher, [["seed=0"]], 0) == "5"

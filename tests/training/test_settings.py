@@ -1,10 +1,14 @@
 """The `trainer` and `callbacks` groups: what reaches pl.Trainer, what is refused, and what is part of a key."""
 
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 from quick_runs import composed, quick_plan, quick_run, tensors
 
+from relinearize import machine
 from relinearize.errors import UserError
+from relinearize.training import settings
 from relinearize.training.settings import NEUTRAL_ARGUMENTS, RESERVED, TrainerSettings, trainer_parameters
 
 SHORT = ["budget.fraction=0.5", "method.teacher.epochs=2", "method.finetune.epochs=0", "trainer.convolutions=torch"]
@@ -114,3 +118,36 @@ def test_the_yaml_files_list_the_defaults_of_the_class():
     assert TrainerSettings.resolve(**given, accelerator="cpu", progress="none") == TrainerSettings.resolve(
         accelerator="cpu", progress="none"
     )
+
+
+@pytest.mark.parametrize(
+    ("cores", "allowed", "slurm", "load", "expected"),
+    [
+        (2, 2, None, 0.4, 2),
+        (2, 2, None, 1.3, 1),  # another busy process: two threads would wait for each other
+        (8, 8, None, 40.0, 1),
+        (64, 4, None, 40.0, 4),  # the load is that of the whole machine, most of which is not ours
+        (64, 64, 6, 40.0, 6),
+        (64, 64, None, 40.0, 24),
+    ],
+)
+def test_auto_takes_as_many_threads_as_cores_are_free(monkeypatch, cores, allowed, slurm, load, expected):
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(allowed)))
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(machine, "CPU_QUOTA", Path("/none"))
+    monkeypatch.setattr(settings, "torch_threads", lambda: 128)
+    if slurm:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(slurm))
+    assert settings.resolve_threads("auto") == expected
+    monkeypatch.setattr(settings, "torch_threads", lambda: 1)  # OMP_NUM_THREADS=1
+    assert settings.resolve_threads("auto") == 1
+    assert settings.resolve_threads(3) == 3 and settings.resolve_threads(None) is None
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("max 100000", 8), ("150000 100000", 2), ("100000 100000", 1)])
+def test_a_control_groups_quota_counts(monkeypatch, tmp_path, quota, expected):
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(8)))
+    assert machine.usable_cores() == expected
