@@ -18,6 +18,7 @@ from relinearize.commands.jobs import fail, find_users_modules
 from relinearize.commands.words import NO_NAME, with_home
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
+from relinearize.files import own_folder, temporary_folder
 
 # Each is a module of relinearize/commands with a function main(arguments).
 COMMANDS = {
@@ -49,6 +50,9 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the program
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if os.path.expanduser("~") == "~" and own_folder(temporary_folder()):
+        # A user who is a number without a name, as in containers: packages look for their settings and caches at home.
+        os.environ["HOME"] = str(temporary_folder())
     arguments = [with_home(word) for word in sys.argv[1:]]
     if arguments == ["--version"]:
         from importlib.metadata import version

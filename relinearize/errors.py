@@ -15,10 +15,13 @@ WORDS = {
     "dict_type": "must hold keys of its own",
     "model_type": "must hold keys of its own",
 }
+# How a user moves what the file system refuses.
+PLACES = "output=, store=, dataset.root= and $TMPDIR say where files lie"
 WITHIN = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A full disk, and no folder for temporary files: refusals that need not name a file.
+NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT)
 
 
 class UserError(Exception):
@@ -80,9 +83,10 @@ def user_error_behind(error: BaseException) -> UserError | None:
             return seen
         seen = seen.__cause__ or seen.__context__
     while isinstance(error, BaseException):
-        if isinstance(error, OSError) and error.strerror and (error.filename or error.errno in FULL):
-            place = f"{error.filename}: " if error.filename else ""
-            return UserError(f"{place}{error.strerror} (output=, store= and dataset.root= say where files lie)")
+        if isinstance(error, OSError) and error.strerror and (error.filename or error.errno in NAMELESS):
+            name = error.filename2 or error.filename  # of a copy or a rename: what was to be written
+            place = f"{name}: " if name else ""
+            return UserError(f"{place}{error.strerror} ({PLACES})")
         error = error.__cause__
     return None
 

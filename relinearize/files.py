@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`; it replaces `path` when the block ends, and is removed if the block fails.
 
     The folder is created where it is missing. The file gets the mode that the user's umask gives, whatever its writer
-    chose (safetensors' writer gives 0600, which would hide results from colleagues on a shared disk).
+    chose (safetensors' writer gives 0600, which would hide results from colleagues on a shared disk). An OSError names
+    `path`, which the user knows.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -29,6 +31,10 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and str(error.filename) in ("None", str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -63,3 +69,23 @@ def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def user_cache() -> Path:
+    """relinearize/ in $XDG_CACHE_HOME or ~/.cache; without a home folder, the user's among temporary files."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return caches / "relinearize" if caches.is_absolute() else temporary_folder()
+
+
+def temporary_folder() -> Path:
+    """Of this user, among all temporary files."""
+    return Path(tempfile.gettempdir()) / f"relinearize-{os.getuid()}"
+
+
+def own_folder(folder: Path) -> bool:
+    """Make `folder`, closed to others, if it is missing. Whether it can be written and is this user's."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False

@@ -51,7 +51,6 @@ def main(arguments: Sequence[str]) -> dict[str, Path]:
     from relinearize.report.tables.shared_work import shared_work
 
     report = Report(options.folders, options.published, options.against_paper, preset)
-    paths = write_report(report, options.out)
     terminal.print_runs(report.records, preset=report.preset)
     if report.preset.network is None:
         print(f"{report.preset.name} is computation alone: there are no bytes, hence no pareto_bytes.png")
@@ -65,6 +64,7 @@ def main(arguments: Sequence[str]) -> dict[str, Path]:
             terminal.print_texts("Against the papers (test accuracy, %)", matched, right=matched.columns[2:7])
         if not alone.empty:
             terminal.print_texts("No published counterpart", alone)
+    paths = write_report(report, options.out)  # after the tables: they are of use where nothing can be written
     for path in paths.values():
         print(path)
     if wandb is not None:

@@ -7,11 +7,10 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from relinearize.errors import UserError
-from relinearize.files import replacing
+from relinearize.files import own_folder, replacing, temporary_folder, user_cache
 from relinearize.machine import cpu_info
 
 SOURCE = Path(__file__).with_name("winograd.c")
@@ -47,17 +46,14 @@ def find_compiler() -> str:
 
 
 def cache_folder() -> Path:
-    """relinearize/ in $XDG_CACHE_HOME or ~/.cache; where that cannot be written, a folder of the user's in /tmp."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    for folder in (caches / "relinearize", Path(tempfile.gettempdir()) / f"relinearize-{os.getuid()}"):
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
-            continue
-        # A library is code: a folder that others own is not ours to load from.
-        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+    """The user's cache folder; where that cannot be written, one among temporary files.
+
+    A library is code: a folder that others own is not ours to load from.
+    """
+    for folder in (user_cache(), temporary_folder()):
+        if own_folder(folder):
             return folder
-    raise UserError(f"neither {caches} nor {tempfile.gettempdir()} can be written; give trainer.convolutions=torch")
+    raise UserError(f"neither {user_cache()} nor {folder} can be written; give trainer.convolutions=torch")
 
 
 def fingerprint(compiler: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from relinearize.errors import UserError
-from relinearize.files import replacing
+from relinearize.files import replacing, user_cache
 from relinearize.progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -180,10 +180,9 @@ def load_decoded(images: EncodedImages, digest: str, *, home: Path, split: str) 
     the user's cache folder where that cannot be written. Raises UserError naming the file that cannot be decoded, or
     the folders that cannot be written.
     """
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = f"{home.name}-{hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]}"
     refusals = []
-    for folder in (home / ".relinearize", user / "relinearize" / place):
+    for folder in (home / ".relinearize", user_cache() / place):
         array = folder / f"{split}-{images.crop.size}px-{digest[:16]}.npy"
 
         def decode(pixels: np.ndarray, array: Path = array) -> None:

@@ -1,10 +1,12 @@
 """`relinearize evaluate run=FOLDER`: the test accuracy of a finished run's network, built again from its files."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 from relinearize.evaluation.settings import Evaluation
+from relinearize.evaluation.table import shown_anyway
 from relinearize.files import write_json
 from relinearize.methods.losses import accuracy
 from relinearize.relu.mask import relu_total
@@ -18,8 +20,8 @@ EVALUATION = "evaluation.json"
 def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, float]:
     """Check that the mask fits the network and keeps as many ReLUs as the record says, and test the network.
 
-    Prints the record's accuracy beside the new one and writes evaluation.json into the run's folder. Returns that
-    file's content.
+    Prints the record's accuracy beside the new one and writes evaluation.json into the run's folder, if that can be
+    written. Returns that file's content.
     """
     run = FinishedRun.open(evaluation.folder, evaluation.root, evaluation.trust)
     record = run.record
@@ -35,11 +37,12 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, float]
         "record/test": record.accuracy.test,
         "record/relu/count": record.budget.met,
     }
-    write_json(run.folder / EVALUATION, result)
-    table = Table(title=f"{record.name} on {record.dataset.title}", title_justify="left")
+    table = Table(title=escape(f"{record.name} on {record.dataset.title}"), title_justify="left")
     for column in ("", "record", "now"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("ReLUs", f"{record.budget.met:,}", f"{result['relu/count']:,}")
     table.add_row(f"test accuracy, % (n = {data.sizes['test']:,})", f"{record.accuracy.test:.2f}", f"{found:.2f}")
     console.print(table)
+    with shown_anyway():
+        write_json(run.folder / EVALUATION, result)
     return result

@@ -6,9 +6,10 @@ done; what was filed before is taken from there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from relinearize.evaluation.corrupted import corrupted_part
 from relinearize.evaluation.pieces import PIECES_FILE, Part, PiecesFile, total_seconds
 from relinearize.evaluation.settings import Evaluation
 from relinearize.evaluation.subject import Subject
-from relinearize.evaluation.table import show_robustness
+from relinearize.evaluation.table import show_robustness, shown_anyway
 from relinearize.machine import device_name, git_commit, versions
 from relinearize.progress import WorkProgress
 from relinearize.records.robustness import ROBUST_FILE, ROBUST_SCHEMA_VERSION, RobustHardware, RobustRecord
@@ -52,6 +53,10 @@ def evaluate_robustness(evaluation: Evaluation, console: Console) -> list[Robust
             made = iter(evaluated(missing, [*runs, *siblings(run, evaluation)], evaluation, attacks))
         records = [record or next(made) for record in records]
     show_robustness(records, console)
+    for one, record in zip(runs, records, strict=True):
+        if one in missing:
+            with shown_anyway():
+                record.write(one.folder / ROBUST_FILE)
     return records
 
 
@@ -108,7 +113,7 @@ def evaluated(
     evaluation: Evaluation,
     attacks: Mapping[str, Any],
 ) -> list[RobustRecord]:
-    """One record for each of `wanted`, written into its folder; `runs`: these and other routes of their checkpoints.
+    """One record for each of `wanted`; `runs`: these and other routes of their checkpoints.
 
     All are of one dataset.
     """
@@ -125,11 +130,18 @@ def evaluated(
     records = []
     with WorkProgress(sum(piece.units for row in rows for part in row.parts for piece in part.pieces)) as progress:
         for row in rows:
-            path = row.subject.run.folder / ROBUST_FILE
-            with FileLock(path.with_name(f".{ROBUST_FILE}.lock")):
+            with alone_in(row.subject.run.folder):
                 records.append(row.record(progress))
-                records[-1].write(path)
     return records
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the run in `folder` alone. Where no lock can be made, nothing can be stored either."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(FileLock(folder / f".{ROBUST_FILE}.lock"))
+        yield
 
 
 def test_images(run: FinishedRun) -> ImageSet:

@@ -1,10 +1,13 @@
 """The end of `relinearize evaluate evaluation=robust` on a terminal: one row per route, then the sanity checks."""
 
+import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 
+from relinearize.errors import user_error_behind
 from relinearize.records.robustness import RobustRecord
 from relinearize.terminal import new_table, print_table
 
@@ -37,6 +40,15 @@ def show_robustness(records: Sequence[RobustRecord], console: Console) -> None:
         prefix = f"{row_name(record, records)}: " if len(records) > 1 else ""
         for line in notes(record):
             console.print(escape(prefix) + line, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def shown_anyway() -> Iterator[None]:
+    """Around the storing of results that were printed: a run may be a colleague's, a disk read-only or full."""
+    try:
+        yield
+    except OSError as error:
+        print(f"relinearize: these results could not be stored: {user_error_behind(error) or error}", file=sys.stderr)
 
 
 def cells(record: RobustRecord, common: float | None) -> dict[str, Cell]:

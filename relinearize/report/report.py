@@ -80,7 +80,7 @@ def write_report(report: Report, out: Path | str | None = None) -> dict[str, Pat
             paths[name] = folder / name
             write_bytes(paths[name], content if isinstance(content, bytes) else content.encode())
     except OSError as error:
-        raise UserError(f"{folder}: the report cannot be written here ({error.strerror})") from error
+        raise UserError(f"{folder}: the report cannot be written here ({error.strerror}); give out=FOLDER") from error
     return paths
 
 

@@ -32,9 +32,11 @@ def recall(config: DictConfig) -> tuple[Record, Path] | None:
 def remember(note: Path | None, folder: Path) -> None:
     """Write the folder of a finished run into the note of its config, for the next time this config is run."""
     if note is not None and not note.is_file():
-        for leftover in note.parent.glob(f".{note.name}.*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process finished the same run and cleaned up as above
+        # Without the note the run is found all the same, if later: in a store that is read-only, or where another
+        # process has finished the same run and cleaned up.
+        with contextlib.suppress(OSError):
+            for leftover in note.parent.glob(f".{note.name}.*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink(missing_ok=True)
             write_text(note, str(folder))
 
 

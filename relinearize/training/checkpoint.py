@@ -1,22 +1,28 @@
-"""The checkpoint of a stage: the whole state of its training, written at segment ends and when a signal has come."""
+"""The checkpoint of a stage: the whole state of its training, written at segment ends and when a signal has come.
 
+Written and read here: Lightning's own files pass through $TMPDIR, which may be small, and through fsspec, to which `::`
+and `://` in a path mean other file systems.
+"""
+
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from relinearize.files import replacing
+from relinearize.files import write_bytes
 
 CHECKPOINT = "last.ckpt"
 # Called after each epoch with the rows of the stage so far; the last one is new.
 LogRows = Callable[[list[dict[str, float]]], None]
 
 
-def save_checkpoint(trainer: Any, path: Path) -> None:
+def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Of several processes, the first alone calls it."""
-    with replacing(path) as temporary:
-        trainer.save_checkpoint(temporary)
+    content = io.BytesIO()
+    torch.save(state, content)  # not into the file: torch's writer makes a RuntimeError of a full disk
+    write_bytes(path, content.getbuffer())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
@@ -23,8 +24,7 @@ from relinearize.convolution import on_winograd
 from relinearize.errors import UserError
 from relinearize.methods.processes import process_count, process_rank
 from relinearize.methods.stage import Stage
-from relinearize.training import checkpoint
-from relinearize.training.checkpoint import LogRows
+from relinearize.training.checkpoint import LogRows, read_checkpoint, write_checkpoint
 from relinearize.training.progress import StageProgress
 from relinearize.training.settings import TrainerSettings, one_line, quiet_lightning
 from relinearize.training.signals import DeferredSignals
@@ -79,6 +79,19 @@ class LightningStage(pl.LightningModule):
         return self.stage.load_state_dict(state, *arguments, **settings)
 
 
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints as files of this machine (see checkpoint.py); a callback's URLs are left to Lightning."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Path | str, map_location: Any = None, weights_only: Any = None) -> Any:
+        return read_checkpoint(Path(path))
+
+
 class SegmentCheckpoint(pl.callbacks.Checkpoint):
     """Saves the training at segment ends, at most once in `seconds`, and always when it stops or a signal has come.
 
@@ -105,7 +118,7 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
         # further batches (accumulate_grad_batches) are in no checkpoint.
         stepped = (batch_index + 1) % trainer.accumulate_grad_batches == 0
         if self.signals.arrived and stepped and not trainer.is_last_batch and process_count() == 1:
-            checkpoint.save_checkpoint(trainer, self.path)
+            trainer.save_checkpoint(self.path)
             self.signals.handle()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, stage: Stage) -> None:
@@ -116,7 +129,7 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
         last = stage.current_epoch + 1 == stage.epochs * stage.segments
         due = time.monotonic() - self.saved_at >= self.seconds
         if trainer.should_stop or last or due or self.signals.arrived:
-            checkpoint.save_checkpoint(trainer, self.path)
+            trainer.save_checkpoint(self.path)
             self.saved_at = time.monotonic()
         self.signals.handle()
 
@@ -191,7 +204,7 @@ def train(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         # In a job of Slurm: whoever submitted it queues it again, Lightning must not.
-        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        plugins=[WholeFiles(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
         **defaults | settings.lightning_arguments(),
     )
     resume = {"ckpt_path": path, "weights_only": True} if path.is_file() else {}

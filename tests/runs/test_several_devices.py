@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from quick_runs import (
     LARGE,
     SMALL,
@@ -27,8 +28,6 @@ from relinearize.methods.processes import process_rank
 from relinearize.methods.stage import Diverged
 from relinearize.runs import stages as making
 from relinearize.runs.stages import train_as_peer
-from relinearize.training import checkpoint as saving
-from relinearize.training.checkpoint import save_checkpoint
 from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
 
@@ -235,16 +234,16 @@ def test_interrupted_in_two_processes_goes_on_to_the_same_result(tmp_path, monke
     overrides = [TWO, f"budget.fraction={LARGE}", "trainer.checkpoint_seconds=0", "method.teacher.epochs=2"]
     overrides += ["+method.search.segments=2", "method.search.epochs=1"]
     alone = quick_run(tmp_path / "alone", *overrides, method="senet")
-    interrupted = set()
+    interrupted, real = set(), Trainer.save_checkpoint
 
     def interrupting_save(trainer, path):
-        save_checkpoint(trainer, path)
+        real(trainer, path)
         stage = trainer.lightning_module.name
         if stage not in interrupted:
             interrupted.add(stage)
             raise Interrupted
 
-    monkeypatch.setattr(saving, "save_checkpoint", interrupting_save)
+    monkeypatch.setattr(Trainer, "save_checkpoint", interrupting_save)
     for _ in alone[0].stages:
         with pytest.raises(Interrupted):
             quick_run(tmp_path / "often", *overrides, method="senet")
