@@ -1,4 +1,7 @@
-"""Files written as a whole or not at all, and their digests."""
+"""Files written as a whole or not at all, and their digests.
+
+A JSON file ends with the sha256 of what stands before it, and is read only if that still fits.
+"""
 
 import contextlib
 import hashlib
@@ -8,6 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from relinearize.errors import UserError
+
+DIGEST = "sha256"
+SEAL = f',\n "{DIGEST}": '
 
 
 @contextlib.contextmanager
@@ -50,9 +58,40 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a complete JSON file or nothing."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(path, sealed(json.dumps(content, indent=1, allow_nan=False)))
+
+
+def sealed(text: str) -> str:
+    """JSON text of an object, with its sha256 (of all that stands before) as a last entry."""
+    return _with_digest(text.rstrip().removesuffix("}").rstrip())
+
+
+def _with_digest(body: str) -> str:
+    return f'{body}{SEAL}"{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, without its digest.
+
+    UserError, one line with the path, where it cannot be read, is no JSON, or was changed since it was written. A file
+    without a digest is taken as it is.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+    if (
+        isinstance(content, dict)
+        and content.pop(DIGEST, None) is not None
+        and text != _with_digest(text.rpartition(SEAL)[0])
+    ):
+        raise UserError(f"{path}: was changed since it was written (its {DIGEST} is another)")
+    return content
 
 
 def sync_folder(folder: Path) -> None:

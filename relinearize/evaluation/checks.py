@@ -14,6 +14,7 @@ from relinearize.evaluation.pieces import Part, Piece, Result
 from relinearize.evaluation.settings import RobustSettings
 from relinearize.evaluation.subject import Subject
 from relinearize.files import file_digest
+from relinearize.records.config import check_untrusted
 from relinearize.records.robustness import CheckRecord, CleanAccuracy
 from relinearize.records.store import KEY_LENGTH, WEIGHTS, Artifact
 from relinearize.robustness.sanity import CHECKS, FACTORS, FATAL_RADIUS, Case, Check, clean_agreement, transfer
@@ -92,9 +93,11 @@ def teacher_of(run: FinishedRun) -> tuple[nn.Module, str] | None:
             artifact = Artifact(folder, key)
             if not artifact.complete or (described := artifact.describe())["key"] != key:
                 continue
+            if not run.trust:
+                check_untrusted(described["config"], folder)
             config = OmegaConf.create(described["config"])
             config.dataset = run.config.dataset  # where the images lie now
-            network, path = all_relu_network(config, build(config.dataset.source)), folder / WEIGHTS
+            network, path = all_relu_network(config, build(config.dataset.source)), artifact.file(WEIGHTS)
             try:
                 network.network.load_state_dict(match_weights(network.network, read_weights(path), path))
             except UserError:

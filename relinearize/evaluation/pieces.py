@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from relinearize.errors import UserError
-from relinearize.files import write_text
+from relinearize.files import read_json, sealed, write_text
 from relinearize.progress import WorkProgress
 from relinearize.records.store import content_key
 
@@ -50,9 +50,9 @@ class PiecesFile:
         self.done: dict[str, dict[str, Any]] = {}
         if path.is_file():
             try:
-                content = json.loads(path.read_text(encoding="utf-8"))
+                content = read_json(path)
                 version, pieces = content["version"], content["pieces"]
-            except (OSError, ValueError, TypeError, KeyError) as error:
+            except (UserError, TypeError, KeyError) as error:
                 raise UserError(f"{path} is unreadable ({error}); delete it to evaluate from the start") from error
             self.done = pieces if version == PIECES_VERSION else {}
 
@@ -68,7 +68,8 @@ class PiecesFile:
             self.done[key] = {"what": piece.what, "result": {**result, "seconds": time.perf_counter() - start}}
             lines = [f"{json.dumps(name)}: {json.dumps(done)}" for name, done in self.done.items()]
             with contextlib.suppress(OSError):
-                write_text(self.path, f'{{"version": {PIECES_VERSION}, "pieces": {{\n' + ",\n".join(lines) + "\n}}\n")
+                text = f'{{"version": {PIECES_VERSION}, "pieces": {{\n' + ",\n".join(lines) + "\n}}"
+                write_text(self.path, sealed(text))
         return self.done[key]["result"]
 
 

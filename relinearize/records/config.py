@@ -30,11 +30,12 @@ def read_config(path: Path, trust: bool = False) -> DictConfig:
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     if not trust:
-        _check_untrusted(nodes, path)
+        check_untrusted(nodes, path)
     return config
 
 
-def _check_untrusted(nodes: dict[str, Any], path: Path) -> None:
+def check_untrusted(nodes: dict[str, Any], path: Path) -> None:
+    """UserError, naming key and `path`, where building parts of this config would run code or resolve anything."""
     for key, value in _leaves(nodes):
         if isinstance(value, str) and "${" in value:
             raise UserError(f"{path}: {key}={value} reads its surroundings; only with trust=true")

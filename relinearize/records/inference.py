@@ -1,12 +1,11 @@
 """The record of one `relinearize infer`: a JSON file from which tables and reports are made. Schema in dataclasses."""
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from relinearize.errors import UserError
-from relinearize.files import write_json
+from relinearize.files import read_json, write_json
 
 FORMAT, SCHEMA_VERSION = "relinearize-inference", 2
 RECORD_FILE = "inference.json"
@@ -116,7 +115,7 @@ class InferenceRecord:
     def read(cls, path: Path) -> Self:
         """UserError names the file and what is wrong with it."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if content.pop("format") != FORMAT or content.pop("schema_version") != SCHEMA_VERSION:
                 raise ValueError(f"not a {FORMAT} of version {SCHEMA_VERSION}")
             content.setdefault("replacement", "identity")  # of a record from before there was a choice

@@ -183,6 +183,7 @@ class Record(RecordFile):
     submodel: SubmodelRecord | None = None
     route: str | None = None  # the batch-norm route of this network, where the method has several (RLNet)
     cost: CostRecord | None = None
+    files: dict[str, str] | None = None  # sha256 of config, mask and weights beside the record; None: an earlier record
 
     @property
     def own_backbone(self) -> bool:

@@ -4,7 +4,6 @@ A schema is strict (unknown or missing keys are refused, numbers are not read fr
 plot never mixes files that mean different things by the same name. Imports neither torch nor anything that does.
 """
 
-import json
 import logging
 import math
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from relinearize.errors import UserError
-from relinearize.files import write_json
+from relinearize.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +60,7 @@ class RecordFile(Part):
     def read(cls, path: Path | str) -> Self:
         """Read and check one file. Raises UserError naming the path and the first field that does not fit."""
         path = Path(path)
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON ({error})") from error
+        values = read_json(path)
         version = values.get("schema_version") if isinstance(values, dict) else None
         if type(version) is not int:
             raise UserError(f"{path}: schema_version: {version!r}, expected {cls.VERSION}; is this a {cls.FILE}?")

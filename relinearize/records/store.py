@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from relinearize.errors import UserError
-from relinearize.files import sync_folder, write_json
+from relinearize.files import file_digest, read_json, sync_folder, write_json
 
 KEY_LENGTH = 12  # hex digits in folder names; the whole key stands in artifact.json
 DESCRIPTION = "artifact.json"
@@ -43,6 +43,14 @@ def _numbers(content: Any) -> Any:
     return [_numbers(value) for value in content] if isinstance(content, list | tuple) else content
 
 
+def check_digest(path: Path, expected: str | None, remedy: str) -> None:
+    """UserError unless `path` is a file with this sha256 (None: any)."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; {remedy}")
+    if expected is not None and file_digest(path) != expected:
+        raise UserError(f"{path} is damaged or was changed (its sha256 is another); {remedy}")
+
+
 @dataclass(frozen=True)
 class Artifact:
     """The place of one finished piece of work, done or to be done."""
@@ -60,13 +68,25 @@ class Artifact:
         return self.path.with_name(self.path.name + ".work")
 
     def describe(self) -> dict[str, Any]:
-        """The content of artifact.json. UserError if it cannot be read."""
+        """The content of artifact.json. UserError if it cannot be read, or was changed."""
         try:
-            return json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.path / DESCRIPTION} is unreadable ({error}); delete that folder to redo it"
-            ) from error
+            return read_json(self.path / DESCRIPTION)
+        except UserError as error:
+            raise UserError(f"{error}; {self.remedy}") from error
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files. UserError if that is not the file that was published."""
+        check_digest(self.path / name, self.describe().get("files", {}).get(name), self.remedy)
+        return self.path / name
+
+    def check(self) -> None:
+        """UserError if any file is missing, or not the one that was published."""
+        for name in self.describe().get("files", {}):
+            self.file(name)
+
+    @property
+    def remedy(self) -> str:
+        return f"delete {self.path} or give repair=true, and it is made again"
 
     @contextlib.contextmanager
     def lock(self, announce=print) -> Iterator[None]:
@@ -87,8 +107,14 @@ class Artifact:
             lock.release()
 
     def publish(self, folder: Path, description: dict[str, Any]) -> None:
-        """Make `folder` (beside the final path, same file system) the finished artifact, by one rename."""
-        write_json(folder / DESCRIPTION, {"key": self.key, **description})
+        """Make `folder` (beside the final path, same file system) the finished artifact, by one rename.
+
+        artifact.json has the sha256 of each file, but not of the checkpoint, which goes.
+        """
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        digests = {name: file_digest(path) for name, path in files.items() if path.suffix not in (".ckpt", ".lock")}
+        digests.pop(DESCRIPTION, None)
+        write_json(folder / DESCRIPTION, {"key": self.key, **description, "files": digests})
         sync_folder(folder)
         if self.path.exists():  # incomplete remains cannot exist, but a foreign folder can
             shutil.rmtree(self.path)

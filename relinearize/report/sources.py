@@ -11,8 +11,8 @@ from relinearize.errors import UserError
 from relinearize.records.inference import RECORD_FILE as INFERENCE_FILE
 from relinearize.records.inference import InferenceRecord
 from relinearize.records.run import Record
+from relinearize.records.store import MASK, check_digest
 
-MASK_FILE = "mask.safetensors"
 MOST_NAMES = 4  # of runs in a warning
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def find_inferences(folders: Sequence[Path]) -> list[InferenceRecord]:
 
 def read_mask(path: Path, record: Record) -> Positions:
     """The mask of a run. Raises UserError naming `path` where it is damaged or not the mask of this record."""
+    check_digest(path, (record.files or {}).get(MASK), "run it again, with repair=true")
     try:
         with safe_open(path, framework="np") as file:
             kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -70,7 +71,7 @@ def find_masks(runs: Iterable[tuple[Path, Record]]) -> tuple[dict[str, Positions
     missing: list[str] = []
     unreadable: list[str] = []
     for path, record in runs:
-        file = path.with_name(MASK_FILE)
+        file = path.with_name(MASK)
         if not file.is_file():
             missing.append(record.name)
             continue
@@ -82,5 +83,5 @@ def find_masks(runs: Iterable[tuple[Path, Record]]) -> tuple[dict[str, Positions
     if missing:
         more = f" and {len(missing) - MOST_NAMES} more" if len(missing) > MOST_NAMES else ""
         names = ", ".join(missing[:MOST_NAMES])
-        logger.warning("left out of the mask figures: no %s beside the record of %s%s", MASK_FILE, names, more)
+        logger.warning("left out of the mask figures: no %s beside the record of %s%s", MASK, names, more)
     return masks, missing + unreadable

@@ -12,7 +12,7 @@ from relinearize.errors import UserError
 from relinearize.files import file_digest
 from relinearize.records.config import read_config
 from relinearize.records.run import RECORD_FILE, Record
-from relinearize.records.store import CONFIG, MASK, WEIGHTS
+from relinearize.records.store import CONFIG, MASK, WEIGHTS, check_digest
 from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS, IDENTITY
 from relinearize.relu.sites import site_shapes, to_masked, to_replaced
@@ -42,13 +42,16 @@ class FinishedRun:
         for file in FILES:
             if not (folder / file).is_file():
                 raise UserError(f"run={folder} is no finished run: {file} is missing there")
+        record = Record.read(folder / RECORD_FILE)
         config = read_config(folder / CONFIG, trust)
+        if not trust:
+            check_digest(folder / CONFIG, (record.files or {}).get(CONFIG), "trust=true takes it as it is")
         if root is not None:
             config.dataset.root = root
             config.dataset.source.root = root
         if config.backbone.get("weights") is not None:
             config.backbone.weights = None  # where the training started; the file may be gone
-        return cls(folder, Record.read(folder / RECORD_FILE), config, root, trust)
+        return cls(folder, record, config, root, trust)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -65,6 +68,8 @@ class FinishedRun:
     def network(self) -> PixelInput:
         """The network as it was tested, on the CPU. UserError unless mask, weights and record fit each other."""
         record, backbone = self.record, self.config.backbone
+        for file in (MASK, WEIGHTS):
+            check_digest(self.folder / file, (record.files or {}).get(file), "run it again, with repair=true")
         network = all_relu_network(self.config, student=True)
         mask, metadata = Mask.from_file(self.folder / MASK)
         input_size = (record.dataset.channels, record.dataset.image_size, record.dataset.image_size)

@@ -32,18 +32,19 @@ from relinearize.runs.stages import (
 from relinearize.runs.submodels import (
     check_submodels,
     copy_file,
+    leave_record,
     leave_submodels,
     run_mask_of,
     submodel_network,
     submodels,
 )
 from relinearize.runs.teacher import make_teacher
-from relinearize.runs.weights import read_weights, write_weights
+from relinearize.runs.weights import write_weights
 from relinearize.targets import builder
 from relinearize.tracking.loggers import log_finished
-from relinearize.training.checkpoint import CHECKPOINT
+from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
 
-REPLACEMENT = "replacement.safetensors"  # of a fine-tuning: the coefficients at removed positions
+REPLACEMENT = "replacement.ckpt"  # of a fine-tuning: the coefficients at removed positions
 SECOND_SEARCHES = ("method.search.first", "sensitivity.search")  # their errors name keys of method.search
 FIT_BATCH = 128  # images that are drawn at a time for them
 
@@ -52,6 +53,8 @@ def run(config: DictConfig) -> tuple[Record, Path]:
     """Do the run that `config` describes, or find it done. Returns its record and its folder."""
     note = note_of(config)  # before the plan fills in what the config leaves to the images
     plan = Plan.of(config)
+    if config.repair:
+        remove_damaged(plan)
     if not plan.run.complete:
         with plan.run.lock(say):
             if not plan.run.complete:
@@ -60,6 +63,18 @@ def run(config: DictConfig) -> tuple[Record, Path]:
     remember(note, plan.run.path)
     log_finished(plan.request.logger, stage_info(plan, "finetune"), record, plan.run.path)
     return record, plan.run.path
+
+
+def remove_damaged(plan: Plan) -> None:
+    """Remove the run's stored results that have damaged files; they are then made again."""
+    for artifact in (plan.run, *plan.artifacts.values(), plan.chosen):
+        with artifact.lock(say):
+            try:
+                if artifact.complete:
+                    artifact.check()
+            except UserError as error:
+                say(str(error))
+                shutil.rmtree(artifact.path)
 
 
 def make_run(plan: Plan) -> None:
@@ -100,14 +115,14 @@ def make_finetuned(plan: Plan) -> None:
 def fit_replacement(plan: Plan) -> None:
     """What stands at removed positions, fitted once to the network that the search left; a file beside the training."""
     request, path = plan.request, plan.finetune.work / REPLACEMENT
-    if request.replacement is None or path.is_file():
+    if request.replacement is None or read_checkpoint(path) is not None:
         return
     network = searched(plan, request.new_student()).to(request.training.accelerator)
     loader = request.data.train_loader(FIT_BATCH, seed=request.seed)
     loader.seek(UNTRAINED)
     fit = request.replacement_fit
     batches = itertools.islice(iter(loader), -(-fit.images // FIT_BATCH))
-    write_weights(fit.coefficients(network, batches, request.seed), path)
+    write_checkpoint(fit.coefficients(network, batches, request.seed), path)
 
 
 def searched(plan: Plan, network: PixelInput) -> PixelInput:
@@ -120,7 +135,7 @@ def finetune_stage(plan: Plan) -> Stage:
     """With the mask and the weights of the search, and what stands at removed positions."""
     network = searched(plan, plan.request.stage_network("finetune"))
     if plan.request.replacement is not None:
-        to_replaced(network.network, read_weights(plan.finetune.work / REPLACEMENT))
+        to_replaced(network.network, read_checkpoint(plan.finetune.work / REPLACEMENT))
     build = builder(plan.request.config.method.finetune)
     return build(network=network, teacher=frozen_teacher(plan, "finetune"), **epochs_left(plan))
 
@@ -156,11 +171,11 @@ def leave_run(plan: Plan, record: Record) -> None:
     folder = plan.run.work
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    record.write(folder / RECORD_FILE)
     write_text(folder / CONFIG, OmegaConf.to_yaml(plan.request.config, resolve=True))
-    copy_file(plan.finetune.path / WEIGHTS, folder / WEIGHTS)
+    copy_file(plan.finetune.file(WEIGHTS), folder / WEIGHTS)
     mask, metadata = run_mask_of(plan)
     mask.to_file(folder / MASK, metadata)
+    leave_record(record, folder)
     leave_submodels(plan, record, folder)
     with stage_logger(plan, "finetune", folder) as logger:
         logger.finish(record, folder)

@@ -30,13 +30,13 @@ class Results:
         """The tensors of one of its files; not to be changed."""
         path = artifact.path / file
         if path not in self._weights:
-            self._weights[path] = read_weights(path)
+            self._weights[path] = read_weights(artifact.file(file))
         return self._weights[path]
 
     def mask(self, artifact: Artifact) -> tuple[Mask, MaskMetadata]:
         path = artifact.path / MASK
         if path not in self._masks:
-            self._masks[path] = Mask.from_file(path)
+            self._masks[path] = Mask.from_file(artifact.file(MASK))
         return self._masks[path]
 
     def keep(self, artifact: Artifact, files: dict[str, dict[str, Tensor] | None]) -> None:

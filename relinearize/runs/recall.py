@@ -25,7 +25,7 @@ def recall(config: DictConfig) -> tuple[Record, Path] | None:
     note = note_of(config)
     if note is None or not note.is_file():
         return None
-    folder = Path(note.read_text(encoding="utf-8"))
+    folder = Path(note.read_text(encoding="utf-8", errors="replace"))
     return (Record.read(folder / RECORD_FILE), folder) if Artifact(folder, "").complete else None
 
 
@@ -55,10 +55,12 @@ def note_of(config: DictConfig) -> Path | None:
 
 
 def decided_elsewhere(settings: dict[str, Any]) -> bool:
-    """Whether files, this machine, constants of the package or a user's class decide what the run is; or W&B waits."""
+    """Whether files, this machine, constants of the package or a user's class decide what the run is; or W&B or a
+    repair waits."""
     trainer, sensitivity = settings["trainer"], settings["sensitivity"]
     by_machine = trainer["accelerator"] != "cpu" and any(Path(device).exists() for device in GPU_DEVICES)
     files = (settings["teacher"]["weights"], settings["backbone"].get("weights"), sensitivity.get("file"))
     own = is_ours(sensitivity.get("_target_", "relinearize.")) and is_ours(settings["backbone"]["_target_"])
     free = settings.get("allocation", {}).get("name") == "free"
-    return by_machine or any(files) or not own or not free or settings["logger"]["name"] == "wandb"
+    asks = settings["repair"] or settings["logger"]["name"] == "wandb"
+    return by_machine or any(files) or not own or not free or asks

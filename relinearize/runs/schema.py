@@ -88,6 +88,7 @@ class RunConfig(Keys):
     output: Annotated[str, Field(min_length=1)]
     store: Annotated[str, Field(min_length=1)]
     sweep: str | None = None
+    repair: bool = False
     teacher: TeacherFile
     sensitivity: dict[str, Any] | None = None
     score: Target | None = None

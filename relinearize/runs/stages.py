@@ -23,7 +23,7 @@ from relinearize.runs.plan import Plan
 from relinearize.runs.weights import write_weights
 from relinearize.tracking.interface import StageInfo, StageLogger
 from relinearize.tracking.loggers import open_logger
-from relinearize.training.checkpoint import CHECKPOINT
+from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
 from relinearize.training.devices import peers
 from relinearize.training.fit import fit
 from relinearize.training.settings import quiet_lightning
@@ -66,7 +66,7 @@ def train(plan: Plan, build: Build, checkpoint: Path, logged: bool = True, stage
     """
     stage = ready(plan, stage or build(plan))
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    if checkpoint.is_file():
+    if read_checkpoint(checkpoint) is not None:
         say(f"{stage.name}: going on from {checkpoint}")
     training = plan.request.training
     task = functools.partial(train_as_peer, plan.request.plain_config, build, checkpoint)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
-from relinearize.files import write_text
+from relinearize.files import file_digest, write_text
 from relinearize.methods.senet.ordered import narrowed
 from relinearize.methods.stage import Stage
 from relinearize.records.run import RECORD_FILE, Record
@@ -89,11 +89,17 @@ def leave_submodels(plan: Plan, record: Record, folder: Path) -> None:
         place, fraction = folder / name, content["fraction"]
         place.mkdir()
         mask = Mask.of(submodel_network(plan.request, fraction, run_mask).network)
-        submodel_record(record, name, mask, fraction, content["accuracy"]).write(place / RECORD_FILE)
         config = submodel_config(plan.request.config, fraction)
         write_text(place / CONFIG, OmegaConf.to_yaml(config, resolve=True))
         mask.to_file(place / MASK, replace(metadata, asked=mask.count, met=mask.count))
-        copy_file(plan.finetune.path / name / WEIGHTS, place / WEIGHTS)
+        copy_file(plan.finetune.file(f"{name}/{WEIGHTS}"), place / WEIGHTS)
+        leave_record(submodel_record(record, name, mask, fraction, content["accuracy"]), place)
+
+
+def leave_record(record: Record, folder: Path) -> None:
+    """Write the record of the run in `folder`, with the sha256 of the files beside it."""
+    digests = {name: file_digest(folder / name) for name in (CONFIG, MASK, WEIGHTS)}
+    record.model_copy(update={"files": digests}).write(folder / RECORD_FILE)
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Self
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from relinearize.files import write_json
+from relinearize.errors import UserError
+from relinearize.files import read_json, write_json
 from relinearize.sweeps.heartbeat import Process
 
 SWEEP_FILE, JOB_FILE = "sweep.json", "job.json"
@@ -26,8 +27,8 @@ class _File:
     def read(cls, path: Path) -> Self | None:
         """None where there is no such file, or another program's."""
         try:
-            return TypeAdapter(cls).validate_json(path.read_bytes())
-        except (OSError, ValueError):
+            return TypeAdapter(cls).validate_python(read_json(path))
+        except (UserError, ValueError):
             return None
 
     def write(self, path: Path) -> None:

@@ -5,6 +5,7 @@ and `://` in a path mean other file systems.
 """
 
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from relinearize.files import write_bytes
+from relinearize.progress import say
 
 CHECKPOINT = "last.ckpt"
 # Called after each epoch with the rows of the stage so far; the last one is new.
@@ -26,5 +28,23 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The checkpoint at `path` (plain types and tensors only), or None if there is none."""
-    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+    """The checkpoint at `path` (plain types and tensors only), or None if there is none.
+
+    A damaged one is removed, which is said: its training starts again.
+    """
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    try:
+        # torch.load does not look at the checksums that torch.save writes: a file of zeros would be weights of zeros.
+        damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        damaged = str(error)
+    if damaged is None:
+        try:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception as error:  # pickle's and torch's, of a file that is none of ours
+            damaged = type(error).__name__
+    say(f"{path} is damaged ({damaged}): this training starts again")
+    path.unlink()
+    return None

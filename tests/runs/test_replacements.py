@@ -20,6 +20,7 @@ from relinearize.relu.sites import named_sites
 from relinearize.report.tables.pareto import build_panels
 from relinearize.runs.finished import FinishedRun
 from relinearize.runs.pipeline import REPLACEMENT
+from relinearize.training.checkpoint import read_checkpoint
 
 SHARE = f"budget.fraction={SMALL}"
 BUDGET = round(SMALL * 2304)
@@ -62,7 +63,7 @@ def test_the_folder_gives_the_network_back(made):
 def test_coefficients_are_those_that_were_fitted(made):
     _, record, folder = made
     (fitted,) = folder.parents[1].glob(f"store/finetune/*/{REPLACEMENT}")
-    weights, coefficients = load_file(folder / "weights.safetensors"), load_file(fitted)
+    weights, coefficients = load_file(folder / "weights.safetensors"), read_checkpoint(fitted)
     assert len(coefficients) == len(record.sites)
     assert all(torch.equal(weights[name], value) for name, value in coefficients.items())
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from relinearize.errors import UserError
-from relinearize.files import sync_folder
+from relinearize.files import read_json, sealed, sync_folder
 from relinearize.private_inference.bundle.operations import OPERATIONS, SITES, Shape, result_shape
 from relinearize.relu.replacement import COEFFICIENTS, REPLACEMENTS
 
@@ -233,7 +233,7 @@ def write_bundle(bundle: Bundle, folder: Path | str) -> None:
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "nodes": [asdict(node) for node in bundle.nodes],
     }
-    files[GRAPH] = json.dumps(graph, indent=1, allow_nan=False).encode() + b"\n"
+    files[GRAPH] = sealed(json.dumps(graph, indent=1, allow_nan=False)).encode()
     try:
         work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         work.mkdir(parents=True, exist_ok=True)
@@ -258,7 +258,7 @@ def read_bundle(folder: Path | str, weights: bool = True) -> Bundle:
     if not (folder / GRAPH).is_file():
         raise UserError(f"bundle={folder} is no bundle: {GRAPH} is missing there")
     try:
-        graph = json.loads((folder / GRAPH).read_text(encoding="utf-8"))
+        graph = read_json(folder / GRAPH)
         if not isinstance(graph, dict) or graph.get("format") != FORMAT:
             raise ValueError(f"not written as a {FORMAT}")
         if graph.get("schema_version") != SCHEMA_VERSION:

@@ -1,0 +1,188 @@
+"""Every file that the program wrote is verified when it is read: damage ends in one line, or in the right result.
+
+Each cell of the table is one file, damaged in one way, before one command.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from quick_runs import LARGE, QUICK, SEARCH, assert_same_tensors, composed, quick_run
+
+from relinearize.runs.pipeline import run
+from relinearize.runs.plan import Plan
+
+
+def one_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def zeros(path: Path) -> None:
+    content = path.read_bytes()
+    start = len(content) // 2
+    path.write_bytes(content[:start] + bytes(min(64, len(content) - start)) + content[start + 64 :])
+
+
+def unreadable(path: Path) -> None:
+    """A folder in its place: whoever runs tests as root reads files of any mode."""
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "one byte changed": one_byte,
+    "a block of zeros": zeros,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+    "unreadable": unreadable,
+}
+RUN = ["record.json", "config.yaml", "mask.safetensors", "weights.safetensors"]
+BUNDLE = ["graph.json", "masks.safetensors", "weights.safetensors", "reference.safetensors"]
+READ = {
+    "evaluate": (["evaluate", "run={run}", "accelerator=cpu"], RUN),
+    "export": (["export", "run={run}", "output={run}/new", "images=0"], RUN),
+    "cost": (["cost", "run={run}"], RUN),
+    "report": (["report", "{run}", "out={run}/report"], ["record.json", "mask.safetensors"]),
+    "cost of a bundle": (["cost", "bundle={bundle}"], BUNDLE),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(alone: dict) -> Path:
+    return alone[LARGE][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", READ)
+def test_commands_that_read_a_run_notice_all_damage(typed, finished, tmp_path, command, undrawn, capfd, caplog):
+    words, files = READ[command]
+    unnoticed, cells = [], 0
+    whole, bundle = tmp_path / "whole", tmp_path / "bundle"
+    if command == "cost of a bundle":
+        assert typed("export", f"run={finished}", f"output={bundle}", "images=0")[0] == 0
+    for file in files:
+        for damage, apply in DAMAGES.items():
+            shutil.rmtree(whole, ignore_errors=True)
+            shutil.copytree(bundle if command == "cost of a bundle" else finished, whole)
+            apply(whole / file)
+            status, out, err = typed(*(word.format(run=whole, bundle=whole) for word in words))
+            line = f"{err}{caplog.text}".strip()
+            caplog.clear()
+            skipped = command == "report" and file == "mask.safetensors"  # the run stays in the tables
+            if (status == 0) != skipped or file not in line or "\n" in line or "Traceback" in out + err:
+                unnoticed.append((file, damage, status, out, err))
+            cells += 1
+    with capfd.disabled():
+        print(f"\n{command}: {cells - len(unnoticed)} of {cells} damaged files noticed")
+    assert not unnoticed
+
+
+STORED = {
+    "teacher/*/artifact.json": 0.5,
+    "teacher/*/weights.safetensors": 0.5,
+    "search/*/budget-*/artifact.json": LARGE,
+    "search/*/budget-*/mask.safetensors": LARGE,
+    "search/*/budget-*/weights.safetensors": LARGE,
+    "finetune/*/artifact.json": LARGE,
+    "finetune/*/weights.safetensors": LARGE,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", STORED)
+def test_a_run_uses_no_damaged_file_of_the_store_and_repairs_it(typed, finished, tmp_path, pattern, capfd):
+    """What is not damaged stays: with `repair` the run ends with the same mask and weights."""
+    words = ["run", *QUICK, *SEARCH, f"budget.fraction={LARGE}", "method.finetune.epochs=1"]
+    kind = pattern.partition("/")[0]
+    if kind == "finetune":  # of this very run, whose folder is gone
+        words.remove("method.finetune.epochs=1")
+    if kind == "teacher":
+        words += ["method.search.lasso=4e-4"]
+    noticed = 0
+    for damage, apply in DAMAGES.items():
+        output = tmp_path / "again"
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.copytree(finished.parents[1], output)
+        shutil.rmtree(output / "runs"), shutil.rmtree(output / "store" / "asked", ignore_errors=True)
+        (file,) = output.glob(f"store/{pattern}")
+        apply(file)
+        status, out, err = typed(*words, f"output={output}")
+        if damage in ("missing", "unreadable") and file.name == "artifact.json":
+            assert status == 0, err  # no artifact is there, so it is made
+        else:
+            line = err.strip().split("\n")[-1]
+            assert status == 1 and str(file.parent) in line and "repair=true" in line, (damage, out, err)
+        noticed += 1
+    with capfd.disabled():
+        print(f"\nrun: {noticed} of {len(DAMAGES)} damaged {pattern} noticed")
+    assert typed(*words, f"output={output}", "repair=true")[0] == 0
+    if kind == "finetune":
+        (again,) = output.glob("runs/*/record.json")
+        assert_same_tensors(again.parent, finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["one byte changed", "a block of zeros", "truncated", "empty"])
+def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, finished, monkeypatch, damage, capfd):
+    from relinearize.methods.stage import Stage
+
+    config = composed(tmp_path, f"budget.fraction={LARGE}", "trainer.checkpoint_seconds=0")
+    shutil.copytree(finished.parents[1] / "store", tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "finetune")
+    steps, real = iter(range(100)), Stage.training_step
+
+    def step(stage: Stage, *arguments: object) -> object:
+        if next(steps) == 5:
+            raise KeyboardInterrupt
+        return real(stage, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stage, "training_step", step)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run(config)
+    checkpoint = Plan.of(config).finetune.work / "last.ckpt"
+    assert checkpoint.is_file()
+    DAMAGES[damage](checkpoint)
+    _, folder = run(config)
+    assert "is damaged (" in (err := capfd.readouterr().err) and "this training starts again" in err
+    assert_same_tensors(folder, finished)
+
+
+def test_a_record_that_was_edited_is_named_and_others_are_reported(typed, finished, tmp_path, undrawn, caplog):
+    for name in ("one", "two", "three"):
+        shutil.copytree(finished, tmp_path / "runs" / name)
+    edited = tmp_path / "runs" / "one" / "record.json"
+    edited.write_text(edited.read_text().replace('"test": ', '"test": 1', 1))
+    (tmp_path / "runs" / "two" / "record.json").write_text("[" * 100_000)
+    status, out, _ = typed("report", tmp_path / "runs")
+    assert status == 0 and "one/record.json: was changed since it was written" in caplog.text
+    assert "two/record.json: not valid JSON" in caplog.text and "snl" in out
+
+
+def test_an_edited_config_is_taken_only_with_trust(typed, finished, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / "edited"))
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("holdout: 0.1", "holdout: 0.2"))
+    assert "config.yaml is damaged or was changed" in typed("cost", f"run={folder}")[2]
+    assert typed("cost", f"run={folder}", "trust=true")[0] == 0
+
+
+def test_files_of_earlier_versions_have_no_digests_and_are_read(finished, tmp_path, typed):
+    import json
+
+    folder = Path(shutil.copytree(finished, tmp_path / "earlier"))
+    record = json.loads((folder / "record.json").read_text())
+    del record["sha256"], record["files"]
+    (folder / "record.json").write_text(json.dumps(record))
+    assert typed("cost", f"run={folder}")[0] == 0
+
+
+def test_quick_run_is_found_again_after_a_repair(tmp_path):
+    _, folder = quick_run(tmp_path, "budget.fraction=0.6", method="random")
+    (folder / "weights.safetensors").write_bytes(b"")
+    _, again = quick_run(tmp_path, "budget.fraction=0.6", "repair=true", method="random")
+    assert again == folder and (folder / "weights.safetensors").stat().st_size > 0
