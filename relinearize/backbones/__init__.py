@@ -70,7 +70,7 @@ def build_backbone(
     for key, value in {"backbone.width": width, "classes": classes, "channels": channels}.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UserError(f"{key}={value}: backbone {name} needs an integer >= 1")
-    smallest = 16 if name == "vgg16_bn" else 1
+    smallest = 8 if name == "vgg16_bn" else 1  # three halvings
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < smallest:
         raise UserError(
             f"image size {image_size} is too small for backbone {name}; it needs at least {smallest} pixels"
