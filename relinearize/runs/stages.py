@@ -31,6 +31,15 @@ from relinearize.training.settings import quiet_lightning
 STAGES = ("teacher", "search", "finetune", "sensitivity")
 
 
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed of all that `stage` draws in a run of `seed`: batches, crops, attacks, first masks.
+
+    Teacher, search, fine-tuning and sensitivity draw different ones. Two searches of a run (BCD's first, one that gives
+    sensitivities) show the images in the same order: a search is the same whatever it is made for.
+    """
+    return seed * 10 + STAGES.index(stage)
+
+
 def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
     """Load a state dict, with or without batch-norm routes, into a network with or without them.
 
@@ -90,7 +99,7 @@ def train_as_peer(config: dict[str, Any], build: Build, checkpoint: Path, rank: 
 def ready(plan: Plan, stage: Stage, rank: int = 0) -> Stage:
     """The stage, given its images: for process `rank` of the run's devices its share of them."""
     request = plan.request
-    seed = request.seed * 10 + STAGES.index(stage.name)  # stages draw different batches
+    seed = stage_seed(request.seed, stage.name)
     views = {} if stage.second_view is None else {"second_view": stage.second_view}
     share = {"rank": rank, "world_size": request.training.devices}
     stage.use(
