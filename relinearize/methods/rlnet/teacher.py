@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_number
 from relinearize.methods.losses import classification_loss, distillation_divergence, percent_correct
 from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
 
@@ -27,17 +27,30 @@ class RobustClassifier(RobustTraining):
 
     Args:
         trades_weight: lambda of TRADES (Zhang et al., ICML 2019), for one route:
-            L = CE_clean (or the mean with CE_augmix) + lambda * KL(softmax(clean) || softmax(adversarial)), with
-            gradients on both sides. None: cross-entropy on the adversarial images.
+            L = CE_clean (or the mean with CE_augmix) + lambda * T^2 KL(softmax(clean / T) || softmax(adversarial / T))
+            with gradients on both sides, both outputs in train mode. None: cross-entropy on the adversarial images.
+        trades_temperature: T, also of the attack. 1 in TRADES; the official code of RLNet has 4, that is 16 KL, and its
+            lambdas 1 and 6 belong to that.
         robust_settings: see RobustTraining and Stage. attack.loss is "ce" or "margin"; "kl", away from the network's
-            own clean outputs, is TRADES' and needs trades_weight.
+            own outputs for the clean images, is TRADES' and needs trades_weight. With attack_order "first" these
+            outputs are those of eval mode (TRADES), with "last" those of the clean pass, in train mode (official code).
     """
 
     name = "teacher"
 
-    def __init__(self, network: nn.Module, *, trades_weight: float | None = None, **robust_settings: Any) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        trades_weight: float | None = None,
+        trades_temperature: float = 1.0,
+        **robust_settings: Any,
+    ) -> None:
         super().__init__(network, **robust_settings)
         key = self.config_key
+        if trades_weight is not None:
+            check_number(f"{key}.trades_weight", trades_weight, ">= 0")
+        check_number(f"{key}.trades_temperature", trades_temperature, "> 0")
         if trades_weight is not None and (len(self.routes) > 1 or not {"clean", "adversarial"} <= set(self.part_names)):
             raise UserError(
                 f"{key}.trades_weight={trades_weight} compares two outputs of one route; give method.routes=1 and "
@@ -45,16 +58,18 @@ class RobustClassifier(RobustTraining):
             )
         if self.attack.loss == "kl" and trades_weight is None:
             raise UserError(f"{key}.attack.loss=kl needs {key}.trades_weight; valid without: ce, margin")
-        self.trades_weight = trades_weight
+        self.trades_weight, self.trades_temperature = trades_weight, trades_temperature
 
     def loss(
         self, images: Tensor, labels: Tensor, augmix_images: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         outputs, losses, metrics = {}, {}, {}
         parts = self.begin_step(len(labels))
-        own = self._own_logits(images) if self.attack.loss == "kl" else None
+        own = None
         for part in parts:
-            shown = self.shown(part, images, labels, augmix_images, own)
+            if part.name == "adversarial" and self.attack.loss == "kl":
+                own = self._own_logits(images) if self.attack_order == "first" else outputs["clean"].detach()
+            shown = self.shown(part, images, labels, augmix_images, own, self.trades_temperature)
             with self.on_route(part):
                 logits = self.network(shown)
             its_labels = labels[part.rows]
@@ -65,7 +80,7 @@ class RobustClassifier(RobustTraining):
         if self.trades_weight is None:
             return self.weighted(losses), metrics
         losses.pop("adversarial")
-        divergence = distillation_divergence(outputs["adversarial"], outputs["clean"], 1.0)
+        divergence = distillation_divergence(outputs["adversarial"], outputs["clean"], self.trades_temperature)
         metrics["trades"] = divergence.detach()
         return self.weighted(losses) + self.trades_weight * divergence, metrics
 
