@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import PixelInput
-from relinearize.backbones.routes import route_state, routed_state, routes_of
+from relinearize.backbones.routes import state_for
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.losses import accuracy
 from relinearize.methods.stage import Stage
@@ -41,17 +41,12 @@ def stage_seed(seed: int, stage: str) -> int:
 
 
 def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
-    """Load a state dict, with or without batch-norm routes, into a network with or without them.
+    """Load a state dict, with or without batch-norm routes, into a network with or without them (see `state_for`).
 
-    Routes that the weights lack start as their one set; a network without routes gets the clean ones. At removed
-    positions the network has afterwards what the weights say.
+    At removed positions the network has afterwards what the weights say.
     """
     to_replaced(network.network, weights)
-    wanted = network.network.state_dict().keys()
-    if weights.keys() != wanted:
-        routes = routes_of(network.network)
-        weights = routed_state(weights, routes) if len(routes) > 1 else route_state(weights, "clean")
-    network.network.load_state_dict(weights)
+    network.network.load_state_dict(state_for(weights, network.network.state_dict()))
     return network
 
 

@@ -124,6 +124,33 @@ def test_fresh_weights_keep_the_signal() -> None:
         assert bool(scores.isfinite().all()) and 1e-3 < float(scores.std()) < 10
 
 
+def deviations(name: str, initialisation: str) -> tuple[float, float, bool]:
+    """Of a 3x3 convolution from 32 to 64 channels and of the linear layer; whether its bias is 0."""
+    torch.manual_seed(0)
+    width = {"wrn22_8": 4, "vgg16_bn": 32}.get(name, 32)
+    model = build_backbone(name, classes=50, image_size=32, width=width, initialisation=initialisation)
+    shape = (64, 32, 3, 3)
+    convolution = next(weight for weight in model.parameters() if weight.shape == shape)
+    return convolution.std().item(), model.linear.weight.std().item(), not model.linear.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "initialisation", "fan", "linear", "zero_bias"),
+    [
+        ("resnet8", "he", 64, 0.01, True),
+        ("resnet8", "snl", 32, (2 / 128) ** 0.5, False),  # He's, of 128 inputs
+        ("resnet8", "senet", 64, (1 / 3 / 128) ** 0.5, False),  # U(-1, 1) / sqrt(128)
+        ("wrn22_8", "snl", 64, (1 / 3 / 128) ** 0.5, True),
+        ("wrn22_8", "senet", 64, (1 / 3 / 128) ** 0.5, True),
+        ("vgg16_bn", "senet", 64, 0.01, True),
+    ],
+)
+def test_initialisations_are_the_official_codes(name, initialisation, fan, linear, zero_bias) -> None:
+    convolution, found, zero = deviations(name, initialisation)
+    assert convolution == pytest.approx((2 / (9 * fan)) ** 0.5, rel=0.03)
+    assert found == pytest.approx(linear, rel=0.05) and zero == zero_bias
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -134,6 +161,8 @@ def test_fresh_weights_keep_the_signal() -> None:
         ({"classes": -1}, "classes=-1: .* integer"),
         ({"name": "vgg16_bn", "image_size": 7}, "image size 7 is too small for backbone vgg16_bn; .* 8 pixels"),
         ({"image_size": 0}, "image size 0 is too small"),
+        ({"initialisation": "zeros"}, r"backbone\.initialisation=zeros is unknown; valid: he, snl, senet"),
+        ({"name": "vgg16_bn", "initialisation": "snl"}, r"backbone\.initialisation=snl: .* give he or senet"),
     ],
 )
 def test_refusals(changes: dict, message: str) -> None:

@@ -8,8 +8,8 @@ code's teacher (its later stages cannot run with three sets as released; see sea
 Every part is a forward pass of its own, so batch statistics are never taken over two of them together.
 
 Every batch norm has one set per route. In the official two-set ResNet teacher those of the projection shortcuts have a
-single set, in which clean and adversarial statistics mix; its students, its three-set teacher and its wide ResNets have
-one each. We follow these: only so is a route a network of its own that can be deployed without the others.
+single set, in which clean and adversarial statistics mix (`shared_shortcut_norms`); its students, its three-set teacher
+and its wide ResNets have one each.
 """
 
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relinearize.errors import UserError, check_number
+from relinearize.backbones.resnet import share_shortcut_norms
+from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.losses import classification_loss, distillation_divergence, percent_correct
 from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
 
@@ -31,6 +32,7 @@ class RobustClassifier(RobustTraining):
             with gradients on both sides, both outputs in train mode. None: cross-entropy on the adversarial images.
         trades_temperature: T, also of the attack. 1 in TRADES; the official code of RLNet has 4, that is 16 KL, and its
             lambdas 1 and 6 belong to that.
+        shared_shortcut_norms: one set of batch norms for all routes in the projection shortcuts of a ResNet.
         robust_settings: see RobustTraining and Stage. attack.loss is "ce" or "margin"; "kl", away from the network's
             own outputs for the clean images, is TRADES' and needs trades_weight. With attack_order "first" these
             outputs are those of eval mode (TRADES), with "last" those of the clean pass, in train mode (official code).
@@ -44,10 +46,14 @@ class RobustClassifier(RobustTraining):
         *,
         trades_weight: float | None = None,
         trades_temperature: float = 1.0,
+        shared_shortcut_norms: bool = False,
         **robust_settings: Any,
     ) -> None:
-        super().__init__(network, **robust_settings)
         key = self.config_key
+        check_choice(f"{key}.shared_shortcut_norms", shared_shortcut_norms, (True, False))
+        if shared_shortcut_norms:
+            share_shortcut_norms(network)
+        super().__init__(network, **robust_settings)
         if trades_weight is not None:
             check_number(f"{key}.trades_weight", trades_weight, ">= 0")
         check_number(f"{key}.trades_temperature", trades_temperature, "> 0")
