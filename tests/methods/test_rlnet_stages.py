@@ -377,9 +377,8 @@ def test_refusals(make, message):
 
 def test_official_choices_and_what_needs_no_robust_validation():
     stage = search_stage(paper_parity=True)
-    assert (stage.select_by, stage.selection, stage.schedule, stage.mismatch.measure) == (
-        "clean", "test", "constant", "activation",
-    )  # fmt: skip
+    found = (stage.select_by, stage.attack_order, stage.selection, stage.schedule, stage.mismatch.measure)
+    assert found == ("clean", "last", "test", "constant", "activation")
     stage = teacher_stage(robust_validation={"images": 0}, select_by="clean")
     stage.use(train_loader=Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
     row = {"epoch": 0, "val/accuracy": 10.0}

@@ -96,7 +96,8 @@ class SENetSearch(Stage):
         paper_parity: the official code throughout: activation, spatial, strict, scratch, constant rate, selection on
             the test set.
         stop_distance: end after `stop_patience` epochs in a row in which no more than this share of the kept ReLUs
-            moved (see hamming_distance); None: all epochs.
+            moved (see hamming_distance); None: all epochs, since every threshold measured costs accuracy where the
+            fine-tuning stays as it is (docs/methods.md). The official code trains all epochs, too.
         stage_settings: see Stage. selection "last" is the last mask with the weights trained towards it.
     """
 
