@@ -5,10 +5,11 @@ from collections.abc import Callable
 from torch import nn
 
 from relinearize.backbones.adapter import PixelInput
+from relinearize.backbones.initialisation import INITIALISATIONS, initialise_as_released
 from relinearize.backbones.resnet import ResNet
 from relinearize.backbones.vgg import VGG
 from relinearize.backbones.wide_resnet import WideResNet
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
 
 __all__ = ["BACKBONES", "CONVENTIONS", "PixelInput", "build_backbone"]
 
@@ -57,22 +58,30 @@ def build_backbone(
     width: int | None = None,
     convention: str = "senet",
     channels: int = 3,
+    initialisation: str = "he",
 ) -> nn.Module:
     """A backbone of `BACKBONES` with fresh weights, for `channels` x `image_size` x `image_size` pixels.
 
     `width`: channels of the first stage (base channels for wrn22_8, times 8 in its stages); None is the papers' width.
-    `convention`: which ReLUs exist, see CONVENTIONS. Raises UserError for unknown names and invalid sizes.
+    `convention`: which ReLUs exist, see CONVENTIONS. `initialisation`: "he", or that of the official code "snl" or
+    "senet" (see initialisation.py). Raises UserError for unknown names and invalid sizes.
     """
     if name not in BACKBONES:
         raise UserError(f"backbone.name={name} is unknown; give one of {', '.join(BACKBONES)}")
     if convention not in CONVENTIONS:
         raise UserError(f"backbone.convention={convention} is unknown; give one of {', '.join(CONVENTIONS)}")
+    check_choice("backbone.initialisation", initialisation, INITIALISATIONS)
+    if (name, initialisation) == ("vgg16_bn", "snl"):
+        raise UserError("backbone.initialisation=snl: SNL's code has no vgg16_bn with masks; give he or senet")
     for key, value in {"backbone.width": width, "classes": classes, "channels": channels}.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UserError(f"{key}={value}: backbone {name} needs an integer >= 1")
-    smallest = 16 if name == "vgg16_bn" else 1
+    smallest = 8 if name == "vgg16_bn" else 1  # three halvings
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < smallest:
         raise UserError(
             f"image size {image_size} is too small for backbone {name}; it needs at least {smallest} pixels"
         )
-    return BACKBONES[name](classes, image_size, width, convention, channels)
+    network = BACKBONES[name](classes, image_size, width, convention, channels)
+    if initialisation != "he" and name != "vgg16_bn":
+        initialise_as_released(network, initialisation, wide=name == "wrn22_8")
+    return network

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.initialisation import he_initialise
+from relinearize.backbones.routes import RoutedBatchNorm
 from relinearize.backbones.shortcut import every_pixel
 from relinearize.errors import UserError
 
@@ -82,3 +83,17 @@ def drop_identity_shortcuts(network: nn.Module) -> None:
         raise UserError("backbone.student_skip=false is for the project's ResNets; this backbone has no such blocks")
     for block in blocks:
         block.identity_shortcut = False
+
+
+def share_shortcut_norms(network: nn.Module) -> None:
+    """Let the batch norms of a ResNet's projection shortcuts have one set for all routes, in place (the clean one).
+
+    The two-set teacher of RLNet's released code is such a network; its students have a set per route there, too. Raises
+    UserError for a network without such blocks.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, BasicBlock)]
+    if not blocks:
+        raise UserError("method.teacher.shared_shortcut_norms=true is for the project's ResNets")
+    for block in blocks:
+        if len(block.shortcut) and isinstance(block.shortcut[1], RoutedBatchNorm):
+            block.shortcut[1] = block.shortcut[1].clean

@@ -12,7 +12,7 @@ costs nothing.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, fx, nn
@@ -131,22 +131,23 @@ def route_state(state: Mapping[str, Tensor], route: str) -> dict[str, Tensor]:
     return picked
 
 
-def routed_state(state: Mapping[str, Tensor], routes: Sequence[str]) -> dict[str, Tensor]:
-    """From the state dict of an ordinary network, that of `with_routes(network, routes)`: every route the same."""
-    _check_names(routes)
-    norms = {key.removesuffix("running_mean") for key in state if key.rpartition(".")[2] == "running_mean"}
-    routed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        name = key.rpartition(".")[2]
-        prefix = key.removesuffix(name)
-        if _route_in(key) is not None:
-            raise UserError(f"the weights have routes already ({key})")
-        if prefix not in norms:
-            routed[key] = value
-            continue
-        for route in routes:
-            routed[f"{prefix}{route}.{name}"] = value.clone()
-    return routed
+def state_for(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """From a state dict with routes, without, or with routes for some batch norms, that of a network of other ones.
+
+    `names`: the keys of that network's state dict. A route that `state` lacks starts as the one set that is there for
+    all; where the network has one set, it gets the clean one. What belongs to no route stays as it is.
+    """
+    found: dict[str, Tensor] = {}
+    used = set()
+    for name in names:
+        module, _, last = name.rpartition(".")
+        for_all = f"{module.rpartition('.')[0]}.{last}".removeprefix(".")
+        clean = f"{module}.clean.{last}".removeprefix(".")
+        source = name if name in state else for_all if _route_in(name) else clean
+        if source in state:
+            found[name] = state[source] if source == name else state[source].clone()
+            used.add(source)
+    return found | {key: value for key, value in state.items() if key not in used and _route_in(key) is None}
 
 
 def _route_in(key: str) -> str | None:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from relinearize.backbones import build_backbone
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.resnet import drop_identity_shortcuts
+from relinearize.data.order import seeded_generator
 from relinearize.data.source import Source
 from relinearize.relu.copies import unwrapped
 from relinearize.relu.sites import linearize
@@ -64,8 +65,10 @@ def all_relu_network(config: DictConfig, source: Source | None = None, student: 
     any callable that takes classes, image_size and channels (and the other keys of its file) and returns a Module.
     `backbone.weights` names a file of initial weights for it.
 
-    `student`: the network that is linearized, not the teacher. The two differ where `backbone.student_skip` is false:
-    then the student's residual blocks drop their identity shortcuts, as in SENet's and RLNet's released code.
+    `student`: the network that is linearized, not the teacher. Its initial weights are others: the teacher's are drawn
+    from the seed itself, the student's from a hash of the seed and the word "student" (`seeded_generator`). And where
+    `backbone.student_skip` is false its residual blocks drop their identity shortcuts, as in SENet's and RLNet's
+    released code.
     """
     source = source or build(config.dataset.source)
     settings = NETWORK_DEFAULTS | plain(config.backbone)
@@ -74,7 +77,7 @@ def all_relu_network(config: DictConfig, source: Source | None = None, student: 
         settings.pop("name")  # a label for folders and records; our own builder is told what to build by it
     make = build(settings, _partial_=True)
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seeded_generator("student", config.seed).initial_seed() if student else config.seed)
         backbone = unwrapped(make(classes=source.classes, image_size=source.image_size, channels=source.channels))
     if weights is not None:
         load_initial(backbone, Path(weights))

@@ -26,6 +26,7 @@ from relinearize.runs.stages import (
     publish,
     stage_info,
     stage_logger,
+    stage_seed,
     tested,
     train,
 )
@@ -118,11 +119,12 @@ def fit_replacement(plan: Plan) -> None:
     if request.replacement is None or read_checkpoint(path) is not None:
         return
     network = searched(plan, request.new_student()).to(request.training.accelerator)
-    loader = request.data.train_loader(FIT_BATCH, seed=request.seed)
+    seed = stage_seed(request.seed, "finetune")
+    loader = request.data.train_loader(FIT_BATCH, seed=seed)
     loader.seek(UNTRAINED)
     fit = request.replacement_fit
     batches = itertools.islice(iter(loader), -(-fit.images // FIT_BATCH))
-    write_checkpoint(fit.coefficients(network, batches, request.seed), path)
+    write_checkpoint(fit.coefficients(network, batches, seed), path)
 
 
 def searched(plan: Plan, network: PixelInput) -> PixelInput:

@@ -217,6 +217,10 @@ class Request:
         """The network that is searched and fine-tuned; the same but for `backbone.student_skip` (paper parity)."""
         if self.config.backbone.get("student_skip", True):
             return self.new_network()
+        return self.fresh_student()
+
+    def fresh_student(self) -> PixelInput:
+        """The student with initial weights of its own, for searches that do not start from the teacher's."""
         return all_relu_network(self.config, self.source, student=True)
 
     def stage_network(self, stage: str) -> PixelInput:

@@ -148,7 +148,7 @@ def budget_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
         **inputs,
     )
     if stage.start == "scratch":
-        load_into(stage.network, request.stage_network("search").network.state_dict())
+        load_into(stage.network, request.fresh_student().network.state_dict())
     return stage
 
 

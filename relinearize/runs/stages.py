@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import PixelInput
-from relinearize.backbones.routes import route_state, routed_state, routes_of
+from relinearize.backbones.routes import state_for
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.losses import accuracy
 from relinearize.methods.stage import Stage
@@ -31,18 +31,22 @@ from relinearize.training.settings import quiet_lightning
 STAGES = ("teacher", "search", "finetune", "sensitivity")
 
 
-def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
-    """Load a state dict, with or without batch-norm routes, into a network with or without them.
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed of all that `stage` draws in a run of `seed`: batches, crops, attacks, first masks.
 
-    Routes that the weights lack start as their one set; a network without routes gets the clean ones. At removed
-    positions the network has afterwards what the weights say.
+    Teacher, search, fine-tuning and sensitivity draw different ones. Two searches of a run (BCD's first, one that gives
+    sensitivities) show the images in the same order: a search is the same whatever it is made for.
+    """
+    return seed * 10 + STAGES.index(stage)
+
+
+def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
+    """Load a state dict, with or without batch-norm routes, into a network with or without them (see `state_for`).
+
+    At removed positions the network has afterwards what the weights say.
     """
     to_replaced(network.network, weights)
-    wanted = network.network.state_dict().keys()
-    if weights.keys() != wanted:
-        routes = routes_of(network.network)
-        weights = routed_state(weights, routes) if len(routes) > 1 else route_state(weights, "clean")
-    network.network.load_state_dict(weights)
+    network.network.load_state_dict(state_for(weights, network.network.state_dict()))
     return network
 
 
@@ -90,7 +94,7 @@ def train_as_peer(config: dict[str, Any], build: Build, checkpoint: Path, rank: 
 def ready(plan: Plan, stage: Stage, rank: int = 0) -> Stage:
     """The stage, given its images: for process `rank` of the run's devices its share of them."""
     request = plan.request
-    seed = request.seed * 10 + STAGES.index(stage.name)  # stages draw different batches
+    seed = stage_seed(request.seed, stage.name)
     views = {} if stage.second_view is None else {"second_view": stage.second_view}
     share = {"rank": rank, "world_size": request.training.devices}
     stage.use(

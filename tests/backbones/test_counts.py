@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from relinearize.backbones import BACKBONES, build_backbone
@@ -76,7 +77,7 @@ def test_weights_for_cifar100(name: str, weights: int) -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("convention", ["snl", "senet"])
 def test_each_relu_is_a_module_called_once(name: str, convention: str) -> None:
-    size = 16 if name == "vgg16_bn" else 8
+    size = 8
     model = build_backbone(name, classes=3, image_size=size, width=2, convention=convention, channels=1)
     calls: list[nn.Module] = []
     relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
@@ -84,6 +85,22 @@ def test_each_relu_is_a_module_called_once(name: str, convention: str) -> None:
         relu.register_forward_hook(lambda module, *_: calls.append(module))
     assert model(torch.randn(2, 1, size, size)).shape == (2, 3)
     assert len(calls) == len(relus) and set(calls) == set(relus)
+
+
+@pytest.mark.parametrize(("size", "pooled"), [(32, 3), (64, 4)])
+def test_vgg16_is_the_released_function(size: int, pooled: int) -> None:
+    """Max-pools after the first blocks, at 32 pixels three of them, and the mean over what block 5 puts out."""
+    model = build_backbone("vgg16_bn", classes=3, image_size=size, width=2).eval()
+    images = torch.randn(2, 3, size, size)
+    state, x = model.state_dict(), images
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
+        for number in range(1, convolutions + 1):
+            x = F.conv2d(x, state[f"features.conv{block}_{number}.weight"], padding=1)
+            norm = {key: state[f"features.bn{block}_{number}.{key}"] for key in ("running_mean", "running_var")}
+            x = F.relu(F.batch_norm(x, **norm))
+        x = F.max_pool2d(x, 2) if block <= pooled else x
+    assert x.shape == (2, 16, 4, 4)
+    torch.testing.assert_close(model(images), F.linear(x.mean((2, 3)), state["linear.weight"], state["linear.bias"]))
 
 
 def test_any_image_size_works() -> None:
@@ -107,6 +124,33 @@ def test_fresh_weights_keep_the_signal() -> None:
         assert bool(scores.isfinite().all()) and 1e-3 < float(scores.std()) < 10
 
 
+def deviations(name: str, initialisation: str) -> tuple[float, float, bool]:
+    """Of a 3x3 convolution from 32 to 64 channels and of the linear layer; whether its bias is 0."""
+    torch.manual_seed(0)
+    width = {"wrn22_8": 4, "vgg16_bn": 32}.get(name, 32)
+    model = build_backbone(name, classes=50, image_size=32, width=width, initialisation=initialisation)
+    shape = (64, 32, 3, 3)
+    convolution = next(weight for weight in model.parameters() if weight.shape == shape)
+    return convolution.std().item(), model.linear.weight.std().item(), not model.linear.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "initialisation", "fan", "linear", "zero_bias"),
+    [
+        ("resnet8", "he", 64, 0.01, True),
+        ("resnet8", "snl", 32, (2 / 128) ** 0.5, False),  # He's, of 128 inputs
+        ("resnet8", "senet", 64, (1 / 3 / 128) ** 0.5, False),  # U(-1, 1) / sqrt(128)
+        ("wrn22_8", "snl", 64, (1 / 3 / 128) ** 0.5, True),
+        ("wrn22_8", "senet", 64, (1 / 3 / 128) ** 0.5, True),
+        ("vgg16_bn", "senet", 64, 0.01, True),
+    ],
+)
+def test_initialisations_are_the_official_codes(name, initialisation, fan, linear, zero_bias) -> None:
+    convolution, found, zero = deviations(name, initialisation)
+    assert convolution == pytest.approx((2 / (9 * fan)) ** 0.5, rel=0.03)
+    assert found == pytest.approx(linear, rel=0.05) and zero == zero_bias
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -115,8 +159,10 @@ def test_fresh_weights_keep_the_signal() -> None:
         ({"width": 0}, r"backbone\.width=0: backbone resnet18 needs an integer >= 1"),
         ({"width": 1.5}, r"backbone\.width=1.5: .* integer"),
         ({"classes": -1}, "classes=-1: .* integer"),
-        ({"name": "vgg16_bn", "image_size": 8}, "image size 8 is too small for backbone vgg16_bn; .* 16 pixels"),
+        ({"name": "vgg16_bn", "image_size": 7}, "image size 7 is too small for backbone vgg16_bn; .* 8 pixels"),
         ({"image_size": 0}, "image size 0 is too small"),
+        ({"initialisation": "zeros"}, r"backbone\.initialisation=zeros is unknown; valid: he, snl, senet"),
+        ({"name": "vgg16_bn", "initialisation": "snl"}, r"backbone\.initialisation=snl: .* give he or senet"),
     ],
 )
 def test_refusals(changes: dict, message: str) -> None:

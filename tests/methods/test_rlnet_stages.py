@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from relinearize.backbones import PixelInput
-from relinearize.backbones.routes import ROUTES, export_route, on_route, with_routes
+from relinearize.backbones import PixelInput, build_backbone
+from relinearize.backbones.routes import ROUTES, RoutedBatchNorm, export_route, on_route, state_for, with_routes
 from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.rlnet.distill import RobustDistill
@@ -218,6 +218,29 @@ def test_the_network_is_attacked_as_it_is_in_eval_mode_and_left_as_it_was(monkey
     assert all(parameter.requires_grad for parameter in stage.network.parameters())
 
 
+def test_shared_shortcut_norms_take_all_parts_and_the_others_their_own():
+    """One step on a ResNet: running means are 0.1 times the batch means of the passes, decayed by 0.9 with each."""
+    torch.manual_seed(0)
+    resnet = build_backbone("resnet8", classes=CLASSES, image_size=SIZE, width=2, channels=3)
+    network = with_routes(linearize(resnet, (3, SIZE, SIZE)), ROUTES[2])
+    stage = RobustClassifier(network, shared_shortcut_norms=True, **SETTINGS)
+    block, passed = network.layer2[0], []
+    block.shortcut[0].register_forward_hook(lambda _, __, output: passed.append(output.detach().mean((0, 2, 3))))
+    stage.train()
+    stage.loss(*BATCH)
+    assert len(passed) == 3 and isinstance(block.bn1, RoutedBatchNorm) and len(passed[0]) == 4
+    expected = 0.1 * (0.81 * passed[0] + 0.9 * passed[1] + passed[2])  # clean, AugMix, adversarial
+    torch.testing.assert_close(block.shortcut[1].running_mean, expected)
+    for route in ROUTES[2]:
+        exported = export_route(network, route)
+        assert torch.equal(exported.layer2[0].shortcut[1].running_mean, block.shortcut[1].running_mean)
+        student = with_routes(resnet, ROUTES[2])
+        student.load_state_dict(state_for(stage.weights(), student.state_dict()))
+        with on_route(student.eval(), route):
+            assert torch.equal(student(BATCH[0]), exported.eval()(BATCH[0]))
+        assert stage.variants(stage.weights()).keys() == {"", "route-adversarial"}
+
+
 # ---- a whole fit -----------------------------------------------------------------------------------------------------
 
 
@@ -339,6 +362,9 @@ def test_the_searchs_best_mask_belongs_to_the_best_epoch(monkeypatch):
         (lambda: teacher_stage(robust_validation={"images": 0}), "leaves nothing for method.teacher.select_by=mean"),
         (lambda: teacher_stage(trades_weight=6.0), "method.teacher.trades_weight=6.0 compares two outputs"),
         (lambda: teacher_stage(attack={"loss": "kl"}), "attack.loss=kl needs method.teacher.trades_weight"),
+        (lambda: teacher_stage(trades_temperature=0), "method.teacher.trades_temperature=0: must be a number > 0"),
+        (lambda: teacher_stage(attack_order="both"), "method.teacher.attack_order=both is unknown; valid: first, last"),
+        (lambda: teacher_stage(shared_shortcut_norms=True), "method.teacher.shared_shortcut_norms=true is for the pro"),
         (lambda: finetune_stage(pram_part_weights={"noise": 1.0}), "pram_part_weights.noise is unknown"),
         (lambda: finetune_stage(pram_part_weights={"clean": -1}), "pram_part_weights.clean=-1 is no weight"),
     ],
@@ -351,9 +377,8 @@ def test_refusals(make, message):
 
 def test_official_choices_and_what_needs_no_robust_validation():
     stage = search_stage(paper_parity=True)
-    assert (stage.select_by, stage.selection, stage.schedule, stage.mismatch.measure) == (
-        "clean", "test", "constant", "activation",
-    )  # fmt: skip
+    found = (stage.select_by, stage.attack_order, stage.selection, stage.schedule, stage.mismatch.measure)
+    assert found == ("clean", "last", "test", "constant", "activation")
     stage = teacher_stage(robust_validation={"images": 0}, select_by="clean")
     stage.use(train_loader=Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
     row = {"epoch": 0, "val/accuracy": 10.0}

@@ -1,5 +1,6 @@
 """Two steps of each of RLNet's stages against rlnet_reference.py, in float64, with one, two and three routes."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,31 @@ def test_trades():
     run(stage, state, loss)
 
 
+@pytest.mark.parametrize("trades_weight", [1.0, 6.0])
+def test_the_released_codes_trades(trades_weight):
+    """lambda times 16 KL at T = 4, both outputs in train mode; so are those that the attack leads away from, and it
+    sees the batch norms as the clean pass left them."""
+    three_to_one, even = torch.tensor([[4 * math.log(3), 0.0]]).double(), torch.zeros(1, 2).double()
+    by_hand = 16 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
+    assert reference.divergence(even, three_to_one).item() == pytest.approx(by_hand)
+    network = network_of(1, seed=1)
+    state = state_of(network)
+    full = [torch.ones_like(site.mask) for site in named_sites(network).values()]
+    settings = {"trades_weight": trades_weight, "trades_temperature": 4.0, "attack_order": "last"}
+    stage = RobustClassifier(network, attack=ATTACK | {"loss": "kl"}, second_view=None, **settings, **SETTINGS)
+
+    def loss(images, labels, augmix):
+        clean, _ = reference.forward(images, state, full, None, train=True)
+        away = clean.detach()
+        adversarial = reference.attacked(
+            images, state, full, None, PGD_STEPS, lambda logits: reference.divergence(logits, away)
+        )
+        hit, _ = reference.forward(adversarial, state, full, None, train=True)
+        return reference.cross_entropy(clean, labels) + trades_weight * reference.divergence(hit, clean)
+
+    run(stage, state, loss)
+
+
 def student_and_teacher(count, share=0.4):
     student, teacher = network_of(count, seed=1), network_of(count, seed=2)
     to_masked(student, Mask({name: torch.rand(site.mask.shape) < share for name, site in named_sites(student).items()}))
@@ -202,16 +228,23 @@ def soft_labels(teacher_state, images, count):
         return reference.forward(images, teacher_state, full, route, train=False)
 
 
-def three_answers(images, labels, augmix, state, masks, wanted, count, split, attack_loss):
-    """[(rows, images shown, logits, sites)] of the three parts."""
+def three_answers(images, labels, augmix, state, masks, wanted, count, split, attack_loss, order="first"):
+    """[(rows, images shown, logits, sites)] of the three parts; `order`: whether the attack comes before all passes."""
     (clean, on_clean), (mixed, on_mixed), (hit, on_hit) = rows(count, split)
     loss = {
         "kl": lambda logits: reference.divergence(logits, wanted[hit]),
         "ce": lambda logits: reference.cross_entropy(logits, labels[hit]),
     }[attack_loss]
-    adversarial = reference.attacked(images[hit], state, masks, on_hit, PGD_STEPS, loss)
-    shown = ((clean, images[clean], on_clean), (mixed, augmix[mixed], on_mixed), (hit, adversarial, on_hit))
-    return [(part, what, *reference.forward(what, state, masks, route, True)) for part, what, route in shown]
+
+    def attacked():
+        return reference.attacked(images[hit], state, masks, on_hit, PGD_STEPS, loss)
+
+    def answer(part, what, route):
+        return (part, what, *reference.forward(what, state, masks, route, True))
+
+    adversarial = attacked() if order == "first" else None
+    answers = [answer(clean, images[clean], on_clean), answer(mixed, augmix[mixed], on_mixed)]
+    return [*answers, answer(hit, attacked() if adversarial is None else adversarial, on_hit)]
 
 
 def search(count, split, **settings):
@@ -230,7 +263,9 @@ def search(count, split, **settings):
 
     def terms(images, labels, augmix):
         wanted, teacher_sites = soft_labels(teacher_state, images, count)
-        answers = three_answers(images, labels, augmix, state, masks, wanted, count, split, settings["attack"]["loss"])
+        order = settings.get("attack_order", "first")
+        loss = settings["attack"]["loss"]
+        answers = three_answers(images, labels, augmix, state, masks, wanted, count, split, loss, order)
         clean = answers[0][0]
         for total, ours, theirs in zip(mismatch, answers[0][3], teacher_sites, strict=True):
             total += (theirs[clean] - ours.detach()).abs().sum(0)
@@ -248,9 +283,9 @@ def search(count, split, **settings):
 
 
 @pytest.mark.parametrize("attack_loss", ["kl", "ce"])
-@pytest.mark.parametrize(("count", "split"), CASES)
-def test_search(count, split, attack_loss):
-    weights = {"cross_entropy_weight": 0.3, "distillation_weight": 0.7}
+@pytest.mark.parametrize(("count", "split", "order"), [*((*case, "first") for case in CASES), (1, "shares", "last")])
+def test_search(count, split, order, attack_loss):
+    weights = {"cross_entropy_weight": 0.3, "distillation_weight": 0.7, "attack_order": order}
     stage, state, terms, compare_sums = search(count, split, attack=ATTACK | {"loss": attack_loss}, **weights)
 
     def loss(*batch):

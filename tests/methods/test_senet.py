@@ -23,7 +23,7 @@ from relinearize.backbones import BACKBONES, build_backbone
 from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.senet.mismatch import Mismatch, add_mismatch
-from relinearize.methods.senet.search import SENetSearch, hamming_distance, spatial_mask, strict_mask
+from relinearize.methods.senet.search import SENetSearch, hamming_distance, site_distances, spatial_mask, strict_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, site_shapes, to_masked
 
@@ -99,7 +99,7 @@ def test_one_search_epoch_equals_the_formulas(networks, batches, layout, measure
         expected[kept] = True
         assert torch.equal(site.mask.flatten(), expected)
         changed += int((expected.view(old.shape) != old).sum())
-    assert stage.distance == changed / former.total == hamming_distance(former, stage.mask) > 0
+    assert stage.distance == changed / 60 == hamming_distance(former, stage.mask) > 0, "30 of each mask"
     assert all(not total.any() for total in stage.mismatch.sums.values())
 
 
@@ -170,6 +170,19 @@ def test_first_mask_is_random_exact_and_a_function_of_the_seed(networks):  # noq
     stage = search(*networks)
     mask = stage.first_mask(3)
     assert mask.counts == stage.counts and mask == stage.first_mask(3) and mask != stage.first_mask(4)
+
+
+def test_distance_is_one_between_masks_that_share_no_relu_and_counts_what_moved():
+    """Of 4 kept positions among 104 one moves: 2 positions differ, of 8 that could."""
+    first = {"a": torch.zeros(4, dtype=torch.bool), "b": torch.zeros(100, dtype=torch.bool)}
+    first["a"][:2] = first["b"][:2] = True
+    moved = {"a": first["a"], "b": torch.roll(first["b"], 1)}
+    other = {"a": ~first["a"], "b": torch.roll(first["b"], 2)}
+    first, moved, other = Mask(first), Mask(moved), Mask(other)
+    assert [hamming_distance(first, mask) for mask in (first, moved, other)] == [0, 0.25, 1]
+    assert site_distances(first, moved) == {"a": 0, "b": 0.5} and site_distances(first, other) == {"a": 1, "b": 1}
+    empty = {"a": torch.zeros(4, dtype=torch.bool)}
+    assert site_distances(Mask(empty), Mask(empty)) == {"a": 0}
 
 
 def test_official_first_mask_is_alike_in_all_channels_and_met_in_expectation_only():

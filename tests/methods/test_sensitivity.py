@@ -96,6 +96,18 @@ def test_given_by_value() -> None:
     assert Given({"relu2": 1, "relu3": 2, "relu1": 3}).sensitivities(SHAPES, "any") == wanted
 
 
+def test_fractions_are_cut_off_like_the_official_counts():
+    """int(0.1 * 256), int(0.29 * 128) and int(0.5 * 5); a budget of their sum keeps exactly these."""
+    found = Given([0.1, 0.29, 0.5], fractions=True).sensitivities(SHAPES, "any")
+    assert found == {"relu1": 25, "relu2": 37, "relu3": 2}
+    sizes = {name: math.prod(shape) for name, shape in SHAPES.items()}
+    assert allocate(sizes, found, 64) == found
+    with pytest.raises(UserError, match=r"sensitivity\.values: 1\.5 for site relu2 is no share; give at most 1"):
+        Given([0.1, 1.5, 0.5], fractions=True).sensitivities(SHAPES, "any")
+    with pytest.raises(UserError, match=r"sensitivity\.fractions=2 is unknown"):
+        Given([1, 1, 1], fractions=2)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

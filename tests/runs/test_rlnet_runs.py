@@ -52,12 +52,21 @@ def test_stages_hand_all_routes_on(rlnet):
     assert not route_names(load_file(pruned)), "densities are those of the route for clean images"
 
 
+# The switches of the official code: one route with its TRADES, two with one norm for both in the shortcuts.
+TRADES = ["method.teacher.trades_weight=6", "method.teacher.attack.loss=kl", "method.teacher.trades_temperature=4"]
+OFFICIAL = {
+    1: [*TRADES, *(f"method.{stage}.attack_order=last" for stage in ("teacher", "search", "finetune"))],
+    2: ["method.teacher.shared_shortcut_norms=true", "method.search.start=scratch", "backbone.initialisation=senet"],
+    3: [],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("routes", [1, 3])
-def test_one_and_three_routes(tmp_path, routes):
-    record, folder = quick_run(tmp_path, SHARE, f"method.routes={routes}", *SHORT, method="rlnet")
+@pytest.mark.parametrize("routes", OFFICIAL)
+def test_all_numbers_of_routes(tmp_path, routes):
+    record, folder = quick_run(tmp_path, SHARE, f"method.routes={routes}", *OFFICIAL[routes], *SHORT, method="rlnet")
     found = {narrow.route for _, narrow in find_records([folder])}
-    assert found == ({None} if routes == 1 else set(ROUTES[3])) and record.budget.met == BUDGET
+    assert found == ({None} if routes == 1 else set(ROUTES[routes])) and record.budget.met == BUDGET
 
 
 @pytest.mark.slow

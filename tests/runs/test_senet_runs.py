@@ -1,5 +1,6 @@
 """Whole runs of SENet and SENet++: what is shared, what is resumed, which stages go together, what records say."""
 
+import itertools
 import signal
 
 import pytest
@@ -23,10 +24,9 @@ def test_record_names_stages_sensitivities_and_an_exact_budget(senet):
     assert (record.method.search, record.method.finetune) == ("SENetSearch", "PRAMDistill")
     assert list(record.stages) == ["teacher", "search", "finetune", "sensitivity"]
     assert [row["relu/count"] for row in record.stages["search"].history] == [BUDGET] * 3
-    assert all(0 <= row["mask/distance"] <= 2 * BUDGET / 2304 for row in record.stages["search"].history)
-    for row in record.stages["search"].history:  # the sites' shares of changed positions make the whole one's
-        changed = [row[f"mask/distance/{site.name}"] * site.total for site in record.sites]
-        assert sum(changed) == pytest.approx(row["mask/distance"] * record.budget.total)
+    for row in record.stages["search"].history:  # the sites' shares of ReLUs that moved make the whole one's
+        moved = [row[f"mask/distance/{site.name}"] * site.kept for site in record.sites]
+        assert 0 <= row["mask/distance"] <= 1 and sum(moved) == pytest.approx(row["mask/distance"] * BUDGET)
     assert record.stages["sensitivity"].history[-1]["density"] == pytest.approx(0.1, abs=1e-3)
     etas = [site.sensitivity for site in record.sites]
     assert all(0 <= eta <= 1 for eta in etas)
@@ -140,6 +140,17 @@ def test_official_code_throughout(tmp_path):
     teacher, student = plan.request.new_network().eval(), plan.request.new_student().eval()
     assert list(teacher.state_dict()) == list(student.state_dict())
     assert not torch.allclose(teacher(images), student(images))
+
+
+def test_a_student_from_scratch_has_initial_weights_of_its_own(tmp_path):
+    """Of the same distribution, a function of the seed; no stage has those of another seed's stage."""
+    requests = [quick_plan(tmp_path, f"seed={seed}", method="senet").request for seed in (0, 0, 1)]
+    students = [request.fresh_student().network.state_dict()["conv1.weight"] for request in requests]
+    teachers = [request.new_network().network.state_dict()["conv1.weight"] for request in requests]
+    assert students[0].equal(students[1]) and teachers[0].equal(teachers[1])
+    different = [students[0], students[2], teachers[0], teachers[2]]
+    assert not any(one.equal(other) for one, other in itertools.combinations(different, 2))
+    assert all(weights.std().item() == pytest.approx(teachers[0].std().item(), rel=0.3) for weights in different)
 
 
 @pytest.mark.slow

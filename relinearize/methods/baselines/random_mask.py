@@ -6,6 +6,8 @@ A search that does not beat a random mask of the same budget, fine-tuned the sam
 import torch
 from torch import Tensor
 
+from relinearize.data.order import seeded_generator
+
 
 class RandomMask:
     """Scores drawn from U(0, 1): the top B of them are a uniformly random mask of exactly B positions.
@@ -17,7 +19,7 @@ class RandomMask:
 
     def scores(self, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
         """Site name -> float64 scores of the site's shape. float64: ties among millions of draws do not happen."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded_generator("random mask", seed)  # the seed's own stream is that of the initial weights
         return {name: torch.rand(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
 
 

@@ -25,6 +25,7 @@ from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.stage import Stage
 
 SELECT_BY = ("mean", "clean", "robust")
+ATTACK_ORDERS = ("first", "last")
 VALIDATION = {"steps": 10, "images": 500, "every": 1}
 GRAPHS = 32  # that torch.compile may make of one forward: routes, hooks, networks and what is differentiated all count
 
@@ -34,7 +35,7 @@ class RobustTraining(Stage):
 
     What is learned is one set of weights and one batch norm per route of `network`; each route is a network of its own
     that can be deployed (`variants`). The attack is made on, and its images go through, the adversarial route (the only
-    one, if there is one) in eval mode, as the network stands when the step begins.
+    one, if there is one) in eval mode.
 
     After an epoch `val/accuracy` is the clean accuracy on route clean, in the precision of training, and `val/robust`
     the accuracy under PGD on the adversarial route, on the first images of the hold-out and without autocast: float32,
@@ -48,6 +49,9 @@ class RobustTraining(Stage):
         part_weights: factor of each part's loss, 1 by default. The loss is the sum over the parts of weight times loss,
             divided by the number of parts of weight above 0.
         attack: see InnerAttack.
+        attack_order: "first": what is attacked is the network as it stands when the step begins; "last": as it is after
+            the passes of the clean and AugMix images (official code). These differ in the running statistics of batch
+            norms that clean and adversarial images share: all of them with one route.
         robust_validation: steps: of PGD. images: how many at most; 0: none. every: so many epochs, and the last.
         select_by: what selection "best" (and "test") compares: "mean" of val/accuracy and val/robust, "clean" or
             "robust" alone. One set of weights serves all routes, hence the mean. The official code keeps the best of
@@ -66,6 +70,7 @@ class RobustTraining(Stage):
         split: str = "shares",
         part_weights: Mapping[str, float] | None = None,
         attack: Mapping[str, Any] | None = None,
+        attack_order: str = "first",
         robust_validation: Mapping[str, int] | None = None,
         select_by: str = "mean",
         **settings: Any,
@@ -77,7 +82,9 @@ class RobustTraining(Stage):
         self.routes = routes
         check_choice(f"{key}.second_view", second_view, ("augmix", None))
         check_choice(f"{key}.split", split, SPLITS)
+        check_choice(f"{key}.attack_order", attack_order, ATTACK_ORDERS)
         check_choice(f"{key}.select_by", select_by, SELECT_BY)
+        self.attack_order = attack_order
         self.second_view, self.split, self.select_by = second_view, split, select_by
         self.part_weights = checked_weights(part_weights, dict.fromkeys(PARTS, 1.0), f"{key}.part_weights")
         if second_view is None:
@@ -128,8 +135,8 @@ class RobustTraining(Stage):
     # ---- for the loss of a step --------------------------------------------------------------------------------------
 
     def begin_step(self, count: int) -> list[Part]:
-        """The parts of a batch of `count` images; what is attacked in this step is the network as it is now."""
-        if "adversarial" in self.part_names:
+        """The parts of a batch of `count` images, the adversarial one last."""
+        if "adversarial" in self.part_names and self.attack_order == "first":
             self._attacked.follow()
         return batch_parts(count, self.routes, self.part_names, self.split)
 
@@ -153,6 +160,8 @@ class RobustTraining(Stage):
         clean = images[part.rows]
         if part.name == "clean":
             return clean
+        if self.attack_order == "last":
+            self._attacked.follow()
         targets = (logits if self.attack.loss == "kl" else labels)[part.rows]
         start = (self.seed, self.current_epoch, self.global_step, *self._own_noise)
         return self.attack(self._attacked.network, clean, targets, start=start, temperature=temperature)

@@ -36,7 +36,7 @@ class RLNetSearch(RobustTraining, SENetSearch):
         teacher: robust all-ReLU network with the same sites, with routes or without; its route clean is used, in a
             folded copy.
         settings: see SENetSearch (sensitivities, budget, weights gamma and alpha, switches) and RobustTraining.
-            paper_parity adds select_by=clean to SENet's.
+            paper_parity adds select_by=clean and attack_order=last to SENet's.
     """
 
     attack_loss = "kl"
@@ -44,7 +44,7 @@ class RLNetSearch(RobustTraining, SENetSearch):
 
     def __init__(self, network: nn.Module, teacher: nn.Module, **settings: Any) -> None:
         if settings.get("paper_parity"):
-            settings["select_by"] = "clean"
+            settings |= {"select_by": "clean", "attack_order": "last"}
         super().__init__(network, frozen_copy(export_route(teacher, "clean")), **settings)
         if "clean" not in self.part_names:
             raise UserError(f"{self.config_key}.part_weights.clean=0, but the search ranks positions by the clean part")

@@ -8,8 +8,8 @@ code's teacher (its later stages cannot run with three sets as released; see sea
 Every part is a forward pass of its own, so batch statistics are never taken over two of them together.
 
 Every batch norm has one set per route. In the official two-set ResNet teacher those of the projection shortcuts have a
-single set, in which clean and adversarial statistics mix; its students, its three-set teacher and its wide ResNets have
-one each. We follow these: only so is a route a network of its own that can be deployed without the others.
+single set, in which clean and adversarial statistics mix (`shared_shortcut_norms`); its students, its three-set teacher
+and its wide ResNets have one each.
 """
 
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relinearize.errors import UserError
+from relinearize.backbones.resnet import share_shortcut_norms
+from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.losses import classification_loss, distillation_divergence, percent_correct
 from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
 
@@ -27,17 +28,35 @@ class RobustClassifier(RobustTraining):
 
     Args:
         trades_weight: lambda of TRADES (Zhang et al., ICML 2019), for one route:
-            L = CE_clean (or the mean with CE_augmix) + lambda * KL(softmax(clean) || softmax(adversarial)), with
-            gradients on both sides. None: cross-entropy on the adversarial images.
+            L = CE_clean (or the mean with CE_augmix) + lambda * T^2 KL(softmax(clean / T) || softmax(adversarial / T))
+            with gradients on both sides, both outputs in train mode. None: cross-entropy on the adversarial images.
+        trades_temperature: T, also of the attack. 1 in TRADES; the official code of RLNet has 4, that is 16 KL, and its
+            lambdas 1 and 6 belong to that.
+        shared_shortcut_norms: one set of batch norms for all routes in the projection shortcuts of a ResNet.
         robust_settings: see RobustTraining and Stage. attack.loss is "ce" or "margin"; "kl", away from the network's
-            own clean outputs, is TRADES' and needs trades_weight.
+            own outputs for the clean images, is TRADES' and needs trades_weight. With attack_order "first" these
+            outputs are those of eval mode (TRADES), with "last" those of the clean pass, in train mode (official code).
     """
 
     name = "teacher"
 
-    def __init__(self, network: nn.Module, *, trades_weight: float | None = None, **robust_settings: Any) -> None:
-        super().__init__(network, **robust_settings)
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        trades_weight: float | None = None,
+        trades_temperature: float = 1.0,
+        shared_shortcut_norms: bool = False,
+        **robust_settings: Any,
+    ) -> None:
         key = self.config_key
+        check_choice(f"{key}.shared_shortcut_norms", shared_shortcut_norms, (True, False))
+        if shared_shortcut_norms:
+            share_shortcut_norms(network)
+        super().__init__(network, **robust_settings)
+        if trades_weight is not None:
+            check_number(f"{key}.trades_weight", trades_weight, ">= 0")
+        check_number(f"{key}.trades_temperature", trades_temperature, "> 0")
         if trades_weight is not None and (len(self.routes) > 1 or not {"clean", "adversarial"} <= set(self.part_names)):
             raise UserError(
                 f"{key}.trades_weight={trades_weight} compares two outputs of one route; give method.routes=1 and "
@@ -45,16 +64,18 @@ class RobustClassifier(RobustTraining):
             )
         if self.attack.loss == "kl" and trades_weight is None:
             raise UserError(f"{key}.attack.loss=kl needs {key}.trades_weight; valid without: ce, margin")
-        self.trades_weight = trades_weight
+        self.trades_weight, self.trades_temperature = trades_weight, trades_temperature
 
     def loss(
         self, images: Tensor, labels: Tensor, augmix_images: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         outputs, losses, metrics = {}, {}, {}
         parts = self.begin_step(len(labels))
-        own = self._own_logits(images) if self.attack.loss == "kl" else None
+        own = None
         for part in parts:
-            shown = self.shown(part, images, labels, augmix_images, own)
+            if part.name == "adversarial" and self.attack.loss == "kl":
+                own = self._own_logits(images) if self.attack_order == "first" else outputs["clean"].detach()
+            shown = self.shown(part, images, labels, augmix_images, own, self.trades_temperature)
             with self.on_route(part):
                 logits = self.network(shown)
             its_labels = labels[part.rows]
@@ -65,7 +86,7 @@ class RobustClassifier(RobustTraining):
         if self.trades_weight is None:
             return self.weighted(losses), metrics
         losses.pop("adversarial")
-        divergence = distillation_divergence(outputs["adversarial"], outputs["clean"], 1.0)
+        divergence = distillation_divergence(outputs["adversarial"], outputs["clean"], self.trades_temperature)
         metrics["trades"] = divergence.detach()
         return self.weighted(losses) + self.trades_weight * divergence, metrics
 

@@ -110,20 +110,22 @@ def stage_sites(shapes: Mapping[str, Sequence[int]]) -> list[str]:
 
     ResNets: the ReLUs that end layer1, layer2, ... Wide ResNets, which activate before they convolve: the ReLU that
     reads a block's output for the next one and the final one (in convention snl, which has no final ReLU, the last of
-    the third block); the official code compares batch-normed with raw sums there. VGG16: the ends of its blocks, but at
-    32 pixels blocks 4 and 5 have the same map size, so only the end of block 5. `sites` takes a list instead.
+    the third block); the official code compares batch-normed with raw sums there.
     """
     last = {tuple(shape[1:]): name for name, shape in shapes.items()}
     return [name for name, shape in shapes.items() if last[tuple(shape[1:])] == name]
 
 
-def chosen_sites(sites: str | Sequence[str], shapes: Mapping[str, Sequence[int]], key: str) -> list[str]:
+def chosen_sites(
+    sites: str | Sequence[str], shapes: Mapping[str, Sequence[int]], key: str, stage_ends: Sequence[str] = ()
+) -> list[str]:
     """`sites` ("stages", "all", one name or a list of names) as names in forward order.
 
-    Raises UserError, naming the config key `key`, for what is no site.
+    "stages": `stage_ends` of a network that names them (VGG16: the ends of blocks 2 to 5, as in SENet's code), else
+    `stage_sites`. Raises UserError, naming the config key `key`, for what is no site.
     """
     if sites == "stages":
-        return stage_sites(shapes)
+        return list(stage_ends) or stage_sites(shapes)
     if sites == "all":
         return list(shapes)
     wanted = list(sites) if isinstance(sites, list | tuple) else [sites]
@@ -148,7 +150,7 @@ class PRAMDistill(Distill):
         teacher: pixels to logits, with modules of the same names as the network's sites (as of `frozen_copy`); not
             trained, not saved.
         form: how outputs are compared, see FORMS.
-        sites: where: "stages" (see stage_sites), "all" or a list of site names.
+        sites: where: "stages" (the ends of the network's stages), "all" or a list of site names; see chosen_sites.
         cross_entropy_weight, distillation_weight, pram_weight: gamma, alpha and beta. With form=activations beta
             multiplies half the sum over the sites.
         settings: temperature T of the distillation term, and see Stage.
@@ -171,7 +173,9 @@ class PRAMDistill(Distill):
         check_choice(f"{self.config_key}.form", form, FORMS)
         check_number(f"{self.config_key}.pram_weight", pram_weight, ">= 0")
         self.form, self.pram_weight = form, pram_weight
-        self.compared_sites = chosen_sites(sites, site_shapes(inner_network(network)), f"{self.config_key}.sites")
+        inner = inner_network(network)
+        stage_ends = getattr(inner, "stage_ends", ())
+        self.compared_sites = chosen_sites(sites, site_shapes(inner), f"{self.config_key}.sites", stage_ends)
         self._student_outputs = SiteOutputs(network, self.compared_sites)
         self._teacher_outputs = SiteOutputs(teacher, self.compared_sites)
 

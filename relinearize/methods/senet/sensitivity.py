@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
 
 
 class Uniform:
@@ -34,13 +34,19 @@ class Given:
     Args:
         values: the list or mapping itself.
         file: a YAML file that holds either; the path is relative to the current folder. Exactly one of the two.
+        fractions: the numbers are the shares s_l of their positions that the sites keep, as in SENet's official lists;
+            eta is int(s_l * N_l) then, the official count, so that a budget of their sum gives these counts.
 
     Raises UserError, at once, unless exactly one is given and a file can be read.
     """
 
     def __init__(
-        self, values: Sequence[float] | Mapping[str, float] | None = None, file: str | Path | None = None
+        self,
+        values: Sequence[float] | Mapping[str, float] | None = None,
+        file: str | Path | None = None,
+        fractions: bool = False,
     ) -> None:
+        check_choice("sensitivity.fractions", fractions, (True, False))
         if (values is None) == (file is None):
             raise UserError(
                 "sensitivity=list needs either sensitivity.values (a list in forward order, or site: number) or "
@@ -48,11 +54,17 @@ class Given:
             )
         self.where = "sensitivity.values" if file is None else f"sensitivity.file={file}"
         self.values = values if file is None else _read(Path(file))
+        self.fractions = fractions
 
     def sensitivities(self, shapes: Mapping[str, tuple[int, ...]], backbone: str) -> dict[str, float]:
         """Raises UserError where length, sites or numbers do not fit."""
         values = self._by_site(shapes)
         numbers = {name: self._number(name, values[name]) for name in shapes}
+        if self.fractions:
+            above = next((name for name, share in numbers.items() if share > 1), None)
+            if above is not None:
+                raise UserError(f"{self.where}: {numbers[above]} for site {above} is no share; give at most 1")
+            numbers = {name: float(int(share * math.prod(shapes[name]))) for name, share in numbers.items()}
         if not any(numbers.values()):
             raise UserError(f"{self.where}: all numbers are 0; at least one site needs one above 0")
         return numbers

@@ -60,13 +60,13 @@ def _resnet(
 
 
 def _vgg(width: int, channels: int, size: int) -> tuple[list[LinearWork], int]:
-    """The fourth pool is there from 64 pixels on."""
-    layers, inside, full = [], channels, size >= 64
+    """Three max-pools, four from 64 pixels on; see backbones/vgg.py."""
+    layers, inside, pooled = [], channels, 4 if size >= 64 else 3
     for block, (factor, count) in enumerate(VGG16, start=1):
         for _ in range(count):
             layers.append(_conv(inside, factor * width, 3, size))
             inside = factor * width
-        if block != 4 or full:
+        if block <= pooled:
             size //= 2
             layers.append(LinearWork(pool_comparisons=3 * inside * size**2, pool_steps=2))
     return layers, inside

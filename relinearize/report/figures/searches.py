@@ -1,7 +1,7 @@
 """searches.png: the trajectory of each search, one heat map of sites x epochs per search, from the records.
 
 SNL records the ReLUs that each site still has after every epoch; SENet and RLNet, whose counts are fixed beforehand,
-the share of each site's positions at which the mask changed.
+the share of each site's kept ReLUs that moved.
 """
 
 import math
@@ -32,8 +32,8 @@ NORM = PowerNorm(0.5, 0, 1)  # as in masks.png: small shares stay visible
 class SearchTrajectory:
     """One search down to its smallest budget. `labels`: the methods that share it.
 
-    `values`: sites x rows of its history, shares of 0 to 1 of ReLUs kept (`kept`) or of positions changed; NaN where a
-    row has none.
+    `values`: sites x rows of its history, shares of 0 to 1 of ReLUs kept (`kept`) or of the kept ones that moved; NaN
+    where a row has none.
     """
 
     title: str
@@ -125,7 +125,7 @@ def _draw_trajectory(axes: Axes, one: SearchTrajectory) -> None:
     axes.set_yticks(np.arange(len(one.sites)) + 0.5, labels=one.sites, fontsize=6.5)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("epoch", fontsize=8)
-    what = "share of ReLUs kept" if one.kept else "share of positions that changed"
+    what = "share of ReLUs kept" if one.kept else "share of kept ReLUs that moved"
     title = textwrap.fill(f"{one.label}: to {compact_count(one.asked)} ReLUs", 46)
     axes.set_title(title, fontsize=9.5, loc="left", pad=16)
     above = {"xytext": (0, 5), "xycoords": "axes fraction", "textcoords": "offset points"}

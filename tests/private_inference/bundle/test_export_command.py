@@ -10,7 +10,8 @@ from quick_runs import MIDDLE, command, shell
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from relinearize.backbones.routes import routed_state
+from relinearize.backbones import build_backbone
+from relinearize.backbones.routes import ROUTES, state_for, with_routes
 from relinearize.commands.export import main as export_command
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle import read_bundle, run_bundle
@@ -92,7 +93,8 @@ def test_a_checkpoint_with_a_mask_and_one_without(run, tmp_path):
     expected = read_bundle(export(f"run={folder}")[0]).reference.logits
     assert np.allclose(masked.reference.logits, expected, atol=1e-5)
 
-    routed = routed_state(load_file(folder / "weights.safetensors"), ("clean", "adversarial"))
+    names = with_routes(build_backbone("resnet8", classes=10, image_size=8, width=8), ROUTES[2]).state_dict()
+    routed = state_for(load_file(folder / "weights.safetensors"), names)
     routed["bn1.adversarial.bias"] += 3
     save_file({name: value.clone() for name, value in routed.items()}, tmp_path / "routed.safetensors")
     weights = f"weights={tmp_path / 'routed.safetensors'}"

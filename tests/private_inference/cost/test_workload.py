@@ -86,6 +86,9 @@ def test_other_backbones_and_the_papers_widths():
     assert backbone_work("mine", width=1, **settings) is None
     for name, width in (("resnet8", 16), ("resnet18", 64), ("resnet34", 64), ("wrn22_8", 16), ("vgg16_bn", 64)):
         assert backbone_work(name, width=None, **settings) == backbone_work(name, width=width, **settings)
+    # VGG16 pools after blocks 1 to 3, three comparisons for each output.
+    pooled = 3 * (64 * 16**2 + 128 * 8**2 + 256 * 4**2)
+    assert backbone_work("vgg16_bn", width=64, **settings).pool_comparisons == pooled
 
 
 def test_replacements_are_counted_beside_the_relus():

@@ -25,7 +25,7 @@ function searchesOf(one) { // methods that share their searches are one entry
 const SEARCH_CHARTS = [
   { name: "relu/count", title: "ReLUs left" },
   { name: "lasso", title: "Lasso weight (log)", log: true },
-  { name: "mask/distance", title: "Share of mask positions changed" },
+  { name: "mask/distance", title: "Share of kept ReLUs that moved" },
 ];
 const varies = (values) => { const known = (values || []).filter(isNumber); return known.length > 0 && Math.max(...known) > Math.min(...known); };
 

@@ -21,7 +21,7 @@ function shareLegend(what) {
     DATA.shareTicks.map((tick) => el("i", { style: { left: 100 * Math.sqrt(tick) + "%" } }, compact(100 * tick)))));
 }
 
-const SITE_COLUMNS = [["relu/kept/", "Share of ReLUs kept", "kept"], ["mask/distance/", "Share of positions that changed", "changed"]];
+const SITE_COLUMNS = [["relu/kept/", "Share of ReLUs kept", "kept"], ["mask/distance/", "Share of kept ReLUs that moved", "changed"]];
 const isSiteColumn = (name) => SITE_COLUMNS.some(([prefix]) => name.startsWith(prefix));
 
 // The trajectory of one search, site by site: rows are sites, columns epochs. Null where nothing was recorded.
