@@ -48,7 +48,8 @@ def paper_method(record: Record) -> str | None:
     """The method of a paper that a run is, by its method's name or, of a combination of stages, by its stages."""
     name, known = record.method.name, PAPER_METHODS | UNKNOWN_NUMBERS
     if name == ALL_RELUS:
-        return record.backbone.convention
+        name = record.backbone.convention
+        return name if name in PAPER_METHODS else None
     return (
         name if name in known else next((one for one in known if _other_stage(record, one) in (None, "teacher")), None)
     )
@@ -57,7 +58,7 @@ def paper_method(record: Record) -> str | None:
 def recipe_settings(record: Record) -> list[Setting]:
     """The settings of a run whose stages are all a paper's, beside the paper's recipe; else none."""
     method = paper_method(record)
-    if record.method.name == ALL_RELUS:
+    if method and record.method.name == ALL_RELUS:
         return settings(record, method, ("teacher",))
     if method is None or _other_stage(record, method):
         return []
@@ -195,7 +196,7 @@ def shown_settings(comparisons: DataFrame) -> DataFrame:
                 runs.setdefault((setting.verdict, *setting.texts().values()), []).append(run)
     names = ("verdict", "setting", "ours", *SOURCES, "runs")
     everywhere = len(compared)
-    rows = [(*texts, "all" if len(of) == everywhere else ", ".join(of)) for texts, of in runs.items()]
+    rows = [(*texts, "all" if len(of) == everywhere else ", ".join(dict.fromkeys(of))) for texts, of in runs.items()]
     return DataFrame(sorted(rows, key=lambda row: list(VERDICTS).index(row[0])), columns=list(names))
 
 
