@@ -18,7 +18,7 @@ from relinearize.report.figures.pareto import cost_axes, covered, draw_pareto
 from relinearize.report.figures.robustness import draw_robustness
 from relinearize.report.figures.searches import build_trajectories, draw_searches
 from relinearize.report.page.page import render_page
-from relinearize.report.papers.comparison import against_paper_markdown, compare
+from relinearize.report.papers.comparison import COLUMNS, against_paper_markdown, compare
 from relinearize.report.sources import find_inferences, find_masks
 from relinearize.report.tables.combinations import build_matrices, combinations_markdown
 from relinearize.report.tables.inference import build_inferences, inference_markdown
@@ -128,7 +128,7 @@ def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | byte
         yield "robustness.png", draw_robustness(report.robustness)
     if report.comparisons is not None:
         yield "against_paper.md", against_paper_markdown(report.comparisons)
-        yield "against_paper.csv", csv_text(report.comparisons)
+        yield "against_paper.csv", csv_text(report.comparisons, COLUMNS)
 
 
 def log_report(report: Report, paths: Mapping[str, Path], settings: Mapping[str, Any]) -> str:

@@ -1,9 +1,10 @@
 """The published points: the file's form, and values looked up by hand."""
 
+import pandas as pd
 import pytest
 
 from relinearize.report.figures.style import MARKERS
-from relinearize.report.papers.published import IMAGE_SIZES, load_published, published_for
+from relinearize.report.papers.published import IMAGE_SIZES, drawn, load_published, published_for
 
 
 def test_every_row_is_well_formed():
@@ -13,7 +14,10 @@ def test_every_row_is_well_formed():
         assert point.dataset in IMAGE_SIZES
         assert point.replacement in MARKERS
         assert point.convention in {"snl", "senet", "unknown"}
-        assert point.confidence in {"high", "medium"}
+        assert point.confidence in {"high", "medium", "low"}
+        assert point.tag in {"figure", "abstract", "log", "secondary", "unverified"}
+        assert point.confidence == "low" or point.tag != "unverified"
+        assert all(pd.isna(count) or 0.97 <= count / point.relus <= 1.03 for count in (point.asked, point.met))
         assert 1_000 <= point.relus <= 6_000_000
         assert 20 < point.accuracy < 100
         assert point.paper and point.method and point.backbone and point.source
@@ -42,6 +46,9 @@ def test_no_result_stands_twice():
         ("cifar100", "SAFENet", 110_000, 67.5, "polynomial"),
         ("cifar100", "AutoReP", 12_900, 74.92, "quadratic"),
         ("cifar100", "DeepReDuce", 49_200, 69.5, "identity"),
+        ("cifar10", "SENet", 49_100, 93.6, "identity"),
+        ("cifar10", "SNL", 240_000, 94.24, "identity"),
+        ("cifar100", "SNL (all ReLUs)", 491_520, 76.04, "identity"),
     ],
 )
 def test_values_looked_up_by_hand(dataset, method, relus, accuracy, replacement):
@@ -56,9 +63,21 @@ def test_conventions_and_uncertain_rows():
     wide = {(point.dataset, point.relus) for point in points if (point.method, point.backbone) == ("SENet", "wrn22_8")}
     assert wide == {("cifar100", 150_000)}
     assert {point.backbone for point in points if point.method == "SENet"} == {"resnet18", "wrn22_8"}
-    # Rejected as doubtful: SENet's 49.1K on CIFAR-10, SNL's 240K on CIFAR-10.
-    doubtful = {("cifar10", "SENet", 49_100), ("cifar10", "SNL", 240_000)}
-    assert not doubtful & {(point.dataset, point.method, point.relus) for point in points}
+    # SENet's 49.1K and SNL's 240K on CIFAR-10 are doubtful, all-ReLU networks of SENet remembered: in no figure.
+    low = {(p.dataset, p.method, p.relus, p.tag) for p in points if p.confidence == "low"}
+    baselines = {("cifar10", 557_056), ("cifar100", 557_056), ("cifar100", 966_656), ("cifar100", 1_392_640),
+                 ("tiny_imagenet", 2_228_224)}  # fmt: skip
+    doubtful = {("cifar10", "SENet", 49_100, "secondary"), ("cifar10", "SNL", 240_000, "secondary")}
+    assert low == doubtful | {(dataset, "SENet (all ReLUs)", relus, "unverified") for dataset, relus in baselines}
+    assert "low" not in set(drawn(load_published())["confidence"])
+
+
+def test_counts_that_were_asked_and_met():
+    counts = {
+        (p.dataset, p.relus): (p.asked, p.met) for p in load_published().itertuples() if p.method.startswith("SNL")
+    }
+    assert counts["cifar100", 9_858] == (10_000, 9_858) and counts["tiny_imagenet", 500_000] == (500_000, 488_800)
+    assert counts["cifar10", 49_400][1] == 49_400 and all(map(pd.isna, counts["cifar10", 300_000]))
 
 
 def test_filter_by_dataset_and_image_size():

@@ -6,8 +6,8 @@ where PRAM compares what the ReLU sites of the student and of the all-ReLU teach
 
 attention    what the official code does: per sample, where in the map the energy lies (mean over channels of the
              squares), summed over the ends of the stages; gamma 0.1, alpha 0.5, beta 1000
-activations  the paper: half the L2 distance of the normalised activation vectors, summed over the sites;
-             gamma 1 - lambda, alpha lambda, lambda 0.9, beta 1000
+activations  the paper as remembered (unverified): half the L2 distance of the normalised activation vectors, summed
+             over the sites; gamma 1 - lambda, alpha lambda, lambda 0.9, beta 1000
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def _attention(outputs: Tensor) -> Tensor:
 
 
 def activation_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Batch mean of the L2 distance between the L2-normalised activation vectors of each sample (SENet, the paper).
+    """Batch mean of the L2 distance between the L2-normalised activation vectors of each sample (SENet as remembered).
 
     Student N x C x H x W (or N x F); the teacher's first C channels are compared with it. The gradient goes to the
     student alone. It is 0 where the distance is 0 and in samples whose activations are all zero on either side.
@@ -92,7 +92,7 @@ def _at_least_float32(outputs: Tensor) -> Tensor:
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
-# The distance at a site, and the factor of the sum over sites (the paper's term is beta / 2 times the sum).
+# The distance at a site, and the factor of the sum over sites (the paper's, as remembered: beta / 2).
 FORMS = {"attention": (attention_distance, 1.0), "activations": (activation_distance, 0.5)}
 
 

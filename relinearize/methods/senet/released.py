@@ -10,8 +10,8 @@ times the sizes of the sites, rounded, so that a sum may be off that of the frac
 (25K, 50K and 82K of ResNet-18), so that no sensitivity explains them; what the others have in common is
 RELEASED below. Names are those of the file.
 
-Left out: VGG16bn_C10_relu12.5k, whose fractions sum to 5,675 ReLUs on this network, and the four lists of ResNet-34,
-of which only the sums are known here (200,153, 79,978, 50,116 and 25,073 ReLUs).
+Left out: VGG16bn_C10_relu12.5k, whose fractions sum to 5,675 ReLUs on this network, and the file's four lists of
+ResNet-34 (200,151, 79,979, 50,116 and 25,071 ReLUs).
 """
 
 from collections.abc import Mapping

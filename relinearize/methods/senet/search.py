@@ -92,7 +92,7 @@ class SENetSearch(Stage):
             budget (the record says what was met).
         initial_mask: "exact": n_l random positions of each site; "spatial": the official one, see spatial_mask.
         top: "exact": n_l positions, ties to the lower index; "strict": the official code's n_l - 1 or fewer.
-        start: "teacher": the student starts from the teacher's weights (paper); "scratch": from its own (code).
+        start: the student's first weights: "teacher": the teacher's (paper, unverified); "scratch": its own (code).
         paper_parity: the official code throughout: activation, spatial, strict, scratch, constant rate, selection on
             the test set.
         stop_distance: end after `stop_patience` epochs in a row in which no more than this share of the kept ReLUs

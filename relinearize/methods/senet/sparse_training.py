@@ -1,8 +1,8 @@
 """Computed sensitivities: train the all-ReLU network sparse and look at the density of each layer.
 
 SENet (Kundu et al., ICLR 2023) calls a site sensitive whose layer tolerates pruning: with d_l the density of its layer
-after sparse learning to a small global density d (0.1), eta_l = 1 - d_l. How the official lists were computed is not
-released.
+after sparse learning to a small global density d, eta_l = 1 - d_l (this form, and d = 0.1, are remembered: unverified).
+How the official lists were computed is not released.
 
 Ours is dynamic pruning with feedback (Lin et al., ICLR 2020): the mask is the global top d of the magnitudes, over all
 layers together, and is updated at the start of each segment; the dense weights are kept and receive the gradient

@@ -1,19 +1,19 @@
 """`relinearize report --against-paper`: each run's accuracy beside the published point that it reproduces, if any.
 
 The counterpart is a point of the same method, dataset, network and budget. Another width is another network, and
-another search or fine-tuning another method, whatever the run's name. The counting convention, recipe and images may
-differ: `differences` lists them. The papers' recipes and widths are those of conf/experiment/paper and conf/backbone.
+another search or fine-tuning another method, whatever the run's name. Images, budget and every setting of a stage may
+differ: `differences` and `recipes.settings` list them. The papers' stages and widths are those of conf/experiment/paper
+and conf/backbone, their recipes those of recipes.yaml.
 """
 
-import functools
-
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+import pandas as pd
+from omegaconf import OmegaConf
 from pandas import DataFrame, Series
 
 from relinearize.conf_folder import conf_folder
 from relinearize.records.run import Record
 from relinearize.report.papers.published import published_for
+from relinearize.report.papers.recipes import SOURCES, STAGES, Setting, composed, settings
 from relinearize.report.tables.text import markdown, markdown_table
 
 # Published counts are what the papers met (12.9K, 49.4K) after asking for round numbers (13K, 50K), or are rounded.
@@ -22,53 +22,47 @@ PAPER_METHODS = {"snl": "SNL", "senet": "SENet"}  # `method.name` -> the papers'
 UNKNOWN_NUMBERS = {"senetpp": "SENet++", "rlnet": "RLNet"}
 # SNL's figure does not say which of its networks a point is of.
 NOT_STATED = {"SNL": ("resnet18", "wrn22_8")}
+ALL_RELUS = "all-relu"  # the name of the run without search and fine-tuning, whose convention says whose teacher it is
 TRAINING_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000}
-# What the papers or their released code say of each stage, as far as it has such a setting.
-SETTINGS = ("epochs", "batch_size", "learning_rate", "lasso", "lasso_growth", "threshold")
 OF_PAPER = ["run", "paper", "paper_relus", "paper_accuracy", "what_differs", "no_counterpart", "confidence", "source"]
+OF_RECIPE = ["settings_differ", "settings_unverified", "settings_not_known", "settings"]
 COLUMNS = (
     *("run", "key", "method", "dataset", "title", "backbone", "width", "convention", "seed", "relus", "accuracy"),
     *("paper", "paper_relus", "paper_accuracy", "difference", "what_differs", "no_counterpart", "confidence", "source"),
+    *OF_RECIPE[:-1],
 )
-NO_SETTING = ("snl", "search.epochs")  # it ends when the budget is reached
-
-
-@functools.cache
-def paper_config(method: str, dataset: str = "cifar100") -> DictConfig:
-    """The config of the paper's experiment; its recipe is that of all backbones."""
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose("config", [f"experiment=paper/{method}_{dataset}_resnet18"])
+VERDICTS = dict(zip(("differs", "unverified", "not known"), OF_RECIPE, strict=False))
 
 
 def paper_stages(method: str) -> dict[str, str]:
     """Stage -> the class of ours that is the paper's."""
-    stages = paper_config(method).method
-    return {name: stages[name]["_target_"].rpartition(".")[2] for name in ("search", "finetune", "teacher")}
-
-
-def paper_recipe(method: str, dataset: str) -> dict[str, float]:
-    """Dotted keys below `method` and the values that the papers' points were made with."""
-    keys = [f"{stage}.{name}" for stage in ("teacher", "search", "finetune") for name in SETTINGS]
-    values = {key: number(paper_config(method, dataset).method, key) for key in keys if (method, key) != NO_SETTING}
-    return {key: value for key, value in values.items() if value is not None}
+    config = composed(f"experiment=paper/{method}_cifar100_resnet18").method
+    return {name: config[name]["_target_"].rpartition(".")[2] for name in ("search", "finetune", "teacher")}
 
 
 def paper_width(backbone: str) -> int:
     return OmegaConf.load(conf_folder() / "backbone" / f"{backbone}.yaml").width
 
 
-def number(config: DictConfig, key: str) -> float | None:
-    """The number at a dotted key; None where the config, of an older program perhaps, has none."""
-    value = OmegaConf.select(config, key)
-    return float(value) if isinstance(value, int | float | str) else None  # YAML reads 1e-3 as a string
-
-
 def paper_method(record: Record) -> str | None:
-    """The key of PAPER_METHODS that a run is, by its method's name or, of a combination of stages, by its stages."""
-    if record.method.name in PAPER_METHODS:
-        return record.method.name
-    alike = (name for name in PAPER_METHODS if _other_stage(record, name) in (None, "teacher"))
-    return next(alike, None)
+    """The method of a paper that a run is, by its method's name or, of a combination of stages, by its stages."""
+    name, known = record.method.name, PAPER_METHODS | UNKNOWN_NUMBERS
+    if name == ALL_RELUS:
+        name = record.backbone.convention
+        return name if name in PAPER_METHODS else None
+    return (
+        name if name in known else next((one for one in known if _other_stage(record, one) in (None, "teacher")), None)
+    )
+
+
+def recipe_settings(record: Record) -> list[Setting]:
+    """The settings of a run whose stages are all a paper's, beside the paper's recipe; else none."""
+    method = paper_method(record)
+    if method and record.method.name == ALL_RELUS:
+        return settings(record, method, ("teacher",))
+    if method is None or _other_stage(record, method):
+        return []
+    return settings(record, method, STAGES if record.method.teacher != "file" else STAGES[1:])
 
 
 def _other_stage(record: Record, method: str) -> str | None:
@@ -89,56 +83,49 @@ def counterpart(record: Record) -> tuple[Series | None, str]:
     if name in UNKNOWN_NUMBERS:
         return None, f"no accuracies of {UNKNOWN_NUMBERS[name]} are known"
     method = paper_method(record)
-    if method is None:
+    if method not in PAPER_METHODS:
         return None, f"{name} is no paper's method"
     paper = PAPER_METHODS[method]
-    if stage := _other_stage(record, method):
+    if name == ALL_RELUS:
+        paper = f"{paper} (all ReLUs)"
+    elif stage := _other_stage(record, method):
         return None, f"{stage} is {getattr(record.method, stage)}, {paper}'s is {paper_stages(method)[stage]}"
     allocation = record.config.get("allocation", {"name": "free"})["name"]
     if allocation != "free":
         return None, f"allocation is {allocation}, {paper}'s is free"
     networks = [backbone.name, *(["not stated"] if backbone.name in NOT_STATED.get(paper, ()) else [])]
-    points = points[(points["method"] == paper) & points["backbone"].isin(networks)]
+    points = points[points["method"].isin((paper, f"{paper} (independent rerun)")) & points["backbone"].isin(networks)]
     if points.empty:
         return None, f"{paper} has no point with {backbone.name} on this dataset"
     if backbone.width != (width := paper_width(backbone.name)):
         return None, f"width {backbone.width}, the paper's is {width}"
     if record.replacement != "identity":
         return None, f"replacement is {record.replacement}, the paper's is identity"
-    nearest = points.loc[(points["relus"] - met).abs().idxmin()]
-    if abs(nearest.relus - met) > BUDGET_TOLERANCE * nearest.relus:
-        return None, f"{met:,} ReLUs; the nearest published budget is {nearest.relus:,}"
-    return nearest, ""
+    published = points["met"].fillna(points["relus"])
+    nearest = published.sub(met).abs().idxmin()
+    near = abs(published[nearest] - met) <= BUDGET_TOLERANCE * published[nearest]
+    if not near and points["asked"][nearest] != record.budget.asked:
+        return None, f"{met:,} ReLUs; the nearest published budget is {published[nearest]:,.0f}"
+    return points.loc[nearest], ""
 
 
 def differences(record: Record, point: Series) -> list[str]:
-    """What differs, each in a few words with the paper's value in brackets; what weighs most comes first."""
-    dataset, found, method = record.dataset, [], paper_method(record)
-    title = paper_config(method, dataset.name).dataset.title
+    """What differs beside the settings, each in a few words with the paper's value in brackets."""
+    dataset, found = record.dataset, []
+    title = OmegaConf.load(conf_folder() / "dataset" / f"{dataset.name}.yaml").title
     if dataset.title != title:
         found.append(f"images {dataset.title} (paper: {title})")
     if dataset.train != TRAINING_IMAGES[dataset.name]:
         found.append(f"{dataset.train:,} training images (paper: {TRAINING_IMAGES[dataset.name]:,})")
-    own_teacher = record.method.teacher != "file"
-    if not own_teacher:
+    if record.method.teacher == "file":
         found.append("teacher from a file")
-    config = OmegaConf.create(record.config.get("method"))
-    for key, value in paper_recipe(method, dataset.name).items():
-        ours = number(config, key)
-        if ours not in (None, value) and (own_teacher or not key.startswith("teacher.")):
-            found.append(f"{key} {ours:g} (paper: {value:g})")
-    if record.backbone.convention != point.convention:
-        found.append(f"convention {record.backbone.convention} (paper: {point.convention})")
-    if record.budget.met != point.relus:
-        found.append(f"{record.budget.met:,} ReLUs (paper: {point.relus:,})")
-    selection = record.accuracy.selection
-    if selection != "test":
-        chosen = {"best": "chosen on the hold-out", "last": "last epoch"}.get(selection, selection)
-        found.append(f"{chosen} (released code: chosen on the test set)")
+    met = point.relus if pd.isna(point.met) else point.met
+    if record.budget.met != met:
+        found.append(f"{record.budget.met:,} ReLUs (paper: {met:,.0f})")
     if point.backbone == "not stated":
         found.append("the paper does not state the network of this point")
     if point.confidence != "high":
-        found.append(f"the paper's number has {point.confidence} confidence")
+        found.append(f"the paper's number has {point.confidence} confidence ({point.tag})")
     return found
 
 
@@ -146,24 +133,27 @@ def compare(runs: DataFrame) -> DataFrame:
     """A row for each of `run_table`'s: those with a counterpart first, by dataset, method, network and budget.
 
     accuracies in percent; `difference`: ours minus the paper's. Without a counterpart (`no_counterpart`: why) the
-    paper's columns are None.
+    paper's columns are None. `settings`: recipe_settings; the columns before it are their texts by verdict.
     """
     rows = []
     for record in runs["record"]:
         point, reason = counterpart(record)
-        row = {"run": record.name, "no_counterpart": reason or None}
+        found = recipe_settings(record)
+        row = {"run": record.name, "no_counterpart": reason or None, "settings": found}
+        for verdict, column in VERDICTS.items():
+            row[column] = "; ".join(str(setting) for setting in found if setting.verdict == verdict)
         if point is not None:
             row |= {"paper_relus": point.relus, "paper_accuracy": point.accuracy}
             row |= {name: point[name] for name in ("paper", "confidence", "source")}
             row["what_differs"] = "; ".join(differences(record, point))
         rows.append(row)
     table = runs.rename(columns={"met": "relus", "test": "accuracy"}).join(
-        DataFrame(rows, runs.index, OF_PAPER, dtype=object)
+        DataFrame(rows, runs.index, OF_PAPER + OF_RECIPE, dtype=object)
     )
     table["difference"] = (table["accuracy"] - table["paper_accuracy"].astype(float)).round(4)
     order = table.assign(alone=table["paper"].isna(), falling=-table["relus"])
     names = ["alone", "dataset", "title", "method", "backbone", "falling", "seed", "run", "key"]
-    return table.loc[order.sort_values(names).index, list(COLUMNS)].reset_index(drop=True)
+    return table.loc[order.sort_values(names).index, [*COLUMNS, "settings"]].reset_index(drop=True)
 
 
 def shown_comparisons(comparisons: DataFrame) -> tuple[DataFrame, DataFrame]:
@@ -178,18 +168,47 @@ def shown_comparisons(comparisons: DataFrame) -> tuple[DataFrame, DataFrame]:
         "paper's ReLUs": matched["paper_relus"].map("{:,.0f}".format),
         "paper": matched["paper_accuracy"].map("{:.2f}".format),
         "difference": matched["difference"].map("{:+.2f}".format, na_action="ignore").fillna("-"),
-        "what differs": matched["what_differs"].replace("", "nothing known"),
+        "what differs": [
+            "; ".join(filter(None, (remarks, *settings_in_words(found)))) or "nothing"
+            for remarks, found in zip(matched["what_differs"], matched["settings"], strict=True)
+        ],
     }
     return DataFrame(columns), alone[["run", "title", "no_counterpart"]].set_axis(["run", "images", "why"], axis=1)
 
 
+def settings_in_words(found: list[Setting]) -> list[str]:
+    """The names of the settings that differ, and how many could."""
+    names = {
+        verdict: [setting.texts()["setting"] for setting in found if setting.verdict == verdict] for verdict in VERDICTS
+    }
+    differ = names.pop("differs")
+    words = [f"settings: {', '.join(differ)}"] if differ else []
+    return words + [f"{len(of)} settings {verdict}" for verdict, of in names.items() if of]
+
+
+def shown_settings(comparisons: DataFrame) -> DataFrame:
+    """As texts, a row per setting that is not known to be the paper's and value of ours, and the runs that have it."""
+    runs: dict[tuple[str, ...], list[str]] = {}
+    compared = [(run, found) for run, found in zip(comparisons["run"], comparisons["settings"], strict=True) if found]
+    for run, found in compared:
+        for setting in found:
+            if setting.verdict != "equal":
+                runs.setdefault((setting.verdict, *setting.texts().values()), []).append(run)
+    names = ("verdict", "setting", "ours", *SOURCES, "runs")
+    everywhere = len(compared)
+    rows = [(*texts, "all" if len(of) == everywhere else ", ".join(dict.fromkeys(of))) for texts, of in runs.items()]
+    return DataFrame(sorted(rows, key=lambda row: list(VERDICTS).index(row[0])), columns=list(names))
+
+
 def against_paper_markdown(comparisons: DataFrame) -> str:
-    """Both lists and the sources of the published numbers."""
+    """Both lists, the sources of the published numbers, and the settings."""
     matched, alone = shown_comparisons(comparisons)
+    found = shown_settings(comparisons)
     known = comparisons[comparisons["paper"].notna()]
     return markdown(
         "against_paper.md",
         matched="" if matched.empty else markdown_table(matched, left=("run", "images", "what differs")),
         sources=(known["paper"] + ": " + known["source"]).unique(),
+        settings="" if found.empty else markdown_table(found, left=tuple(found)),
         alone="" if alone.empty else markdown_table(alone, left=tuple(alone)),
     )

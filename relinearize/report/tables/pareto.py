@@ -15,7 +15,7 @@ from pandas import DataFrame, Series
 
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.records.run import Record
-from relinearize.report.papers.published import published_for
+from relinearize.report.papers.published import drawn, published_for
 from relinearize.report.tables.cost import predicted_costs
 from relinearize.report.tables.text import network_name
 
@@ -47,7 +47,7 @@ def build_panels(records: Sequence[Record], published: bool = True, preset: Pres
     panels = []
     for _, runs in run_table(records, preset).groupby("panel"):
         dataset = runs["record"].iloc[0].dataset
-        points = published_for(dataset.name, dataset.image_size if published else 0)
+        points = drawn(published_for(dataset.name, dataset.image_size if published else 0))
         panels.append(Panel(dataset.name, dataset.title, runs, point_table(runs), level_table(runs, preset), points))
     return panels
 
