@@ -23,6 +23,10 @@ SUMS = {
     "ResNet18_tiny_imagenet_relu150k": 150_000,
     "ResNet18_tiny_imagenet_relu300k": 300_000,
     "ResNet18_imagenet_relu300k": 301_859,
+    "ResNet34_C100_relu25k": 25_073,
+    "ResNet34_C100_relu50k": 50_116,
+    "ResNet34_C100_relu80k": 79_978,
+    "ResNet34_C100_relu200k": 200_153,
     "VGG16bn_C10_relu29k": 28_803,
     "VGG16bn_C10_relu49k": 48_546,
     "VGG16bn_C10_relu120k": 119_702,
@@ -30,7 +34,7 @@ SUMS = {
     "WRN22_8_C100_relu300k": 299_314,
 }
 TOTALS = {("resnet18", 32): 557_056, ("resnet18", 64): 2_228_224, ("torchvision_resnet18", 224): 2_308_096,
-          ("vgg16_bn", 32): 294_912, ("wrn22_8", 32): 1_392_640}  # fmt: skip
+          ("resnet34", 32): 966_656, ("vgg16_bn", 32): 294_912, ("wrn22_8", 32): 1_392_640}  # fmt: skip
 
 
 def full_shapes(backbone: str, image_size: int, convention: str = "senet") -> dict[str, tuple[int, ...]]:
@@ -65,6 +69,7 @@ SHAPED_BY_HAND = {
     "ResNet18_c100_relu50k": 0.16,
     "ResNet18_c100_relu82k": 0.83,
     "ResNet18_C10_relu82k": 0.83,
+    "ResNet34_C100_relu25k": 0.075,
 }
 
 

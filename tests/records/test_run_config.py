@@ -49,7 +49,8 @@ def test_the_environment_is_not_read(typed, folder, monkeypatch):
 
 
 def test_trust_builds_ones_own_backbone(typed, folder, tmp_path):
-    (tmp_path / "mine.py").write_text("from relinearize.backbones import resnet8\nNet = lambda **k: resnet8(**k)\n")
+    net = "Net = lambda **settings: build_backbone('resnet8', **settings)"
+    (tmp_path / "mine.py").write_text(f"from relinearize.backbones import build_backbone\n{net}\n")
     config = OmegaConf.load(folder / "config.yaml")
     config.backbone._target_ = "mine.Net"
     OmegaConf.save(config, folder / "config.yaml")

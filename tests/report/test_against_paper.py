@@ -296,7 +296,8 @@ def test_parity_in_the_table_is_what_the_searches_do():
     from relinearize.methods.senet.search import PARITY, STAGE_PARITY
 
     wanted = {f"method.search.{key}": value for key, value in (PARITY | STAGE_PARITY).items()}
-    for method, more in (("senet", {}), ("rlnet", {"method.search.select_by": "clean"})):
+    also = {"method.search.select_by": "clean", "method.search.attack_order": "last"}
+    for method, more in (("senet", {}), ("rlnet", also)):
         held = [block.settings for block in blocks() if block.parity and method in block.methods]
         assert {key: value for settings in held for key, value in settings.items()} == wanted | more
 

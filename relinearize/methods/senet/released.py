@@ -7,11 +7,10 @@ SENet (Kundu et al., ICLR 2023) publishes no sensitivities and no code that comp
 
 From `sensitivity_list.yaml` of the official RLNet code, which trains SENet too: its fractions
 times the sizes of the sites, rounded, so that a sum may be off that of the fractions by up to 3. Some are hand-shaped
-(25K, 50K and 82K of ResNet-18), so that no sensitivity explains them; what the others have in common is
-RELEASED below. Names are those of the file.
+(25K, 50K and 82K of ResNet-18, 25K of ResNet-34), so that no sensitivity explains them; what the others have in common
+is RELEASED below. Names are those of the file.
 
-Left out: VGG16bn_C10_relu12.5k, whose fractions sum to 5,675 ReLUs on this network, and the file's four lists of
-ResNet-34 (200,151, 79,979, 50,116 and 25,071 ReLUs).
+Left out: VGG16bn_C10_relu12.5k, whose fractions sum to 5,675 ReLUs on this network.
 """
 
 from collections.abc import Mapping
@@ -60,6 +59,22 @@ LISTS: dict[str, KeepList] = {
     # For the network with a 7 x 7 stem and max-pooling.
     "ResNet18_imagenet_relu300k": KeepList("torchvision_resnet18", 224, (
         3211, 6222, 7025, 8229, 9032, 12042, 16056, 17060, 18063, 22077, 26794, 27095, 28600, *(4 * (25088,)),
+    )),
+    "ResNet34_C100_relu25k": KeepList("resnet34", 32, (
+        262, 210, 210, 203, 197, 203, 203, 393, 426, 403, 400, 426, 492, 524, 590, 885, 803, 901, 983, 999,
+        1065, 1065, 1130, 1130, 1163, 1180, 1196, 1245, 1196, 1245, 1245, 1253, 1245,
+    )),
+    "ResNet34_C100_relu50k": KeepList("resnet34", 32, (
+        197, 306, 315, 370, 426, 465, 524, 904, 400, 950, 1049, 1108, 1219, 1260, 1373, 1878, 881, 1929, 2041,
+        2081, 2189, 2212, 2294, 2294, 2359, 2349, 2402, 2493, 1827, 2503, 2503, 2510, 2505,
+    )),
+    "ResNet34_C100_relu80k": KeepList("resnet34", 32, (
+        197, 485, 498, 587, 675, 734, 852, 1442, 501, 1516, 1678, 1769, 1950, 2017, 2195, 3015, 1409, 3091,
+        3272, 3340, 3508, 3541, 3670, 3670, 3768, 3768, 3850, 3998, 2927, 4014, 4014, 4014, 4014,
+    )),
+    "ResNet34_C100_relu200k": KeepList("resnet34", 32, (
+        275, 1304, 1337, 1573, 1809, 1966, 2261, 3847, 1343, 4030, 4470, 4719, 5177, 5361, 5843, 7988, 3752,
+        8192, 8684, 8847, 9339, 9404, 9830, 9830, 10027, 9994, 10207, 8192, 7782, 8192, 8192, 8192, 8192,
     )),
     "VGG16bn_C10_relu29k": KeepList("vgg16_bn", 32, (
         197, 655, 918, 1311, 1802, 2294, 2294, 2867, 3195, 3277, 3277, 3359, 3359,

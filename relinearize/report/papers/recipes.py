@@ -161,6 +161,8 @@ def own_settings(config: Mapping[str, Any], method: str, stages: tuple[str, ...]
     off = {f"{node}.{name}" for node in NODES if found.get(f"{node}.schedule") != "milestones" for name in STEPS}
     if found.get("method.search.stop_distance") is None:
         off.add("method.search.stop_patience")
+    if found.get("method.teacher.trades_weight") is None:
+        off.add("method.teacher.trades_temperature")
     return {key: value for key, value in found.items() if key not in off.union(NO_SETTINGS)}
 
 
