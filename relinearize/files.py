@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from relinearize.errors import UserError
 
+SHARED = 0o666  # mode of lock files, which hold nothing: whoever shares a folder must be able to take them
+CONTROL = re.compile(r"\\u00[0189]|\\u007f|\x7f", re.IGNORECASE)  # as JSON writes them; but not of lines and tabs
 DIGEST = "sha256"
 SEAL = f',\n "{DIGEST}": '
 
@@ -85,11 +88,10 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
-    if (
-        isinstance(content, dict)
-        and content.pop(DIGEST, None) is not None
-        and text != _with_digest(text.rpartition(SEAL)[0])
-    ):
+    if CONTROL.search(text):
+        raise UserError(f"{path}: its texts have control characters, which could command a terminal")
+    digest = content.pop(DIGEST, None) if isinstance(content, dict) else None
+    if digest is not None and text != _with_digest(text.rpartition(SEAL)[0]):
         raise UserError(f"{path}: was changed since it was written (its {DIGEST} is another)")
     return content
 

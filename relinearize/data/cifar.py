@@ -105,6 +105,8 @@ class CIFAR(Source):
         if not isinstance(labels, list | np.ndarray) or len(labels) != len(data):
             raise UserError(f"{path}: `{self.labels_key}` is not a list of {len(data)} labels, one for each image")
         try:
+            if isinstance(labels, list):
+                labels = [int(label) for label in labels]  # nested lists are refused, not unfolded
             numbers = np.asarray(labels, dtype=np.int64).reshape(len(data))
         except (TypeError, ValueError) as error:
             raise UserError(f"{path}: `{self.labels_key}` holds something that is not a class number") from error
@@ -182,8 +184,29 @@ KNOWN: dict[str, Callable[..., Any]] = {
 }
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Knows the names that arrays of numbers need and refuses all others before they are looked up."""
+class ArrayUnpickler(pickle._Unpickler):
+    """Knows the names that arrays of numbers need and refuses all others before they are looked up.
+
+    It refuses as well what a small file can make endless work of: keys that hold others, whose hashes take time
+    exponential in their depth, and sets. Python's own class, since the one in C can be told neither.
+    """
+
+    def load_items(self, load: Callable[[Any], None], keys: slice) -> None:
+        for key in self.stack[keys]:
+            if not isinstance(key, str | bytes):
+                raise pickle.UnpicklingError(f"a {type(key).__name__} as a key is not allowed in an image file")
+        load(self)
+
+    def load_set(self) -> None:
+        raise pickle.UnpicklingError("sets are not allowed in an image file")
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.SETITEM[0]: lambda self: self.load_items(pickle._Unpickler.load_setitem, slice(-2, -1)),
+        pickle.SETITEMS[0]: lambda self: self.load_items(pickle._Unpickler.load_setitems, slice(None, None, 2)),
+        pickle.DICT[0]: lambda self: self.load_items(pickle._Unpickler.load_dict, slice(None, None, 2)),
+        pickle.EMPTY_SET[0]: load_set,
+        pickle.FROZENSET[0]: load_set,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         known = f"{module}.{name}".removeprefix("numpy.core.").removeprefix("numpy._core.")

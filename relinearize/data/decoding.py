@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from relinearize.errors import UserError
-from relinearize.files import replacing, user_cache
+from relinearize.files import SHARED, replacing, user_cache
 from relinearize.progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def load_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], 
 
     if (array := found()) is None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # several jobs may start at once
+        with FileLock(path.with_suffix(".lock"), mode=SHARED):  # several jobs may start at once
             if found() is None:
                 with replacing(path) as part:
                     made = np.lib.format.open_memmap(part, "w+", np.uint8, shape)

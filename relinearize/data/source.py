@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock
 
 from relinearize.errors import UserError
+from relinearize.files import SHARED
 from relinearize.progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from relinearize.data.decoding import EncodedImages
 
 Split = Literal["train", "test"]
+UNPACKED_LIMIT = 8 << 30  # bytes
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 1 << 20  # bytes
 
@@ -99,7 +101,10 @@ def find_folder(root: Path, folder: str, url: str | None, md5: str | None) -> Pa
     if url is not None and not path.exists():
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{folder}.lock"), tempfile.TemporaryDirectory(prefix=".download-", dir=root) as work:
+            with (
+                FileLock(root / f".{folder}.lock", mode=SHARED),
+                tempfile.TemporaryDirectory(prefix=".download-", dir=root) as work,
+            ):
                 if not path.exists():
                     download(url, Path(work) / "archive", md5)
                     unpack(Path(work) / "archive", Path(work) / "unpacked", url)
@@ -144,17 +149,37 @@ def download(url: str, target: Path, md5: str | None) -> None:
 
 
 def unpack(archive: Path, target: Path, url: str) -> None:
-    """Unpack a tar or zip file into the new folder `target`; nothing is written outside of it."""
+    """Unpack a tar or zip file into the new folder `target`; nothing is written outside of it.
+
+    UserError for archives with anything but files and folders below it, or with more than UNPACKED_LIMIT bytes. Links
+    are refused, not followed: some releases of Python (3.11.7) let the filters of `tarfile` be led outside by them.
+    """
+    size = 0
+
+    def checked(name: str, plain: bool, length: int) -> None:
+        nonlocal size
+        size += length
+        if not plain or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{url}: the archive's {name!r} is no file or folder below it")
+        if size > UNPACKED_LIMIT:
+            raise UserError(f"{url}: the archive holds more than {UNPACKED_LIMIT >> 30} GiB, which no set here has")
+
+    def member(info: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        checked(info.name, info.isreg() or info.isdir(), info.size)
+        return tarfile.data_filter(info, path)
+
     try:
         if tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
-                tar.extractall(target, filter="data")
+                tar.extractall(target, filter=member)
                 # A damaged header looks like the end of the archive; the stream's own checksum is tested at its end.
                 while tar.fileobj.read(CHUNK):
                     pass
         elif zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as bundle:
-                bundle.extractall(target)  # leaves out what would lead outside of a name
+                for info in bundle.infolist():
+                    checked(info.filename, True, info.file_size)
+                bundle.extractall(target)
         else:
             raise UserError(f"{url}: what the server sent is neither a tar nor a zip archive")
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:

@@ -27,6 +27,7 @@ from relinearize.evaluation.pieces import PIECES_FILE, Part, PiecesFile, total_s
 from relinearize.evaluation.settings import Evaluation
 from relinearize.evaluation.subject import Subject
 from relinearize.evaluation.table import show_robustness, shown_anyway
+from relinearize.files import SHARED
 from relinearize.machine import device_name, git_commit, versions
 from relinearize.progress import WorkProgress
 from relinearize.records.robustness import ROBUST_FILE, ROBUST_SCHEMA_VERSION, RobustHardware, RobustRecord
@@ -140,7 +141,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Hold the run in `folder` alone. Where no lock can be made, nothing can be stored either."""
     with ExitStack() as stack:
         with suppress(OSError):
-            stack.enter_context(FileLock(folder / f".{ROBUST_FILE}.lock"))
+            stack.enter_context(FileLock(folder / f".{ROBUST_FILE}.lock", mode=SHARED))
         yield
 
 

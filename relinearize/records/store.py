@@ -18,9 +18,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from relinearize.errors import UserError
-from relinearize.files import file_digest, read_json, sync_folder, write_json
+from relinearize.files import SHARED, file_digest, read_json, sync_folder, write_json
 
 KEY_LENGTH = 12  # hex digits in folder names; the whole key stands in artifact.json
+LONGEST_PREFIX = 200  # bytes of what stands before them; file systems take 255, and temporary names are longer
 DESCRIPTION = "artifact.json"
 MASK, WEIGHTS, CONFIG = "mask.safetensors", "weights.safetensors", "config.yaml"  # file names in artifacts and runs
 
@@ -92,7 +93,7 @@ class Artifact:
     def lock(self, announce=print) -> Iterator[None]:
         """Hold the artifact alone. Another holder is waited for; if it dies, the kernel hands the lock on."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=SHARED)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -130,4 +131,9 @@ class Store:
     def artifact(self, kind: str, prefix: str, content: dict[str, Any]) -> Artifact:
         """The artifact of `kind` (teacher, search, ...) whose identity is `content`; `prefix` is for readers only."""
         key = content_key(content)
+        if len(os.fsencode(prefix)) > LONGEST_PREFIX:
+            raise UserError(
+                f"{prefix}: a folder's name can have {LONGEST_PREFIX} bytes before its key; shorten method.name, "
+                "backbone.name or dataset.name"
+            )
         return Artifact(self.root / kind / f"{prefix}-{key[:KEY_LENGTH]}", key)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from relinearize.errors import UserError, first_problem, one_line
 from relinearize.targets import TARGET, plain, present_path
@@ -15,10 +15,21 @@ from relinearize.targets import TARGET, plain, present_path
 Channels = list[float] | None
 
 
+def file_name(text: str) -> str:
+    """The text. ValueError unless it can be part of the name of a file on every system."""
+    if text in (".", "..") or not text.isprintable() or set(text) & set("/\\"):
+        raise ValueError("must be the name of a folder, without / and \\ and control characters")
+    return text
+
+
 class Keys(BaseModel):
     """Keys of a config node; those that are not named here are checked by what takes them."""
 
     model_config = ConfigDict(strict=True, extra="allow")
+
+
+# Parts of folders' names.
+Name = Annotated[str, Field(min_length=1), AfterValidator(file_name)]
 
 
 class Target(Keys):
@@ -32,14 +43,14 @@ class Search(Target):
 
 
 class Method(Keys):
-    name: str
+    name: Name
     teacher: Target
     search: Search
     finetune: Target
 
 
 class Dataset(Keys):
-    name: str
+    name: Name
     title: str
     source: Target
     mean: Channels
@@ -52,7 +63,7 @@ class Dataset(Keys):
 
 
 class Backbone(Target):
-    name: str
+    name: Name
     weights: str | None = None
     student_skip: bool = True
 
@@ -87,7 +98,7 @@ class RunConfig(Keys):
     seed: Any
     output: Annotated[str, Field(min_length=1)]
     store: Annotated[str, Field(min_length=1)]
-    sweep: str | None = None
+    sweep: Name | None = None
     repair: bool = False
     teacher: TeacherFile
     sensitivity: dict[str, Any] | None = None

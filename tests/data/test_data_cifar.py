@@ -151,6 +151,31 @@ def test_arrays_of_anything_but_numbers_are_refused(tmp_path, array):
         load_array_pickle(file)
 
 
+# A tuple of two of the same, 60 deep: its hash would take 2**60 steps. By hand, as Python could not make the dict.
+NESTED = b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    "value", [NESTED + b"K\x01s", b"\x8c\x04data\x8f(" + NESTED + b"\x90s", b"(" + NESTED + b"\x91"]
+)
+def test_nested_keys_and_sets_end_at_once(tmp_path, value):
+    file = tmp_path / "nested"
+    file.write_bytes(b"\x80\x04}" + value + b".")
+    with pytest.raises(UserError, match="not allowed in an image file"):
+        load_array_pickle(file)
+
+
+def test_nested_labels_end_at_once(tmp_path):
+    folder, deep = write_cifar10(tmp_path), []
+    for _ in range(60):
+        deep = [deep, deep]
+    batch = pickle.loads((folder / "data_batch_1").read_bytes())
+    batch["labels"] = [deep, *list(batch["labels"])[1:]]
+    (folder / "data_batch_1").write_bytes(pickle.dumps(batch))
+    with pytest.raises(UserError, match="something that is not a class number"):
+        CIFAR10(tmp_path, verify=False).load("train")
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_all_pickle_protocols(tmp_path, protocol):
     file = tmp_path / "file"

@@ -169,11 +169,39 @@ def escaping_zip() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("make", "message"), [(escaping_tar, "escaped"), (escaping_zip, "holds no folder cifar-10")])
+def linking_tar() -> bytes:
+    """A file below a link to outside."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        link = tarfile.TarInfo("cifar-10-batches-py")
+        link.type, link.linkname = tarfile.SYMTYPE, "../.."
+        tar.addfile(link)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(escaping_tar, "escaped' is no file"), (escaping_zip, "escaped' is no file"), (linking_tar, "py' is no file")],
+)
 def test_archives_cannot_write_outside(server, tmp_path, monkeypatch, make, message):
     with pytest.raises(UserError, match=message):
         source(server, tmp_path / "root", make(), monkeypatch).check()
     assert not list(tmp_path.rglob("escaped")) and left_over(tmp_path / "root") == []
+
+
+@pytest.mark.parametrize("pack", ["tar", "zip"])
+def test_archives_larger_than_any_set_are_not_unpacked(server, tmp_path, monkeypatch, pack):
+    monkeypatch.setattr("relinearize.data.source.UNPACKED_LIMIT", 10_000)
+    folder = write_cifar10(tmp_path / "original")
+    body = tar_of(folder)
+    if pack == "zip":
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as bundle:
+            bundle.writestr("cifar-10-batches-py/x", bytes(20_000))
+        body = buffer.getvalue()
+    with pytest.raises(UserError, match="holds more than"):
+        source(server, tmp_path / "root", body, monkeypatch).check()
+    assert left_over(tmp_path / "root") == []
 
 
 def test_server_that_is_not_there(tmp_path):

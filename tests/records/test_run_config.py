@@ -76,3 +76,26 @@ def test_a_damaged_config_is_one_line(typed, folder, case):
     (folder / "config.yaml").write_bytes(DAMAGED[case])
     status, _, err = typed("evaluate", f"run={folder}")
     assert status == 1 and err.count("\n") == 1 and str(folder / "config.yaml") in err, err
+
+
+def test_records_that_would_command_a_terminal_are_left_out(typed, folder, caplog, undrawn):
+    record = folder / "record.json"
+    record.write_text(record.read_text().replace('"title": "Digits', '"title": "\\u001b[2JDigits'))
+    assert typed("report", folder)[0] == 1
+    assert "\x1b" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("method.name=../../x", "method.name=../../x: must be the name of a folder, without /"),
+        ("backbone.name='a/b'", "backbone.name=a/b: must be the name of a folder"),
+        ("method.name='a\x1b[2Jb'", "must be the name of a folder, without / and \\ and control characters"),
+        (f"method.name={'n' * 210}", "a folder's name can have 200 bytes before its key; shorten method.name"),
+        (f"method.name={'ü' * 100}", "a folder's name can have 200 bytes"),
+    ],
+)
+def test_names_stay_within_their_folder(typed, tmp_path, setting, message):
+    status, _, err = typed("run", "method=random", "scale=debug", setting, f"output={tmp_path / 'out'}")
+    assert status == 1 and message in err and err.count("\n") == 1
+    assert not list(tmp_path.rglob("*record.json"))

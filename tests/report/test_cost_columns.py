@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 
 import pytest
 from fake_records import fake_record
+from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import RECORDED, find_presets, one_preset, predict
 from relinearize.private_inference.cost.workload import LinearWork
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.pareto import build_panels, pareto_table
-from relinearize.report.tables.text import csv_text
+from relinearize.report.tables.text import csv_text, markdown_table
 
 
 def cost_columns(records, preset=None):
@@ -108,3 +109,9 @@ def test_the_chosen_preset_is_added():
     }
     assert cost_columns([record], one_preset()) == cost_columns([record])
     assert cost_columns([record], one_preset("delphi_lan"))["delphi_lan_mb"] == pytest.approx(1184 * 14_000 / 1e6)
+
+
+def test_texts_of_a_table_are_neither_computed_nor_run():
+    text = csv_text([{"a": "=1+1", "b": "-0.5", "c": "@x", "d": -0.5, "e": "-cmd"}])
+    assert text.splitlines()[1] == "'=1+1,-0.5,'@x,-0.5,'-cmd"
+    assert "<script" not in markdown_table(DataFrame([{"a": "<script>alert(1)</script> |"}]), left=())

@@ -46,9 +46,13 @@ def markdown(template: str, filters: Mapping[str, Callable] | None = None, **val
 
 
 def markdown_table(table: "DataFrame", left: Sequence[str]) -> str:
-    """A table of texts without a newline at its end; columns but those in `left` are flush right."""
+    """A table of texts without a newline at its end; columns but those in `left` are flush right. HTML stays text."""
     marks = ["---" if title in left else "---:" for title in table]
-    rows = [[re.sub(r"\s*\n\s*", " ", cell).replace("|", "\\|") for cell in row] for row in (table, *table.values)]
+    safe = {"|": "\\|", "<": "&lt;"}
+    rows = [
+        [re.sub(r"[|<]", lambda mark: safe[mark[0]], re.sub(r"\s*\n\s*", " ", cell)) for cell in row]
+        for row in (table, *table.values)
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], marks, *rows[1:]))
 
 
@@ -61,7 +65,9 @@ def plain(text: object) -> str:
 
 
 def csv_text(rows: "Sequence[dict[str, Any]] | DataFrame", columns: Sequence[str] | None = None) -> str:
-    """A line per row; unknown values are empty."""
+    """A line per row; unknown values are empty. Texts that a spreadsheet would compute stand behind an apostrophe."""
     from pandas import DataFrame
 
-    return DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
+    table = DataFrame(rows, columns=columns, dtype=object)
+    table = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and re.match(r"[=+@]|-\D", cell) else cell)
+    return table.to_csv(index=False, lineterminator="\n")
