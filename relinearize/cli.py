@@ -96,6 +96,8 @@ def refuse_group_values(arguments: Sequence[str]) -> None:
     """UserError for GROUP=VALUE where VALUE is null, a bool or a number: Hydra takes names alone."""
     for word in arguments:
         key, _, value = word.lstrip("+").partition("=")
+        if key == "debug":  # as other programs that use Hydra call it
+            raise UserError(f"{word} is unknown; give scale=debug: seconds for each stage")
         files = sorted(file.stem for file in (conf_folder() / key.partition("@")[0]).glob("*.yaml"))
         if not key or not files or (key, value) == ("experiment", "null"):
             continue

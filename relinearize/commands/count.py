@@ -2,20 +2,23 @@
 
 import math
 import sys
+import tempfile
 from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from relinearize.commands.jobs import application, one_line_errors, show_help
-from relinearize.commands.words import flags_first
+from relinearize.commands.words import flags_first, quoted
 from relinearize.relu.replacement import IDENTITY
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print the table of the network that `arguments` describe; with -m one for each."""
     show_help(arguments)
-    sys.argv = ["relinearize count", *flags_first(["hydra.run.dir=.", *arguments])]  # leaves no folder
-    count_job()
+    with tempfile.TemporaryDirectory() as folder:  # Hydra leaves a file for a multirun, and a folder for each job
+        words = flags_first(["hydra.run.dir=.", f"hydra.sweep.dir={quoted(folder)}", *arguments])
+        sys.argv = ["relinearize count", *words]
+        count_job()
 
 
 @application
