@@ -3,6 +3,7 @@
 Imports Hydra and nothing heavier: launchers import this module in every worker, and `--cfg job` must answer at once.
 """
 
+import io
 import os
 import select
 import sys
@@ -50,6 +51,8 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the program
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold any bytes, a terminal may know few letters
+        sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")
     if os.path.expanduser("~") == "~" and own_folder(temporary_folder()):
         # A user who is a number without a name, as in containers: packages look for their settings and caches at home.
         os.environ["HOME"] = str(temporary_folder())
