@@ -16,7 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.commands.jobs import fail, find_users_modules
-from relinearize.commands.words import NO_NAME, with_home
+from relinearize.commands.words import NO_NAME, of_agent, with_home
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
 from relinearize.files import own_folder, temporary_folder
@@ -56,7 +56,7 @@ def main() -> None:
     if os.path.expanduser("~") == "~" and own_folder(temporary_folder()):
         # A user who is a number without a name, as in containers: packages look for their settings and caches at home.
         os.environ["HOME"] = str(temporary_folder())
-    arguments = [with_home(word) for word in sys.argv[1:]]
+    arguments = of_agent([with_home(word) for word in sys.argv[1:]])
     if arguments == ["--version"]:
         from importlib.metadata import version
 
