@@ -5,6 +5,7 @@ cancelled or killed, whatever the others still do; these wait for all and note w
 """
 
 import contextlib
+import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,13 @@ class WaitForAll(BaseSubmititLauncher):
                 executor.submit(self, list(overrides), "hydra.sweep.dir", number, str(number), Singleton.get_state())
                 for number, overrides in enumerate(job_overrides, initial_job_idx)
             ]
+
+    def __call__(self, *arguments: Any, **settings: Any) -> JobReturn:
+        """In the job: where its run failed, it fails, too, so that Slurm's accounting says so. See `outcome`."""
+        result = super().__call__(*arguments, **settings)
+        if math.isnan(result.return_value):
+            raise RuntimeError("this job's run failed, as said above")
+        return result
 
     def outcome(self, job: Any, number: int, overrides: list[str]) -> JobReturn:
         """Of a job, once it has ended."""

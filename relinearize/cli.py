@@ -3,6 +3,7 @@
 Imports Hydra and nothing heavier: launchers import this module in every worker, and `--cfg job` must answer at once.
 """
 
+import io
 import os
 import select
 import sys
@@ -15,7 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.commands.jobs import fail, find_users_modules
-from relinearize.commands.words import NO_NAME, with_home
+from relinearize.commands.words import NO_NAME, of_agent, with_home
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
 from relinearize.files import own_folder, temporary_folder
@@ -50,10 +51,12 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the program
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold any bytes, a terminal may know few letters
+        sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")
     if os.path.expanduser("~") == "~" and own_folder(temporary_folder()):
         # A user who is a number without a name, as in containers: packages look for their settings and caches at home.
         os.environ["HOME"] = str(temporary_folder())
-    arguments = [with_home(word) for word in sys.argv[1:]]
+    arguments = of_agent([with_home(word) for word in sys.argv[1:]])
     if arguments == ["--version"]:
         from importlib.metadata import version
 
@@ -96,6 +99,8 @@ def refuse_group_values(arguments: Sequence[str]) -> None:
     """UserError for GROUP=VALUE where VALUE is null, a bool or a number: Hydra takes names alone."""
     for word in arguments:
         key, _, value = word.lstrip("+").partition("=")
+        if key == "debug":  # as other programs that use Hydra call it
+            raise UserError(f"{word} is unknown; give scale=debug: seconds for each stage")
         files = sorted(file.stem for file in (conf_folder() / key.partition("@")[0]).glob("*.yaml"))
         if not key or not files or (key, value) == ("experiment", "null"):
             continue

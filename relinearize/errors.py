@@ -2,6 +2,7 @@
 
 import errno
 import operator
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ WORDS = {
     "int_type": "must be an integer",
     "float_type": "must be a number",
     "string_type": "must be a text",
+    "string_unicode": "must be text in UTF-8",
     "list_type": "must be a list",
     "dict_type": "must hold keys of its own",
     "model_type": "must hold keys of its own",
@@ -95,3 +97,13 @@ def one_line(error: BaseException) -> str:
     """The message, behind the kind of error where it is not the user's."""
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return " ".join(f"{kind}{error}".split())
+
+
+def import_problem(error: BaseException) -> str:
+    """The first cause of a failed import in one line, with the file and the line that it comes from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{one_line(error)} ({frame.filename}, line {frame.lineno})"

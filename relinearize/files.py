@@ -57,8 +57,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a complete UTF-8 file or nothing."""
-    write_bytes(path, text.encode())
+    """Write a complete UTF-8 file or nothing. Names of files in it keep their bytes, whatever these are."""
+    write_bytes(path, text.encode(errors="surrogateescape"))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

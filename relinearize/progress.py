@@ -21,7 +21,7 @@ def terminal_bar(*columns: Any, transient: bool = False) -> "Progress":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    description = TextColumn("[bold]{task.description}")
+    description = TextColumn("{task.description}", style="bold", markup=False)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     shown = (description, BarColumn(bar_width=30), *columns, *times)
     return Progress(*shown, console=Console(stderr=True), transient=transient)

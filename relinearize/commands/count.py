@@ -2,20 +2,23 @@
 
 import math
 import sys
+import tempfile
 from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from relinearize.commands.jobs import application, one_line_errors, show_help
-from relinearize.commands.words import flags_first
+from relinearize.commands.words import flags_first, quoted
 from relinearize.relu.replacement import IDENTITY
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print the table of the network that `arguments` describe; with -m one for each."""
     show_help(arguments)
-    sys.argv = ["relinearize count", *flags_first(["hydra.run.dir=.", *arguments])]  # leaves no folder
-    count_job()
+    with tempfile.TemporaryDirectory() as folder:  # Hydra leaves a file for a multirun, and a folder for each job
+        words = flags_first(["hydra.run.dir=.", f"hydra.sweep.dir={quoted(folder)}", *arguments])
+        sys.argv = ["relinearize count", *words]
+        count_job()
 
 
 @application
@@ -41,6 +44,7 @@ def count_sites(config: DictConfig, convention: str | None) -> dict[str, tuple[i
 def show_counts(config: DictConfig) -> None:
     """Print one row per site and the totals; sites that only one convention has show a dash in the other."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     OmegaConf.resolve(config)
@@ -53,7 +57,7 @@ def show_counts(config: DictConfig) -> None:
     longest = max(columns.values(), key=len)
     width = config.backbone.get("width")
     title = f"{config.backbone.name}{f' width {width}' if width else ''} on {config.dataset.title}"
-    table = Table(title=title)
+    table = Table(title=escape(title))
     table.add_column("#", justify="right")
     table.add_column("site")
     table.add_column("shape", justify="right")
@@ -61,7 +65,7 @@ def show_counts(config: DictConfig) -> None:
         table.add_column(name, justify="right")
     for index, (site, shape) in enumerate(longest.items()):
         counts = [f"{math.prod(sites[site]):,}" if site in sites else "-" for sites in columns.values()]
-        table.add_row(str(index), site, " x ".join(map(str, shape)), *counts)
+        table.add_row(str(index), escape(site), " x ".join(map(str, shape)), *counts)
     table.add_section()
     table.add_row(
         "", "total", "", *(f"{sum(math.prod(shape) for shape in sites.values()):,}" for sites in columns.values())

@@ -21,6 +21,14 @@ def with_home(word: str) -> str:
     return key + equals + ",".join(map(os.path.expanduser, value.split(",")))
 
 
+def of_agent(words: Sequence[str]) -> list[str]:
+    """`words` without what `wandb agent` adds where it resumes a run: of the run's whole config, not of the sweep's
+    parameters alone, it makes KEY=VALUE, with Python's words for mappings, lists and null."""
+    if "WANDB_SWEEP_ID" not in os.environ or not any(word.startswith("lineage=") for word in words):
+        return list(words)
+    return [word for word in words if not re.match(r"(lineage|_wandb)=|[^.=]+=([{[]|None$)", word)]
+
+
 def as_meant(word: str) -> str:
     """KEY=VALUE as Hydra reads it right: names and folders in quotes where they need them, 1e2 as 100."""
     key, equals, value = word.partition("=")

@@ -165,7 +165,8 @@ def list_digest(files: Sequence[ImageFile], image_size: int) -> str:
     same length goes unnoticed.
     """
     content = hashlib.sha256(f"{CACHE_VERSION} {image_size}\n".encode())
-    content.update("".join(f"{key}\0{mark}\n" for key, mark in sorted((f.key, f.mark) for f in files)).encode())
+    listed = "".join(f"{key}\0{mark}\n" for key, mark in sorted((f.key, f.mark) for f in files))
+    content.update(listed.encode(errors="surrogateescape"))  # names may be of any bytes
     return content.hexdigest()
 
 
@@ -180,7 +181,7 @@ def load_decoded(images: EncodedImages, digest: str, *, home: Path, split: str) 
     the user's cache folder where that cannot be written. Raises UserError naming the file that cannot be decoded, or
     the folders that cannot be written.
     """
-    place = f"{home.name}-{hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]}"
+    place = f"{home.name}-{hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:12]}"
     refusals = []
     for folder in (home / ".relinearize", user_cache() / place):
         array = folder / f"{split}-{images.crop.size}px-{digest[:16]}.npy"

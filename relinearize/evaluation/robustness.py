@@ -7,7 +7,7 @@ done; what was filed before is taken from there.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from relinearize.evaluation.subject import Subject
 from relinearize.evaluation.table import show_robustness, shown_anyway
 from relinearize.files import SHARED
 from relinearize.machine import device_name, git_commit, versions
-from relinearize.progress import WorkProgress
+from relinearize.progress import WorkProgress, say
 from relinearize.records.robustness import ROBUST_FILE, ROBUST_SCHEMA_VERSION, RobustHardware, RobustRecord
 from relinearize.records.run import RECORD_FILE
 from relinearize.runs.build import open_source
@@ -45,6 +45,7 @@ def evaluate_robustness(evaluation: Evaluation, console: Console) -> list[Robust
     """Evaluate the run and its sub-folders, or find it done; print the table. Returns the records, the run's first."""
     run = FinishedRun.open(evaluation.folder, evaluation.root, evaluation.trust)
     runs = [run, *run.parts()]
+    evaluation = without_coloured(run, evaluation)
     attacks = {name: build(settings) for name, settings in evaluation.attacks.items()}
     check_classes(run, attacks)
     records = [finished(one, evaluation) for one in runs]
@@ -68,6 +69,19 @@ def siblings(run: FinishedRun, evaluation: Evaluation) -> list[FinishedRun]:
         return []
     main = FinishedRun.open(folder.parent, evaluation.root, evaluation.trust)
     return [main, *(part for part in main.parts() if part.folder != folder)]
+
+
+def without_coloured(run: FinishedRun, evaluation: Evaluation) -> Evaluation:
+    """`evaluation` without the attacks that take more channels than the run's images have; a line names each."""
+    dataset = run.record.dataset
+    attacks = {
+        name: settings
+        for name, settings in evaluation.attacks.items()
+        if getattr(build(settings), "least_channels", 1) <= dataset.channels
+    }
+    for name in evaluation.attacks.keys() - attacks.keys():
+        say(f"evaluation.attacks: {name} is left out: it takes images of three channels, {dataset.title} has one")
+    return replace(evaluation, attacks=attacks, robust=replace(evaluation.robust, attacks=list(attacks)))
 
 
 def check_classes(run: FinishedRun, attacks: Mapping[str, Any]) -> None:

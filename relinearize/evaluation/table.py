@@ -28,13 +28,13 @@ def show_robustness(records: Sequence[RobustRecord], console: Console) -> None:
     for name in names:
         counts = {row[name][1] for row in rows if name in row}
         head = f"{name}\n{f'n={min(counts):,}' if len(counts) == 1 else '(n)'}"
-        table.add_column(head, justify="right", min_width=max(map(len, head.split())))
+        table.add_column(escape(head), justify="right", min_width=max(map(len, head.split())))
         for row in rows:
             if len(counts) > 1 and name in row:
                 row[name] = (f"{row[name][0]} ({row[name][1]:,})", row[name][1])
     for record, row in zip(records, rows, strict=True):
         values = [row[name][0] if name in row else "-" for name in names]
-        table.add_row(row_name(record, records), f"{record.relus:,}", *values)
+        table.add_row(escape(row_name(record, records)), f"{record.relus:,}", *values)
     print_table(table, console)
     for record in records:
         prefix = f"{row_name(record, records)}: " if len(records) > 1 else ""

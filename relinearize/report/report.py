@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from relinearize.errors import UserError
-from relinearize.files import write_bytes
+from relinearize.files import write_bytes, write_text
 from relinearize.private_inference.cost.presets import Preset, one_preset
 from relinearize.records.robustness import ROBUST_FILE, find_robust_records
 from relinearize.records.run import find_records
@@ -78,7 +78,7 @@ def write_report(report: Report, out: Path | str | None = None) -> dict[str, Pat
     try:
         for name, content in report_files(report, folder):
             paths[name] = folder / name
-            write_bytes(paths[name], content if isinstance(content, bytes) else content.encode())
+            (write_bytes if isinstance(content, bytes) else write_text)(paths[name], content)
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written here ({error.strerror}); give out=FOLDER") from error
     return paths

@@ -34,6 +34,8 @@ OTHER_DISTANCES = {
     **dict.fromkeys(("GN", "VANILA"), "none"),
     "EADL1": "L1",
 }
+# Those that smooth gradients by a kernel for three channels.
+COLOURED = ("PIFGSM", "PIFGSMPP", "TIFGSM")
 # Arguments of torchattacks' classes that are distances, and our own key for each.
 RADII = {"eps": "epsilon", "max_epsilon": "epsilon", "alpha": "step_size"}
 
@@ -221,6 +223,10 @@ class Torchattacks(Attack):
     def least_classes(self) -> int:
         """The targeted loss compares four logits, the dlr loss three."""
         return 4 if self.attack in ("APGDT", "AutoAttack") else 3 if self.arguments.get("loss") == "dlr" else 2
+
+    @property
+    def least_channels(self) -> int:
+        return 3 if self.attack in COLOURED else 1
 
     @property
     def label(self) -> str:

@@ -25,7 +25,7 @@ def recall(config: DictConfig) -> tuple[Record, Path] | None:
     note = note_of(config)
     if note is None or not note.is_file():
         return None
-    folder = Path(note.read_text(encoding="utf-8", errors="replace"))
+    folder = Path(note.read_text(encoding="utf-8", errors="surrogateescape"))
     return (Record.read(folder / RECORD_FILE), folder) if Artifact(folder, "").complete else None
 
 

@@ -28,7 +28,17 @@ from relinearize.tracking.interface import LoggerSettings
 from relinearize.training.settings import TrainerSettings
 
 # Groups whose files name classes and functions by `_target_`.
-TARGETED = ("dataset", "backbone", "method", "sensitivity", "score", "allocation", "replacement")
+TARGETED = (
+    "dataset",
+    "backbone",
+    "method",
+    "sensitivity",
+    "score",
+    "allocation",
+    "replacement",
+    "callbacks",
+    "trainer",
+)
 
 
 class Request:

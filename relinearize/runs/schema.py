@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from relinearize.errors import UserError, first_problem, one_line
+from relinearize.errors import UserError, first_problem, import_problem, one_line
 from relinearize.targets import TARGET, plain, present_path
 
 Channels = list[float] | None
@@ -139,7 +139,7 @@ def check_targets(values: dict[str, Any], *groups: str) -> None:
             try:
                 found = locate(present_path(path))
             except ErrorDuringImport as error:
-                raise UserError(f"{key}={path} cannot be imported: {one_line(error.value)}") from error
+                raise UserError(f"{key}={path} cannot be imported: {import_problem(error.value)}") from error
             if not callable(found):
                 raise UserError(f"{key}={path} is no class and no function; give MODULE.NAME of one")
 

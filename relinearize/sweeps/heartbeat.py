@@ -6,6 +6,7 @@ A lock would tell sooner, but not every cluster's file system shares locks betwe
 import contextlib
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,14 +19,19 @@ SILENCE = 60.0  # seconds without one after which a heartbeat is stale; covers c
 
 @dataclass
 class Process:
-    """A process and where its number means something: host and, for containers, the namespace of process numbers."""
+    """A process and where its number means something: host and, for containers, the namespace of process numbers.
+
+    begun: in clock ticks since the machine started, so that no other process ever has the same; None where that is
+    unknown.
+    """
 
     place: str
     number: int
+    begun: int | None = None
 
     @classmethod
     def this(cls) -> "Process":
-        return cls(_place(), os.getpid())
+        return cls(_place(), os.getpid(), _begun(os.getpid()))
 
 
 @contextlib.contextmanager
@@ -48,8 +54,14 @@ def beating(path: Path) -> Iterator[None]:
 
 
 def alive(process: Process, path: Path) -> bool:
-    """Whether `process` with the heartbeat file `path` lives. Seen at once if it ended here, else by the file's age."""
+    """Whether `process` with the heartbeat file `path` lives.
+
+    Seen at once on its own machine, else by the age of the file, by the clock of the file system: those of two machines
+    may differ, and may be set.
+    """
     if process.place == _place():
+        if process.begun is not None:
+            return _begun(process.number) == process.begun
         try:
             os.kill(process.number, 0)
         except ProcessLookupError:
@@ -58,9 +70,27 @@ def alive(process: Process, path: Path) -> bool:
             pass  # another user's, so it lives
     try:
         with open(path, "rb") as file:  # opened, not only looked at: NFS then asks its server for the time
-            return time.time() - os.fstat(file.fileno()).st_mtime < SILENCE
+            return _now(path.parent) - os.fstat(file.fileno()).st_mtime < SILENCE
     except OSError:
         return False
+
+
+def _now(folder: Path) -> float:
+    """The time that a file gets that is written in `folder` now; this machine's where that is forbidden."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
+
+
+def _begun(number: int) -> int | None:
+    """See Process; None where there is no such process, or no /proc."""
+    try:
+        state, *fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state == "Z" else int(fields[18])
 
 
 def _place() -> str:

@@ -33,13 +33,15 @@ def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) 
     before = JobFile.read(path)
     job = JobFile(time.time(), Process.this(), int(hydra.job.num), list(hydra.overrides.task))
     job.write(path)
+    began = time.monotonic()  # clocks may be set while the job runs
     job.state = "stopped"  # unless it comes to an end of its own
     _at_work[:] = [(path, job)]
     try:
         with beating(path):
             record, folder = task(config)
         job.state, job.run, job.accuracy = "done", str(folder), record.accuracy.test
-        job.found = datetime.fromisoformat(record.created).timestamp() < math.floor(job.started)
+        started = time.time() - (time.monotonic() - began)
+        job.found = datetime.fromisoformat(record.created).timestamp() < math.floor(started)
         return record.accuracy.test
     except Exception as error:
         cause = user_error_behind(error)
@@ -51,7 +53,7 @@ def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) 
     finally:
         _at_work.clear()
         if job.state != "waiting":
-            job.seconds = time.time() - job.started
+            job.seconds = time.monotonic() - began
         if job.found and before and before.state == "done" and before.overrides == job.overrides:
             job = before  # says how long the run took when it was made
         job.write(path)

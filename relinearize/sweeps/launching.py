@@ -68,6 +68,16 @@ def forget_unfinished(folder: Path, jobs: list[list[str]] | None) -> None:
             path.unlink(missing_ok=True)
 
 
+def forget_sweep(folder: Path) -> None:
+    """Remove what was left before the first job: OUTPUT/sweeps/NAME, of these the folders that hold nothing else."""
+    for name in (SWEEP_FILE, "multirun.yaml"):  # the second is Hydra's
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for place in (folder, *folder.parents[:2]):
+            if place != Path.cwd():
+                place.rmdir()
+
+
 def resume_command(config: DictConfig) -> str:
     """What was typed; with the sweep's name where the clock gave it, so that the states go on in the same folder."""
     arguments = sys.argv[1:]
@@ -90,7 +100,7 @@ def reported() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException):  # jobs that cannot be composed: there is no such sweep
         if ListJobs.folder and not job_files(ListJobs.folder):
-            (ListJobs.folder / SWEEP_FILE).unlink(missing_ok=True)
+            forget_sweep(ListJobs.folder)
             ListJobs.folder = None
         raise
     except Exception as error:

@@ -46,7 +46,7 @@ RESERVED = {
     "use_distributed_sampler": "trainer.devices",
     "reload_dataloaders_every_n_epochs": "the dataset group",
     "overfit_batches": "dataset.subset",
-    "fast_dev_run": "debug=default",
+    "fast_dev_run": "scale=debug",
     "barebones": "trainer.progress=none",
     "plugins": "trainer.precision and trainer.devices",
     "sync_batchnorm": "trainer.devices=1",

@@ -32,6 +32,7 @@ RUN_ERRORS = {
     "both budgets": (["budget.relus=9", "budget.fraction=0.5"], ["budget.relus", "budget.fraction", "not both"]),
     "unknown group": (["methods=snl"], ["methods", "method"]),
     "a number for a choice": (["budget=1000"], ["budget=1000 is unknown; valid: 100k", "budget.relus=1000"]),
+    "another program's word": (["debug=default"], ["debug=default is unknown; give scale=debug"]),
     "null for a choice": (["method/search=null"], ["method/search=null is unknown; valid: autorep", "snl"]),
     "a number among choices": (["scale=debug,5"], ["scale=5 is unknown; valid: debug, demo"]),
     "unknown choice": (["method=snail"], ["method=snail is unknown; valid: ", "random", "snl"]),
@@ -349,6 +350,37 @@ def test_a_file_in_the_way_is_one_line(typed, tmp_path, no_training, way, words)
     assert f"{way}" in line
 
 
-def test_count_leaves_no_folder(typed, tmp_path):
-    assert typed("count")[0] == 0
+@pytest.mark.parametrize("words", [[], ["backbone.width=8,16", "-m"]], ids=["one", "several"])
+def test_count_leaves_no_folder(typed, tmp_path, words):
+    status, out, _ = typed("count", *words)
+    assert status == 0 and out.count(" on Digits") == max(1, len(words))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["budget=37000", "seed=1,2"], ["budget=nosuch,50k"], ["seed=1,2", "seeed=3"], ["seed=1,(2"]]
+)
+def test_a_sweep_that_cannot_be_composed_leaves_no_folder(typed, tmp_path, words):
+    status, _, err = typed("run", "-m", *words)
+    assert status == 1 and err.count("\n") == 1 and err.startswith("relinearize: error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("from torch import nn\n\nx = (", "SyntaxError: '(' was never closed ({file}, line 3)"),
+        ("\nimport nowhere", "ModuleNotFoundError: No module named 'nowhere' ({file}, line 2)"),
+        ("import math\n\nmath.sqrt(-1)", "ValueError: math domain error ({file}, line 3)"),
+    ],
+)
+@pytest.mark.parametrize("key", ["backbone._target_", "+callbacks.own._target_"])
+def test_a_users_module_that_cannot_be_imported_is_named_with_the_line(
+    typed, tmp_path, no_training, key, source, problem
+):
+    """Also one that the named module imports."""
+    (tmp_path / "broken.py").write_text(source)
+    (tmp_path / "mine.py").write_text("import broken")
+    status, _, err = typed("run", f"{key}=mine.Net")
+    problem = problem.format(file=tmp_path / "broken.py")
+    assert (status, err) == (1, f"relinearize: error: {key.lstrip('+')}=mine.Net cannot be imported: {problem}\n")

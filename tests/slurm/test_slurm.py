@@ -64,6 +64,16 @@ def test_jobs_that_slurm_refuses_are_one_line(slurm, tmp_path):
     assert done.returncode == 1 and "invalid partition" in line and "Traceback" not in done.stderr
 
 
+def test_a_run_that_fails_fails_its_job_and_no_other(slurm, tmp_path):
+    settings = (f"budget.fraction={LARGE}", "method.finetune.learning_rate=1e20,0.01", "sweep=mine")
+    done = shell(quick_command(tmp_path, "-m", *settings, *SLURM), env=slurm)
+    assert done.returncode == 1 and "1 done, 1 failed" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("relinearize: error: 1 of 2 runs are not done; job 0: the loss of")
+    (array,) = {path.name.partition("_")[0] for path in (tmp_path / "sweeps" / "mine").glob(".submitit/*_[01]")}
+    ends = [f"{array}_0|FAILED", f"{array}_1|COMPLETED"]  # the second has left its result, and ends in a moment
+    wait_for(lambda: all(end in shell(["sacct", "-j", array], env=slurm).stdout for end in ends), seconds=60)
+
+
 def test_cancelled_job_is_reported_once_the_others_are_done(slurm, tmp_path):
     """Each with a teacher of its own, so that nobody takes over the cancelled job's work."""
     typed = quick_command(tmp_path, "-m", f"budget.fraction={LARGE}", "seed=0,1", "sweep=mine", *SLURM)

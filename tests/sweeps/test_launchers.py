@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -122,6 +123,9 @@ def test_failed_run_leaves_the_others_and_is_reported_at_the_end(tmp_path, launc
     assert err.splitlines()[-1] == (
         "relinearize: error: 1 of 3 runs are not done; job 0: ZeroDivisionError: by seed 13"
     )  # fmt: skip
+    if launcher == "submitit":  # for Slurm's accounting the job has failed, too
+        ends = [pickle.loads(path.read_bytes())[0] for path in sorted(folder.glob(".submitit/*/*_result.pkl"))]
+        assert sorted(ends) == ["error", "success", "success"]
 
 
 @pytest.mark.slow

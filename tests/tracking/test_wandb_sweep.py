@@ -1,5 +1,6 @@
 """`wandb sweep docs/wandb_sweep.yaml`: the command that an agent types, and the W&B runs that come of it."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -37,21 +38,26 @@ def typed_by_agent(sweep, point):
     return command
 
 
-def test_the_agents_command_is_one_that_hydra_composes(monkeypatch, capsys):
-    sweep = yaml.safe_load(SWEEP.read_text())
-    assert set(sweep["parameters"]) == set(POINT)
-    command = typed_by_agent(sweep, POINT)
+def composed_by_agent(point, monkeypatch, capsys):
+    """The config of the command that an agent types."""
+    command = typed_by_agent(yaml.safe_load(SWEEP.read_text()), point)
     assert command[:2] == ["relinearize", "run"] and "method.search.lasso=2.17e-05" in command
     monkeypatch.setattr(sys, "argv", [*command, "--cfg", "job"])
+    capsys.readouterr()
     cli.main()
-    config = yaml.safe_load(capsys.readouterr().out)
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_the_agents_command_is_one_that_hydra_composes(monkeypatch, capsys):
+    assert set(yaml.safe_load(SWEEP.read_text())["parameters"]) == set(POINT)
+    config = composed_by_agent(POINT, monkeypatch, capsys)
     assert config["method"]["search"]["lasso"] == pytest.approx(0.0000217)
     assert config["method"]["finetune"]["learning_rate"] == 0.003 and config["method"]["finetune"]["temperature"] == 2
     assert (config["budget"]["relus"], config["logger"]["name"]) == ("50k", "wandb")
 
 
 @pytest.mark.slow
-def test_the_fine_tuning_alone_is_the_agents_run(tmp_path, monkeypatch):
+def test_the_fine_tuning_alone_is_the_agents_run(tmp_path, monkeypatch, capsys):
     """wandb.init by itself would give every stage the agent's one id, project and sweep."""
     keep_off(monkeypatch, tmp_path / "wandb-own")
     server = WandbServer()
@@ -78,3 +84,10 @@ def test_the_fine_tuning_alone_is_the_agents_run(tmp_path, monkeypatch):
     assert {sent["project"] for run in server.runs.values() for sent in run["upserts"]} == {"of-the-sweep"}
     assert server.runs["run1"]["summary"]["val/accuracy_selected"] == record.accuracy.holdout
     assert len(server.column("run1", "epoch")) == 1
+    # Resumed, an agent's run is given its whole config, where a new one is given the sweep's parameters.
+    config = {name: entry["value"] for name, entry in json.loads(server.runs["run1"]["config"]).items()}
+    assert {"method", "lineage", "_wandb"} < set(config)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    resumed = composed_by_agent(config | POINT, monkeypatch, capsys)
+    same = {name: config[name] for name in ("seed", "output", "store")}
+    assert resumed == composed_by_agent(same | POINT, monkeypatch, capsys)

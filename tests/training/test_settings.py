@@ -74,7 +74,7 @@ def test_the_report_of_a_profiler_is_shown(tmp_path, caplog):
             r"^trainer\.lightning or callbacks: .*gradient_clip_algorithm",
         ),
         ("trainer.lightning.profiler=mine", r"^trainer\.lightning or callbacks: .*profiler.*simple"),
-        ("+callbacks.mine._target_=nowhere.Callback", r"^callbacks\.mine cannot be built: .*nowhere"),
+        ("+callbacks.mine._target_=nowhere.Callback", r"^callbacks\.mine\._target_=nowhere\.Callback is no class"),
         ("+callbacks.mine._target_=test_settings.NoCallback", r"^callbacks\.mine\._target_=.* is no .*Callback$"),
         ("+callbacks.mine=3", r"^callbacks\.mine has no _target_"),
         ("+callbacks.bar._target_=pytorch_lightning.callbacks.RichProgressBar", r"^trainer\.lightning or callbacks: "),

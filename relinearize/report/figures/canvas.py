@@ -17,6 +17,7 @@ styled = rc_context(
     {
         "font.family": "DejaVu Sans",
         "font.size": 10,
+        "text.parse_math": False,  # a $ in a title is a $
         "axes.edgecolor": "#9aa0a9",
         "axes.labelcolor": INK,
         "text.color": INK,

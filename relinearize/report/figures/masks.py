@@ -83,7 +83,7 @@ class _Paper:
 
     def text(self, x: float, y: float, text: str, **look: object) -> None:
         look = {"va": "top", "ha": "left", "fontsize": 8} | look
-        self.figure.text(x / self.width, 1 - y / self.height, text, parse_math=False, **look)
+        self.figure.text(x / self.width, 1 - y / self.height, text, **look)
 
     def paste(self, x: int, y: int, image: np.ndarray) -> None:
         self.image[y : y + image.shape[0], x : x + image.shape[1]] = image
