@@ -39,6 +39,7 @@ class ListJobs(Callback):
             return
         folder = Path(config.hydra.sweep.dir).absolute()
         jobs = listed_jobs(config)
+        refuse_running(folder)
         try:
             forget_unfinished(folder, jobs)
             SweepFile(time.time(), Process.this(), resume_command(config), jobs).write(folder / SWEEP_FILE)
@@ -47,6 +48,15 @@ class ListJobs(Callback):
             sys.exit(1)
         ListJobs.folder = folder
         ListJobs.heartbeat.enter_context(beating(folder / SWEEP_FILE))
+
+
+def refuse_running(folder: Path) -> None:
+    """End the command where another one that lives has begun a sweep of this name."""
+    sweep = SweepFile.read(folder / SWEEP_FILE)
+    if sweep and sweep.ended is None and sweep.process != Process.this() and alive(sweep.process, folder / SWEEP_FILE):
+        where = f"{sweep.process.place.split()[0]}, process {sweep.process.number}"
+        print(f"relinearize: error: sweep={folder.name} is running ({where}): give another name", file=sys.stderr)
+        sys.exit(1)
 
 
 def listed_jobs(config: DictConfig) -> list[list[str]] | None:

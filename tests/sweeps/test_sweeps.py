@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from relinearize import cli
 from relinearize.commands import run
 from relinearize.errors import UserError
 from relinearize.sweeps import heartbeat
-from relinearize.sweeps.arguments import SWEEP_VARIABLE
+from relinearize.sweeps.arguments import SWEEP_VARIABLE, name_sweep
 from relinearize.sweeps.files import JOB_FILE, SWEEP_FILE, JobFile, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive, beating
 from relinearize.sweeps.status import Sweep, find_sweep, print_sweep, summary
@@ -147,6 +148,33 @@ def test_killed_sweep_is_told_from_a_running_one_and_goes_on_by_the_same_command
     assert code == 0 and begun == [0, 1, 2, 3]  # those done answer from the store
     assert seen[0] == ["running", "waiting", "waiting", "waiting"]
     assert states() == 4 * ["done"]
+
+
+def test_the_name_of_a_running_sweep_is_refused(monkeypatch, place, capsys):
+    def run():
+        sweep(pytest.MonkeyPatch(), lambda seed: (place / "begun").touch() or time.sleep(60), *SEEDS)
+
+    process = FORK.Process(target=run)
+    process.start()
+    try:
+        while not (place / "begun").exists():
+            time.sleep(0.05)
+        assert sweep(monkeypatch, float, *SEEDS) == (1, [])
+        assert f"sweep=mine is running ({socket.gethostname()}, process {process.pid}): " in capsys.readouterr().err
+        assert sweep(monkeypatch, float, "-m", "seed=0,1", "sweep=another")[0] == 0
+    finally:
+        process.kill()
+        process.join()
+    assert sweep(monkeypatch, float, *SEEDS)[0] == 0
+
+
+def test_sweeps_of_one_second_have_names_of_their_own(monkeypatch):
+    names = set()
+    for _ in range(20):
+        monkeypatch.delenv(SWEEP_VARIABLE, raising=False)
+        name_sweep(["-m"])
+        names.add(os.environ[SWEEP_VARIABLE])
+    assert len(names) == 20
 
 
 @pytest.mark.slow
