@@ -5,6 +5,7 @@ A lock would tell sooner, but not every cluster's file system shares locks betwe
 
 import contextlib
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -51,6 +52,18 @@ def beating(path: Path) -> Iterator[None]:
     finally:
         end.set()
         thread.join()
+
+
+def end_with_parent() -> None:
+    """From now on this process gets SIGTERM once the one that started it is gone: killed, it could tell no worker."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 def alive(process: Process, path: Path) -> bool:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from relinearize.errors import one_line, user_error_behind
 from relinearize.sweeps.files import JOB_FILE, JobFile, job_files
-from relinearize.sweeps.heartbeat import Process, beating
+from relinearize.sweeps.heartbeat import Process, beating, end_with_parent
 
 ENDED = ("done", "failed")  # states that a job noted itself
 
@@ -29,6 +29,8 @@ def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) 
     command that started the sweep reads the states and reports.
     """
     hydra = HydraConfig.get()
+    if hydra.runtime.choices.get("launcher") == "joblib":
+        end_with_parent()
     path = Path(hydra.runtime.output_dir) / JOB_FILE
     before = JobFile.read(path)
     job = JobFile(time.time(), Process.this(), int(hydra.job.num), list(hydra.overrides.task))

@@ -219,6 +219,19 @@ def test_machine_without_slurm_is_one_line(tmp_path):
     assert error.startswith("2 of 2 runs are not done; ") and "srun" in error
 
 
+@pytest.mark.slow
+def test_workers_of_a_killed_command_end(tmp_path):
+    folder = tmp_path / "sweeps" / "mine"
+    with waiting_runs(tmp_path, "joblib", "0,1") as process:
+        process.kill()
+        process.wait()
+        limit = time.monotonic() + 60
+        while any(lives(worker) for worker in workers(folder).values()):
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        assert states(folder) == ["killed", "killed"]
+
+
 def test_jobs_that_begin_together_share_the_cores(monkeypatch):
     plugin = pytest.importorskip("hydra_plugins.relinearize_submitit")
     pytest.importorskip("submitit")

@@ -1,12 +1,15 @@
-"""The job that both parties read before they start, all of it public, and each party's report on an inference.
+"""The job that both parties read before they start, and each party's report on an inference.
+
+All of it is public but `token`, by which the parties know each other: the folder is open to this user alone.
 
 The starter writes `job.json` into a folder, for SPU the compiled program, too. A party prints one JSON line per event
 on standard output and reads one JSON line per command from standard input, whose end means: leave at once.
 """
 
 import json
+import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
@@ -33,8 +36,11 @@ class Job:
     timeout: int
     addresses: tuple[tuple[str, str], tuple[str, str]]
     inputs: dict[str, tuple[int, ...]]
+    token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
     def write(self, folder: Path) -> None:
+        (folder / JOB_FILE).unlink(missing_ok=True)
+        (folder / JOB_FILE).touch(mode=0o600)
         (folder / JOB_FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod

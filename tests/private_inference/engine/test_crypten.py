@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,9 +18,12 @@ from numpy_bundles import all_operations, residual_network, written
 from sessions import check_logits, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
+from relinearize.private_inference.engine.crypten.link import connected
+from relinearize.private_inference.engine.job import Job
 from relinearize.private_inference.engine.options import InferOptions
+from relinearize.private_inference.engine.proxy import HOST
 from relinearize.private_inference.engine.table import lines
-from relinearize.private_inference.engine.two_parties import TwoParties
+from relinearize.private_inference.engine.two_parties import TwoParties, free_ports
 
 KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
 
@@ -119,3 +124,28 @@ def test_the_command_prints_its_table(bundle, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "ReLUs kept at 4 of 5 sites, 464.0 bytes each" in done.stdout
     assert done.stdout.rstrip().endswith("bundle-infer/tfp-loopback/inference.json")
+
+
+def test_strangers_are_turned_away_and_the_client_gets_in(tmp_path):
+    (port,) = free_ports(1)
+    addresses = ((f"{HOST}:{port}",) * 2,) * 2
+    job = Job(("", ""), "crypten", "tfp", 16, True, 20, addresses, {})
+    job.write(tmp_path)
+    assert Job.read(tmp_path).token == job.token and (tmp_path / "job.json").stat().st_mode & 0o077 == 0
+    with ThreadPoolExecutor() as pool:
+        server = pool.submit(connected, job, 0)
+        for sent in (b"x" * len(job.token), b""):
+            while True:
+                try:
+                    stranger = socket.create_connection((HOST, port), 20)
+                    break
+                except OSError:
+                    time.sleep(0.02)
+            with stranger:
+                stranger.sendall(sent)
+                if sent:
+                    assert stranger.recv(1) == b"", "turned away, unanswered"
+        client = pool.submit(connected, job, 1)
+        with server.result() as ours, client.result() as theirs:
+            theirs.sendall(b"hello")
+            assert ours.recv(5) == b"hello"

@@ -4,8 +4,10 @@ Through a connection of our own everything can pass the delay proxy, and bytes a
 sent. A message is one tensor's worth of 64-bit integers, or several that go together; both sides know the shapes.
 """
 
+import contextlib
 import importlib.util
 import queue
+import secrets
 import socket
 import sys
 import threading
@@ -26,6 +28,7 @@ if importlib.util.find_spec(_REGISTRATION) is None:
 import crypten  # noqa: E402
 
 RETRY_SECONDS = 0.05
+TOKEN_SECONDS = 5  # that someone who has connected may take to send it
 DONE = SimpleNamespace(wait=lambda: None)  # what `isend` and `irecv` return
 COMBINE = {ReduceOp.SUM: torch.add, ReduceOp.BXOR: torch.bitwise_xor}
 
@@ -33,26 +36,40 @@ COMBINE = {ReduceOp.SUM: torch.add, ReduceOp.BXOR: torch.bitwise_xor}
 def connected(job: Job, rank: int) -> socket.socket:
     """The server listens, the client dials, both until `job.timeout` is over.
 
-    The client dials until the server itself answers: a proxy accepts before the server listens, and closes again.
+    The client sends the job's token, and dials until the server itself answers: a proxy accepts before the server
+    listens, and closes again. Who connects without the token is turned away unanswered, and the next is let in.
     """
     host, port = job.addresses[rank][SERVER].split(":")
     deadline = time.monotonic() + job.timeout
+    connection = (_accepted if rank == SERVER else _dialled)(host, int(port), job, deadline)
+    connection.settimeout(job.timeout)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def _accepted(host: str, port: int, job: Job, deadline: float) -> socket.socket:
+    with socket.create_server((host, port)) as listening:
+        while True:
+            listening.settimeout(max(0.0, deadline - time.monotonic()))
+            connection, _ = listening.accept()
+            connection.settimeout(TOKEN_SECONDS)
+            with contextlib.suppress(OSError):
+                if secrets.compare_digest(connection.recv(len(job.token), socket.MSG_WAITALL), job.token.encode()):
+                    connection.sendall(b"\0")
+                    return connection
+            connection.close()
+
+
+def _dialled(host: str, port: int, job: Job, deadline: float) -> socket.socket:
     while True:
         try:
-            if rank == SERVER:
-                with socket.create_server((host, int(port))) as listening:
-                    listening.settimeout(job.timeout)
-                    connection, _ = listening.accept()
-            else:
-                connection = socket.create_connection((host, int(port)), job.timeout)
-            connection.settimeout(job.timeout)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.sendall(b"\0")
+            connection = socket.create_connection((host, port), job.timeout)
+            connection.sendall(job.token.encode())
             if not connection.recv(1):
                 raise ConnectionError("the other party hung up")
             return connection
         except OSError:
-            if rank == SERVER or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_SECONDS)
 
