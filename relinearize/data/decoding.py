@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from relinearize.errors import UserError
-from relinearize.files import SHARED, replacing, user_cache
+from relinearize.files import SHARED, file_digest, replacing, user_cache, write_text
 from relinearize.progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -207,14 +207,17 @@ def load_decoded(images: EncodedImages, digest: str, *, home: Path, split: str) 
 def load_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> np.ndarray:
     """uint8 of that shape from the .npy file `path`, memory-mapped (copy on write).
 
-    If there is none, or a damaged one, `fill` is given a mapped array to write to, by one process at a time; the file
-    appears under its name when it is complete. OSError where it cannot be written.
+    If there is none, or a damaged one (its sha256 lies beside it), `fill` is given a mapped array to write to, by one
+    process at a time; the file appears under its name when it is complete. OSError where it cannot be written.
     """
+    digest = path.with_suffix(".sha256")
 
     def found() -> np.ndarray | None:
         try:
             # Copy on write: torch wants writable memory, and the file stays as it is.
             array = np.load(path, mmap_mode="c", allow_pickle=False)
+            if digest.read_bytes() != file_digest(path).encode():
+                return None
         except (OSError, ValueError, EOFError):
             return None
         return array if array.shape == shape and array.dtype == np.uint8 else None
@@ -231,6 +234,7 @@ def load_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], 
                     fill(made)
                     made.flush()
                     del made
+                write_text(digest, file_digest(path))
         if (array := found()) is None:
             raise OSError("what was written does not read back")
     return array

@@ -80,7 +80,7 @@ def test_decoded_once_then_read_from_the_cache(tiny, monkeypatch):
     again = TinyImageNet(tiny).load("test").images
     assert torch.equal(images, again) and not seen
     names = {path.suffix for path in (tiny / "tiny-imagenet-200" / ".relinearize").iterdir()}
-    assert names <= {".npy", ".lock"}
+    assert names <= {".npy", ".sha256", ".lock"}
 
 
 def test_writing_to_loaded_images_leaves_the_cache_alone(tmp_path):
@@ -101,7 +101,7 @@ def test_stale_cache_is_rebuilt_and_removed(tmp_path):
     assert len(list((root / ".relinearize").glob("train-*.npy"))) == 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "missing", "one byte", "zeros"])
 def test_damaged_cache_is_rebuilt(tmp_path, damage, monkeypatch):
     root = write_tree(tmp_path / "set")
     images = ImageFolder(root, image_size=16).load("train").images.clone()
@@ -109,7 +109,15 @@ def test_damaged_cache_is_rebuilt(tmp_path, damage, monkeypatch):
     if damage == "missing":
         array.unlink()
     else:
-        array.write_bytes(array.read_bytes()[:-100] if damage == "cut" else b"garbage")
+        whole = array.read_bytes()
+        flipped = whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:]
+        kinds = {
+            "cut": whole[:-100],
+            "garbage": b"garbage",
+            "one byte": flipped,
+            "zeros": whole[:500] + bytes(500) + whole[1000:],
+        }
+        array.write_bytes(kinds[damage])
     seen = decodes(monkeypatch)
     assert torch.equal(ImageFolder(root, image_size=16).load("train").images, images) and len(seen) == 6
 
