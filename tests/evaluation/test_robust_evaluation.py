@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from quick_runs import quick_run
+from quick_runs import quick_run, sealed_again
 from rich.console import Console
 from robust_runs import ALONE, ATTACKS, FGSM, SETTINGS, evaluate, lasting, pieces
 from safetensors.torch import load_file, save_file
@@ -21,7 +21,7 @@ from relinearize.evaluation import attacked as robust_attacks
 from relinearize.evaluation import checks as robust_checks
 from relinearize.evaluation import robustness as robust_evaluation
 from relinearize.evaluation.pieces import PIECES_FILE
-from relinearize.files import write_json
+from relinearize.files import read_json, write_json
 from relinearize.progress import WorkProgress
 from relinearize.records.robustness import RobustRecord, find_robust_records
 from relinearize.robustness.attacks import RobustAccuracy
@@ -142,6 +142,7 @@ def test_other_options_take_over_what_they_share_and_other_weights_nothing(folde
     content[-1] ^= 1
     weights.unlink()  # a hard link into the store
     weights.write_bytes(content)
+    sealed_again(folder)
     evaluate(folder, *ATTACKS, *ALONE, "evaluation.epsilon=4")
     assert len(chunks) == 42
 
@@ -188,7 +189,7 @@ def test_clean_evaluation_is_as_it_was(folder):
     result = evaluate_run([f"run={folder}"], Console(quiet=True))
     assert list(result) == ["test", "n_test", "relu/count", "record/test", "record/relu/count"]
     assert result["test"] == result["record/test"]
-    assert json.loads((folder / "evaluation.json").read_text()) == result
+    assert read_json(folder / "evaluation.json") == result
     assert not (folder / "robustness.json").exists() and not (folder / PIECES_FILE).exists()
 
 
@@ -229,6 +230,7 @@ def test_the_teacher_attacks_a_network_without_routes(folder, finished, tmp_path
     config = OmegaConf.load(folder / "config.yaml")
     config.store = str(folder / "nowhere")
     OmegaConf.save(config, folder / "config.yaml")
+    sealed_again(folder)
     (record,) = evaluate(folder, *arguments)
     assert [check.name for check in record.checks] == ["clean accuracy", "clean agreement", "logits", "determinism"]
 
@@ -238,6 +240,7 @@ def test_another_network_than_the_recorded_one_is_told(folder, quick_checks):
     weights = load_file(folder / "weights.safetensors")
     save_file({name: value * (1 if "running" in name else 0.3) for name, value in weights.items()},
               folder / "weights.safetensors")  # fmt: skip
+    sealed_again(folder)
     (record,) = evaluate(folder, "evaluation.attacks=[]", "evaluation.corruptions=none")
     assert [check.name for check in record.checks if not check.passed] == ["clean accuracy"]
     assert record.checks[0].numbers["recorded"] == FinishedRun.open(folder).record.accuracy.test
@@ -361,13 +364,14 @@ def test_all_checks_on_a_run_and_on_one_that_masks_its_gradients(folder):
     # A power of two: the logits are scaled exactly.
     save_file({name: value * (2**13 if name in last else 1) for name, value in weights.items()},
               folder / "weights.safetensors")  # fmt: skip
+    sealed_again(folder)
     (masked,) = evaluate(folder, *arguments)
     assert masked.clean.accuracy == honest.clean.accuracy
     assert {check.name for check in masked.checks if not check.passed} >= {"zero gradients", "transfer"}
 
 
 def test_few_classes_and_other_images_are_refused(folder):
-    values = json.loads((folder / "record.json").read_text())
+    values = read_json(folder / "record.json")
     three = {**values, "dataset": {**values["dataset"], "classes": 3}}
     write_json(folder / "record.json", three)
     with pytest.raises(UserError, match=r"at least 4 classes, Digits has 3; evaluation.attacks=\[fgsm\]"):

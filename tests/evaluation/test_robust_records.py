@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from relinearize.errors import UserError
+from relinearize.files import read_json
 from relinearize.records.robustness import RobustRecord, find_robust_records
 
 VALUES = {
@@ -91,7 +92,7 @@ def test_round_trip(tmp_path):
     record = RobustRecord.model_validate(VALUES)
     record.write(tmp_path / "deep" / "robustness.json")
     assert RobustRecord.read(tmp_path / "deep" / "robustness.json") == record
-    assert json.loads((tmp_path / "deep" / "robustness.json").read_text()) == VALUES
+    assert read_json(tmp_path / "deep" / "robustness.json") == VALUES
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["robustness.json"]
 
 

@@ -1,11 +1,10 @@
 """Robust evaluations of quick runs, for all tests of them. Attacks of two steps, on 16 images."""
 
-import json
-
 from rich.console import Console
 
 from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.evaluation.pieces import PIECES_FILE
+from relinearize.files import read_json
 
 ATTACKS = [
     "evaluation.attacks=[fgsm,pgd20,pgd100x5]", "attack.pgd20.steps=2",
@@ -30,5 +29,5 @@ def lasting(record):
 
 def pieces(folder):
     """What was filed: plain data that names a piece -> its result."""
-    filed = json.loads((folder / PIECES_FILE).read_text())["pieces"].values()
+    filed = read_json(folder / PIECES_FILE)["pieces"].values()
     return [(piece["what"], piece["result"]) for piece in filed]

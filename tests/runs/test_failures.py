@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from quick_runs import SMALL, assert_same_tensors, quick_run
+from quick_runs import SMALL, assert_same_tensors, quick_run, sealed_again
 from safetensors.torch import load_file, save_file
 
 from relinearize.commands.evaluate import main as evaluate_run
@@ -163,6 +163,7 @@ def test_evaluate_refuses_a_mask_of_another_backbone(copied_run):
     mask, metadata = Mask.from_file(copied_run / MASK)
     metadata.backbone = "resnet18"
     mask.to_file(copied_run / MASK, metadata)
+    sealed_again(copied_run)
     with pytest.raises(UserError, match="made for backbone=resnet18, but backbone=resnet8"):
         evaluate_run([f"run={copied_run}", "accelerator=cpu"])
 
@@ -172,6 +173,7 @@ def test_evaluate_refuses_a_mask_of_another_width(copied_run):
     narrow = Mask({site: kept[:4] for site, kept in mask.items()})
     metadata.met = narrow.count
     narrow.to_file(copied_run / MASK, metadata)
+    sealed_again(copied_run)
     with pytest.raises(UserError, match="mask"):
         evaluate_run([f"run={copied_run}", "accelerator=cpu"])
 
@@ -181,6 +183,7 @@ def test_evaluate_refuses_a_mask_that_keeps_other_than_the_record_says(copied_ru
     full = Mask({site: torch.ones_like(kept) for site, kept in mask.items()})
     metadata.met = full.count
     full.to_file(copied_run / MASK, metadata)
+    sealed_again(copied_run)
     with pytest.raises(UserError, match=r"2,?304.*622|622.*2,?304"):
         evaluate_run([f"run={copied_run}", "accelerator=cpu"])
 
@@ -188,6 +191,7 @@ def test_evaluate_refuses_a_mask_that_keeps_other_than_the_record_says(copied_ru
 def test_evaluate_refuses_weights_of_another_network(copied_run):
     weights = load_file(copied_run / WEIGHTS)
     save_file({key: value[:3] if value.dim() else value for key, value in weights.items()}, copied_run / WEIGHTS)
+    sealed_again(copied_run)
     with pytest.raises(UserError, match=WEIGHTS) as caught:
         evaluate_run([f"run={copied_run}", "accelerator=cpu"])
     assert "\n" not in str(caught.value)

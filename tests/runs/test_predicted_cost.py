@@ -30,8 +30,8 @@ class Sorting(Plain):
 
 def own_config(folder, kind):
     """With a label that is the name of another network."""
-    own = [f"backbone._target_={__name__}.{kind}", "backbone.name=resnet8", "~backbone.width", "~backbone.convention"]
-    return composed(folder, *own)
+    own = [f"backbone._target_={__name__}.{kind}", "backbone.name=resnet8"]
+    return composed(folder, *own, *(f"~backbone.{key}" for key in ("width", "convention", "initialisation")))
 
 
 def test_the_record_of_a_run_says_what_the_cost_command_counts(alone):

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from relinearize.errors import UserError
+from relinearize.files import read_json
 from relinearize.machine import git_commit
 from relinearize.records.run import Record, find_records
 
@@ -79,6 +80,7 @@ VALUES = {
             "delphi_compute": {"online": {"seconds": 0.02, "bytes": None, "messages": None}, "offline": None},
         },
     },
+    "files": {"mask.safetensors": "ab" * 32},
 }
 
 
@@ -106,7 +108,7 @@ def test_round_trip(tmp_path):
     record.write(tmp_path / "deep" / "record.json")
     again = Record.read(tmp_path / "deep" / "record.json")
     assert again == record
-    assert json.loads((tmp_path / "deep" / "record.json").read_text()) == VALUES
+    assert read_json(tmp_path / "deep" / "record.json") == VALUES
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["record.json"]
     epoch = again.stages["finetune"].history[0]["epoch"]
     assert isinstance(epoch, int)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from omegaconf import OmegaConf
-from quick_runs import SMALL, assert_same_tensors, copy_store, lasting, quick_plan, quick_run
+from quick_runs import SMALL, assert_same_tensors, copy_store, lasting, quick_plan, quick_run, sealed_again
 from safetensors.torch import load_file, save_file
 
 from relinearize.backbones.adapter import inner_network
@@ -197,5 +197,6 @@ def test_a_folder_whose_weights_lack_it_is_refused(made, tmp_path):
     weights = load_file(path)
     path.unlink()
     save_file({name: value for name, value in weights.items() if "coefficients" not in name}, path)
+    sealed_again(tmp_path / "run")
     with pytest.raises(UserError, match=f"does not have at removed positions what the record says: {kind}"):
         FinishedRun.open(tmp_path / "run").network()

@@ -32,7 +32,7 @@ from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
 
 TWO = "trainer.devices=2"
-PLAIN = [f"backbone._target_={__name__}.Plain", "backbone.name=plain"]
+PLAIN = [f"backbone._target_={__name__}.Plain", "backbone.name=plain", "~backbone.initialisation"]
 IMAGES = 180  # of the quick runs' training
 
 

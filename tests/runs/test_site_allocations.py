@@ -148,7 +148,7 @@ def test_a_search_without_its_scores_is_refused_by_name(tmp_path):
     quick_run(tmp_path, SHARE, *UNTUNED, method="random")
     snapshot = quick_plan(tmp_path, SHARE, method="random").snapshot(BUDGET).path
     (snapshot / SCORES).unlink()
-    with pytest.raises(UserError, match=f"{snapshot / SCORES} cannot be read"):
+    with pytest.raises(UserError, match=f"{snapshot / SCORES} is missing"):
         quick_run(tmp_path, SHARE, *SITES, method="random")
 
 

@@ -1,6 +1,5 @@
 """The bundle: what is written comes back, and what is not a whole bundle of this version is refused."""
 
-import json
 import os
 import re
 from dataclasses import replace
@@ -12,6 +11,7 @@ from bundles import BACKBONES, linearized, replaced, small_bundle, some_kept
 from safetensors.numpy import load_file, save_file
 
 from relinearize.errors import UserError
+from relinearize.files import read_json, write_json
 from relinearize.methods.replacement import Affine, Quadratic, Zero
 from relinearize.private_inference.bundle.bundle import (
     GRAPH,
@@ -116,12 +116,11 @@ def test_the_reference_may_have_labels(bundle, tmp_path):
 
 
 def changed(folder, **values):
-    graph = json.loads((folder / GRAPH).read_text())
-    (folder / GRAPH).write_text(json.dumps(graph | values))
+    write_json(folder / GRAPH, read_json(folder / GRAPH) | values)
 
 
 def nodes_of(folder, change):
-    nodes = json.loads((folder / GRAPH).read_text())["nodes"]
+    nodes = read_json(folder / GRAPH)["nodes"]
     change(nodes)
     changed(folder, nodes=nodes)
 
@@ -140,7 +139,7 @@ DAMAGE = {
     "another version": (lambda folder: changed(folder, schema_version=2), "has version 2; .* reads version 1"),
     "another format": (lambda folder: changed(folder, format="onnx"), "not written as a relinearize-bundle"),
     "no graph": (lambda folder: (folder / GRAPH).unlink(), "is no bundle: graph.json is missing"),
-    "half a graph": (lambda folder: (folder / GRAPH).write_bytes((folder / GRAPH).read_bytes()[:999]), "damaged"),
+    "half a graph": (lambda folder: (folder / GRAPH).write_bytes((folder / GRAPH).read_bytes()[:999]), "not valid"),
     "no masks": (lambda folder: (folder / MASKS).unlink(), "damaged"),
     "other weights": (one_weight_more, "weights.safetensors is not the file"),
     "one position": (one_position_more, "masks.safetensors is not the file"),

@@ -1,6 +1,5 @@
 """`relinearize export`: finished runs and checkpoints as bundles."""
 
-import json
 import shutil
 
 import numpy as np
@@ -14,6 +13,7 @@ from relinearize.backbones import build_backbone
 from relinearize.backbones.routes import ROUTES, state_for, with_routes
 from relinearize.commands.export import main as export_command
 from relinearize.errors import UserError
+from relinearize.files import read_json, write_json
 from relinearize.private_inference.bundle import read_bundle, run_bundle
 from relinearize.runs.finished import FinishedRun
 
@@ -69,8 +69,7 @@ def test_routes_are_the_sub_folders_of_the_run(run):
     other = folder / "route-adversarial"
     shutil.copytree(folder, other)
     for place, route in ((folder, "clean"), (other, "adversarial")):
-        record = json.loads((place / "record.json").read_text())
-        (place / "record.json").write_text(json.dumps(record | {"route": route}))
+        write_json(place / "record.json", read_json(place / "record.json") | {"route": route})
     place, text = export(f"run={folder}", "images=0")
     assert place == folder / "bundle" and "route clean (also: route=adversarial)" in text
     place, text = export(f"run={folder}", "images=0", "route=adversarial")
@@ -127,9 +126,9 @@ def test_mistakes_are_one_line(arguments):
 
 def test_other_images_are_refused(run):
     _, folder = run
-    record = json.loads((folder / "record.json").read_text())
+    record = read_json(folder / "record.json")
     record["dataset"]["fingerprint"] = "0" * 64
-    (folder / "record.json").write_text(json.dumps(record))
+    write_json(folder / "record.json", record)
     with pytest.raises(UserError, match="are not those of the run; export takes root=FOLDER, and with images=0"):
         export(f"run={folder}")
     assert not (folder / "bundle").exists()

@@ -1,6 +1,5 @@
 """From the engine's log to the record and back."""
 
-import json
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from numpy_bundles import residual_network
 
 from relinearize.errors import UserError
+from relinearize.files import read_json, write_json
 from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.engine.infer import fidelity_of, model_of, summary
@@ -113,7 +113,7 @@ def test_a_record_comes_back(record, tmp_path):
 @pytest.mark.parametrize("change", [{"schema_version": 3}, {"format": "x"}, {"more": 1}, {"steady": 1}])
 def test_other_files_are_refused(record, tmp_path, change):
     path = record.write(tmp_path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    write_json(path, read_json(path) | change)
     with pytest.raises(UserError, match=f"{path} is no record of an inference"):
         InferenceRecord.read(path)
 
