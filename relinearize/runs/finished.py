@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from relinearize.backbones.adapter import PixelInput
-from relinearize.errors import UserError
+from relinearize.errors import UserError, one_line
 from relinearize.files import file_digest
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS
@@ -36,7 +37,10 @@ class FinishedRun:
         for file in FILES:
             if not (folder / file).is_file():
                 raise UserError(f"run={folder} is no finished run: {file} is missing there")
-        config = OmegaConf.load(folder / CONFIG)
+        try:
+            config = OmegaConf.load(folder / CONFIG)
+        except (OSError, ValueError, YAMLError) as error:
+            raise UserError(f"{folder / CONFIG} is damaged: {one_line(error)}") from error
         if root is not None:
             config.dataset.root = root
             config.dataset.source.root = root
