@@ -35,7 +35,7 @@ def as_meant(word: str) -> str:
     values = value.split(",")
     if key.lstrip("+") not in TEXTS:
         values = [str(int(float(part))) if re.fullmatch(r"\d+e\d{1,2}", part) else part for part in values]
-    elif not value.startswith(("'", '"', "[", "{")) and "${" not in value:
+    elif not value.startswith(("'", '"')) and "${" not in value:
         values = [part if part == "null" or is_name(part) else quoted(part) for part in values]
     return key + equals + ",".join(values)
 

@@ -142,3 +142,35 @@ def test_a_finished_run_is_found_in_a_read_only_store(tmp_path, alone, refused):
     shutil.copytree(folder.parents[1], tmp_path / "out", ignore=shutil.ignore_patterns("asked"))
     refused(tmp_path)
     assert quick_run(tmp_path / "out", f"budget.fraction={SMALL}")[1] == tmp_path / "out" / "runs" / folder.name
+
+
+BYTES = os.fsdecode(b"name\xff")  # no UTF-8
+
+
+def test_a_report_walks_folders_of_any_name(typed, tmp_path, alone, undrawn):
+    shutil.copytree(alone[SMALL][1], tmp_path / BYTES / "run")
+    status, out, err = typed("report", ".")
+    assert (status, err) == (0, "") and "622" in out
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_a_name_that_records_cannot_hold_is_one_line(typed):
+    status, _, err = typed("run", *DEBUG, f"output={BYTES}")
+    assert (
+        status == 1 and err.startswith("relinearize: error: output=name") and err.endswith(": must be text in UTF-8\n")
+    )
+
+
+def test_brackets_and_dollars_in_titles_are_shown_as_they_are(typed, tmp_path, alone):
+    title = "[red]x[/foo] $x^$"
+    status, out, _ = typed("count", f"dataset.title={title}")
+    assert status == 0 and title in out
+    shutil.copytree(alone[SMALL][1], tmp_path / "run")
+    for name in ("record.json", "config.yaml"):
+        file = tmp_path / "run" / name
+        file.write_text(file.read_text().replace("title: Digits", f"title: '{title}'"))
+        file.write_text(file.read_text().replace('"title": "Digits"', f'"title": "{title}"'))
+    status, out, err = typed("evaluate", "run=run", "accelerator=cpu")
+    assert status == 0 and title in out, err
+    status, out, err = typed("report", "run", "out=report")
+    assert status == 0, err

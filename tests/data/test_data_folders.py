@@ -1,6 +1,7 @@
 """Sources of single files: layouts, cache, and damaged images."""
 
 import errno
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -238,6 +239,18 @@ def test_what_lies_beside_the_images_is_named(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"{root}: 3 files and folders beside the images (.jpg, " in said
     assert said.endswith(f"are left out, first {root}/train/notes.txt\n")
+
+
+def test_names_may_be_of_any_bytes(tmp_path):
+    write_tree(tmp_path / "plain")
+    source = ImageFolder(tmp_path / "plain", image_size=8)
+    wanted = source.load("train").images.clone()
+    other = tmp_path / os.fsdecode(b"other\xff")
+    shutil.copytree(tmp_path / "plain", other, ignore=shutil.ignore_patterns(".relinearize"))
+    for path in list(other.glob("*/dog/*")):
+        path.rename(path.with_name(os.fsdecode(b"\xfc") + path.name))
+    source = ImageFolder(other, image_size=8)
+    assert source.load("train").images.equal(wanted) and len(source.fingerprint()) == 64
 
 
 def test_an_uncompressed_file_replaced_by_another_of_its_size_is_another_set(tmp_path):

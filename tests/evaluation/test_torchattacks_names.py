@@ -3,11 +3,15 @@
 import shutil
 
 import pytest
+import torch
+from quick_runs import SMALL
 from rich.console import Console
+from torch import nn
 
 from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.commands.evaluate import read_evaluation
 from relinearize.errors import UserError
+from relinearize.robustness.third_party import COLOURED, TORCHATTACKS, Torchattacks
 
 SETTINGS = ["evaluation=robust", "evaluation.corruptions=none", "evaluation.checks=false", "accelerator=cpu"]
 
@@ -43,6 +47,34 @@ def test_each_name_is_the_file_with_that_class():
 def test_wrong_names_are_one_line(arguments, words):
     with pytest.raises(UserError, match=words.replace("[", r"\[")):
         options_of(*arguments)
+
+
+def test_attacks_for_colours_are_left_out_on_grey_images(alone, tmp_path, capsys):
+    folder = shutil.copytree(alone[SMALL][1], tmp_path / "run")
+    attacks = [*(f"torchattacks-{name}" for name in COLOURED), "fgsm"]
+    words = [f"run={folder}", *SETTINGS, "evaluation.n_attack=4"]
+    (record,) = evaluate_run([*words, f"evaluation.attacks=[{','.join(attacks)}]"], Console(quiet=True))
+    assert [one.name for one in record.attacks] == ["fgsm"]
+    said = capsys.readouterr().err
+    for name in attacks[:-1]:
+        assert f"{name} is left out: it takes images of three channels, Digits has one" in said
+    (same,) = evaluate_run([*words, "evaluation.attacks=[fgsm]"], Console(quiet=True))
+    assert same == record  # what was asked without them
+
+
+def test_which_attacks_take_three_channels():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
+    images, labels, refused = torch.rand(1, 1, 8, 8), torch.tensor([1]), set()
+    for name in TORCHATTACKS:
+        few = {"steps": 2, "n_queries": 2, "popsize": 2, "max_iterations": 10, "max_iter": 2}
+        taken = Torchattacks(name)._defaults
+        attack = Torchattacks(name, arguments={key: value for key, value in few.items() if key in taken})
+        try:
+            attack(network.eval(), images, labels, 0)
+        except RuntimeError as error:
+            assert "channels" in str(error)
+            refused.add(name)
+    assert refused == set(COLOURED)
 
 
 @pytest.mark.slow

@@ -197,6 +197,13 @@ def test_evaluate_refuses_weights_of_another_network(copied_run):
     assert "\n" not in str(caught.value)
 
 
+def test_evaluate_names_a_damaged_config(copied_run):
+    (copied_run / "config.yaml").write_text("backbone: {")
+    with pytest.raises(UserError, match=r"config\.yaml is damaged: ParserError: .*line") as caught:
+        evaluate_run([f"run={copied_run}", "accelerator=cpu"])
+    assert "\n" not in str(caught.value)
+
+
 def test_evaluate_refuses_nonsense_options(copied_run):
     for argument, message in (("batch_size=many", "batch_size=many"), ("colour=red", "colour=red")):
         with pytest.raises(UserError, match=message):

@@ -271,6 +271,24 @@ def test_job_on_another_node_lives_as_long_as_its_file_is_touched(place):
     assert states(folder) == ["killed"]
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_kills_no_job(place, monkeypatch, hours):
+    """On this machine no clock is asked; of another's jobs the clock of the file system."""
+    real, (far, near) = time.time, (place / "far", place / "near")
+    this = Process.this()
+    fake_sweep(far, [["seed=0"]], JobFile(real(), ELSEWHERE, 0, ["seed=0"]))
+    fake_sweep(near, [["seed=0"]], JobFile(real(), this, 0, ["seed=0"]))
+    old = real() - 2 * heartbeat.SILENCE
+    os.utime(near / "0" / JOB_FILE, (old, old))
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+    assert states(far) == states(near) == ["running"]
+    (row,) = Sweep.read(near).rows
+    assert row.seconds >= 0
+    for dead in (Process(this.place, this.number, this.begun + 1), Process(this.place, 2**22 + 1, this.begun)):
+        fake_sweep(near, [["seed=0"]], JobFile(real(), dead, 0, ["seed=0"]))
+        assert states(near) == ["killed"]
+
+
 def test_heartbeat_touches_the_file_and_ends_with_the_work(place, monkeypatch):
     monkeypatch.setattr(heartbeat, "BEAT", 0.01)
     path = place / "file"
