@@ -285,7 +285,8 @@ def test_a_finished_run_imports_torch_and_no_other_large_package(alone):
         ("method.teacher.epochs=1e1", "method.teacher.epochs=10"), ("budget.relus=5e4,1e3", "budget.relus=50000,1000"),
         ("seed=1", "seed=1"), ("method.teacher.learning_rate=1e-3", "method.teacher.learning_rate=1e-3"),
         ("-m", "-m"), ("a=b=~", "a=b=~"), ("output=a=b", "output='a=b'"), ("store=é(1)", "store='é(1)'"),
-        ("dataset.title=[a]", "dataset.title='[a]'"), ("store='é'", "store='é'"), ("output=it's", r"output='it\'s'"), ("output=${store}", "output=${store}"),
+        ("dataset.title=[a]", "dataset.title='[a]'"), ("store='é'", "store='é'"), ("output=it's", r"output='it\'s'"),
+        ("output=${store}", "output=${store}"),
         ('dataset.title="A, (b), c"', 'dataset.title="A, (b), c"'), ("score=f(x)", "score=f(x)"),
     ],
 )  # fmt: skip
