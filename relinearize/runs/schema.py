@@ -78,7 +78,7 @@ class Logger(Keys):
 class Trainer(Keys):
     channels_last: bool = True
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # OpenMP ends the process where it gets no more
 
 
 class RunConfig(Keys):
