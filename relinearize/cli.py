@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from relinearize.commands.jobs import fail, find_users_modules
 from relinearize.commands.words import NO_NAME, of_agent, with_home
 from relinearize.conf_folder import conf_folder
-from relinearize.errors import UserError, user_error_behind
+from relinearize.errors import UserError, one_line, user_error_behind
 from relinearize.files import own_folder, temporary_folder
 
 # Each is a module of relinearize/commands with a function main(arguments).
@@ -74,8 +74,8 @@ def main() -> None:
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     # Hydra would print its own shortened traceback; with this it raises and the lines below decide.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    find_users_modules()
     try:
+        find_users_modules()
         refuse_group_values(arguments[1:])
         import_module(f"relinearize.commands.{arguments[0]}").main(arguments[1:])
         sys.stdout.flush()
@@ -89,8 +89,10 @@ def main() -> None:
     except Exception as error:
         if cause := user_error_behind(error):
             fail(str(cause))
-        if isinstance(error, (HydraException, OmegaConfBaseException)):
+        if isinstance(error, (HydraException, OmegaConfBaseException)) or raised_by_hydra(error):
             fail(explained(error))
+        if isinstance(error, yaml.YAMLError):  # of a config file; says which and where
+            fail(one_line(error))
         traceback.print_exc()
         sys.exit(1)
 
@@ -118,6 +120,12 @@ def reader_left() -> bool:
     if left:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
     return left
+
+
+def raised_by_hydra(error: Exception) -> bool:
+    """Whether Hydra itself refused what was typed, with an error of Python's, as it does for `=3`."""
+    raised = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    return isinstance(error, ValueError) and raised.f_globals["__name__"].startswith("hydra.")
 
 
 def explained(error: Exception) -> str:

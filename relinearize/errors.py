@@ -12,6 +12,7 @@ WORDS = {
     "int_type": "must be an integer",
     "float_type": "must be a number",
     "string_type": "must be a text",
+    "string_too_short": "must not be empty",
     "string_unicode": "must be text in UTF-8",
     "list_type": "must be a list",
     "dict_type": "must hold keys of its own",

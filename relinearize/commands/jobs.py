@@ -26,8 +26,12 @@ def find_users_modules() -> None:
     launchers start, neither.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the folder in which this was typed does not exist any more") from error
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def show_help(arguments: Sequence[str]) -> None:

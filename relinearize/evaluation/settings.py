@@ -24,7 +24,7 @@ class RobustSettings:
     n_corruptions: Images | None
     checks: bool
     n_checks: Images
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     chunk: Images | None
 
     @field_validator("epsilon")

@@ -57,8 +57,7 @@ class Request:
         if self.training.threads:
             torch.set_num_threads(self.training.threads)
         self.logger = LoggerSettings(**plain(config.logger), output=Path(config.output))
-        if type(config.seed) is not int or config.seed < 0:
-            raise UserError(f"seed={config.seed}: must be an integer >= 0")
+        check_number("seed", config.seed, ">= 0", "< 4294967296", integer=True)
         self.seed: int = config.seed
         self.total_epochs: int | None = config.get("total_epochs")
         if self.total_epochs is not None and (type(self.total_epochs) is not int or self.total_epochs < 1):

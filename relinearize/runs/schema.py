@@ -89,7 +89,8 @@ class Logger(Keys):
 class Trainer(Keys):
     channels_last: bool = True
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60
-    threads: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
+    # OpenMP ends the process where it gets no more threads.
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = "auto"
 
 
 class RunConfig(Keys):

@@ -44,6 +44,11 @@ RUN_ERRORS = {
     "unknown logger": (["logger.name=tensorboard"], ["logger.name=tensorboard", "csv, wandb, none"]),
     "unknown precision": (["trainer.precision=fp8"], ["trainer.precision=fp8", "auto, 32, bf16"]),
     "seed nonsense": (["seed=x"], ["seed=x", "integer"]),
+    "seed of too many digits": (["seed=99999999999999999999"], ["seed=99999999999999999999: must be an integer >= 0"]),
+    "threads that no machine has": (["trainer.threads=100000"], ["trainer.threads=100000: must be less than"]),
+    "no output": (["output="], ["output=: must not be empty"]),
+    "no key": (["=3"], ["must be a string or a list"]),
+    "a flag of --cfg": (["--resolve"], ["--resolve", "--cfg"]),
     "unknown progress": (["trainer.progress=loud"], ["trainer.progress=loud", "auto, bar, lines, none"]),
     "unknown convolutions": (["trainer.convolutions=fft"], ["trainer.convolutions=fft", "auto, torch, winograd"]),
     "winograd in bf16": (["trainer=bf16", "trainer.convolutions=winograd"], ["convolutions=winograd", "precision=32"]),
@@ -349,6 +354,21 @@ def test_a_file_in_the_way_is_one_line(typed, tmp_path, no_training, way, words)
     *_, line = err.splitlines()
     assert err.count("error") == 1 and line.startswith("relinearize: error: ") and "output=, store=" in line
     assert f"{way}" in line
+
+
+def test_a_damaged_config_file_is_named(typed, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "broken.yaml").write_text("seed: [1\n")
+    status, _, err = typed("run", "--config-dir", "mine", "experiment=broken")
+    assert status == 1 and err.count("\n") == 1 and "ParserError" in err and "broken.yaml" in err and "line 1" in err
+
+
+def test_a_folder_that_is_gone_is_one_line(typed, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    status, _, err = typed("count")
+    assert (status, err) == (1, "relinearize: error: the folder in which this was typed does not exist any more\n")
 
 
 @pytest.mark.parametrize("words", [[], ["backbone.width=8,16", "-m"]], ids=["one", "several"])

@@ -38,6 +38,9 @@ def test_one_folder_a_list_or_a_pattern(runs):
         run_folders(",")
     with pytest.raises(UserError, match=r"run=.*/z\* matches no finished run"):
         run_folders(f"{runs}/z*")
+    place = runs / "c" / "[x]"  # as it is named, since it is there
+    shutil.copytree(a, place / "run")
+    assert run_folders(f"{place}/*") == [place / "run"]
 
 
 @pytest.fixture(scope="module")
