@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from quick_runs import SMALL, quick_run
+from quick_runs import SMALL, quick_run, sealed_again
 
 from relinearize import files
 from relinearize.evaluation.clean import EVALUATION
@@ -170,6 +170,7 @@ def test_brackets_and_dollars_in_titles_are_shown_as_they_are(typed, tmp_path, a
         file = tmp_path / "run" / name
         file.write_text(file.read_text().replace("title: Digits", f"title: '{title}'"))
         file.write_text(file.read_text().replace('"title": "Digits"', f'"title": "{title}"'))
+    sealed_again(tmp_path / "run")
     status, out, err = typed("evaluate", "run=run", "accelerator=cpu")
     assert status == 0 and title in out, err
     status, out, err = typed("report", "run", "out=report")

@@ -199,7 +199,7 @@ def test_evaluate_refuses_weights_of_another_network(copied_run):
 
 def test_evaluate_names_a_damaged_config(copied_run):
     (copied_run / "config.yaml").write_text("backbone: {")
-    with pytest.raises(UserError, match=r"config\.yaml is damaged: ParserError: .*line") as caught:
+    with pytest.raises(UserError, match=r"config\.yaml is damaged: while parsing .*line") as caught:
         evaluate_run([f"run={copied_run}", "accelerator=cpu"])
     assert "\n" not in str(caught.value)
 
