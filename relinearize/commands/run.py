@@ -59,8 +59,10 @@ def run_and_copy(config: DictConfig) -> tuple[Any, Path]:
     from relinearize.files import write_bytes
     from relinearize.records.run import RECORD_FILE
     from relinearize.runs.recall import recall
+    from relinearize.runs.schema import check_unknown
 
     hydra = HydraConfig.get()
+    check_unknown(config, hydra.runtime.choices)
     config.method.name = combination_name(config.method.name, hydra.runtime.choices)
     if not (found := recall(config)):
         from relinearize.runs.pipeline import run  # imports PyTorch

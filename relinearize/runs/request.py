@@ -5,6 +5,7 @@ Whatever a user can get wrong is found here, in seconds, and not after the teach
 
 import copy
 import math
+from collections.abc import Iterable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import ROUTES, with_routes
 from relinearize.data.datamodule import ImageData
 from relinearize.errors import UserError, check_number
+from relinearize.progress import say
 from relinearize.relu.budget import listed_budget, resolve_budget, short_count
 from relinearize.relu.mask import relu_total
 from relinearize.relu.replacement import IDENTITY, REPLACEMENTS
@@ -67,7 +69,7 @@ class Request:
         self.total = relu_total(self.all_relu.network)
         self.budget = self._budget(config.budget.relus, config.budget.fraction)
         self.grid = sorted(
-            {self.budget, *(listed_budget("budget.grid", entry, self.total) for entry in config.budget.grid)},
+            {self.budget, *self._grid(config.budget.grid)},
             reverse=True,
         )
         if self.teacher_file is not None and not self.teacher_file.is_file():
@@ -197,6 +199,16 @@ class Request:
         grid = [min(self.total, round(factor * budget)) for budget in self.grid]
         budget = {"relus": grid[self.grid.index(self.budget)], "fraction": None, "grid": grid}
         return {"method.search": first, "budget": budget, "allocation": {"name": FREE}}
+
+    def _grid(self, entries: Iterable[Any]) -> Iterator[int]:
+        """Budgets of the grid. Of a multirun it lists all jobs' budgets: one that is none is that job's to refuse."""
+        for entry in entries:
+            try:
+                yield listed_budget("budget.grid", entry, self.total)
+            except UserError as error:
+                if self.config.get("sweep") is None:
+                    raise
+                say(str(error))
 
     def _budget(self, relus: Any, fraction: Any) -> int:
         if relus is None and fraction is None:

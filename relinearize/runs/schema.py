@@ -1,11 +1,12 @@
 """The kinds of a run's config values: whatever is built from them later may take each for what it is."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
 from pydoc import ErrorDuringImport, locate
 from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -99,6 +100,7 @@ class RunConfig(Keys):
     seed: Any
     output: Annotated[str, Field(min_length=1)]
     store: Annotated[str, Field(min_length=1)]
+    total_epochs: Any = None
     sweep: Name | None = None
     repair: bool = False
     teacher: TeacherFile
@@ -131,6 +133,19 @@ def checked(config: DictConfig) -> dict[str, Any]:
     except ValidationError as error:
         raise UserError(first_problem(error, values)) from error
     return values
+
+
+def check_unknown(config: DictConfig, groups: Collection[str]) -> None:
+    """UserError for the first top-level key that is none of ours and that no other key refers to, say `sede: 1`.
+
+    `config`: as composed, its interpolations unresolved; `groups`: names of config groups. An experiment file may have
+    variables of its own.
+    """
+    texts = str(OmegaConf.to_container(config, resolve=False))
+    for name in config:
+        if name not in (*RunConfig.model_fields, *groups) and f"${{{name}" not in texts:
+            near = "".join(f"; did you mean {known}?" for known in get_close_matches(name, RunConfig.model_fields, 1))
+            raise UserError(f"{name}={config[name]}: no such key, and no other key refers to it{near}")
 
 
 def check_targets(values: dict[str, Any], *groups: str) -> None:

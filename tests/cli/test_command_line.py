@@ -363,6 +363,24 @@ def test_a_damaged_config_file_is_named(typed, tmp_path):
     assert status == 1 and err.count("\n") == 1 and "ParserError" in err and "broken.yaml" in err and "line 1" in err
 
 
+def test_keys_of_an_experiment_that_nothing_knows_are_refused(typed, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    words = ["run", "--config-dir", "mine", "experiment=own", "method=random", "scale=debug", "output=out"]
+    own = tmp_path / "mine" / "experiment" / "own.yaml"
+    own.write_text("# @package _global_\nsede: 1\n")
+    status, _, err = typed(*words)
+    assert status == 1 and "sede=1: no such key, and no other key refers to it; did you mean seed?" in err
+    own.write_text("# @package _global_\nmine: 3\nseed: ${mine}\n")
+    status, out, err = typed(*words)
+    assert status == 0 and "-s3-" in out, err
+
+
+def test_an_impossible_budget_of_a_sweep_fails_its_own_job_alone(typed):
+    status, out, _ = typed("run", "-m", "method=random", "scale=debug", "budget.relus=50k,10", "output=out")
+    assert status == 1 and "1 done, 1 failed" in out
+    assert "budget.grid: 50k is more than" in typed("run", "budget.grid=[50k]", "output=out")[2]
+
+
 def test_a_folder_that_is_gone_is_one_line(typed, tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
