@@ -1,6 +1,7 @@
 """Copies of any user's network: unwrapped, and of the kinds that `copy.deepcopy` refuses."""
 
 import copy
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,7 +33,17 @@ def copied(model: nn.Module) -> nn.Module:
     for module in model.modules():
         memo.update((id(tensor), tensor.detach().clone()) for tensor in _computed(module).values())
     network = copy.deepcopy(model, memo)
-    for module in network.modules():
+    originals = set(model.modules())
+    for name, module in network.named_modules():
+        forward = vars(module).get("forward")
+        cells = (forward.__closure__ or ()) if isinstance(forward, FunctionType) else ()
+        if any(isinstance(cell.cell_contents, nn.Module) and cell.cell_contents in originals for cell in cells):
+            raise UserError(
+                f"the forward of {name or 'the network'} was replaced by a function that holds the module itself: a "
+                "copy would compute with the weights of the original; write a class"
+            )
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # else torch's fused inference computes it without calling the module
         if module._forward_pre_hooks and _drop_history not in module._forward_hooks.values():
             module.register_forward_hook(_drop_history)
     return network

@@ -11,10 +11,11 @@ from torch._ops import OpOverload
 RELU_FUNCTIONS = frozenset({F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 INPLACE_RELU_FUNCTIONS = frozenset({torch.relu_, Tensor.relu_})
 
-# Elementwise, but polynomials of the values, copies, or checks whose result is no activation.
+# Elementwise, but polynomials of the values, copies, choices by a given mask (a comparison that makes it is seen by
+# itself), or checks whose result is no activation.
 POLYNOMIALS = frozenset({
     "add", "sub", "rsub", "mul", "neg", "positive", "square", "addcmul", "lerp", "clone", "copy", "fill", "zero",
-    "conj_physical", "isnan", "isinf", "isfinite",
+    "where", "masked_fill", "masked_scatter", "conj_physical", "isnan", "isinf", "isfinite",
 })  # fmt: skip
 # Not rectifiers, so they may stay, but they cost as well, and no ReLU count shows it.
 GATES = frozenset({

@@ -3,9 +3,9 @@
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.copies import copied
 from relinearize.relu.nonlinearities import GATES, RELU_FUNCTIONS, is_nonlinear, name_of
 
-PROBE_BATCH = 2
+PROBE_BATCH = 3  # an axis of two, say of two streams, is not taken for it
+LEAVES_TORCH = {Tensor.numpy, Tensor.tolist, Tensor.item, Tensor.__array__}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
     if len(operators.relus) > len(seen.calls):
         raise UserError(
             f"the network runs {len(operators.relus)} ReLUs, of which only {len(seen.calls)} are calls of nn.ReLU or "
-            f"F.relu; in {listed(operators.relus)}: write the others as nn.ReLU"
+            f"F.relu; in {listed(operators.relus)}: write the others as nn.ReLU, outside of TorchScript"
         )
     if not seen.calls:
         raise UserError("the network has no ReLU, so there is nothing to linearize")
@@ -87,6 +88,14 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
         raise UserError(f"the network's outputs differ from run to run on one input in eval mode{why}")
     if operators.gates:
         warnings.warn(f"not ReLUs, neither linearized nor counted: {listed(operators.gates)}", stacklevel=3)
+    idle = {name for name, module in network.named_modules() if isinstance(module, nn.ReLU)}
+    idle -= {call.module for call in seen.calls}
+    if idle:
+        warnings.warn(
+            f"nn.ReLU modules that do not run on a random image are neither linearized nor counted: "
+            f"{listed(sorted(idle))}",
+            stacklevel=3,
+        )
     found = Probe(seen.calls, sample, outputs, seen.owners)
     found.other_relus_in_training = _warn_of_other_relus_in_training(network, found, input_size)
     return found
@@ -108,26 +117,37 @@ def does_the_same(network: nn.Module, found: Probe) -> bool:
 
 
 def trains_the_same(network: nn.Module, model: nn.Module, found: Probe) -> bool:
-    """Whether a forward pass in train mode gives both the same outputs and leaves the same buffers, up to rounding.
+    """Whether a step in train mode gives both the same outputs, gradients and buffers, up to rounding.
 
     Compared on copies, with the same random numbers. True, too, where that says nothing: the model's own outputs differ
     from pass to pass, or it runs other ReLUs in training than in inference (`probe` warns of that).
     """
     if found.other_relus_in_training:
         return True
-    common = dict(network.named_buffers()).keys() & dict(model.named_buffers()).keys()
+    names = [dict(each.named_buffers()) | dict(each.named_parameters()) for each in (network, model)]
+    common = sorted(names[0].keys() & names[1].keys())
     ours, theirs = (_after_training(each, found, common) for each in (network, model))
     return _all_close(ours, theirs) or not _all_close(_after_training(model, found, common), theirs)
 
 
-def _after_training(model: nn.Module, found: Probe, buffers: Collection[str]) -> list[Any]:
+def _after_training(model: nn.Module, found: Probe, names: Sequence[str]) -> list[Any]:
+    """Outputs, and of these buffers and parameters the values and the gradients."""
     network = copied(model).train()
-    with _fixed_random_state(found.device):
+    with _fixed_random_state(found.device), torch.enable_grad():
         try:
-            outputs = _outputs(network, found.input)
+            outputs = _leaves(network(found.input.clone()))
+            learnt = [output.float().square().sum() for output in outputs if _learns(output)]
+            if learnt:
+                sum(learnt).backward()
         except Exception as error:  # e.g. batch norm on 1 x 1 maps
             outputs = [type(error).__name__]
-    return outputs + [network.get_buffer(name) for name in sorted(buffers)]
+    tensors = dict(network.named_buffers()) | dict(network.named_parameters())
+    kept = [output.detach() if isinstance(output, Tensor) else output for output in outputs]
+    return kept + [each for name in names for each in (tensors[name].detach(), tensors[name].grad)]
+
+
+def _learns(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.requires_grad
 
 
 def describe(calls: Sequence[Call]) -> str:
@@ -182,6 +202,9 @@ class _Calls(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         given = args[0] if args else kwargs.get("input")
+        if function in LEAVES_TORCH and given.dim() > 0 and self.operators.is_activation(given):
+            path, _ = self.operators.running[-1]
+            self.operators.others.append(f"{path or 'the network itself'} leaves torch by {function.__name__}")
         if function in RELU_FUNCTIONS and self.operators.is_activation(given):
             path, module = self.operators.running[-1]
             is_module = type(module) is nn.ReLU
@@ -205,6 +228,7 @@ class _Operators(TorchDispatchMode):
         self.others: list[str] = []
         self.gates: list[str] = []
         self.random: list[str] = []
+        self.norms: set[int] = set()
         self.activations = {_memory(image): image}  # tensors are kept, so that no address is used twice
 
     @classmethod
@@ -227,6 +251,8 @@ class _Operators(TorchDispatchMode):
         floating = [tensor for tensor in activations if tensor.is_floating_point() and tensor.dim() > 0]
         if name_of(operator) == "relu" and floating:
             self.relus.append(where)
+        elif name_of(operator) == "clamp_min" and _memory(args[0]) in self.norms:
+            self.gates.append(f"{where} is using a norm")  # F.normalize
         elif floating and is_nonlinear(operator, args, len(floating)):
             noted = self.gates if name_of(operator) in GATES else self.others
             noted.append(f"{where} is {_kind(module, name_of(operator))}")
@@ -236,6 +262,8 @@ class _Operators(TorchDispatchMode):
             if operator._schema.is_mutable:
                 written += given[:1]
             self.activations.update((_memory(tensor), tensor) for tensor in written)
+            if name_of(operator) == "linalg_vector_norm":
+                self.norms.update(map(_memory, written))
         return result
 
 
@@ -271,12 +299,16 @@ def _watched(network: nn.Module, sample: Tensor, input_size: Sequence[int]) -> t
     finally:
         for handle in handles:
             handle.remove()
-    return calls, operators, pytree.tree_leaves(outputs)
+    return calls, operators, _leaves(outputs)
 
 
 def _outputs(network: nn.Module, sample: Tensor) -> list[Any]:
     with torch.no_grad():
-        return pytree.tree_leaves(network(sample.clone()))
+        return _leaves(network(sample.clone()))
+
+
+def _leaves(outputs: Any) -> list[Any]:
+    return pytree.tree_leaves(vars(outputs) if is_dataclass(outputs) else outputs)
 
 
 def _fixed_random_state(device: torch.device) -> AbstractContextManager[None]:

@@ -28,7 +28,11 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
     root = copied(model).eval()
     tracer = _Tracer(root, found)
     graph = tracer.graph_of(root)
-    nodes = [node for node in graph.nodes if _is_relu(node, root)]
+    of_image = set(graph.find_nodes(op="placeholder"))
+    for node in graph.nodes:
+        if of_image.intersection(node.all_input_nodes):
+            of_image.add(node)
+    nodes = [node for node in graph.nodes if node in of_image and _is_relu(node, root)]
     if len(nodes) != len(found.calls):
         raise UserError(
             f"tracing found {len(nodes)} of the {len(found.calls)} ReLU calls {describe(found.calls)}; "
@@ -46,11 +50,12 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
             f"the network computes something else after tracing; its ReLU calls are {describe(found.calls)}: "
             "write them as nn.ReLU modules, each called once"
         )
-    if not trains_the_same(network, model, found):
-        asking = listed(sorted(tracer.modules_that_ask)) or "the modules that call ReLUs as functions"
+    asking = not found.other_relus_in_training and listed(sorted(tracer.modules_that_ask))
+    if asking or not trains_the_same(network, model, found):
+        why = f"in {asking}, `self.training` decides" if asking else "outputs, gradients or buffers differ"
         raise UserError(
-            f"in train mode the network computes something else after tracing: {asking} ask `self.training`; move that "
-            "part into a module of its own, or call each ReLU as an nn.ReLU module of its own"
+            f"after tracing the network would train differently: {why}. Tracing is needed for its ReLU calls "
+            f"{describe(found.calls)}: make each an nn.ReLU module of its own, or move what differs into a module"
         )
     return network
 
@@ -112,6 +117,8 @@ class _Tracer(fx.Tracer):
     def graph_of(self, root: nn.Module) -> fx.Graph:
         """The graph of `root` for one argument, the image; others have the defaults of its forward."""
         entered = {path: root.get_submodule(path) for path in self._found.owners}
+        # torch's own layers ask for their mode only to choose between ways to compute the same.
+        entered = {path: module for path, module in entered.items() if not type(module).__module__.startswith("torch.")}
         for path, module in entered.items():
             module.training = _Mode(0)
             module.training.path, module.training.asked = path, self.modules_that_ask

@@ -3,9 +3,12 @@
 import copy
 import io
 import pickle
+import random
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -483,6 +486,7 @@ NONLINEAR = {
     "maximum": lambda y: torch.maximum(y, torch.zeros(())),
     "maximum of two": lambda y: torch.max(y, y.flip(1)),
     "where": lambda y: torch.where(y > 0, y, 0),
+    "leaky in disguise": lambda y: torch.lerp(y, y.abs(), 0.4),
     "product with a comparison": lambda y: y * (y > 0),
     "masked_fill": lambda y: y.masked_fill(y < 0, 0),
     "assignment": lambda y: y.index_put((y < 0,), torch.zeros(())),
@@ -512,6 +516,7 @@ LINEAR_OR_COUNTED_OTHERWISE = {
     "statistics": lambda y: F.layer_norm(F.group_norm(y, 2), y.shape[1:]) + y.mean((2, 3), keepdim=True),
     "shapes": lambda y: torch.cat([y.flip(2), y[:, :1].expand_as(y)], 1).transpose(2, 3),
     "interpolation": lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"),
+    "given masks": lambda y: torch.where(torch.arange(6) > 2, y, 0).masked_fill(torch.arange(6) > 4, 1),
     "constants": lambda y: y * torch.where(torch.arange(4.0).view(4, 1, 1) > 1, 1.0, 0.5) + y.new_ones(4, 1, 1).relu(),
 }
 
@@ -534,6 +539,93 @@ def test_what_is_linear_passes_without_a_word(case: str, recwarn: pytest.Warning
     assert not [warning for warning in recwarn if warning.category is UserWarning]
 
 
+class FrozenStem(Toy):
+    """Without gradients in the first layer; the outputs are those of a network with them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = F.relu(self.conv1(x))
+        return self.head(F.relu(self.conv2(x)))
+
+
+class RarelyRandom(Toy):
+    """In training something else than in inference, but seldom, and by Python's random numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        return self.head(x if self.training and random.random() < 1e-9 else F.relu(self.conv2(x)))
+
+
+class TwoStreams(Modules):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(torch.stack([self.conv1(x), self.conv1(x.flip(3))])).sum(0))
+
+
+class ThroughNumpy(Modules):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.conv1(x))
+        return self.head(torch.from_numpy(np.maximum(x.detach().numpy() - 0.1, 0)))
+
+
+def with_another_forward() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    layer = model[0]
+    layer.forward = lambda x: F.conv2d(x, layer.weight, layer.bias) / 2
+    return model
+
+
+class Branches(Modules):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.head(self.first(x) if x.mean() > -1e9 else self.second(x))
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    features: Tensor
+
+
+class WithOutput(Functional):
+    def forward(self, x: Tensor) -> Output:
+        return Output(super().forward(x), x)
+
+
+class WithScale(Toy):
+    """A ReLU of a weight, which costs nothing in inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.conv1(x)) * F.relu(self.scale))
+
+
+def test_what_users_networks_have_besides() -> None:
+    for kind, sites in ((WithOutput, 3), (WithScale, 1)):
+        assert len(named_sites(linearize(built(kind), SIZE))) == sites
+    with pytest.warns(UserWarning, match="do not run on a random image .* second"):
+        assert list(named_sites(linearize(built(Branches), SIZE))) == ["first"]
+    with pytest.warns(UserWarning, match="is using a norm"):
+        linearize(Applies(lambda y: F.normalize(y.mean((2, 3)))), SIZE)
+
+
+@pytest.mark.parametrize("activation", ["relu", nn.ReLU()])
+def test_torchs_fused_inference_of_transformers_does_not_pass_the_sites_by(activation: str | nn.Module) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, activation=activation, batch_first=True, dropout=0.0)
+    model = nn.Sequential(nn.Flatten(2), nn.Linear(64, 8), layer).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = linearize(model, SIZE)
+    x = torch.randn(2, *SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), model(x))
+        for site in named_sites(network).values():
+            site.mask.zero_()
+        assert not torch.allclose(network(x), model(x), atol=1e-3)
+
+
 REFUSED = {
     "ReLU6": (
         lambda: torchvision.models.mobilenet_v2(weights=None),
@@ -545,7 +637,12 @@ REFUSED = {
     "wrong input": (lambda: nn.Sequential(nn.Conv2d(5, 3, 1), nn.ReLU()), "does not run on input of 3x32x32"),
     "untraceable": (Untraceable, r"cannot be traced .* \(relu\)"),
     "folded batch": (FoldsTheBatch, "one row per image"),
-    "another network in training": (AsksForItsMode, "the network itself ask `self.training`"),
+    "another network in training": (AsksForItsMode, "in the network itself, `self.training` decides"),
+    "no gradients in a part": (FrozenStem, "outputs, gradients or buffers differ"),
+    "seldom another network in training": (RarelyRandom, "in the network itself, `self.training` decides"),
+    "an axis before the batch": (TwoStreams, "one row per image"),
+    "numpy": (ThroughNumpy, "the network itself leaves torch by numpy"),
+    "a forward that holds the original": (with_another_forward, "the forward of 0 was replaced by a function"),
     "TorchScript": (Scripted, "runs 2 ReLUs, of which only 1"),
     "random in eval mode": (lambda: Applies(lambda y: F.dropout(y)), "differ from run to run .* uses"),
     "lazy layers": (lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()), "0 is a lazy layer"),
