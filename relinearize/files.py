@@ -81,6 +81,8 @@ def read_json(path: Path) -> Any:
     UserError, one line with the path, where it cannot be read, is no JSON, or was changed since it was written. A file
     without a digest is taken as it is.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no file")  # a pipe or a device would never end
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,11 +68,20 @@ class Artifact:
         return self.path.with_name(self.path.name + ".work")
 
     def describe(self) -> dict[str, Any]:
-        """The content of artifact.json. UserError if it cannot be read, or was changed."""
+        """The content of artifact.json. UserError if it cannot be read, was changed, or is another artifact's."""
         try:
-            return read_json(self.path / DESCRIPTION)
+            content = read_json(self.path / DESCRIPTION)
         except UserError as error:
             raise UserError(f"{error}; {self.remedy}") from error
+        name = content.get("name", self.path.name)  # none: of an earlier version
+        if name != self.path.name or self.key not in ("", content.get("key")):
+            raise UserError(f"{self.path} holds {name}, which was moved there; {self.remedy}")
+        return content
+
+    def check_place(self) -> None:
+        """UserError where something stands in its place that is no artifact: it would be lost."""
+        if not self.complete and (self.path.exists() or self.path.is_symlink()):
+            raise UserError(f"{self.path} is in the way: it holds no complete result; {self.remedy}")
 
     def file(self, name: str) -> Path:
         """The path of one of its files. UserError if that is not the file that was published."""
@@ -115,10 +123,8 @@ class Artifact:
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         digests = {name: file_digest(path) for name, path in files.items() if path.suffix not in (".ckpt", ".lock")}
         digests.pop(DESCRIPTION, None)
-        write_json(folder / DESCRIPTION, {"key": self.key, **description, "files": digests})
+        write_json(folder / DESCRIPTION, {"key": self.key, "name": self.path.name, **description, "files": digests})
         sync_folder(folder)
-        if self.path.exists():  # incomplete remains cannot exist, but a foreign folder can
-            shutil.rmtree(self.path)
         os.replace(folder, self.path)
 
 

@@ -60,6 +60,7 @@ def run(config: DictConfig) -> tuple[Record, Path]:
         with plan.run.lock(say):
             if not plan.run.complete:
                 make_run(plan)
+    plan.run.describe()
     record = Record.read(plan.run.path / RECORD_FILE)
     remember(note, plan.run.path)
     log_finished(plan.request.logger, stage_info(plan, "finetune"), record, plan.run.path)
@@ -71,11 +72,20 @@ def remove_damaged(plan: Plan) -> None:
     for artifact in (plan.run, *plan.artifacts.values(), plan.chosen):
         with artifact.lock(say):
             try:
+                artifact.check_place()
                 if artifact.complete:
                     artifact.check()
             except UserError as error:
                 say(str(error))
-                shutil.rmtree(artifact.path)
+                remove(artifact.path)
+
+
+def remove(path: Path) -> None:
+    """The folder; of a link, the link."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def make_run(plan: Plan) -> None:
@@ -85,6 +95,8 @@ def make_run(plan: Plan) -> None:
     if device == "cpu":
         device += f", {torch.get_num_threads()} of {usable_cores()} cores"
     say(f"{request.name}: {request.budget:,} of {request.total:,} ReLUs, {title}, {device}")
+    for artifact in (plan.run, *plan.artifacts.values(), plan.chosen):
+        artifact.check_place()
     reused = {name: artifact.complete for name, artifact in plan.artifacts.items()}
     checked = check_stages(plan)
     make_teacher(plan, checked.get("method.teacher"))

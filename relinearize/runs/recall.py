@@ -26,7 +26,11 @@ def recall(config: DictConfig) -> tuple[Record, Path] | None:
     if note is None or not note.is_file():
         return None
     folder = Path(note.read_text(encoding="utf-8", errors="surrogateescape"))
-    return (Record.read(folder / RECORD_FILE), folder) if Artifact(folder, "").complete else None
+    artifact = Artifact(folder, "")
+    if not artifact.complete:
+        return None
+    artifact.describe()
+    return Record.read(folder / RECORD_FILE), folder
 
 
 def remember(note: Path | None, folder: Path) -> None:

@@ -102,9 +102,13 @@ def match_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) ->
                     f"the file {shaped(theirs, weights)}"
                 )
         matched = {ours: weights[theirs] for ours, theirs in zip(names, given, strict=True)}
-    broken = next((name for name, value in matched.items() if not value.isfinite().all()), None)
-    if broken is not None:
-        raise UserError(f"{path}: {broken} has values that are not finite")
+    for name, value in matched.items():
+        if value.is_floating_point() != own[name].is_floating_point() or value.layout != torch.strided or value.is_meta:
+            raise UserError(f"{path}: {name} is {value.dtype} {value.layout}, the backbone has {own[name].dtype}")
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} has values that are not finite")
+        if last_part(name) == "running_var" and value.min() < 0:
+            raise UserError(f"{path}: {name} has negative values, which no variance has")
     return {name: matched.get(name, own[name]) for name in own}
 
 

@@ -16,6 +16,7 @@ from relinearize.files import write_bytes
 from relinearize.progress import say
 
 CHECKPOINT = "last.ckpt"
+MARK = "relinearize"  # the one key of a checkpoint of ours
 # Called after each epoch with the rows of the stage so far; the last one is new.
 LogRows = Callable[[list[dict[str, float]]], None]
 
@@ -23,7 +24,7 @@ LogRows = Callable[[list[dict[str, float]]], None]
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Of several processes, the first alone calls it."""
     content = io.BytesIO()
-    torch.save(state, content)  # not into the file: torch's writer makes a RuntimeError of a full disk
+    torch.save({MARK: state}, content)  # not into the file: torch's writer makes a RuntimeError of a full disk
     write_bytes(path, content.getbuffer())
 
 
@@ -42,8 +43,8 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         damaged = str(error)
     if damaged is None:
         try:
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # pickle's and torch's, of a file that is none of ours
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)[MARK]
+        except Exception as error:  # pickle's and torch's, and of a file that is none of ours
             damaged = type(error).__name__
     say(f"{path} is damaged ({damaged}): this training starts again")
     path.unlink()

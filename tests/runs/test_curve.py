@@ -19,6 +19,7 @@ from quick_runs import (
 
 from relinearize.records.run import find_records
 from relinearize.runs import search as searching
+from relinearize.training.checkpoint import read_checkpoint
 
 
 @pytest.mark.slow
@@ -115,7 +116,7 @@ def test_paper_parity_undershoots_at_epoch_ends(tmp_path):
     }
     assert last["epoch"] == record.stages["search"].epochs
     plan = quick_plan(tmp_path, f"budget.fraction={MIDDLE}", "method.search.paper_parity=true")
-    state = torch.load(plan.search.path / "last.ckpt", weights_only=True)["state_dict"]
+    state = read_checkpoint(plan.search.path / "last.ckpt")["state_dict"]
     alphas = {
         key.removeprefix("network.network.").removesuffix(".alpha"): value
         for key, value in state.items()

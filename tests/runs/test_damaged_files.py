@@ -3,11 +3,13 @@
 Each cell of the table is one file, damaged in one way, before one command.
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from quick_runs import LARGE, QUICK, SEARCH, assert_same_tensors, composed, quick_run
 
 from relinearize.runs.pipeline import run
@@ -111,11 +113,8 @@ def test_a_run_uses_no_damaged_file_of_the_store_and_repairs_it(typed, finished,
         (file,) = output.glob(f"store/{pattern}")
         apply(file)
         status, out, err = typed(*words, f"output={output}")
-        if damage in ("missing", "unreadable") and file.name == "artifact.json":
-            assert status == 0, err  # no artifact is there, so it is made
-        else:
-            line = err.strip().split("\n")[-1]
-            assert status == 1 and str(file.parent) in line and "repair=true" in line, (damage, out, err)
+        line = err.strip().split("\n")[-1]
+        assert status == 1 and str(file.parent) in line and "repair=true" in line, (damage, out, err)
         noticed += 1
     with capfd.disabled():
         print(f"\nrun: {noticed} of {len(DAMAGES)} damaged {pattern} noticed")
@@ -161,6 +160,62 @@ def test_a_record_that_was_edited_is_named_and_others_are_reported(typed, finish
     status, out, _ = typed("report", tmp_path / "runs")
     assert status == 0 and "one/record.json: was changed since it was written" in caplog.text
     assert "two/record.json: not valid JSON" in caplog.text and "snl" in out
+
+
+def test_results_that_were_exchanged_are_noticed(typed, tmp_path):
+    words = ["run", "method=random", "scale=debug", "output=out"]
+    for more in (["budget.relus=300"], ["budget.relus=500"], ["budget.relus=300", "seed=1"]):
+        assert typed(*words, *more)[0] == 0
+    others = ["method.finetune.temperature=3", "budget.relus=300"]
+    for pattern in ("store/search/randommask*s0*/budget-*", "store/teacher/*", "runs/*s0*"):
+        one, other = sorted(path for path in (tmp_path / "out").glob(pattern) if path.is_dir())
+        exchange(one, other)
+        status, out, err = typed(*words, *(others if "store" in pattern else others[1:]))
+        assert status == 1 and "which was moved there" in err and "repair=true" in err, (pattern, out, err)
+        exchange(one, other)
+    assert typed(*words, *others)[0] == 0
+
+
+def exchange(one: Path, other: Path) -> None:
+    one.rename(one.with_name("third"))
+    other.rename(one)
+    one.with_name("third").rename(other)
+
+
+def test_nothing_that_stands_in_the_way_is_removed_unasked(typed, tmp_path):
+    words = ["run", "method=random", "scale=debug", "budget.relus=300", "output=out"]
+    assert typed(*words)[0] == 0
+    (teacher,) = (tmp_path / "out").glob("store/teacher/resnet*")
+    (run_folder,) = (tmp_path / "out").glob("runs/random*")
+    shutil.rmtree(tmp_path / "out")
+    for place in (teacher, run_folder):
+        place.mkdir(parents=True)
+        (place / "mine.txt").write_text("precious")
+        status, _, err = typed(*words)
+        assert status == 1 and f"{place.name} is in the way" in err and (place / "mine.txt").exists()
+        shutil.rmtree(place)
+    run_folder.symlink_to(tmp_path / "nowhere")
+    assert "is in the way" in typed(*words)[2]
+    assert typed(*words, "repair=true")[0] == 0 and not run_folder.is_symlink()
+
+
+def test_a_checkpoint_of_another_program_is_not_gone_on_from(typed, tmp_path):
+    words = ["run", "method=random", "scale=debug", "budget.relus=300", "output=out"]
+    assert typed(*words)[0] == 0
+    (teacher,) = (tmp_path / "out").glob("store/teacher/resnet*")
+    shutil.rmtree(tmp_path / "out")
+    work = teacher.with_name(teacher.name + ".work")
+    work.mkdir(parents=True)
+    torch.save({"state_dict": {"a": torch.ones(2)}}, work / "last.ckpt")
+    status, _, err = typed(*words)
+    assert status == 0 and "last.ckpt is damaged" in err and "starts again" in err
+
+
+def test_a_pipe_in_place_of_a_record_does_not_hold_up_a_report(typed, finished, tmp_path, undrawn, caplog):
+    shutil.copytree(finished, tmp_path / "runs" / "good")
+    (tmp_path / "runs" / "bad").mkdir()
+    os.mkfifo(tmp_path / "runs" / "bad" / "record.json")
+    assert typed("report", tmp_path / "runs")[0] == 0 and "bad/record.json: is no file" in caplog.text
 
 
 def test_an_edited_config_is_taken_only_with_trust(typed, finished, tmp_path):
