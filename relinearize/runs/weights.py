@@ -54,10 +54,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read as weights: {reason}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError for files that would execute code
         raise UserError(f"{path} holds more than tensors and is refused ({type(error).__name__})") from error
-    while isinstance(content, dict) and (
-        inner := next((w for w in WRAPPERS if isinstance(content.get(w), dict)), None)
-    ):
-        content = content[inner]
+    while isinstance(content, dict) and (found := [name for name in WRAPPERS if isinstance(content.get(name), dict)]):
+        if len(found) > 1:
+            say(f"{path} holds {', '.join(found)}: {found[0]} is taken")
+        content = content[found[0]]
     tensors = (
         {key: value for key, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
     )

@@ -1,5 +1,6 @@
 """Weights that were trained elsewhere: which tensor of a file belongs to which of the network."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,30 @@ def test_what_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
         path = saved(weights, tmp_path / "teacher.pt")
         with pytest.raises(UserError, match=message):
             match_weights(network(), read_weights(path), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight.to(torch.complex64), "is torch.complex64"),
+        (lambda weight: (100 * weight).to(torch.int8), "is torch.int8"),
+        (lambda weight: weight.to_sparse(), "torch.sparse_coo"),
+        (lambda weight: weight.to("meta"), "1.1.running_var is torch.float32"),
+        (lambda weight: -weight, "has negative values, which no variance has"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(tmp_path: Path, change: Callable[[Tensor], Tensor], message: str) -> None:
+    weights = network().state_dict()
+    weights["1.1.running_var"] = change(weights["1.1.running_var"])
+    path = tmp_path / "odd.pt"
+    torch.save(weights, path)
+    with pytest.raises(UserError, match=message):
+        match_weights(network(), read_weights(path), path)
+
+
+def test_of_several_state_dicts_the_taken_one_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = network().state_dict()
+    path = tmp_path / "two.pt"
+    torch.save({"ema": {"x": torch.ones(1)}, "model": weights}, path)
+    assert_read(path, network())
+    assert "holds model, ema: model is taken" in capsys.readouterr().err
