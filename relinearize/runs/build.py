@@ -1,5 +1,6 @@
 """From a config to its images and its network: what `dataset` and `backbone` name, built."""
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.resnet import drop_identity_shortcuts
 from relinearize.data.order import seeded_generator
 from relinearize.data.source import Source
+from relinearize.errors import UserError
 from relinearize.relu.copies import unwrapped
 from relinearize.relu.sites import linearize
 from relinearize.runs.weights import load_initial
@@ -75,10 +77,17 @@ def all_relu_network(config: DictConfig, source: Source | None = None, student: 
     student_skip, weights = (settings.pop(name) for name in NETWORK_DEFAULTS)
     if target(settings) is not build_backbone:
         settings.pop("name")  # a label for folders and records; our own builder is told what to build by it
+        if settings.get("initialisation") == "he":  # the default in our files, which a user's class need not know
+            del settings["initialisation"]
     make = build(settings, _partial_=True)
+    images = {"classes": source.classes, "image_size": source.image_size, "channels": source.channels}
+    try:
+        inspect.signature(make.func).bind(*make.args, **make.keywords, **images)
+    except TypeError as error:
+        raise UserError(f"backbone._target_={config.backbone._target_} cannot be called: {error}") from error
     with torch.random.fork_rng():
         torch.manual_seed(seeded_generator("student", config.seed).initial_seed() if student else config.seed)
-        backbone = unwrapped(make(classes=source.classes, image_size=source.image_size, channels=source.channels))
+        backbone = unwrapped(make(**images))
     if weights is not None:
         load_initial(backbone, Path(weights))
     if student and not student_skip:

@@ -423,3 +423,15 @@ def test_a_users_module_that_cannot_be_imported_is_named_with_the_line(
     status, _, err = typed("run", f"{key}=mine.Net")
     problem = problem.format(file=tmp_path / "broken.py")
     assert (status, err) == (1, f"relinearize: error: {key.lstrip('+')}=mine.Net cannot be imported: {problem}\n")
+
+
+def test_a_users_class_needs_no_keys_that_mean_nothing_to_it(typed, tmp_path):
+    (tmp_path / "own_nets.py").write_text(
+        "from relinearize.backbones import build_backbone\n"
+        "def net(classes, image_size, channels, width, convention):\n"
+        "    return build_backbone('resnet8', classes=classes, image_size=image_size, channels=channels)\n"
+        "def narrow(classes): ...\n"
+    )
+    assert typed("count", "backbone._target_=own_nets.net")[0] == 0
+    status, _, err = typed("count", "backbone._target_=own_nets.narrow")
+    assert status == 1 and "backbone._target_=own_nets.narrow cannot be called: got an unexpected keyword" in err
