@@ -12,6 +12,9 @@ import pytest
 import torch
 from quick_runs import LARGE, QUICK, SEARCH, assert_same_tensors, composed, quick_run
 
+from relinearize.errors import UserError
+from relinearize.private_inference.engine.infer import infer
+from relinearize.private_inference.engine.options import InferOptions
 from relinearize.runs.pipeline import run
 from relinearize.runs.plan import Plan
 
@@ -50,6 +53,7 @@ READ = {
     "cost": (["cost", "run={run}"], RUN),
     "report": (["report", "{run}", "out={run}/report"], ["record.json", "mask.safetensors"]),
     "cost of a bundle": (["cost", "bundle={bundle}"], BUNDLE),
+    "infer": (["infer", "{bundle}"], BUNDLE),
 }
 
 
@@ -64,14 +68,15 @@ def test_commands_that_read_a_run_notice_all_damage(typed, finished, tmp_path, c
     words, files = READ[command]
     unnoticed, cells = [], 0
     whole, bundle = tmp_path / "whole", tmp_path / "bundle"
-    if command == "cost of a bundle":
+    if files is BUNDLE:
         assert typed("export", f"run={finished}", f"output={bundle}", "images=0")[0] == 0
     for file in files:
         for damage, apply in DAMAGES.items():
             shutil.rmtree(whole, ignore_errors=True)
-            shutil.copytree(bundle if command == "cost of a bundle" else finished, whole)
+            shutil.copytree(bundle if files is BUNDLE else finished, whole)
             apply(whole / file)
-            status, out, err = typed(*(word.format(run=whole, bundle=whole) for word in words))
+            words = [word.format(run=whole, bundle=whole) for word in words]
+            status, out, err = inferred(whole) if command == "infer" else typed(*words)
             line = f"{err}{caplog.text}".strip()
             caplog.clear()
             skipped = command == "report" and file == "mask.safetensors"  # the run stays in the tables
@@ -81,6 +86,15 @@ def test_commands_that_read_a_run_notice_all_damage(typed, finished, tmp_path, c
     with capfd.disabled():
         print(f"\n{command}: {cells - len(unnoticed)} of {cells} damaged files noticed")
     assert not unnoticed
+
+
+def inferred(bundle: Path) -> tuple[int, str, str]:
+    """As the command, which would start the Python that has the engine: no party starts with a damaged bundle."""
+    try:
+        infer(InferOptions(bundle, engine="crypten", n_images=1))
+    except UserError as error:
+        return 1, "", str(error)
+    return 0, "", ""
 
 
 STORED = {
