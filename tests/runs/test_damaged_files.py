@@ -255,3 +255,18 @@ def test_quick_run_is_found_again_after_a_repair(tmp_path):
     (folder / "weights.safetensors").write_bytes(b"")
     _, again = quick_run(tmp_path, "budget.fraction=0.6", "repair=true", method="random")
     assert again == folder and (folder / "weights.safetensors").stat().st_size > 0
+
+
+def test_a_store_can_be_shared_by_a_group(tmp_path):
+    """Files have the mode that the umask gives, and whoever may write in the folder may take its locks."""
+    before = os.umask(0o002)
+    try:
+        quick_run(tmp_path / "shared", "budget.fraction=0.6", method="random")
+    finally:
+        os.umask(before)
+    paths = list((tmp_path / "shared").rglob("*"))
+    modes = {path.relative_to(tmp_path): path.stat().st_mode & 0o777 for path in paths}
+    locks = {path: mode for path, mode in modes.items() if path.suffix == ".lock"}
+    assert locks and set(locks.values()) == {0o666}
+    files = {mode for path, mode in modes.items() if (tmp_path / path).is_file() and path not in locks}
+    assert files == {0o664} and {modes[path] for path in modes if (tmp_path / path).is_dir()} == {0o775}
