@@ -16,6 +16,7 @@ from relinearize.relu.nonlinearities import INPLACE_RELU_FUNCTIONS, RELU_FUNCTIO
 from relinearize.relu.probe import Probe, describe, does_the_same, listed, trains_the_same
 
 _RELU_METHODS = {"relu", "relu_"}
+KNOWN = ("torch.", "torchvision.")
 
 
 def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
@@ -117,8 +118,8 @@ class _Tracer(fx.Tracer):
     def graph_of(self, root: nn.Module) -> fx.Graph:
         """The graph of `root` for one argument, the image; others have the defaults of its forward."""
         entered = {path: root.get_submodule(path) for path in self._found.owners}
-        # torch's own layers ask for their mode only to choose between ways to compute the same.
-        entered = {path: module for path, module in entered.items() if not type(module).__module__.startswith("torch.")}
+        # torch's and torchvision's own ask for their mode only for auxiliary heads, or for ways to compute the same.
+        entered = {path: one for path, one in entered.items() if not type(one).__module__.startswith(KNOWN)}
         for path, module in entered.items():
             module.training = _Mode(0)
             module.training.path, module.training.asked = path, self.modules_that_ask

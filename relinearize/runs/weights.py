@@ -103,7 +103,8 @@ def match_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) ->
                 )
         matched = {ours: weights[theirs] for ours, theirs in zip(names, given, strict=True)}
     for name, value in matched.items():
-        if value.is_floating_point() != own[name].is_floating_point() or value.layout != torch.strided or value.is_meta:
+        same_kind = last_part(name) == COUNTER or value.is_floating_point() == own[name].is_floating_point()
+        if not same_kind or value.layout != torch.strided or value.is_meta:
             raise UserError(f"{path}: {name} is {value.dtype} {value.layout}, the backbone has {own[name].dtype}")
         if not value.isfinite().all():
             raise UserError(f"{path}: {name} has values that are not finite")

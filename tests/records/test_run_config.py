@@ -50,9 +50,9 @@ def test_the_environment_is_not_read(typed, folder, monkeypatch):
 
 def test_trust_builds_ones_own_backbone(typed, folder, tmp_path):
     net = "Net = lambda **settings: build_backbone('resnet8', **settings)"
-    (tmp_path / "mine.py").write_text(f"from relinearize.backbones import build_backbone\n{net}\n")
+    (tmp_path / "own_builder.py").write_text(f"from relinearize.backbones import build_backbone\n{net}\n")
     config = OmegaConf.load(folder / "config.yaml")
-    config.backbone._target_ = "mine.Net"
+    config.backbone._target_ = "own_builder.Net"
     OmegaConf.save(config, folder / "config.yaml")
     assert "trust=true" in typed("cost", f"run={folder}")[2]
     assert typed("cost", f"run={folder}", "trust=true")[0] == 0
