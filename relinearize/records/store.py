@@ -80,7 +80,8 @@ class Artifact:
 
     def check_place(self) -> None:
         """UserError where something stands in its place that is no artifact: it would be lost."""
-        if not self.complete and (self.path.exists() or self.path.is_symlink()):
+        # In this order: another process may publish it in between, by one rename.
+        if (self.path.exists() or self.path.is_symlink()) and not self.complete:
             raise UserError(f"{self.path} is in the way: it holds no complete result; {self.remedy}")
 
     def file(self, name: str) -> Path:
@@ -90,8 +91,8 @@ class Artifact:
 
     def check(self) -> None:
         """UserError if any file is missing, or not the one that was published."""
-        for name in self.describe().get("files", {}):
-            self.file(name)
+        for name, digest in self.describe().get("files", {}).items():
+            check_digest(self.path / name, digest, self.remedy)
 
     @property
     def remedy(self) -> str:

@@ -5,6 +5,7 @@ and `://` in a path mean other file systems.
 """
 
 import io
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,8 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
     """The checkpoint at `path` (plain types and tensors only), or None if there is none.
 
-    A damaged one is removed, which is said: its training starts again.
+    A damaged one, or one of another program, is removed, which is said: its training starts again. It stays where
+    reading fails for another reason, say for lack of memory.
     """
     if not path.is_file():
         return None
@@ -44,8 +46,12 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
     if damaged is None:
         try:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)[MARK]
-        except Exception as error:  # pickle's and torch's, and of a file that is none of ours
+        except (pickle.UnpicklingError, KeyError, TypeError, IndexError) as error:  # whole, but none of ours
             damaged = type(error).__name__
+        except RuntimeError as error:
+            if not any(reader in str(error) for reader in ("PytorchStreamReader", "inline_container")):
+                raise
+            damaged = "a zip file of another program"
     say(f"{path} is damaged ({damaged}): this training starts again")
     path.unlink()
     return None

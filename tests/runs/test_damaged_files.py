@@ -5,6 +5,7 @@ Each cell of the table is one file, damaged in one way, before one command.
 
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from quick_runs import LARGE, QUICK, SEARCH, assert_same_tensors, composed, quic
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.infer import infer
 from relinearize.private_inference.engine.options import InferOptions
+from relinearize.records.store import Artifact
 from relinearize.runs.pipeline import run
 from relinearize.runs.plan import Plan
+from relinearize.training.checkpoint import read_checkpoint, write_checkpoint
 
 
 def one_byte(path: Path) -> None:
@@ -211,6 +214,48 @@ def test_nothing_that_stands_in_the_way_is_removed_unasked(typed, tmp_path):
     run_folder.symlink_to(tmp_path / "nowhere")
     assert "is in the way" in typed(*words)[2]
     assert typed(*words, "repair=true")[0] == 0 and not run_folder.is_symlink()
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {"a": torch.ones(2)}}, torch.ones(2), [1], Path("x"), "a zip"])
+def test_whole_checkpoints_of_other_programs_are_removed(tmp_path, content):
+    path = tmp_path / "last.ckpt"
+    if content == "a zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("mine.txt", "x")
+    else:
+        torch.save(content, path)
+    assert read_checkpoint(path) is None and not path.exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_checkpoint_that_cannot_be_read_now_stays(tmp_path, monkeypatch, error):
+    path = tmp_path / "last.ckpt"
+    write_checkpoint({"epoch": 3}, path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", fail)
+        with pytest.raises(type(error)):
+            read_checkpoint(path)
+    assert read_checkpoint(path) == {"epoch": 3}
+
+
+def test_a_result_that_another_process_publishes_meanwhile_is_not_in_the_way(tmp_path, monkeypatch):
+    artifact = Artifact(tmp_path / "teacher", "key")
+    artifact.work.mkdir()
+    exists = Path.exists
+
+    def publish_first(path: Path) -> bool:
+        found = exists(path)
+        if path == artifact.path and not found:
+            artifact.publish(artifact.work, {})
+        return found
+
+    monkeypatch.setattr(Path, "exists", publish_first)
+    artifact.check_place()
+    assert artifact.complete
 
 
 def test_a_checkpoint_of_another_program_is_not_gone_on_from(typed, tmp_path):
