@@ -62,10 +62,9 @@ def checked_keys(key: str, value: object) -> dict[str, Any]:
 
 def first_problem(error: Any, values: Any, prefix: str = "") -> str:
     """What is wrong with the first of `values` that pydantic refuses; its dotted key stands behind `prefix`."""
-    first = error.errors(include_url=False)[0]
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    first, *others = error.errors(include_url=False)
     if not first["loc"]:
-        return message
+        return _words(first)
     keys = []
     for part in first["loc"]:  # of a union, pydantic adds the kind that it tried
         if keys and not (isinstance(values, dict) and (part in values or first["type"] == "missing")):
@@ -75,7 +74,14 @@ def first_problem(error: Any, values: Any, prefix: str = "") -> str:
     key = prefix + ".".join(keys)
     if first["type"] == "missing":
         return f"{key} must be given"
-    return f"{key}={'null' if values is None else values}: {WORDS.get(first['type'], message)}"
+    kinds = [_words(other) for other in others if list(other["loc"][: len(keys)]) == keys]
+    valid = " or ".join(dict.fromkeys([_words(first), *(kind.removeprefix("must be ") for kind in kinds)]))
+    return f"{key}={'null' if values is None else values}: {valid}"
+
+
+def _words(problem: Mapping[str, Any]) -> str:
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return WORDS.get(problem["type"], message)
 
 
 def user_error_behind(error: BaseException) -> UserError | None:

@@ -47,7 +47,11 @@ def check_digest(path: Path, expected: str | None, remedy: str) -> None:
     """UserError unless `path` is a file with this sha256 (None: any)."""
     if not path.is_file():
         raise UserError(f"{path} is missing; {remedy}")
-    if expected is not None and file_digest(path) != expected:
+    try:
+        differs = expected is not None and file_digest(path) != expected
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if differs:
         raise UserError(f"{path} is damaged or was changed (its sha256 is another); {remedy}")
 
 

@@ -3,6 +3,8 @@
 Each cell of the table is one file, damaged in one way, before one command.
 """
 
+import contextlib
+import itertools
 import os
 import shutil
 import zipfile
@@ -11,14 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from privileges import as_ordinary_user
 from quick_runs import LARGE, QUICK, SEARCH, assert_same_tensors, composed, quick_run
 
 from relinearize.errors import UserError
+from relinearize.methods.stage import Stage
 from relinearize.private_inference.engine.infer import infer
 from relinearize.private_inference.engine.options import InferOptions
 from relinearize.records.store import Artifact
 from relinearize.runs.pipeline import run
-from relinearize.runs.plan import Plan
 from relinearize.training.checkpoint import read_checkpoint, write_checkpoint
 
 
@@ -34,8 +37,7 @@ def zeros(path: Path) -> None:
     path.write_bytes(content[:start] + bytes(min(64, len(content) - start)) + content[start + 64 :])
 
 
-def unreadable(path: Path) -> None:
-    """A folder in its place: whoever runs tests as root reads files of any mode."""
+def folder_in_its_place(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
@@ -46,7 +48,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "empty": lambda path: path.write_bytes(b""),
     "missing": Path.unlink,
-    "unreadable": unreadable,
+    "unreadable": lambda path: path.chmod(0),
+    "a folder in its place": folder_in_its_place,
 }
 RUN = ["record.json", "config.yaml", "mask.safetensors", "weights.safetensors"]
 BUNDLE = ["graph.json", "masks.safetensors", "weights.safetensors", "reference.safetensors"]
@@ -79,7 +82,8 @@ def test_commands_that_read_a_run_notice_all_damage(typed, finished, tmp_path, c
             shutil.copytree(bundle if files is BUNDLE else finished, whole)
             apply(whole / file)
             words = [word.format(run=whole, bundle=whole) for word in words]
-            status, out, err = inferred(whole) if command == "infer" else typed(*words)
+            with as_ordinary_user():
+                status, out, err = inferred(whole) if command == "infer" else typed(*words)
             line = f"{err}{caplog.text}".strip()
             caplog.clear()
             skipped = command == "report" and file == "mask.safetensors"  # the run stays in the tables
@@ -88,7 +92,7 @@ def test_commands_that_read_a_run_notice_all_damage(typed, finished, tmp_path, c
             cells += 1
     with capfd.disabled():
         print(f"\n{command}: {cells - len(unnoticed)} of {cells} damaged files noticed")
-    assert not unnoticed
+    assert not unnoticed, unnoticed
 
 
 def inferred(bundle: Path) -> tuple[int, str, str]:
@@ -129,9 +133,11 @@ def test_a_run_uses_no_damaged_file_of_the_store_and_repairs_it(typed, finished,
         shutil.rmtree(output / "runs"), shutil.rmtree(output / "store" / "asked", ignore_errors=True)
         (file,) = output.glob(f"store/{pattern}")
         apply(file)
-        status, out, err = typed(*words, f"output={output}")
+        with as_ordinary_user():
+            status, out, err = typed(*words, f"output={output}")
         line = err.strip().split("\n")[-1]
-        assert status == 1 and str(file.parent) in line and "repair=true" in line, (damage, out, err)
+        remedy = "cannot be read (Permission denied)" if damage == "unreadable" else "repair=true"
+        assert status == 1 and str(file.parent) in line and remedy in line, (damage, out, err)
         noticed += 1
     with capfd.disabled():
         print(f"\nrun: {noticed} of {len(DAMAGES)} damaged {pattern} noticed")
@@ -141,31 +147,62 @@ def test_a_run_uses_no_damaged_file_of_the_store_and_repairs_it(typed, finished,
         assert_same_tensors(again.parent, finished)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("damage", ["one byte changed", "a block of zeros", "truncated", "empty"])
-def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, finished, monkeypatch, damage, capfd):
-    from relinearize.methods.stage import Stage
-
-    config = composed(tmp_path, f"budget.fraction={LARGE}", "trainer.checkpoint_seconds=0")
-    shutil.copytree(finished.parents[1] / "store", tmp_path / "store")
-    shutil.rmtree(tmp_path / "store" / "finetune")
-    steps, real = iter(range(100)), Stage.training_step
+@contextlib.contextmanager
+def at_step(monkeypatch, number: int, act: Callable[[], None]):
+    """`act` is called at the start of the training step with this number, counted from here."""
+    steps, real = itertools.count(), Stage.training_step
 
     def step(stage: Stage, *arguments: object) -> object:
-        if next(steps) == 5:
-            raise KeyboardInterrupt
+        if next(steps) == number:
+            act()
         return real(stage, *arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(Stage, "training_step", step)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
+        yield
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["teacher", "search", "finetune"])
+def test_a_damaged_checkpoint_of_any_stage_is_not_gone_on_from(tmp_path, finished, monkeypatch, stage, capfd):
+    noticed = 0
+    for damage in ("one byte changed", "a block of zeros", "truncated", "empty", "unreadable"):
+        folder = tmp_path / damage
+        config = composed(folder, f"budget.fraction={LARGE}", "trainer.checkpoint_seconds=0")
+        shutil.copytree(finished.parents[1] / "store", folder / "store")
+        shutil.rmtree(folder / "store" / stage)
+        with at_step(monkeypatch, 5, interrupt), pytest.raises((KeyboardInterrupt, SystemExit)):
             run(config)
-    checkpoint = Plan.of(config).finetune.work / "last.ckpt"
-    assert checkpoint.is_file()
-    DAMAGES[damage](checkpoint)
-    _, folder = run(config)
-    assert "is damaged (" in (err := capfd.readouterr().err) and "this training starts again" in err
-    assert_same_tensors(folder, finished)
+        (checkpoint,) = folder.glob(f"store/{stage}/**/last.ckpt")
+        DAMAGES[damage](checkpoint)
+        if damage == "unreadable":
+            with as_ordinary_user(), pytest.raises(PermissionError, match="last.ckpt"):
+                run(config)
+            checkpoint.chmod(0o600)
+            _, run_folder = run(config)
+        else:
+            _, run_folder = run(config)
+            assert "is damaged (" in (err := capfd.readouterr().err) and "this training starts again" in err
+        assert_same_tensors(run_folder, finished)
+        noticed += 1
+    with capfd.disabled():
+        print(f"\nrun: {noticed} of {noticed} damaged checkpoints of the {stage} noticed")
+
+
+@pytest.mark.parametrize("stage", ["teacher", "search"])
+def test_a_store_that_vanishes(typed, tmp_path, monkeypatch, stage):
+    """The training goes on, or ends in one line; the same command then makes everything again."""
+    words = ["run", *QUICK, *SEARCH, f"budget.fraction={LARGE}", "output=out", "trainer.checkpoint_seconds=0"]
+    number = 5 if stage == "teacher" else 14
+    with at_step(monkeypatch, number, lambda: shutil.rmtree(tmp_path / "out" / "store")):
+        status, out, err = typed(*words)
+    assert status == 0 or (status == 1 and "out/store" in err.splitlines()[-1]), err
+    assert "Traceback" not in out + err
+    assert typed(*words)[0] == 0
 
 
 def test_a_record_that_was_edited_is_named_and_others_are_reported(typed, finished, tmp_path, undrawn, caplog):
