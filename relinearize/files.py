@@ -4,8 +4,10 @@ A JSON file ends with the sha256 of what stands before it, and is read only if t
 """
 
 import contextlib
+import functools
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -19,6 +21,8 @@ SHARED = 0o666  # mode of lock files, which hold nothing: whoever shares a folde
 CONTROL = re.compile(r"\\u00[0189]|\\u007f|\x7f", re.IGNORECASE)  # as JSON writes them; but not of lines and tabs
 DIGEST = "sha256"
 SEAL = f',\n "{DIGEST}": '
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -112,6 +116,28 @@ def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_readable(path: Path) -> None:
+    """UserError, one line with the path and the reason, where `path` cannot be opened.
+
+    safetensors says of every file that it cannot open that it does not exist.
+    """
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def files_below(folder: Path, name: str) -> list[Path]:
+    """Everything called `name` below `folder`, sorted; one warning for each folder that cannot be listed."""
+    places = os.walk(folder, onerror=lambda error: _warn_once(error.filename, error.strerror))
+    return sorted(Path(place) / name for place, folders, files in places if name in (*folders, *files))
+
+
+@functools.cache
+def _warn_once(path: str, reason: str) -> None:
+    logger.warning("skipped: %s: cannot be read (%s)", path, reason)
 
 
 def user_cache() -> Path:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from relinearize.errors import UserError
-from relinearize.files import read_json, write_json
+from relinearize.files import files_below, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class RecordFile(Part):
         for folder in sorted({Path(folder) for folder in folders}):
             if not folder.exists():
                 raise UserError(f"{folder}: no such folder; name a folder that holds {cls.FILE} files")
-            paths = [folder] if folder.is_file() else sorted(folder.rglob(cls.FILE))
+            paths = [folder] if folder.is_file() else files_below(folder, cls.FILE)
             problems = []
             for path in paths:
                 try:

@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from relinearize.errors import UserError
-from relinearize.files import SHARED, file_digest, read_json, sync_folder, write_json
+from relinearize.files import SHARED, check_readable, file_digest, read_json, sync_folder, write_json
 
 KEY_LENGTH = 12  # hex digits in folder names; the whole key stands in artifact.json
 LONGEST_PREFIX = 200  # bytes of what stands before them; file systems take 255, and temporary names are longer
@@ -47,11 +47,8 @@ def check_digest(path: Path, expected: str | None, remedy: str) -> None:
     """UserError unless `path` is a file with this sha256 (None: any)."""
     if not path.is_file():
         raise UserError(f"{path} is missing; {remedy}")
-    try:
-        differs = expected is not None and file_digest(path) != expected
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if differs:
+    check_readable(path)
+    if expected is not None and file_digest(path) != expected:
         raise UserError(f"{path} is damaged or was changed (its sha256 is another); {remedy}")
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
-from relinearize.files import write_bytes
+from relinearize.files import check_readable, write_bytes
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.sites import named_sites, site_shapes
 
@@ -158,6 +158,7 @@ class Mask(Mapping[str, Tensor]):
         path = Path(path)
         if not path.is_file():
             raise UserError(f"mask file {path} does not exist")
+        check_readable(path)
         try:
             with safe_open(path, framework="pt") as file:
                 header = (file.metadata() or {}).get(HEADER_KEY)

@@ -8,6 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from relinearize.errors import UserError
+from relinearize.files import files_below
 from relinearize.records.inference import RECORD_FILE as INFERENCE_FILE
 from relinearize.records.inference import InferenceRecord
 from relinearize.records.run import Record
@@ -23,7 +24,7 @@ Positions = dict[str, np.ndarray]  # site name -> bool array of the site's shape
 def find_inferences(folders: Sequence[Path]) -> list[InferenceRecord]:
     """All records of private inferences below `folders`, each file once; broken ones are named in the log."""
     places = [path.parent if path.is_file() else path for path in folders]
-    paths = {path.resolve(): path for place in places for path in sorted(place.rglob(INFERENCE_FILE))}
+    paths = {path.resolve(): path for place in places for path in files_below(place, INFERENCE_FILE)}
     found = []
     for path in paths.values():
         try:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
-from relinearize.files import write_bytes
+from relinearize.files import check_readable, write_bytes
 from relinearize.progress import say
 
 # Under what names programs keep a state dict in their checkpoints, and what wrappers of networks put before each name.
@@ -43,6 +43,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     In a torch file the state dict may lie under some of `WRAPPERS`. UserError names `path` and what is wrong.
     """
+    check_readable(path)
     try:
         content: Any = (
             load_file(path)

@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_of_any_stage_is_not_gone_on_from(tmp_path, finishe
         (checkpoint,) = folder.glob(f"store/{stage}/**/last.ckpt")
         DAMAGES[damage](checkpoint)
         if damage == "unreadable":
-            with as_ordinary_user(), pytest.raises(PermissionError, match="last.ckpt"):
+            with as_ordinary_user(), pytest.raises(PermissionError, match=r"last\.ckpt"):
                 run(config)
             checkpoint.chmod(0o600)
             _, run_folder = run(config)
@@ -214,6 +214,26 @@ def test_a_record_that_was_edited_is_named_and_others_are_reported(typed, finish
     status, out, _ = typed("report", tmp_path / "runs")
     assert status == 0 and "one/record.json: was changed since it was written" in caplog.text
     assert "two/record.json: not valid JSON" in caplog.text and "snl" in out
+
+
+def test_what_may_not_be_read_is_not_called_missing(typed, finished, tmp_path, undrawn, caplog):
+    for name in ("one", "two"):
+        shutil.copytree(finished, tmp_path / "runs" / name)
+    network = ["export", "backbone=resnet8", "backbone.width=8", "dataset=digits", "output=new"]
+    for refused, words, line in (
+        ("runs/two", ["report", "runs"], "skipped: runs/two: cannot be read (Permission denied)"),
+        ("runs", ["report", "runs"], "runs: cannot be read (Permission denied)"),
+        ("m", [*network, f"weights={finished}/weights.safetensors", "mask=m"], "m: cannot be read (Permission denied)"),
+        ("w.safetensors", [*network, "weights=w.safetensors"], "w.safetensors: cannot be read (Permission denied)"),
+    ):
+        path = tmp_path / refused
+        if not path.exists():
+            shutil.copy(finished / "mask.safetensors", path)
+        path.chmod(0)
+        with as_ordinary_user():
+            _, _, err = typed(*words)
+        path.chmod(0o700)
+        assert line in err + caplog.text, (refused, err, caplog.text)
 
 
 def test_results_that_were_exchanged_are_noticed(typed, tmp_path):
