@@ -1,5 +1,7 @@
 """`relinearize evaluate run=FOLDER`: the test accuracy of a finished run's network, built again from its files."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -8,7 +10,8 @@ from rich.table import Table
 from relinearize.evaluation.settings import Evaluation
 from relinearize.evaluation.table import shown_anyway
 from relinearize.files import write_json
-from relinearize.methods.losses import accuracy
+from relinearize.methods.predictions import measure_predictions
+from relinearize.records.run import PredictionsRecord
 from relinearize.relu.mask import relu_total
 from relinearize.runs.build import open_images, open_source
 from relinearize.runs.finished import FinishedRun
@@ -17,7 +20,7 @@ from relinearize.training.settings import resolve_accelerator
 EVALUATION = "evaluation.json"
 
 
-def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, float]:
+def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, Any]:
     """Check that the mask fits the network and keeps as many ReLUs as the record says, and test the network.
 
     Prints the record's accuracy beside the new one and writes evaluation.json into the run's folder, if that can be
@@ -29,9 +32,11 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, float]
     network = run.network().to(accelerator)
     data = open_images(run.config, open_source(run.config), accelerator, holdout=0.0)
     batches = data.test_loader(evaluation.batch_size)
-    found = accuracy(network, track(batches, description="test", console=Console(stderr=True), transient=True))
+    shown = track(batches, description="test", console=Console(stderr=True), transient=True)
+    found, predictions = measure_predictions(network, shown)
     result = {
         "test": found,
+        **predictions,
         "n_test": data.sizes["test"],
         "relu/count": relu_total(network.network),
         "record/test": record.accuracy.test,
@@ -42,6 +47,10 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, float]
         table.add_column(column, justify="right" if column else "left")
     table.add_row("ReLUs", f"{record.budget.met:,}", f"{result['relu/count']:,}")
     table.add_row(f"test accuracy, % (n = {data.sizes['test']:,})", f"{record.accuracy.test:.2f}", f"{found:.2f}")
+    before = record.accuracy.predictions
+    for title, name in (("worst class, %", "worst_class"), ("calibration error (ECE), %", "ece"), ("NLL", "nll")):
+        now = getattr(PredictionsRecord(**predictions), name)
+        table.add_row(title, "-" if before is None else f"{getattr(before, name):.2f}", f"{now:.2f}")
     console.print(table)
     with shown_anyway():
         write_json(run.folder / EVALUATION, result)

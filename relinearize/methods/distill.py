@@ -3,9 +3,14 @@
 SNL, Algorithm 1, last step: L = CE(student, y) + T^2 KL(softmax(teacher / T) || softmax(student / T)).
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
-from relinearize.methods.losses import check_weighting, student_losses
+from relinearize.errors import check_number
+from relinearize.methods.class_multipliers import ClassMultipliers
+from relinearize.methods.losses import check_weighting, logit_losses
 from relinearize.methods.stage import Stage
 
 
@@ -17,6 +22,7 @@ class Distill(Stage):
         teacher: pixels to logits; not trained, not saved.
         temperature: T of the distillation term.
         cross_entropy_weight, distillation_weight: of the two terms (both 1 in SNL).
+        class_multiplier_rate: mu of ClassMultipliers, against a loss of accuracy that falls on few classes; None: none.
         stage_settings: see Stage. SNL: 100 epochs, SGD at 1e-3 with cosine decay, weight decay 5e-4, batch 128.
     """
 
@@ -31,6 +37,7 @@ class Distill(Stage):
         temperature: float = 4.0,
         cross_entropy_weight: float = 1.0,
         distillation_weight: float = 1.0,
+        class_multiplier_rate: float | None = None,
         **stage_settings,
     ) -> None:
         super().__init__(network, **stage_settings)
@@ -39,9 +46,39 @@ class Distill(Stage):
         self.temperature = temperature
         self.cross_entropy_weight = cross_entropy_weight
         self.distillation_weight = distillation_weight
+        self.class_multipliers = None
+        if class_multiplier_rate is not None:
+            check_number(f"{self.config_key}.class_multiplier_rate", class_multiplier_rate, "> 0")
+            self.class_multipliers = ClassMultipliers(class_multiplier_rate)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        cross_entropy, divergence, metrics = student_losses(
-            self.network, self._frozen[0], images, labels, self.temperature
-        )
-        return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
+        with torch.no_grad():
+            wanted = self._frozen[0](images)
+        return self.logit_loss(self.network(images), wanted, labels)
+
+    def logit_loss(self, logits: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the student's logits against the teacher's, and its terms before their weights as metrics."""
+        cross_entropy, divergence, metrics = self.terms(logits, wanted, labels)
+        loss = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
+        if self.class_multipliers is not None:
+            penalty = self.class_multipliers.penalty(logits, labels)
+            loss, metrics = loss + penalty, {**metrics, "class_penalty": penalty.detach()}
+        return loss, metrics
+
+    def terms(self, logits: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        return logit_losses(logits, wanted, labels, self.temperature)
+
+    def on_train_epoch_end(self) -> None:
+        if self.class_multipliers is not None:
+            self.class_multipliers.share(last_of_epoch=self.position[1] == self.segments - 1)
+        super().on_train_epoch_end()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.class_multipliers is not None:
+            checkpoint["class_multipliers"] = self.class_multipliers.state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.class_multipliers is not None:
+            self.class_multipliers.load(checkpoint["class_multipliers"])

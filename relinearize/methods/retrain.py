@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from relinearize.errors import check_choice, check_number
 from relinearize.methods.cycle import CycleStage
 from relinearize.methods.distill import Distill
-from relinearize.methods.losses import distillation_divergence, logit_losses
+from relinearize.methods.losses import distillation_divergence
 from relinearize.methods.processes import average_batch_norms
 
 
@@ -50,16 +50,12 @@ class Retrain(CycleStage, Distill):
             self.average = AveragedModel(network, multi_avg_fn=self.move_average)
             self.average.requires_grad_(False)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if not self.standardise:
-            return super().loss(images, labels)
-        with torch.no_grad():
-            wanted = standardised(self._frozen[0](images))
-        logits = self.network(images)
-        cross_entropy, _, metrics = logit_losses(logits, wanted, labels, self.temperature)
-        divergence = distillation_divergence(standardised(logits), wanted, self.temperature)
-        metrics["distillation"] = divergence.detach()
-        return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
+    def terms(self, logits: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        cross_entropy, divergence, metrics = super().terms(logits, wanted, labels)
+        if self.standardise:
+            divergence = distillation_divergence(standardised(logits), standardised(wanted), self.temperature)
+            metrics["distillation"] = divergence.detach()
+        return cross_entropy, divergence, metrics
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

@@ -74,8 +74,29 @@ class SiteRecord(Part):
         return self
 
 
+class PredictionsRecord(Part):
+    """Of the test images: percent correct of each class (None: no images), expected calibration error in percent (15
+    bins), mean negative log-likelihood in nats."""
+
+    per_class: list[Percent | None]
+    ece: Metric
+    nll: Metric
+
+    @property
+    def worst_class(self) -> float:
+        return worst_class(self.per_class)
+
+
+def worst_class(per_class: Iterable[float | None]) -> float:
+    """The lowest of the classes' accuracies; None is a class without images."""
+    return min(share for share in per_class if share is not None)
+
+
 class AccuracyRecord(Part):
-    """Accuracies in percent. `test` belongs to the weights chosen by `selection`, `test_last` to the last epoch's."""
+    """Accuracies in percent. `test` belongs to the weights chosen by `selection`, `test_last` to the last epoch's.
+
+    `predictions`: of the weights of `test`, and the teacher's; None: stages made before there was this.
+    """
 
     test: Percent | None
     test_last: Percent | None
@@ -85,6 +106,17 @@ class AccuracyRecord(Part):
     n_holdout: Count
     selection: str
     selected_epoch: Count | None
+    predictions: PredictionsRecord | None = None
+    teacher_predictions: PredictionsRecord | None = None
+
+    @property
+    def class_spread(self) -> float | None:
+        """Points between the class that lost most against the teacher and the one that lost least."""
+        if self.predictions is None or self.teacher_predictions is None:
+            return None
+        pairs = zip(self.teacher_predictions.per_class, self.predictions.per_class, strict=True)
+        losses = [before - now for before, now in pairs if now is not None]
+        return max(losses) - min(losses)
 
 
 class StageRecord(Part):

@@ -14,7 +14,7 @@ from relinearize.records.robustness import ROBUST_FILE, find_robust_records
 from relinearize.records.run import find_records
 from relinearize.report.figures.costs import draw_inference, draw_inference_split, draw_latency_split, latency_splits
 from relinearize.report.figures.masks import draw_masks
-from relinearize.report.figures.pareto import cost_axes, covered, draw_pareto
+from relinearize.report.figures.pareto import PREDICTIONS, RELUS, cost_axes, covered, draw_pareto
 from relinearize.report.figures.robustness import draw_robustness
 from relinearize.report.figures.searches import build_trajectories, draw_searches
 from relinearize.report.page.page import render_page
@@ -92,6 +92,9 @@ def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | byte
     for name, axis in cost_axes(preset).items():
         if covered(axis, panels):
             yield f"pareto_{name}.png", draw_pareto(panels, axis)
+    for name, measure in PREDICTIONS.items():
+        if covered(RELUS, panels, measure):
+            yield f"{name}.png", draw_pareto(panels, measure=measure)
     splits = latency_splits(panels, preset)
     if not splits.empty:
         yield "latency_split.png", draw_latency_split(splits, preset)

@@ -82,7 +82,11 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
                 }
                 for site, kept in mask.items()
             ],
-            "accuracy": {**tuned["accuracy"], "teacher_test": teacher["accuracy"]["test"]},
+            "accuracy": {
+                **tuned["accuracy"],
+                "teacher_test": teacher["accuracy"]["test"],
+                "teacher_predictions": teacher["accuracy"].get("predictions"),
+            },
             "stages": stages,
             "config": request.plain_config,
             "versions": versions(),

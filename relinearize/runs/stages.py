@@ -14,6 +14,7 @@ from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import state_for
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.losses import accuracy
+from relinearize.methods.predictions import measure_predictions
 from relinearize.methods.stage import Stage
 from relinearize.progress import say
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS, Artifact
@@ -116,7 +117,7 @@ def tested(
     weights, epoch = stage.selected()
     selected, last = (stage.variants(state)[variant] for state in (weights, stage.weights()))
     network.to(plan.request.training.accelerator)
-    test = accuracy(load_into(network, selected), plan.request.data.test_loader())
+    test, predictions = measure_predictions(load_into(network, selected), plan.request.data.test_loader())
     batches = plan.request.data.holdout_loader()
     holdout = accuracy(network, batches) if batches is not None else None
     same = last.keys() == selected.keys() and all(torch.equal(last[name], selected[name]) for name in last)
@@ -128,6 +129,7 @@ def tested(
         "n_holdout": plan.request.data.sizes["holdout"],
         "selection": stage.selection,
         "selected_epoch": epoch,
+        "predictions": predictions,
     }
 
 

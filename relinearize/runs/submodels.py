@@ -130,5 +130,5 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
     values["cost"] = cost_values(config, build(config.dataset.source), sites, record.replacement)
     values["accuracy"] |= accuracies
     if fraction < 1:
-        values["accuracy"]["teacher_test"] = None  # the teacher is of full width
+        values["accuracy"] |= dict.fromkeys(("teacher_test", "teacher_predictions"))  # the teacher is of full width
     return Record.model_validate(values)

@@ -1,6 +1,7 @@
 """The teacher of a run: the all-ReLU network, trained, or read from a user's file."""
 
 from relinearize.methods.losses import accuracy
+from relinearize.methods.predictions import measure_predictions
 from relinearize.methods.stage import Stage
 from relinearize.progress import say
 from relinearize.records.store import WEIGHTS
@@ -23,8 +24,10 @@ def make_teacher(plan: Plan, stage: Stage | None = None) -> None:
             weights = match_weights(request.all_relu.network, read_weights(path), path)
             network = load_into(request.new_network(), weights).to(request.training.accelerator)
             holdout = request.data.holdout_loader()
+            test, predictions = measure_predictions(network, request.data.test_loader())
             accuracies = {
-                "test": accuracy(network, request.data.test_loader()),
+                "test": test,
+                "predictions": predictions,
                 "holdout": accuracy(network, holdout) if holdout is not None else None,
                 "selection": "file",
             }

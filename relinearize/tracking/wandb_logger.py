@@ -19,7 +19,7 @@ import numpy as np
 import wandb
 from filelock import FileLock
 
-from relinearize.records.run import Record, find_records
+from relinearize.records.run import Record, find_records, worst_class
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
 from relinearize.tracking.interface import LoggerSettings, StageInfo, StageLogger
@@ -190,16 +190,25 @@ def summary_columns(record: Record) -> dict[str, Any]:
     """What W&B's table of runs shows of a finished run, beside its history."""
     budget = record.budget
     counts = {"relu/count": budget.met, "relu/asked": budget.asked, "relu/total": budget.total}
-    accuracies = {column: getattr(record.accuracy, name) for name, column in ACCURACIES.items()}
-    return {**counts, **accuracies, "record/key": record.key}
+    accuracy = record.accuracy.model_dump()
+    return {**counts, **accuracy_columns(accuracy), "record/key": record.key}
 
 
 def stage_columns(description: dict[str, Any]) -> dict[str, Any]:
     """What it shows of a finished stage, from its artifact.json."""
     accuracy = description.get("accuracy", {})
     columns = {"relu/count": description.get("met"), "relu/asked": description.get("asked")}
-    columns |= {column: accuracy.get(name) for name, column in ACCURACIES.items()}
+    columns |= accuracy_columns(accuracy)
     return {column: value for column, value in columns.items() if value is not None}
+
+
+def accuracy_columns(accuracy: dict[str, Any]) -> dict[str, Any]:
+    """Of the values of an AccuracyRecord."""
+    columns = {column: accuracy.get(name) for name, column in ACCURACIES.items()}
+    if (predictions := accuracy.get("predictions")) is not None:
+        columns |= {f"test/{name}": predictions[name] for name in ("ece", "nll")}
+        columns["test/worst_class"] = worst_class(predictions["per_class"])
+    return columns
 
 
 def site_figure(name: str, kept: np.ndarray) -> wandb.Image:

@@ -21,7 +21,6 @@ from torch.autograd.function import once_differentiable
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.distill import Distill
-from relinearize.methods.losses import logit_losses
 from relinearize.methods.senet.site_outputs import Outputs, SiteOutputs
 from relinearize.relu.sites import site_shapes
 
@@ -197,7 +196,6 @@ class PRAMDistill(Distill):
             # torch.compile takes the graph of a former network of the same kind without looking at its hooks.
             if name not in found.sites or name not in wanted.sites:
                 raise RuntimeError(f"site {name} was not seen; torch.compiler.reset() is needed before compile()")
-        cross_entropy, divergence, metrics = logit_losses(found.logits, wanted.logits, labels, self.temperature)
+        loss, metrics = self.logit_loss(found.logits, wanted.logits, labels)
         mismatch = activation_mismatch(self.form, found.sites, wanted.sites)
-        loss = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
         return loss + self.pram_weight * mismatch, {**metrics, "pram": mismatch.detach()}

@@ -47,6 +47,21 @@ class Axis:
     published: bool = False
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What the vertical axis can be. `column`: of the runs; `name`: of points and levels, without `_mean`, `_std`."""
+
+    column: str
+    name: str
+    label: str
+
+
+ACCURACY = Measure("test", "accuracy", "test accuracy (%)")
+# By the name of the figure's file.
+PREDICTIONS = {
+    "worst_class": Measure("worst_class", "worst_class", "test accuracy of the worst class (%)"),
+    "calibration": Measure("ece", "ece", "expected calibration error (%)"),
+}
 RELUS = Axis("relus", "ReLUs kept per image", compact_count, published=True)
 
 
@@ -59,16 +74,17 @@ def cost_axes(preset: Preset) -> dict[str, Axis]:
     return axes
 
 
-def covered(axis: Axis, panels: Sequence[Panel]) -> list[Panel]:
-    """Those of `panels` that have anything to draw on `axis`."""
-    return [panel for panel in panels if panel.points[axis.column].notna().any()]
+def covered(axis: Axis, panels: Sequence[Panel], measure: Measure = ACCURACY) -> list[Panel]:
+    """Those of `panels` that have anything to draw on the two axes."""
+    columns = [axis.column, f"{measure.name}_mean"]
+    return [panel for panel in panels if panel.points[columns].notna().all(axis=1).any()]
 
 
 @styled
-def draw_pareto(panels: Sequence[Panel], axis: Axis = RELUS) -> bytes:
+def draw_pareto(panels: Sequence[Panel], axis: Axis = RELUS, measure: Measure = ACCURACY) -> bytes:
     """The figure as PNG bytes (150 dots per inch; panels in rows of two). One panel at least has a place on `axis`."""
     colours = method_colours(method for panel in panels for method in panel.points["method"])
-    panels = covered(axis, panels)
+    panels = covered(axis, panels, measure)
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     # A legend line more for every curve beyond three, so that many curves do not squeeze the axes.
@@ -79,19 +95,23 @@ def draw_pareto(panels: Sequence[Panel], axis: Axis = RELUS) -> bytes:
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, panel in zip(grid.flat, panels, strict=False):
-        _draw_panel(axes, panel, colours, axis)
+        _draw_panel(axes, panel, colours, axis, measure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    if axis.published:  # names are placed on what is drawn
+    if _shows_published(axis, measure):  # names are placed on what is drawn
         figure.canvas.draw()
         for axes, panel in zip(grid.flat, panels, strict=False):
             name_published(axes, panel.published)
     return png(figure)
 
 
-def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis) -> None:
-    handles = _draw_published(axes, panel.published) if axis.published else []
-    handles = _draw_curves(axes, panel, colours, axis) + _draw_all_relu(axes, panel, axis) + handles
-    _set_axes(axes, panel, axis)
+def _shows_published(axis: Axis, measure: Measure) -> bool:
+    return axis.published and measure is ACCURACY
+
+
+def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, measure: Measure) -> None:
+    handles = _draw_published(axes, panel.published) if _shows_published(axis, measure) else []
+    handles = _draw_curves(axes, panel, colours, axis, measure) + _draw_all_relu(axes, panel, axis, measure) + handles
+    _set_axes(axes, panel, axis, measure)
     # Below the axes: inside, it would cover points of one dataset or another.
     columns = legend_columns([str(handle.get_label()) for handle in handles])
     room = -0.12 - 0.03 * len(textwrap.wrap(axis.note, NOTE_LETTERS))
@@ -125,7 +145,8 @@ def _draw_published(axes: Axes, published: DataFrame) -> list[Line2D]:
     return handles
 
 
-def _draw_curves(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis) -> list[Line2D]:
+def _draw_curves(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, measure: Measure) -> list[Line2D]:
+    mean, deviation = f"{measure.name}_mean", f"{measure.name}_std"
     handles = []
     drawn: dict[str, int] = {}
     # Along the curve points keep the order of their budgets: a cost may fall where ReLUs grow.
@@ -135,15 +156,15 @@ def _draw_curves(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis) 
         look |= {"linewidth": 2, "marker": "o", "markersize": 6}
         drawn[method] = drawn.get(method, 0) + 1
         seeds = points["n"].max()
-        points = points.dropna(subset=[axis.column, "accuracy_mean"])
+        points = points.dropna(subset=[axis.column, mean])
         if points.empty:
             continue
-        spread = points["accuracy_std"].fillna(0.0) if (points["accuracy_std"] > 0).any() else None
+        spread = points[deviation].fillna(0.0) if (points[deviation] > 0).any() else None
         bars = {"yerr": spread, "elinewidth": 1.4, "capsize": 3, "markeredgecolor": "white", "markeredgewidth": 0.9}
-        axes.errorbar(points[axis.column], points["accuracy_mean"], zorder=5, **bars, **look)
+        axes.errorbar(points[axis.column], points[mean], zorder=5, **bars, **look)
         for point in points[points["n"] > 1].to_dict("records"):
             runs = panel.runs[(panel.runs["curve"] == curve) & (panel.runs["asked"] == point["asked"])]
-            values = runs["test"].dropna()
+            values = runs[measure.column].dropna()
             across = [point[axis.column]] * len(values)
             axes.plot(across, values, "o", color=colours[method], markersize=2.6, alpha=0.55, zorder=4)
         label += f" (mean ± std, {seeds} seeds)" if seeds > 1 else ""
@@ -151,22 +172,22 @@ def _draw_curves(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis) 
     return handles
 
 
-def _draw_all_relu(axes: Axes, panel: Panel, axis: Axis) -> list[Line2D]:
-    """A dashed line at the accuracy of each all-ReLU network, with a tick of the same kind at its place on the axis."""
+def _draw_all_relu(axes: Axes, panel: Panel, axis: Axis, measure: Measure) -> list[Line2D]:
+    """A dashed line at the value of each all-ReLU network, with a tick of the same kind at its place on the axis."""
     handles = []
     for index, level in enumerate(panel.levels.to_dict("records")):
         look = {"color": LEVEL_SHADES[index % len(LEVEL_SHADES)], "marker": "D"}
-        accuracy = level["accuracy_mean"]
-        axes.axhline(accuracy, color=look["color"], linestyle=(0, (4, 3)), linewidth=1.1, zorder=3)
-        axes.plot(level[axis.column], accuracy, markersize=5.5, zorder=6, **look)
-        label = f"all ReLUs ({compact_count(level['total'])}): {accuracy:.1f} %"
+        value = level[f"{measure.name}_mean"]
+        axes.axhline(value, color=look["color"], linestyle=(0, (4, 3)), linewidth=1.1, zorder=3)
+        axes.plot(level[axis.column], value, markersize=5.5, zorder=6, **look)
+        label = f"all ReLUs ({compact_count(level['total'])}): {value:.1f} %"
         if len(panel.levels) > 1:
             label += f", {level['network']}"
         handles.append(Line2D([], [], linestyle=(0, (4, 3)), markersize=5, label=label, **look))
     return handles
 
 
-def _set_axes(axes: Axes, panel: Panel, axis: Axis) -> None:
+def _set_axes(axes: Axes, panel: Panel, axis: Axis, measure: Measure) -> None:
     label = axis.label
     if axis is RELUS or wide(axes.dataLim.x0, axes.dataLim.x1):
         label += " (log scale)"
@@ -178,5 +199,5 @@ def _set_axes(axes: Axes, panel: Panel, axis: Axis) -> None:
     grid_lines(axes)
     axes.set_xlabel(label)
     note_below(axes, textwrap.fill(axis.note, NOTE_LETTERS))
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(measure.label)
     panel_title(axes, panel.title, sorted(set(panel.points["network"])))

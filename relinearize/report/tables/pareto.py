@@ -20,6 +20,7 @@ from relinearize.report.tables.cost import predicted_costs
 from relinearize.report.tables.text import network_name
 
 ACCURACIES = ("test", "test_last", "holdout", "teacher_test")
+PREDICTIONS = ("worst_class", "ece", "nll")  # of the test images, where a record has them; and the teacher's
 OF_CURVE = ("dataset", "title", "backbone", "width", "convention", "method", "variant", "replacement")
 # Config entries that may differ between the points of one curve.
 _NOT_RECIPE = {"seed", "budget", "relus", "grid", "fraction", "weights", "name", "key", "output", "path", "folder"}
@@ -63,7 +64,10 @@ def run_table(records: Sequence[Record], preset: Preset | None = None) -> DataFr
         [_row(record) | predicted_costs(record, preset) for record in sorted(records, key=_order)], dtype=object
     )
     costs = list(predicted_costs(records[0], preset))
-    runs = runs.astype(dict.fromkeys((*ACCURACIES, *costs), float) | dict.fromkeys(("asked", "met", "total"), int))
+    predictions = ("class_spread", *PREDICTIONS, *(f"teacher_{name}" for name in PREDICTIONS))
+    runs = runs.astype(
+        dict.fromkeys((*ACCURACIES, *predictions, *costs), float) | dict.fromkeys(("asked", "met", "total"), int)
+    )
     runs["panel"] = pd.factorize(runs["panel"])[0]
     runs["curve"] = pd.factorize(runs["curve"])[0]
     runs = runs.sort_values(["panel", "curve"], kind="stable", ignore_index=True)
@@ -110,7 +114,9 @@ def _row(record: Record) -> dict[str, Any]:
         "asked": budget.asked,
         "met": budget.met,
         "total": budget.total,
-        **{name: getattr(record.accuracy, name) for name in ACCURACIES},
+        **{name: getattr(record.accuracy, name) for name in (*ACCURACIES, "class_spread")},
+        **{name: getattr(record.accuracy.predictions, name, None) for name in PREDICTIONS},
+        **{f"teacher_{name}": getattr(record.accuracy.teacher_predictions, name, None) for name in PREDICTIONS},
     }
 
 
@@ -173,8 +179,9 @@ def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 def point_table(runs: DataFrame) -> DataFrame:
     """One row per point, by curve and growing number of ReLUs.
 
-    `relus`: mean met; accuracies: mean, sample standard deviation (NaN for one run) and `n`; `drop`: all-ReLU minus
-    test accuracy; costs: means, NaN unless all runs' are known.
+    `relus`: mean met; accuracies and PREDICTIONS: mean, sample standard deviation (NaN for one run) and `n`; `drop`:
+    all-ReLU minus test accuracy; `class_spread`: points between the class that lost most and the one that lost least;
+    costs: means, NaN unless all runs' are known.
     """
     costs = list(runs.columns[runs.columns.get_loc("live_sites") : runs.columns.get_loc("variant")])
     points = runs.groupby(["curve", "asked"], sort=False).agg(
@@ -187,6 +194,7 @@ def point_table(runs: DataFrame) -> DataFrame:
         accuracy_last_std=("test_last", "std"),
         holdout_mean=("holdout", "mean"),
         all_relu_mean=("teacher_test", "mean"),
+        **{f"{name}_{of}": (name, of) for name in (*PREDICTIONS, "class_spread") for of in ("mean", "std")},
         **{name: (name, _mean_of_all) for name in costs},
         seeds=("seed", _joined),
         keys=("key", _joined),
@@ -215,6 +223,7 @@ def level_table(runs: DataFrame, preset: Preset | None = None) -> DataFrame:
         accuracy_mean=("teacher_test", "mean"),
         accuracy_std=("teacher_test", "std"),
         n=("teacher_test", "count"),
+        **{f"{name}_mean": (f"teacher_{name}", "mean") for name in PREDICTIONS},
         record=("record", "first"),
     )
     levels = levels[levels["n"] > 0].reset_index()
@@ -230,5 +239,6 @@ def pareto_table(panels: Sequence[Panel]) -> DataFrame:
     counts = ["relus_asked", "relus", "relus_total", "relus_percent"]
     accuracies = ["accuracy_mean", "accuracy_std", "n", "accuracy_last_mean", "accuracy_last_std"]
     costs = [name for name in points if name.endswith(("live_sites", "_s", "_mb"))]
-    further = ["holdout_mean", "all_relu_mean", "drop", *costs, "seeds", "keys"]
+    predictions = [f"{name}_{of}" for name in (*PREDICTIONS, "class_spread") for of in ("mean", "std")]
+    further = ["holdout_mean", "all_relu_mean", "drop", *predictions, *costs, "seeds", "keys"]
     return points[[*OF_CURVE, *counts, *accuracies, *further]].round(4)
