@@ -127,6 +127,7 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
         site |= {"shape": tuple(kept.shape), "total": kept.numel(), "kept": int(kept.sum())}
     config = OmegaConf.create(values["config"])
     sites = [(site["kept"], site["total"]) for site in values["sites"]]
+    values["unit"] = mask.unit
     values["cost"] = cost_values(config, build(config.dataset.source), sites, record.replacement)
     values["accuracy"] |= accuracies
     if fraction < 1:
