@@ -2,7 +2,8 @@
 
 A stage is made of the sites of one map size. Three steps, here one choice for each budget:
 
-    culled      the least critical stages lose all their ReLUs; of a ResNet-18: S3 > S2 > S4 > S1
+    culled      the least critical stages lose all their ReLUs; of a ResNet-18: S3 > S2 > S4 > S1. Of networks with
+                another number of stages the order is measured
     thinned     the second ReLU of every block goes, too
     reshaped    the network gets a part of its channels, or maps of a part of their size, and ReLUs fall with them
 
@@ -10,7 +11,7 @@ The network that is left is trained with distillation from the all-ReLU network 
 of a ResNet-18 come out to the unit. Other budgets: the last of the kept stages is filled by a score of its positions
 (ours), or, without one, the next lower number of ReLUs is taken.
 
-Not known here, and ours: how the paper measures criticality, apart from the order that it finds; how it divides the
+Not known here, and ours: how the paper measures criticality, apart from the order that it found; how it divides the
 1/8 of its smallest network between channels and resolution (here: channels); how it makes maps smaller (here: the
 stride of the first convolution); what its networks are trained from (here: the teacher's weights, of a narrower network
 their first channels).
@@ -36,8 +37,8 @@ from relinearize.relu.budget import top_positions
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import site_shapes
 
-MEASURED = "measured"
-PUBLISHED = (3, 2, 4, 1)  # stages from the most critical one on
+PUBLISHED, MEASURED = "published", "measured"
+RESNET18 = (3, 2, 4, 1)  # the published order: stages from the most critical one on
 SHARES = (1.0, 0.5, 0.25, 0.125)  # of the channels, that a budget may lead to
 STRIDES = {1: 1, 0.5: 2, 0.25: 4}  # resolution -> stride of the first convolution
 KEY = "method.search"
@@ -97,7 +98,7 @@ def forms(shapes: Shapes, order: Sequence[int], shares: Sequence[float], thinned
 def choose(
     shapes: Shapes,
     budget: int,
-    order: Sequence[int] = PUBLISHED,
+    order: Sequence[int] = RESNET18,
     *,
     shares: Sequence[float] = SHARES,
     thinned: bool | None = None,
@@ -134,7 +135,7 @@ class DeepReDuce(MaskedSearch):
         network: all-ReLU, of the width and resolution that `reshape` gives.
         teacher, budget: see MaskedSearch.
         order: stages from the most critical one on, counted from 1; "measured": the one without which the teacher
-            loses most accuracy on training images first.
+            loses most accuracy on training images first; "published": RESNET18, measured where stages are not four.
         thinned: None: as the budget needs it.
         channels: share of the channels; None: 1, 1/2, 1/4 or 1/8, as the budget needs it (1 with a measured order,
             which is not known before the images are). Read by `reshape`.
@@ -168,11 +169,9 @@ class DeepReDuce(MaskedSearch):
         check_number(f"{KEY}.score_images", score_images, ">= 1", integer=True)
         if score is not None:
             check_callable(f"{KEY}.score", score)
-        self.order, self.thinned, self.exact = order, thinned, exact
+        self.order, self.thinned, self.exact = known_order(order, site_shapes(inner_network(network))), thinned, exact
         self.score_of, self.score_images = score, score_images
         self.scores: dict[str, Tensor] = {}
-        if order != MEASURED:
-            self.form(order)  # refuses what is impossible
 
     @staticmethod
     def reshape(
@@ -194,19 +193,26 @@ class DeepReDuce(MaskedSearch):
         """
         check_choice(f"{KEY}.thinned", thinned, (None, True, False))
         check_choice(f"{KEY}.resolution", resolution, STRIDES)
-        check_order(order)
         if channels is not None:
             check_number(f"{KEY}.channels", channels, "> 0", "<= 1")
             if channels < 1 and (width is None or not (width * channels).is_integer()):
                 raise UserError(f"{KEY}.channels={channels}: no network of backbone.width={width}; give another share")
-        stride = STRIDES[resolution]
-        share = 1.0 if channels is None else channels
-        if order != MEASURED:
-            shares = [one for one in SHARES if one == 1 or (width is not None and (width * one).is_integer())]
-            share = choose(
-                shapes_at(student_stride=stride), budget, order, shares=shares if channels is None else [channels],
-                thinned=thinned, filled=score is not None, exact=exact,
-            ).share  # fmt: skip
+        stride, shares = STRIDES[resolution], [1.0] if channels is None else [channels]
+        shapes = shapes_at(student_stride=stride)
+        known = known_order(order, shapes)
+        if known is None and exact and score is None:
+            raise UserError(f"{KEY}.exact=true needs an order of the stages that is not measured; give {KEY}.order")
+        if known is not None and channels is None and width is not None:
+            shares = [one for one in SHARES if (width * one).is_integer()]
+        share = choose(
+            shapes,
+            budget,
+            known or range(1, len(stages(shapes)) + 1),
+            shares=shares,
+            thinned=thinned,
+            filled=known is None or score is not None,
+            exact=exact,
+        ).share
         return {"student_width": None if share == 1 else int(width * share), "student_stride": stride}
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
@@ -239,7 +245,7 @@ class DeepReDuce(MaskedSearch):
 
     def snapshot(self) -> Snapshot:
         started = time.monotonic()
-        form = self.form(self.measured_order() if self.order == MEASURED else self.order)
+        form = self.form(self.order or self.measured_order())
         whole, last = {name for stage in form.kept[:-1] for name in stage}, form.kept[-1]
         if form.count > self.budget:
             next(self.images())
@@ -257,8 +263,11 @@ class DeepReDuce(MaskedSearch):
         return self.scores or super().position_scores()
 
 
-def check_order(order: object) -> None:
-    """UserError unless `order` is a list of integers, or "measured"."""
-    listed = isinstance(order, Sequence) and not isinstance(order, str) and all(type(stage) is int for stage in order)
-    if order != MEASURED and not listed:
-        raise UserError(f"{KEY}.order={order}: give the stages, most critical first, such as [3,2,4,1], or measured")
+def known_order(order: object, shapes: Shapes) -> Sequence[int] | None:
+    """The order that a setting means for a network, None for one that is measured. UserError for anything else."""
+    if order == PUBLISHED:
+        return RESNET18 if len(stages(shapes)) == len(RESNET18) else None
+    if isinstance(order, Sequence) and not isinstance(order, str) and all(type(stage) is int for stage in order):
+        return order
+    check_choice(f"{KEY}.order", order, (PUBLISHED, MEASURED, "a list such as [3,2,4,1]"))
+    return None

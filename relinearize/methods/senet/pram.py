@@ -179,6 +179,15 @@ class PRAMDistill(Distill):
         self._student_outputs = SiteOutputs(network, self.compared_sites)
         self._teacher_outputs = SiteOutputs(teacher, self.compared_sites)
 
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        shapes, wanted = (site_shapes(inner_network(network)) for network in (self.network, self._frozen[0]))
+        for name in self.compared_sites:
+            if shapes[name][1:] != wanted[name][1:]:
+                raise UserError(
+                    f"{self.config_key} compares maps, and those of site {name} are {shapes[name][1:]} in the student, "
+                    f"{wanted[name][1:]} in the teacher; give method/finetune=retrain"
+                )
+
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         wanted = self.teacher_outputs(images)
         return self.compared(self._student_outputs.run(self.network, images), wanted, labels)
