@@ -198,11 +198,11 @@ class Request:
         if first is None:
             return None
         check_number("method.search.first_factor", factor, ">= 1")
-        if getattr(target(first), "allocated", False):
-            raise UserError(
-                "method.search.first needs sensitivities; give one that does not, as "
-                "method/search@method.search.first=snl"
-            )
+        for kind, problem in {"allocated": "needs sensitivities", "divides": "prunes whole layers or channels"}.items():
+            if getattr(target(first), kind, False):
+                raise UserError(
+                    f"method.search.first {problem}; give one that does not, as method/search@method.search.first=snl"
+                )
         grid = [min(self.total, round(factor * budget)) for budget in self.grid]
         budget = {"relus": grid[self.grid.index(self.budget)], "fraction": None, "grid": grid}
         return {"method.search": first, "budget": budget, "allocation": {"name": FREE}}
@@ -259,6 +259,8 @@ class Request:
         search = plain(self.config.method.search)
         reshape = getattr(target(search), "reshape", None)
         if reshape is None:
+            if self.reshaped:
+                raise UserError(f"backbone.{', '.join(STUDENT_SHAPE)}: this search trains a student like the teacher")
             return
 
         def shapes_at(**changes: Any) -> dict[str, tuple[int, ...]]:

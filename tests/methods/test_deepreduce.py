@@ -123,6 +123,11 @@ def test_teachers_do_not_depend_on_the_student(narrow, tmp_path):
     assert narrower.request.new_student().network.layer1[0].conv1.weight.shape == (4, 4, 3, 3)
 
 
+def test_a_student_of_another_width_is_for_this_search_alone(tmp_path):
+    with pytest.raises(UserError, match="student_stride: this search trains a student like the teacher"):
+        quick_plan(tmp_path, "+backbone.student_width=4")
+
+
 def test_its_points_are_one_curve(narrow, tmp_path):
     """Points of narrower and of whole networks, in percent of the teacher's ReLUs; the unit is a column."""
     other, _ = quick_run(tmp_path, *SEARCH, "budget.relus=400", method="deepreduce")
