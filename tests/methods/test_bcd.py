@@ -157,9 +157,9 @@ def test_its_first_search_is_snls_own(finished, tmp_path, fits):
     assert other.search.key != plan.search.key and other.teacher.key == plan.teacher.key
 
 
-@pytest.mark.parametrize("first", ["senet", "deepreduce", "filter_pruning"])
-def test_first_searches_that_cannot_be(tmp_path, first):
-    with pytest.raises(UserError, match=r"^method.search.first (needs sens|prunes whole).*; give one that does not"):
+@pytest.mark.parametrize("first", ["deepreduce", "filter_pruning"])
+def test_first_searches_that_prune_by_layers_or_channels_are_refused(tmp_path, first):
+    with pytest.raises(UserError, match="first prunes whole layers or channels; give one that does not"):
         check_stages(quick_plan(tmp_path, SHARE, f"method/search@method.search.first={first}", method="bcd"))
 
 
