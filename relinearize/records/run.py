@@ -38,16 +38,30 @@ class DatasetRecord(Part):
     fingerprint: str
 
 
+class StudentRecord(Part):
+    """What the linearized network has other than the teacher: its width, and the stride of its first convolution."""
+
+    width: Count | None
+    stride: Count
+
+
 class BackboneRecord(Part):
-    """`width`: channels of the first stage; `convention`: which ReLUs exist at all ("snl" or "senet")."""
+    """`width`: channels of the first stage; `convention`: which ReLUs exist at all ("snl" or "senet").
+
+    student: None where the linearized network has the teacher's width and resolution.
+    """
 
     name: str
     width: Count | None
     convention: str
+    student: StudentRecord | None = None
 
 
 class BudgetRecord(Part):
-    """ReLU counts per image. `met` is what the network has, `asked` what the user said."""
+    """ReLU counts per image. `met` is what the network has, `asked` what the user said, `total` the all-ReLU network's.
+
+    `total` is more than the sites hold where the student is narrower than the teacher, or of lower resolution.
+    """
 
     asked: Count
     met: Count
@@ -188,8 +202,8 @@ class CostRecord(Part):
 class Record(RecordFile):
     """Everything one finished run leaves for tables and plots; see the module's docstring.
 
-    Beyond the field types: the budget met equals the sum of what the sites keep, the total the sum of their totals, and
-    the cost is that of these sites.
+    Beyond the field types: the budget met equals the sum of what the sites keep, the total the sum of their totals (of
+    the teacher's, where the student has another shape), and the cost is that of these sites.
     """
 
     FILE: ClassVar[str] = RECORD_FILE
@@ -204,6 +218,8 @@ class Record(RecordFile):
     backbone: BackboneRecord
     seed: int
     replacement: str
+    unit: Literal["layers", "channels", "positions", "none"] | None = None  # what is removed; None: an earlier record
+    zero_weights: Percent | None = None  # of the weights of convolutions and linear layers; None: an earlier record
     budget: BudgetRecord
     sites: list[SiteRecord]
     accuracy: AccuracyRecord
@@ -228,7 +244,7 @@ class Record(RecordFile):
         total = sum(site.total for site in self.sites)
         if kept != self.budget.met:
             raise ValueError(f"budget.met is {self.budget.met}, but the sites keep {kept}")
-        if total != self.budget.total:
+        if total > self.budget.total or (total < self.budget.total and self.backbone.student is None):
             raise ValueError(f"budget.total is {self.budget.total}, but the sites hold {total}")
         live = sum(site.kept > 0 for site in self.sites)
         if self.cost is not None and (self.cost.relus, self.cost.live_sites) != (kept, live):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from relinearize.backbones import build_backbone
 from relinearize.backbones.adapter import PixelInput
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # What every backbone takes beside the parameters of its function.
 NETWORK_DEFAULTS = {"student_skip": True, "weights": None}
+# What a search may give its student other than the teacher has: channels of the first stage (None: as many), and by
+# what the stride of the first convolution is multiplied, so that all maps are smaller. Noted in the config by Request.
+STUDENT_SHAPE = {"student_width": None, "student_stride": 1}
 
 
 def open_source(config: DictConfig) -> Source:
@@ -70,11 +74,13 @@ def all_relu_network(config: DictConfig, source: Source | None = None, student: 
     `student`: the network that is linearized, not the teacher. Its initial weights are others: the teacher's are drawn
     from the seed itself, the student's from a hash of the seed and the word "student" (`seeded_generator`). And where
     `backbone.student_skip` is false its residual blocks drop their identity shortcuts, as in SENet's and RLNet's
-    released code.
+    released code. Its width and resolution may be others, too (STUDENT_SHAPE).
     """
     source = source or build(config.dataset.source)
-    settings = NETWORK_DEFAULTS | plain(config.backbone)
-    student_skip, weights = (settings.pop(name) for name in NETWORK_DEFAULTS)
+    settings = NETWORK_DEFAULTS | STUDENT_SHAPE | plain(config.backbone)
+    student_skip, weights, width, stride = (settings.pop(name) for name in (*NETWORK_DEFAULTS, *STUDENT_SHAPE))
+    if student and width is not None:
+        settings["width"], weights = width, None
     if target(settings) is not build_backbone:
         settings.pop("name")  # a label for folders and records; our own builder is told what to build by it
         if settings.get("initialisation") == "he":  # the default in our files, which a user's class need not know
@@ -92,6 +98,9 @@ def all_relu_network(config: DictConfig, source: Source | None = None, student: 
         load_initial(backbone, Path(weights))
     if student and not student_skip:
         drop_identity_shortcuts(backbone)
+    if student and stride > 1:
+        stem = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+        stem.stride = tuple(stride * one for one in stem.stride)
     fill_statistics(config, source)
     input_size = (source.channels, source.image_size, source.image_size)
     from relinearize.data.datamodule import channel_values

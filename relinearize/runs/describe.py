@@ -19,7 +19,7 @@ from relinearize.private_inference.cost.presets import PhaseCost, predict, recor
 from relinearize.private_inference.cost.workload import LinearWork, linear_work, mask_workload
 from relinearize.records.run import OWN_BUILDER, SCHEMA_VERSION, Record
 from relinearize.relu.replacement import IDENTITY
-from relinearize.runs.build import all_relu_network
+from relinearize.runs.build import STUDENT_SHAPE, all_relu_network
 from relinearize.runs.plan import Plan
 from relinearize.runs.request import Request
 
@@ -63,9 +63,12 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
                 "name": config.backbone.name,
                 "width": config.backbone.get("width"),
                 "convention": config.backbone.get("convention", "all"),
+                "student": student_shape(config) if request.reshaped else None,
             },
             "seed": request.seed,
             "replacement": request.replacement_name,
+            "unit": mask.unit,
+            "zero_weights": tuned.get("zero_weights"),
             "budget": {
                 "asked": request.budget,
                 "met": mask.count,
@@ -117,6 +120,12 @@ def stage_classes(request: Request) -> dict[str, str]:
     return classes if request.teacher_file is None else classes | {"teacher": "file"}
 
 
+def student_shape(config: DictConfig) -> dict[str, Any]:
+    """Width and stride of the network that is linearized, where it may have others than the teacher."""
+    width, stride = (config.backbone.get(name, usual) for name, usual in STUDENT_SHAPE.items())
+    return {"width": config.backbone.get("width") if width is None else width, "stride": stride}
+
+
 def hardware(request: Request) -> dict[str, Any]:
     training = request.training
     return {
@@ -155,11 +164,11 @@ def cost_values(
 
 def network_work(config: DictConfig, source: Source) -> LinearWork | None:
     """The linear part of the network of `config`: from its name, or counted in it. None where it cannot be traced."""
-    backbone = config.backbone
-    if backbone["_target_"] == OWN_BUILDER:
+    backbone, shape = config.backbone, student_shape(config)
+    if backbone["_target_"] == OWN_BUILDER and shape["stride"] == 1:
         return backbone_work(
             backbone.name,
-            width=backbone.get("width"),
+            width=shape["width"],
             classes=source.classes,
             image_size=source.image_size,
             channels=source.channels,

@@ -40,7 +40,7 @@ from relinearize.runs.submodels import (
     submodels,
 )
 from relinearize.runs.teacher import make_teacher
-from relinearize.runs.weights import write_weights
+from relinearize.runs.weights import write_weights, zero_share
 from relinearize.targets import builder
 from relinearize.tracking.loggers import log_finished
 from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
@@ -118,6 +118,7 @@ def make_finetuned(plan: Plan) -> None:
         mask, _ = plan.results.mask(plan.chosen)
         weights, accuracies = tested(plan, stage, submodel_network(plan.request, 1.0, mask))
         description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies, "submodels": {}}
+        description["zero_weights"] = zero_share(weights)
         for name, fraction in submodels(stage).items():
             part, found = tested(plan, stage, submodel_network(plan.request, fraction, mask), name)
             write_weights(part, folder / name / WEIGHTS)

@@ -12,7 +12,7 @@ from relinearize.files import file_digest
 from relinearize.records.store import MASK, WEIGHTS, Artifact, Store
 from relinearize.relu.budget import short_count
 from relinearize.relu.mask import Mask, MaskMetadata
-from relinearize.runs.build import NETWORK_DEFAULTS
+from relinearize.runs.build import NETWORK_DEFAULTS, STUDENT_SHAPE
 from relinearize.runs.keys import RESULTS_VERSION, settings_content, without_defaults
 from relinearize.runs.request import Request, SensitivitySource
 from relinearize.runs.weights import read_weights
@@ -66,7 +66,8 @@ class Plan:
         dataset = {key: plain(request.config.dataset[key]) for key in ("holdout", "subset", "mean", "std", "augment")}
         if not dataset["augment"].get("random_resized_crop"):
             dataset["augment"].pop("random_resized_crop", None)  # null: crops by padding
-        backbone = plain(request.config.backbone)
+        # What a search makes of its student follows from its settings and the budget, and teachers do not depend on it.
+        backbone = {key: value for key, value in plain(request.config.backbone).items() if key not in STUDENT_SHAPE}
         if backbone.get("weights") is not None:
             backbone["weights"] = file_digest(Path(backbone["weights"]))
         return {

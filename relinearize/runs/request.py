@@ -22,7 +22,7 @@ from relinearize.relu.budget import listed_budget, resolve_budget, short_count
 from relinearize.relu.mask import relu_total
 from relinearize.relu.replacement import IDENTITY, REPLACEMENTS
 from relinearize.relu.sites import site_shapes
-from relinearize.runs.build import all_relu_network, open_images, open_source
+from relinearize.runs.build import STUDENT_SHAPE, all_relu_network, open_images, open_source
 from relinearize.runs.schema import check_targets, checked
 from relinearize.runs.site_choice import FREE, SiteChoice
 from relinearize.targets import TARGET, builder, plain, target
@@ -75,6 +75,7 @@ class Request:
         if self.teacher_file is not None and not self.teacher_file.is_file():
             raise UserError(f"teacher.weights={self.teacher_file} does not exist; give a .safetensors or .pt file")
         _ = self.routes  # refuses what is impossible
+        self._reshape_student()
         if self.site_choice is not None:
             self.site_choice.check(self.sizes, self.budget)
         self.check_replacement()
@@ -131,8 +132,9 @@ class Request:
 
     @property
     def replacement_name(self) -> str:
-        """What stands at removed positions, for records."""
-        return IDENTITY if self.replacement is None else self.replacement["name"]
+        """What stands at removed positions, for records; of the group, or the search's own."""
+        own = getattr(target(self.config.method.search), "replacement", IDENTITY)
+        return own if self.replacement is None else self.replacement["name"]
 
     @cached_property
     def replacement_fit(self) -> Any:
@@ -141,9 +143,13 @@ class Request:
 
     def check_replacement(self) -> None:
         """UserError for an unknown replacement, and for any where no ReLU is removed."""
-        name = self.replacement_name
-        if name == IDENTITY:
+        if self.replacement is None:
             return
+        name, own = self.replacement_name, getattr(target(self.config.method.search), "replacement", IDENTITY)
+        if own != IDENTITY:
+            raise UserError(
+                f"replacement={name}: this search has {own} at removed positions; give replacement=identity"
+            )
         if name not in REPLACEMENTS or TARGET not in self.replacement:
             raise UserError(f"replacement.name={name}: give replacement={', '.join(REPLACEMENTS)}, and no other name")
         if self.budget == self.total:
@@ -159,11 +165,12 @@ class Request:
         if self.allocation is None:
             return None
         settings = {key: value for key, value in self.allocation.items() if key not in ("name", "sensitivity")}
+        name = self.allocation["name"]
         if TARGET not in settings:
-            name = self.allocation["name"]
             raise UserError(f"allocation.name={name} names no file; give allocation=sites, cost or shapley")
+        if getattr(target(self.config.method.search), "divides", False):
+            raise UserError(f"allocation={name}: this search itself decides where ReLUs stay; give allocation=free")
         if self.allocated and "sensitivity" in self.allocation:
-            name = self.allocation["name"]
             raise UserError(f"allocation={name}: this search divides by `sensitivity`; give sensitivity={name}")
         return builder(settings)()  # in two steps, so that its errors stay ours
 
@@ -191,11 +198,11 @@ class Request:
         if first is None:
             return None
         check_number("method.search.first_factor", factor, ">= 1")
-        if getattr(target(first), "allocated", False):
-            raise UserError(
-                "method.search.first needs sensitivities; give one that does not, as "
-                "method/search@method.search.first=snl"
-            )
+        for kind, problem in {"allocated": "needs sensitivities", "divides": "prunes whole layers or channels"}.items():
+            if getattr(target(first), kind, False):
+                raise UserError(
+                    f"method.search.first {problem}; give one that does not, as method/search@method.search.first=snl"
+                )
         grid = [min(self.total, round(factor * budget)) for budget in self.grid]
         budget = {"relus": grid[self.grid.index(self.budget)], "fraction": None, "grid": grid}
         return {"method.search": first, "budget": budget, "allocation": {"name": FREE}}
@@ -221,9 +228,10 @@ class Request:
     def input_size(self) -> tuple[int, int, int]:
         return (self.source.channels, self.source.image_size, self.source.image_size)
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return site_shapes(self.all_relu.network)
+        """Of each site of the network that is linearized."""
+        return site_shapes((self.fresh_student() if self.reshaped else self.all_relu).network)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -235,10 +243,35 @@ class Request:
         return copy.deepcopy(self.all_relu)
 
     def new_student(self) -> PixelInput:
-        """The network that is searched and fine-tuned; the same but for `backbone.student_skip` (paper parity)."""
-        if self.config.backbone.get("student_skip", True):
+        """The network that is searched and fine-tuned; the same but for `backbone.student_skip` (paper parity), and
+        where the search has reshaped it."""
+        if self.config.backbone.get("student_skip", True) and not self.reshaped:
             return self.new_network()
         return self.fresh_student()
+
+    @property
+    def reshaped(self) -> bool:
+        """Whether the network that is linearized has another width or resolution than the teacher."""
+        return any(plain(self.config.backbone).get(key, usual) != usual for key, usual in STUDENT_SHAPE.items())
+
+    def _reshape_student(self) -> None:
+        """Note in the config which width and resolution the search gives its student (DeepReDuce), if it does."""
+        search = plain(self.config.method.search)
+        reshape = getattr(target(search), "reshape", None)
+        if reshape is None:
+            if self.reshaped:
+                raise UserError(f"backbone.{', '.join(STUDENT_SHAPE)}: this search trains a student like the teacher")
+            return
+
+        def shapes_at(**changes: Any) -> dict[str, tuple[int, ...]]:
+            for key, value in changes.items():
+                OmegaConf.update(self.config, f"backbone.{key}", value, force_add=True)
+            return site_shapes(self.fresh_student().network)
+
+        settings = {key: value for key, value in search.items() if not key.startswith("_")}
+        shape = reshape(shapes_at, self.budget, self.config.backbone.get("width"), **settings)
+        for key, value in (STUDENT_SHAPE | shape).items():
+            OmegaConf.update(self.config, f"backbone.{key}", value, force_add=True)
 
     def fresh_student(self) -> PixelInput:
         """The student with initial weights of its own, for searches that do not start from the teacher's."""

@@ -5,7 +5,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from relinearize.backbones.adapter import PixelInput
+from relinearize.methods.senet.ordered import first
 from relinearize.methods.stage import Snapshot, Stage
 from relinearize.progress import say
 from relinearize.records.store import MASK, WEIGHTS, Artifact
@@ -127,6 +130,9 @@ def budget_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
     snapshot = train(plan, partial(budget_stage, sensitivities=sensitivities), checkpoint).snapshot()
     if not snapshot.reached:
         say(f"search: its epochs ended before it came down to {snapshot.budget:,} ReLUs, which are met by projection")
+    if snapshot.mask.count < snapshot.budget:
+        met, unit = snapshot.mask.count, snapshot.mask.unit
+        say(f"search: of the {snapshot.budget:,} ReLUs asked, whole {unit} come to {met:,}")
     keep_snapshot(plan, snapshot)
     checkpoint.unlink(missing_ok=True)
 
@@ -142,7 +148,7 @@ def budget_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
         weights = results.weights(snapshot)
         inputs["first"] = results.weights(snapshot, SCORES)
     stage = builder(request.config.method.search)(
-        network=load_into(network, weights),
+        network=load_into(network, first_channels(weights, network) if request.reshaped else weights),
         teacher=frozen_teacher(plan, "search"),
         budget=request.budget,
         **inputs,
@@ -150,6 +156,11 @@ def budget_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
     if stage.start == "scratch":
         load_into(stage.network, request.fresh_student().network.state_dict())
     return stage
+
+
+def first_channels(weights: dict[str, Tensor], network: PixelInput) -> dict[str, Tensor]:
+    """The teacher's weights, as far as a narrower `network` has room for them."""
+    return {name: first(weights[name], value.shape) for name, value in network.network.state_dict().items()}
 
 
 def walk_search(plan: Plan) -> None:

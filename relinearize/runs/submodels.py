@@ -66,7 +66,10 @@ def submodel_network(request: Request, fraction: float, mask: Mask) -> PixelInpu
 
 def check_submodels(request: Request, stage: Stage) -> None:
     """UserError unless each sub-model of `stage` is the backbone of its width, by names and shapes."""
-    for fraction in set(submodels(stage).values()) - {1.0}:
+    narrower = set(submodels(stage).values()) - {1.0}
+    if narrower and request.reshaped:
+        raise UserError("method.finetune.widths: this search gives the student a width itself; give widths=[1.0]")
+    for fraction in narrower:
         built = submodel_network(request, fraction, Mask.full(request.all_relu.network)).network.state_dict()
         cut = narrowed(request.new_student(), fraction).network.state_dict()
         if [(name, value.shape) for name, value in built.items()] != [(name, cut[name].shape) for name in cut]:
@@ -127,6 +130,7 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
         site |= {"shape": tuple(kept.shape), "total": kept.numel(), "kept": int(kept.sum())}
     config = OmegaConf.create(values["config"])
     sites = [(site["kept"], site["total"]) for site in values["sites"]]
+    values["unit"] = mask.unit
     values["cost"] = cost_values(config, build(config.dataset.source), sites, record.replacement)
     values["accuracy"] |= accuracies
     if fraction < 1:

@@ -144,6 +144,12 @@ def described(name: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor
     return f"the backbone has {shaped(name, own)}, the file {shaped(name, weights)}"
 
 
+def zero_share(weights: Mapping[str, Tensor]) -> float:
+    """Percent of the weights of convolutions and linear layers that are 0."""
+    parts = [value for name, value in weights.items() if last_part(name) == "weight" and value.dim() > 1]
+    return 100 * sum(int((part == 0).sum()) for part in parts) / max(1, sum(part.numel() for part in parts))
+
+
 def load_initial(network: nn.Module, path: Path) -> None:
     """Start `network` from the weights in `path`, in place.
 

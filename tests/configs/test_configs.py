@@ -269,6 +269,35 @@ def test_ready_made_sweeps_ask_their_searches_for_the_budgets_of_all_jobs():
 
 
 @pytest.mark.slow
+def test_jobs_of_snls_table_share_a_teacher_and_its_budgets_resolve(tmp_path):
+    """Each job builds its stages at the sweep's own sizes; weight pruning keeps all ReLUs and is a job beside it."""
+    from fake_sets import write_cifar10
+
+    from relinearize.runs.pipeline import check_stages
+    from relinearize.runs.plan import Plan
+
+    write_cifar10(tmp_path, per_file=13)
+    params = swept("sweep/snl_table1")
+    assert list(composed("experiment=sweep/snl_table1").budget.grid) == [0.3, 0.1, 0.05]
+    assert params["budget.fraction"] == ["0.3", "0.1", "0.05"]
+    jobs = [(method, share) for method in params["method"] for share in params["budget.fraction"]]
+    teachers, counts = set(), {}
+    for method, share in [*jobs, ("weight_pruning", "1.0")]:
+        settings = [f"method={method}", "method/teacher=classifier", f"budget.fraction={share}", f"output={tmp_path}"]
+        images = [f"dataset.root={tmp_path}", "trainer.accelerator=cpu"]
+        plan = Plan.of(composed("experiment=sweep/snl_table1", *settings, *images))
+        assert {"method.teacher", "method.finetune"} <= check_stages(plan).keys()
+        teachers.add(plan.teacher.key)
+        counts.setdefault(method, []).append((plan.request.budget, plan.request.total, plan.request.new_student()))
+    assert len(teachers) == 1
+    for method, found in counts.items():
+        expected = [122_880] if method == "weight_pruning" else [36_864, 12_288, 6_144]
+        assert [budget for budget, _, _ in found] == expected and {total for _, total, _ in found} == {122_880}
+    widths = [student.network.conv1.out_channels for _, _, student in counts["deepreduce"]]
+    assert widths == [16, 8, 4], "S2 + S3 with positions out; S2 + S3 thinned at 1/2 and 1/4 of the channels"
+
+
+@pytest.mark.slow
 def test_bf16_option_trains_on_a_cpu(tmp_path):
     """Emulated and very slow on processors without bf16 instructions: a handful of images."""
     from quick_runs import quick_run
@@ -476,8 +505,11 @@ def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():
 
 # ---- combinations ----------------------------------------------------------------------------------------------------
 
-SEARCHES = ["snl", "random", "senet", "random_allocated", "rlnet", "relupruner", "autorep", "bcd"]
-FINETUNES = ["distill", "senet", "senet_activations", "senetpp", "rlnet"]
+SEARCHES = [
+    "snl", "random", "senet", "random_allocated", "rlnet", "relupruner", "autorep", "bcd", "deepreduce",
+    "filter_pruning",
+]  # fmt: skip
+FINETUNES = ["distill", "senet", "senet_activations", "senetpp", "rlnet", "weight_pruning"]
 SENSITIVITIES = {
     "computed": [], "shapley": [], "uniform": [], "proportional": [], "snl": [],
     "list": ["sensitivity.values=[1,2,3,4,5,6,7]"],

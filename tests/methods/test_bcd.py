@@ -157,6 +157,12 @@ def test_its_first_search_is_snls_own(finished, tmp_path, fits):
     assert other.search.key != plan.search.key and other.teacher.key == plan.teacher.key
 
 
+@pytest.mark.parametrize("first", ["deepreduce", "filter_pruning"])
+def test_first_searches_that_prune_by_layers_or_channels_are_refused(tmp_path, first):
+    with pytest.raises(UserError, match="first prunes whole layers or channels; give one that does not"):
+        check_stages(quick_plan(tmp_path, SHARE, f"method/search@method.search.first={first}", method="bcd"))
+
+
 @pytest.mark.slow
 def test_total_epochs_layer_culling_and_other_first_searches_go_with_it(finished, tmp_path):
     copy_store(finished[1], tmp_path)

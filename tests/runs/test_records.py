@@ -33,9 +33,11 @@ VALUES = {
         "test": 457,
         "fingerprint": "ff00",
     },
-    "backbone": {"name": "resnet8", "width": 16, "convention": "senet"},
+    "backbone": {"name": "resnet8", "width": 16, "convention": "senet", "student": None},
     "seed": 0,
     "replacement": "identity",
+    "unit": "positions",
+    "zero_weights": 0.5,
     "budget": {"asked": 30, "met": 30, "total": 128, "reached": True},
     "sites": [
         {"name": "relu1", "shape": [1, 8, 8], "total": 64, "kept": 20, "sensitivity": 0.5},
@@ -114,6 +116,19 @@ def test_round_trip(tmp_path):
     assert isinstance(epoch, int)
 
 
+def test_a_narrower_student_has_fewer_relus_than_the_teacher(tmp_path):
+    student = {"backbone__student": {"width": 8, "stride": 1}}
+    assert Record.model_validate(values_with(budget__total=256, **student)).budget.total == 256
+    with pytest.raises(UserError, match="the sites hold 128"):
+        Record.read(written(tmp_path, values_with(budget__total=127, **student)))
+
+
+def test_records_from_before_there_were_units_are_read():
+    values = {key: value for key, value in VALUES.items() if key not in ("unit", "zero_weights")}
+    record = Record.model_validate(values | {"backbone": {"name": "resnet8", "width": 16, "convention": "senet"}})
+    assert (record.unit, record.zero_weights, record.backbone.student) == (None, None, None)
+
+
 def test_not_a_number_becomes_null():
     values = values_with(stages__finetune__history=[{"epoch": 0, "train/loss": float("nan")}])
     assert Record.model_validate(values).stages["finetune"].history[0]["train/loss"] is None
@@ -124,6 +139,8 @@ def test_not_a_number_becomes_null():
     [
         ({"budget__met": 31}, "budget.met is 31, but the sites keep 30"),
         ({"budget__total": 127}, "budget.total is 127, but the sites hold 128"),
+        ({"budget__total": 129}, "budget.total is 129, but the sites hold 128"),
+        ({"unit": "blocks"}, "unit"),
         ({"sites__0__kept": 65}, "sites.0: site relu1: kept 65 is more than its total 64"),
         ({"accuracy__test": 100.5}, "accuracy.test"),
         ({"accuracy__holdout": -1.0}, "accuracy.holdout"),

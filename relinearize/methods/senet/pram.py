@@ -174,7 +174,14 @@ class PRAMDistill(Distill):
         self.form, self.pram_weight = form, pram_weight
         inner = inner_network(network)
         stage_ends = getattr(inner, "stage_ends", ())
-        self.compared_sites = chosen_sites(sites, site_shapes(inner), f"{self.config_key}.sites", stage_ends)
+        shapes, wanted = site_shapes(inner), site_shapes(inner_network(teacher))  # none in a frozen copy
+        self.compared_sites = chosen_sites(sites, shapes, f"{self.config_key}.sites", stage_ends)
+        for name in (name for name in self.compared_sites if name in wanted):
+            if shapes[name][1:] != wanted[name][1:]:
+                raise UserError(
+                    f"{self.config_key} compares maps, and those of site {name} are {shapes[name][1:]} in the student, "
+                    f"{wanted[name][1:]} in the teacher; give method/finetune=retrain"
+                )
         self._student_outputs = SiteOutputs(network, self.compared_sites)
         self._teacher_outputs = SiteOutputs(teacher, self.compared_sites)
 

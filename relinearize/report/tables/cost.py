@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from relinearize.private_inference.cost.backbones import backbone_work
 from relinearize.private_inference.cost.presets import Preset, predict, recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, Workload, mask_workload
-from relinearize.records.run import Record
+from relinearize.records.run import Record, StudentRecord
 
 # Part of a predicted latency -> words for people.
 PARTS = {
@@ -26,11 +26,12 @@ def record_workload(record: Record, all_relus: bool = False) -> Workload:
 
 
 def _linear_work(record: Record) -> LinearWork | None:
-    if record.own_backbone:
-        dataset, backbone = record.dataset, record.backbone
+    dataset, backbone = record.dataset, record.backbone
+    student = backbone.student or StudentRecord(width=backbone.width, stride=1)
+    if record.own_backbone and student.stride == 1:
         return backbone_work(
             backbone.name,
-            width=backbone.width,
+            width=student.width,
             classes=dataset.classes,
             image_size=dataset.image_size,
             channels=dataset.channels,

@@ -107,6 +107,7 @@ def _row(record: Record) -> dict[str, Any]:
         "network": network_name(backbone.name, backbone.width, backbone.convention),
         "method": record.method.name,
         "replacement": record.replacement,
+        "unit": record.unit,
         "recipe": recipe,
         "teacher": teacher.key if teacher else f"seed {record.seed}",
         "teacher_recipe": repr(sorted(item for item in recipe.items() if "teacher" in item[0])),
@@ -186,6 +187,7 @@ def point_table(runs: DataFrame) -> DataFrame:
     costs = list(runs.columns[runs.columns.get_loc("live_sites") : runs.columns.get_loc("variant")])
     points = runs.groupby(["curve", "asked"], sort=False).agg(
         **{name: (name, "first") for name in (*OF_CURVE, *NAMES)},
+        unit=("unit", "first"),
         relus=("met", lambda met: round(met.mean())),
         accuracy_mean=("test", "mean"),
         accuracy_std=("test", "std"),
@@ -218,7 +220,8 @@ def level_table(runs: DataFrame, preset: Preset | None = None) -> DataFrame:
     Each teacher counts once, however many runs share it. `relus`: all; costs of the network with all ReLUs.
     """
     kind = ["network", "total", "teacher_recipe"]
-    teachers = runs.drop_duplicates([*kind, "teacher"])
+    runs = runs.assign(reshaped=[record.backbone.student is not None for record in runs["record"]])
+    teachers = runs.sort_values("reshaped", kind="stable").drop_duplicates([*kind, "teacher"])
     levels = teachers.groupby(kind, sort=False).agg(
         accuracy_mean=("teacher_test", "mean"),
         accuracy_std=("teacher_test", "std"),
@@ -229,6 +232,9 @@ def level_table(runs: DataFrame, preset: Preset | None = None) -> DataFrame:
     levels = levels[levels["n"] > 0].reset_index()
     levels["relus"] = levels["total"]
     costs = [predicted_costs(record, preset, all_relus=True) for record in levels["record"]]
+    for place, record in enumerate(levels["record"]):
+        if record.backbone.student is not None:  # all that is known is the cost of another network
+            costs[place] = dict.fromkeys(costs[place])
     return levels.join(DataFrame(costs, index=levels.index).astype(float))
 
 
@@ -241,4 +247,4 @@ def pareto_table(panels: Sequence[Panel]) -> DataFrame:
     costs = [name for name in points if name.endswith(("live_sites", "_s", "_mb"))]
     predictions = [f"{name}_{of}" for name in (*PREDICTIONS, "class_spread") for of in ("mean", "std")]
     further = ["holdout_mean", "all_relu_mean", "drop", *predictions, *costs, "seeds", "keys"]
-    return points[[*OF_CURVE, *counts, *accuracies, *further]].round(4)
+    return points[[*OF_CURVE, "unit", *counts, *accuracies, *further]].round(4)

@@ -38,9 +38,10 @@ def runs_table(records: Iterable[Record], preset: Preset) -> Table:
     table = new_table(padding=(0, 1), collapse_padding=True)
     several_sets = len({record.dataset.title for record in records}) > 1
     methods = not all(record.name.startswith(f"{record.method.name}-") for record in records)
+    units = len({(record.unit, record.replacement) for record in records}) > 1
     missed = any(record.budget.met != record.budget.asked for record in records)
     sent = preset.network is not None
-    for name in ("run", *["dataset"] * several_sets, *["method"] * methods):
+    for name in ("run", *["dataset"] * several_sets, *["method"] * methods, *["removed", "replaced by"] * units):
         table.add_column(name, overflow="fold")
     counts, costs = ["asked"] * missed + ["ReLUs", "ReLU %"], ["live\nsites", "PI s"] + ["PI MB"] * sent
     for name in (*counts, "test", "last", "all-\nReLU", "train s", *costs):
@@ -52,6 +53,7 @@ def runs_table(records: Iterable[Record], preset: Preset) -> Table:
             escape(record.name),
             *[escape(record.dataset.title)] * several_sets,
             *[escape(record.method.name)] * methods,
+            *[record.unit or "-", record.replacement] * units,
             *[f"{budget.asked:,}"] * missed,
             met if budget.met == budget.asked else f"[red]{met}[/red]",
             f"{100 * budget.met / budget.total:.2f}" if budget.total else "-",

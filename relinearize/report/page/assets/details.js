@@ -95,7 +95,7 @@ function drawDetails(holder, run, panel, state, redraw) {
   holder.replaceChildren(el("div", {},
     el("div", { class: "head" }, el("div", {},
       el("h2", {}, dot(DATA.colours[run.method.name]), " ", run.name || "(no name)"),
-      el("p", { class: "sub" }, `${panel.title} · ${run.network} · ${run.method.teacher} → ${run.method.search} → ${run.method.finetune} · replacement: ${run.replacement}`))),
+      el("p", { class: "sub" }, `${panel.title} · ${run.network} · ${run.method.teacher} → ${run.method.search} → ${run.method.finetune} · replacement: ${run.replacement}${run.unit ? ` · removed: ${run.unit}` : ""}`))),
     el("div", { class: "facts" },
       fact("test accuracy", percent(accuracy.test) + " %", `${accuracy.n_test} images; weights chosen by: ${accuracy.selection}, epoch ${accuracy.selected_epoch ?? MISSING}`),
       fact("last epoch", percent(accuracy.test_last) + " %"),

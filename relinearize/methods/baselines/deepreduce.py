@@ -1,0 +1,273 @@
+"""DeepReDuce (Jha et al., ICML 2021): ReLUs go by whole layers, from the stages that need them least.
+
+A stage is made of the sites of one map size. Three steps, here one choice for each budget:
+
+    culled      the least critical stages lose all their ReLUs; of a ResNet-18: S3 > S2 > S4 > S1. Of networks with
+                another number of stages the order is measured
+    thinned     the second ReLU of every block goes, too
+    reshaped    the network gets a part of its channels, or maps of a part of their size, and ReLUs fall with them
+
+The network that is left is trained with distillation from the all-ReLU network (method/finetune). The published budgets
+of a ResNet-18 come out to the unit. Other budgets: the last of the kept stages is filled by a score of its positions
+(ours), or, without one, the next lower number of ReLUs is taken.
+
+Not known here, and ours: how the paper measures criticality, apart from the order that it found; how it divides the
+1/8 of its smallest network between channels and resolution (here: channels); how it makes maps smaller (here: the
+stride of the first convolution); what its networks are trained from (here: the teacher's weights, of a narrower network
+their first channels).
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.errors import UserError, check_choice, check_number
+from relinearize.methods.baselines.masked_search import MaskedSearch
+from relinearize.methods.losses import accuracy
+from relinearize.methods.scores import check_callable, check_score
+from relinearize.methods.stage import Snapshot
+from relinearize.relu.budget import top_positions
+from relinearize.relu.mask import Mask
+from relinearize.relu.sites import site_shapes
+
+PUBLISHED, MEASURED = "published", "measured"
+RESNET18 = (3, 2, 4, 1)  # the published order: stages from the most critical one on
+SHARES = (1.0, 0.5, 0.25, 0.125)  # of the channels, that a budget may lead to
+STRIDES = {1: 1, 0.5: 2, 0.25: 4}  # resolution -> stride of the first convolution
+KEY = "method.search"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One of the networks: the sites of each kept stage, the most critical stage first; `share` of all channels."""
+
+    kept: tuple[tuple[str, ...], ...]
+    thinned: bool
+    share: float
+    count: int
+
+
+def stages(shapes: Shapes) -> list[list[str]]:
+    """The sites of each map size, in forward order."""
+    found: dict[tuple[int, ...], list[str]] = {}
+    for name, shape in shapes.items():
+        found.setdefault(tuple(shape[1:]), []).append(name)
+    return list(found.values())
+
+
+def second_sites(names: Sequence[str]) -> set[str]:
+    """Every second of the sites of one module: the second ReLU of each block."""
+    seen: Counter[str] = Counter()
+    second = set()
+    for name in names:
+        block = name.rpartition(".")[0]
+        seen[block] += 1
+        if seen[block] % 2 == 0:
+            second.add(name)
+    return second
+
+
+def forms(shapes: Shapes, order: Sequence[int], shares: Sequence[float], thinned: bool | None) -> Iterator[Form]:
+    """All networks with the first stages of `order` (from 1, the most critical first). thinned: None: with and without.
+
+    Raises UserError unless `order` has every stage once.
+    """
+    groups, second = stages(shapes), second_sites(list(shapes))
+    if sorted(order) != list(range(1, len(groups) + 1)):
+        raise UserError(
+            f"{KEY}.order={list(order)}: this network has {len(groups)} stages (sites of one map size); give each of "
+            f"1 to {len(groups)} once, the most critical first, or {MEASURED}"
+        )
+    for share in shares:
+        for thin in (False, True) if thinned is None else (thinned,):
+            live = [tuple(name for name in groups[stage - 1] if not (thin and name in second)) for stage in order]
+            for number in range(1, len(live) + 1):
+                count = sum(math.prod(shapes[name]) for stage in live[:number] for name in stage)
+                yield Form(tuple(live[:number]), thin, share, round(share * count))
+
+
+def choose(
+    shapes: Shapes,
+    budget: int,
+    order: Sequence[int] = RESNET18,
+    *,
+    shares: Sequence[float] = SHARES,
+    thinned: bool | None = None,
+    filled: bool = True,
+    exact: bool = False,
+) -> Form:
+    """The network for `budget` ReLUs: `filled`: the smallest that holds it; else the largest within it.
+
+    Among equals the widest, and of these the one that is not thinned. `shapes`: of the sites at all channels. UserError
+    where there is none, and, if `exact`, where it has not `budget` ReLUs.
+    """
+    found = list(forms(shapes, order, shares, thinned))
+    fitting = [form for form in found if (form.count >= budget if filled else form.count <= budget)]
+    counts = sorted({form.count for form in found})
+    if not fitting:
+        raise UserError(
+            f"{KEY}: whole layers of this network come to {counts[0]:,} to {counts[-1]:,} ReLUs, and the budget is "
+            f"{budget:,}; give one of these, or other values of {KEY}.channels, resolution and thinned"
+        )
+    chosen = min(fitting, key=lambda form: (abs(form.count - budget), -form.share, form.thinned))
+    if exact and not filled and chosen.count != budget:
+        above = next((f" or {count:,}" for count in counts if count > budget), "")
+        raise UserError(
+            f"{KEY}.exact=true: whole layers come to {chosen.count:,}{above} ReLUs, and the budget is {budget:,}; "
+            f"give one of these, or a score, or {KEY}.exact=false"
+        )
+    return chosen
+
+
+class DeepReDuce(MaskedSearch):
+    """The search stage of DeepReDuce; it trains nothing.
+
+    Args:
+        network: all-ReLU, of the width and resolution that `reshape` gives.
+        teacher, budget: see MaskedSearch.
+        order: stages from the most critical one on, counted from 1; "measured": the one without which the teacher
+            loses most accuracy on training images first; "published": RESNET18, measured where stages are not four.
+        thinned: None: as the budget needs it.
+        channels: share of the channels; None: 1, 1/2, 1/4 or 1/8, as the budget needs it (1 with a measured order,
+            which is not known before the images are). Read by `reshape`.
+        resolution: of the maps' sides: 1, 0.5 or 0.25. Read by `reshape`.
+        score: a function of scores.py that fills the last stage; None: whole layers alone.
+        score_images: training images for it, and for a measured order.
+        exact: refuse budgets that whole layers do not come to, instead of staying below; without a score.
+        batch_size: images at a time.
+    """
+
+    least_epochs = 0
+    divides = True  # decides itself which sites keep ReLUs: `allocation` cannot
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        *,
+        budget: int,
+        order: Sequence[int] | str = PUBLISHED,
+        thinned: bool | None = None,
+        channels: float | None = None,
+        resolution: float = 1.0,
+        score: Callable[..., dict[str, Tensor]] | None = None,
+        score_images: int = 4096,
+        exact: bool = False,
+        batch_size: int = 128,
+    ) -> None:
+        super().__init__(network, teacher, budget=budget, epochs=0, batch_size=batch_size, learning_rate=0.0)
+        check_choice(f"{KEY}.exact", exact, (True, False))
+        check_number(f"{KEY}.score_images", score_images, ">= 1", integer=True)
+        if score is not None:
+            check_callable(f"{KEY}.score", score)
+        self.order, self.thinned, self.exact = known_order(order, site_shapes(inner_network(network))), thinned, exact
+        self.score_of, self.score_images = score, score_images
+        self.scores: dict[str, Tensor] = {}
+
+    @staticmethod
+    def reshape(
+        shapes_at: Callable[..., Shapes],
+        budget: int,
+        width: int | None,
+        *,
+        order: Sequence[int] | str = PUBLISHED,
+        thinned: bool | None = None,
+        channels: float | None = None,
+        resolution: float = 1.0,
+        score: Any = None,
+        exact: bool = False,
+        **_: Any,
+    ) -> dict[str, int | None]:
+        """The student's width and stride, from the search's settings; see Request.
+
+        shapes_at: from these to the shapes of the sites. width: of the teacher; None: unknown.
+        """
+        check_choice(f"{KEY}.thinned", thinned, (None, True, False))
+        check_choice(f"{KEY}.resolution", resolution, STRIDES)
+        if channels is not None:
+            check_number(f"{KEY}.channels", channels, "> 0", "<= 1")
+            if channels < 1 and (width is None or not (width * channels).is_integer()):
+                raise UserError(f"{KEY}.channels={channels}: no network of backbone.width={width}; give another share")
+        stride, shares = STRIDES[resolution], [1.0] if channels is None else [channels]
+        shapes = shapes_at(student_stride=stride)
+        known = known_order(order, shapes)
+        if known is None and exact and score is None:
+            raise UserError(f"{KEY}.exact=true needs an order of the stages that is not measured; give {KEY}.order")
+        if known is not None and channels is None and width is not None:
+            shares = [one for one in SHARES if (width * one).is_integer()]
+        share = choose(
+            shapes,
+            budget,
+            known or range(1, len(stages(shapes)) + 1),
+            shares=shares,
+            thinned=thinned,
+            filled=known is None or score is not None,
+            exact=exact,
+        ).share
+        return {"student_width": None if share == 1 else int(width * share), "student_stride": stride}
+
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        if self.score_of is not None:
+            check_score(f"{KEY}.score", self.score_of, self.network, self._frozen[0], images, labels)
+
+    def form(self, order: Sequence[int]) -> Form:
+        """Of the network as it is now."""
+        return choose(
+            site_shapes(inner_network(self.network)), self.budget, order, shares=(1.0,), thinned=self.thinned,
+            filled=self.score_of is not None, exact=self.exact,
+        )  # fmt: skip
+
+    def measured_order(self) -> list[int]:
+        """By the training accuracy that the network keeps without the ReLUs of a stage, least first."""
+        full, kept = self.mask, {}
+        batches = list(self.images())
+        for number, stage in enumerate(stages(site_shapes(inner_network(self.network))), start=1):
+            self.put_on(Mask({name: mask & (name not in stage) for name, mask in full.items()}))
+            kept[number] = accuracy(self.network, batches, self.precision_name)
+        self.put_on(full)
+        return sorted(kept, key=kept.get)
+
+    def images(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training images, and the networks on their device: without any training, nothing has moved them there yet."""
+        for images, labels in self.further_batches(0, -(-self.score_images // self.batch_size)):
+            for network in (self.network, *self._frozen):
+                network.to(images.device)
+            yield images, labels
+
+    def snapshot(self) -> Snapshot:
+        started = time.monotonic()
+        form = self.form(self.order or self.measured_order())
+        whole, last = {name for stage in form.kept[:-1] for name in stage}, form.kept[-1]
+        if form.count > self.budget:
+            next(self.images())
+            self.scores = self.score_of(self.network, self.images(), teacher=self._frozen[0], seed=self.seed)
+            rest = self.budget - sum(self.mask[name].numel() for name in whole)
+            found = top_positions({name: self.scores[name] for name in last}, rest)
+        else:
+            found = {name: self.mask[name] for name in last}
+        none = {name: torch.zeros_like(mask) for name, mask in self.mask.items()}
+        self.put_on(Mask({name: found.get(name, self.mask[name] if name in whole else none[name]) for name in none}))
+        self.seconds += time.monotonic() - started
+        return super().snapshot()
+
+    def position_scores(self) -> Mapping[str, Tensor]:
+        return self.scores or super().position_scores()
+
+
+def known_order(order: object, shapes: Shapes) -> Sequence[int] | None:
+    """The order that a setting means for a network, None for one that is measured. UserError for anything else."""
+    if order == PUBLISHED:
+        return RESNET18 if len(stages(shapes)) == len(RESNET18) else None
+    if isinstance(order, Sequence) and not isinstance(order, str) and all(type(stage) is int for stage in order):
+        return order
+    check_choice(f"{KEY}.order", order, (PUBLISHED, MEASURED, "a list such as [3,2,4,1]"))
+    return None
