@@ -6,9 +6,9 @@ convolution instead of before it, on fewer channels. *Pruning*: skip connections
 
 The paper's search (macro, in the manner of ENAS) chooses kernels and skips; what it found is not known. Here all
 kernels are 3x3 and every layer from the third on reads the layer before it and the one before that, concatenated,
-through a 1x1 convolution. Nor is it known how the paper divides a budget between depth and width: here the depth is given, and the
-width is the largest that fits. That needs no search: with balanced channels every layer and every skip has a fixed
-number of ReLUs per channel of the first stage, so that the count is linear in the width.
+through a 1x1 convolution. Nor is it known how the paper divides a budget between depth and width: here the depth is
+given, and the width is the largest that fits. That needs no search: with balanced channels every layer and every skip
+has a fixed number of ReLUs per channel of the first stage, so that the count is linear in the width.
 """
 
 from collections.abc import Sequence

@@ -24,7 +24,7 @@ from relinearize.training.checkpoint import read_checkpoint
 
 SHARE = f"budget.fraction={SMALL}"
 BUDGET = round(SMALL * 2304)
-KINDS = ["affine", "quadratic", "zero"]
+KINDS = ["affine", "quadratic", "cubic", "zero"]
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +81,16 @@ def test_the_cost_has_it(made, identity, capsys):
     show_cost([f"run={folder}", "preset=semi2k", "network=wan"])
     printed = capsys.readouterr().out
     removed, sites = 2304 - BUDGET, sum(site.kept < site.total for site in record.sites)
-    words = {"affine": f"{removed:,} affine at {sites}", "quadratic": f"{removed:,} quadratics at {sites}"}
-    assert (words.get(kind, "ReLUs") in printed) and ("quadratics" in printed) == (kind == "quadratic")
+    products = {"quadratic": 1, "cubic": 2}.get(kind, 0)
+    words = f"{products * removed:,} quadratics at {products * sites}" if products else f"{removed:,} affine at {sites}"
+    assert (words in printed) == (kind != "zero")
     cost = record.cost.model_dump()
     assert cost["relus"] == BUDGET and [cost["affine"], cost["quadratic"]] == [
-        removed * (kind == name) for name in ("affine", "quadratic")
+        removed * (kind == "affine"),
+        removed * products,
     ]
     more = cost["predicted"]["semi2k_wan"]["online"]["bytes"] - (identity[0].cost.predicted["semi2k_wan"].online.bytes)
-    assert more == {"affine": 8, "quadratic": 48, "zero": 0}[kind] * removed
+    assert more == {"affine": 8, "quadratic": 48, "cubic": 96, "zero": 0}[kind] * removed
 
 
 def test_each_is_a_curve_of_its_own(made, identity):
@@ -175,7 +177,7 @@ def test_the_identity_is_in_no_key(tmp_path):
     [
         (["replacement=affine", "budget=all"], "replacement=affine stands at removed positions, but all 2,304 ReLUs"),
         (["replacement=affine", "replacement.images=0"], "replacement.images=0"),
-        (["replacement.name=cubic"], "replacement.name=cubic: give replacement=identity, zero, affine, quadratic"),
+        (["replacement.name=quartic"], "name=quartic: give replacement=identity, zero, affine, quadratic, cubic"),
         (["replacement.name=affine"], "replacement.name=affine: give replacement="),
     ],
 )
