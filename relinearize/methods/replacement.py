@@ -1,16 +1,16 @@
 """Replacements: what stands at the positions whose ReLU a search has removed, fitted once, before the fine-tuning.
 
 The identity, which all three papers have, needs no fit. Affine, quadratic and cubic are Gaussian least-squares fits,
-channel by channel: the first two are those of DaPa (AutoReP, ICCV 2023), the third goes a degree further. With z ~ N(mu, sigma^2), t = mu / sigma, phi and Phi the density and the
-distribution function of N(0, 1):
+channel by channel: the first two are those of DaPa (AutoReP, ICCV 2023), the third goes a degree further. With z ~
+N(mu, sigma^2), t = mu / sigma, phi and Phi the density and the distribution function of N(0, 1):
 
     affine      Phi(t) z + sigma phi(t)
     quadratic   phi(t) / (2 sigma) z^2 + (Phi(t) - t phi(t)) z + sigma phi(t) (1 + t^2) / 2
     cubic       -t phi(t) / (6 sigma^2) z^3 + phi(t) (1 + t^2) / (2 sigma) z^2 + (Phi(t) - t phi(t) (1 + t^2) / 2) z
                 + sigma phi(t) (3 + t^4) / 6
 
-They are the projections onto Hermite polynomials of u = (z - mu) / sigma, of which ReLU(z) = sigma max(u + t, 0) has the
-coefficients sigma (t Phi(t) + phi(t)), sigma Phi(t), sigma phi(t) / 2 and -sigma t phi(t) / 6.
+They are the projections onto Hermite polynomials of u = (z - mu) / sigma, of which ReLU(z) = sigma max(u + t, 0) has
+the coefficients sigma (t Phi(t) + phi(t)), sigma Phi(t), sigma phi(t) / 2 and -sigma t phi(t) / 6.
 
 A replacement has
 

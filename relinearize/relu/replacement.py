@@ -27,7 +27,8 @@ def check_coefficients(shape: Sequence[int], site: Sequence[int]) -> None:
 def polynomial(x: Any, coefficients: Any) -> Any:
     """slope x + intercept + curvature x^2 + cubic x^3, as far as they are given, by Horner's rule.
 
-    One product of two values that depend on x for a quadratic, two for a cubic. x: an array of any kind, also a secret one. coefficients: a sequence of arrays that go with it.
+    One product of two values that depend on x for a quadratic, two for a cubic. x: an array of any kind, also a secret
+    one. coefficients: a sequence of arrays that go with it.
     """
     slope, *further = coefficients
     if len(further) > 1:

@@ -141,7 +141,15 @@ class Request:
 
     def check_replacement(self) -> None:
         """UserError for an unknown replacement, and for any where no ReLU is removed."""
-        name = self.replacement_name
+        name, planned = self.replacement_name, self.planned_replacement
+        if planned not in (None, name):
+            raise UserError(
+                f"replacement={name}: this search chooses where {planned} ones stand; give replacement={planned}"
+            )
+        if planned is not None and self.allocation is not None:
+            raise UserError(
+                f"allocation={self.allocation['name']}: this search divides the budget itself; give allocation={FREE}"
+            )
         if name == IDENTITY:
             return
         if name not in REPLACEMENTS or TARGET not in self.replacement:
@@ -152,6 +160,11 @@ class Request:
                 f"give replacement={IDENTITY} or a lower budget"
             )
         _ = self.replacement_fit  # refuses what is impossible
+
+    @property
+    def planned_replacement(self) -> str | None:
+        """The replacement that the search plans with, fitting it itself; None: it knows of none."""
+        return getattr(target(self.config.method.search), "replacement", None)
 
     @cached_property
     def site_choice(self) -> SiteChoice | None:

@@ -125,6 +125,8 @@ def budget_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
     """A search for one budget, under a given allocation (SENet) or over all positions."""
     checkpoint = plan.search.path / CHECKPOINT
     snapshot = train(plan, partial(budget_stage, sensitivities=sensitivities), checkpoint).snapshot()
+    if snapshot.mask.count < snapshot.budget:
+        say(f"search: {snapshot.mask.count:,} ReLUs, whole layers or channels of at most the {snapshot.budget:,} asked")
     if not snapshot.reached:
         say(f"search: its epochs ended before it came down to {snapshot.budget:,} ReLUs, which are met by projection")
     keep_snapshot(plan, snapshot)
@@ -136,6 +138,8 @@ def budget_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
     network = request.stage_network("search")
     if request.allocated:
         inputs["sensitivities"] = sensitivities
+    if request.planned_replacement is not None:
+        inputs["fit"] = request.replacement_fit
     if plan.first is not None:
         snapshot, results = plan.first.snapshot(), plan.first.results
         results.mask(snapshot)[0].apply(network.network)
@@ -234,6 +238,8 @@ def search_inputs(plan: Plan) -> dict[str, Any]:
         inputs["budget"] = request.budget
         if request.allocated:
             inputs["sensitivities"] = plan.sensitivity_source.known or dict.fromkeys(request.shapes, 1.0)
+        if request.planned_replacement is not None:
+            inputs["fit"] = request.replacement_fit
         if plan.first is not None:
             inputs["first"] = {name: torch.zeros(shape) for name, shape in request.shapes.items()}
             top_mask(inputs["first"], plan.first.request.budget).apply(network.network)
