@@ -156,9 +156,11 @@ def test_a_run_has_the_coefficients_of_its_plan(made):
         assert (highest == 0).any() and (highest != 0).any(), "both degrees"
 
 
-def test_a_killed_search_ends_alike(made, tmp_path, run_in_pieces):
+def test_a_killed_search_ends_alike_and_says_what_it_meets(made, tmp_path, run_in_pieces, capsys):
     method, record, folder = made
     assert_same_in_pieces((record, folder), tmp_path, run_in_pieces, 3, SHARE, *PLANNERS[method], method=method)
+    said = f"search: {record.budget.met} ReLUs, whole layers or channels of at most the 691 asked"
+    assert said in "".join(capsys.readouterr())
 
 
 def test_curves_of_different_replacement_are_not_joined(made):
@@ -177,6 +179,7 @@ def test_curves_of_different_replacement_are_not_joined(made):
         ("delphi", ["dataset.holdout=0", "method.teacher.selection=last", "method.finetune.selection=last"],
          "method.search compares plans on held-out images but dataset.holdout=0"),
         ("delphi", ["method.search.population=1"], "method.search.population=1: must be an integer >= 2"),
+        ("delphi", ["trainer.devices=2"], "runs on one device; give trainer.devices=1"),
         ("delphi", ["method.search.clip=0"], "method.search.clip=0: must be a number > 0"),
         ("delphi", ["replacement=affine"], "replacement=affine: this search chooses where quadratic ones stand"),
         ("snl", ["method/search=safenet"], "replacement=identity: .* give replacement=cubic"),

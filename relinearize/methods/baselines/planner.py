@@ -155,6 +155,10 @@ class Planner(MaskedSearch):
                 f"{self.config_key} compares plans on held-out images but dataset.holdout=0; give dataset.holdout=0.1"
             )
 
+    def check_devices(self, devices: int) -> None:
+        if devices > 1:  # whose polynomials would differ
+            raise UserError(f"{self.config_key} ({type(self).__name__}) runs on one device; give trainer.devices=1")
+
     def set_learning_rate(self, epoch: int) -> None:
         for group in self.optimizers().param_groups:
             group["lr"] = learning_rate(
