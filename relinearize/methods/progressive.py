@@ -20,18 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice, check_number, one_line
+from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.correlated import removal_order
 from relinearize.methods.cycle import CycleStage
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import distillation_divergence
 from relinearize.methods.processes import process_rank, sum_over_processes
 from relinearize.methods.schedule import one_cycle
-from relinearize.methods.scores import damage_vectors
+from relinearize.methods.scores import check_callable, check_score, damage_vectors
 from relinearize.methods.stage import Snapshot, count_columns
 from relinearize.relu.budget import kept_first, listed_budget, top_mask
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import site_shapes, slopes
+from relinearize.relu.sites import slopes
 from relinearize.robustness.attack import under_attack
 
 SELECTED = ("top", "correlated", "correlated_within_sites")
@@ -123,8 +123,7 @@ class Progressive(CycleStage, Distill):
 
     def check_settings(self, score: Any, selection: str, **numbers: float) -> None:
         """UserError for the first setting that cannot be."""
-        if not callable(score):
-            raise UserError(f"{self.config_key}.score={score} is no function; give a file of conf/score: score=fisher")
+        check_callable(f"{self.config_key}.score", score)
         check_choice(f"{self.config_key}.selection", selection, SELECTED)
         for name, bounds in {**NUMBERS, **INTEGERS}.items():
             check_number(f"{self.config_key}.{name}", numbers[name], *bounds, integer=name in INTEGERS)
@@ -134,18 +133,7 @@ class Progressive(CycleStage, Distill):
             )
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
-        """A score may be the user's, and its settings are its own."""
-        shapes = site_shapes(inner_network(self.network))
-        try:
-            found = self.score_of(self.network, iter([(images, labels)]), teacher=self._frozen[0], seed=0)
-            given = {name: tuple(score.shape) for name, score in found.items()}
-        except Exception as error:
-            raise UserError(f"{self.config_key}.score fails on two images: {one_line(error)}") from error
-        if given != shapes:
-            name = next(name for name in (*shapes, *given) if given.get(name) != shapes.get(name))
-            raise UserError(
-                f"{self.config_key}.score gives site {name} the shape {given.get(name)}; it has {shapes.get(name)}"
-            )
+        check_score(f"{self.config_key}.score", self.score_of, self.network, self._frozen[0], images, labels)
 
     def check_selection(self, holdout: float) -> None:
         super().check_selection(holdout)

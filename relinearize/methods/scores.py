@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import UserError, check_choice, check_number, one_line
 from relinearize.methods.processes import process_count, sum_over_processes
 from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.sites import named_sites, site_shapes
@@ -204,6 +204,30 @@ class ReLUPrunerMeans:
             name: {key: value.to(device) for key, value in means.items()} for name, means in self.means.items()
         }
         self.shares = {name: [share.to(device) for share in shares] for name, shares in self.shares.items()}
+
+
+# ---- scores of the user's -----------------------------------------------------------------------------------------
+
+
+def check_callable(key: str, score: object) -> None:
+    """UserError, naming the config key where it stands, for what is no score."""
+    if not callable(score):
+        raise UserError(f"{key}={score} is no function; give a file of conf/score: score=fisher")
+
+
+def check_score(
+    key: str, score: Callable[..., Scores], network: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    """UserError unless `score`, which stands at config key `key`, works on these few images: it may be the user's."""
+    shapes = site_shapes(inner_network(network))
+    try:
+        found = score(network, iter([(images, labels)]), teacher=teacher, seed=0)
+        given = {name: tuple(values.shape) for name, values in found.items()}
+    except Exception as error:
+        raise UserError(f"{key} fails on two images: {one_line(error)}") from error
+    if given != shapes:
+        name = next(name for name in (*shapes, *given) if given.get(name) != shapes.get(name))
+        raise UserError(f"{key} gives site {name} the shape {given.get(name)}; it has {shapes.get(name)}")
 
 
 # ---- what scores are made of -----------------------------------------------------------------------------------------

@@ -102,6 +102,16 @@ class Mask(Mapping[str, Tensor]):
         """All positions, kept or not."""
         return sum(kept.numel() for kept in self.values())
 
+    @property
+    def unit(self) -> str:
+        """What is removed: whole "layers" (sites), whole "channels", "positions", or "none"."""
+        mixed = [kept for kept in self.values() if kept.any() != kept.all()]
+        if not mixed:
+            return "none" if self.count == self.total else "layers"
+        channels = [kept.flatten(1) for kept in mixed if kept.dim() > 1]
+        whole = len(channels) == len(mixed) and all(bool((part.any(1) == part.all(1)).all()) for part in channels)
+        return "channels" if whole else "positions"
+
     @classmethod
     def full(cls, network: nn.Module) -> "Mask":
         """Every ReLU of `network` kept."""

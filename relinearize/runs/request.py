@@ -146,10 +146,6 @@ class Request:
             raise UserError(
                 f"replacement={name}: this search chooses where {planned} ones stand; give replacement={planned}"
             )
-        if planned is not None and self.allocation is not None:
-            raise UserError(
-                f"allocation={self.allocation['name']}: this search divides the budget itself; give allocation={FREE}"
-            )
         if name == IDENTITY:
             return
         if name not in REPLACEMENTS or TARGET not in self.replacement:
@@ -164,7 +160,7 @@ class Request:
     @property
     def planned_replacement(self) -> str | None:
         """The replacement that the search plans with, fitting it itself; None: it knows of none."""
-        return getattr(target(self.config.method.search), "replacement", None)
+        return getattr(target(self.config.method.search), "plans_with", None)
 
     @cached_property
     def site_choice(self) -> SiteChoice | None:
@@ -172,11 +168,12 @@ class Request:
         if self.allocation is None:
             return None
         settings = {key: value for key, value in self.allocation.items() if key not in ("name", "sensitivity")}
+        name = self.allocation["name"]
         if TARGET not in settings:
-            name = self.allocation["name"]
             raise UserError(f"allocation.name={name} names no file; give allocation=sites, cost or shapley")
+        if getattr(target(self.config.method.search), "divides", False):
+            raise UserError(f"allocation={name}: this search itself decides where ReLUs stay; give allocation=free")
         if self.allocated and "sensitivity" in self.allocation:
-            name = self.allocation["name"]
             raise UserError(f"allocation={name}: this search divides by `sensitivity`; give sensitivity={name}")
         return builder(settings)()  # in two steps, so that its errors stay ours
 

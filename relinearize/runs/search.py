@@ -125,10 +125,11 @@ def budget_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
     """A search for one budget, under a given allocation (SENet) or over all positions."""
     checkpoint = plan.search.path / CHECKPOINT
     snapshot = train(plan, partial(budget_stage, sensitivities=sensitivities), checkpoint).snapshot()
-    if snapshot.mask.count < snapshot.budget:
-        say(f"search: {snapshot.mask.count:,} ReLUs, whole layers or channels of at most the {snapshot.budget:,} asked")
     if not snapshot.reached:
         say(f"search: its epochs ended before it came down to {snapshot.budget:,} ReLUs, which are met by projection")
+    if snapshot.mask.count < snapshot.budget:
+        met, unit = snapshot.mask.count, snapshot.mask.unit
+        say(f"search: of the {snapshot.budget:,} ReLUs asked, whole {unit} come to {met:,}")
     keep_snapshot(plan, snapshot)
     checkpoint.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from relinearize.methods.baselines.delphi import Delphi
 from relinearize.methods.baselines.planner import counts_from_below
 from relinearize.methods.baselines.safenet import MixedDegrees, SAFENet
 from relinearize.methods.replacement import Cubic, Quadratic
+from relinearize.methods.scores import negative_share
 from relinearize.private_inference.bundle.bundle import read_bundle, worst_difference
 from relinearize.relu.sites import linearize
 from relinearize.report.tables.pareto import build_panels
@@ -40,7 +41,7 @@ def toy(kind, budget, **settings):
     network = linearize(network, (1, 2, 2))
     given = {"batch_size": 2, "learning_rate": 1.0, "trials": 2, "fit": Quadratic()} | settings
     if kind is SAFENet:
-        given |= {"score": None, "fit": Cubic()}
+        given |= {"score": negative_share, "fit": Cubic()}
     return kind(network, network, budget=budget, **given)
 
 
@@ -159,7 +160,8 @@ def test_a_run_has_the_coefficients_of_its_plan(made):
 def test_a_killed_search_ends_alike_and_says_what_it_meets(made, tmp_path, run_in_pieces, capsys):
     method, record, folder = made
     assert_same_in_pieces((record, folder), tmp_path, run_in_pieces, 3, SHARE, *PLANNERS[method], method=method)
-    said = f"search: {record.budget.met} ReLUs, whole layers or channels of at most the 691 asked"
+    unit = {"delphi": "layers", "safenet": "channels"}[method]
+    said = f"search: of the 691 ReLUs asked, whole {unit} come to {record.budget.met}"
     assert said in "".join(capsys.readouterr())
 
 
@@ -180,10 +182,11 @@ def test_curves_of_different_replacement_are_not_joined(made):
          "method.search compares plans on held-out images but dataset.holdout=0"),
         ("delphi", ["method.search.population=1"], "method.search.population=1: must be an integer >= 2"),
         ("delphi", ["trainer.devices=2"], "runs on one device; give trainer.devices=1"),
+        ("safenet", ["+score.nothing=1"], "method.search.score fails on two images"),
         ("delphi", ["method.search.clip=0"], "method.search.clip=0: must be a number > 0"),
         ("delphi", ["replacement=affine"], "replacement=affine: this search chooses where quadratic ones stand"),
         ("snl", ["method/search=safenet"], "replacement=identity: .* give replacement=cubic"),
-        ("delphi", ["allocation=sites"], "allocation=sites: this search divides the budget itself"),
+        ("delphi", ["allocation=sites"], "allocation=sites: this search itself decides where"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, method, settings, message):

@@ -53,6 +53,20 @@ def test_apply_and_of() -> None:
     assert Mask.of(target) != mask  # the mask is a copy of its own
 
 
+@pytest.mark.parametrize(
+    ("kept", "unit"),
+    [
+        ({"a": [[1, 1], [1, 1]], "b": [1, 1]}, "none"),
+        ({"a": [[1, 1], [1, 1]], "b": [0, 0]}, "layers"),
+        ({"a": [[1, 1], [0, 0]], "b": [1, 1]}, "channels"),
+        ({"a": [[1, 0], [0, 0]], "b": [0, 0]}, "positions"),
+        ({"a": [[1, 1], [0, 0]], "b": [1, 0]}, "positions"),
+    ],
+)
+def test_unit_of_what_is_removed(kept: dict, unit: str) -> None:
+    assert Mask({name: torch.tensor(values).bool() for name, values in kept.items()}).unit == unit
+
+
 def test_masks_hold_bools_only() -> None:
     for value, found in ((torch.ones(3), "torch.float32"), ([True], "list")):
         with pytest.raises(UserError, match=f"site a is .*{found}.*bool tensors only"):

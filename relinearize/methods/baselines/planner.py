@@ -40,7 +40,8 @@ class Planner(MaskedSearch):
         settings: see Distill.
     """
 
-    replacement = "quadratic"  # what the run's `replacement` must be; see runs/request.py
+    plans_with = "quadratic"  # what the run's `replacement` must be; see runs/request.py
+    divides = True  # the budget, itself: no allocation does it again
     unit = ""  # of what is chosen, for messages: layers, channels
 
     def __init__(
@@ -67,7 +68,7 @@ class Planner(MaskedSearch):
         inner = inner_network(network)
         self.initial = {name: value.clone() for name, value in inner.state_dict().items()}
         self.shapes = site_shapes(inner)
-        number = REPLACEMENTS.index(self.replacement)  # of coefficients
+        number = REPLACEMENTS.index(self.plans_with)  # of coefficients
         empty = {name: torch.zeros(number, shape[0], *[1] * (len(shape) - 1)) for name, shape in self.shapes.items()}
         to_replaced(inner, {f"{name}.{COEFFICIENTS}": values for name, values in empty.items()})
         nearest = counts_from_below(self.units, list(self.shapes), dict.fromkeys(self.shapes, 0), budget)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from relinearize.errors import check_number
 from relinearize.methods.baselines.planner import Planner, counts_from_below
 from relinearize.methods.replacement import Cubic, GaussianFit, Quadratic
-from relinearize.methods.scores import Scores
+from relinearize.methods.scores import Scores, check_callable, check_score
 from relinearize.relu.allocation import allocate
 from relinearize.relu.budget import channel_mask
 from relinearize.relu.mask import Mask
@@ -48,7 +48,7 @@ class SAFENet(Planner):
         settings: see Planner.
     """
 
-    replacement = "cubic"
+    plans_with = "cubic"
     unit = "channels"
 
     def __init__(
@@ -60,6 +60,7 @@ class SAFENet(Planner):
         score_images: int = 4096,
         **settings: Any,
     ) -> None:
+        check_callable(f"{self.config_key}.score", score)
         check_number(f"{self.config_key}.score_images", score_images, ">= 1", integer=True)
         super().__init__(network, teacher, **settings)
         self.score_of, self.score_images = score, score_images
@@ -72,6 +73,9 @@ class SAFENet(Planner):
     @property
     def numbers(self) -> list[str]:
         return [f"{name} {what}" for name in self.shapes for what in ("kept", "cubic")]
+
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        check_score(f"{self.config_key}.score", self.score_of, self.network, self._frozen[0], images, labels)
 
     def on_train_start(self) -> None:
         if not self.scores:  # else of a checkpoint; the network is no longer the teacher's then
