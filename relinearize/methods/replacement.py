@@ -1,11 +1,16 @@
 """Replacements: what stands at the positions whose ReLU a search has removed, fitted once, before the fine-tuning.
 
-The identity, which all three papers have, needs no fit. Affine and quadratic are the Gaussian least-squares fits of
-DaPa (AutoReP, ICCV 2023), channel by channel. With z ~ N(mu, sigma^2), t = mu / sigma, phi and Phi the density and the
-distribution function of N(0, 1):
+The identity, which all three papers have, needs no fit. Affine, quadratic and cubic are Gaussian least-squares fits,
+channel by channel: the first two are those of DaPa (AutoReP, ICCV 2023), the third goes a degree further. With z ~
+N(mu, sigma^2), t = mu / sigma, phi and Phi the density and the distribution function of N(0, 1):
 
     affine      Phi(t) z + sigma phi(t)
     quadratic   phi(t) / (2 sigma) z^2 + (Phi(t) - t phi(t)) z + sigma phi(t) (1 + t^2) / 2
+    cubic       -t phi(t) / (6 sigma^2) z^3 + phi(t) (1 + t^2) / (2 sigma) z^2 + (Phi(t) - t phi(t) (1 + t^2) / 2) z
+                + sigma phi(t) (3 + t^4) / 6
+
+They are the projections onto Hermite polynomials of u = (z - mu) / sigma, of which ReLU(z) = sigma max(u + t, 0) has
+the coefficients sigma (t Phi(t) + phi(t)), sigma Phi(t), sigma phi(t) / 2 and -sigma t phi(t) / 6.
 
 A replacement has
 
@@ -18,6 +23,7 @@ N x C x H x W in [0, 1], labels int64 N) of at least `images` images, or of all 
 
 import copy
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +59,10 @@ class GaussianFit:
         """The coefficients, K x C, for pre-activations of N(mean, deviation^2); both of C channels."""
         raise NotImplementedError
 
+    def at_site(self, name: str, mean: Tensor, deviation: Tensor) -> Tensor:
+        """`fitted`, of the site `name`."""
+        return self.fitted(mean, deviation)
+
     def coefficients(self, network: nn.Module, batches: Batches, seed: int) -> dict[str, Tensor]:
         network = copy.deepcopy(network)
         inner = inner_network(network)
@@ -60,12 +70,12 @@ class GaussianFit:
         # Any number of coefficients: they are exchanged before the site computes.
         to_replaced(inner, {f"{name}.{COEFFICIENTS}": torch.ones(1, *site.mask.shape) for name, site in sites.items()})
 
-        def fit(site: ReplacedReLU, inputs: tuple[Tensor, ...]) -> None:
-            values = self.fitted(*moments(inputs[0], ~site.mask))
+        def fit(name: str, site: ReplacedReLU, inputs: tuple[Tensor, ...]) -> None:
+            values = self.at_site(name, *moments(inputs[0], ~site.mask))
             site.coefficients = values.reshape(*values.shape, *[1] * (site.mask.dim() - 1))
 
-        for site in named_sites(inner).values():
-            site.register_forward_pre_hook(fit)
+        for name, site in named_sites(inner).items():
+            site.register_forward_pre_hook(partial(fit, name))
         with torch.no_grad(), under_attack(network):
             network(torch.cat([images for images, _ in batches])[: self.images])
         return {f"{name}.{COEFFICIENTS}": site.coefficients for name, site in named_sites(inner).items()}
@@ -88,6 +98,18 @@ class Quadratic(GaussianFit):
         t = mean / deviation
         slope = torch.special.ndtr(t) - t * density(t)
         return torch.stack([slope, deviation * density(t) * (1 + t**2) / 2, density(t) / (2 * deviation)])
+
+
+class Cubic(GaussianFit):
+    """`replacement=cubic`: a polynomial of degree 3 per channel."""
+
+    @staticmethod
+    def fitted(mean: Tensor, deviation: Tensor) -> Tensor:
+        t = mean / deviation
+        slope = torch.special.ndtr(t) - t * density(t) * (1 + t**2) / 2
+        intercept = deviation * density(t) * (3 + t**4) / 6
+        curvature = density(t) * (1 + t**2) / (2 * deviation)
+        return torch.stack([slope, intercept, curvature, -t * density(t) / (6 * deviation**2)])
 
 
 class Zero:

@@ -63,6 +63,8 @@ class Stage(nn.Module):
         batch_size: images a step, over all processes.
         learning_rate: of the first epoch; `schedule`, `milestones` and `gamma` as in schedule.py.
         momentum, weight_decay: of SGD.
+        clip: largest norm of a step's gradient, which is shortened to it; None: any. Polynomials in the place of ReLUs
+            need it.
         selection: which weights count as the result. "best": highest accuracy on the hold-out (earliest on ties);
             "last": those of the last epoch; "test": highest accuracy on the test set, as the official codes choose
             (paper parity; the record says so).
@@ -90,6 +92,7 @@ class Stage(nn.Module):
         gamma: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
+        clip: float | None = None,
         selection: str = "best",
         segments: int = 1,
     ) -> None:
@@ -107,12 +110,14 @@ class Stage(nn.Module):
         rates = {"learning_rate": learning_rate, "gamma": gamma, "momentum": momentum, "weight_decay": weight_decay}
         for key, value in rates.items():
             check_number(f"{self.config_key}.{key}", value, ">= 0")
+        if clip is not None:
+            check_number(f"{self.config_key}.clip", clip, "> 0")
         self.network = network
         self.epochs = epochs
         self.batch_size = batch_size
         self.base_learning_rate = learning_rate
         self.schedule, self.milestones, self.gamma = schedule, tuple(milestones), gamma
-        self.momentum, self.weight_decay = momentum, weight_decay
+        self.momentum, self.weight_decay, self.clip = momentum, weight_decay, clip
         self.selection = selection
         self.segments = segments
         self.train_loader: TrainLoader | None = None
@@ -286,6 +291,11 @@ class Stage(nn.Module):
             step = torch.where(torch.isfinite(loss), math.inf, float(self.global_step))
             self._first_bad_step = step if self._first_bad_step is None else torch.minimum(self._first_bad_step, step)
         return loss
+
+    def on_before_optimizer_step(self) -> None:
+        if self.clip is not None:
+            learning = [weight for weight in self.parameters() if weight.grad is not None]
+            nn.utils.clip_grad_norm_(learning, self.clip)
 
     def on_train_epoch_end(self) -> None:
         epoch, segment = self.position

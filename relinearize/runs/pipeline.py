@@ -15,6 +15,7 @@ from relinearize.methods.stage import UNTRAINED, Stage
 from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS
+from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.sites import to_masked, to_replaced
 from relinearize.runs.describe import epochs_begun, make_record
 from relinearize.runs.plan import Plan
@@ -127,9 +128,16 @@ def make_finetuned(plan: Plan) -> None:
 
 
 def fit_replacement(plan: Plan) -> None:
-    """What stands at removed positions, fitted once to the network that the search left; a file beside the training."""
+    """What stands at removed positions, fitted once to the network that the search left; a file beside the training.
+
+    A search that chooses it position by position has left it in its weights.
+    """
     request, path = plan.request, plan.finetune.work / REPLACEMENT
     if request.replacement is None or read_checkpoint(path) is not None:
+        return
+    weights = plan.results.weights(plan.chosen)
+    if left := {name: tensor for name, tensor in weights.items() if name.endswith(f".{COEFFICIENTS}")}:
+        write_checkpoint(left, path)
         return
     network = searched(plan, request.new_student()).to(request.training.accelerator)
     seed = stage_seed(request.seed, "finetune")

@@ -98,6 +98,8 @@ class Plan:
             content |= {"sensitivity": self.sensitivity_identity, **self._allocation_content}
         if self.first is not None:
             content["first"] = self.first.search.key
+        if self.request.planned_replacement is not None:
+            content["replacement"] = settings_content(self.request.replacement)
         return self._artifact("search", [self._word("search")], content)
 
     @cached_property

@@ -143,9 +143,14 @@ class Request:
 
     def check_replacement(self) -> None:
         """UserError for an unknown replacement, and for any where no ReLU is removed."""
+        name, planned = self.replacement_name, self.planned_replacement
+        if planned not in (None, name):
+            raise UserError(
+                f"replacement={name}: this search chooses where {planned} ones stand; give replacement={planned}"
+            )
         if self.replacement is None:
             return
-        name, own = self.replacement_name, getattr(target(self.config.method.search), "replacement", IDENTITY)
+        own = getattr(target(self.config.method.search), "replacement", IDENTITY)
         if own != IDENTITY:
             raise UserError(
                 f"replacement={name}: this search has {own} at removed positions; give replacement=identity"
@@ -158,6 +163,11 @@ class Request:
                 f"give replacement={IDENTITY} or a lower budget"
             )
         _ = self.replacement_fit  # refuses what is impossible
+
+    @property
+    def planned_replacement(self) -> str | None:
+        """The replacement that the search plans with, fitting it itself; None: it knows of none."""
+        return getattr(target(self.config.method.search), "plans_with", None)
 
     @cached_property
     def site_choice(self) -> SiteChoice | None:

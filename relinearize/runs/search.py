@@ -142,6 +142,8 @@ def budget_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
     network = request.stage_network("search")
     if request.allocated:
         inputs["sensitivities"] = sensitivities
+    if request.planned_replacement is not None:
+        inputs["fit"] = request.replacement_fit
     if plan.first is not None:
         snapshot, results = plan.first.snapshot(), plan.first.results
         results.mask(snapshot)[0].apply(network.network)
@@ -245,6 +247,8 @@ def search_inputs(plan: Plan) -> dict[str, Any]:
         inputs["budget"] = request.budget
         if request.allocated:
             inputs["sensitivities"] = plan.sensitivity_source.known or dict.fromkeys(request.shapes, 1.0)
+        if request.planned_replacement is not None:
+            inputs["fit"] = request.replacement_fit
         if plan.first is not None:
             inputs["first"] = {name: torch.zeros(shape) for name, shape in request.shapes.items()}
             top_mask(inputs["first"], plan.first.request.budget).apply(network.network)

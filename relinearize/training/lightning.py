@@ -62,6 +62,9 @@ class LightningStage(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.stage.on_train_epoch_start()
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.stage.on_before_optimizer_step()
+
     def on_train_epoch_end(self) -> None:
         self.stage.on_train_epoch_end()
 

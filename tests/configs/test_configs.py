@@ -146,6 +146,17 @@ def test_scale_gives_each_stage_its_own_values():
     assert (sensitivity.search.epochs, sensitivity.search.lasso) == (16, 3e-4)
 
 
+def test_a_planner_brings_its_replacement_and_the_users_wins():
+    def chosen(*overrides):
+        return composed(*overrides).replacement.name
+
+    assert [chosen(f"method={name}") for name in ("snl", "delphi", "safenet")] == ["identity", "quadratic", "cubic"]
+    assert chosen("experiment=sweep/frontier", "method=delphi") == "quadratic"
+    assert chosen("method=delphi", "replacement=affine") == "affine"
+    for method in ("delphi", "safenet"):
+        assert composed(f"method={method}", "scale=reduced").method.finetune.clip == 1.0
+
+
 def test_a_value_of_the_users_wins_over_the_scale():
     method = composed("method=snl", "scale=reduced", "method.search.epochs=5", "method.teacher.batch_size=32").method
     assert (method.search.epochs, method.search.lasso, method.teacher.batch_size) == (5, 3e-4, 32)

@@ -61,14 +61,14 @@ class Builder:
         return replace(bundle, reference=reference)
 
     def coefficients(self, replacement, shape):
-        """Of a quadratic no more curvature than keeps a few sites in a row from growing."""
+        """No more curvature than keeps a few sites in a row from growing."""
         if replacement == "zero":
             return (self.random.random((1, *shape)) < 0.5).astype(np.float32)
         number = REPLACEMENTS.index(replacement)
         sides = (number, shape[0], *[1] * (len(shape) - 1))
-        return (self.random.random(sides) * np.array([0.7, 0.3, 0.1])[:number].reshape(-1, *[1] * len(shape))).astype(
-            np.float32
-        )
+        return (
+            self.random.random(sides) * np.array([0.7, 0.3, 0.1, 0.01])[:number].reshape(-1, *[1] * len(shape))
+        ).astype(np.float32)
 
 
 def residual_network(kept, **settings):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from relinearize.errors import UserError
-from relinearize.methods.replacement import LEAST_DEVIATION, Affine, Quadratic, Zero, moments
+from relinearize.methods.replacement import LEAST_DEVIATION, Affine, Cubic, Quadratic, Zero, moments
 from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import polynomial
 from relinearize.relu.sites import linearize, named_sites, to_masked
@@ -23,15 +23,18 @@ def test_the_formulas_at_numbers_worked_out_by_hand():
     # t = 0.5: Phi 0.69146, phi 0.35207
     assert values(Affine, 1.0, 2.0).tolist() == pytest.approx([0.69146, 0.70413], abs=1e-5)
     assert values(Quadratic, 1.0, 2.0).tolist() == pytest.approx([0.51543, 0.44008, 0.08802], abs=1e-5)
+    assert values(Cubic, 0.0, 1.0).tolist() == pytest.approx([0.5, 0.19947, 0.19947, 0.0], abs=1e-5)
+    # t = 1: Phi 0.84134, phi 0.24197. Slope Phi - phi, intercept 2 phi 4/6, curvature phi / 2, then -phi / 24
+    assert values(Cubic, 2.0, 2.0).tolist() == pytest.approx([0.59937, 0.32263, 0.12099, -0.01008], abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Affine, Quadratic])
+@pytest.mark.parametrize("kind", [Affine, Quadratic, Cubic])
 @pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (-0.7, 0.4), (1.5, 2.0)])
 def test_they_are_the_least_squares_fit_under_a_gaussian(kind, mean, deviation):
     """Solved numerically, on a fine grid with the Gaussian's weights."""
     z = torch.linspace(mean - 9 * deviation, mean + 9 * deviation, 20001, dtype=torch.float64)
     root = torch.exp(-((z - mean) ** 2) / (4 * deviation**2))[:, None]
-    powers = torch.stack([z, torch.ones_like(z), z**2][: 2 if kind is Affine else 3], dim=1)
+    powers = torch.stack([z, torch.ones_like(z), z**2, z**3][: len(values(kind, mean, deviation))], dim=1)
     best = torch.linalg.lstsq(powers * root, z.relu()[:, None] * root).solution[:, 0]
     assert values(kind, mean, deviation).tolist() == pytest.approx(best.tolist(), abs=1e-4)
 
@@ -47,7 +50,7 @@ def network_of(layers, size, kept=0.0):
     return network
 
 
-@pytest.mark.parametrize("kind", [Affine, Quadratic])
+@pytest.mark.parametrize("kind", [Affine, Quadratic, Cubic])
 def test_gaussian_inputs_give_the_closed_form(kind):
     """Per channel, over the removed positions alone: the kept ones are given something else."""
     network = network_of([nn.ReLU(), nn.Flatten(), nn.Linear(2 * 64, 2)], (2, 8, 8), kept=0.5)
@@ -57,7 +60,7 @@ def test_gaussian_inputs_give_the_closed_form(kind):
     images[:, mask] = 100.0
     batches = [(part, torch.zeros(len(part), dtype=torch.long)) for part in images.split(500)]
     (found,) = kind(images=4000).coefficients(network, batches, 0).values()
-    assert found.shape == (2 if kind is Affine else 3, 2, 1, 1) and found.dtype == torch.float32
+    assert found.shape == (len(values(kind, 0.0, 1.0)), 2, 1, 1) and found.dtype == torch.float32
     expected = torch.stack([values(kind, 0.0, 1.0), values(kind, 1.0, 2.0)], dim=1)
     # 4000 images of 32 positions: the mean of the second channel is known to 2 / sqrt(128,000) = 0.006
     assert torch.allclose(found[..., 0, 0].double(), expected, atol=5e-3)
@@ -65,7 +68,7 @@ def test_gaussian_inputs_give_the_closed_form(kind):
     assert torch.allclose(found[..., 0, 0], kind.fitted(*moments(images, removed)), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [Affine, Quadratic])
+@pytest.mark.parametrize("kind", [Affine, Quadratic, Cubic])
 def test_a_sample_with_the_moments_of_a_gaussian_gives_the_closed_form(kind):
     z = torch.special.ndtri((torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000).float()
     network = network_of([nn.ReLU(), nn.Linear(1, 2)], (1,))
@@ -114,7 +117,7 @@ def test_zero_is_chosen_by_hand_computed_damage():
     assert (zero < identity)[:2].tolist() == [True, False]
 
 
-@pytest.mark.parametrize("kind", [Affine, Quadratic, Zero])
+@pytest.mark.parametrize("kind", [Affine, Quadratic, Cubic, Zero])
 @pytest.mark.parametrize("images", [0, 1.5, True, "many"])
 def test_numbers_of_images(kind, images):
     with pytest.raises(UserError, match=r"replacement\.images"):

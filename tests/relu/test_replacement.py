@@ -19,6 +19,7 @@ COEFFICIENTS = {
     "zero": (torch.arange(48).reshape(1, *SHAPE) % 3 > 0).float(),
     "affine": torch.tensor([[0.5, 0.2, 0.9], [0.1, 0.4, -0.3]]).reshape(2, 3, 1, 1),
     "quadratic": torch.tensor([[0.5, 0.2, 0.9], [0.1, 0.4, -0.3], [0.2, 0.0, 1.5]]).reshape(3, 3, 1, 1),
+    "cubic": torch.tensor([[0.5, 0.2, 0.9], [0.1, 0.4, -0.3], [0.2, 0.0, 1.5], [0.1, -0.2, 0]]).reshape(4, 3, 1, 1),
 }
 
 
@@ -35,8 +36,8 @@ def by_hand(x: torch.Tensor, mask: torch.Tensor, coefficients: torch.Tensor) -> 
     every = coefficients.expand(len(coefficients), *SHAPE)
     for index in torch.cartesian_prod(*(torch.arange(side) for side in x.shape)).tolist():
         place, value = tuple(index[1:]), x[tuple(index)].item()
-        slope, intercept, curvature = [float(one[place]) for one in every] + [0.0] * (3 - len(every))
-        replaced = slope * value + intercept + curvature * value**2
+        slope, intercept, curvature, cubic = [float(one[place]) for one in every] + [0.0] * (4 - len(every))
+        replaced = slope * value + intercept + curvature * value**2 + cubic * value**3
         result[tuple(index)] = max(value, 0) if mask[place] else replaced
     return result
 
@@ -61,7 +62,7 @@ def test_a_full_mask_is_a_relu():
     assert torch.equal(site(x), x.relu())
 
 
-def test_a_quadratic_is_one_product():
+def test_a_quadratic_is_one_product_and_a_cubic_two():
     class Counted(float):
         products = 0
 
@@ -72,10 +73,11 @@ def test_a_quadratic_is_one_product():
         def __add__(self, other):
             return Counted(float(self) + float(other))
 
-    for coefficients, products in (((0.5,), 0), ((0.5, 0.3), 0), ((0.5, 0.3, 0.25), 1)):
+    for coefficients, products in (((0.5,), 0), ((0.5, 0.3), 0), ((0.5, 0.3, 0.25), 1), ((0.5, 0.3, 0.25, 2.0), 2)):
         Counted.products = 0
         given = dict(enumerate(coefficients))
-        assert polynomial(Counted(2.0), coefficients) == 1 + given.get(1, 0) + 4 * given.get(2, 0)
+        expected = 1 + given.get(1, 0) + 4 * given.get(2, 0) + 8 * given.get(3, 0)
+        assert polynomial(Counted(2.0), coefficients) == expected
         assert Counted.products == products
 
 
@@ -94,7 +96,7 @@ def test_a_network_takes_it_from_weights_and_keeps_it():
     assert torch.equal(frozen_copy(network)(x), network(x)) and torch.equal(copy.deepcopy(network)(x), network(x))
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 1, 1), (2, 3, 4, 4), (1, 3, 1, 1), (2, 3), (2, 4, 1, 1), (0, 3, 1, 1)])
+@pytest.mark.parametrize("shape", [(5, 3, 1, 1), (2, 3, 4, 4), (1, 3, 1, 1), (2, 3), (2, 4, 1, 1), (0, 3, 1, 1)])
 def test_coefficients_of_another_shape_are_refused(shape):
     network = small_network()
     name = next(iter(named_sites(network)))

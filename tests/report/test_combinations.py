@@ -52,6 +52,11 @@ def test_what_crosses_nothing_makes_no_matrix(names):
     assert matrices_of([fake_record(name) for name in names]) == []
 
 
+def test_a_replacement_is_no_fine_tuning():
+    kinds = ("affine", "quadratic")
+    assert matrices_of([with_accuracy(f"snl+{kind}", 35_000, 60.0, replacement=kind) for kind in kinds]) == []
+
+
 def test_markdown_marks_the_best_and_the_missing():
     text = combinations_markdown(matrices_of(crossed()))
     rows = {line.split(" | ")[0] + " " + line.split(" | ")[1]: line for line in text.splitlines() if "ReLUs" in line}

@@ -24,7 +24,12 @@ from relinearize.training.checkpoint import read_checkpoint
 
 SHARE = f"budget.fraction={SMALL}"
 BUDGET = round(SMALL * 2304)
-KINDS = ["affine", "quadratic", "zero"]
+KINDS = ["affine", "quadratic", "cubic", "zero"]
+
+
+def settings_of(kind):
+    """A cubic that is trained like the others grows beyond all bounds."""
+    return [f"replacement={kind}", *(["+method.finetune.clip=1.0"] if kind == "cubic" else [])]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,7 @@ def identity(tmp_path_factory):
 def made(request, identity, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     copy_store(identity[1], folder)
-    return request.param, *quick_run(folder, SHARE, f"replacement={request.param}")
+    return request.param, *quick_run(folder, SHARE, *settings_of(request.param))
 
 
 def test_the_budget_is_exact_and_the_search_is_shared(made, identity):
@@ -81,14 +86,16 @@ def test_the_cost_has_it(made, identity, capsys):
     show_cost([f"run={folder}", "preset=semi2k", "network=wan"])
     printed = capsys.readouterr().out
     removed, sites = 2304 - BUDGET, sum(site.kept < site.total for site in record.sites)
-    words = {"affine": f"{removed:,} affine at {sites}", "quadratic": f"{removed:,} quadratics at {sites}"}
-    assert (words.get(kind, "ReLUs") in printed) and ("quadratics" in printed) == (kind == "quadratic")
+    products = {"quadratic": 1, "cubic": 2}.get(kind, 0)
+    words = f"{products * removed:,} quadratics at {products * sites}" if products else f"{removed:,} affine at {sites}"
+    assert (words in printed) == (kind != "zero")
     cost = record.cost.model_dump()
     assert cost["relus"] == BUDGET and [cost["affine"], cost["quadratic"]] == [
-        removed * (kind == name) for name in ("affine", "quadratic")
+        removed * (kind == "affine"),
+        removed * products,
     ]
     more = cost["predicted"]["semi2k_wan"]["online"]["bytes"] - (identity[0].cost.predicted["semi2k_wan"].online.bytes)
-    assert more == {"affine": 8, "quadratic": 48, "zero": 0}[kind] * removed
+    assert more == {"affine": 8, "quadratic": 48, "cubic": 96, "zero": 0}[kind] * removed
 
 
 def test_each_is_a_curve_of_its_own(made, identity):
@@ -117,7 +124,7 @@ def test_a_run_goes_on_to_the_same_bits(made, identity, tmp_path, monkeypatch):
     fit = pipeline.fit_replacement
     monkeypatch.setattr(Distill, "epoch_end", killed)
     with pytest.raises(KeyboardInterrupt):
-        quick_run(tmp_path, SHARE, f"replacement={kind}")
+        quick_run(tmp_path, SHARE, *settings_of(kind))
     monkeypatch.setattr(Distill, "epoch_end", epoch_end)
 
     def not_again(plan):
@@ -126,7 +133,7 @@ def test_a_run_goes_on_to_the_same_bits(made, identity, tmp_path, monkeypatch):
         fits.append((plan.finetune.work / REPLACEMENT).stat().st_mtime_ns == before)
 
     monkeypatch.setattr(pipeline, "fit_replacement", not_again)
-    again, other = quick_run(tmp_path, SHARE, f"replacement={kind}")
+    again, other = quick_run(tmp_path, SHARE, *settings_of(kind))
     assert fits == [True] and lasting(again)["accuracy"] == lasting(record)["accuracy"]
     assert_same_tensors(folder, other)
 
@@ -147,7 +154,7 @@ def test_without_fine_tuning(identity, tmp_path, kind):
 @pytest.mark.parametrize("method", ["senetpp", "rlnet", "random"])
 def test_other_methods_and_their_submodels(tmp_path, method, kind):
     further = {"senetpp": ["method.finetune.widths=[0.5,1.0]"], "rlnet": ["method.routes=2"]}.get(method, [])
-    record, folder = quick_run(tmp_path, SHARE, f"replacement={kind}", *further, method=method)
+    record, folder = quick_run(tmp_path, SHARE, *settings_of(kind), *further, method=method)
     assert record.budget.met == BUDGET
     run = FinishedRun.open(folder)
     assert len(run.parts()) == (0 if method == "random" else 1)
@@ -163,7 +170,7 @@ def test_the_identity_is_in_no_key(tmp_path):
     del older.request.config["replacement"]
     assert (older.finetune.key, older.run.key) == (plan.finetune.key, plan.run.key)
     keys = {quick_plan(tmp_path, SHARE, f"replacement={kind}").finetune.key for kind in KINDS}
-    assert len(keys | {plan.finetune.key}) == 4
+    assert len(keys | {plan.finetune.key}) == 1 + len(KINDS)
     default = quick_plan(tmp_path, SHARE, "replacement=affine", "replacement.images=1024")
     fewer = quick_plan(tmp_path, SHARE, "replacement=affine", "replacement.images=512")
     assert default.finetune.key in keys and fewer.finetune.key not in keys
@@ -175,7 +182,7 @@ def test_the_identity_is_in_no_key(tmp_path):
     [
         (["replacement=affine", "budget=all"], "replacement=affine stands at removed positions, but all 2,304 ReLUs"),
         (["replacement=affine", "replacement.images=0"], "replacement.images=0"),
-        (["replacement.name=cubic"], "replacement.name=cubic: give replacement=identity, zero, affine, quadratic"),
+        (["replacement.name=quartic"], "name=quartic: give replacement=identity, zero, affine, quadratic, cubic"),
         (["replacement.name=affine"], "replacement.name=affine: give replacement="),
     ],
 )

@@ -74,9 +74,12 @@ def to_onnx(bundle: Bundle) -> Any:
                 named = [
                     constant(f"{name}.{place}", value[None]) for place, value in enumerate(bundle.coefficients[name])
                 ]
-                factor = named[0]
-                if len(named) == 3:
-                    factor = emit("Add", [emit("Mul", [*inputs, named[2]], f"{name}.curved"), factor], f"{name}.factor")
+                factor, *higher = named[:1] + named[2:]
+                if higher:  # Horner's rule, see relu/replacement.py
+                    lower, factor = [factor, *higher[:-1]], higher[-1]
+                    for degree in reversed(range(len(lower))):
+                        product = emit("Mul", [*inputs, factor], f"{name}.product{degree}")
+                        factor = emit("Add", [product, lower[degree]], f"{name}.factor{degree}")
                 linear = emit("Mul", [*inputs, factor], f"{name}.linear")
                 removed = emit("Add", [linear, named[1]], f"{name}.removed") if len(named) > 1 else linear
                 active = emit("Relu", inputs, f"{name}.all")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torchvision.ops import stochastic_depth
 
 from relinearize.backbones.batch_norm import NORMS, folded
 from relinearize.errors import UserError
@@ -336,5 +337,5 @@ _TRANSLATIONS: dict[Any, Callable[[_Translation, fx.Node, Any, nn.Module | None]
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concat),
     **dict.fromkeys((nn.Identity, *DROPOUTS, "contiguous", "clone", "detach"), _nothing),
-    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _nothing),
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, stochastic_depth), _nothing),
 }

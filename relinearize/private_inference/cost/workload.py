@@ -91,7 +91,8 @@ class Workload:
     linear: None where only the mask is known; predictions are then the ReLUs' share alone.
 
     affine, quadratic: removed positions with such a polynomial instead of the identity, and the sites with any. The
-    coefficients are public, so an affine one is no product of secrets, and a quadratic is one. quadratic_ciphertexts:
+    coefficients are public, so an affine one is no product of secrets, and a quadratic is one. A cubic is two products,
+    one after the other, and counts as two quadratics (of whose four roundings it needs three). quadratic_ciphertexts:
     of Cheetah, for the products of the shares that different parties hold, two for each site's 8,192.
     """
 
@@ -117,10 +118,15 @@ def mask_workload(sites: Iterable[tuple[int, int]], replacement: str = IDENTITY)
     sites = list(sites)
     removed = [total - kept for kept, total in sites if kept < total]
     replaced = {}
-    if replacement in ("affine", "quadratic"):
-        replaced = {replacement: sum(removed), f"{replacement}_sites": len(removed)}
-    if replacement == "quadratic":
-        replaced["quadratic_ciphertexts"] = sum(2 * math.ceil(count / SCALARS) for count in removed)
+    products = {"quadratic": 1, "cubic": 2}.get(replacement, 0)
+    if replacement == "affine":
+        replaced = {"affine": sum(removed), "affine_sites": len(removed)}
+    elif products:
+        replaced = {
+            "quadratic": products * sum(removed),
+            "quadratic_sites": products * len(removed),
+            "quadratic_ciphertexts": products * sum(2 * math.ceil(count / SCALARS) for count in removed),
+        }
     return Workload(
         relus=sum(kept for kept, _ in sites),
         live_sites=sum(kept > 0 for kept, _ in sites),

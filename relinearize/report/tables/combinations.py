@@ -1,6 +1,6 @@
 """Any search x any fine-tuning: one matrix per network and budget, of the runs whose method is named SEARCH+FINETUNING.
 
-So sweep/ablation names them; other methods are not in these matrices.
+So sweep/ablation names them; other methods are not in these matrices, nor are runs named METHOD+REPLACEMENT.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from pandas import DataFrame
 
+from relinearize.relu.replacement import IDENTITY
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.text import markdown, markdown_table, share_text, spread_text
 
@@ -32,7 +33,7 @@ def build_matrices(panels: Iterable[Panel]) -> list[Matrix]:
     runs = pd.concat([panel.runs for panel in panels])
     stages = runs["method"].str.extract(r"^(?P<search>[^+]+)\+(?P<finetuning>[^+]+)$")
     runs = runs.join(stages[["search", "finetuning"]])
-    main = runs["record"].map(lambda record: record.submodel is None)
+    main = runs["record"].map(lambda record: record.submodel is None) & (runs["replacement"] == IDENTITY)
     runs = runs[main & runs["search"].notna() & runs["test"].notna()]
     cell = ["title", "network", "asked", "total", "search", "finetuning"]
     cells = runs.groupby([*cell, "curve"], sort=False)["test"].agg(["mean", "std"]).reset_index()

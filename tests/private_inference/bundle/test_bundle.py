@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from relinearize.errors import UserError
 from relinearize.files import read_json, write_json
-from relinearize.methods.replacement import Affine, Quadratic, Zero
+from relinearize.methods.replacement import Affine, Cubic, Quadratic, Zero
 from relinearize.private_inference.bundle.bundle import (
     GRAPH,
     MASKS,
@@ -55,7 +55,9 @@ def test_the_bundle_read_back_says_what_torch_says(name, width, tmp_path):
     assert read.relus == Mask.of(network.network).count > 0
 
 
-@pytest.mark.parametrize(("kind", "name"), [(Zero, "zero"), (Affine, "affine"), (Quadratic, "quadratic")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Zero, "zero"), (Affine, "affine"), (Quadratic, "quadratic"), (Cubic, "cubic")]
+)
 def test_replacements_are_public_and_come_back(kind, name, tmp_path):
     network = replaced(kind)
     write_bundle(as_bundle(network, (3, 16, 16)), tmp_path / "b")

@@ -8,7 +8,7 @@ import pytest
 from bundles import BACKBONES, linearized, replaced, small_bundle, some_kept
 
 from relinearize.errors import UserError
-from relinearize.methods.replacement import Affine, Quadratic, Zero
+from relinearize.methods.replacement import Affine, Cubic, Quadratic, Zero
 from relinearize.private_inference.bundle.bundle import run_bundle
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.private_inference.bundle.onnx_model import to_onnx, write_onnx
@@ -28,7 +28,7 @@ def test_onnxruntime_says_what_the_bundle_says(name, width, tmp_path):
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("kind", [Zero, Affine, Quadratic])
+@pytest.mark.parametrize("kind", [Zero, Affine, Quadratic, Cubic])
 def test_replacements_in_onnxruntime(kind, tmp_path):
     bundle = as_bundle(replaced(kind), (3, 16, 16))
     assert write_onnx(bundle, tmp_path / "b.onnx") < 1e-5 and set(bundle.coefficients) == set(bundle.masks)

@@ -126,7 +126,7 @@ def test_dead_sites_cost_nothing_and_live_ones_rounds():
 def test_replacements_cost_as_they_compute():
     """A quadratic is one product and two roundings, an affine a rounding, the others nothing; rounds at every site."""
     sites = [(500, 500), (100, 500), (0, 500)]
-    plain, zero, affine, quadratic = (
+    plain, zero, affine, quadratic, cubic = (
         [
             predict(preset(name), mask_workload(sites, kind)).online
             for name in ("semi2k_wan", "cheetah_wan", "delphi_wan")
@@ -141,6 +141,9 @@ def test_replacements_cost_as_they_compute():
     assert affine[2] == plain[2] and quadratic[2].bytes - plain[2].bytes == 16 * 900
     for less, more, most in zip(plain[:2], affine[:2], quadratic[:2], strict=True):
         assert less.seconds < more.seconds < most.seconds
+    for none, one, two in zip(plain, quadratic, cubic, strict=True):
+        assert two.bytes - none.bytes == pytest.approx(2 * (one.bytes - none.bytes)), "a cubic is two products"
+        assert two.messages - none.messages == pytest.approx(2 * (one.messages - none.messages))
 
 
 def test_without_the_linear_part_it_is_said():

@@ -98,10 +98,13 @@ def test_replacements_are_counted_beside_the_relus():
     assert (affine.affine, affine.affine_sites, affine.quadratic) == (30_017, 2, 0)
     assert (quadratic.quadratic, quadratic.quadratic_sites, quadratic.affine) == (30_017, 2, 0)
     assert quadratic.quadratic_ciphertexts == 2 * (1 + 4), "8,192 scalars in each, both ways"
+    cubic = mask_workload(sites, "cubic")
+    assert (cubic.quadratic, cubic.quadratic_sites) == (2 * 30_017, 4), "two products, one after the other"
+    assert cubic.quadratic_ciphertexts == 2 * quadratic.quadratic_ciphertexts
     assert (quadratic.relus, quadratic.live_sites, quadratic.gathered) == (13, 2, 20), "no count of ReLUs sees them"
 
 
-@pytest.mark.parametrize("replacement", ["affine", "quadratic", "zero"])
+@pytest.mark.parametrize("replacement", ["affine", "quadratic", "cubic", "zero"])
 def test_a_bundle_has_the_workload_of_its_record(replacement):
     bundle = residual_network([1, 0, 0.4, 0.2, 0.5], replacement=replacement)
     sites = [(int(mask.sum()), mask.size) for mask in bundle.masks.values()]

@@ -79,14 +79,14 @@ def test_every_operation_and_a_client_without_weights(tmp_path, monkeypatch):
     assert record.steady.kinds["relu"].bytes == 464 * bundle.relus
 
 
-@pytest.mark.parametrize(("replacement", "product"), [("zero", 0), ("affine", 0), ("quadratic", 32)])
-def test_replacements_are_computed_and_a_quadratic_is_one_product(tmp_path, replacement, product):
+@pytest.mark.parametrize(("replacement", "product"), [("zero", 0), ("affine", 0), ("quadratic", 32), ("cubic", 64)])
+def test_replacements_are_computed_by_as_many_products_as_they_have(tmp_path, replacement, product):
     bundle = residual_network(KEPT, replacement=replacement)
     record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
     check_logits(record, bundle)
     removed = sum(int((~mask).sum()) for mask in bundle.masks.values())
     assert record.steady.kinds["relu"].bytes == 464 * bundle.relus + product * removed
-    assert record.steady.kinds["relu"].messages == 9 * 4 + (4 if product else 0), "of five sites one removes nothing"
+    assert record.steady.kinds["relu"].messages == 9 * 4 + 4 * (product // 32), "of five sites one removes nothing"
     said = lines(record)
     assert record.replacement == replacement and said[1] == f"at the other {removed:,} positions: {replacement}"
     assert ("bytes each" in said[0]) == (replacement == "zero")

@@ -23,7 +23,7 @@ def test_gathers_put_each_relu_in_its_place(share):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("replacement", ["zero", "affine", "quadratic"])
+@pytest.mark.parametrize("replacement", ["zero", "affine", "quadratic", "cubic"])
 @pytest.mark.parametrize("kept", [1, 0, 0.4])
 def test_gathers_put_each_replacement_in_its_place(kept, replacement, channels_last):
     bundle = residual_network([kept] * 5, replacement=replacement)

@@ -15,7 +15,7 @@ from relinearize.private_inference.engine.spu.lowering import lowered, masked_re
 BUNDLES = {"residual": lambda: residual_network([1, 0, 0.4, 0.2, 0.5]), "all operations": all_operations}
 BUNDLES |= {
     replacement: functools.partial(residual_network, [1, 0, 0.4, 0.2, 0.5], replacement=replacement)
-    for replacement in ("zero", "affine", "quadratic")
+    for replacement in ("zero", "affine", "quadratic", "cubic")
 }
 
 

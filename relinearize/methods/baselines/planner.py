@@ -1,0 +1,229 @@
+"""A planner: a genetic search over what keeps its ReLUs and what becomes a polynomial, as DELPHI's (2020).
+
+Every trial puts a plan on the teacher, fits the polynomials, trains for a few epochs with clipped gradients, and is
+worth the accuracy on the held-out images at the end. Optuna's NSGA-II breeds the plans: numbers from 0 to 1, which a
+subclass turns into counts that meet the budget, so that no plan is wasted.
+
+The plan of the next trial is a function of the finished trials and the seed. So a checkpoint has the trials, no state
+of Optuna's, and a killed search goes on to the same bits.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.errors import UserError, check_choice, check_number
+from relinearize.methods.baselines.masked_search import MaskedSearch
+from relinearize.methods.replacement import GaussianFit
+from relinearize.methods.schedule import learning_rate
+from relinearize.relu.mask import Mask
+from relinearize.relu.replacement import COEFFICIENTS, REPLACEMENTS
+from relinearize.relu.sites import named_sites, site_shapes, to_replaced
+
+# Of a finished trial: its number in the generations, which the sampler notes.
+Trial = dict[str, Any]
+
+
+class Planner(MaskedSearch):
+    """What DELPHI and SAFENet share; a subclass says which numbers make a plan, and what a plan is.
+
+    Args:
+        network, teacher, budget: see MaskedSearch. network: with the teacher's weights, from which every trial starts.
+        fit: the run's `replacement`.
+        trials: plans that are tried.
+        trial_epochs: epochs of each; `schedule` covers them and begins again with each trial.
+        population: plans of a generation; the first generation is random.
+        exact: refuse a budget that whole layers or channels cannot meet; else they have the most that lies below it.
+        settings: see Distill.
+    """
+
+    plans_with = "quadratic"  # what the run's `replacement` must be; see runs/request.py
+    divides = True  # the budget, itself: no allocation does it again
+    unit = ""  # of what is chosen, for messages: layers, channels
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        *,
+        budget: int,
+        fit: GaussianFit,
+        trials: int = 50,
+        trial_epochs: int = 2,
+        population: int = 10,
+        exact: bool = False,
+        **settings: Any,
+    ) -> None:
+        for name, (value, least) in {
+            "trials": (trials, 1), "trial_epochs": (trial_epochs, 1), "population": (population, 2)
+        }.items():  # fmt: skip
+            check_number(f"{self.config_key}.{name}", value, f">= {least}", integer=True)
+        check_choice(f"{self.config_key}.exact", exact, (True, False))
+        super().__init__(network, teacher, budget=budget, epochs=trials * trial_epochs, **settings)
+        optuna_module(self.config_key)
+        self.fit, self.trial_epochs, self.population = fit, trial_epochs, population
+        inner = inner_network(network)
+        self.initial = {name: value.clone() for name, value in inner.state_dict().items()}
+        self.shapes = site_shapes(inner)
+        number = REPLACEMENTS.index(self.plans_with)  # of coefficients
+        empty = {name: torch.zeros(number, shape[0], *[1] * (len(shape) - 1)) for name, shape in self.shapes.items()}
+        to_replaced(inner, {f"{name}.{COEFFICIENTS}": values for name, values in empty.items()})
+        nearest = counts_from_below(self.units, list(self.shapes), dict.fromkeys(self.shapes, 0), budget)
+        closest = sum(count * self.units[name][1] for name, count in nearest.items())
+        if not closest:
+            raise UserError(f"budget {budget:,}: no site of whole {self.unit} has so few ReLUs; give a larger budget")
+        if exact and closest != budget:
+            raise UserError(
+                f"{self.config_key}.exact=true: whole {self.unit} have {closest:,} ReLUs at most, not {budget:,}; "
+                f"give budget.relus={closest}, or exact=false"
+            )
+        self.trials: list[Trial] = []  # finished ones
+        self.tried: Trial = {}  # the present one, without its value
+
+    # ---- what a subclass defines -------------------------------------------------------------------------------------
+
+    @property
+    def units(self) -> dict[str, tuple[int, int]]:
+        """Site -> how many units it has, and the ReLUs of each."""
+        raise NotImplementedError
+
+    @property
+    def numbers(self) -> list[str]:
+        """The names of the numbers from 0 to 1 that make a plan."""
+        raise NotImplementedError
+
+    def plan(self, numbers: Mapping[str, float]) -> tuple[Mask, GaussianFit]:
+        """What keeps its ReLUs, and what fits the rest."""
+        raise NotImplementedError
+
+    # ---- trials ------------------------------------------------------------------------------------------------------
+
+    def propose(self) -> Trial:
+        """The numbers of the next trial, bred from the finished ones."""
+        optuna = optuna_module(self.config_key)
+        ranges = dict.fromkeys(self.numbers, optuna.distributions.FloatDistribution(0.0, 1.0))
+        seed = (self.seed * 1_000_003 + len(self.trials)) % 2**32
+        sampler = optuna.samplers.NSGAIISampler(population_size=self.population, seed=seed)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for trial in self.trials:
+            study.add_trial(optuna.create_trial(distributions=ranges, **trial))
+        asked = study.ask(ranges)
+        return {"params": dict(asked.params), "system_attrs": dict(study.trials[-1].system_attrs)}
+
+    def put_on_plan(self, numbers: Mapping[str, float]) -> None:
+        """The teacher's weights under the plan of `numbers`, its polynomials fitted."""
+        inner = inner_network(self.network)
+        inner.load_state_dict(self.initial, strict=False)  # which lacks coefficients
+        mask, fit = self.plan(numbers)
+        self.put_on(mask)
+        batches = self.further_batches(0, -(-fit.images // self.batch_size))
+        coefficients = fit.coefficients(self.network, batches, self.seed)
+        sites = named_sites(inner)
+        for name in sites:
+            sites[name].coefficients.copy_(coefficients[f"{name}.{COEFFICIENTS}"])
+
+    def begin_trial(self) -> None:
+        self.tried = self.propose()
+        self.put_on_plan(self.tried["params"])
+        for optimizer in self.trainer.optimizers:  # momentum of the trial before
+            optimizer.state.clear()
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if not self.tried:
+            self.begin_trial()
+
+    def epoch_end(self, row: dict[str, float]) -> None:
+        super().epoch_end(row)
+        row["plan/trial"] = len(self.trials)
+        epoch = int(row["epoch"]) + 1
+        if epoch % self.trial_epochs:
+            return
+        self.trials.append(self.tried | {"value": row["val/accuracy"]})
+        if epoch < self.epochs:
+            self.begin_trial()
+        else:
+            self.put_on_plan(max(self.trials, key=lambda trial: trial["value"])["params"])  # of equals the first
+
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    def check_selection(self, holdout: float) -> None:
+        if not holdout:
+            raise UserError(
+                f"{self.config_key} compares plans on held-out images but dataset.holdout=0; give dataset.holdout=0.1"
+            )
+
+    def check_devices(self, devices: int) -> None:
+        if devices > 1:  # whose polynomials would differ
+            raise UserError(f"{self.config_key} ({type(self).__name__}) runs on one device; give trainer.devices=1")
+
+    def set_learning_rate(self, epoch: int) -> None:
+        for group in self.optimizers().param_groups:
+            group["lr"] = learning_rate(
+                self.base_learning_rate, self.schedule, epoch % self.trial_epochs, self.trial_epochs, self.milestones,
+                self.gamma,
+            )  # fmt: skip
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Finite, as polynomials of a bad plan may grow beyond all bounds: it is worth little, the search goes on."""
+        loss, metrics = super().loss(images, labels)
+        largest = 1e6
+        finite = {name: value.nan_to_num(largest, largest, -largest) for name, value in metrics.items()}
+        return loss.nan_to_num(largest, largest, -largest), finite
+
+    def on_before_optimizer_step(self) -> None:
+        for weight in self.network.parameters():
+            if weight.grad is not None:
+                weight.grad.nan_to_num_(0, 0, 0)
+        super().on_before_optimizer_step()
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["search"] |= {"trials": list(self.trials), "tried": dict(self.tried)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.trials, self.tried = checkpoint["search"]["trials"], checkpoint["search"]["tried"]
+
+
+def optuna_module(key: str) -> Any:
+    """Optuna. UserError where it is not installed."""
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise UserError(f"{key} needs the package optuna: pip install 'relinearize[planner]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def counts_from_below(
+    units: Mapping[str, tuple[int, int]], order: Sequence[str], wanted: Mapping[str, int], budget: int
+) -> dict[str, int]:
+    """Units per site whose ReLUs sum to `budget`, or, if no counts do, to the most that any do below it.
+
+    Site by site in `order`: the count next to the wanted one with which the others can still make up that sum, of two
+    the smaller. units: site -> (how many it has, the ReLUs of each).
+    """
+    reachable = [1]  # bit s: the sites from here on can sum to s
+    for name in reversed(order):
+        number, size = units[name]
+        sums, chunk = reachable[-1], 1
+        while number:
+            taken = min(chunk, number)
+            sums |= sums << taken * size
+            number, chunk = number - taken, 2 * chunk
+        reachable.append(sums & ((1 << budget + 1) - 1))
+    rest = reachable.pop().bit_length() - 1
+    counts = {}
+    for name in order:
+        number, size = units[name]
+        after = reachable.pop()
+        possible = [count for count in range(min(number, rest // size) + 1) if after >> rest - count * size & 1]
+        counts[name] = min(possible, key=lambda count: (abs(count - wanted[name]), count))
+        rest -= counts[name] * size
+    return {name: counts[name] for name in units}
