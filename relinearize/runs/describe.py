@@ -136,8 +136,10 @@ def cost_values(
     """
     workload = replace(mask_workload(sites, replacement), linear=network_work(config, source))
     predictions = [predict(preset, workload) for preset in recorded_presets()]
+    counts = asdict(workload)
+    del counts["inference"]
     return {
-        **asdict(workload),
+        **counts,
         "predicted": {
             one.preset.name: {
                 "online": _phase(one.online, one.preset.network is not None),

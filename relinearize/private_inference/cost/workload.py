@@ -4,14 +4,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node, Shape
+from relinearize.private_inference.bundle.operations import SITES
+from relinearize.private_inference.bundle.tournament import MaxPool
 from relinearize.relu.replacement import IDENTITY
 
 LINEAR = ("conv2d", "linear", "affine")
+POOLS = ("max_pool", "avg_pool", "global_avg_pool")
+REST = "rest"
 SCALARS = 8192  # in a ciphertext of Cheetah's 64-bit ring
 # Counts of what stands at removed positions.
 REPLACEMENT_COUNTS = ("affine", "affine_sites", "quadratic", "quadratic_sites", "quadratic_ciphertexts")
@@ -24,8 +28,9 @@ class LinearWork:
     """The part that no mask changes.
 
     layers: convolutions, linear layers, batch norms that no layer took in. inputs, outputs: scalars that go in and come
-    out of them. weights: scalars they are multiplied by (of a lone batch norm as many as of its map). pool_comparisons:
-    a maximum of k values is k - 1 of them, in pool_steps rounds, log2(k) rounded up.
+    out of them, and the means of average pools, which are rounded. weights: scalars they are multiplied by (of a lone
+    batch norm as many as of its map). pool_comparisons: of max-pools, as engines make them (`bundle.tournament`), in
+    pool_steps batches that wait for each other.
 
     Engines compute convolutions as products of matrices: windows are the places of a map that a kernel is laid on,
     patches the scalars of the left matrices, all that is in the windows, weights those of the right ones.
@@ -87,6 +92,7 @@ class LinearWork:
 @dataclass(frozen=True)
 class Workload:
     """relus: kept. live_sites: sites that keep any. gathered: positions of the sites that keep some, but not all.
+    inference: 1, but 0 of a part of a network: what is paid once for each image, the logits' way among it.
 
     linear: None where only the mask is known; predictions are then the ReLUs' share alone.
 
@@ -104,10 +110,11 @@ class Workload:
     quadratic: int = 0
     quadratic_sites: int = 0
     quadratic_ciphertexts: int = 0
+    inference: int = 1
 
     def features(self) -> dict[str, int]:
         """What constants can be per; those of an unknown linear part are missing."""
-        found = {"inference": 1} | asdict(self)
+        found = asdict(self)
         linear = found.pop("linear")
         return found | (linear or {})
 
@@ -129,35 +136,77 @@ def mask_workload(sites: Iterable[tuple[int, int]], replacement: str = IDENTITY)
     )
 
 
-def bundle_workload(bundle: Bundle) -> Workload:
+@dataclass(frozen=True)
+class Layer:
+    """A site, pool or linear layer of a bundle, by the name and operation of its node; REST: whatever is none of them.
+
+    positions: of a site, whose ReLUs may be kept.
+    """
+
+    name: str
+    op: str
+    work: Workload
+    positions: int = 0
+
+
+def bundle_layers(bundle: Bundle) -> list[Layer]:
     """Of a whole network; the normalisation of the image is done in the clear and costs nothing."""
-    sites = mask_workload(((int(mask.sum()), mask.size) for mask in bundle.masks.values()), bundle.replacement)
-    return replace(sites, linear=linear_work(bundle.input_shape, bundle.nodes, bundle.weights))
+    layers = []
+    linear = _linear_layers(bundle.input_shape, bundle.nodes, bundle.weights)
+    for node, work in zip(bundle.nodes, linear, strict=True):
+        if node.op in SITES:
+            mask = bundle.masks[node.name]
+            site = mask_workload([(int(mask.sum()), mask.size)], bundle.replacement)
+            layers.append(Layer(node.name, node.op, replace(site, linear=work, inference=0), mask.size))
+        elif node.op in LINEAR + POOLS:
+            layers.append(Layer(node.name, node.op, Workload(0, 0, 0, work, inference=0)))
+    return [*layers, Layer(REST, "", Workload(0, 0, 0, LinearWork()))]
+
+
+def bundle_workload(bundle: Bundle) -> Workload:
+    """Of all layers together."""
+    works = [layer.work for layer in bundle_layers(bundle)]
+    named = [entry.name for entry in fields(Workload) if entry.name != "linear"]
+    counts = {name: sum(getattr(work, name) for work in works) for name in named}
+    return Workload(**counts, linear=LinearWork.total(work.linear for work in works))
 
 
 def linear_work(input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]) -> LinearWork:
     """Of a bundle's nodes in topological order; weights: `NODE.role` -> tensor."""
+    return LinearWork.total(_linear_layers(input_shape, nodes, weights))
+
+
+def _linear_layers(
+    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]
+) -> list[LinearWork]:
     shapes = {INPUT: tuple(input_shape), **{node.name: node.shape for node in nodes}}
-    inputs = [sum(math.prod(shapes[name]) for name in node.inputs) for node in nodes]
-    return LinearWork.total(_node_work(node, count, weights) for node, count in zip(nodes, inputs, strict=True))
+    return [_node_work(node, [shapes[name] for name in node.inputs], weights) for node in nodes]
 
 
-def _node_work(node: Node, inputs: int, weights: Mapping[str, np.ndarray]) -> LinearWork:
+def _node_work(node: Node, inputs: Sequence[Shape], weights: Mapping[str, np.ndarray]) -> LinearWork:
     outputs = math.prod(node.shape)
     if node.op == "max_pool":
-        window = math.prod(node.attributes["kernel"])
-        return LinearWork(pool_comparisons=outputs * (window - 1), pool_steps=math.ceil(math.log2(window)))
+        channels, *size = inputs[0]
+        return max_pool_work(channels, size, node.attributes)
+    if node.op == "avg_pool":
+        return LinearWork(outputs=outputs)
     if node.op not in LINEAR:
         return LinearWork()
     channels = node.shape[0]
     rows = outputs // channels
     if node.op == "affine":
         return affine_work(channels, rows)
-    weight = weights[f"{node.name}.weight"]
+    weight, scalars = weights[f"{node.name}.weight"], math.prod(inputs[0])
     if node.op == "linear":
-        return LinearWork.of_products(inputs, rows, weight[0].size, channels)
+        return LinearWork.of_products(scalars, rows, weight[0].size, channels)
     groups, kernel = node.attributes["groups"], math.prod(weight.shape[2:])
-    return LinearWork.of_convolution(weight.shape[1] * groups, inputs, kernel, channels, rows, groups)
+    return LinearWork.of_convolution(weight.shape[1] * groups, scalars, kernel, channels, rows, groups)
+
+
+def max_pool_work(channels: int, size: Sequence[int], window: Mapping[str, Any]) -> LinearWork:
+    """Of a max-pool on maps of `size`, H x W; window: kernel, stride and padding, pairs."""
+    pool = MaxPool.of(size, window)
+    return LinearWork(pool_comparisons=channels * pool.comparisons, pool_steps=pool.rounds)
 
 
 def affine_work(channels: int, pixels: int) -> LinearWork:

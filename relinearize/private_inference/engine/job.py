@@ -17,7 +17,7 @@ JOB_FILE, PROGRAM_FILE = "job.json", "program.bin"
 SERVER, CLIENT = 0, 1
 PARTIES = ("server", "client")
 IMAGE, LOGITS = "image", "logits"  # names of the program's first input and of its output
-KINDS = ("relu", "linear", "gather", "other")  # of operations, whose costs are reported separately
+KINDS = ("relu", "pool", "linear", "gather", "other")  # of operations, whose costs are reported separately
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class Cost:
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(getattr(self, entry.name) + getattr(other, entry.name) for entry in fields(Cost)))
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(*(getattr(self, entry.name) - getattr(other, entry.name) for entry in fields(Cost)))
 
 
 def total(costs: Mapping[str, Cost]) -> Cost:

@@ -11,9 +11,10 @@ import torch
 
 from relinearize.private_inference.bundle.bundle import Bundle, Node, read_bundle
 from relinearize.private_inference.bundle.operations import SITES
+from relinearize.private_inference.bundle.tournament import Engine, Ids, progressions
 from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected, crypten
 from relinearize.private_inference.engine.job import CLIENT, IMAGE, KINDS, SERVER, Cost, Inferred, Job
-from relinearize.private_inference.engine.layout import Gathers, normalized
+from relinearize.private_inference.engine.layout import Gathers, max_pools, normalized
 from relinearize.relu.replacement import polynomial
 
 GRACE_SECONDS = 5  # before a party that lost the other ends, so that the starter names the one that died first
@@ -41,6 +42,7 @@ class SecretNetwork:
     def __init__(self, bundle: Bundle, tensors: Mapping[str, Secret]) -> None:
         self.bundle, self.tensors = bundle, tensors
         self.gathers = Gathers.of_bundle(bundle, channels_last=False)
+        self.pools = max_pools(bundle)
 
     def __call__(self, image: Secret, meter: Meter) -> Secret:
         def compute(node: Node, inputs: list[Secret]) -> Secret:
@@ -67,6 +69,8 @@ class SecretNetwork:
                 return x + inputs[1]
             case "concat":
                 return x.cat(inputs, dim=1)
+            case "max_pool":
+                return self.pools[node.name].play(x, (2, 3), ENGINE)
             case "global_avg_pool":
                 total = x.flatten(start_dim=2).sum(-1).reshape(*x.shape[:2], 1, 1)
                 return total.div(math.prod(x.shape[2:]))
@@ -79,7 +83,17 @@ class SecretNetwork:
 
 
 # As SPU's are counted: means belong to the linear layers.
-KIND_OF = dict.fromkeys(("conv2d", "linear", "affine", "avg_pool", "global_avg_pool"), "linear")
+KIND_OF = dict.fromkeys(("conv2d", "linear", "affine", "avg_pool", "global_avg_pool"), "linear") | {"max_pool": "pool"}
+
+
+def cut(x: Secret, axis: int, ids: Ids) -> Secret:
+    parts = [x[(slice(None),) * axis + (one,)] for one in progressions(ids)]
+    return parts[0] if len(parts) == 1 else parts[0].cat(parts, dim=axis)
+
+
+ENGINE = Engine(
+    take=cut, maximum=lambda x, y: y + (x - y).relu(), concatenate=lambda x, y, axis: x.cat([x, y], dim=axis)
+)
 
 
 def per_channel(values: Secret) -> Secret:

@@ -15,8 +15,9 @@ import numpy as np
 from jax import Array, lax
 
 from relinearize.private_inference.bundle.bundle import Bundle, Node
+from relinearize.private_inference.bundle.tournament import Engine, Ids, progressions
 from relinearize.private_inference.engine.job import IMAGE, LOGITS, PROGRAM_FILE
-from relinearize.private_inference.engine.layout import Gathers, client_image, server_tensors
+from relinearize.private_inference.engine.layout import Gathers, client_image, max_pools, server_tensors
 from relinearize.relu.replacement import polynomial
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
@@ -44,7 +45,7 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
     engine's own im2col. In SEMI2K with local truncation it sends fewer bytes, anywhere else more.
     """
     names = list(server_tensors(bundle))
-    gathers = Gathers.of_bundle(bundle)
+    gathers, pools = Gathers.of_bundle(bundle), max_pools(bundle)
 
     def network(image: Array, *tensors: Array) -> Array:
         given = dict(zip(names, tensors, strict=True))
@@ -68,6 +69,8 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
                 return jnp.concatenate(inputs, -1)
             case "masked_relu" | "replaced_relu":
                 return masked_relu(x, gathers[node.name])
+            case "max_pool":
+                return pools[node.name].play(x, (1, 2), ENGINE)
             case "global_avg_pool":
                 total, pixels = x.sum((1, 2), keepdims=True), math.prod(x.shape[1:3])
             case "avg_pool":
@@ -138,6 +141,15 @@ def product_then_shifts(x: Array, weight: Array, stride: Any, padding: Any, dila
         return lax.slice(products, first, limit, (1, *stride, 1, 1, 1)).reshape(1, rows, columns, out)
 
     return functools.reduce(jnp.add, (read_through(row, column) for row in range(height) for column in range(width)))
+
+
+def cut(x: Array, axis: int, ids: Ids) -> Array:
+    parts = [lax.slice_in_dim(x, one.start, one.stop, one.step, axis) for one in progressions(ids)]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
+
+
+# In SPU's program a maximum of two secrets is `less` and `select`, a ReLU `less` and `multiply`.
+ENGINE = Engine(take=cut, maximum=jnp.maximum, concatenate=lambda x, y, axis: jnp.concatenate((x, y), axis))
 
 
 def window_sums(x: Array, kernel: Any, stride: Any, padding: Any) -> Array:

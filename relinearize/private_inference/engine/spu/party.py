@@ -20,7 +20,7 @@ from relinearize.private_inference.engine.job import (
     Job,
     log_file,
 )
-from relinearize.private_inference.engine.layout import client_image, server_tensors
+from relinearize.private_inference.engine.layout import client_image, pool_shares, server_tensors
 from relinearize.private_inference.engine.spu.profile import read_profile
 
 SECRET = spu.Visibility.VIS_SECRET
@@ -65,7 +65,7 @@ class SpuParty:
         seconds, cpu_seconds = time.monotonic() - began, time.process_time() - computed
         with open(self.log, encoding="utf-8", errors="replace") as log:
             log.seek(profiled)
-            costs = read_profile(log)
+            costs = read_profile(log, pool_shares(self.bundle))
         costs["other"] += revealed
         return Inferred(seconds, cpu_seconds, costs, logits)
 
