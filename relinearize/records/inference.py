@@ -9,6 +9,10 @@ from relinearize.files import read_json, write_json
 
 FORMAT, SCHEMA_VERSION = "relinearize-inference", 2
 RECORD_FILE = "inference.json"
+OLDER = {"replacement": "identity", "layers": (), "layers_are": ""}  # in a record from before there was a choice
+# Where the costs of layers come from.
+MEASURED, SHARED = "measured", "measured by kind of operation, shared out among its layers as predicted"
+PREDICTED = "predicted"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,23 @@ class Phase:
     @property
     def bytes(self) -> int:
         return self.server_bytes + self.client_bytes
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What a site, pool or linear layer (`op`: a bundle's operation) costs in one inference; REST: all that is in none.
+
+    relus: kept, of `positions`. comparisons: of a max-pool. Predictions have fractions of bytes and messages.
+    """
+
+    name: str
+    op: str
+    relus: int
+    positions: int
+    comparisons: int
+    seconds: float
+    bytes: float
+    messages: float
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,12 @@ class InferenceRecord:
     versions: dict[str, str]
     machine: dict[str, Any]
     replacement: str = "identity"  # what stands at removed positions
+    layers: tuple[LayerCost, ...] = ()  # of the steady inference nearest to the median; older records: none
+    layers_are: str = ""  # MEASURED or SHARED
+
+    @property
+    def pool_comparisons(self) -> int:
+        return sum(layer.comparisons for layer in self.layers)
 
     @property
     def live_sites(self) -> int:
@@ -118,13 +145,14 @@ class InferenceRecord:
             content = read_json(path)
             if content.pop("format") != FORMAT or content.pop("schema_version") != SCHEMA_VERSION:
                 raise ValueError(f"not a {FORMAT} of version {SCHEMA_VERSION}")
-            content.setdefault("replacement", "identity")  # of a record from before there was a choice
+            content = OLDER | content
             names = {entry.name for entry in fields(cls)}
             if set(content) != names:
                 raise ValueError(f"keys that are missing or unknown: {sorted(set(content) ^ names)}")
             for name in ("first", "steady", "loopback"):
                 content[name] = content[name] and _phase(content[name])
             content |= {"model": Model(**content["model"]), "fidelity": Fidelity(**content["fidelity"])}
+            content["layers"] = tuple(LayerCost(**layer) for layer in content["layers"])
             content["logits"] = tuple(tuple(row) for row in content["logits"])
             return cls(**content)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -132,5 +160,5 @@ class InferenceRecord:
 
 
 def _phase(content: dict[str, Any]) -> Phase:
-    kinds = {name: KindCost(**values) for name, values in content["kinds"].items()}
+    kinds = {"pool": KindCost(0.0, 0, 0, 0)} | {name: KindCost(**values) for name, values in content["kinds"].items()}
     return Phase(**{**content, "seconds": tuple(content["seconds"]), "kinds": kinds})

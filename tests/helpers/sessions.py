@@ -18,6 +18,15 @@ def check_logits(record, bundle):
     assert record.fidelity.agreement == record.fidelity.private_accuracy == 100
 
 
+def check_layers(record, bundle):
+    """Together they are one steady inference, and each has its counts."""
+    for name in ("bytes", "messages"):
+        assert sum(getattr(layer, name) for layer in record.layers) == getattr(record.steady, name)
+    assert any(abs(sum(layer.seconds for layer in record.layers) - one) < 1e-9 for one in record.steady.seconds)
+    assert {layer.name: layer.relus for layer in record.layers if layer.positions} == bundle.kept
+    assert record.layers[-1].name == "rest" and all(layer.bytes >= 0 for layer in record.layers)
+
+
 def without_the_clients_weights(bundle, folder, monkeypatch):
     """From now on the client is told a folder that lacks them."""
     without = written(bundle, folder / "without")

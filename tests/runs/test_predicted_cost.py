@@ -6,7 +6,8 @@ from quick_runs import SMALL, composed
 from torch import nn
 
 from relinearize.private_inference.cost.presets import RECORDED, find_presets, predict
-from relinearize.private_inference.export import run_workload
+from relinearize.private_inference.cost.workload import bundle_workload
+from relinearize.private_inference.export import bundle_of_run
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
 from relinearize.runs.describe import cost_values, network_work
@@ -36,7 +37,7 @@ def own_config(folder, kind):
 
 def test_the_record_of_a_run_says_what_the_cost_command_counts(alone):
     record, folder = alone[SMALL]
-    _, workload = run_workload(folder, None)
+    workload = bundle_workload(bundle_of_run(folder, None)[1])
     assert record.schema_version == 3 and record_workload(record) == workload
     assert tuple(record.cost.predicted) == RECORDED
     for name, found in record.cost.predicted.items():
@@ -72,4 +73,4 @@ def test_a_narrower_network_costs_less(senetpp):
     assert narrow.cost.relus == narrow.budget.met and narrow.cost.linear["layers"] == whole.cost.linear["layers"]
     assert narrow.cost.linear["multiplications"] < 0.3 * whole.cost.linear["multiplications"]
     assert narrow.cost.predicted["cheetah_wan"].online.bytes < whole.cost.predicted["cheetah_wan"].online.bytes
-    assert record_workload(narrow) == run_workload(folder / "width-0.5", None)[1]
+    assert record_workload(narrow) == bundle_workload(bundle_of_run(folder / "width-0.5", None)[1])

@@ -65,20 +65,22 @@ class Tournament:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """A max-pool on maps of H x W. `comparisons`: of one channel; `rounds`: batches of them, one after the other."""
+    """A max-pool of one image. `comparisons`: of all channels; `rounds`: batches of them, one after the other."""
 
+    channels: int
     rows: Tournament
     columns: Tournament
 
     @classmethod
-    def of(cls, size: Sequence[int], window: Mapping[str, Any]) -> "MaxPool":
-        """size: (H, W) before the pool; window: kernel, stride and padding, pairs."""
-        sides = zip(size, *(window[name] for name in ("kernel", "stride", "padding")), strict=True)
-        return cls(*(Tournament.of(*side) for side in sides))
+    def of(cls, shape: Sequence[int], window: Mapping[str, Any]) -> "MaxPool":
+        """shape: C x H x W before the pool; window: kernel, stride and padding, pairs."""
+        sides = zip(shape[1:], *(window[name] for name in ("kernel", "stride", "padding")), strict=True)
+        return cls(shape[0], *(Tournament.of(*side) for side in sides))
 
     @property
     def comparisons(self) -> int:
-        return len(self.rows.leaves) * self.columns.comparisons + len(self.columns.winners) * self.rows.comparisons
+        of_rows = len(self.rows.leaves) * self.columns.comparisons
+        return self.channels * (of_rows + len(self.columns.winners) * self.rows.comparisons)
 
     @property
     def rounds(self) -> int:

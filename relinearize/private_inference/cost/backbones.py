@@ -4,7 +4,8 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from relinearize.private_inference.cost.workload import LinearWork, affine_work, max_pool_work
 
@@ -13,10 +14,15 @@ AVERAGE = "_average"  # behind the name of a network with average pools
 VGG16 = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels in units of the width, convolutions of each block
 
 
+def recorded_name(backbone: Mapping[str, Any]) -> str:
+    """Of a backbone's settings, for folders and records: with average pools it is another network."""
+    return backbone["name"] + (AVERAGE if backbone.get("pool") == "average" else "")
+
+
 def backbone_work(name: str, *, width: int | None, classes: int, image_size: int, channels: int) -> LinearWork | None:
     """The same for all masks and both conventions; None for a backbone that is not the project's own.
 
-    name: as recorded, with AVERAGE behind that of a network with average pools.
+    name: as recorded.
 
     width: channels of the first stage (base channels of wrn22_8), None for the papers'.
     """
@@ -72,6 +78,6 @@ def _vgg(width: int, channels: int, size: int, average: bool) -> tuple[list[Line
         if block <= pooled:
             window = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0)}
             outputs = LinearWork(outputs=inside * (size // 2) ** 2)
-            layers.append(outputs if average else max_pool_work(inside, (size, size), window))
+            layers.append(outputs if average else max_pool_work((inside, size, size), window))
             size //= 2
     return layers, inside

@@ -176,9 +176,7 @@ def linear_work(input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str,
     return LinearWork.total(_linear_layers(input_shape, nodes, weights))
 
 
-def _linear_layers(
-    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]
-) -> list[LinearWork]:
+def _linear_layers(input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]) -> list[LinearWork]:
     shapes = {INPUT: tuple(input_shape), **{node.name: node.shape for node in nodes}}
     return [_node_work(node, [shapes[name] for name in node.inputs], weights) for node in nodes]
 
@@ -186,8 +184,7 @@ def _linear_layers(
 def _node_work(node: Node, inputs: Sequence[Shape], weights: Mapping[str, np.ndarray]) -> LinearWork:
     outputs = math.prod(node.shape)
     if node.op == "max_pool":
-        channels, *size = inputs[0]
-        return max_pool_work(channels, size, node.attributes)
+        return max_pool_work(inputs[0], node.attributes)
     if node.op == "avg_pool":
         return LinearWork(outputs=outputs)
     if node.op not in LINEAR:
@@ -203,10 +200,10 @@ def _node_work(node: Node, inputs: Sequence[Shape], weights: Mapping[str, np.nda
     return LinearWork.of_convolution(weight.shape[1] * groups, scalars, kernel, channels, rows, groups)
 
 
-def max_pool_work(channels: int, size: Sequence[int], window: Mapping[str, Any]) -> LinearWork:
-    """Of a max-pool on maps of `size`, H x W; window: kernel, stride and padding, pairs."""
-    pool = MaxPool.of(size, window)
-    return LinearWork(pool_comparisons=channels * pool.comparisons, pool_steps=pool.rounds)
+def max_pool_work(shape: Shape, window: Mapping[str, Any]) -> LinearWork:
+    """Of a max-pool on maps of that shape; window: kernel, stride and padding, pairs."""
+    pool = MaxPool.of(shape, window)
+    return LinearWork(pool_comparisons=pool.comparisons, pool_steps=pool.rounds)
 
 
 def affine_work(channels: int, pixels: int) -> LinearWork:

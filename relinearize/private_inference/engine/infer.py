@@ -31,6 +31,7 @@ from relinearize.private_inference.engine.job import (
     log_file,
     total,
 )
+from relinearize.private_inference.engine.layers import Both, layer_costs
 from relinearize.private_inference.engine.layout import normalized, require
 from relinearize.private_inference.engine.options import InferOptions, Protocol
 from relinearize.private_inference.engine.proxy import HOST, DelayProxy
@@ -43,11 +44,9 @@ LOCK_FILE = ".infer.lock"
 LOOPBACK_IMAGES = 3  # for the model, if the network is a slow one
 STEPS_BEFORE = 3  # compiling, starting, the first inference
 
-Both = tuple[Inferred, Inferred]  # the reports of server and client on one inference
-
 
 def infer_and_show(options: InferOptions) -> None:
-    show(infer(options))
+    show(infer(options), layers=options.layers)
     print(options.folder / RECORD_FILE, flush=True)
 
 
@@ -73,6 +72,7 @@ def infer(options: InferOptions) -> InferenceRecord:
         progress.done(1)
         setup_seconds, phases = measured(options, bundle, inputs, progress)
     first, steady, loopback = (summary(phase) if phase else None for phase in phases)
+    layers, layers_are = layer_costs(bundle, protocol.name, options.link, median_of(phases[1]))
     logits = np.array([client.logits for _, client in phases[1]])
     origin = {"path": str(options.bundle), "graph_sha256": file_digest(options.bundle / GRAPH)}
     record = InferenceRecord(
@@ -81,6 +81,8 @@ def infer(options: InferOptions) -> InferenceRecord:
         relus=bundle.kept,
         positions={name: int(mask.size) for name, mask in bundle.masks.items()},
         replacement=bundle.replacement,
+        layers=layers,
+        layers_are=layers_are,
         engine=protocol.engine,
         protocol=protocol.name,
         security=protocol.security,
@@ -204,10 +206,16 @@ def measured(
 # ---- from the parties' reports to the numbers of the record ----------------------------------------------------------
 
 
+def median_of(inferred: Sequence[Both]) -> Both:
+    """Of two in the middle the first that comes as near as any."""
+    middle = median(client.seconds for _, client in inferred)
+    return min(inferred, key=lambda both: abs(both[CLIENT].seconds - middle))
+
+
 def summary(inferred: Sequence[Both]) -> Phase:
     """Latency is the client's: it ends when the client knows the logits."""
     seconds = [client.seconds for _, client in inferred]
-    server, client = min(inferred, key=lambda both: abs(both[CLIENT].seconds - median(seconds)))
+    server, client = median_of(inferred)
     kinds = {}
     for kind in KINDS:
         ours, theirs = server.costs[kind], client.costs[kind]

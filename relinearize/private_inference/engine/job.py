@@ -73,19 +73,20 @@ def total(costs: Mapping[str, Cost]) -> Cost:
 
 @dataclass(frozen=True)
 class Inferred:
-    """One party's report: `seconds` of the clock, `cpu_seconds` of all threads' processors, `costs` by kind, and for
-    the client the logits."""
+    """One party's report: `seconds` of the clock, `cpu_seconds` of all threads' processors, `costs` by kind, for the
+    client the logits, and the costs by the name of the node where the engine can tell."""
 
     seconds: float
     cpu_seconds: float
     costs: dict[str, Cost]
     logits: list[float] | None
+    layers: dict[str, Cost] = field(default_factory=dict)
 
     @classmethod
     def of_event(cls, event: dict) -> Self:
         """From the JSON line that a party prints."""
-        costs = {kind: Cost(**cost) for kind, cost in event["costs"].items()}
-        return cls(event["seconds"], event["cpu_seconds"], costs, event["logits"])
+        costs, layers = ({name: Cost(**cost) for name, cost in event[table].items()} for table in ("costs", "layers"))
+        return cls(event["seconds"], event["cpu_seconds"], costs, event["logits"], layers)
 
 
 def log_file(folder: Path, rank: int) -> Path:

@@ -12,22 +12,10 @@ import numpy as np
 
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle
-from relinearize.private_inference.bundle.operations import SITES
-from relinearize.private_inference.bundle.tournament import MaxPool
-
-OPERATIONS = (
-    "normalize", "conv2d", "linear", "affine", "add", "concat", *SITES, "max_pool", "avg_pool", "global_avg_pool", "flatten",
-)  # fmt: skip
 
 
 def require(bundle: Bundle, engine: str) -> None:
-    """UserError naming the nodes that an engine with this layout cannot run."""
-    refused = [f"{node.name} ({node.op})" for node in bundle.nodes if node.op not in OPERATIONS]
-    if refused:
-        more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
-        raise UserError(
-            f"{engine} cannot run {', '.join(refused[:4])}{more} of this bundle; it can {', '.join(OPERATIONS)}"
-        )
+    """UserError naming the node that an engine with this layout cannot run."""
     for node in bundle.nodes:
         if node.op == "normalize" and node.inputs != (INPUT,):
             raise UserError(f"{engine} cannot run {node.name} of this bundle: the client normalises the image only")
@@ -63,20 +51,11 @@ def normalized(bundle: Bundle, image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[None], np.float32)
 
 
-def max_pools(bundle: Bundle) -> dict[str, MaxPool]:
-    """Max-pool -> what is compared in it."""
-    shapes = {node.name: node.shape for node in bundle.nodes} | {INPUT: bundle.input_shape}
-    pools = [node for node in bundle.nodes if node.op == "max_pool"]
-    return {node.name: MaxPool.of(shapes[node.inputs[0]][1:], node.attributes) for node in pools}
-
-
 def pool_shares(bundle: Bundle) -> tuple[float, float]:
     """The shares of max-pools in all comparisons, and in their batches, one for each round of a pool or live site."""
-    pools, kept = max_pools(bundle), bundle.kept.values()
-    channels = {node.name: node.shape[0] for node in bundle.nodes}
-    compared = sum(channels[name] * pool.comparisons for name, pool in pools.items())
-    batches = sum(pool.rounds for pool in pools.values())
-    shares = ((compared, sum(kept)), (batches, sum(count > 0 for count in kept)))
+    pools, kept = bundle.pools.values(), bundle.kept.values()
+    batches = sum(pool.rounds for pool in pools)
+    shares = ((bundle.pool_comparisons, sum(kept)), (batches, sum(count > 0 for count in kept)))
     return tuple(ours / max(1, ours + others) for ours, others in shares)
 
 

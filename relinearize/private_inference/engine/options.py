@@ -127,6 +127,7 @@ class InferOptions:
     kn2row: bool = False
     local_truncation: bool = False
     timeout: int = 600
+    layers: bool = False
     python: Path | None = None
 
     def __post_init__(self) -> None:
@@ -139,11 +140,11 @@ class InferOptions:
             value = getattr(self, key)
             if type(value) is not int or value < least:
                 raise UserError(f"{key}={value}: must be an integer >= {least}")
-        for key in SEMI2K_ONLY:
+        for key in (*SEMI2K_ONLY, "layers"):
             value = getattr(self, key)
             if type(value) is not bool:
                 raise UserError(f"{key}={value}: must be true or false")
-            if value and self.chosen_protocol.name != "semi2k":
+            if key in SEMI2K_ONLY and value and self.chosen_protocol.name != "semi2k":
                 raise UserError(
                     f"{key}=true goes with protocol=semi2k only; {self.chosen_protocol.name} has no use for it"
                 )

@@ -4,10 +4,11 @@ from rich.console import Console
 from rich.table import Table
 
 from relinearize.private_inference.cost.network import Network
+from relinearize.private_inference.cost.table import layer_table, wide
 from relinearize.records.inference import InferenceRecord
 
 
-def show(record: InferenceRecord, console: Console | None = None) -> None:
+def show(record: InferenceRecord, console: Console | None = None, layers: bool = False) -> None:
     phases = Table("phase", title=f"{record.engine} {record.protocol}, {Network(**record.network).text}")
     for column in ("runs", "seconds", "CPU s, both", "MB to client", "MB to server", "messages"):
         phases.add_column(column, justify="right")
@@ -29,6 +30,8 @@ def show(record: InferenceRecord, console: Console | None = None) -> None:
     console = console or Console()
     console.print(phases)
     console.print(kinds)
+    if layers:
+        wide(console).print(layer_table(f"one inference by layer: {record.layers_are}", record.layers))
     for line in lines(record):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -40,6 +43,9 @@ def lines(record: InferenceRecord) -> list[str]:
     per_relu = f", {relu / kept:.1f} bytes each" if kept and alone else ""
     model, fidelity = record.model, record.fidelity
     found = [f"{kept:,} of {total:,} ReLUs kept at {record.live_sites} of {len(record.relus)} sites{per_relu}"]
+    if compared := record.pool_comparisons:
+        each = record.steady.kinds["pool"].bytes / compared
+        found.append(f"{compared:,} comparisons of max-pools beside them, {each:.1f} bytes each")
     if record.replacement != "identity":
         found.append(f"at the other {total - kept:,} positions: {record.replacement}")
     if record.loopback is not None:

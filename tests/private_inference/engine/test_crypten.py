@@ -14,8 +14,8 @@ import pytest
 if importlib.util.find_spec("crypten") is None:
     pytest.skip("CrypTen is not here; `make test-crypten` runs this", allow_module_level=True)
 
-from numpy_bundles import all_operations, residual_network, written
-from sessions import check_logits, inferred, without_the_clients_weights
+from numpy_bundles import all_operations, pooled_network, residual_network, written
+from sessions import check_layers, check_logits, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.crypten.link import connected
@@ -77,6 +77,21 @@ def test_every_operation_and_a_client_without_weights(tmp_path, monkeypatch):
     record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
     check_logits(record, bundle)
     assert record.steady.kinds["relu"].bytes == 464 * bundle.relus
+
+
+def test_max_pools_are_counted_as_they_are_compared(tmp_path):
+    """Odd maps, padding, overlapping windows; 464 bytes for each comparison, 9 messages for each round."""
+    bundle = pooled_network()
+    record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
+    check_logits(record, bundle)
+    pool, rounds = record.steady.kinds["pool"], sum(pool.rounds for pool in bundle.pools.values())
+    assert (pool.bytes, pool.messages) == (464 * bundle.pool_comparisons, 9 * rounds)
+    assert record.pool_comparisons == bundle.pool_comparisons
+    check_layers(record, bundle)
+    costs = {layer.name: (layer.bytes, layer.messages) for layer in record.layers}
+    assert costs["relu1"] == (464 * bundle.kept["relu1"], 9) and costs["relu2"] == (0, 0)
+    for name, found in bundle.pools.items():
+        assert costs[name] == (464 * found.comparisons, 9 * found.rounds)
 
 
 @pytest.mark.parametrize(("replacement", "product"), [("zero", 0), ("affine", 0), ("quadratic", 32)])

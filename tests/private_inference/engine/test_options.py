@@ -42,6 +42,7 @@ def test_what_changes_the_numbers_has_a_folder_of_its_own():
         ({"n_images": 0}, "n_images=0: must be an integer >= 1"),
         ({"timeout": 5}, "timeout=5: must be an integer >= 10"),
         ({"local_truncation": 1}, "local_truncation=1: must be true or false"),
+        ({"layers": "all"}, "layers=all: must be true or false"),
         ({"engine": "mpyc"}, "engine=mpyc: valid: spu, crypten"),
         ({"protocol": "aby3"}, "protocol=aby3: valid: cheetah, semi2k, tfp"),
         ({"engine": "spu", "protocol": "tfp"}, "protocol=tfp: valid with engine=spu: cheetah, semi2k"),

@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("spu", reason="SecretFlow SPU is not here; `make test-pi` runs this in the engine's environment")
 
-from numpy_bundles import all_operations, residual_network, written
-from sessions import check_logits, inferred, without_the_clients_weights
+from numpy_bundles import all_operations, pooled_network, residual_network, written
+from sessions import check_layers, check_logits, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.infer import alone_in
@@ -84,6 +84,20 @@ def test_cheetah_says_what_plaintext_says(bundle, tmp_path):
     check_logits(record, bundle)
     assert record.steady.kinds["relu"].bytes == pytest.approx(98.5 * bundle.relus, rel=0.1)
     assert record.first.bytes > 3 * record.steady.bytes, "keys and base transfers are sent once"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "each", "spread", "messages"), [("semi2k", 144, 0, 8), ("cheetah", 100, 0.01, 20)]
+)
+def test_max_pools_are_counted_as_they_are_compared(tmp_path, protocol, each, spread, messages):
+    """Odd maps, padding, overlapping windows; SEMI2K 144 and Cheetah 100 bytes for each comparison, 8 and 20 messages for each round."""
+    bundle = pooled_network()
+    record = inferred(bundle, tmp_path, protocol=protocol, n_images=1)
+    check_logits(record, bundle)
+    pool, rounds = record.steady.kinds["pool"], sum(pool.rounds for pool in bundle.pools.values())
+    assert (pool.bytes, pool.messages) == (pytest.approx(each * bundle.pool_comparisons, rel=spread), messages * rounds)
+    assert record.pool_comparisons == bundle.pool_comparisons
+    check_layers(record, bundle)
 
 
 def test_the_client_has_no_weights(bundle, tmp_path, monkeypatch):

@@ -7,12 +7,16 @@ import pytest
 
 jax = pytest.importorskip("jax", reason="jax is not here; `make test-pi` runs this in the engine's environment")
 
-from numpy_bundles import SIZE, all_operations, residual_network
+from numpy_bundles import SIZE, all_operations, pooled_network, residual_network
 
 from relinearize.private_inference.engine.layout import Gathers, client_image, server_tensors
 from relinearize.private_inference.engine.spu.lowering import lowered, masked_relu
 
-BUNDLES = {"residual": lambda: residual_network([1, 0, 0.4, 0.2, 0.5]), "all operations": all_operations}
+BUNDLES = {
+    "residual": lambda: residual_network([1, 0, 0.4, 0.2, 0.5]),
+    "all operations": all_operations,
+    "pools": pooled_network,
+}
 BUNDLES |= {
     replacement: functools.partial(residual_network, [1, 0, 0.4, 0.2, 0.5], replacement=replacement)
     for replacement in ("zero", "affine", "quadratic")

@@ -14,7 +14,7 @@ from relinearize.private_inference.bundle.operations import SITES
 from relinearize.private_inference.bundle.tournament import Engine, Ids, progressions
 from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected, crypten
 from relinearize.private_inference.engine.job import CLIENT, IMAGE, KINDS, SERVER, Cost, Inferred, Job
-from relinearize.private_inference.engine.layout import Gathers, max_pools, normalized
+from relinearize.private_inference.engine.layout import Gathers, normalized
 from relinearize.relu.replacement import polynomial
 
 GRACE_SECONDS = 5  # before a party that lost the other ends, so that the starter names the one that died first
@@ -22,18 +22,26 @@ Secret = Any  # crypten.CrypTensor
 
 
 class Meter:
-    """Adds up what happens within `kind(...)`. `sent()`: bytes and messages so far."""
+    """Adds up what happens within `kind(...)` and `layer(...)`. `sent()`: bytes and messages so far."""
 
     def __init__(self, sent: Callable[[], tuple[int, int]]) -> None:
         self.sent = sent
         self.costs = dict.fromkeys(KINDS, Cost())
+        self.layers: dict[str, Cost] = {}
+
+    def kind(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return self._added_to(self.costs, name)
+
+    def layer(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return self._added_to(self.layers, name)
 
     @contextlib.contextmanager
-    def kind(self, name: str) -> Iterator[None]:
+    def _added_to(self, costs: dict[str, Cost], name: str) -> Iterator[None]:
         began, (size, count) = time.monotonic(), self.sent()
         yield
         sizes, counts = self.sent()
-        self.costs[name] += Cost(time.monotonic() - began, sizes - size, counts - count, 1)
+        spent = Cost(time.monotonic() - began, sizes - size, counts - count, 1)
+        costs[name] = costs.get(name, Cost()) + spent
 
 
 class SecretNetwork:
@@ -42,14 +50,15 @@ class SecretNetwork:
     def __init__(self, bundle: Bundle, tensors: Mapping[str, Secret]) -> None:
         self.bundle, self.tensors = bundle, tensors
         self.gathers = Gathers.of_bundle(bundle, channels_last=False)
-        self.pools = max_pools(bundle)
+        self.pools = bundle.pools
 
     def __call__(self, image: Secret, meter: Meter) -> Secret:
         def compute(node: Node, inputs: list[Secret]) -> Secret:
-            if node.op in SITES:
-                return masked_relu(inputs[0], self.gathers[node.name], meter)
-            with meter.kind(KIND_OF.get(node.op, "other")):
-                return self._result(node, inputs, self.bundle.tensors(node, self.tensors))
+            with meter.layer(node.name):
+                if node.op in SITES:
+                    return masked_relu(inputs[0], self.gathers[node.name], meter)
+                with meter.kind(KIND_OF.get(node.op, "other")):
+                    return self._result(node, inputs, self.bundle.tensors(node, self.tensors))
 
         return self.bundle.evaluate(image, compute)
 
@@ -162,4 +171,4 @@ class CryptenParty:
                 raise
             seconds, cpu_seconds = time.monotonic() - began, time.process_time() - computed
         known = None if logits is None else logits.double().reshape(self.bundle.classes).tolist()
-        return Inferred(seconds, cpu_seconds, meter.costs, known)
+        return Inferred(seconds, cpu_seconds, meter.costs, known, meter.layers)

@@ -17,7 +17,7 @@ from jax import Array, lax
 from relinearize.private_inference.bundle.bundle import Bundle, Node
 from relinearize.private_inference.bundle.tournament import Engine, Ids, progressions
 from relinearize.private_inference.engine.job import IMAGE, LOGITS, PROGRAM_FILE
-from relinearize.private_inference.engine.layout import Gathers, client_image, max_pools, server_tensors
+from relinearize.private_inference.engine.layout import Gathers, client_image, server_tensors
 from relinearize.relu.replacement import polynomial
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
@@ -45,7 +45,7 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
     engine's own im2col. In SEMI2K with local truncation it sends fewer bytes, anywhere else more.
     """
     names = list(server_tensors(bundle))
-    gathers, pools = Gathers.of_bundle(bundle), max_pools(bundle)
+    gathers, pools = Gathers.of_bundle(bundle), bundle.pools
 
     def network(image: Array, *tensors: Array) -> Array:
         given = dict(zip(names, tensors, strict=True))
