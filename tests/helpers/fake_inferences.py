@@ -55,7 +55,10 @@ def fake_inference(
         versions={"spu": "0.9.5"},
         machine={"cpu": "made up", "cores": 2, "load_before": load},
         layers=(
-            *(LayerCost(site.name, "masked_relu", site.kept, site.total, 0, 0.0, 144 * site.kept, 8) for site in run.sites),
+            *(
+                LayerCost(site.name, "masked_relu", site.kept, site.total, 0, 0.0, 144 * site.kept, 8)
+                for site in run.sites
+            ),
             LayerCost("rest", "", 0, 0, 0, seconds, 10_000_000, 178 - 8 * len(run.sites)),
         ),
         layers_are=SHARED,

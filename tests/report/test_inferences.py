@@ -13,6 +13,7 @@ from fake_records import fake_record, fake_sweep, write_records
 from test_page import NASTY, Page
 
 from relinearize.private_inference.cost.presets import one_preset, predict
+from relinearize.records.inference import SHARED
 from relinearize.report.figures.costs import draw_inference, draw_inference_split
 from relinearize.report.page.page import render_page
 from relinearize.report.report import Report, write_report
@@ -122,6 +123,9 @@ def test_the_page_has_a_section_and_names_stay_text():
     assert len({row["curve"]["colour"] for row in found["rows"]}) == 2
     for row in found["rows"]:
         assert sum(row["bytes"].values()) == pytest.approx(row["measured"]["megabytes"])
+        *layers, together = row["layers"]
+        assert layers[-1][0] == "rest" and {len(cells) for cells in row["layers"]} == {len(found["layerColumns"])}
+        assert together[4] == f"{row['measured']['megabytes']:.1f}" and row["layersAre"] == SHARED
         assert sum(row["seconds"].values()) == pytest.approx(row["measured"]["seconds"])
         assert (
             row["name"] == NASTY and row["run"] in {run.key for run in runs} and row["title"] == runs[0].dataset.title

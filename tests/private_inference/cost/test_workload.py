@@ -80,10 +80,7 @@ def test_layers_add_up_to_the_network(bundle):
     for preset in find_presets(None, None):
         whole, parts = predict(preset, bundle_workload(bundle)).online, predicted_layers(preset, layers)
         for name in ("seconds", "bytes", "messages"):
-            assert sum(getattr(part, name) for part in parts) == pytest.approx(getattr(whole, name)), (
-                preset.name,
-                name,
-            )
+            assert sum(getattr(part, name) for part in parts) == pytest.approx(getattr(whole, name)), preset.name
     assert [layer.work.relus for layer in layers if layer.positions] == list(bundle.kept.values())
     assert layers[-1].name == "rest" and layers[-1].work.inference == 1
 
@@ -95,12 +92,8 @@ def test_what_a_mask_alone_says():
 
 
 CASES = [(name, 17, 2, "snl") for name in ("resnet8", "resnet18", "resnet34", "wrn22_8", "vgg16_bn")]
-CASES += [
-    ("vgg16_bn_average", 17, 2, "senet"),
-    ("resnet8", 16, 1, "senet"),
-    ("wrn22_8", 8, 1, "senet"),
-    ("vgg16_bn", 64, 1, "senet"),
-]
+CASES += [("vgg16_bn_average", 17, 2, "senet")]
+CASES += [("resnet8", 16, 1, "senet"), ("wrn22_8", 8, 1, "senet"), ("vgg16_bn", 64, 1, "senet")]
 
 
 @pytest.mark.parametrize(("name", "size", "width", "convention"), CASES)

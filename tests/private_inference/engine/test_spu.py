@@ -90,7 +90,7 @@ def test_cheetah_says_what_plaintext_says(bundle, tmp_path):
     ("protocol", "each", "spread", "messages"), [("semi2k", 144, 0, 8), ("cheetah", 100, 0.01, 20)]
 )
 def test_max_pools_are_counted_as_they_are_compared(tmp_path, protocol, each, spread, messages):
-    """Odd maps, padding, overlapping windows; SEMI2K 144 and Cheetah 100 bytes for each comparison, 8 and 20 messages for each round."""
+    """Odd maps, padding, overlapping windows; bytes for each comparison, messages for each round."""
     bundle = pooled_network()
     record = inferred(bundle, tmp_path, protocol=protocol, n_images=1)
     check_logits(record, bundle)
