@@ -2,7 +2,7 @@
 
 import pytest
 from hydra.utils import instantiate
-from quick_runs import SMALL, composed
+from quick_runs import SMALL, composed, quick_plan
 from torch import nn
 
 from relinearize.private_inference.cost.presets import RECORDED, find_presets, predict
@@ -74,3 +74,11 @@ def test_a_narrower_network_costs_less(senetpp):
     assert narrow.cost.linear["multiplications"] < 0.3 * whole.cost.linear["multiplications"]
     assert narrow.cost.predicted["cheetah_wan"].online.bytes < whole.cost.predicted["cheetah_wan"].online.bytes
     assert record_workload(narrow) == bundle_workload(bundle_of_run(folder / "width-0.5", None)[1])
+
+
+def test_average_pools_make_another_network(tmp_path):
+    settings = ("backbone=vgg16_bn", "backbone.width=1", "backbone.pool=average")
+    request = quick_plan(tmp_path, *settings).request
+    work = network_work(request.config, request.source)
+    assert request.subject == "vgg16_bn_average-digits" and work.pool_comparisons == 0
+    assert network_work(quick_plan(tmp_path, *settings[:2]).request.config, request.source).pool_comparisons > 0
