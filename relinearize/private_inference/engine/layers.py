@@ -43,12 +43,12 @@ def layer_costs(bundle: Bundle, protocol: str, network: Network, both: Both) -> 
             for kind, spent in client.costs.items()
         }
         found = shared(kinds, predicted_layers(preset, layers))
-    costs = {layer.name: found[layer.name] for layer in layers[:-1]}
+    costs = [found[layer.name] for layer in layers[:-1]]
     whole = Cost(client.seconds, sum(total(one.costs).bytes for one in both), total(busier.costs).messages)
-    costs[layers[-1].name] = whole - total(costs)
+    costs.append(whole - sum(costs, Cost()))
     return tuple(
         layer_cost(layer, cost.seconds, cost.bytes, cost.messages)
-        for layer, cost in zip(layers, costs.values(), strict=True)
+        for layer, cost in zip(layers, costs, strict=True)
     ), source
 
 

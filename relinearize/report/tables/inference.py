@@ -142,7 +142,7 @@ def _texts(row: Any) -> dict[str, str]:
         "protocol": row.protocol,
         "network": row.link,
         "MB first / steady": f"{row.first_mb:.2f} / {row.steady_mb:.2f}",
-        "MB of ReLUs": f"{row.relu_mb:.3f}",
+        "MB of ReLUs": f"{row.relu_mb:.3f}" + (f", max-pools {row.pool_mb:.3f}" if row.pool_mb else ""),
         "MB predicted": "-" if row.predicted_mb is None else f"{row.predicted_mb:.2f}",
         "messages": f"{row.messages:,}",
         "seconds first / steady": f"{row.first_s:.2f} / {row.steady_s:.2f}",
