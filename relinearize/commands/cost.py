@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from relinearize.commands.composing import Place, checked, command_options, composed
+from relinearize.commands.composing import Count, Place, checked, command_options, composed
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import find_presets
 from relinearize.private_inference.cost.table import print_costs
@@ -19,6 +19,7 @@ class CostOptions:
     route: str | None
     preset: str | None
     network: str | None
+    batch: Count
     trust: bool
 
     def __post_init__(self) -> None:
@@ -37,9 +38,9 @@ def main(arguments: Sequence[str], console: Console | None = None) -> None:
         from relinearize.private_inference.cost.workload import bundle_workload
 
         bundle = read_bundle(options.bundle)
-        name, workload = bundle.about.name or str(options.bundle), bundle_workload(bundle)
+        name, workload = bundle.about.name or str(options.bundle), bundle_workload(bundle, options.batch)
     else:
         from relinearize.private_inference.export import run_workload
 
-        name, workload = run_workload(options.run, options.route, options.trust)
-    print_costs(f"Private inference with {name}, one image, predicted", workload, presets, console)
+        name, workload = run_workload(options.run, options.route, options.trust, options.batch)
+    print_costs(f"Private inference with {name}, predicted", workload, presets, console, options.batch)

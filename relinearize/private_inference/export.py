@@ -153,9 +153,12 @@ def summary(bundle: Bundle, subject: Subject) -> list[str]:
     return lines
 
 
-def run_workload(folder: Path, route: str | None, trust: bool = False) -> tuple[str, Workload]:
-    """(name of the run and its route, counts). UserError where the folder is no finished run or has no such route."""
+def run_workload(folder: Path, route: str | None, trust: bool = False, batch: int = 1) -> tuple[str, Workload]:
+    """(name of the run and its route, counts for a batch of images).
+
+    UserError where the folder is no finished run or has no such route.
+    """
     run, _ = route_run(folder, route, trust=trust)
     dataset = run.record.dataset
     bundle = as_bundle(run.network(), (dataset.channels, dataset.image_size, dataset.image_size))
-    return run.record.name, bundle_workload(bundle)
+    return run.record.name, bundle_workload(bundle, batch)

@@ -26,12 +26,14 @@ class KindCost:
 
 @dataclass(frozen=True)
 class Phase:
-    """Inferences of one phase. `seconds`: latency of each, from the image to the client's logits; the rest: of the
-    median one. `server_cpu_seconds`: processor time of all its threads; `server_bytes`: what it sends; `messages` as in
+    """Inferences of one phase, each of a batch of images. `seconds`: latency of each, from the images to the client's
+    logits; the rest: of the median one. `seconds_per_image`: its share for an image, one over the throughput.
+    `server_cpu_seconds`: processor time of all its threads; `server_bytes`: what it sends; `messages` as in
     KindCost."""
 
     seconds: tuple[float, ...]
     median_seconds: float
+    seconds_per_image: float
     server_cpu_seconds: float
     client_cpu_seconds: float
     server_bytes: int
@@ -46,7 +48,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class Model:
-    """`predicted_seconds = loopback_seconds + sequential_messages * RTT/2 + bytes / rate`, beside what was measured."""
+    """`predicted_seconds = loopback_seconds + sequential_messages * RTT/2 + bytes / rate` of one inference, beside what
+    was measured."""
 
     loopback_seconds: float
     sequential_messages: int
@@ -76,8 +79,9 @@ class Fidelity:
 class InferenceRecord:
     """`first`: the first inference, set-up of the protocol in it; `steady`: all that follow; `loopback`: some again
     with the delay proxy passing everything on at once, None if there is no proxy. `setup_seconds`: start of the
-    processes, reading, connecting. `bundle`: its `about`, SHA-256 of graph.json, path. `machine`: threads are those of
-    each party; the load is the average of the minute before."""
+    processes, reading, connecting. `batch`: images of one inference; `fidelity` and `logits` are of images, without
+    those that the last batch was filled up with. `bundle`: its `about`, SHA-256 of graph.json, path. `machine`: threads
+    are those of each party; the load is the average of the minute before."""
 
     created: str
     bundle: dict[str, Any]
@@ -99,6 +103,7 @@ class InferenceRecord:
     versions: dict[str, str]
     machine: dict[str, Any]
     replacement: str = "identity"  # what stands at removed positions
+    batch: int = 1
 
     @property
     def live_sites(self) -> int:
@@ -118,7 +123,8 @@ class InferenceRecord:
             content = read_json(path)
             if content.pop("format") != FORMAT or content.pop("schema_version") != SCHEMA_VERSION:
                 raise ValueError(f"not a {FORMAT} of version {SCHEMA_VERSION}")
-            content.setdefault("replacement", "identity")  # of a record from before there was a choice
+            # Records from before there was a choice.
+            content = {"replacement": "identity", "batch": 1} | content
             names = {entry.name for entry in fields(cls)}
             if set(content) != names:
                 raise ValueError(f"keys that are missing or unknown: {sorted(set(content) ^ names)}")
@@ -133,4 +139,5 @@ class InferenceRecord:
 
 def _phase(content: dict[str, Any]) -> Phase:
     kinds = {name: KindCost(**values) for name, values in content["kinds"].items()}
+    content = {"seconds_per_image": content["median_seconds"]} | content  # older records are of single images
     return Phase(**{**content, "seconds": tuple(content["seconds"]), "kinds": kinds})

@@ -1,4 +1,4 @@
-"""What a network makes two parties do for one image: the counts that every cost model multiplies by its constants."""
+"""What a network makes two parties do for one image or a batch: the counts that cost models multiply by constants."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ SENT, PACKED, MULTIPLIED = 1000, 1, 0.1
 
 @dataclass(frozen=True)
 class LinearWork:
-    """The part that no mask changes.
+    """The part that no mask changes, of all images of an inference together.
 
     layers: convolutions, linear layers, batch norms that no layer took in. inputs, outputs: scalars that go in and come
     out of them. weights: scalars they are multiplied by (of a lone batch norm as many as of its map). pool_comparisons:
@@ -59,7 +59,10 @@ class LinearWork:
 
     @classmethod
     def of_products(cls, inputs: int, rows: int, inner: int, columns: int, groups: int = 1) -> Self:
-        """Of a layer that is `groups` products (rows x inner) times (inner x columns), one after the other."""
+        """Of a layer that is `groups` products (rows x inner) times (inner x columns), one after the other.
+
+        A batch has more rows and inputs; what the layer is multiplied by stays.
+        """
         counts = {
             "multiplications": rows * inner * columns,
             "outputs": rows * columns,
@@ -71,17 +74,19 @@ class LinearWork:
         return cls(layers=1, inputs=inputs, **{name: groups * count for name, count in counts.items()})
 
     @classmethod
-    def of_convolution(cls, inside: int, inputs: int, kernel: int, outside: int, pixels: int, groups: int = 1) -> Self:
-        """From `inside` channels, `inputs` scalars in all, to `outside` channels of `pixels` pixels.
+    def of_convolution(
+        cls, inside: int, inputs: int, kernel: int, outside: int, pixels: int, groups: int = 1, batch: int = 1
+    ) -> Self:
+        """From `inside` channels, `inputs` scalars in all, to `outside` channels of `pixels` pixels, of each image.
 
         kernel: its pixels. XLA, which SPU's programs come through, lets kernel and map change places where the kernel
         has more pixels. Counted in this way for all layers, it is what is computed, without the padding.
         """
         area = inputs // inside
         if kernel > area:
-            found = cls.of_products(inputs, outside // groups * pixels, inside // groups * area, 1, groups)
+            found = cls.of_products(batch * inputs, outside // groups * pixels, inside // groups * area, batch, groups)
             return replace(found, windows=groups * pixels)
-        return cls.of_products(inputs, pixels, inside // groups * kernel, outside // groups, groups)
+        return cls.of_products(batch * inputs, batch * pixels, inside // groups * kernel, outside // groups, groups)
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,12 @@ class Workload:
         return found | (linear or {})
 
 
-def mask_workload(sites: Iterable[tuple[int, int]], replacement: str = IDENTITY) -> Workload:
-    """From (kept, total) of each site and what stands at removed positions, as a record has them."""
-    sites = list(sites)
+def mask_workload(sites: Iterable[tuple[int, int]], replacement: str = IDENTITY, batch: int = 1) -> Workload:
+    """From (kept, total) of each site and what stands at removed positions, as a record has them.
+
+    batch: images of one inference. Each has its ReLUs; their sites, which cost messages, are the same.
+    """
+    sites = [(batch * kept, batch * total) for kept, total in sites]
     removed = [total - kept for kept, total in sites if kept < total]
     replaced = {}
     if replacement in ("affine", "quadratic"):
@@ -129,42 +137,45 @@ def mask_workload(sites: Iterable[tuple[int, int]], replacement: str = IDENTITY)
     )
 
 
-def bundle_workload(bundle: Bundle) -> Workload:
+def bundle_workload(bundle: Bundle, batch: int = 1) -> Workload:
     """Of a whole network; the normalisation of the image is done in the clear and costs nothing."""
-    sites = mask_workload(((int(mask.sum()), mask.size) for mask in bundle.masks.values()), bundle.replacement)
-    return replace(sites, linear=linear_work(bundle.input_shape, bundle.nodes, bundle.weights))
+    sites = mask_workload(((int(mask.sum()), mask.size) for mask in bundle.masks.values()), bundle.replacement, batch)
+    return replace(sites, linear=linear_work(bundle.input_shape, bundle.nodes, bundle.weights, batch))
 
 
-def linear_work(input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]) -> LinearWork:
+def linear_work(
+    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray], batch: int = 1
+) -> LinearWork:
     """Of a bundle's nodes in topological order; weights: `NODE.role` -> tensor."""
     shapes = {INPUT: tuple(input_shape), **{node.name: node.shape for node in nodes}}
     inputs = [sum(math.prod(shapes[name]) for name in node.inputs) for node in nodes]
-    return LinearWork.total(_node_work(node, count, weights) for node, count in zip(nodes, inputs, strict=True))
+    return LinearWork.total(_node_work(node, count, weights, batch) for node, count in zip(nodes, inputs, strict=True))
 
 
-def _node_work(node: Node, inputs: int, weights: Mapping[str, np.ndarray]) -> LinearWork:
+def _node_work(node: Node, inputs: int, weights: Mapping[str, np.ndarray], batch: int) -> LinearWork:
+    """inputs: scalars of each image."""
     outputs = math.prod(node.shape)
     if node.op == "max_pool":
         window = math.prod(node.attributes["kernel"])
-        return LinearWork(pool_comparisons=outputs * (window - 1), pool_steps=math.ceil(math.log2(window)))
+        return LinearWork(pool_comparisons=batch * outputs * (window - 1), pool_steps=math.ceil(math.log2(window)))
     if node.op not in LINEAR:
         return LinearWork()
     channels = node.shape[0]
     rows = outputs // channels
     if node.op == "affine":
-        return affine_work(channels, rows)
+        return affine_work(channels, rows, batch)
     weight = weights[f"{node.name}.weight"]
     if node.op == "linear":
-        return LinearWork.of_products(inputs, rows, weight[0].size, channels)
+        return LinearWork.of_products(batch * inputs, batch * rows, weight[0].size, channels)
     groups, kernel = node.attributes["groups"], math.prod(weight.shape[2:])
-    return LinearWork.of_convolution(weight.shape[1] * groups, inputs, kernel, channels, rows, groups)
+    return LinearWork.of_convolution(weight.shape[1] * groups, inputs, kernel, channels, rows, groups, batch)
 
 
-def affine_work(channels: int, pixels: int) -> LinearWork:
+def affine_work(channels: int, pixels: int, batch: int = 1) -> LinearWork:
     """Of a batch norm that no layer took in: engines multiply by a diagonal matrix, others each scalar by one."""
     scalars = channels * pixels
-    work = LinearWork.of_products(scalars, pixels, channels, channels)
-    return replace(work, multiplications=scalars, weights=scalars)
+    work = LinearWork.of_products(batch * scalars, batch * pixels, channels, channels)
+    return replace(work, multiplications=batch * scalars, weights=scalars)
 
 
 # ---- Cheetah's ciphertexts -------------------------------------------------------------------------------------------

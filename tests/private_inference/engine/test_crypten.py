@@ -15,9 +15,10 @@ if importlib.util.find_spec("crypten") is None:
     pytest.skip("CrypTen is not here; `make test-crypten` runs this", allow_module_level=True)
 
 from numpy_bundles import all_operations, residual_network, written
-from sessions import check_logits, inferred, without_the_clients_weights
+from sessions import check_batch, check_logits, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
+from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.crypten.link import connected
 from relinearize.private_inference.engine.job import Job
 from relinearize.private_inference.engine.options import InferOptions
@@ -30,7 +31,7 @@ KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
 
 @pytest.fixture(scope="module")
 def bundle():
-    return residual_network(KEPT)
+    return residual_network(KEPT, images=4)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,16 @@ def test_the_messages_that_are_counted_wait_for_each_other(record):
     assert record.model.sequential_messages == record.steady.messages == 9 * 4 + 7 + 1
     assert min(record.steady.seconds) > 0.98 * record.model.sequential_messages * 0.05
     assert min(record.loopback.seconds) < min(record.steady.seconds)
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_batch_shares_the_messages_and_the_opened_weights(bundle, tmp_path, batch):
+    record = check_batch(bundle, tmp_path, batch, "tfp")
+    work = bundle_workload(bundle).linear
+    assert record.steady.kinds["relu"].bytes == 464 * batch * bundle.relus
+    assert record.steady.kinds["linear"].bytes == 16 * (batch * work.inputs + work.weights)
+    assert record.steady.kinds["other"].bytes == 8 * batch * bundle.classes, "the server's half of the logits"
+    assert record.model.sequential_messages == 9 * 4 + 7 + 1
 
 
 def test_a_network_without_relus(tmp_path):

@@ -10,6 +10,7 @@ from relinearize.errors import UserError
 from relinearize.files import read_json, write_json
 from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.cost.presets import protocols
+from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.infer import fidelity_of, model_of, summary
 from relinearize.private_inference.engine.job import Cost, Inferred
 from relinearize.private_inference.engine.options import PROTOCOLS
@@ -48,27 +49,27 @@ def test_a_log_that_does_not_add_up_is_no_measurement(lines):
 
 
 def inferred(seconds, logits=(0.0,) * 5):
-    """What server and client say; the client sends ten times as much and takes a second more."""
+    """What server and client say of a batch of two; the client sends ten times as much and takes a second more."""
     cost = {kind: Cost(0.25, 100, 2, 3) for kind in ("relu", "linear", "gather", "other")}
     more = {kind: Cost(0.5, 1000, 5, 3) for kind in cost}
-    return Inferred(seconds - 1, 0.5, cost, None), Inferred(seconds, 0.25, more, list(logits))
+    return Inferred(seconds - 1, 0.5, cost, None), Inferred(seconds, 0.25, more, [list(logits)] * 2)
 
 
 def test_latency_is_the_clients_and_its_median():
-    phase = summary([inferred(second) for second in (9, 2, 3)])
-    assert phase.seconds == (9, 2, 3) and phase.median_seconds == 3
+    phase = summary([inferred(second) for second in (9, 2, 3)], batch=2)
+    assert phase.seconds == (9, 2, 3) and (phase.median_seconds, phase.seconds_per_image) == (3, 1.5)
     assert (phase.server_bytes, phase.client_bytes, phase.bytes, phase.messages) == (400, 4000, 4400, 20)
     assert (phase.server_cpu_seconds, phase.client_cpu_seconds) == (0.5, 0.25)
     assert asdict(phase.kinds["relu"]) == {"seconds": 0.5, "bytes": 1100, "messages": 5, "calls": 3}
 
 
 def test_the_model_counts_live_sites_and_layers():
-    bundle = residual_network([1, 0, 0.4, 0.2, 0.5])
-    slow, fast = summary([inferred(5)]), summary([inferred(3)])
-    semi2k = model_of(PROTOCOLS["semi2k"], NETWORKS["wan"], bundle, slow, fast)
+    workload = bundle_workload(residual_network([1, 0, 0.4, 0.2, 0.5]), batch=2)
+    slow, fast = summary([inferred(5)], 2), summary([inferred(3)], 2)
+    semi2k = model_of(PROTOCOLS["semi2k"], NETWORKS["wan"], workload, slow, fast)
     assert semi2k.sequential_messages == 20, "as counted by the engine"
     assert semi2k.predicted_seconds == pytest.approx(3 + 20 * 0.02 + 4000 / 12.5e6) and semi2k.measured_seconds == 5
-    cheetah = model_of(PROTOCOLS["cheetah"], NETWORKS["wan"], bundle, slow, fast)
+    cheetah = model_of(PROTOCOLS["cheetah"], NETWORKS["wan"], workload, slow, fast)
     said = protocols()["cheetah"].online.messages.constants
     assert set(said) == {"live_sites", "pool_steps", "layers", "affine_sites", "quadratic_sites"}
     assert cheetah.sequential_messages == round(said["live_sites"] * 4 + said["layers"] * 7), "one site is empty"
@@ -91,13 +92,13 @@ def test_logits_are_compared_with_plaintext_and_labels():
 @pytest.fixture
 def record():
     bundle = residual_network([1, 0, 0.4, 0.2, 0.5])
-    phase = summary([inferred(2)])
+    phase = summary([inferred(2)], batch=2)
     return InferenceRecord(
         created="2026-01-01T00:00:00+00:00", bundle=asdict(bundle.about), relus=bundle.kept,
         positions={name: mask.size for name, mask in bundle.masks.items()}, engine="spu", protocol="semi2k",
         security=PROTOCOLS["semi2k"].security, settings={"kn2row": False}, network=asdict(NETWORKS["wan"]),
         compile_seconds=0.5, setup_seconds=1.5, first=phase, steady=phase, loopback=phase,
-        model=model_of(PROTOCOLS["semi2k"], NETWORKS["wan"], bundle, phase, phase),
+        model=model_of(PROTOCOLS["semi2k"], NETWORKS["wan"], bundle_workload(bundle, 2), phase, phase), batch=2,
         fidelity=fidelity_of(bundle, bundle.reference.logits), logits=((1.0, 2.0),), versions={}, machine={"load": 0.1},
     )  # fmt: skip
 
@@ -108,6 +109,17 @@ def test_a_record_comes_back(record, tmp_path):
     replace(record, loopback=None).write(tmp_path)
     assert InferenceRecord.read(path).loopback is None
     assert [file.name for file in tmp_path.iterdir()] == ["inference.json"]
+
+
+def test_a_record_from_before_batches_is_of_single_images(record, tmp_path):
+    path = record.write(tmp_path)
+    content = read_json(path)
+    del content["batch"], content["replacement"]
+    for phase in ("first", "steady", "loopback"):
+        del content[phase]["seconds_per_image"]
+    write_json(path, content)
+    found = InferenceRecord.read(path)
+    assert (found.batch, found.replacement, found.steady.seconds_per_image) == (1, "identity", 2)
 
 
 @pytest.mark.parametrize("change", [{"schema_version": 3}, {"format": "x"}, {"more": 1}, {"steady": 1}])
@@ -128,7 +140,7 @@ def test_a_failed_write_leaves_the_old_record(record, tmp_path):
 def test_the_table_says_what_matters(record, capsys):
     from rich.console import Console
 
-    show(record, Console(width=120))
+    show(replace(record, steady=replace(record.steady, seconds=(2, 2))), Console(width=120))
     printed = capsys.readouterr().out
     kept = sum(record.relus.values())
     for text in (
@@ -137,6 +149,8 @@ def test_the_table_says_what_matters(record, capsys):
         "at 4 of 5 sites",
         "measured 2.00 s",
         "the server deals",
+        "batch=2: 3 images in 2 inferences (the last filled up with 1 that are not counted), 2.00 s each, "
+        "1.000 s per image, 1.00 images per second",
     ):
         assert text in printed
     assert "private accuracy 100.00 %" in printed

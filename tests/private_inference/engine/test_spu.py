@@ -15,9 +15,11 @@ import pytest
 pytest.importorskip("spu", reason="SecretFlow SPU is not here; `make test-pi` runs this in the engine's environment")
 
 from numpy_bundles import all_operations, residual_network, written
-from sessions import check_logits, inferred, without_the_clients_weights
+from sessions import check_batch, check_logits, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
+from relinearize.private_inference.cost.presets import protocols
+from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.infer import alone_in
 from relinearize.private_inference.engine.options import InferOptions
 from relinearize.private_inference.engine.two_parties import TwoParties
@@ -28,7 +30,7 @@ KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
 
 @pytest.fixture(scope="module")
 def bundle():
-    return residual_network(KEPT)
+    return residual_network(KEPT, images=4)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,16 @@ def test_cheetah_says_what_plaintext_says(bundle, tmp_path):
     check_logits(record, bundle)
     assert record.steady.kinds["relu"].bytes == pytest.approx(98.5 * bundle.relus, rel=0.1)
     assert record.first.bytes > 3 * record.steady.bytes, "keys and base transfers are sent once"
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("protocol", ["semi2k", "cheetah"])
+def test_a_batch_shares_the_messages(bundle, tmp_path, protocol, batch):
+    record = check_batch(bundle, tmp_path, batch, protocol)
+    costs = protocols()[protocol].online
+    assert record.steady.bytes == pytest.approx(costs.bytes.of(bundle_workload(bundle, batch).features()), rel=0.01)
+    assert record.model.sequential_messages == round(costs.messages.of(bundle_workload(bundle).features()))
+    assert record.steady.kinds["relu"].messages == (8 if protocol == "semi2k" else 20) * 4, "of five sites one is empty"
 
 
 def test_the_client_has_no_weights(bundle, tmp_path, monkeypatch):
@@ -157,7 +169,7 @@ def test_a_folder_in_use_is_left_alone(bundle, tmp_path):
 
 
 def test_more_images_than_there_are(bundle, tmp_path):
-    with pytest.raises(UserError, match="n_images=9: the bundle has 3 reference images"):
+    with pytest.raises(UserError, match="n_images=9: the bundle has 4 reference images"):
         inferred(bundle, tmp_path, n_images=9)
     assert not (tmp_path / "out").exists()
 
