@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from relinearize.commands.composing import Place, checked, command_options, composed
+from relinearize.commands.composing import Count, Place, checked, command_options, composed
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.layers import predicted_layers
 from relinearize.private_inference.cost.presets import find_presets, one_preset
@@ -21,6 +21,7 @@ class CostOptions:
     route: str | None
     preset: str | None
     network: str | None
+    batch: Count
     layers: bool
     trust: bool
 
@@ -44,8 +45,9 @@ def main(arguments: Sequence[str], console: Console | None = None) -> None:
         from relinearize.private_inference.export import bundle_of_run
 
         name, bundle = bundle_of_run(options.run, options.route, options.trust)
-    print_costs(f"Private inference with {name}, one image, predicted", bundle_workload(bundle), presets, console)
+    workload = bundle_workload(bundle, options.batch)
+    print_costs(f"Private inference with {name}, predicted", workload, presets, console, options.batch)
     if options.layers:
         preset = one_preset(options.preset, options.network)
-        layers = predicted_layers(preset, bundle_layers(bundle))
+        layers = predicted_layers(preset, bundle_layers(bundle, options.batch))
         wide(console).print(layer_table(f"{preset.name} by layer, predicted", layers))

@@ -9,7 +9,12 @@ from relinearize.files import read_json, write_json
 
 FORMAT, SCHEMA_VERSION = "relinearize-inference", 2
 RECORD_FILE = "inference.json"
-OLDER = {"replacement": "identity", "layers": (), "layers_are": ""}  # in a record from before there was a choice
+OLDER = {
+    "replacement": "identity",
+    "batch": 1,
+    "layers": (),
+    "layers_are": "",
+}  # in a record from before there was a choice
 # Where the costs of layers come from.
 MEASURED, SHARED = "measured", "measured by kind of operation, shared out among its layers as predicted"
 PREDICTED = "predicted"
@@ -30,12 +35,14 @@ class KindCost:
 
 @dataclass(frozen=True)
 class Phase:
-    """Inferences of one phase. `seconds`: latency of each, from the image to the client's logits; the rest: of the
-    median one. `server_cpu_seconds`: processor time of all its threads; `server_bytes`: what it sends; `messages` as in
+    """Inferences of one phase, each of a batch of images. `seconds`: latency of each, from the images to the client's
+    logits; the rest: of the median one. `seconds_per_image`: its share for an image, one over the throughput.
+    `server_cpu_seconds`: processor time of all its threads; `server_bytes`: what it sends; `messages` as in
     KindCost."""
 
     seconds: tuple[float, ...]
     median_seconds: float
+    seconds_per_image: float
     server_cpu_seconds: float
     client_cpu_seconds: float
     server_bytes: int
@@ -50,9 +57,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What a site, pool or linear layer (`op`: a bundle's operation) costs in one inference; REST: all that is in none.
+    """What a site, pool or linear layer costs in one inference, and in "rest" all that is in none of them.
 
-    relus: kept, of `positions`. comparisons: of a max-pool. Predictions have fractions of bytes and messages.
+    op: the bundle's operation. Of each image: relus, which are kept, of `positions`; comparisons of a max-pool.
+    Predictions have fractions of bytes and messages.
     """
 
     name: str
@@ -67,7 +75,8 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Model:
-    """`predicted_seconds = loopback_seconds + sequential_messages * RTT/2 + bytes / rate`, beside what was measured."""
+    """`predicted_seconds = loopback_seconds + sequential_messages * RTT/2 + bytes / rate` of one inference, beside what
+    was measured."""
 
     loopback_seconds: float
     sequential_messages: int
@@ -97,8 +106,9 @@ class Fidelity:
 class InferenceRecord:
     """`first`: the first inference, set-up of the protocol in it; `steady`: all that follow; `loopback`: some again
     with the delay proxy passing everything on at once, None if there is no proxy. `setup_seconds`: start of the
-    processes, reading, connecting. `bundle`: its `about`, SHA-256 of graph.json, path. `machine`: threads are those of
-    each party; the load is the average of the minute before."""
+    processes, reading, connecting. `batch`: images of one inference; `fidelity` and `logits` are of images, without
+    those that the last batch was filled up with. `bundle`: its `about`, SHA-256 of graph.json, path. `machine`: threads
+    are those of each party; the load is the average of the minute before."""
 
     created: str
     bundle: dict[str, Any]
@@ -120,11 +130,13 @@ class InferenceRecord:
     versions: dict[str, str]
     machine: dict[str, Any]
     replacement: str = "identity"  # what stands at removed positions
+    batch: int = 1
     layers: tuple[LayerCost, ...] = ()  # of the steady inference nearest to the median; older records: none
     layers_are: str = ""  # MEASURED or SHARED
 
     @property
     def pool_comparisons(self) -> int:
+        """Of each image."""
         return sum(layer.comparisons for layer in self.layers)
 
     @property
@@ -161,4 +173,5 @@ class InferenceRecord:
 
 def _phase(content: dict[str, Any]) -> Phase:
     kinds = {"pool": KindCost(0.0, 0, 0, 0)} | {name: KindCost(**values) for name, values in content["kinds"].items()}
+    content = {"seconds_per_image": content["median_seconds"]} | content  # older records are of single images
     return Phase(**{**content, "seconds": tuple(content["seconds"]), "kinds": kinds})

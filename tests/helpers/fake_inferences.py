@@ -18,7 +18,7 @@ def fake_phase(relus: int, seconds: float, extra_bytes: int = 0) -> Phase:
     }
     sent = 144 * relus + 10_000_000 + extra_bytes
     times = (0.9 * seconds, seconds, 1.2 * seconds)
-    return Phase(times, seconds, 0.4 * seconds, 0.3 * seconds, sent // 2, sent - sent // 2, 178, kinds)
+    return Phase(times, seconds, seconds, 0.4 * seconds, 0.3 * seconds, sent // 2, sent - sent // 2, 178, kinds)
 
 
 def fake_inference(

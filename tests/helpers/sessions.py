@@ -27,6 +27,16 @@ def check_layers(record, bundle):
     assert record.layers[-1].name == "rest" and all(layer.bytes >= 0 for layer in record.layers)
 
 
+def check_batch(bundle, folder, batch, protocol):
+    """Four images in batches of two or three."""
+    record = inferred(bundle, folder, protocol=protocol, batch=batch, n_images=4)
+    check_logits(record, bundle)
+    check_layers(record, bundle)
+    assert len(record.logits) == record.fidelity.images == 4 and len(record.steady.seconds) == 2
+    assert record.steady.seconds_per_image == record.steady.median_seconds / batch
+    return record
+
+
 def without_the_clients_weights(bundle, folder, monkeypatch):
     """From now on the client is told a folder that lacks them."""
     without = written(bundle, folder / "without")

@@ -80,6 +80,17 @@ def test_predictions_are_those_of_the_cost_model():
     assert build_inferences([replace(record, protocol="aby3")], [run])["predicted_s"].isna().all()
 
 
+def test_a_batch_is_shown_per_image_and_is_a_curve_of_its_own():
+    (run,) = fake_sweep(methods=("snl",), budgets=(70_000,), seeds=(0,))
+    one = fake_inference(run)
+    eight = replace(one, batch=8, steady=replace(one.steady, seconds_per_image=one.steady.median_seconds / 8))
+    alone, (_, batch) = build_inferences([one], [run]).iloc[0], next(build_inferences([eight], [run]).iterrows())
+    assert (alone.protocol, batch.protocol) == ("semi2k", "semi2k+batch8") and batch.predicted_s is None
+    for column in ("steady_mb", "relu_mb", "steady_s", "linear_s", "loopback_s", "model_s"):
+        assert batch[column] == pytest.approx(alone[column] / 8), column
+    assert batch.messages == alone.messages
+
+
 def test_csv_and_table_say_what_was_measured():
     run = fake_record("snl", 14_000, name="a|b")
     first, second = fake_inference(run, load=7.25), fake_inference(run, "cheetah", "loopback", private=None)

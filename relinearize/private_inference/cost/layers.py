@@ -9,8 +9,7 @@ from relinearize.records.inference import LayerCost
 
 def layer_cost(layer: Layer, seconds: float, size: float, messages: float) -> LayerCost:
     """With the counts of `layer`; size: bytes."""
-    work = layer.work
-    counts = (work.relus, layer.positions, work.linear.pool_comparisons)
+    counts = (layer.relus, layer.positions, layer.comparisons)
     return LayerCost(layer.name, layer.op, *counts, seconds, size, messages)
 
 

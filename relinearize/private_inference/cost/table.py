@@ -16,15 +16,16 @@ COLUMNS = ("preset", "online s", "online MB", "messages", "offline s", "offline 
 
 
 def print_costs(
-    title: str, workload: Workload, presets: Sequence[Preset], console: Console | None = None
+    title: str, workload: Workload, presets: Sequence[Preset], console: Console | None = None, batch: int = 1
 ) -> list[Prediction]:
-    """Print what one image costs under each preset, what the presets' names stand for, and the counts that went in.
+    """Print what one inference costs under each preset, what the presets' names stand for, and the counts that went in.
 
-    "-" stands for what a protocol does not have. Returns the predictions.
+    workload: of a batch of `batch` images. "-" stands for what a protocol does not have. Returns the predictions.
     """
     predictions = [predict(preset, workload) for preset in presets]
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(title), title_justify="left")
-    for name in COLUMNS:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title_justify="left")
+    table.title = escape(f"{title}, {'one image' if batch == 1 else f'a batch of {batch} images'}")
+    for name in (*COLUMNS, *(["online s per image"] if batch > 1 else [])):
         table.add_column(name, justify="left" if name == "preset" else "right", no_wrap=True)
     for found in predictions:
         online, offline, on_network = found.online, found.offline, found.preset.network is not None
@@ -37,6 +38,7 @@ def print_costs(
             "-" if offline is None else significant(offline.seconds),
             "-" if offline is None else significant(offline.bytes / 1e6),
             " / ".join(stored) if found.client_storage or found.server_storage else "-",
+            *([significant(online.seconds / batch)] if batch > 1 else []),
         )
     lines = list(dict.fromkeys(f"{one.protocol.name}: {one.protocol.title}" for one in presets))
     if networks := dict.fromkeys(one.network.text for one in presets if one.network is not None):

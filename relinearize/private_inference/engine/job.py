@@ -16,7 +16,7 @@ from typing import Self
 JOB_FILE, PROGRAM_FILE = "job.json", "program.bin"
 SERVER, CLIENT = 0, 1
 PARTIES = ("server", "client")
-IMAGE, LOGITS = "image", "logits"  # names of the program's first input and of its output
+IMAGES, LOGITS = "images", "logits"  # names of the program's first input and of its output
 KINDS = ("relu", "pool", "linear", "gather", "other")  # of operations, whose costs are reported separately
 
 
@@ -25,7 +25,7 @@ class Job:
     """`bundles[rank]`: the folder that party reads; the client's may lack the weights. `addresses[rank]`: of server and
     client as that party sees them, its own to listen at and its peer's to dial.
 
-    `inputs`: name -> shape, the image first, then the server's tensors, named by their nodes and roles.
+    `inputs`: name -> shape, the batch of images first, then the server's tensors, named by their nodes and roles.
     """
 
     bundles: tuple[str, str]
@@ -74,12 +74,12 @@ def total(costs: Mapping[str, Cost]) -> Cost:
 @dataclass(frozen=True)
 class Inferred:
     """One party's report: `seconds` of the clock, `cpu_seconds` of all threads' processors, `costs` by kind, for the
-    client the logits, and the costs by the name of the node where the engine can tell."""
+    client the logits of each image of the batch, and the costs by the name of the node where the engine can tell."""
 
     seconds: float
     cpu_seconds: float
     costs: dict[str, Cost]
-    logits: list[float] | None
+    logits: list[list[float]] | None
     layers: dict[str, Cost] = field(default_factory=dict)
 
     @classmethod

@@ -22,12 +22,14 @@ Both = tuple[Inferred, Inferred]  # the reports of server and client on one infe
 LAYERS_OF = {("relu", "gather"): SITES, ("pool",): ("max_pool",), ("linear",): (*LINEAR, "avg_pool", "global_avg_pool")}
 
 
-def layer_costs(bundle: Bundle, protocol: str, network: Network, both: Both) -> tuple[tuple[LayerCost, ...], str]:
+def layer_costs(
+    bundle: Bundle, batch: int, protocol: str, network: Network, both: Both
+) -> tuple[tuple[LayerCost, ...], str]:
     """(costs that add up to those of the inference; where they come from).
 
     Seconds are the client's, messages those of the party that sends more.
     """
-    client, layers = both[CLIENT], bundle_layers(bundle)
+    client, layers = both[CLIENT], bundle_layers(bundle, batch)
     busier = max(both, key=lambda one: total(one.costs).messages)
     if client.layers:
         source = MEASURED
@@ -47,8 +49,7 @@ def layer_costs(bundle: Bundle, protocol: str, network: Network, both: Both) -> 
     whole = Cost(client.seconds, sum(total(one.costs).bytes for one in both), total(busier.costs).messages)
     costs.append(whole - sum(costs, Cost()))
     return tuple(
-        layer_cost(layer, cost.seconds, cost.bytes, cost.messages)
-        for layer, cost in zip(layers, costs, strict=True)
+        layer_cost(layer, cost.seconds, cost.bytes, cost.messages) for layer, cost in zip(layers, costs, strict=True)
     ), source
 
 

@@ -19,7 +19,7 @@ from relinearize.private_inference.engine.job import Job
 def new_party(job: Job, rank: int, folder: Path) -> Any:
     """Set up, which takes both parties; for `link_seconds` of it they connect.
 
-    It has `infer(index)`, of a reference image, to an Inferred, which both parties must call together.
+    It has `infer(indices)`, of a batch of reference images, to an Inferred, which both parties must call together.
     """
     if job.engine == "spu":
         from relinearize.private_inference.engine.spu.party import SpuParty
@@ -42,7 +42,7 @@ def main(folder: Path, rank: int) -> None:
     party = new_party(Job.read(folder), rank, folder)
     say("ready", link_seconds=party.link_seconds)
     while True:
-        say("inferred", **asdict(party.infer(json.loads(commands.get())["image"])))
+        say("inferred", **asdict(party.infer(json.loads(commands.get())["images"])))
 
 
 def own_stream() -> TextIO:

@@ -91,6 +91,18 @@ def test_what_a_mask_alone_says():
     assert "layers" not in workload.features() and workload.features()["inference"] == 1
 
 
+def test_a_batch_has_more_of_all_but_weights_sites_and_layers():
+    bundle = residual_network([1, 0, 0.4, 0.2, 0.5])
+    one, three = bundle_workload(bundle).features(), bundle_workload(bundle, batch=3).features()
+    same = ("inference", "live_sites", "layers", "weights")
+    grows = ("relus", "gathered", "multiplications", "inputs", "outputs", "windows", "patches")
+    assert {name: three[name] for name in same} == {name: one[name] for name in same}
+    assert {name: three[name] for name in grows} == {name: 3 * one[name] for name in grows}
+    assert one["sent_polynomials"] <= three["sent_polynomials"] < 3 * one["sent_polynomials"]
+    swapped = LinearWork.of_convolution(16, 64, 9, 32, 4, batch=3)
+    assert swapped == replace(LinearWork.of_products(3 * 64, 32 * 4, 64, 3), windows=4)
+
+
 CASES = [(name, 17, 2, "snl") for name in ("resnet8", "resnet18", "resnet34", "wrn22_8", "vgg16_bn")]
 CASES += [("vgg16_bn_average", 17, 2, "senet")]
 CASES += [("resnet8", 16, 1, "senet"), ("wrn22_8", 8, 1, "senet"), ("vgg16_bn", 64, 1, "senet")]

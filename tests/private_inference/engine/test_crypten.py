@@ -15,9 +15,10 @@ if importlib.util.find_spec("crypten") is None:
     pytest.skip("CrypTen is not here; `make test-crypten` runs this", allow_module_level=True)
 
 from numpy_bundles import all_operations, pooled_network, residual_network, written
-from sessions import check_layers, check_logits, inferred, without_the_clients_weights
+from sessions import check_batch, check_layers, check_logits, inferred, without_the_clients_weights
 
 from relinearize.errors import UserError
+from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.crypten.link import connected
 from relinearize.private_inference.engine.job import Job
 from relinearize.private_inference.engine.options import InferOptions
@@ -30,7 +31,7 @@ KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
 
 @pytest.fixture(scope="module")
 def bundle():
-    return residual_network(KEPT)
+    return residual_network(KEPT, images=4)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,16 @@ def test_the_messages_that_are_counted_wait_for_each_other(record):
     assert min(record.loopback.seconds) < min(record.steady.seconds)
 
 
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_batch_shares_the_messages_and_the_opened_weights(bundle, tmp_path, batch):
+    record = check_batch(bundle, tmp_path, batch, "tfp")
+    work = bundle_workload(bundle).linear
+    assert record.steady.kinds["relu"].bytes == 464 * batch * bundle.relus
+    assert record.steady.kinds["linear"].bytes == 16 * (batch * work.inputs + work.weights)
+    assert record.steady.kinds["other"].bytes == 8 * batch * bundle.classes, "the server's half of the logits"
+    assert record.model.sequential_messages == 9 * 4 + 7 + 1
+
+
 def test_a_network_without_relus(tmp_path):
     bundle = residual_network([0] * 5)
     record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
@@ -80,18 +91,18 @@ def test_every_operation_and_a_client_without_weights(tmp_path, monkeypatch):
 
 
 def test_max_pools_are_counted_as_they_are_compared(tmp_path):
-    """Odd maps, padding, overlapping windows; 464 bytes for each comparison, 9 messages for each round."""
+    """Odd maps, padding, overlapping windows, two images; 464 bytes for each comparison, 9 messages for each round."""
     bundle = pooled_network()
-    record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
+    record = inferred(bundle, tmp_path, protocol="tfp", batch=2, n_images=2)
     check_logits(record, bundle)
     pool, rounds = record.steady.kinds["pool"], sum(pool.rounds for pool in bundle.pools.values())
-    assert (pool.bytes, pool.messages) == (464 * bundle.pool_comparisons, 9 * rounds)
+    assert (pool.bytes, pool.messages) == (2 * 464 * bundle.pool_comparisons, 9 * rounds)
     assert record.pool_comparisons == bundle.pool_comparisons
     check_layers(record, bundle)
     costs = {layer.name: (layer.bytes, layer.messages) for layer in record.layers}
-    assert costs["relu1"] == (464 * bundle.kept["relu1"], 9) and costs["relu2"] == (0, 0)
+    assert costs["relu1"] == (2 * 464 * bundle.kept["relu1"], 9) and costs["relu2"] == (0, 0)
     for name, found in bundle.pools.items():
-        assert costs[name] == (464 * found.comparisons, 9 * found.rounds)
+        assert costs[name] == (2 * 464 * found.comparisons, 9 * found.rounds)
 
 
 @pytest.mark.parametrize(("replacement", "product"), [("zero", 0), ("affine", 0), ("quadratic", 32)])

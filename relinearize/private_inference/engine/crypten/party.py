@@ -13,7 +13,7 @@ from relinearize.private_inference.bundle.bundle import Bundle, Node, read_bundl
 from relinearize.private_inference.bundle.operations import SITES
 from relinearize.private_inference.bundle.tournament import Engine, Ids, progressions
 from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected, crypten
-from relinearize.private_inference.engine.job import CLIENT, IMAGE, KINDS, SERVER, Cost, Inferred, Job
+from relinearize.private_inference.engine.job import CLIENT, IMAGES, KINDS, SERVER, Cost, Inferred, Job
 from relinearize.private_inference.engine.layout import Gathers, normalized
 from relinearize.relu.replacement import polynomial
 
@@ -52,7 +52,7 @@ class SecretNetwork:
         self.gathers = Gathers.of_bundle(bundle, channels_last=False)
         self.pools = bundle.pools
 
-    def __call__(self, image: Secret, meter: Meter) -> Secret:
+    def __call__(self, images: Secret, meter: Meter) -> Secret:
         def compute(node: Node, inputs: list[Secret]) -> Secret:
             with meter.layer(node.name):
                 if node.op in SITES:
@@ -60,7 +60,7 @@ class SecretNetwork:
                 with meter.kind(KIND_OF.get(node.op, "other")):
                     return self._result(node, inputs, self.bundle.tensors(node, self.tensors))
 
-        return self.bundle.evaluate(image, compute)
+        return self.bundle.evaluate(images, compute)
 
     def _result(self, node: Node, inputs: list[Secret], tensors: Mapping[str, Secret]) -> Secret:
         x = inputs[0]
@@ -110,8 +110,8 @@ def per_channel(values: Secret) -> Secret:
 
 
 def masked_relu(x: Secret, gathers: Gathers, meter: Meter) -> Secret:
-    """Comparisons for the kept positions alone, all of them at once, and polynomials for the others; none of none."""
-    if gathers.kept.size == x.nelement():
+    """Comparisons for the kept positions alone, of all images at once, and polynomials for the others; none of none."""
+    if gathers.kept.size == gathers.selected.size:
         with meter.kind("relu"):
             return x.relu()
     values = [
@@ -122,19 +122,19 @@ def masked_relu(x: Secret, gathers: Gathers, meter: Meter) -> Secret:
     values = [(torch.from_numpy(places).long(), compute) for places, compute in values if places.size]
     if not values:
         return x
-    flat = x.clone().reshape(-1)
+    flat = x.clone().flatten(start_dim=1)
     for places, compute in values:
         with meter.kind("gather"):
-            picked = flat[places]
+            picked = flat[:, places]
         with meter.kind("relu"):
             computed = compute(picked)
         with meter.kind("gather"):
-            flat[places] = computed
+            flat[:, places] = computed
     return flat.reshape(x.shape)
 
 
 class CryptenParty:
-    """Set up once, then `infer` per image, which both parties must do together."""
+    """Set up once, then `infer` per batch, which both parties must do together."""
 
     def __init__(self, job: Job, rank: int) -> None:
         self.job, self.rank = job, rank
@@ -147,7 +147,7 @@ class CryptenParty:
         crypten.cfg.mpc.provider = job.protocol
         crypten.cfg.encoder.precision_bits = job.fraction_bits
         own = self.bundle.weights or {}
-        names = [name for name in job.inputs if name != IMAGE]
+        names = [name for name in job.inputs if name != IMAGES]
         self.network = SecretNetwork(self.bundle, {name: self._secret(name, SERVER, own.get(name)) for name in names})
 
     def _secret(self, name: str, owner: int, value: np.ndarray | None) -> Any:
@@ -155,20 +155,20 @@ class CryptenParty:
         known = torch.zeros(self.job.inputs[name]) if value is None else torch.from_numpy(np.array(value))
         return crypten.cryptensor(known, src=owner)
 
-    def infer(self, index: int) -> Inferred:
-        pixels = normalized(self.bundle, self.bundle.reference.images[index]) if self.rank == CLIENT else None
+    def infer(self, indices: list[int]) -> Inferred:
+        pixels = normalized(self.bundle, self.bundle.reference.images[indices]) if self.rank == CLIENT else None
         with crypten.no_grad():
-            image = self._secret(IMAGE, CLIENT, pixels)
+            images = self._secret(IMAGES, CLIENT, pixels)
             crypten.communicator.get().barrier()
             meter = Meter(lambda: (self.link.bytes, self.link.messages))
             began, computed = time.monotonic(), time.process_time()
             try:
-                secret = self.network(image, meter)
+                secret = self.network(images, meter)
                 with meter.kind("other"):
                     logits = secret.get_plain_text(dst=CLIENT)
             except ConnectionError:
                 time.sleep(GRACE_SECONDS)
                 raise
             seconds, cpu_seconds = time.monotonic() - began, time.process_time() - computed
-        known = None if logits is None else logits.double().reshape(self.bundle.classes).tolist()
+        known = None if logits is None else logits.double().tolist()
         return Inferred(seconds, cpu_seconds, meter.costs, known, meter.layers)
