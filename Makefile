@@ -40,7 +40,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 pi: $(PI_INSTALLED) ## .venv-pi, the environment of the engine that `relinearize infer` runs (1.3 GB)
 
-$(PI_INSTALLED): requirements-pi.lock scripts/pi_requirements.py pyproject.toml
+$(PI_INSTALLED): requirements-pi.lock pyproject.toml
 	@[ "$$(uname -s) $$(uname -m)" = "Linux x86_64" ] || { \
 		echo "make: SecretFlow SPU has wheels for Linux on x86_64 only, and this is $$(uname -s) on $$(uname -m)" >&2; exit 1; }
 	@command -v $(PI_PYTHON) > /dev/null || { echo "make: $(PI_PYTHON) not found; give a Python 3.11: make pi PI_PYTHON=/path/to/python3.11" >&2; exit 1; }

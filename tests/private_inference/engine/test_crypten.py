@@ -1,4 +1,4 @@
-"""Real two-party computation with CrypTen: two processes, TCP. `make test-crypten` runs these."""
+"""Real two-party computation with CrypTen: two processes. `make test-crypten` runs these."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Real two-party computation: two processes, TCP, SPU. `make test-pi` runs these in the engine's environment."""
+"""Real two-party computation: two processes, SPU. `make test-pi` runs these in the engine's environment."""
 
 import functools
 import os
