@@ -25,7 +25,7 @@ def print_costs(
     predictions = [predict(preset, workload) for preset in presets]
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title_justify="left")
     table.title = escape(f"{title}, {'one image' if batch == 1 else f'a batch of {batch} images'}")
-    for name in (*COLUMNS, *(["online s per image"] if batch > 1 else [])):
+    for name in (*COLUMNS, *(["s / image"] if batch > 1 else [])):
         table.add_column(name, justify="left" if name == "preset" else "right", no_wrap=True)
     for found in predictions:
         online, offline, on_network = found.online, found.offline, found.preset.network is not None

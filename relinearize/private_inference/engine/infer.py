@@ -35,9 +35,10 @@ from relinearize.private_inference.engine.job import (
 from relinearize.private_inference.engine.layers import Both, layer_costs
 from relinearize.private_inference.engine.layout import require
 from relinearize.private_inference.engine.options import InferOptions, Protocol
-from relinearize.private_inference.engine.proxy import HOST, DelayProxy
+from relinearize.private_inference.engine.proxy import DelayProxy
+from relinearize.private_inference.engine.sockets import socket_folder
 from relinearize.private_inference.engine.table import show
-from relinearize.private_inference.engine.two_parties import TwoParties, free_ports, stopped_by_signals
+from relinearize.private_inference.engine.two_parties import TwoParties, stopped_by_signals
 from relinearize.progress import WorkProgress
 from relinearize.records.inference import RECORD_FILE, Fidelity, InferenceRecord, KindCost, Model, Phase
 
@@ -153,25 +154,24 @@ def measured(
     progress.begins("starting both parties", announce=True)
     began = time.monotonic()
     folder, protocol, link = options.folder, options.chosen_protocol, options.link
-    ports = free_ports(2)
     with contextlib.ExitStack() as stack:
-        proxy, reached = None, ports
+        sockets = stack.enter_context(socket_folder())
+        own = [sockets / name for name in PARTIES]
+        proxy, reached = None, own
         if link.emulated:
-            proxy = stack.enter_context(DelayProxy(link, ports))
-            reached = proxy.ports
-        # Each party listens at its own port and dials the other through the proxy.
-        addresses = (
-            (f"{HOST}:{ports[SERVER]}", f"{HOST}:{reached[CLIENT]}"),
-            (f"{HOST}:{reached[SERVER]}", f"{HOST}:{ports[CLIENT]}"),
-        )
+            proxy = stack.enter_context(DelayProxy(link, own))
+            reached = proxy.paths
+        # Each party listens at its own socket and dials the other through the proxy.
+        paths = ((own[SERVER], reached[CLIENT]), (reached[SERVER], own[CLIENT]))
         job = Job(
             bundles=(str(options.bundle.resolve()),) * len(PARTIES),
+            graph_sha256=file_digest(options.bundle / GRAPH),
             engine=protocol.engine,
             protocol=protocol.engine_name,
             fraction_bits=options.chosen_engine.fraction_bits,
             local_truncation=options.local_truncation,
             timeout=options.timeout,
-            addresses=addresses,
+            sockets=tuple((str(server), str(client)) for server, client in paths),
             inputs=inputs,
         )
         job.write(folder)

@@ -22,19 +22,21 @@ KINDS = ("relu", "pool", "linear", "gather", "other")  # of operations, whose co
 
 @dataclass(frozen=True)
 class Job:
-    """`bundles[rank]`: the folder that party reads; the client's may lack the weights. `addresses[rank]`: of server and
-    client as that party sees them, its own to listen at and its peer's to dial.
+    """`bundles[rank]`: the folder that party reads; the client's may lack the weights. `graph_sha256`: of the bundle's
+    graph.json, which states the digests of the other files. `sockets[rank]`: of server and client as that party sees
+    them, its own to listen at and its peer's to dial.
 
     `inputs`: name -> shape, the batch of images first, then the server's tensors, named by their nodes and roles.
     """
 
     bundles: tuple[str, str]
+    graph_sha256: str
     engine: str
     protocol: str  # the engine's name of it
     fraction_bits: int
     local_truncation: bool
     timeout: int
-    addresses: tuple[tuple[str, str], tuple[str, str]]
+    sockets: tuple[tuple[str, str], tuple[str, str]]
     inputs: dict[str, tuple[int, ...]]
     token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 

@@ -1,8 +1,7 @@
-"""Real two-party computation with CrypTen: two processes, TCP. `make test-crypten` runs these."""
+"""Real two-party computation with CrypTen: two processes. `make test-crypten` runs these."""
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -15,16 +14,24 @@ if importlib.util.find_spec("crypten") is None:
     pytest.skip("CrypTen is not here; `make test-crypten` runs this", allow_module_level=True)
 
 from numpy_bundles import all_operations, pooled_network, residual_network, written
-from sessions import check_batch, check_layers, check_logits, inferred, without_the_clients_weights
+from sessions import (
+    FAULTS,
+    check_batch,
+    check_layers,
+    check_logits,
+    closed_to_strangers,
+    inferred,
+    without_the_clients_weights,
+)
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.crypten.link import connected
 from relinearize.private_inference.engine.job import Job
 from relinearize.private_inference.engine.options import InferOptions
-from relinearize.private_inference.engine.proxy import HOST
+from relinearize.private_inference.engine.sockets import dialled, socket_folder
 from relinearize.private_inference.engine.table import lines
-from relinearize.private_inference.engine.two_parties import TwoParties, free_ports
+from relinearize.private_inference.engine.two_parties import TwoParties
 
 KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
 
@@ -118,6 +125,21 @@ def test_replacements_are_computed_and_a_quadratic_is_one_product(tmp_path, repl
     assert ("bytes each" in said[0]) == (replacement == "zero")
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_client_with_another_bundle_is_one_line(bundle, tmp_path, monkeypatch, fault):
+    said = FAULTS[fault](bundle, tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=f"^the client cannot take part: {said}") as caught:
+        inferred(bundle, tmp_path, protocol="tfp", n_images=1)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out" / "inference.json").exists()
+
+
+@pytest.mark.parametrize("network", ["loopback", "{rtt_ms:1}"])
+def test_no_port_is_opened_and_no_other_user_gets_in(bundle, tmp_path, monkeypatch, network):
+    seen = closed_to_strangers(monkeypatch)
+    inferred(bundle, tmp_path, protocol="tfp", n_images=1, network=network)
+    assert len(seen) >= 2
+
+
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
 def test_a_party_killed_in_the_middle_is_named_and_the_other_ended(bundle, tmp_path, monkeypatch, rank, name):
     started = []
@@ -153,17 +175,17 @@ def test_the_command_prints_its_table(bundle, tmp_path):
 
 
 def test_strangers_are_turned_away_and_the_client_gets_in(tmp_path):
-    (port,) = free_ports(1)
-    addresses = ((f"{HOST}:{port}",) * 2,) * 2
-    job = Job(("", ""), "crypten", "tfp", 16, True, 20, addresses, {})
-    job.write(tmp_path)
-    assert Job.read(tmp_path).token == job.token and (tmp_path / "job.json").stat().st_mode & 0o077 == 0
-    with ThreadPoolExecutor() as pool:
+    """Those that may open the socket at all."""
+    with ThreadPoolExecutor() as pool, socket_folder() as folder:
+        path = str(folder / "server")
+        job = Job(("", ""), "", "crypten", "tfp", 16, True, 20, ((path, ""), (path, "")), {})
+        job.write(tmp_path)
+        assert Job.read(tmp_path).token == job.token and (tmp_path / "job.json").stat().st_mode & 0o077 == 0
         server = pool.submit(connected, job, 0)
         for sent in (b"x" * len(job.token), b""):
             while True:
                 try:
-                    stranger = socket.create_connection((HOST, port), 20)
+                    stranger = dialled(path, 20)
                     break
                 except OSError:
                     time.sleep(0.02)

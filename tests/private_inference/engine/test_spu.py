@@ -1,4 +1,4 @@
-"""Real two-party computation: two processes, TCP, SPU. `make test-pi` runs these in the engine's environment."""
+"""Real two-party computation: two processes, SPU. `make test-pi` runs these in the engine's environment."""
 
 import functools
 import os
@@ -15,7 +15,15 @@ import pytest
 pytest.importorskip("spu", reason="SecretFlow SPU is not here; `make test-pi` runs this in the engine's environment")
 
 from numpy_bundles import all_operations, pooled_network, residual_network, written
-from sessions import check_batch, check_layers, check_logits, inferred, without_the_clients_weights
+from sessions import (
+    FAULTS,
+    check_batch,
+    check_layers,
+    check_logits,
+    closed_to_strangers,
+    inferred,
+    without_the_clients_weights,
+)
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import protocols
@@ -118,6 +126,21 @@ def test_a_batch_shares_the_messages(bundle, tmp_path, protocol, batch):
 def test_the_client_has_no_weights(bundle, tmp_path, monkeypatch):
     without_the_clients_weights(bundle, tmp_path, monkeypatch)
     check_logits(inferred(bundle, tmp_path, protocol="semi2k", n_images=1), bundle)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_client_with_another_bundle_is_one_line(bundle, tmp_path, monkeypatch, fault):
+    said = FAULTS[fault](bundle, tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=f"^the client cannot take part: {said}") as caught:
+        inferred(bundle, tmp_path, protocol="semi2k", n_images=1)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out" / "inference.json").exists()
+
+
+@pytest.mark.parametrize("network", ["loopback", "{rtt_ms:1}"])
+def test_no_port_is_opened_and_no_other_user_gets_in(bundle, tmp_path, monkeypatch, network):
+    seen = closed_to_strangers(monkeypatch)
+    inferred(bundle, tmp_path, protocol="semi2k", n_images=1, network=network)
+    assert len(seen) >= 2
 
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from relinearize.private_inference.bundle.bundle import Bundle, Node, read_bundle
+from relinearize.private_inference.bundle.bundle import Bundle, Node
 from relinearize.private_inference.bundle.operations import SITES
 from relinearize.private_inference.bundle.tournament import Engine, Ids, progressions
 from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected, crypten
@@ -136,9 +136,8 @@ def masked_relu(x: Secret, gathers: Gathers, meter: Meter) -> Secret:
 class CryptenParty:
     """Set up once, then `infer` per batch, which both parties must do together."""
 
-    def __init__(self, job: Job, rank: int) -> None:
-        self.job, self.rank = job, rank
-        self.bundle = read_bundle(job.bundles[rank], weights=rank == SERVER)
+    def __init__(self, job: Job, rank: int, bundle: Bundle) -> None:
+        self.job, self.rank, self.bundle = job, rank, bundle
         began = time.monotonic()
         self.link = Link(connected(job, rank))
         self.link_seconds = time.monotonic() - began

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import spu
 
-from relinearize.private_inference.bundle.bundle import Bundle, read_bundle
+from relinearize.private_inference.bundle.bundle import Bundle
 from relinearize.private_inference.engine.job import (
     CLIENT,
     IMAGES,
@@ -29,15 +29,15 @@ SECRET = spu.Visibility.VIS_SECRET
 class SpuParty:
     """Set up once, then `infer` per batch, which both parties must do together."""
 
-    def __init__(self, job: Job, rank: int, folder: Path) -> None:
+    def __init__(self, job: Job, rank: int, folder: Path, bundle: Bundle) -> None:
         self.job, self.rank, self.log = job, rank, log_file(folder, rank)
         log_into(self.log)
         config = runtime_config(job.protocol, job.fraction_bits, job.local_truncation)
         self.io = spu.Io(2, config)
         self.program = spu.Executable()
         self.program.ParseFromString((folder / PROGRAM_FILE).read_bytes())
-        self.bundle = read_bundle(job.bundles[rank], weights=rank == SERVER)
-        tensors = self._tensors(self.bundle)
+        self.bundle = bundle
+        tensors = self._tensors(bundle)
         began = time.monotonic()
         self.link = connected(job, rank)
         self.link_seconds = time.monotonic() - began
@@ -95,10 +95,10 @@ def runtime_config(protocol: str, fraction_bits: int, local_truncation: bool) ->
 
 
 def connected(job: Job, rank: int) -> "spu.link.Context":
-    """The link of two parties over TCP; waits for the other. Nothing in it gives up before `job.timeout`."""
+    """The link of two parties; waits for the other. Nothing in it gives up before `job.timeout`."""
     description = spu.link.Desc()
-    for name, address in zip(PARTIES, job.addresses[rank], strict=True):
-        description.add_party(name, address)
+    for name, path in zip(PARTIES, job.sockets[rank], strict=True):
+        description.add_party(name, f"unix:{path}")
     description.connect_retry_interval_ms = 200
     description.connect_retry_times = job.timeout * 5
     description.recv_timeout_ms = description.http_timeout_ms = job.timeout * 1000
