@@ -44,10 +44,11 @@ $(PI_INSTALLED): requirements-pi.lock pyproject.toml
 	@[ "$$(uname -s) $$(uname -m)" = "Linux x86_64" ] || { \
 		echo "make: SecretFlow SPU has wheels for Linux on x86_64 only, and this is $$(uname -s) on $$(uname -m)" >&2; exit 1; }
 	@command -v $(PI_PYTHON) > /dev/null || { echo "make: $(PI_PYTHON) not found; give a Python 3.11: make pi PI_PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PI_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-		echo "make: $(PI_PYTHON) is $$($(PI_PYTHON) --version 2>&1); the engine needs 3.11: make pi PI_PYTHON=python3.11" >&2; exit 1; }
+	@$(PI_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "make: $(PI_PYTHON) is $$($(PI_PYTHON) --version 2>&1); relinearize needs 3.11 or newer: make pi PI_PYTHON=python3.11" >&2; exit 1; }
 	$(PI_PYTHON) -m venv $(PI_VENV)
-	$(PI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-pi.lock
+	@wanted="$$($(PI_VENV)/bin/python scripts/pi_requirements.py)" && \
+		$(PI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $$wanted
 	$(PI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

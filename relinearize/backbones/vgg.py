@@ -2,7 +2,7 @@
 
 The form of SENet's and RLNet's released code: max-pools after blocks 1 to 3, and after block 4 from 64 pixels on (at 32
 blocks 4 and 5 both work on 4 x 4 maps); after block 5 the mean over the map. Both counting conventions have the same
-ReLUs.
+ReLUs. Average pools, which are no one's release, cost no comparisons in private inference.
 """
 
 import torch
@@ -14,6 +14,7 @@ from relinearize.backbones.initialisation import he_initialise
 VGG16_BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
 POOLED = 3  # the first so many blocks end in a max-pool ...
 POOLED_FROM_64 = 4  # ... and so many from 64 pixels on
+POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 class VGG(nn.Module):
@@ -22,7 +23,7 @@ class VGG(nn.Module):
     # What the released code compares in fine-tuning (methods/senet/pram.py): not the end of block 1.
     stage_ends = ("features.relu2_2", "features.relu3_3", "features.relu4_3", "features.relu5_3")
 
-    def __init__(self, width: int, classes: int, channels: int, image_size: int) -> None:
+    def __init__(self, width: int, classes: int, channels: int, image_size: int, pool: str = "max") -> None:
         super().__init__()
         self.features = nn.Sequential()
         channels_in = channels
@@ -36,7 +37,7 @@ class VGG(nn.Module):
                 self.features.add_module(f"relu{block}_{number}", nn.ReLU())
                 channels_in = channels_out
             if block <= (POOLED_FROM_64 if image_size >= 64 else POOLED):
-                self.features.add_module(f"pool{block}", nn.MaxPool2d(2))
+                self.features.add_module(f"pool{block}", POOLS[pool](2))
         self.linear = nn.Linear(channels_in, classes)
         he_initialise(self)
 

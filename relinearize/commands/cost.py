@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from relinearize.commands.composing import Place, checked, command_options, composed
+from relinearize.commands.composing import Count, Place, checked, command_options, composed
 from relinearize.errors import UserError
-from relinearize.private_inference.cost.presets import find_presets
-from relinearize.private_inference.cost.table import print_costs
+from relinearize.private_inference.cost.layers import predicted_layers
+from relinearize.private_inference.cost.presets import find_presets, one_preset
+from relinearize.private_inference.cost.table import layer_table, print_costs, wide
+from relinearize.private_inference.cost.workload import bundle_layers, bundle_workload
 
 
 @command_options
@@ -19,6 +21,8 @@ class CostOptions:
     route: str | None
     preset: str | None
     network: str | None
+    batch: Count
+    layers: bool
     trust: bool
 
     def __post_init__(self) -> None:
@@ -34,12 +38,16 @@ def main(arguments: Sequence[str], console: Console | None = None) -> None:
     presets = find_presets(options.preset, options.network)
     if options.bundle:
         from relinearize.private_inference.bundle.bundle import read_bundle
-        from relinearize.private_inference.cost.workload import bundle_workload
 
         bundle = read_bundle(options.bundle)
-        name, workload = bundle.about.name or str(options.bundle), bundle_workload(bundle)
+        name = bundle.about.name or str(options.bundle)
     else:
-        from relinearize.private_inference.export import run_workload
+        from relinearize.private_inference.export import bundle_of_run
 
-        name, workload = run_workload(options.run, options.route, options.trust)
-    print_costs(f"Private inference with {name}, one image, predicted", workload, presets, console)
+        name, bundle = bundle_of_run(options.run, options.route, options.trust)
+    workload = bundle_workload(bundle, options.batch)
+    print_costs(f"Private inference with {name}, predicted", workload, presets, console, options.batch)
+    if options.layers:
+        preset = one_preset(options.preset, options.network)
+        layers = predicted_layers(preset, bundle_layers(bundle, options.batch))
+        wide(console).print(layer_table(f"{preset.name} by layer, predicted", layers))

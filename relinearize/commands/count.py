@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from relinearize.commands.jobs import application, one_line_errors, show_help
 from relinearize.commands.words import flags_first, quoted
+from relinearize.private_inference.cost.backbones import recorded_name
 from relinearize.relu.replacement import IDENTITY
 
 
@@ -56,7 +57,7 @@ def show_counts(config: DictConfig) -> None:
     )
     longest = max(columns.values(), key=len)
     width = config.backbone.get("width")
-    title = f"{config.backbone.name}{f' width {width}' if width else ''} on {config.dataset.title}"
+    title = f"{recorded_name(config.backbone)}{f' width {width}' if width else ''} on {config.dataset.title}"
     table = Table(title=escape(title))
     table.add_column("#", justify="right")
     table.add_column("site")

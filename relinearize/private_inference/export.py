@@ -17,7 +17,7 @@ from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import About, Bundle, worst_difference
 from relinearize.private_inference.bundle.exporting import as_bundle, export
 from relinearize.private_inference.bundle.onnx_model import check_free, check_installed, onnx_path, write_onnx
-from relinearize.private_inference.cost.workload import Workload, bundle_workload
+from relinearize.private_inference.cost.backbones import recorded_name
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import to_masked, to_replaced
 from relinearize.runs.build import all_relu_network, open_source
@@ -106,7 +106,7 @@ def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str 
         metadata.check(backbone.name, backbone.get("convention", "all"), size)
         to_masked(network.network, kept)
     about = About(
-        name=path.stem, backbone=backbone.name, width=backbone.get("width"),
+        name=path.stem, backbone=recorded_name(backbone), width=backbone.get("width"),
         convention=backbone.get("convention", "all"), dataset=config.dataset.name, title=config.dataset.title,
         route=route,
     )  # fmt: skip
@@ -147,15 +147,13 @@ def summary(bundle: Bundle, subject: Subject) -> list[str]:
     if reference.labels is not None:
         right = 100 * np.mean(reference.logits.argmax(1) == reference.labels)
         lines.append(f"reference: {len(reference.images)} test images, {right:.2f} % right")
-    pools = [node.name for node in bundle.nodes if node.op == "max_pool"]
-    if pools:
-        lines.append(f"max-pools cost comparisons beside the ReLUs: {', '.join(pools)}")
+    if pools := bundle.pools:
+        lines.append(f"max-pools: {bundle.pool_comparisons:,} comparisons beside the ReLUs, of {', '.join(pools)}")
     return lines
 
 
-def run_workload(folder: Path, route: str | None, trust: bool = False) -> tuple[str, Workload]:
-    """(name of the run and its route, counts). UserError where the folder is no finished run or has no such route."""
+def bundle_of_run(folder: Path, route: str | None, trust: bool = False) -> tuple[str, Bundle]:
+    """(its name, its bundle in memory). UserError where the folder is no finished run or has no such route."""
     run, _ = route_run(folder, route, trust=trust)
     dataset = run.record.dataset
-    bundle = as_bundle(run.network(), (dataset.channels, dataset.image_size, dataset.image_size))
-    return run.record.name, bundle_workload(bundle)
+    return run.record.name, as_bundle(run.network(), (dataset.channels, dataset.image_size, dataset.image_size))

@@ -9,6 +9,15 @@ from relinearize.files import read_json, write_json
 
 FORMAT, SCHEMA_VERSION = "relinearize-inference", 2
 RECORD_FILE = "inference.json"
+OLDER = {
+    "replacement": "identity",
+    "batch": 1,
+    "layers": (),
+    "layers_are": "",
+}  # in a record from before there was a choice
+# Where the costs of layers come from.
+MEASURED, SHARED = "measured", "measured by kind of operation, shared out among its layers as predicted"
+PREDICTED = "predicted"
 
 
 @dataclass(frozen=True)
@@ -26,12 +35,14 @@ class KindCost:
 
 @dataclass(frozen=True)
 class Phase:
-    """Inferences of one phase. `seconds`: latency of each, from the image to the client's logits; the rest: of the
-    median one. `server_cpu_seconds`: processor time of all its threads; `server_bytes`: what it sends; `messages` as in
+    """Inferences of one phase, each of a batch of images. `seconds`: latency of each, from the images to the client's
+    logits; the rest: of the median one. `seconds_per_image`: its share for an image, one over the throughput.
+    `server_cpu_seconds`: processor time of all its threads; `server_bytes`: what it sends; `messages` as in
     KindCost."""
 
     seconds: tuple[float, ...]
     median_seconds: float
+    seconds_per_image: float
     server_cpu_seconds: float
     client_cpu_seconds: float
     server_bytes: int
@@ -45,8 +56,27 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class LayerCost:
+    """What a site, pool or linear layer costs in one inference, and in "rest" all that is in none of them.
+
+    op: the bundle's operation. Of each image: relus, which are kept, of `positions`; comparisons of a max-pool.
+    Predictions have fractions of bytes and messages.
+    """
+
+    name: str
+    op: str
+    relus: int
+    positions: int
+    comparisons: int
+    seconds: float
+    bytes: float
+    messages: float
+
+
+@dataclass(frozen=True)
 class Model:
-    """`predicted_seconds = loopback_seconds + sequential_messages * RTT/2 + bytes / rate`, beside what was measured."""
+    """`predicted_seconds = loopback_seconds + sequential_messages * RTT/2 + bytes / rate` of one inference, beside what
+    was measured."""
 
     loopback_seconds: float
     sequential_messages: int
@@ -76,8 +106,9 @@ class Fidelity:
 class InferenceRecord:
     """`first`: the first inference, set-up of the protocol in it; `steady`: all that follow; `loopback`: some again
     with the delay proxy passing everything on at once, None if there is no proxy. `setup_seconds`: start of the
-    processes, reading, connecting. `bundle`: its `about`, SHA-256 of graph.json, path. `machine`: threads are those of
-    each party; the load is the average of the minute before."""
+    processes, reading, connecting. `batch`: images of one inference; `fidelity` and `logits` are of images, without
+    those that the last batch was filled up with. `bundle`: its `about`, SHA-256 of graph.json, path. `machine`: threads
+    are those of each party; the load is the average of the minute before."""
 
     created: str
     bundle: dict[str, Any]
@@ -99,6 +130,14 @@ class InferenceRecord:
     versions: dict[str, str]
     machine: dict[str, Any]
     replacement: str = "identity"  # what stands at removed positions
+    batch: int = 1
+    layers: tuple[LayerCost, ...] = ()  # of the steady inference nearest to the median; older records: none
+    layers_are: str = ""  # MEASURED or SHARED
+
+    @property
+    def pool_comparisons(self) -> int:
+        """Of each image."""
+        return sum(layer.comparisons for layer in self.layers)
 
     @property
     def live_sites(self) -> int:
@@ -118,13 +157,14 @@ class InferenceRecord:
             content = read_json(path)
             if content.pop("format") != FORMAT or content.pop("schema_version") != SCHEMA_VERSION:
                 raise ValueError(f"not a {FORMAT} of version {SCHEMA_VERSION}")
-            content.setdefault("replacement", "identity")  # of a record from before there was a choice
+            content = OLDER | content
             names = {entry.name for entry in fields(cls)}
             if set(content) != names:
                 raise ValueError(f"keys that are missing or unknown: {sorted(set(content) ^ names)}")
             for name in ("first", "steady", "loopback"):
                 content[name] = content[name] and _phase(content[name])
             content |= {"model": Model(**content["model"]), "fidelity": Fidelity(**content["fidelity"])}
+            content["layers"] = tuple(LayerCost(**layer) for layer in content["layers"])
             content["logits"] = tuple(tuple(row) for row in content["logits"])
             return cls(**content)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -132,5 +172,6 @@ class InferenceRecord:
 
 
 def _phase(content: dict[str, Any]) -> Phase:
-    kinds = {name: KindCost(**values) for name, values in content["kinds"].items()}
+    kinds = {"pool": KindCost(0.0, 0, 0, 0)} | {name: KindCost(**values) for name, values in content["kinds"].items()}
+    content = {"seconds_per_image": content["median_seconds"]} | content  # older records are of single images
     return Phase(**{**content, "seconds": tuple(content["seconds"]), "kinds": kinds})

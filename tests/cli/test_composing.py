@@ -75,8 +75,8 @@ def test_the_engines_defaults_are_those_of_the_config():
         (["bundle=b", "timeout=[1"], r"timeout=\[1 cannot be read"),
         (["bundle=b", "images=3"], "infer does not know 'images=3'; valid: bundle=, engine="),
         (["bundle=b", "--fast"], "infer does not know '--fast'"),
-        (["bundle=b", "+more=1"], "more is unknown; valid: bundle=, engine="),
-        (["bundle=b", "~timeout"], "timeout must be there; valid: bundle="),
+        (["bundle=b", "+more=1"], "more is unknown; valid: batch=, bundle=, engine="),
+        (["bundle=b", "~timeout"], "timeout must be there; valid: batch=, bundle="),
         (["b"], "infer does not know 'b'"),
     ],
 )

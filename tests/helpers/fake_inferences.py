@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from relinearize.private_inference.cost.network import NETWORKS
-from relinearize.records.inference import Fidelity, InferenceRecord, KindCost, Model, Phase
+from relinearize.records.inference import SHARED, Fidelity, InferenceRecord, KindCost, LayerCost, Model, Phase
 from relinearize.records.run import Record
 
 
@@ -11,13 +11,14 @@ def fake_phase(relus: int, seconds: float, extra_bytes: int = 0) -> Phase:
     """144 bytes a ReLU and 10 MB of linear layers; a tenth of the time in no operation."""
     kinds = {
         "relu": KindCost(0.3 * seconds, 144 * relus, 136, 34),
+        "pool": KindCost(0.0, 0, 0, 0),
         "linear": KindCost(0.5 * seconds, 10_000_000, 40, 21),
         "gather": KindCost(0.1 * seconds, 0, 0, 34),
         "other": KindCost(0.0, extra_bytes, 2, 200),
     }
     sent = 144 * relus + 10_000_000 + extra_bytes
     times = (0.9 * seconds, seconds, 1.2 * seconds)
-    return Phase(times, seconds, 0.4 * seconds, 0.3 * seconds, sent // 2, sent - sent // 2, 178, kinds)
+    return Phase(times, seconds, seconds, 0.4 * seconds, 0.3 * seconds, sent // 2, sent - sent // 2, 178, kinds)
 
 
 def fake_inference(
@@ -53,6 +54,14 @@ def fake_inference(
         logits=((0.0, 1.0),),
         versions={"spu": "0.9.5"},
         machine={"cpu": "made up", "cores": 2, "load_before": load},
+        layers=(
+            *(
+                LayerCost(site.name, "masked_relu", site.kept, site.total, 0, 0.0, 144 * site.kept, 8)
+                for site in run.sites
+            ),
+            LayerCost("rest", "", 0, 0, 0, seconds, 10_000_000, 178 - 8 * len(run.sites)),
+        ),
+        layers_are=SHARED,
     )  # fmt: skip
 
 

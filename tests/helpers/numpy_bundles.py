@@ -110,6 +110,22 @@ def all_operations():
     return build.bundle({"relu": 0.5})
 
 
+def pooled_network(images=3):
+    """Max-pools of 2 x 2 on an odd map, of 3 x 3 with stride 2 and padding, overlapping ones of 3 x 2 with stride 1."""
+    build = Builder((2, 9, 11))
+    build.conv("conv1", 4)
+    build.add("relu1", "masked_relu")
+    build.add("stem", "max_pool", kernel=[3, 3], stride=[2, 2], padding=[1, 1])
+    build.conv("conv2", 6)
+    build.add("overlapping", "max_pool", kernel=[3, 2], stride=[1, 1], padding=[1, 0])
+    build.add("relu2", "masked_relu")
+    build.add("halved", "max_pool", kernel=[2, 2], stride=[2, 2], padding=[0, 0])
+    build.add("mean", "avg_pool", kernel=[2, 2], stride=[1, 1], padding=[0, 0])
+    build.add("flatten", "flatten")
+    build.linear("linear", 5)
+    return build.bundle({"relu1": 0.5, "relu2": 0}, images)
+
+
 def written(bundle, folder):
     write_bundle(bundle, folder)
     return folder

@@ -80,6 +80,7 @@ def by_another(record):
 def with_cost(record, linear):
     """A record of today, whose network says itself what its linear part is."""
     workload = asdict(replace(record_workload(record), linear=linear))
+    del workload["inference"]  # of parts of a network only
     return Record.model_validate({**record.model_dump(), "schema_version": 3, "cost": {**workload, "predicted": {}}})
 
 

@@ -13,6 +13,7 @@ from fake_records import fake_record, fake_sweep, write_records
 from test_page import NASTY, Page
 
 from relinearize.private_inference.cost.presets import one_preset, predict
+from relinearize.records.inference import SHARED
 from relinearize.report.figures.costs import draw_inference, draw_inference_split
 from relinearize.report.page.page import render_page
 from relinearize.report.report import Report, write_report
@@ -79,6 +80,17 @@ def test_predictions_are_those_of_the_cost_model():
     assert build_inferences([replace(record, protocol="aby3")], [run])["predicted_s"].isna().all()
 
 
+def test_a_batch_is_shown_per_image_and_is_a_curve_of_its_own():
+    (run,) = fake_sweep(methods=("snl",), budgets=(70_000,), seeds=(0,))
+    one = fake_inference(run)
+    eight = replace(one, batch=8, steady=replace(one.steady, seconds_per_image=one.steady.median_seconds / 8))
+    alone, (_, batch) = build_inferences([one], [run]).iloc[0], next(build_inferences([eight], [run]).iterrows())
+    assert (alone.protocol, batch.protocol) == ("semi2k", "semi2k+batch8") and batch.predicted_s is None
+    for column in ("steady_mb", "relu_mb", "steady_s", "linear_s", "loopback_s", "model_s"):
+        assert batch[column] == pytest.approx(alone[column] / 8), column
+    assert batch.messages == alone.messages
+
+
 def test_csv_and_table_say_what_was_measured():
     run = fake_record("snl", 14_000, name="a|b")
     first, second = fake_inference(run, load=7.25), fake_inference(run, "cheetah", "loopback", private=None)
@@ -122,6 +134,9 @@ def test_the_page_has_a_section_and_names_stay_text():
     assert len({row["curve"]["colour"] for row in found["rows"]}) == 2
     for row in found["rows"]:
         assert sum(row["bytes"].values()) == pytest.approx(row["measured"]["megabytes"])
+        *layers, together = row["layers"]
+        assert layers[-1][0] == "rest" and {len(cells) for cells in row["layers"]} == {len(found["layerColumns"])}
+        assert together[4] == f"{row['measured']['megabytes']:.1f}" and row["layersAre"] == SHARED
         assert sum(row["seconds"].values()) == pytest.approx(row["measured"]["seconds"])
         assert (
             row["name"] == NASTY and row["run"] in {run.key for run in runs} and row["title"] == runs[0].dataset.title

@@ -2,11 +2,12 @@
 
 import pytest
 from hydra.utils import instantiate
-from quick_runs import SMALL, composed
+from quick_runs import SMALL, composed, quick_plan
 from torch import nn
 
 from relinearize.private_inference.cost.presets import RECORDED, find_presets, predict
-from relinearize.private_inference.export import run_workload
+from relinearize.private_inference.cost.workload import bundle_workload
+from relinearize.private_inference.export import bundle_of_run
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
 from relinearize.runs.describe import cost_values, network_work
@@ -36,7 +37,7 @@ def own_config(folder, kind):
 
 def test_the_record_of_a_run_says_what_the_cost_command_counts(alone):
     record, folder = alone[SMALL]
-    _, workload = run_workload(folder, None)
+    workload = bundle_workload(bundle_of_run(folder, None)[1])
     assert record.schema_version == 3 and record_workload(record) == workload
     assert tuple(record.cost.predicted) == RECORDED
     for name, found in record.cost.predicted.items():
@@ -72,4 +73,12 @@ def test_a_narrower_network_costs_less(senetpp):
     assert narrow.cost.relus == narrow.budget.met and narrow.cost.linear["layers"] == whole.cost.linear["layers"]
     assert narrow.cost.linear["multiplications"] < 0.3 * whole.cost.linear["multiplications"]
     assert narrow.cost.predicted["cheetah_wan"].online.bytes < whole.cost.predicted["cheetah_wan"].online.bytes
-    assert record_workload(narrow) == run_workload(folder / "width-0.5", None)[1]
+    assert record_workload(narrow) == bundle_workload(bundle_of_run(folder / "width-0.5", None)[1])
+
+
+def test_average_pools_make_another_network(tmp_path):
+    settings = ("backbone=vgg16_bn", "backbone.width=1", "backbone.pool=average")
+    request = quick_plan(tmp_path, *settings).request
+    work = network_work(request.config, request.source)
+    assert request.subject == "vgg16_bn_average-digits" and work.pool_comparisons == 0
+    assert network_work(quick_plan(tmp_path, *settings[:2]).request.config, request.source).pool_comparisons > 0

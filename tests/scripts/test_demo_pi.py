@@ -45,7 +45,7 @@ def run(demo, tmp_path):
 
 def inference(bundle, graph, protocol, link):
     kinds = {"relu": KindCost(0.1, 20_000, 8, 2)}
-    phase = Phase((2.5,), 2.5, 0.1, 0.1, 600_000, 634_000, 20, kinds)
+    phase = Phase((2.5,), 2.5, 2.5, 0.1, 0.1, 600_000, 634_000, 20, kinds)
     return InferenceRecord(
         created="2026-01-01T00:00:00+00:00", bundle=asdict(bundle.about) | {"graph_sha256": graph}, relus=bundle.kept,
         positions=bundle.kept, engine="spu", protocol=protocol, security="", settings={},

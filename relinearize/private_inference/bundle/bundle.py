@@ -26,6 +26,7 @@ from safetensors.numpy import load, save
 from relinearize.errors import UserError
 from relinearize.files import read_json, sealed, sync_folder
 from relinearize.private_inference.bundle.operations import OPERATIONS, SITES, Shape, result_shape
+from relinearize.private_inference.bundle.tournament import MaxPool
 from relinearize.relu.replacement import COEFFICIENTS, REPLACEMENTS
 
 T = TypeVar("T")
@@ -106,6 +107,18 @@ class Bundle:
     @property
     def relus(self) -> int:
         return sum(self.kept.values())
+
+    @property
+    def pools(self) -> dict[str, MaxPool]:
+        """Max-pool -> what is compared in it."""
+        shapes = {node.name: node.shape for node in self.nodes} | {INPUT: self.input_shape}
+        pools = [node for node in self.nodes if node.op == "max_pool"]
+        return {node.name: MaxPool.of(shapes[node.inputs[0]], node.attributes) for node in pools}
+
+    @property
+    def pool_comparisons(self) -> int:
+        """Of all max-pools, beside the ReLUs."""
+        return sum(pool.comparisons for pool in self.pools.values())
 
     def tensors(self, node: Node, weights: Mapping[str, T] | None = None) -> dict[str, T]:
         """What `node` reads from the weights, or from others of their names: "weight" -> array, ..."""
@@ -229,6 +242,10 @@ def write_bundle(bundle: Bundle, folder: Path | str) -> None:
         "output": {"name": bundle.output, "shape": bundle.nodes[-1].shape},
         "sites": [
             {"name": name, "total": int(mask.size), "kept": int(mask.sum())} for name, mask in bundle.masks.items()
+        ],
+        "pools": [
+            {"name": name, "comparisons": pool.comparisons, "rounds": pool.rounds}
+            for name, pool in bundle.pools.items()
         ],
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "nodes": [asdict(node) for node in bundle.nodes],

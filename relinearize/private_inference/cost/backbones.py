@@ -4,16 +4,25 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from relinearize.private_inference.cost.workload import LinearWork, affine_work
+from relinearize.private_inference.cost.workload import LinearWork, affine_work, max_pool_work
 
 RESNETS = {"resnet8": (16, (1, 1, 1)), "resnet18": (64, (2, 2, 2, 2)), "resnet34": (64, (3, 4, 6, 3))}
+AVERAGE = "_average"  # behind the name of a network with average pools
 VGG16 = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels in units of the width, convolutions of each block
+
+
+def recorded_name(backbone: Mapping[str, Any]) -> str:
+    """Of a backbone's settings, for folders and records: with average pools it is another network."""
+    return backbone["name"] + (AVERAGE if backbone.get("pool") == "average" else "")
 
 
 def backbone_work(name: str, *, width: int | None, classes: int, image_size: int, channels: int) -> LinearWork | None:
     """The same for all masks and both conventions; None for a backbone that is not the project's own.
+
+    name: as recorded.
 
     width: channels of the first stage (base channels of wrn22_8), None for the papers'.
     """
@@ -26,8 +35,8 @@ def backbone_work(name: str, *, width: int | None, classes: int, image_size: int
     elif name == "wrn22_8":
         base = width or 16
         layers, features = _resnet(base, [8 * base, 16 * base, 32 * base], (3, 3, 3), channels, image_size, norms=True)
-    elif name == "vgg16_bn":
-        layers, features = _vgg(width or 64, channels, image_size)
+    elif name in ("vgg16_bn", f"vgg16_bn{AVERAGE}"):
+        layers, features = _vgg(width or 64, channels, image_size, name.endswith(AVERAGE))
     else:
         return None
     layers.append(LinearWork.of_products(features, 1, features, classes))
@@ -59,14 +68,16 @@ def _resnet(
     return layers, inside
 
 
-def _vgg(width: int, channels: int, size: int) -> tuple[list[LinearWork], int]:
-    """Three max-pools, four from 64 pixels on; see backbones/vgg.py."""
+def _vgg(width: int, channels: int, size: int, average: bool) -> tuple[list[LinearWork], int]:
+    """Three pools, four from 64 pixels on; see backbones/vgg.py."""
     layers, inside, pooled = [], channels, 4 if size >= 64 else 3
     for block, (factor, count) in enumerate(VGG16, start=1):
         for _ in range(count):
             layers.append(_conv(inside, factor * width, 3, size))
             inside = factor * width
         if block <= pooled:
+            window = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0)}
+            outputs = LinearWork(outputs=inside * (size // 2) ** 2)
+            layers.append(outputs if average else max_pool_work((inside, size, size), window))
             size //= 2
-            layers.append(LinearWork(pool_comparisons=3 * inside * size**2, pool_steps=2))
     return layers, inside

@@ -145,7 +145,7 @@ def _protocol(name: str, content: dict[str, Any]) -> Protocol:
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """Of one inference of one image. `seconds`: T_loopback + messages * RTT/2 + bytes / rate.
+    """Of one inference. `seconds`: T_loopback + messages * RTT/2 + bytes / rate.
 
     loopback_seconds: with both parties on one machine; bytes: both directions; messages: one-way, one after the other;
     rounds_seconds: what waiting for these takes.
@@ -179,7 +179,7 @@ class Prediction:
 
 
 def predict(preset: Preset, workload: Workload) -> Prediction:
-    """What one inference of one image costs under `preset`."""
+    """What one inference costs under `preset`."""
     protocol, network, features = preset.protocol, preset.network, workload.features()
 
     def cost(phase: Phase) -> PhaseCost:

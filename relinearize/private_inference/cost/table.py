@@ -9,20 +9,23 @@ from rich.table import Table
 
 from relinearize.private_inference.cost.presets import Prediction, Preset, predict
 from relinearize.private_inference.cost.workload import Workload
+from relinearize.records.inference import LayerCost
 
+LAYER_COLUMNS = ("layer", "operation", "ReLUs kept", "comparisons", "MB", "share", "messages", "seconds")
 COLUMNS = ("preset", "online s", "online MB", "messages", "offline s", "offline MB", "stored MB, client / server")
 
 
 def print_costs(
-    title: str, workload: Workload, presets: Sequence[Preset], console: Console | None = None
+    title: str, workload: Workload, presets: Sequence[Preset], console: Console | None = None, batch: int = 1
 ) -> list[Prediction]:
-    """Print what one image costs under each preset, what the presets' names stand for, and the counts that went in.
+    """Print what one inference costs under each preset, what the presets' names stand for, and the counts that went in.
 
-    "-" stands for what a protocol does not have. Returns the predictions.
+    workload: of a batch of `batch` images. "-" stands for what a protocol does not have. Returns the predictions.
     """
     predictions = [predict(preset, workload) for preset in presets]
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(title), title_justify="left")
-    for name in COLUMNS:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title_justify="left")
+    table.title = escape(f"{title}, {'one image' if batch == 1 else f'a batch of {batch} images'}")
+    for name in (*COLUMNS, *(["s / image"] if batch > 1 else [])):
         table.add_column(name, justify="left" if name == "preset" else "right", no_wrap=True)
     for found in predictions:
         online, offline, on_network = found.online, found.offline, found.preset.network is not None
@@ -35,6 +38,7 @@ def print_costs(
             "-" if offline is None else significant(offline.seconds),
             "-" if offline is None else significant(offline.bytes / 1e6),
             " / ".join(stored) if found.client_storage or found.server_storage else "-",
+            *([significant(online.seconds / batch)] if batch > 1 else []),
         )
     lines = list(dict.fromkeys(f"{one.protocol.name}: {one.protocol.title}" for one in presets))
     if networks := dict.fromkeys(one.network.text for one in presets if one.network is not None):
@@ -47,12 +51,51 @@ def print_costs(
     else:
         counted += f", {work.layers} linear layers with {work.multiplications / 1e6:,.1f} M multiplications"
         counted += f", {work.pool_comparisons:,} comparisons of max-pools" if work.pool_comparisons else ""
-    console = console or Console()
-    shown = console if console.is_terminal else Console(file=console.file, width=max(console.width, 120))
+    shown = wide(console)
     shown.print(table)
     for line in (*lines, counted):
         shown.print(line, soft_wrap=True, highlight=False, markup=False)
     return predictions
+
+
+def layer_texts(layers: Sequence[LayerCost]) -> list[list[str]]:
+    """A row of texts per layer, and one for all together; LAYER_COLUMNS says which."""
+    relus, positions, comparisons, seconds, size, messages = (
+        sum(getattr(layer, name) for layer in layers)
+        for name in ("relus", "positions", "comparisons", "seconds", "bytes", "messages")
+    )
+    together = LayerCost("together", "", relus, positions, comparisons, seconds, size, messages)
+    return [
+        [
+            layer.name,
+            layer.op,
+            f"{layer.relus:,} of {layer.positions:,}" if layer.positions else "",
+            f"{layer.comparisons:,}" if layer.comparisons else "",
+            significant(layer.bytes / 1e6),
+            f"{100 * layer.bytes / size:.1f} %" if size else "",
+            f"{layer.messages:,.0f}",
+            significant(layer.seconds),
+        ]
+        for layer in (*layers, together)
+    ]
+
+
+def layer_table(title: str, layers: Sequence[LayerCost]) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(title), title_justify="left")
+    for name in LAYER_COLUMNS:
+        table.add_column(name, justify="left" if name in LAYER_COLUMNS[:2] else "right", no_wrap=True)
+    *rows, together = layer_texts(layers)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    table.add_section()
+    table.add_row(*together)
+    return table
+
+
+def wide(console: Console | None = None) -> Console:
+    """`console`, with room for a table where it is a file."""
+    console = console or Console()
+    return console if console.is_terminal else Console(file=console.file, width=max(console.width, 120))
 
 
 def significant(value: float) -> str:

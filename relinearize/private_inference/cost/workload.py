@@ -1,17 +1,21 @@
-"""What a network makes two parties do for one image: the counts that every cost model multiplies by its constants."""
+"""What a network makes two parties do for one image or a batch: the counts that cost models multiply by constants."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node, Shape
+from relinearize.private_inference.bundle.operations import SITES
+from relinearize.private_inference.bundle.tournament import MaxPool
 from relinearize.relu.replacement import IDENTITY
 
 LINEAR = ("conv2d", "linear", "affine")
+POOLS = ("max_pool", "avg_pool", "global_avg_pool")
+REST = "rest"
 SCALARS = 8192  # in a ciphertext of Cheetah's 64-bit ring
 # Counts of what stands at removed positions.
 REPLACEMENT_COUNTS = ("affine", "affine_sites", "quadratic", "quadratic_sites", "quadratic_ciphertexts")
@@ -21,11 +25,12 @@ SENT, PACKED, MULTIPLIED = 1000, 1, 0.1
 
 @dataclass(frozen=True)
 class LinearWork:
-    """The part that no mask changes.
+    """The part that no mask changes, of all images of an inference together.
 
     layers: convolutions, linear layers, batch norms that no layer took in. inputs, outputs: scalars that go in and come
-    out of them. weights: scalars they are multiplied by (of a lone batch norm as many as of its map). pool_comparisons:
-    a maximum of k values is k - 1 of them, in pool_steps rounds, log2(k) rounded up.
+    out of them, and the means of average pools, which are rounded. weights: scalars they are multiplied by (of a lone
+    batch norm as many as of its map). pool_comparisons: of max-pools, as engines make them (`bundle.tournament`), in
+    pool_steps batches that wait for each other.
 
     Engines compute convolutions as products of matrices: windows are the places of a map that a kernel is laid on,
     patches the scalars of the left matrices, all that is in the windows, weights those of the right ones.
@@ -59,7 +64,10 @@ class LinearWork:
 
     @classmethod
     def of_products(cls, inputs: int, rows: int, inner: int, columns: int, groups: int = 1) -> Self:
-        """Of a layer that is `groups` products (rows x inner) times (inner x columns), one after the other."""
+        """Of a layer that is `groups` products (rows x inner) times (inner x columns), one after the other.
+
+        A batch has more rows and inputs; what the layer is multiplied by stays.
+        """
         counts = {
             "multiplications": rows * inner * columns,
             "outputs": rows * columns,
@@ -71,22 +79,25 @@ class LinearWork:
         return cls(layers=1, inputs=inputs, **{name: groups * count for name, count in counts.items()})
 
     @classmethod
-    def of_convolution(cls, inside: int, inputs: int, kernel: int, outside: int, pixels: int, groups: int = 1) -> Self:
-        """From `inside` channels, `inputs` scalars in all, to `outside` channels of `pixels` pixels.
+    def of_convolution(
+        cls, inside: int, inputs: int, kernel: int, outside: int, pixels: int, groups: int = 1, batch: int = 1
+    ) -> Self:
+        """From `inside` channels, `inputs` scalars in all, to `outside` channels of `pixels` pixels, of each image.
 
         kernel: its pixels. XLA, which SPU's programs come through, lets kernel and map change places where the kernel
         has more pixels. Counted in this way for all layers, it is what is computed, without the padding.
         """
         area = inputs // inside
         if kernel > area:
-            found = cls.of_products(inputs, outside // groups * pixels, inside // groups * area, 1, groups)
+            found = cls.of_products(batch * inputs, outside // groups * pixels, inside // groups * area, batch, groups)
             return replace(found, windows=groups * pixels)
-        return cls.of_products(inputs, pixels, inside // groups * kernel, outside // groups, groups)
+        return cls.of_products(batch * inputs, batch * pixels, inside // groups * kernel, outside // groups, groups)
 
 
 @dataclass(frozen=True)
 class Workload:
     """relus: kept. live_sites: sites that keep any. gathered: positions of the sites that keep some, but not all.
+    inference: 1, but 0 of a part of a network: what is paid once for each image, the logits' way among it.
 
     linear: None where only the mask is known; predictions are then the ReLUs' share alone.
 
@@ -105,17 +116,21 @@ class Workload:
     quadratic: int = 0
     quadratic_sites: int = 0
     quadratic_ciphertexts: int = 0
+    inference: int = 1
 
     def features(self) -> dict[str, int]:
         """What constants can be per; those of an unknown linear part are missing."""
-        found = {"inference": 1} | asdict(self)
+        found = asdict(self)
         linear = found.pop("linear")
         return found | (linear or {})
 
 
-def mask_workload(sites: Iterable[tuple[int, int]], replacement: str = IDENTITY) -> Workload:
-    """From (kept, total) of each site and what stands at removed positions, as a record has them."""
-    sites = list(sites)
+def mask_workload(sites: Iterable[tuple[int, int]], replacement: str = IDENTITY, batch: int = 1) -> Workload:
+    """From (kept, total) of each site and what stands at removed positions, as a record has them.
+
+    batch: images of one inference. Each has its ReLUs; their sites, which cost messages, are the same.
+    """
+    sites = [(batch * kept, batch * total) for kept, total in sites]
     removed = [total - kept for kept, total in sites if kept < total]
     replaced = {}
     products = {"quadratic": 1, "cubic": 2}.get(replacement, 0)
@@ -135,42 +150,91 @@ def mask_workload(sites: Iterable[tuple[int, int]], replacement: str = IDENTITY)
     )
 
 
-def bundle_workload(bundle: Bundle) -> Workload:
-    """Of a whole network; the normalisation of the image is done in the clear and costs nothing."""
-    sites = mask_workload(((int(mask.sum()), mask.size) for mask in bundle.masks.values()), bundle.replacement)
-    return replace(sites, linear=linear_work(bundle.input_shape, bundle.nodes, bundle.weights))
+@dataclass(frozen=True)
+class Layer:
+    """A site, pool or linear layer of a bundle, by the name and operation of its node; REST: whatever is none of them.
+
+    work: of all images of an inference. The counts are of one: ReLUs kept, of positions, comparisons of a max-pool.
+    """
+
+    name: str
+    op: str
+    work: Workload
+    relus: int = 0
+    positions: int = 0
+    comparisons: int = 0
 
 
-def linear_work(input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]) -> LinearWork:
+def bundle_layers(bundle: Bundle, batch: int = 1) -> list[Layer]:
+    """Of a whole network; the normalisation of the images is done in the clear and costs nothing."""
+    layers, pools = [], bundle.pools
+    linear = _linear_layers(bundle.input_shape, bundle.nodes, bundle.weights, batch)
+    for node, work in zip(bundle.nodes, linear, strict=True):
+        if node.op in SITES:
+            mask = bundle.masks[node.name]
+            kept = int(mask.sum())
+            site = mask_workload([(kept, mask.size)], bundle.replacement, batch)
+            layers.append(Layer(node.name, node.op, replace(site, linear=work, inference=0), kept, mask.size))
+        elif node.op in LINEAR + POOLS:
+            comparisons = pools[node.name].comparisons if node.name in pools else 0
+            whole = Workload(0, 0, 0, work, inference=0)
+            layers.append(Layer(node.name, node.op, whole, comparisons=comparisons))
+    return [*layers, Layer(REST, "", Workload(0, 0, 0, LinearWork()))]
+
+
+def bundle_workload(bundle: Bundle, batch: int = 1) -> Workload:
+    """Of all layers together."""
+    works = [layer.work for layer in bundle_layers(bundle, batch)]
+    named = [entry.name for entry in fields(Workload) if entry.name != "linear"]
+    counts = {name: sum(getattr(work, name) for work in works) for name in named}
+    return Workload(**counts, linear=LinearWork.total(work.linear for work in works))
+
+
+def linear_work(
+    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray], batch: int = 1
+) -> LinearWork:
     """Of a bundle's nodes in topological order; weights: `NODE.role` -> tensor."""
+    return LinearWork.total(_linear_layers(input_shape, nodes, weights, batch))
+
+
+def _linear_layers(
+    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray], batch: int
+) -> list[LinearWork]:
     shapes = {INPUT: tuple(input_shape), **{node.name: node.shape for node in nodes}}
-    inputs = [sum(math.prod(shapes[name]) for name in node.inputs) for node in nodes]
-    return LinearWork.total(_node_work(node, count, weights) for node, count in zip(nodes, inputs, strict=True))
+    return [_node_work(node, [shapes[name] for name in node.inputs], weights, batch) for node in nodes]
 
 
-def _node_work(node: Node, inputs: int, weights: Mapping[str, np.ndarray]) -> LinearWork:
+def _node_work(node: Node, inputs: Sequence[Shape], weights: Mapping[str, np.ndarray], batch: int) -> LinearWork:
+    """inputs: shapes, without batch."""
     outputs = math.prod(node.shape)
     if node.op == "max_pool":
-        window = math.prod(node.attributes["kernel"])
-        return LinearWork(pool_comparisons=outputs * (window - 1), pool_steps=math.ceil(math.log2(window)))
+        return max_pool_work(inputs[0], node.attributes, batch)
+    if node.op == "avg_pool":
+        return LinearWork(outputs=batch * outputs)
     if node.op not in LINEAR:
         return LinearWork()
     channels = node.shape[0]
     rows = outputs // channels
     if node.op == "affine":
-        return affine_work(channels, rows)
-    weight = weights[f"{node.name}.weight"]
+        return affine_work(channels, rows, batch)
+    weight, scalars = weights[f"{node.name}.weight"], math.prod(inputs[0])
     if node.op == "linear":
-        return LinearWork.of_products(inputs, rows, weight[0].size, channels)
+        return LinearWork.of_products(batch * scalars, batch * rows, weight[0].size, channels)
     groups, kernel = node.attributes["groups"], math.prod(weight.shape[2:])
-    return LinearWork.of_convolution(weight.shape[1] * groups, inputs, kernel, channels, rows, groups)
+    return LinearWork.of_convolution(weight.shape[1] * groups, scalars, kernel, channels, rows, groups, batch)
 
 
-def affine_work(channels: int, pixels: int) -> LinearWork:
+def max_pool_work(shape: Shape, window: Mapping[str, Any], batch: int = 1) -> LinearWork:
+    """Of a max-pool on maps of that shape; window: kernel, stride and padding, pairs."""
+    pool = MaxPool.of(shape, window)
+    return LinearWork(pool_comparisons=batch * pool.comparisons, pool_steps=pool.rounds)
+
+
+def affine_work(channels: int, pixels: int, batch: int = 1) -> LinearWork:
     """Of a batch norm that no layer took in: engines multiply by a diagonal matrix, others each scalar by one."""
     scalars = channels * pixels
-    work = LinearWork.of_products(scalars, pixels, channels, channels)
-    return replace(work, multiplications=scalars, weights=scalars)
+    work = LinearWork.of_products(batch * scalars, batch * pixels, channels, channels)
+    return replace(work, multiplications=batch * scalars, weights=scalars)
 
 
 # ---- Cheetah's ciphertexts -------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """One private inference session from a bundle to its record: prepare, start, infer, compare."""
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,10 @@ from relinearize.files import file_digest
 from relinearize.machine import processor_name
 from relinearize.private_inference.bundle.bundle import GRAPH, Bundle, read_bundle
 from relinearize.private_inference.cost.network import NETWORKS, Network
-from relinearize.private_inference.cost.workload import bundle_workload
+from relinearize.private_inference.cost.workload import Workload, bundle_workload
 from relinearize.private_inference.engine.job import (
     CLIENT,
-    IMAGE,
+    IMAGES,
     KINDS,
     PARTIES,
     SERVER,
@@ -31,23 +32,23 @@ from relinearize.private_inference.engine.job import (
     log_file,
     total,
 )
-from relinearize.private_inference.engine.layout import normalized, require
+from relinearize.private_inference.engine.layers import Both, layer_costs
+from relinearize.private_inference.engine.layout import require
 from relinearize.private_inference.engine.options import InferOptions, Protocol
-from relinearize.private_inference.engine.proxy import HOST, DelayProxy
+from relinearize.private_inference.engine.proxy import DelayProxy
+from relinearize.private_inference.engine.sockets import socket_folder
 from relinearize.private_inference.engine.table import show
-from relinearize.private_inference.engine.two_parties import TwoParties, free_ports, stopped_by_signals
+from relinearize.private_inference.engine.two_parties import TwoParties, stopped_by_signals
 from relinearize.progress import WorkProgress
 from relinearize.records.inference import RECORD_FILE, Fidelity, InferenceRecord, KindCost, Model, Phase
 
 LOCK_FILE = ".infer.lock"
-LOOPBACK_IMAGES = 3  # for the model, if the network is a slow one
+LOOPBACK_BATCHES = 3  # for the model, if the network is a slow one
 STEPS_BEFORE = 3  # compiling, starting, the first inference
-
-Both = tuple[Inferred, Inferred]  # the reports of server and client on one inference
 
 
 def infer_and_show(options: InferOptions) -> None:
-    show(infer(options))
+    show(infer(options), layers=options.layers)
     print(options.folder / RECORD_FILE, flush=True)
 
 
@@ -56,24 +57,21 @@ def infer(options: InferOptions) -> InferenceRecord:
     bundle = read_bundle(options.bundle)
     protocol, engine = options.chosen_protocol, options.chosen_engine
     require(bundle, protocol.engine)
-    count = len(bundle.reference.images)
-    if options.n_images > count:
-        raise UserError(
-            f"n_images={options.n_images}: the bundle has {count} reference images (export images=N gives N)"
-        )
+    count = options.images(len(bundle.reference.images))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two parties share the cores of one machine
     load = os.getloadavg()[0]
     folder = options.folder
-    progress = WorkProgress(STEPS_BEFORE + options.n_images)
+    progress = WorkProgress(STEPS_BEFORE + math.ceil(count / options.batch))
     with alone_in(folder), stopped_by_signals(), progress:
         progress.begins("compiling", announce=True)
         began = time.monotonic()
         inputs = prepared(options, bundle)
         compile_seconds = time.monotonic() - began
         progress.done(1)
-        setup_seconds, phases = measured(options, bundle, inputs, progress)
-    first, steady, loopback = (summary(phase) if phase else None for phase in phases)
-    logits = np.array([client.logits for _, client in phases[1]])
+        setup_seconds, phases = measured(options, count, inputs, progress)
+    first, steady, loopback = (summary(phase, options.batch) if phase else None for phase in phases)
+    layers, layers_are = layer_costs(bundle, options.batch, protocol.name, options.link, median_of(phases[1]))
+    logits = np.concatenate([client.logits for _, client in phases[1]])[:count]
     origin = {"path": str(options.bundle), "graph_sha256": file_digest(options.bundle / GRAPH)}
     record = InferenceRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -81,6 +79,8 @@ def infer(options: InferOptions) -> InferenceRecord:
         relus=bundle.kept,
         positions={name: int(mask.size) for name, mask in bundle.masks.items()},
         replacement=bundle.replacement,
+        layers=layers,
+        layers_are=layers_are,
         engine=protocol.engine,
         protocol=protocol.name,
         security=protocol.security,
@@ -89,12 +89,13 @@ def infer(options: InferOptions) -> InferenceRecord:
             "kn2row": options.kn2row, "local_truncation": options.local_truncation, **engine.settings,
         },
         network=asdict(options.link),
+        batch=options.batch,
         compile_seconds=compile_seconds,
         setup_seconds=setup_seconds,
         first=first,
         steady=steady,
         loopback=loopback,
-        model=model_of(protocol, options.link, bundle, steady, loopback or steady),
+        model=model_of(protocol, options.link, bundle_workload(bundle, options.batch), steady, loopback or steady),
         fidelity=fidelity_of(bundle, logits),
         logits=tuple(map(tuple, logits.tolist())),
         versions={"relinearize": __version__, **{name: version(name) for name in engine.versions}},
@@ -134,41 +135,43 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def prepared(options: InferOptions, bundle: Bundle) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the parties' inputs: the image, then the server's tensors. Writes SPU's program."""
+    """Name -> shape of the parties' inputs: the images, then the server's tensors. Writes SPU's program."""
     if options.chosen_protocol.engine == "spu":
         from relinearize.private_inference.engine.spu.lowering import write_program
 
-        return write_program(bundle, options.kn2row, options.folder)
-    image = normalized(bundle, bundle.reference.images[0])
-    return {IMAGE: image.shape, **{name: tensor.shape for name, tensor in bundle.weights.items()}}
+        return write_program(bundle, options.batch, options.kn2row, options.folder)
+    shapes = {name: tensor.shape for name, tensor in bundle.weights.items()}
+    return {IMAGES: (options.batch, *bundle.input_shape), **shapes}
 
 
 def measured(
-    options: InferOptions, bundle: Bundle, inputs: dict[str, tuple[int, ...]], progress: WorkProgress
+    options: InferOptions, count: int, inputs: dict[str, tuple[int, ...]], progress: WorkProgress
 ) -> tuple[float, tuple[list[Both], list[Both], list[Both]]]:
-    """Seconds of the set-up; the reports on the first inference, on the steady ones, on those without delay."""
+    """Seconds of the set-up; the reports on the first inference, on the steady ones, on those without delay.
+
+    count: images. The last batch is filled up with the first images again, as an engine's program is for one size.
+    """
     progress.begins("starting both parties", announce=True)
     began = time.monotonic()
     folder, protocol, link = options.folder, options.chosen_protocol, options.link
-    ports = free_ports(2)
     with contextlib.ExitStack() as stack:
-        proxy, reached = None, ports
+        sockets = stack.enter_context(socket_folder())
+        own = [sockets / name for name in PARTIES]
+        proxy, reached = None, own
         if link.emulated:
-            proxy = stack.enter_context(DelayProxy(link, ports))
-            reached = proxy.ports
-        # Each party listens at its own port and dials the other through the proxy.
-        addresses = (
-            (f"{HOST}:{ports[SERVER]}", f"{HOST}:{reached[CLIENT]}"),
-            (f"{HOST}:{reached[SERVER]}", f"{HOST}:{ports[CLIENT]}"),
-        )
+            proxy = stack.enter_context(DelayProxy(link, own))
+            reached = proxy.paths
+        # Each party listens at its own socket and dials the other through the proxy.
+        paths = ((own[SERVER], reached[CLIENT]), (reached[SERVER], own[CLIENT]))
         job = Job(
             bundles=(str(options.bundle.resolve()),) * len(PARTIES),
+            graph_sha256=file_digest(options.bundle / GRAPH),
             engine=protocol.engine,
             protocol=protocol.engine_name,
             fraction_bits=options.chosen_engine.fraction_bits,
             local_truncation=options.local_truncation,
             timeout=options.timeout,
-            addresses=addresses,
+            sockets=tuple((str(server), str(client)) for server, client in paths),
             inputs=inputs,
         )
         job.write(folder)
@@ -179,35 +182,42 @@ def measured(
         setup_seconds = time.monotonic() - began
         progress.done(1)
 
-        def infer_image(index: int) -> Both:
-            parties.tell(image=index)
+        def infer_batch(number: int) -> Both:
+            start = number * options.batch
+            parties.tell(images=[index % count for index in range(start, start + options.batch)])
             server, client = map(Inferred.of_event, parties.both())
             return server, client
 
         progress.begins("first inference", announce=True)
-        first = [infer_image(0)]
+        first = [infer_batch(0)]
         progress.done(1)
-        steady = []
-        for index in range(options.n_images):
-            announced = index % max(1, options.n_images // 10) == 0
-            progress.begins(f"image {index + 1} of {options.n_images}", announce=announced)
-            steady.append(infer_image(index))
+        steady, batches, name = [], math.ceil(count / options.batch), "batch" if options.batch > 1 else "image"
+        for number in range(batches):
+            announced = number % max(1, batches // 10) == 0
+            progress.begins(f"{name} {number + 1} of {batches}", announce=announced)
+            steady.append(infer_batch(number))
             progress.done(1)
         loopback = []
         if proxy is not None:
             progress.begins("again without delay", announce=True)
             proxy.become(NETWORKS["loopback"])
-            loopback = [infer_image(index) for index in range(min(LOOPBACK_IMAGES, options.n_images))]
+            loopback = [infer_batch(number) for number in range(min(LOOPBACK_BATCHES, batches))]
     return setup_seconds, (first, steady, loopback)
 
 
 # ---- from the parties' reports to the numbers of the record ----------------------------------------------------------
 
 
-def summary(inferred: Sequence[Both]) -> Phase:
-    """Latency is the client's: it ends when the client knows the logits."""
+def median_of(inferred: Sequence[Both]) -> Both:
+    """Of two in the middle the first that comes as near as any."""
+    middle = median(client.seconds for _, client in inferred)
+    return min(inferred, key=lambda both: abs(both[CLIENT].seconds - middle))
+
+
+def summary(inferred: Sequence[Both], batch: int) -> Phase:
+    """`batch`: images of each inference. Latency is the client's: it ends when the client knows the logits."""
     seconds = [client.seconds for _, client in inferred]
-    server, client = min(inferred, key=lambda both: abs(both[CLIENT].seconds - median(seconds)))
+    server, client = median_of(inferred)
     kinds = {}
     for kind in KINDS:
         ours, theirs = server.costs[kind], client.costs[kind]
@@ -220,6 +230,7 @@ def summary(inferred: Sequence[Both]) -> Phase:
     return Phase(
         seconds=tuple(seconds),
         median_seconds=median(seconds),
+        seconds_per_image=median(seconds) / batch,
         server_cpu_seconds=server.cpu_seconds,
         client_cpu_seconds=client.cpu_seconds,
         server_bytes=total(server.costs).bytes,
@@ -229,9 +240,9 @@ def summary(inferred: Sequence[Both]) -> Phase:
     )
 
 
-def model_of(protocol: Protocol, network: Network, bundle: Bundle, steady: Phase, loopback: Phase) -> Model:
-    """`loopback`: the same without delay."""
-    messages = protocol.sequential_messages(steady.messages, bundle_workload(bundle))
+def model_of(protocol: Protocol, network: Network, workload: Workload, steady: Phase, loopback: Phase) -> Model:
+    """`workload`: of a batch; `loopback`: the same without delay."""
+    messages = protocol.sequential_messages(steady.messages, workload)
     direction_bytes = max(steady.server_bytes, steady.client_bytes)
     predicted = network.predicted_seconds(loopback.median_seconds, messages, direction_bytes)
     return Model(loopback.median_seconds, messages, direction_bytes, predicted, steady.median_seconds)

@@ -16,25 +16,27 @@ from typing import Self
 JOB_FILE, PROGRAM_FILE = "job.json", "program.bin"
 SERVER, CLIENT = 0, 1
 PARTIES = ("server", "client")
-IMAGE, LOGITS = "image", "logits"  # names of the program's first input and of its output
-KINDS = ("relu", "linear", "gather", "other")  # of operations, whose costs are reported separately
+IMAGES, LOGITS = "images", "logits"  # names of the program's first input and of its output
+KINDS = ("relu", "pool", "linear", "gather", "other")  # of operations, whose costs are reported separately
 
 
 @dataclass(frozen=True)
 class Job:
-    """`bundles[rank]`: the folder that party reads; the client's may lack the weights. `addresses[rank]`: of server and
-    client as that party sees them, its own to listen at and its peer's to dial.
+    """`bundles[rank]`: the folder that party reads; the client's may lack the weights. `graph_sha256`: of the bundle's
+    graph.json, which states the digests of the other files. `sockets[rank]`: of server and client as that party sees
+    them, its own to listen at and its peer's to dial.
 
-    `inputs`: name -> shape, the image first, then the server's tensors, named by their nodes and roles.
+    `inputs`: name -> shape, the batch of images first, then the server's tensors, named by their nodes and roles.
     """
 
     bundles: tuple[str, str]
+    graph_sha256: str
     engine: str
     protocol: str  # the engine's name of it
     fraction_bits: int
     local_truncation: bool
     timeout: int
-    addresses: tuple[tuple[str, str], tuple[str, str]]
+    sockets: tuple[tuple[str, str], tuple[str, str]]
     inputs: dict[str, tuple[int, ...]]
     token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
@@ -62,6 +64,9 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(getattr(self, entry.name) + getattr(other, entry.name) for entry in fields(Cost)))
 
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(*(getattr(self, entry.name) - getattr(other, entry.name) for entry in fields(Cost)))
+
 
 def total(costs: Mapping[str, Cost]) -> Cost:
     """Of all kinds together."""
@@ -70,19 +75,20 @@ def total(costs: Mapping[str, Cost]) -> Cost:
 
 @dataclass(frozen=True)
 class Inferred:
-    """One party's report: `seconds` of the clock, `cpu_seconds` of all threads' processors, `costs` by kind, and for
-    the client the logits."""
+    """One party's report: `seconds` of the clock, `cpu_seconds` of all threads' processors, `costs` by kind, for the
+    client the logits of each image of the batch, and the costs by the name of the node where the engine can tell."""
 
     seconds: float
     cpu_seconds: float
     costs: dict[str, Cost]
-    logits: list[float] | None
+    logits: list[list[float]] | None
+    layers: dict[str, Cost] = field(default_factory=dict)
 
     @classmethod
     def of_event(cls, event: dict) -> Self:
         """From the JSON line that a party prints."""
-        costs = {kind: Cost(**cost) for kind, cost in event["costs"].items()}
-        return cls(event["seconds"], event["cpu_seconds"], costs, event["logits"])
+        costs, layers = ({name: Cost(**cost) for name, cost in event[table].items()} for table in ("costs", "layers"))
+        return cls(event["seconds"], event["cpu_seconds"], costs, event["logits"], layers)
 
 
 def log_file(folder: Path, rank: int) -> Path:

@@ -1,6 +1,6 @@
 """What engines can run of a bundle, and how its values lie in them: weights, masks and the client's pixels.
 
-SPU computes on N x H x W x C (`server_tensors`, `client_image`, `Gathers`), CrypTen on the bundle's own N x C x H x W
+SPU computes on N x H x W x C (`server_tensors`, `client_images`, `Gathers`), CrypTen on the bundle's own N x C x H x W
 (`normalized`, the bundle's weights).
 
 NumPy only.
@@ -12,21 +12,10 @@ import numpy as np
 
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle
-from relinearize.private_inference.bundle.operations import SITES
-
-OPERATIONS = (
-    "normalize", "conv2d", "linear", "affine", "add", "concat", *SITES, "avg_pool", "global_avg_pool", "flatten",
-)  # fmt: skip
 
 
 def require(bundle: Bundle, engine: str) -> None:
-    """UserError naming the nodes that an engine with this layout cannot run."""
-    refused = [f"{node.name} ({node.op})" for node in bundle.nodes if node.op not in OPERATIONS]
-    if refused:
-        more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
-        raise UserError(
-            f"{engine} cannot run {', '.join(refused[:4])}{more} of this bundle; it can {', '.join(OPERATIONS)}"
-        )
+    """UserError naming the node that an engine with this layout cannot run."""
     for node in bundle.nodes:
         if node.op == "normalize" and node.inputs != (INPUT,):
             raise UserError(f"{engine} cannot run {node.name} of this bundle: the client normalises the image only")
@@ -48,27 +37,35 @@ def server_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
     return tensors
 
 
-def client_image(bundle: Bundle, image: np.ndarray) -> np.ndarray:
-    """Pixels C x H x W as the client gives them: normalised in the clear, 1 x H x W x C."""
-    return np.ascontiguousarray(np.moveaxis(normalized(bundle, image), 1, -1))
+def client_images(bundle: Bundle, images: np.ndarray) -> np.ndarray:
+    """Pixels N x C x H x W as the client gives them: normalised in the clear, N x H x W x C."""
+    return np.ascontiguousarray(np.moveaxis(normalized(bundle, images), 1, -1))
 
 
-def normalized(bundle: Bundle, image: np.ndarray) -> np.ndarray:
-    """Pixels C x H x W, normalised in the clear, 1 x C x H x W."""
+def normalized(bundle: Bundle, images: np.ndarray) -> np.ndarray:
+    """Pixels N x C x H x W, normalised in the clear."""
     for node in bundle.nodes:
         if node.op == "normalize":
             mean, std = (np.reshape(node.attributes[name], (-1, 1, 1)) for name in ("mean", "std"))
-            image = (image - mean) / std
-    return np.ascontiguousarray(image[None], np.float32)
+            images = (images - mean) / std
+    return np.ascontiguousarray(images, np.float32)
+
+
+def pool_shares(bundle: Bundle) -> tuple[float, float]:
+    """The shares of max-pools in all comparisons, and in their batches, one for each round of a pool or live site."""
+    pools, kept = bundle.pools.values(), bundle.kept.values()
+    batches = sum(pool.rounds for pool in pools)
+    shares = ((bundle.pool_comparisons, sum(kept)), (batches, sum(count > 0 for count in kept)))
+    return tuple(ours / max(1, ours + others) for ours, others in shares)
 
 
 @dataclass(frozen=True)
 class Gathers:
     """A site as public gathers around one batch of comparisons and one of polynomials.
 
-    kept, replaced, zeros: the ids of the positions, in a flattened map x of n, where a ReLU, a polynomial (with
-    `coefficients`, K x replaced) and 0 stand; at the others the identity. With `selected[i]` = i, or where the i-th
-    position's value stands,
+    kept, replaced, zeros: the ids of the positions, in the flattened map x of an image, of n, where a ReLU, a
+    polynomial (with `coefficients`, K x replaced) and 0 stand; at the others the identity. With `selected[i]` = i, or
+    where the i-th position's value stands,
 
         site = concat(x, relu(x[kept]), polynomial(x[replaced], coefficients), 0)[selected].
     """

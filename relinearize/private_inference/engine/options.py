@@ -13,6 +13,7 @@ from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.cost.workload import Workload
 
 SEMI2K_ONLY = ("kn2row", "local_truncation")
+USUAL_IMAGES = 5
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,14 @@ class InferOptions:
     bundle: Path | None = None
     engine: str | None = None
     protocol: str | None = None
-    n_images: int = 5
+    n_images: int | None = None
+    batch: int = 1
     network: str = "loopback"
     output: Path | None = None
     kn2row: bool = False
     local_truncation: bool = False
     timeout: int = 600
+    layers: bool = False
     python: Path | None = None
 
     def __post_init__(self) -> None:
@@ -135,19 +138,29 @@ class InferOptions:
             object.__setattr__(self, key, Path(value) if value else None)
         if self.bundle is None:
             raise UserError("infer needs bundle=FOLDER, what `relinearize export run=FOLDER` wrote")
-        for key, least in (("n_images", 1), ("timeout", 10)):
+        for key, least in (("n_images", 1), ("batch", 1), ("timeout", 10)):
             value = getattr(self, key)
-            if type(value) is not int or value < least:
+            if (type(value) is not int or value < least) and (key, value) != ("n_images", None):
                 raise UserError(f"{key}={value}: must be an integer >= {least}")
-        for key in SEMI2K_ONLY:
+        for key in (*SEMI2K_ONLY, "layers"):
             value = getattr(self, key)
             if type(value) is not bool:
                 raise UserError(f"{key}={value}: must be true or false")
-            if value and self.chosen_protocol.name != "semi2k":
+            if key in SEMI2K_ONLY and value and self.chosen_protocol.name != "semi2k":
                 raise UserError(
                     f"{key}=true goes with protocol=semi2k only; {self.chosen_protocol.name} has no use for it"
                 )
         self.folder  # noqa: B018  (checks protocol and network)
+
+    def images(self, there: int) -> int:
+        """How many of the `there` images of a bundle are inferred. UserError if that is more than there are."""
+        if self.n_images is None:
+            return min(there, max(USUAL_IMAGES, self.batch))
+        if self.n_images > there:
+            raise UserError(
+                f"n_images={self.n_images}: the bundle has {there} reference images (export images=N gives N)"
+            )
+        return self.n_images
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -175,6 +188,7 @@ class InferOptions:
         """Where record and logs go; what changes the numbers is in its name."""
         if self.output:
             return self.output
-        flags = [key for key in SEMI2K_ONLY if getattr(self, key)]
+        flags = [f"batch{self.batch}"] if self.batch > 1 else []
+        flags += [key for key in SEMI2K_ONLY if getattr(self, key)]
         name = "-".join([self.chosen_protocol.name, self.link.name, *flags])
         return self.bundle.with_name(f"{self.bundle.name}-infer") / name

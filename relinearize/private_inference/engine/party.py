@@ -13,21 +13,34 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from relinearize.private_inference.engine.job import Job
+from relinearize.errors import UserError
+from relinearize.files import file_digest
+from relinearize.private_inference.bundle.bundle import GRAPH, Bundle, read_bundle
+from relinearize.private_inference.engine.job import SERVER, Job
 
 
 def new_party(job: Job, rank: int, folder: Path) -> Any:
     """Set up, which takes both parties; for `link_seconds` of it they connect.
 
-    It has `infer(index)`, of a reference image, to an Inferred, which both parties must call together.
+    It has `infer(indices)`, of a batch of reference images, to an Inferred, which both parties must call together.
     """
+    bundle = own_bundle(job, rank)
     if job.engine == "spu":
         from relinearize.private_inference.engine.spu.party import SpuParty
 
-        return SpuParty(job, rank, folder)
+        return SpuParty(job, rank, folder, bundle)
     from relinearize.private_inference.engine.crypten.party import CryptenParty
 
-    return CryptenParty(job, rank)
+    return CryptenParty(job, rank, bundle)
+
+
+def own_bundle(job: Job, rank: int) -> Bundle:
+    """With the weights for the server alone. UserError where it is damaged or another than the one of the job."""
+    folder = Path(job.bundles[rank])
+    bundle = read_bundle(folder, weights=rank == SERVER)
+    if file_digest(folder / GRAPH) != job.graph_sha256:
+        raise UserError(f"bundle={folder} is another version than the one that this inference was prepared with")
+    return bundle
 
 
 def main(folder: Path, rank: int) -> None:
@@ -39,10 +52,14 @@ def main(folder: Path, rank: int) -> None:
         events.write(json.dumps({"event": event, **values}) + "\n")
         events.flush()
 
-    party = new_party(Job.read(folder), rank, folder)
+    try:
+        party = new_party(Job.read(folder), rank, folder)
+    except UserError as error:
+        say("failed", reason=str(error))
+        raise SystemExit(1) from None
     say("ready", link_seconds=party.link_seconds)
     while True:
-        say("inferred", **asdict(party.infer(json.loads(commands.get())["image"])))
+        say("inferred", **asdict(party.infer(json.loads(commands.get())["images"])))
 
 
 def own_stream() -> TextIO:

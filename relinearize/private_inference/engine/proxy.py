@@ -1,7 +1,7 @@
-"""A slow network on one machine: TCP ports that forward everything, delayed and at a limited rate. Needs no root.
+"""A slow network on one machine: sockets that forward everything, delayed and at a limited rate. Needs no root.
 
-Each party dials its peer through a port of its own. What flows one way, over both ports and both ways a connection can
-be opened, shares one `Lane`: a rate and a delay, as on a cable. Only addresses of this machine are listened on.
+Each party dials its peer through a socket of its own. What flows one way, over both sockets and both ways a connection
+can be opened, shares one `Lane`: a rate and a delay, as on a cable.
 """
 
 import contextlib
@@ -10,11 +10,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from relinearize.private_inference.cost.network import Network
+from relinearize.private_inference.engine.sockets import dialled, listening
 
-HOST = "127.0.0.1"
 CHUNK = 64 * 1024  # bytes read at once: half a second at 1 Mbit/s
 AHEAD_SECONDS = 0.05  # of data may wait for the rate before reading stops, so that senders feel the limit
 
@@ -40,24 +41,24 @@ class Lane:
 
 
 class DelayProxy:
-    """A context manager; within it `ports[rank]` is where party `rank` is reached by its peer.
+    """A context manager; within it `paths[rank]` is where party `rank` is reached by its peer.
 
     A thread reads, and one writes, for each direction of a connection. Leaving closes all connections.
     """
 
-    def __init__(self, network: Network, targets: Sequence[int]) -> None:
-        """`targets`: the ports the two parties listen on."""
+    def __init__(self, network: Network, targets: Sequence[Path]) -> None:
+        """`targets`: the sockets the two parties listen at; the proxy's own are beside them."""
         self.targets = tuple(targets)
+        self.paths = [target.with_name(f"{target.name}.proxy") for target in targets]
         self.lanes = [Lane(network), Lane(network)]  # by the party that sends
         self._sockets: list[socket.socket] = []  # those that listen first
         self._threads: list[threading.Thread] = []
         self._closed = threading.Event()
 
     def __enter__(self) -> Self:
-        for owner in range(len(self.targets)):
-            self._sockets.append(socket.create_server((HOST, 0)))
-            self._start(self._accept, owner, self._sockets[owner])
-        self.ports = [one.getsockname()[1] for one in self._sockets[: len(self.targets)]]
+        self._sockets = [listening(path) for path in self.paths]
+        for owner, one in enumerate(self._sockets[:]):
+            self._start(self._accept, owner, one)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,20 +81,19 @@ class DelayProxy:
         self._threads.append(threading.Thread(target=work, args=given, name="delay proxy", daemon=True))
         self._threads[-1].start()
 
-    def _accept(self, owner: int, listening: socket.socket) -> None:
-        """Connect those who dial party `owner` at its port with it."""
+    def _accept(self, owner: int, door: socket.socket) -> None:
+        """Connect those who dial party `owner` with it."""
         while True:
             try:
-                dialing, _ = listening.accept()
+                dialing, _ = door.accept()
             except OSError:
                 return
             try:
-                owning = socket.create_connection((HOST, self.targets[owner]))
+                owning = dialled(self.targets[owner])
             except OSError:  # not listening yet, or gone: the dialing party sees a closed connection and tries again
                 dialing.close()
                 continue
             for source, sink, sender in ((dialing, owning, 1 - owner), (owning, dialing, owner)):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._sockets.append(source)
                 under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
                 self._start(self._read, source, self.lanes[sender], under_way)

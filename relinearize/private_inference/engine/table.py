@@ -4,10 +4,11 @@ from rich.console import Console
 from rich.table import Table
 
 from relinearize.private_inference.cost.network import Network
+from relinearize.private_inference.cost.table import layer_table, wide
 from relinearize.records.inference import InferenceRecord
 
 
-def show(record: InferenceRecord, console: Console | None = None) -> None:
+def show(record: InferenceRecord, console: Console | None = None, layers: bool = False) -> None:
     phases = Table("phase", title=f"{record.engine} {record.protocol}, {Network(**record.network).text}")
     for column in ("runs", "seconds", "CPU s, both", "MB to client", "MB to server", "messages"):
         phases.add_column(column, justify="right")
@@ -19,7 +20,7 @@ def show(record: InferenceRecord, console: Console | None = None) -> None:
             sent = [f"{size / 1e6:.3f}" for size in (phase.server_bytes, phase.client_bytes)]
             seconds = (f"{phase.median_seconds:.2f}", f"{cpu:.2f}")
             phases.add_row(name, str(len(phase.seconds)), *seconds, *sent, str(phase.messages))
-    kinds = Table("steady, by operation", title="one inference")
+    kinds = Table("steady, by operation", title=f"one inference, batch={record.batch}")
     for column in ("calls", "seconds", "MB both ways", "share", "messages"):
         kinds.add_column(column, justify="right")
     for name, cost in record.steady.kinds.items():
@@ -29,6 +30,8 @@ def show(record: InferenceRecord, console: Console | None = None) -> None:
     console = console or Console()
     console.print(phases)
     console.print(kinds)
+    if layers:
+        wide(console).print(layer_table(f"one inference by layer: {record.layers_are}", record.layers))
     for line in lines(record):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -37,9 +40,20 @@ def lines(record: InferenceRecord) -> list[str]:
     kept, total = sum(record.relus.values()), sum(record.positions.values())
     relu = record.steady.kinds["relu"].bytes
     alone = record.replacement in ("identity", "zero")  # the others' bytes are among those of the ReLUs
-    per_relu = f", {relu / kept:.1f} bytes each" if kept and alone else ""
+    per_relu = f", {relu / kept / record.batch:.1f} bytes each" if kept and alone else ""
     model, fidelity = record.model, record.fidelity
     found = [f"{kept:,} of {total:,} ReLUs kept at {record.live_sites} of {len(record.relus)} sites{per_relu}"]
+    if compared := record.pool_comparisons:
+        each = record.steady.kinds["pool"].bytes / compared / record.batch
+        found.append(f"{compared:,} comparisons of max-pools beside them, {each:.1f} bytes each")
+    if record.batch > 1:
+        batches, images, share = len(record.steady.seconds), fidelity.images, record.steady.seconds_per_image
+        filled = batches * record.batch - images
+        note = f" (the last filled up with {filled} that are not counted)" if filled else ""
+        found.append(
+            f"batch={record.batch}: {images} images in {batches} inference{'s' * (batches > 1)}{note}, "
+            f"{record.steady.median_seconds:.2f} s each, {share:.3f} s per image, {1 / share:.2f} images per second"
+        )
     if record.replacement != "identity":
         found.append(f"at the other {total - kept:,} positions: {record.replacement}")
     if record.loopback is not None:

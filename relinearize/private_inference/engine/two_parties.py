@@ -4,7 +4,6 @@ import contextlib
 import json
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +15,6 @@ from typing import Any, NoReturn, Self
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.job import PARTIES, log_file
-from relinearize.private_inference.engine.proxy import HOST
 
 # -P: the user's folder hides no package.
 PARTY = (sys.executable, "-P", "-m", "relinearize.private_inference.engine.party")
@@ -87,6 +85,8 @@ class TwoParties:
                 self._fail(silent, f"was silent for {self.timeout:g} s (timeout=)")
             if event is None:
                 self._fail([rank], f"ended: {how_it_ended(self.processes[rank])}")
+            if event["event"] == "failed":
+                raise UserError(f"the {PARTIES[rank]} cannot take part: {event['reason']}")
             events[rank] = event
         return [events[rank] for rank in sorted(events)]
 
@@ -121,12 +121,3 @@ def stopped_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that are free now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [one.getsockname()[1] for one in sockets]

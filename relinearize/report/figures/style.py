@@ -49,6 +49,7 @@ LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
 PART_COLOURS = {"computation": "#2f6fde", "wire": "#e07020", "rounds": "#0f9d76"}
 KIND_COLOURS = {
     "relu": "#d33f6a",
+    "pool": "#8250c4",
     "linear": "#2f6fde",
     "gather": "#0f9d76",
     "other": "#8a7a12",
@@ -56,6 +57,7 @@ KIND_COLOURS = {
 }
 KIND_WORDS = {
     "relu": "ReLUs",
+    "pool": "max-pools",
     "linear": "linear layers",
     "gather": "gathers of the mask",
     "other": "other operations",

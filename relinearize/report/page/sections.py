@@ -15,6 +15,7 @@ import numpy as np
 from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import Preset
+from relinearize.private_inference.cost.table import LAYER_COLUMNS, layer_texts
 from relinearize.report.figures.style import CURVE_COLOURS, KIND_COLOURS, KIND_WORDS, PART_COLOURS
 from relinearize.report.tables.cost import PARTS, preset_text
 from relinearize.report.tables.inference import curves, inference_texts
@@ -59,6 +60,7 @@ def inference_data(inferences: DataFrame, titles: Sequence[str]) -> dict[str, An
     texts = inference_texts(inferences)
     return {
         "columns": list(texts),
+        "layerColumns": LAYER_COLUMNS,
         "kinds": {kind: {"words": KIND_WORDS[kind], "colour": colour} for kind, colour in KIND_COLOURS.items()},
         "rows": [
             {
@@ -76,6 +78,8 @@ def inference_data(inferences: DataFrame, titles: Sequence[str]) -> dict[str, An
                 "bytes": {kind: row[f"{kind}_mb"] for kind in row["record"].steady.kinds},
                 "seconds": {kind: short_number(row[f"{kind}_s"]) for kind in (*row["record"].steady.kinds, "outside")},
                 "cells": list(texts.loc[index]),
+                "layers": layer_texts(row["record"].layers) if row["record"].layers else None,
+                "layersAre": row["record"].layers_are,
                 "security": row["record"].security,
             }
             for index, row in inferences.iterrows()

@@ -20,7 +20,7 @@ from relinearize.report.tables.text import markdown, markdown_table
 
 SOURCES = ("code", "secondary", "unverified")  # the surest first, see recipes.yaml
 STAGES = ("teacher", "search", "finetune")
-NO_SETTINGS = ("backbone.name", "backbone.model", "backbone.width", "backbone.weights", "sensitivity.seed")
+NO_SETTINGS = (*(f"backbone.{name}" for name in ("name", "model", "width", "pool", "weights")), "sensitivity.seed")
 # What a run does where its config is silent.
 SILENT = {"backbone.student_skip": True, "allocation": "free", "replacement": "identity"}
 NOT_RECORDED = "not recorded"

@@ -22,7 +22,8 @@ ORDER = ["title", "neural", "method", "protocol", "rtt_ms", "network", "relus", 
 def build_inferences(records: Iterable[InferenceRecord], runs: Sequence[Record]) -> DataFrame:
     """One row per record, with the run that its network is of, by dataset, network, method, setting and falling ReLUs.
 
-    Numbers as measured, None where unknown; megabytes (10^6 bytes, both directions) and seconds are per image, medians.
+    Numbers as measured, None where unknown; megabytes (10^6 bytes, both directions) and seconds are per image, medians:
+    of a batch its share. Messages are of an inference, whatever its batch.
     Columns up to `created` are those of inference.csv. Then `neural`: the neural network; `setting`: protocol with its
     options, and network, which make a curve; `link`: the network between the parties, for people; `run_key`: None for
     networks of no run below the folders; `record`.
@@ -39,11 +40,13 @@ def _row(record: InferenceRecord, run: Record | None) -> dict[str, Any]:
     bundle, fidelity, model, steady = record.bundle, record.fidelity, record.model, record.steady
     name, link = bundle["name"] or Path(bundle["path"]).name, Network(**record.network)
     options = [option for option in OPTIONS if record.settings.get(option)]
+    options += [f"batch{record.batch}"] if record.batch > 1 else []
+    per_image = 1 / record.batch
     protocol = "+".join([record.protocol, *options])
     predicted = None if options else _predicted(record, run, link)
-    seconds = {kind: cost.seconds for kind, cost in steady.kinds.items()}
+    seconds = {kind: per_image * cost.seconds for kind, cost in steady.kinds.items()}
     # Each kind is of the party that took longer for it, so that together they can be a little more than the latency.
-    seconds["outside"] = max(0.0, steady.median_seconds - sum(seconds.values()))
+    seconds["outside"] = max(0.0, steady.seconds_per_image - sum(seconds.values()))
     return {
         "run": name,
         "key": bundle["key"],
@@ -59,18 +62,18 @@ def _row(record: InferenceRecord, run: Record | None) -> dict[str, Any]:
         "network": link.name,
         "rtt_ms": link.rtt_ms,
         "mbps": link.mbps,
-        "first_mb": record.first.bytes / 1e6,
-        "steady_mb": steady.bytes / 1e6,
-        **{f"{kind}_mb": cost.bytes / 1e6 for kind, cost in steady.kinds.items()},
+        "first_mb": per_image * record.first.bytes / 1e6,
+        "steady_mb": per_image * steady.bytes / 1e6,
+        **{f"{kind}_mb": per_image * cost.bytes / 1e6 for kind, cost in steady.kinds.items()},
         "predicted_mb": predicted and predicted.bytes / 1e6,
         "messages": steady.messages,
         "sequential_messages": model.sequential_messages,
-        "first_s": record.first.median_seconds,
-        "steady_s": steady.median_seconds,
+        "first_s": record.first.seconds_per_image,
+        "steady_s": steady.seconds_per_image,
         "steady_n": len(steady.seconds),
         **{f"{kind}_s": value for kind, value in seconds.items()},
-        "loopback_s": model.loopback_seconds,
-        "model_s": model.predicted_seconds,
+        "loopback_s": per_image * model.loopback_seconds,
+        "model_s": per_image * model.predicted_seconds,
         "predicted_s": predicted and predicted.seconds,
         "max_error": fidelity.max_error,
         "relative_error": fidelity.relative_error,
@@ -142,7 +145,7 @@ def _texts(row: Any) -> dict[str, str]:
         "protocol": row.protocol,
         "network": row.link,
         "MB first / steady": f"{row.first_mb:.2f} / {row.steady_mb:.2f}",
-        "MB of ReLUs": f"{row.relu_mb:.3f}",
+        "MB of ReLUs": f"{row.relu_mb:.3f}" + (f", max-pools {row.pool_mb:.3f}" if row.pool_mb else ""),
         "MB predicted": "-" if row.predicted_mb is None else f"{row.predicted_mb:.2f}",
         "messages": f"{row.messages:,}",
         "seconds first / steady": f"{row.first_s:.2f} / {row.steady_s:.2f}",

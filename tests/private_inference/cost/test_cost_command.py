@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from numpy_bundles import pooled_network, written
 from quick_runs import LARGE, SMALL, command, shell
 from rich.console import Console
 
@@ -13,7 +14,7 @@ from relinearize.private_inference.bundle import read_bundle
 from relinearize.private_inference.cost.presets import find_presets
 from relinearize.private_inference.cost.table import print_costs
 from relinearize.private_inference.cost.workload import bundle_workload, mask_workload
-from relinearize.private_inference.export import run_workload
+from relinearize.private_inference.export import bundle_of_run
 from relinearize.report.tables.cost import record_workload
 
 
@@ -25,12 +26,13 @@ def printed(workload, preset=None, network=None):
 
 def test_run_record_and_bundle_count_the_same(alone, tmp_path):
     record, folder = alone[SMALL]
-    name, workload = run_workload(folder, None)
+    name, bundle = bundle_of_run(folder, None)
+    workload = bundle_workload(bundle)
     assert name == record.name and workload == record_workload(record)
     bundle = export_command([f"run={folder}", f"output={tmp_path / 'b'}"], Console(quiet=True))
     assert bundle_workload(read_bundle(bundle)) == workload
     with pytest.raises(UserError, match="route=fast"):
-        run_workload(folder, "fast")
+        bundle_of_run(folder, "fast")
 
 
 def test_fewer_relus_cost_less_everywhere(alone):
@@ -51,6 +53,16 @@ def test_the_table_says_what_was_counted(alone):
     _, text = printed(workload, "cheetah", "{rtt_ms:80,mbps:20}")
     assert "80 ms RTT, 20 Mbit/s" in text and "delphi" not in text
     assert "linear layers unknown" in printed(mask_workload([(1, 2)]))[1]
+
+
+def test_layers_beside_the_presets(tmp_path):
+    text, place = io.StringIO(), written(pooled_network(), tmp_path / "bundle")
+    cost_command([f"bundle={place}", "layers=true", "preset=semi2k", "network=lan"], Console(file=text, width=140))
+    lines = text.getvalue().partition("semi2k_lan by layer, predicted")[2].splitlines()
+    rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.strip()}
+    assert rows["stem"].startswith("stem max_pool 552 0.079 35.3 % 32 ")
+    assert rows["relu1"].startswith("relu1 masked_relu 194 of 396 0.028 ")
+    assert rows["together"].startswith("together 194 of 546 984 0.225 100.0 % 88 ")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy_bundles import residual_network
+from numpy_bundles import pooled_network, residual_network
 from torch import nn
 
 from relinearize.backbones import build_backbone
@@ -13,7 +13,15 @@ from relinearize.private_inference.bundle.bundle import Bundle
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.private_inference.bundle.tracing import traced_graph
 from relinearize.private_inference.cost.backbones import backbone_work
-from relinearize.private_inference.cost.workload import LinearWork, Workload, bundle_workload, mask_workload
+from relinearize.private_inference.cost.layers import predicted_layers
+from relinearize.private_inference.cost.presets import find_presets, predict
+from relinearize.private_inference.cost.workload import (
+    LinearWork,
+    Workload,
+    bundle_layers,
+    bundle_workload,
+    mask_workload,
+)
 from relinearize.relu.sites import linearize
 
 
@@ -42,7 +50,7 @@ def test_counts_by_hand():
             inputs=3 * 64 + 16 + 16,
             outputs=64 + 16 + 5,
             weights=4 * 27 + 4 * 2 + 5 * 16,
-            pool_comparisons=16 * 8,
+            pool_comparisons=4 * (4 * 3 + 2 * 3),  # of each row a maximum of two and one of three, of each column, too
             pool_steps=4,
             windows=16 + 2 * 4 + 1,
             patches=16 * 27 + 4 * 2 * 2 + 16,
@@ -64,20 +72,48 @@ def test_products_are_those_that_the_engine_computes(inside, size, outside, stri
     assert found.patches + found.weights == opened and found.outputs == outside * pixels
 
 
+@pytest.mark.parametrize("bundle", [residual_network([1, 0, 0.4, 0.2, 0.5], replacement="quadratic"), pooled_network()])
+def test_layers_add_up_to_the_network(bundle):
+    """Each site, pool and linear layer, and the rest; their predicted costs are those of the whole."""
+    layers = bundle_layers(bundle)
+    assert [layer.name for layer in layers[:3]] == [node.name for node in bundle.nodes if node.op != "normalize"][:3]
+    for preset in find_presets(None, None):
+        whole, parts = predict(preset, bundle_workload(bundle)).online, predicted_layers(preset, layers)
+        for name in ("seconds", "bytes", "messages"):
+            assert sum(getattr(part, name) for part in parts) == pytest.approx(getattr(whole, name)), preset.name
+    assert [layer.work.relus for layer in layers if layer.positions] == list(bundle.kept.values())
+    assert layers[-1].name == "rest" and layers[-1].work.inference == 1
+
+
 def test_what_a_mask_alone_says():
     workload = mask_workload([(10, 10), (3, 20), (0, 30)])
     assert workload == Workload(relus=13, live_sites=2, gathered=20)
     assert "layers" not in workload.features() and workload.features()["inference"] == 1
 
 
+def test_a_batch_has_more_of_all_but_weights_sites_and_layers():
+    bundle = residual_network([1, 0, 0.4, 0.2, 0.5])
+    one, three = bundle_workload(bundle).features(), bundle_workload(bundle, batch=3).features()
+    same = ("inference", "live_sites", "layers", "weights")
+    grows = ("relus", "gathered", "multiplications", "inputs", "outputs", "windows", "patches")
+    assert {name: three[name] for name in same} == {name: one[name] for name in same}
+    assert {name: three[name] for name in grows} == {name: 3 * one[name] for name in grows}
+    assert one["sent_polynomials"] <= three["sent_polynomials"] < 3 * one["sent_polynomials"]
+    swapped = LinearWork.of_convolution(16, 64, 9, 32, 4, batch=3)
+    assert swapped == replace(LinearWork.of_products(3 * 64, 32 * 4, 64, 3), windows=4)
+
+
 CASES = [(name, 17, 2, "snl") for name in ("resnet8", "resnet18", "resnet34", "wrn22_8", "vgg16_bn")]
+CASES += [("vgg16_bn_average", 17, 2, "senet")]
 CASES += [("resnet8", 16, 1, "senet"), ("wrn22_8", 8, 1, "senet"), ("vgg16_bn", 64, 1, "senet")]
 
 
 @pytest.mark.parametrize(("name", "size", "width", "convention"), CASES)
 def test_backbones_are_counted_without_the_network(name, size, width, convention):
     settings = {"classes": 7, "image_size": size, "width": width, "channels": 3}
-    bundle = unchecked_bundle(build_backbone(name, convention=convention, **settings), (3, size, size))
+    pool = {"pool": "average"} if name.endswith("average") else {}
+    network = build_backbone(name.removesuffix("_average"), convention=convention, **settings, **pool)
+    bundle = unchecked_bundle(network, (3, size, size))
     assert backbone_work(name, **settings) == bundle_workload(bundle).linear
 
 

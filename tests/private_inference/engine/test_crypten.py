@@ -1,8 +1,7 @@
-"""Real two-party computation with CrypTen: two processes, TCP. `make test-crypten` runs these."""
+"""Real two-party computation with CrypTen: two processes. `make test-crypten` runs these."""
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -14,23 +13,32 @@ import pytest
 if importlib.util.find_spec("crypten") is None:
     pytest.skip("CrypTen is not here; `make test-crypten` runs this", allow_module_level=True)
 
-from numpy_bundles import all_operations, residual_network, written
-from sessions import check_logits, inferred, without_the_clients_weights
+from numpy_bundles import all_operations, pooled_network, residual_network, written
+from sessions import (
+    FAULTS,
+    check_batch,
+    check_layers,
+    check_logits,
+    closed_to_strangers,
+    inferred,
+    without_the_clients_weights,
+)
 
 from relinearize.errors import UserError
+from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.crypten.link import connected
 from relinearize.private_inference.engine.job import Job
 from relinearize.private_inference.engine.options import InferOptions
-from relinearize.private_inference.engine.proxy import HOST
+from relinearize.private_inference.engine.sockets import dialled, socket_folder
 from relinearize.private_inference.engine.table import lines
-from relinearize.private_inference.engine.two_parties import TwoParties, free_ports
+from relinearize.private_inference.engine.two_parties import TwoParties
 
 KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
 
 
 @pytest.fixture(scope="module")
 def bundle():
-    return residual_network(KEPT)
+    return residual_network(KEPT, images=4)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +72,16 @@ def test_the_messages_that_are_counted_wait_for_each_other(record):
     assert min(record.loopback.seconds) < min(record.steady.seconds)
 
 
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_batch_shares_the_messages_and_the_opened_weights(bundle, tmp_path, batch):
+    record = check_batch(bundle, tmp_path, batch, "tfp")
+    work = bundle_workload(bundle).linear
+    assert record.steady.kinds["relu"].bytes == 464 * batch * bundle.relus
+    assert record.steady.kinds["linear"].bytes == 16 * (batch * work.inputs + work.weights)
+    assert record.steady.kinds["other"].bytes == 8 * batch * bundle.classes, "the server's half of the logits"
+    assert record.model.sequential_messages == 9 * 4 + 7 + 1
+
+
 def test_a_network_without_relus(tmp_path):
     bundle = residual_network([0] * 5)
     record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
@@ -79,6 +97,21 @@ def test_every_operation_and_a_client_without_weights(tmp_path, monkeypatch):
     assert record.steady.kinds["relu"].bytes == 464 * bundle.relus
 
 
+def test_max_pools_are_counted_as_they_are_compared(tmp_path):
+    """Odd maps, padding, overlapping windows, two images; 464 bytes for each comparison, 9 messages for each round."""
+    bundle = pooled_network()
+    record = inferred(bundle, tmp_path, protocol="tfp", batch=2, n_images=2)
+    check_logits(record, bundle)
+    pool, rounds = record.steady.kinds["pool"], sum(pool.rounds for pool in bundle.pools.values())
+    assert (pool.bytes, pool.messages) == (2 * 464 * bundle.pool_comparisons, 9 * rounds)
+    assert record.pool_comparisons == bundle.pool_comparisons
+    check_layers(record, bundle)
+    costs = {layer.name: (layer.bytes, layer.messages) for layer in record.layers}
+    assert costs["relu1"] == (2 * 464 * bundle.kept["relu1"], 9) and costs["relu2"] == (0, 0)
+    for name, found in bundle.pools.items():
+        assert costs[name] == (2 * 464 * found.comparisons, 9 * found.rounds)
+
+
 @pytest.mark.parametrize(("replacement", "product"), [("zero", 0), ("affine", 0), ("quadratic", 32), ("cubic", 64)])
 def test_replacements_are_computed_by_as_many_products_as_they_have(tmp_path, replacement, product):
     bundle = residual_network(KEPT, replacement=replacement)
@@ -90,6 +123,21 @@ def test_replacements_are_computed_by_as_many_products_as_they_have(tmp_path, re
     said = lines(record)
     assert record.replacement == replacement and said[1] == f"at the other {removed:,} positions: {replacement}"
     assert ("bytes each" in said[0]) == (replacement == "zero")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_client_with_another_bundle_is_one_line(bundle, tmp_path, monkeypatch, fault):
+    said = FAULTS[fault](bundle, tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=f"^the client cannot take part: {said}") as caught:
+        inferred(bundle, tmp_path, protocol="tfp", n_images=1)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out" / "inference.json").exists()
+
+
+@pytest.mark.parametrize("network", ["loopback", "{rtt_ms:1}"])
+def test_no_port_is_opened_and_no_other_user_gets_in(bundle, tmp_path, monkeypatch, network):
+    seen = closed_to_strangers(monkeypatch)
+    inferred(bundle, tmp_path, protocol="tfp", n_images=1, network=network)
+    assert len(seen) >= 2
 
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
@@ -127,17 +175,17 @@ def test_the_command_prints_its_table(bundle, tmp_path):
 
 
 def test_strangers_are_turned_away_and_the_client_gets_in(tmp_path):
-    (port,) = free_ports(1)
-    addresses = ((f"{HOST}:{port}",) * 2,) * 2
-    job = Job(("", ""), "crypten", "tfp", 16, True, 20, addresses, {})
-    job.write(tmp_path)
-    assert Job.read(tmp_path).token == job.token and (tmp_path / "job.json").stat().st_mode & 0o077 == 0
-    with ThreadPoolExecutor() as pool:
+    """Those that may open the socket at all."""
+    with ThreadPoolExecutor() as pool, socket_folder() as folder:
+        path = str(folder / "server")
+        job = Job(("", ""), "", "crypten", "tfp", 16, True, 20, ((path, ""), (path, "")), {})
+        job.write(tmp_path)
+        assert Job.read(tmp_path).token == job.token and (tmp_path / "job.json").stat().st_mode & 0o077 == 0
         server = pool.submit(connected, job, 0)
         for sent in (b"x" * len(job.token), b""):
             while True:
                 try:
-                    stranger = socket.create_connection((HOST, port), 20)
+                    stranger = dialled(path, 20)
                     break
                 except OSError:
                     time.sleep(0.02)

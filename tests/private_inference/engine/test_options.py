@@ -15,7 +15,7 @@ from relinearize.private_inference.engine.options import InferOptions
 
 def test_defaults():
     options = InferOptions("runs/a/bundle")
-    assert (options.chosen_protocol.name, options.link.name, options.n_images) == ("cheetah", "loopback", 5)
+    assert (options.chosen_protocol.name, options.link.name, options.batch) == ("cheetah", "loopback", 1)
     assert options.folder == Path("runs/a/bundle-infer/cheetah-loopback")
     assert not options.kn2row and not options.local_truncation
 
@@ -29,10 +29,18 @@ def test_a_protocol_has_one_engine_and_an_engine_a_default():
 
 
 def test_what_changes_the_numbers_has_a_folder_of_its_own():
-    options = InferOptions("b", protocol="semi2k", network="wan", kn2row=True, local_truncation=True)
-    assert options.folder == Path("b-infer/semi2k-wan-kn2row-local_truncation")
+    options = InferOptions("b", protocol="semi2k", network="wan", kn2row=True, local_truncation=True, batch=8)
+    assert options.folder == Path("b-infer/semi2k-wan-batch8-kn2row-local_truncation")
     own = InferOptions("b", network="{rtt_ms:20,mbps:50}")
     assert own.folder == Path("b-infer/cheetah-20ms-50mbps")
+
+
+@pytest.mark.parametrize(
+    ("settings", "there", "images"),
+    [({}, 100, 5), ({}, 3, 3), ({"batch": 8}, 100, 8), ({"batch": 8}, 6, 6), ({"n_images": 10, "batch": 4}, 100, 10)],
+)
+def test_all_images_that_are_asked_for_and_by_default_five_or_a_whole_batch(settings, there, images):
+    assert InferOptions("b", **settings).images(there) == images
 
 
 @pytest.mark.parametrize(
@@ -40,8 +48,10 @@ def test_what_changes_the_numbers_has_a_folder_of_its_own():
     [
         ({"bundle": None}, "infer needs bundle="),
         ({"n_images": 0}, "n_images=0: must be an integer >= 1"),
+        ({"batch": 0}, "batch=0: must be an integer >= 1"),
         ({"timeout": 5}, "timeout=5: must be an integer >= 10"),
         ({"local_truncation": 1}, "local_truncation=1: must be true or false"),
+        ({"layers": "all"}, "layers=all: must be true or false"),
         ({"engine": "mpyc"}, "engine=mpyc: valid: spu, crypten"),
         ({"protocol": "aby3"}, "protocol=aby3: valid: cheetah, semi2k, tfp"),
         ({"engine": "spu", "protocol": "tfp"}, "protocol=tfp: valid with engine=spu: cheetah, semi2k"),

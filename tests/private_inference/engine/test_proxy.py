@@ -1,23 +1,25 @@
 """The slow network: everything arrives, in order, and not before it could."""
 
 import hashlib
+import os
 import socket
 import threading
 import time
 
 import pytest
 
+from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import NETWORKS, Network
-from relinearize.private_inference.engine.proxy import HOST, DelayProxy
-from relinearize.private_inference.engine.two_parties import free_ports
+from relinearize.private_inference.engine.proxy import DelayProxy
+from relinearize.private_inference.engine.sockets import dialled, listening, socket_folder
 
 
 class Echo:
     """A server that sends back what it gets."""
 
-    def __init__(self):
-        self.socket = socket.create_server((HOST, 0))
-        self.port = self.socket.getsockname()[1]
+    def __init__(self, folder):
+        self.paths = [folder / "echo", folder / "nobody"]
+        self.socket = listening(self.paths[0])
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
@@ -35,14 +37,20 @@ class Echo:
 
 
 @pytest.fixture
-def echo():
-    server = Echo()
+def folder():
+    with socket_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def echo(folder):
+    server = Echo(folder)
     yield server
     server.socket.close()
 
 
 def connected(proxy, owner):
-    return socket.create_connection((HOST, proxy.ports[owner]), timeout=60)
+    return dialled(proxy.paths[owner], timeout=60)
 
 
 def sent_and_back(connection, content):
@@ -59,14 +67,14 @@ def sent_and_back(connection, content):
 
 def test_bytes_arrive_whole_and_in_order(echo):
     content = b"".join(hashlib.sha256(str(index).encode()).digest() for index in range(100_000))
-    with DelayProxy(Network("own", 4, None), [echo.port, echo.port]) as proxy:
+    with DelayProxy(Network("own", 4, None), echo.paths) as proxy:
         with connected(proxy, 0) as one:
             assert sent_and_back(one, content)[1] == content
         assert [lane.passed for lane in proxy.lanes] == [len(content)] * 2
 
 
 def test_a_message_takes_half_a_round_trip_each_way(echo):
-    with DelayProxy(Network("own", 60, None), [echo.port, echo.port]) as proxy, connected(proxy, 1) as one:
+    with DelayProxy(Network("own", 60, None), echo.paths) as proxy, connected(proxy, 0) as one:
         seconds = [sent_and_back(one, b"x")[0] for _ in range(5)]
         assert min(seconds) >= 0.0599
         assert min(seconds) < 0.09, "far later than asked"
@@ -76,7 +84,7 @@ def test_a_message_takes_half_a_round_trip_each_way(echo):
 
 def test_the_rate_is_of_each_direction_and_shared_by_connections(echo):
     size = 1_500_000
-    with DelayProxy(Network("own", 0, 40), [echo.port, echo.port]) as proxy:  # 5 MB/s
+    with DelayProxy(Network("own", 0, 40), echo.paths) as proxy:  # 5 MB/s
         began = time.monotonic()
         found = []
 
@@ -94,14 +102,13 @@ def test_the_rate_is_of_each_direction_and_shared_by_connections(echo):
     assert both < 2 * 2 * size / 5e6, "there and back go side by side"
 
 
-def test_who_is_not_there_yet_is_a_closed_connection():
-    nobody = free_ports(2)
-    with DelayProxy(NETWORKS["wan"], nobody) as proxy, connected(proxy, 0) as one:
+def test_who_is_not_there_yet_is_a_closed_connection(folder):
+    with DelayProxy(NETWORKS["wan"], [folder / "a", folder / "b"]) as proxy, connected(proxy, 1) as one:
         assert one.recv(1) == b""
 
 
 def test_leaving_closes_everything(echo):
-    with DelayProxy(NETWORKS["loopback"], [echo.port, echo.port]) as proxy:
+    with DelayProxy(NETWORKS["loopback"], echo.paths) as proxy:
         one = connected(proxy, 0)
         assert sent_and_back(one, b"x")[1] == b"x"
     with one:
@@ -111,11 +118,11 @@ def test_leaving_closes_everything(echo):
     assert not any(thread.name == "delay proxy" for thread in threading.enumerate())
 
 
-def test_the_end_of_one_direction_is_passed_on():
+def test_the_end_of_one_direction_is_passed_on(folder):
     """The other may go on."""
     with (
-        socket.create_server((HOST, 0)) as server,
-        DelayProxy(Network("own", 2, None), [server.getsockname()[1]] * 2) as proxy,
+        listening(folder / "server") as server,
+        DelayProxy(Network("own", 2, None), [folder / "server", folder / "nobody"]) as proxy,
         connected(proxy, 0) as one,
         server.accept()[0] as peer,
     ):
@@ -127,3 +134,19 @@ def test_the_end_of_one_direction_is_passed_on():
         assert content == b"question"
         peer.sendall(b"answer")
         assert one.recv(100) == b"answer"
+
+
+def test_sockets_are_in_a_folder_of_this_user_alone_and_gone_afterwards(tmp_path, monkeypatch):
+    with socket_folder() as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700 and folder.stat().st_uid == os.getuid()
+        listening(folder / "server").close()
+    assert not folder.exists()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"no folder for the sockets .* set TMPDIR to another"):
+        socket_folder().__enter__()
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with pytest.raises(UserError, match=f"TMPDIR={long} is too long a path for sockets"):
+        socket_folder().__enter__()
+    assert not list(long.iterdir())

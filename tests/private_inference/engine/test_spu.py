@@ -1,4 +1,4 @@
-"""Real two-party computation: two processes, TCP, SPU. `make test-pi` runs these in the engine's environment."""
+"""Real two-party computation: two processes, SPU. `make test-pi` runs these in the engine's environment."""
 
 import functools
 import os
@@ -14,10 +14,20 @@ import pytest
 
 pytest.importorskip("spu", reason="SecretFlow SPU is not here; `make test-pi` runs this in the engine's environment")
 
-from numpy_bundles import all_operations, residual_network, written
-from sessions import check_logits, inferred, without_the_clients_weights
+from numpy_bundles import all_operations, pooled_network, residual_network, written
+from sessions import (
+    FAULTS,
+    check_batch,
+    check_layers,
+    check_logits,
+    closed_to_strangers,
+    inferred,
+    without_the_clients_weights,
+)
 
 from relinearize.errors import UserError
+from relinearize.private_inference.cost.presets import protocols
+from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.infer import alone_in
 from relinearize.private_inference.engine.options import InferOptions
 from relinearize.private_inference.engine.two_parties import TwoParties
@@ -28,7 +38,7 @@ KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
 
 @pytest.fixture(scope="module")
 def bundle():
-    return residual_network(KEPT)
+    return residual_network(KEPT, images=4)
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +96,51 @@ def test_cheetah_says_what_plaintext_says(bundle, tmp_path):
     assert record.first.bytes > 3 * record.steady.bytes, "keys and base transfers are sent once"
 
 
+@pytest.mark.parametrize(
+    ("protocol", "each", "spread", "messages"), [("semi2k", 144, 0, 8), ("cheetah", 100, 0.01, 20)]
+)
+def test_max_pools_are_counted_as_they_are_compared(tmp_path, protocol, each, spread, messages):
+    """Odd maps, padding, overlapping windows, two images; bytes for each comparison, messages for each round."""
+    bundle = pooled_network()
+    record = inferred(bundle, tmp_path, protocol=protocol, batch=2, n_images=2)
+    check_logits(record, bundle)
+    pool, rounds = record.steady.kinds["pool"], sum(pool.rounds for pool in bundle.pools.values())
+    assert (pool.bytes, pool.messages) == (
+        pytest.approx(2 * each * bundle.pool_comparisons, rel=spread),
+        messages * rounds,
+    )
+    assert record.pool_comparisons == bundle.pool_comparisons
+    check_layers(record, bundle)
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("protocol", ["semi2k", "cheetah"])
+def test_a_batch_shares_the_messages(bundle, tmp_path, protocol, batch):
+    record = check_batch(bundle, tmp_path, batch, protocol)
+    costs = protocols()[protocol].online
+    assert record.steady.bytes == pytest.approx(costs.bytes.of(bundle_workload(bundle, batch).features()), rel=0.01)
+    assert record.model.sequential_messages == round(costs.messages.of(bundle_workload(bundle).features()))
+    assert record.steady.kinds["relu"].messages == (8 if protocol == "semi2k" else 20) * 4, "of five sites one is empty"
+
+
 def test_the_client_has_no_weights(bundle, tmp_path, monkeypatch):
     without_the_clients_weights(bundle, tmp_path, monkeypatch)
     check_logits(inferred(bundle, tmp_path, protocol="semi2k", n_images=1), bundle)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_client_with_another_bundle_is_one_line(bundle, tmp_path, monkeypatch, fault):
+    said = FAULTS[fault](bundle, tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=f"^the client cannot take part: {said}") as caught:
+        inferred(bundle, tmp_path, protocol="semi2k", n_images=1)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out" / "inference.json").exists()
+
+
+@pytest.mark.parametrize("network", ["loopback", "{rtt_ms:1}"])
+def test_no_port_is_opened_and_no_other_user_gets_in(bundle, tmp_path, monkeypatch, network):
+    seen = closed_to_strangers(monkeypatch)
+    inferred(bundle, tmp_path, protocol="semi2k", n_images=1, network=network)
+    assert len(seen) >= 2
 
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
@@ -157,7 +209,7 @@ def test_a_folder_in_use_is_left_alone(bundle, tmp_path):
 
 
 def test_more_images_than_there_are(bundle, tmp_path):
-    with pytest.raises(UserError, match="n_images=9: the bundle has 3 reference images"):
+    with pytest.raises(UserError, match="n_images=9: the bundle has 4 reference images"):
         inferred(bundle, tmp_path, n_images=9)
     assert not (tmp_path / "out").exists()
 

@@ -7,12 +7,16 @@ import pytest
 
 jax = pytest.importorskip("jax", reason="jax is not here; `make test-pi` runs this in the engine's environment")
 
-from numpy_bundles import SIZE, all_operations, residual_network
+from numpy_bundles import SIZE, all_operations, pooled_network, residual_network
 
-from relinearize.private_inference.engine.layout import Gathers, client_image, server_tensors
+from relinearize.private_inference.engine.layout import Gathers, client_images, server_tensors
 from relinearize.private_inference.engine.spu.lowering import lowered, masked_relu
 
-BUNDLES = {"residual": lambda: residual_network([1, 0, 0.4, 0.2, 0.5]), "all operations": all_operations}
+BUNDLES = {
+    "residual": lambda: residual_network([1, 0, 0.4, 0.2, 0.5]),
+    "all operations": all_operations,
+    "pools": pooled_network,
+}
 BUNDLES |= {
     replacement: functools.partial(residual_network, [1, 0, 0.4, 0.2, 0.5], replacement=replacement)
     for replacement in ("zero", "affine", "quadratic", "cubic")
@@ -25,8 +29,8 @@ def test_it_says_what_the_bundle_says(name, kn2row):
     bundle = BUNDLES[name]()
     function = jax.jit(lowered(bundle, kn2row))
     tensors = server_tensors(bundle).values()
-    found = [np.asarray(function(client_image(bundle, image), *tensors))[0] for image in bundle.reference.images]
-    assert np.abs(np.array(found) - bundle.reference.logits).max() < 1e-5 * np.abs(bundle.reference.logits).max()
+    found = np.asarray(function(client_images(bundle, bundle.reference.images), *tensors))
+    assert np.abs(found - bundle.reference.logits).max() < 1e-5 * np.abs(bundle.reference.logits).max()
 
 
 @pytest.mark.parametrize(("kept", "comparisons"), [(0, 0), (0.25, 1), (1, 1)])

@@ -25,6 +25,8 @@ for line in sys.stdin:
     command = json.loads(line)["do"]
     if command == f"exit {rank}":
         sys.exit(3)
+    if command == f"fail {rank}":
+        print(json.dumps({"event": "failed", "reason": "the reason"}), flush=True)
     if command != f"sleep {rank}":
         print(json.dumps({"event": "said", "rank": rank, "command": command}), flush=True)
 """
@@ -71,6 +73,12 @@ def test_one_that_is_killed_is_named_with_its_log(parties, tmp_path, rank, name)
 def test_one_that_exits_is_named(parties):
     parties.tell(do="exit 1")
     with pytest.raises(UserError, match="the client ended: exit status 3"):
+        parties.both()
+
+
+def test_one_that_says_why_is_quoted(parties):
+    parties.tell(do="fail 1")
+    with pytest.raises(UserError, match=r"^the client cannot take part: the reason$"):
         parties.both()
 
 

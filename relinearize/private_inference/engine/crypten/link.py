@@ -1,4 +1,4 @@
-"""Two parties of CrypTen over one TCP connection, in place of torch.distributed.
+"""Two parties of CrypTen over one connection, in place of torch.distributed.
 
 Through a connection of our own everything can pass the delay proxy, and bytes and messages are counted where they are
 sent. A message is one tensor's worth of 64-bit integers, or several that go together; both sides know the shapes.
@@ -19,6 +19,7 @@ import torch
 from torch.distributed import ReduceOp
 
 from relinearize.private_inference.engine.job import SERVER, Job
+from relinearize.private_inference.engine.sockets import dialled, listening
 
 # CrypTen 0.4.1, of 2022, imports this module of torch, which has moved since, for ONNX, which is not used here.
 _REGISTRATION = "torch.onnx._internal.registration"
@@ -39,19 +40,17 @@ def connected(job: Job, rank: int) -> socket.socket:
     The client sends the job's token, and dials until the server itself answers: a proxy accepts before the server
     listens, and closes again. Who connects without the token is turned away unanswered, and the next is let in.
     """
-    host, port = job.addresses[rank][SERVER].split(":")
     deadline = time.monotonic() + job.timeout
-    connection = (_accepted if rank == SERVER else _dialled)(host, int(port), job, deadline)
+    connection = (_accepted if rank == SERVER else _dialled)(job.sockets[rank][SERVER], job, deadline)
     connection.settimeout(job.timeout)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
 
-def _accepted(host: str, port: int, job: Job, deadline: float) -> socket.socket:
-    with socket.create_server((host, port)) as listening:
+def _accepted(path: str, job: Job, deadline: float) -> socket.socket:
+    with listening(path) as door:
         while True:
-            listening.settimeout(max(0.0, deadline - time.monotonic()))
-            connection, _ = listening.accept()
+            door.settimeout(max(0.0, deadline - time.monotonic()))
+            connection, _ = door.accept()
             connection.settimeout(TOKEN_SECONDS)
             with contextlib.suppress(OSError):
                 if secrets.compare_digest(connection.recv(len(job.token), socket.MSG_WAITALL), job.token.encode()):
@@ -60,10 +59,10 @@ def _accepted(host: str, port: int, job: Job, deadline: float) -> socket.socket:
             connection.close()
 
 
-def _dialled(host: str, port: int, job: Job, deadline: float) -> socket.socket:
+def _dialled(path: str, job: Job, deadline: float) -> socket.socket:
     while True:
         try:
-            connection = socket.create_connection((host, port), job.timeout)
+            connection = dialled(path, job.timeout)
             connection.sendall(job.token.encode())
             if not connection.recv(1):
                 raise ConnectionError("the other party hung up")

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from relinearize.private_inference.bundle.bundle import Bundle, Node, read_bundle
+from relinearize.private_inference.bundle.bundle import Bundle, Node
 from relinearize.private_inference.bundle.operations import SITES
+from relinearize.private_inference.bundle.tournament import Engine, Ids, progressions
 from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected, crypten
-from relinearize.private_inference.engine.job import CLIENT, IMAGE, KINDS, SERVER, Cost, Inferred, Job
+from relinearize.private_inference.engine.job import CLIENT, IMAGES, KINDS, SERVER, Cost, Inferred, Job
 from relinearize.private_inference.engine.layout import Gathers, normalized
 from relinearize.relu.replacement import polynomial
 
@@ -21,18 +22,26 @@ Secret = Any  # crypten.CrypTensor
 
 
 class Meter:
-    """Adds up what happens within `kind(...)`. `sent()`: bytes and messages so far."""
+    """Adds up what happens within `kind(...)` and `layer(...)`. `sent()`: bytes and messages so far."""
 
     def __init__(self, sent: Callable[[], tuple[int, int]]) -> None:
         self.sent = sent
         self.costs = dict.fromkeys(KINDS, Cost())
+        self.layers: dict[str, Cost] = {}
+
+    def kind(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return self._added_to(self.costs, name)
+
+    def layer(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return self._added_to(self.layers, name)
 
     @contextlib.contextmanager
-    def kind(self, name: str) -> Iterator[None]:
+    def _added_to(self, costs: dict[str, Cost], name: str) -> Iterator[None]:
         began, (size, count) = time.monotonic(), self.sent()
         yield
         sizes, counts = self.sent()
-        self.costs[name] += Cost(time.monotonic() - began, sizes - size, counts - count, 1)
+        spent = Cost(time.monotonic() - began, sizes - size, counts - count, 1)
+        costs[name] = costs.get(name, Cost()) + spent
 
 
 class SecretNetwork:
@@ -41,15 +50,17 @@ class SecretNetwork:
     def __init__(self, bundle: Bundle, tensors: Mapping[str, Secret]) -> None:
         self.bundle, self.tensors = bundle, tensors
         self.gathers = Gathers.of_bundle(bundle, channels_last=False)
+        self.pools = bundle.pools
 
-    def __call__(self, image: Secret, meter: Meter) -> Secret:
+    def __call__(self, images: Secret, meter: Meter) -> Secret:
         def compute(node: Node, inputs: list[Secret]) -> Secret:
-            if node.op in SITES:
-                return masked_relu(inputs[0], self.gathers[node.name], meter)
-            with meter.kind(KIND_OF.get(node.op, "other")):
-                return self._result(node, inputs, self.bundle.tensors(node, self.tensors))
+            with meter.layer(node.name):
+                if node.op in SITES:
+                    return masked_relu(inputs[0], self.gathers[node.name], meter)
+                with meter.kind(KIND_OF.get(node.op, "other")):
+                    return self._result(node, inputs, self.bundle.tensors(node, self.tensors))
 
-        return self.bundle.evaluate(image, compute)
+        return self.bundle.evaluate(images, compute)
 
     def _result(self, node: Node, inputs: list[Secret], tensors: Mapping[str, Secret]) -> Secret:
         x = inputs[0]
@@ -67,6 +78,8 @@ class SecretNetwork:
                 return x + inputs[1]
             case "concat":
                 return x.cat(inputs, dim=1)
+            case "max_pool":
+                return self.pools[node.name].play(x, (2, 3), ENGINE)
             case "global_avg_pool":
                 total = x.flatten(start_dim=2).sum(-1).reshape(*x.shape[:2], 1, 1)
                 return total.div(math.prod(x.shape[2:]))
@@ -79,7 +92,17 @@ class SecretNetwork:
 
 
 # As SPU's are counted: means belong to the linear layers.
-KIND_OF = dict.fromkeys(("conv2d", "linear", "affine", "avg_pool", "global_avg_pool"), "linear")
+KIND_OF = dict.fromkeys(("conv2d", "linear", "affine", "avg_pool", "global_avg_pool"), "linear") | {"max_pool": "pool"}
+
+
+def cut(x: Secret, axis: int, ids: Ids) -> Secret:
+    parts = [x[(slice(None),) * axis + (one,)] for one in progressions(ids)]
+    return parts[0] if len(parts) == 1 else parts[0].cat(parts, dim=axis)
+
+
+ENGINE = Engine(
+    take=cut, maximum=lambda x, y: y + (x - y).relu(), concatenate=lambda x, y, axis: x.cat([x, y], dim=axis)
+)
 
 
 def per_channel(values: Secret) -> Secret:
@@ -87,8 +110,8 @@ def per_channel(values: Secret) -> Secret:
 
 
 def masked_relu(x: Secret, gathers: Gathers, meter: Meter) -> Secret:
-    """Comparisons for the kept positions alone, all of them at once, and polynomials for the others; none of none."""
-    if gathers.kept.size == x.nelement():
+    """Comparisons for the kept positions alone, of all images at once, and polynomials for the others; none of none."""
+    if gathers.kept.size == gathers.selected.size:
         with meter.kind("relu"):
             return x.relu()
     values = [
@@ -99,23 +122,22 @@ def masked_relu(x: Secret, gathers: Gathers, meter: Meter) -> Secret:
     values = [(torch.from_numpy(places).long(), compute) for places, compute in values if places.size]
     if not values:
         return x
-    flat = x.clone().reshape(-1)
+    flat = x.clone().flatten(start_dim=1)
     for places, compute in values:
         with meter.kind("gather"):
-            picked = flat[places]
+            picked = flat[:, places]
         with meter.kind("relu"):
             computed = compute(picked)
         with meter.kind("gather"):
-            flat[places] = computed
+            flat[:, places] = computed
     return flat.reshape(x.shape)
 
 
 class CryptenParty:
-    """Set up once, then `infer` per image, which both parties must do together."""
+    """Set up once, then `infer` per batch, which both parties must do together."""
 
-    def __init__(self, job: Job, rank: int) -> None:
-        self.job, self.rank = job, rank
-        self.bundle = read_bundle(job.bundles[rank], weights=rank == SERVER)
+    def __init__(self, job: Job, rank: int, bundle: Bundle) -> None:
+        self.job, self.rank, self.bundle = job, rank, bundle
         began = time.monotonic()
         self.link = Link(connected(job, rank))
         self.link_seconds = time.monotonic() - began
@@ -124,7 +146,7 @@ class CryptenParty:
         crypten.cfg.mpc.provider = job.protocol
         crypten.cfg.encoder.precision_bits = job.fraction_bits
         own = self.bundle.weights or {}
-        names = [name for name in job.inputs if name != IMAGE]
+        names = [name for name in job.inputs if name != IMAGES]
         self.network = SecretNetwork(self.bundle, {name: self._secret(name, SERVER, own.get(name)) for name in names})
 
     def _secret(self, name: str, owner: int, value: np.ndarray | None) -> Any:
@@ -132,20 +154,20 @@ class CryptenParty:
         known = torch.zeros(self.job.inputs[name]) if value is None else torch.from_numpy(np.array(value))
         return crypten.cryptensor(known, src=owner)
 
-    def infer(self, index: int) -> Inferred:
-        pixels = normalized(self.bundle, self.bundle.reference.images[index]) if self.rank == CLIENT else None
+    def infer(self, indices: list[int]) -> Inferred:
+        pixels = normalized(self.bundle, self.bundle.reference.images[indices]) if self.rank == CLIENT else None
         with crypten.no_grad():
-            image = self._secret(IMAGE, CLIENT, pixels)
+            images = self._secret(IMAGES, CLIENT, pixels)
             crypten.communicator.get().barrier()
             meter = Meter(lambda: (self.link.bytes, self.link.messages))
             began, computed = time.monotonic(), time.process_time()
             try:
-                secret = self.network(image, meter)
+                secret = self.network(images, meter)
                 with meter.kind("other"):
                     logits = secret.get_plain_text(dst=CLIENT)
             except ConnectionError:
                 time.sleep(GRACE_SECONDS)
                 raise
             seconds, cpu_seconds = time.monotonic() - began, time.process_time() - computed
-        known = None if logits is None else logits.double().reshape(self.bundle.classes).tolist()
-        return Inferred(seconds, cpu_seconds, meter.costs, known)
+        known = None if logits is None else logits.double().tolist()
+        return Inferred(seconds, cpu_seconds, meter.costs, known, meter.layers)

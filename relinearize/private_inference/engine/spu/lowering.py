@@ -1,4 +1,4 @@
-"""A bundle as a JAX function, and the program that SPU makes of it. Values are 1 x H x W x C.
+"""A bundle as a JAX function, and the program that SPU makes of it. Values are N x H x W x C.
 
 The weights are arguments, secret as the image is; masks and shapes are public and built in.
 """
@@ -15,20 +15,25 @@ import numpy as np
 from jax import Array, lax
 
 from relinearize.private_inference.bundle.bundle import Bundle, Node
-from relinearize.private_inference.engine.job import IMAGE, LOGITS, PROGRAM_FILE
-from relinearize.private_inference.engine.layout import Gathers, client_image, server_tensors
+from relinearize.private_inference.bundle.tournament import Engine, Ids, progressions
+from relinearize.private_inference.engine.job import IMAGES, LOGITS, PROGRAM_FILE
+from relinearize.private_inference.engine.layout import Gathers, server_tensors
 from relinearize.relu.replacement import polynomial
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
 
-def write_program(bundle: Bundle, kn2row: bool, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Write SPU's program. Name -> shape of its arguments, float32 and secret: the image, then the server's tensors."""
+def write_program(bundle: Bundle, batch: int, kn2row: bool, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Write SPU's program. Name -> shape of its arguments, float32 and secret: the images, then the server's tensors.
+
+    batch: images of one inference.
+    """
     import spu
     from spu.utils import frontend
 
-    image = client_image(bundle, bundle.reference.images[0])
-    inputs = {IMAGE: image.shape, **{name: tensor.shape for name, tensor in server_tensors(bundle).items()}}
+    channels, *sides = bundle.input_shape
+    inputs = {IMAGES: (batch, *sides, channels)}
+    inputs |= {name: tensor.shape for name, tensor in server_tensors(bundle).items()}
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in inputs.values()]
     secret = [spu.Visibility.VIS_SECRET] * len(shapes)
     function = lowered(bundle, kn2row)
@@ -38,17 +43,17 @@ def write_program(bundle: Bundle, kn2row: bool, folder: Path) -> dict[str, tuple
 
 
 def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
-    """f(image as of `layout.client_image`, *tensors as of `layout.server_tensors`) -> logits 1 x classes.
+    """f(images as of `layout.client_images`, *tensors as of `layout.server_tensors`) -> logits N x classes.
 
     `kn2row`: one product per convolution on the map as it is, then public shifts and additions, instead of the
     engine's own im2col. In SEMI2K with local truncation it sends fewer bytes, anywhere else more.
     """
     names = list(server_tensors(bundle))
-    gathers = Gathers.of_bundle(bundle)
+    gathers, pools = Gathers.of_bundle(bundle), bundle.pools
 
-    def network(image: Array, *tensors: Array) -> Array:
+    def network(images: Array, *tensors: Array) -> Array:
         given = dict(zip(names, tensors, strict=True))
-        return bundle.evaluate(image, lambda node, inputs: result(node, inputs, bundle.tensors(node, given)))
+        return bundle.evaluate(images, lambda node, inputs: result(node, inputs, bundle.tensors(node, given)))
 
     def result(node: Node, inputs: list[Array], tensors: Mapping[str, Array]) -> Array:
         x = inputs[0]
@@ -68,6 +73,8 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
                 return jnp.concatenate(inputs, -1)
             case "masked_relu" | "replaced_relu":
                 return masked_relu(x, gathers[node.name])
+            case "max_pool":
+                return pools[node.name].play(x, (1, 2), ENGINE)
             case "global_avg_pool":
                 total, pixels = x.sum((1, 2), keepdims=True), math.prod(x.shape[1:3])
             case "avg_pool":
@@ -84,10 +91,10 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
 
 
 def masked_relu(x: Array, gathers: Gathers) -> Array:
-    """Comparisons for the kept positions alone, all of them at once, and polynomials for the others; none of none."""
-    if gathers.kept.size == x.size:
+    """Comparisons for the kept positions alone, of all images at once, and polynomials for the others; none of none."""
+    if gathers.kept.size == gathers.selected.size:
         return jnp.maximum(x, 0)
-    flat = x.reshape(-1)
+    flat = x.reshape(len(x), -1)
     parts = [flat]
     if gathers.kept.size:
         parts.append(jnp.maximum(picked(flat, gathers.kept), 0))
@@ -95,14 +102,14 @@ def masked_relu(x: Array, gathers: Gathers) -> Array:
         parts.append(polynomial(picked(flat, gathers.replaced), gathers.coefficients))
     if len(parts) == 1 and not gathers.zeros.size:
         return x
-    joined = jnp.concatenate(parts)
+    joined = jnp.concatenate(parts, -1)
     if gathers.zeros.size:
-        joined = jnp.pad(joined, (0, 1))
+        joined = jnp.pad(joined, ((0, 0), (0, 1)))
     return picked(joined, gathers.selected).reshape(x.shape)
 
 
 def picked(flat: Array, places: np.ndarray) -> Array:
-    return flat.at[places].get(mode="promise_in_bounds")
+    return flat.at[:, places].get(mode="promise_in_bounds")
 
 
 def by_groups(convolve: Callable[..., Array], x: Array, weight: Array, groups: int, **window: Any) -> Array:
@@ -134,10 +141,19 @@ def product_then_shifts(x: Array, weight: Array, stride: Any, padding: Any, dila
         """What each output takes from one place of its window. As lax.slice: jnp would make a gather of strides."""
         top, left = row * dilation[0], column * dilation[1]
         bottom, right = top + stride[0] * (rows - 1) + 1, left + stride[1] * (columns - 1) + 1
-        first, limit = (0, top, left, row, column, 0), (1, bottom, right, row + 1, column + 1, out)
-        return lax.slice(products, first, limit, (1, *stride, 1, 1, 1)).reshape(1, rows, columns, out)
+        first, limit = (0, top, left, row, column, 0), (len(x), bottom, right, row + 1, column + 1, out)
+        return lax.slice(products, first, limit, (1, *stride, 1, 1, 1)).reshape(-1, rows, columns, out)
 
     return functools.reduce(jnp.add, (read_through(row, column) for row in range(height) for column in range(width)))
+
+
+def cut(x: Array, axis: int, ids: Ids) -> Array:
+    parts = [lax.slice_in_dim(x, one.start, one.stop, one.step, axis) for one in progressions(ids)]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
+
+
+# In SPU's program a maximum of two secrets is `less` and `select`, a ReLU `less` and `multiply`.
+ENGINE = Engine(take=cut, maximum=jnp.maximum, concatenate=lambda x, y, axis: jnp.concatenate((x, y), axis))
 
 
 def window_sums(x: Array, kernel: Any, stride: Any, padding: Any) -> Array:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import spu
 
-from relinearize.private_inference.bundle.bundle import Bundle, read_bundle
+from relinearize.private_inference.bundle.bundle import Bundle
 from relinearize.private_inference.engine.job import (
     CLIENT,
-    IMAGE,
+    IMAGES,
     LOGITS,
     PARTIES,
     PROGRAM_FILE,
@@ -20,24 +20,24 @@ from relinearize.private_inference.engine.job import (
     Job,
     log_file,
 )
-from relinearize.private_inference.engine.layout import client_image, server_tensors
+from relinearize.private_inference.engine.layout import client_images, pool_shares, server_tensors
 from relinearize.private_inference.engine.spu.profile import read_profile
 
 SECRET = spu.Visibility.VIS_SECRET
 
 
 class SpuParty:
-    """Set up once, then `infer` per image, which both parties must do together."""
+    """Set up once, then `infer` per batch, which both parties must do together."""
 
-    def __init__(self, job: Job, rank: int, folder: Path) -> None:
+    def __init__(self, job: Job, rank: int, folder: Path, bundle: Bundle) -> None:
         self.job, self.rank, self.log = job, rank, log_file(folder, rank)
         log_into(self.log)
         config = runtime_config(job.protocol, job.fraction_bits, job.local_truncation)
         self.io = spu.Io(2, config)
         self.program = spu.Executable()
         self.program.ParseFromString((folder / PROGRAM_FILE).read_bytes())
-        self.bundle = read_bundle(job.bundles[rank], weights=rank == SERVER)
-        tensors = self._tensors(self.bundle)
+        self.bundle = bundle
+        tensors = self._tensors(bundle)
         began = time.monotonic()
         self.link = connected(job, rank)
         self.link_seconds = time.monotonic() - began
@@ -49,14 +49,14 @@ class SpuParty:
         """The weights, or for the client zeros in their shapes."""
         if self.rank == SERVER:
             return server_tensors(bundle)
-        shapes = {name: shape for name, shape in self.job.inputs.items() if name != IMAGE}
+        shapes = {name: shape for name, shape in self.job.inputs.items() if name != IMAGES}
         return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
-    def infer(self, index: int) -> Inferred:
-        image = np.zeros(self.job.inputs[IMAGE], np.float32)
+    def infer(self, indices: list[int]) -> Inferred:
+        images = np.zeros(self.job.inputs[IMAGES], np.float32)
         if self.rank == CLIENT:
-            image = client_image(self.bundle, self.bundle.reference.images[index])
-        self.runtime.set_var(IMAGE, own_share(self.io, self.rank, CLIENT, image))
+            images = client_images(self.bundle, self.bundle.reference.images[indices])
+        self.runtime.set_var(IMAGES, own_share(self.io, self.rank, CLIENT, images))
         profiled = self.log.stat().st_size
         self.link.barrier()
         began, computed = time.monotonic(), time.process_time()
@@ -65,11 +65,11 @@ class SpuParty:
         seconds, cpu_seconds = time.monotonic() - began, time.process_time() - computed
         with open(self.log, encoding="utf-8", errors="replace") as log:
             log.seek(profiled)
-            costs = read_profile(log)
+            costs = read_profile(log, pool_shares(self.bundle))
         costs["other"] += revealed
         return Inferred(seconds, cpu_seconds, costs, logits)
 
-    def _reveal(self) -> tuple[list[float] | None, Cost]:
+    def _reveal(self) -> tuple[list[list[float]] | None, Cost]:
         """The logits for the client, None for the server; and what the server sends for them."""
         share = self.runtime.get_var(LOGITS)
         if self.rank == SERVER:
@@ -79,7 +79,7 @@ class SpuParty:
         theirs = spu.libspu.Share()
         theirs.meta, theirs.share_chunks = share.meta, [self.link.recv(SERVER)]
         logits = self.io.reconstruct([theirs, share])
-        return np.asarray(logits, np.float64).reshape(self.bundle.classes).tolist(), Cost()
+        return np.asarray(logits, np.float64).reshape(-1, self.bundle.classes).tolist(), Cost()
 
 
 def runtime_config(protocol: str, fraction_bits: int, local_truncation: bool) -> spu.RuntimeConfig:
@@ -95,10 +95,10 @@ def runtime_config(protocol: str, fraction_bits: int, local_truncation: bool) ->
 
 
 def connected(job: Job, rank: int) -> "spu.link.Context":
-    """The link of two parties over TCP; waits for the other. Nothing in it gives up before `job.timeout`."""
+    """The link of two parties; waits for the other. Nothing in it gives up before `job.timeout`."""
     description = spu.link.Desc()
-    for name, address in zip(PARTIES, job.addresses[rank], strict=True):
-        description.add_party(name, address)
+    for name, path in zip(PARTIES, job.sockets[rank], strict=True):
+        description.add_party(name, f"unix:{path}")
     description.connect_retry_interval_ms = 200
     description.connect_retry_times = job.timeout * 5
     description.recv_timeout_ms = description.http_timeout_ms = job.timeout * 1000

@@ -5,10 +5,12 @@ from collections.abc import Iterable
 
 from relinearize.private_inference.engine.job import KINDS, Cost, total
 
+_COMPARED = "pphlo.less"  # in ReLUs and in max-pools
 _KIND = {
-    "pphlo.less": "relu",
+    _COMPARED: "relu",
     # The comparison's bit times the value, and the products of replacements; `spu.lowering` multiplies nothing else.
     "pphlo.multiply": "relu",
+    "pphlo.select": "pool",
     "pphlo.convolution": "linear",
     "pphlo.dot": "linear",
     "pphlo.dot_general": "linear",
@@ -21,19 +23,35 @@ _OPERATION = re.compile(
 _TOTAL = re.compile(r"Link details: total send bytes (?P<bytes>\d+), recv bytes \d+, send actions (?P<messages>\d+),")
 
 
-def read_profile(lines: Iterable[str]) -> dict[str, Cost]:
-    """Kind -> cost, from the log of one run. ValueError unless the operations make up the engine's own total."""
+def read_profile(lines: Iterable[str], of_pools: tuple[float, float] = (0, 0)) -> dict[str, Cost]:
+    """Kind -> cost, from the log of one run. ValueError unless the operations make up the engine's own total.
+
+    of_pools: the shares of all comparisons, and of their batches, that max-pools make (`layout.pool_shares`). SPU adds
+    them up with those of ReLUs; each costs the same bytes, each batch the same messages.
+    """
     costs = dict.fromkeys(KINDS, Cost())
     reported = None
     for line in lines:
         if found := _OPERATION.search(line):
             kind = _KIND.get(found["name"], "other")
-            costs[kind] += Cost(
-                float(found["seconds"]), int(found["bytes"]), int(found["messages"]), int(found["calls"])
-            )
+            cost = Cost(float(found["seconds"]), int(found["bytes"]), int(found["messages"]), int(found["calls"]))
+            if found["name"] == _COMPARED:
+                pools = _share(cost, *of_pools)
+                costs["pool"] += pools
+                cost -= pools
+            costs[kind] += cost
         elif found := _TOTAL.search(line):
             reported = (int(found["bytes"]), int(found["messages"]))
     sent = total(costs)
     if reported != (sent.bytes, sent.messages):
         raise ValueError(f"operations send {sent.bytes} bytes, the whole run {reported and reported[0]}")
     return costs
+
+
+def _share(cost: Cost, comparisons: float, batches: float) -> Cost:
+    return Cost(
+        cost.seconds * comparisons,
+        round(cost.bytes * comparisons),
+        round(cost.messages * batches),
+        round(cost.calls * batches),
+    )

@@ -30,6 +30,13 @@ function costChart(rows, quantity, title) { // accuracy against a measured quant
   return el("div", { class: "chart" }, root);
 }
 
+function layerTable(row) { // one run's inference by layer, folded
+  const kind = (index) => (index < 2 ? "text" : null), columns = DATA.inferences.layerColumns;
+  return el("details", {}, el("summary", {}, `${row.name}, ${row.setting}: by layer, ${row.layersAre}`), el("div", { class: "scroll" }, el("table", { class: "measured" },
+    el("thead", {}, el("tr", {}, columns.map((name, index) => el("th", { class: kind(index) }, name)))),
+    el("tbody", {}, row.layers.map((cells) => el("tr", {}, cells.map((text, index) => el("td", { class: kind(index) }, text))))))));
+}
+
 function measuredParts(rows) {
   const { columns, kinds } = DATA.inferences, drawn = rows.filter((row) => row.curve);
   const legend = [...new Map(drawn.map((row) => [row.curve.label, row.curve])).values()];
@@ -44,7 +51,8 @@ function measuredParts(rows) {
     el("div", { class: "block" }, el("h3", {}, "Measured inferences"), el("div", { class: "scroll" }, el("table", { class: "measured" },
       el("thead", {}, el("tr", {}, columns.map((name, index) => el("th", { class: index === 0 || index === 3 || index === 4 ? "text" : null }, name)))),
       el("tbody", {}, rows.map((row) => el("tr", { title: row.security }, row.cells.map((text, index) => el("td", { class: index === 0 || index === 3 || index === 4 ? "text" : null }, text))))))),
-      el("p", { class: "note" }, "Steady: after the first inference, which pays for the protocol's set-up. By the model: T_loopback + messages × RTT/2 + bytes / rate, from what was measured without delay. Predicted: from counts alone. Largest error: of a logit against plaintext, as a share of the largest. Seconds of a kind of operation: of the party that took longer, so that together they can be a little more than the latency. Where the load was above the number of cores, seconds say little; bytes are exact.")),
+      el("p", { class: "note" }, "Steady: after the first inference, which pays for the protocol's set-up. By the model: T_loopback + messages × RTT/2 + bytes / rate, from what was measured without delay. Predicted: from counts alone. Largest error: of a logit against plaintext, as a share of the largest. Seconds of a kind of operation: of the party that took longer, so that together they can be a little more than the latency. Where the load was above the number of cores, seconds say little; bytes are exact."),
+      rows.filter((row) => row.layers).map(layerTable)),
   ];
 }
 
