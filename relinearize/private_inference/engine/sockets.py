@@ -1,7 +1,7 @@
 """Where the two parties meet: Unix sockets in a folder that no other user can enter, and no port of any network.
 
-SPU's links know no password and its library serves pages about itself to whoever connects, so the folder is what keeps
-strangers away, for both engines. A port could also be taken by the time that a party listens at it.
+SPU's links know no password and answer whoever connects, so the folder is what keeps strangers away, for both engines.
+A port could also be taken by the time that a party listens at it.
 """
 
 import contextlib
