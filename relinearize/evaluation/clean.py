@@ -10,7 +10,7 @@ from rich.table import Table
 from relinearize.evaluation.settings import Evaluation
 from relinearize.evaluation.table import shown_anyway
 from relinearize.files import write_json
-from relinearize.methods.predictions import measure_predictions
+from relinearize.methods.losses import measure_predictions
 from relinearize.records.run import PredictionsRecord
 from relinearize.relu.mask import relu_total
 from relinearize.runs.build import open_images, open_source

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import state_for
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.losses import accuracy
-from relinearize.methods.predictions import measure_predictions
+from relinearize.methods.losses import accuracy, measure_predictions
 from relinearize.methods.stage import Stage
 from relinearize.private_inference.cost.backbones import recorded_name
 from relinearize.progress import say

@@ -1,7 +1,6 @@
 """The teacher of a run: the all-ReLU network, trained, or read from a user's file."""
 
-from relinearize.methods.losses import accuracy
-from relinearize.methods.predictions import measure_predictions
+from relinearize.methods.losses import accuracy, measure_predictions
 from relinearize.methods.stage import Stage
 from relinearize.progress import say
 from relinearize.records.store import WEIGHTS

@@ -10,7 +10,7 @@ from torch import nn
 from relinearize.errors import UserError
 from relinearize.methods.class_multipliers import ClassMultipliers
 from relinearize.methods.distill import Distill
-from relinearize.methods.predictions import measure_predictions
+from relinearize.methods.losses import measure_predictions
 from relinearize.methods.stage import Stage
 
 LOG = math.log

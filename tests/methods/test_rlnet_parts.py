@@ -7,8 +7,8 @@ from torch import nn
 from relinearize.backbones import BACKBONES, PixelInput, build_backbone
 from relinearize.backbones.routes import ROUTES, on_route, with_routes
 from relinearize.errors import UserError
-from relinearize.methods.folded_route import FoldedRoute
 from relinearize.methods.rlnet.batch_parts import Part, batch_parts, checked_weights, used_parts
+from relinearize.methods.rlnet.folded_route import FoldedRoute
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
