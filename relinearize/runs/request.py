@@ -80,6 +80,12 @@ class Request:
         if self.site_choice is not None:
             self.site_choice.check(self.sizes, self.budget)
         self.check_replacement()
+        planned = self.planned_replacement
+        if planned not in (None, self.replacement_name):
+            raise UserError(
+                f"replacement={self.replacement_name}: this search chooses where {planned} ones stand; "
+                f"give replacement={planned}"
+            )
 
     def with_settings(self, settings: dict[str, Any]) -> "Request":
         """The same with other values at some dotted keys of the config."""
@@ -115,6 +121,11 @@ class Request:
         return self.config.method[stage][TARGET].rsplit(".", 1)[-1]
 
     @property
+    def planned_replacement(self) -> str | None:
+        """The replacement that the search plans with, fitting it itself; None: it knows of none."""
+        return getattr(target(self.config.method.search), "plans_with", None)
+
+    @property
     def teacher_file(self) -> Path | None:
         """The weights of a trained teacher, if the user gives some."""
         return None if self.config.teacher.weights is None else Path(self.config.teacher.weights)
@@ -144,13 +155,9 @@ class Request:
 
     def check_replacement(self) -> None:
         """UserError for an unknown replacement, and for any where no ReLU is removed."""
-        name, planned = self.replacement_name, self.planned_replacement
-        if planned not in (None, name):
-            raise UserError(
-                f"replacement={name}: this search chooses where {planned} ones stand; give replacement={planned}"
-            )
         if self.replacement is None:
             return
+        name = self.replacement_name
         own = getattr(target(self.config.method.search), "replacement", IDENTITY)
         if own != IDENTITY:
             raise UserError(
@@ -164,11 +171,6 @@ class Request:
                 f"give replacement={IDENTITY} or a lower budget"
             )
         _ = self.replacement_fit  # refuses what is impossible
-
-    @property
-    def planned_replacement(self) -> str | None:
-        """The replacement that the search plans with, fitting it itself; None: it knows of none."""
-        return getattr(target(self.config.method.search), "plans_with", None)
 
     @cached_property
     def site_choice(self) -> SiteChoice | None:
