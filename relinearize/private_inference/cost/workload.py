@@ -25,7 +25,8 @@ class LinearWork:
 
     layers: convolutions, linear layers, batch norms that no layer took in. inputs, outputs: scalars that go in and come
     out of them. weights: scalars they are multiplied by (of a lone batch norm as many as of its map). pool_comparisons:
-    a maximum of k values is k - 1 of them, in pool_steps rounds, log2(k) rounded up.
+    a maximum of k values is k - 1 of them, in pool_steps rounds, log2(k) rounded up. parameters: scalars of the layers'
+    weights, which CrypTen opens as they are, with the inputs.
 
     Engines compute convolutions as products of matrices: windows are the places of a map that a kernel is laid on,
     patches the scalars of the left matrices, all that is in the windows, weights those of the right ones.
@@ -42,6 +43,7 @@ class LinearWork:
     inputs: int = 0
     outputs: int = 0
     weights: int = 0
+    parameters: int = 0
     pool_comparisons: int = 0
     pool_steps: int = 0
     windows: int = 0
@@ -64,6 +66,7 @@ class LinearWork:
             "multiplications": rows * inner * columns,
             "outputs": rows * columns,
             "weights": inner * columns,
+            "parameters": inner * columns,
             "windows": rows,
             "patches": rows * inner,
             **ciphertexts(rows, inner, columns),
@@ -80,7 +83,7 @@ class LinearWork:
         area = inputs // inside
         if kernel > area:
             found = cls.of_products(inputs, outside // groups * pixels, inside // groups * area, 1, groups)
-            return replace(found, windows=groups * pixels)
+            return replace(found, windows=groups * pixels, parameters=inside // groups * kernel * outside)
         return cls.of_products(inputs, pixels, inside // groups * kernel, outside // groups, groups)
 
 
@@ -164,7 +167,7 @@ def affine_work(channels: int, pixels: int) -> LinearWork:
     """Of a batch norm that no layer took in: engines multiply by a diagonal matrix, others each scalar by one."""
     scalars = channels * pixels
     work = LinearWork.of_products(scalars, pixels, channels, channels)
-    return replace(work, multiplications=scalars, weights=scalars)
+    return replace(work, multiplications=scalars, weights=scalars, parameters=channels)
 
 
 # ---- Cheetah's ciphertexts -------------------------------------------------------------------------------------------

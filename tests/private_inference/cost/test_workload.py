@@ -42,6 +42,7 @@ def test_counts_by_hand():
             inputs=3 * 64 + 16 + 16,
             outputs=64 + 16 + 5,
             weights=4 * 27 + 4 * 2 + 5 * 16,
+            parameters=4 * 27 + 4 * 2 + 5 * 16,
             pool_comparisons=16 * 8,
             pool_steps=4,
             windows=16 + 2 * 4 + 1,
@@ -62,6 +63,7 @@ def test_products_are_those_that_the_engine_computes(inside, size, outside, stri
     pixels = math.ceil(size / stride) ** 2
     found = LinearWork.of_convolution(inside, inside * size**2, 9, outside, pixels)
     assert found.patches + found.weights == opened and found.outputs == outside * pixels
+    assert found.parameters == 9 * inside * outside, "whichever of kernel and map is laid on the other"
 
 
 def test_what_a_mask_alone_says():
