@@ -18,7 +18,8 @@ from relinearize.records.inference import InferenceRecord, Phase
 # A protocol of presets.json -> images that are inferred under it. Without its options, as users run it.
 SETTINGS = {"cheetah": 2, "semi2k": 5, "tfp": 5}
 SETTINGS_OF_LARGE = {"cheetah": 1, "semi2k": 3, "tfp": 3}
-WAITING = 1.2  # latency as a multiple of processor time on an idle machine: 1.0 to 1.2 in the records of results/
+# Latency as a multiple of processor time on an idle machine: 0.99 to 1.21 in results/'s records of Cheetah and CrypTen.
+WAITING = 1.2
 LOOPBACK, WAN = "loopback", "wan"
 # Eigen, in SPU, multiplies with two OpenMP threads whatever OMP_NUM_THREADS says, which wait for each other in a loop:
 # on as many cores as parties that takes ten times as long. This limit holds for it, too.
