@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = []
     try:
-        bench = Bench(options.folder, options.python)
+        bench = Bench(options.folder, options.python, PROTOCOLS)
         for protocol in PROTOCOLS:
             for subject in subjects(options.width):
                 print(f"{subject.name}: {protocol}", file=sys.stderr, flush=True)

@@ -17,22 +17,49 @@ FITTED = {
         "messages": ("live_sites", "layers"),
     },
     "semi2k": {
-        "seconds": ("relus", "live_sites", "gathered", "layers", "windows", "patches", "weights", "inference"),
+        "seconds": (
+            "relus", "live_sites", "gathered", "layers", "windows", "patches", "weights", "multiplications",
+            "inference",
+        ),
         "bytes": ("relus", "patches", "weights", "outputs"),
         "messages": ("live_sites", "layers", "inference"),
     },
-}
+    "tfp": {
+        "seconds": (
+            "relus", "live_sites", "gathered", "layers", "inputs", "parameters", "multiplications", "inference",
+        ),
+        "bytes": ("relus", "inputs", "parameters"),
+        "messages": ("live_sites", "layers", "inference"),
+    },
+}  # fmt: skip
 # The kinds of operations that the engine's clock times, and the counts that make up each.
 KINDS = {
     "relu": ("relus", "live_sites"),
     "gather": ("gathered",),
-    "linear": ("layers", "windows", "patches", "weights", "multiplied_ciphertexts", "packed_ciphertexts"),
+    "linear": (
+        "layers",
+        "windows",
+        "patches",
+        "inputs",
+        "weights",
+        "parameters",
+        "multiplications",
+        "multiplied_ciphertexts",
+        "packed_ciphertexts",
+    ),
 }
 REST = "rest"  # reading the program, additions, returning the logits
 # Added to the sources of seconds; see `measuring.undisturbed`.
-CLOCK = "; latency, but no more than both parties' processor time, to which load adds little"
+CLOCK = "; latency, but no more than 1.2 times the busier party's processor time, to which load adds little"
 # A maximum of two values is a ReLU of their difference; tests/private_inference/engine measure its bytes and messages.
 ASSUMED = {"pool_comparisons": "relus", "pool_steps": "live_sites"}
+# Nor replacements: of the seconds of a ReLU or site they have the share that they have of these.
+SHARES = {
+    "affine": ("relus", "bytes"),
+    "affine_sites": ("live_sites", "messages"),
+    "quadratic": ("relus", "bytes"),
+    "quadratic_sites": ("live_sites", "messages"),
+}
 
 
 def fitted(measurements: Iterable[Measured]) -> dict[str, dict[str, dict[str, float]]]:
@@ -41,6 +68,8 @@ def fitted(measurements: Iterable[Measured]) -> dict[str, dict[str, dict[str, fl
     found: dict[str, dict[str, dict[str, float]]] = {}
     for preset, quantities in FITTED.items():
         rows = [one for one in seen if one.preset == preset]
+        if not rows:
+            continue
         found[preset] = {
             quantity: constants(counts, [one for one in rows if getattr(one, quantity) is not None], quantity)
             for quantity, counts in quantities.items()
@@ -78,15 +107,15 @@ def least_squares(
 
 
 def with_constants(
-    presets: Mapping[str, Any], found: Mapping[str, Mapping[str, Mapping[str, float]]], source: str
+    presets: Mapping[str, Any], found: Mapping[str, Mapping[str, Mapping[str, float]]], sources: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The content of presets.json with the constants that were found and the text where they come from.
+    """The content of presets.json with the constants that were found and, by preset, the text where they come from.
 
     The constants that are assumed from them follow.
     """
     protocols = dict(presets["protocols"])
     for name, quantities in found.items():
-        online = dict(protocols[name]["online"])
+        online, source = dict(protocols[name]["online"]), sources[name]
         for quantity, values in quantities.items():
             if quantity == "busier_direction":
                 online[quantity] = {"value": values[""], "source": source}
@@ -100,6 +129,12 @@ def with_constants(
                     known = "assumed" if quantity == "seconds" else "measured (tests/private_inference/engine)"
                     alike = f"{known}: a maximum of two values is a ReLU of their difference, as {model}"
                     online[quantity][assumed] = {"value": values[model], "source": alike}
+        for count, (model, quantity) in SHARES.items():
+            if count in online[quantity]:
+                share = online[quantity][count]["value"] / online[quantity][model]["value"]
+                value = float(f"{share * online['seconds'][model]['value']:.2g}")
+                text = f"assumed, not measured: of the seconds of `{model}` the share that its {quantity} have"
+                online["seconds"][count] = {"value": value, "source": text}
         protocols[name] = {**protocols[name], "online": online}
     return {**presets, "protocols": protocols}
 

@@ -1,6 +1,8 @@
 """The engine's measurements of one network, by the command that users type; what was measured before is read."""
 
+import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +12,18 @@ from relinearize.errors import UserError
 from relinearize.private_inference.bundle import read_bundle
 from relinearize.private_inference.cost.network import Network, read_network
 from relinearize.private_inference.cost.workload import bundle_workload
-from relinearize.private_inference.engine.options import ENGINES, InferOptions
+from relinearize.private_inference.engine.options import ENGINES, PROTOCOLS, InferOptions
 from relinearize.records.inference import InferenceRecord, Phase
 
 # A protocol of presets.json -> images that are inferred under it. Without its options, as users run it.
-SETTINGS = {"cheetah": 3, "semi2k": 5}
+SETTINGS = {"cheetah": 2, "semi2k": 5, "tfp": 5}
+SETTINGS_OF_LARGE = {"cheetah": 1, "semi2k": 3, "tfp": 3}
+# Latency as a multiple of processor time on an idle machine: 0.99 to 1.21 in results/'s records of Cheetah and CrypTen.
+WAITING = 1.2
 LOOPBACK, WAN = "loopback", "wan"
+# Eigen, in SPU, multiplies with two OpenMP threads whatever OMP_NUM_THREADS says, which wait for each other in a loop:
+# on as many cores as parties that takes ten times as long. This limit holds for it, too.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
 ROUND_TRIPS = ("{rtt_ms:20}", "{rtt_ms:160}")  # between these two Cheetah's time grows by its messages alone
 
 
@@ -41,9 +49,10 @@ class Measured:
 class Bench:
     """`folder`: where bundles and records are; records that lie there are not measured again."""
 
-    def __init__(self, folder: Path, python: str = "") -> None:
+    def __init__(self, folder: Path, python: str = "", presets: Sequence[str] = tuple(SETTINGS)) -> None:
         self.folder = folder
-        self.python = ENGINES["spu"].python(python)
+        self.presets = presets
+        self.pythons = {name: interpreter(name, python) for name in presets}
         self.found = 0
 
     def measure(self, subjects: Sequence[Subject], now: Callable[[str], None]) -> Iterator[Measured]:
@@ -54,48 +63,55 @@ class Bench:
                 now(f"{subject.name}: export")
                 subject.export(bundle)
             features = bundle_workload(read_bundle(bundle)).features()
-            for preset in SETTINGS:
+            for preset in self.presets:
                 records = {}
                 for network in networks(subject, preset):
                     now(f"{subject.name}: {preset}, {network}")
-                    records[network] = self.record(bundle, preset, network)
+                    images = (SETTINGS_OF_LARGE if subject.large else SETTINGS)[preset]
+                    images = 1 if network in ROUND_TRIPS else images
+                    records[network] = self.record(bundle, preset, network, images)
                 yield measured(subject, preset, features, records)
 
-    def record(self, bundle: Path, preset: str, network: str, images: int | None = None) -> InferenceRecord:
-        """`images`: None for those of SETTINGS. UserError with the engine's own words where it fails."""
+    def record(self, bundle: Path, preset: str, network: str, images: int) -> InferenceRecord:
+        """UserError with the engine's own words where it fails."""
         output = bundle.with_name(f"{bundle.name}-infer") / f"{preset}-{read_network(network).name}"
         if (output / "inference.json").exists():
             self.found += 1
             return InferenceRecord.read(output / "inference.json")
-        options = InferOptions(
-            bundle, protocol=preset, n_images=images or SETTINGS[preset], network=network, output=output
-        )
-        command = [self.python, "-P", "-m", "relinearize.private_inference.engine", options.to_json()]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        options = InferOptions(bundle, protocol=preset, n_images=images, network=network, output=output)
+        command = [self.pythons[preset], "-P", "-m", "relinearize.private_inference.engine", options.to_json()]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | ONE_THREAD)
         if done.returncode:
             reason = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
             raise UserError(f"relinearize infer bundle={bundle} protocol={preset} network={network} failed: {reason}")
         return InferenceRecord.read(output / "inference.json")
 
 
+def interpreter(preset: str, asked: str = "") -> str | Path:
+    """The Python that has the engine of a preset: this one, or else `asked` or the Makefile's."""
+    engine = ENGINES[PROTOCOLS[preset].engine]
+    return sys.executable if engine.here else engine.python(asked)
+
+
 def networks(subject: Subject, preset: str) -> list[str]:
-    """Where a subject is run: on the WAN, too, if it tests the model, on two slow ones if messages come from it."""
+    """Where a subject is run: on the WAN and then without delay if it tests the model, on two slow ones if messages
+    come from it."""
     slow = ROUND_TRIPS if subject.messages and preset == "cheetah" else ()
-    return [LOOPBACK, *([WAN] if subject.tested else []), *slow]
+    return [WAN if subject.tested else LOOPBACK, *slow]
 
 
 def measured(subject: Subject, preset: str, features: dict[str, int], records: dict[str, InferenceRecord]) -> Measured:
     """From the records by network."""
-    base = records[LOOPBACK]
-    sent = (base.steady.server_bytes, base.steady.client_bytes)
-    counted = None if preset == "cheetah" else float(base.steady.messages)
+    base = records[WAN].loopback if subject.tested else records[LOOPBACK].steady
+    sent = (base.server_bytes, base.client_bytes)
+    counted = float(base.messages) if PROTOCOLS[preset].counted else None
     slow = [records[network] for network in ROUND_TRIPS if network in records]
     return Measured(
         subject=subject,
         preset=preset,
         features=features,
-        seconds=undisturbed(base.steady),
-        shares={kind: cost.seconds / base.steady.median_seconds for kind, cost in base.steady.kinds.items()},
+        seconds=undisturbed(base),
+        shares={kind: cost.seconds / base.median_seconds for kind, cost in base.kinds.items()},
         bytes=sum(sent),
         busier=max(sent) / sum(sent),
         messages=waited_for(*slow) if slow else counted,
@@ -105,11 +121,9 @@ def measured(subject: Subject, preset: str, features: dict[str, int], records: d
 
 
 def undisturbed(phase: Phase) -> float:
-    """The least latency, and no more than the processor time of both parties, which others hardly add to.
-
-    The parties wait for each other most of the time, so that on loopback the two are nearly the same.
-    """
-    return min(*phase.seconds, phase.server_cpu_seconds + phase.client_cpu_seconds)
+    """The least latency, and no more than WAITING times the processor time of the busier party, to which load adds
+    little: the two compute at the same time for the most part."""
+    return min(*phase.seconds, WAITING * max(phase.server_cpu_seconds, phase.client_cpu_seconds))
 
 
 def waited_for(near: InferenceRecord, far: InferenceRecord) -> float:

@@ -29,6 +29,7 @@ class Subject:
     live: str = "all"
     tested: bool = False
     messages: bool = False
+    large: bool = False
 
     def export(self, folder: Path) -> Bundle:
         """Write the bundle to `folder`, which does not exist. Always the same for one name."""
@@ -60,14 +61,15 @@ class Subject:
 SUBJECTS = (
     Subject("digits, all", "resnet8", 16, 8, 1.0, messages=True),
     Subject("digits, 10 %", "resnet8", 16, 8, 0.1, tested=True),
-    Subject("digits, half the sites", "resnet8", 16, 8, 0.5, live="second", messages=True),
+    Subject("digits, half the sites", "resnet8", 16, 8, 0.5, live="second"),
     Subject("digits, none", "resnet8", 16, 8, 0.0, live="none", messages=True),
     Subject("resnet8, all", "resnet8", 16, 32, 1.0),
-    Subject("resnet8, 25 %, half the sites", "resnet8", 16, 32, 0.25, live="second", tested=True),
     Subject("resnet8, none", "resnet8", 16, 32, 0.0, live="none"),
     Subject("resnet8 wide, 10 %", "resnet8", 64, 16, 0.1),
-    Subject("resnet8 wide, all", "resnet8", 48, 16, 1.0, tested=True),
+    Subject("resnet8 middle, 25 %, half the sites", "resnet8", 32, 32, 0.25, live="second"),
     Subject("resnet18, all", "resnet18", 16, 32, 1.0),
-    Subject("resnet18 narrow, 10 % of 5 sites", "resnet18", 8, 32, 0.1, live="last", tested=True),
+    Subject("resnet18 middle, 10 %", "resnet18", 32, 32, 0.1, tested=True, large=True),
+    Subject("resnet18 wide, 16 pixels, 25 %", "resnet18", 64, 16, 0.25, large=True),
+    Subject("resnet18 wide, 10 %", "resnet18", 64, 32, 0.1, tested=True, large=True),
 )
 QUICK = ("digits, all", "digits, 10 %", "digits, half the sites", "digits, none", "resnet8 wide, 10 %")

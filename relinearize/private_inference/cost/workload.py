@@ -30,7 +30,8 @@ class LinearWork:
     layers: convolutions, linear layers, batch norms that no layer took in. inputs, outputs: scalars that go in and come
     out of them, and the means of average pools, which are rounded. weights: scalars they are multiplied by (of a lone
     batch norm as many as of its map). pool_comparisons: of max-pools, as engines make them (`bundle.tournament`), in
-    pool_steps batches that wait for each other.
+    pool_steps batches that wait for each other. parameters: scalars of the layers' weights, which CrypTen opens as
+    they are, with the inputs.
 
     Engines compute convolutions as products of matrices: windows are the places of a map that a kernel is laid on,
     patches the scalars of the left matrices, all that is in the windows, weights those of the right ones.
@@ -47,6 +48,7 @@ class LinearWork:
     inputs: int = 0
     outputs: int = 0
     weights: int = 0
+    parameters: int = 0
     pool_comparisons: int = 0
     pool_steps: int = 0
     windows: int = 0
@@ -72,6 +74,7 @@ class LinearWork:
             "multiplications": rows * inner * columns,
             "outputs": rows * columns,
             "weights": inner * columns,
+            "parameters": inner * columns,
             "windows": rows,
             "patches": rows * inner,
             **ciphertexts(rows, inner, columns),
@@ -90,7 +93,7 @@ class LinearWork:
         area = inputs // inside
         if kernel > area:
             found = cls.of_products(batch * inputs, outside // groups * pixels, inside // groups * area, batch, groups)
-            return replace(found, windows=groups * pixels)
+            return replace(found, windows=groups * pixels, parameters=inside // groups * kernel * outside)
         return cls.of_products(batch * inputs, batch * pixels, inside // groups * kernel, outside // groups, groups)
 
 
@@ -234,7 +237,7 @@ def affine_work(channels: int, pixels: int, batch: int = 1) -> LinearWork:
     """Of a batch norm that no layer took in: engines multiply by a diagonal matrix, others each scalar by one."""
     scalars = channels * pixels
     work = LinearWork.of_products(batch * scalars, batch * pixels, channels, channels)
-    return replace(work, multiplications=batch * scalars, weights=scalars)
+    return replace(work, multiplications=batch * scalars, weights=scalars, parameters=channels)
 
 
 # ---- Cheetah's ciphertexts -------------------------------------------------------------------------------------------

@@ -72,6 +72,14 @@ CHEETAH = [
     (RESNET18, 27_853, 17, 57.9, None),
 ]
 SEMI2K = [(RESNET20, 188_416, 19, 57.5), (RESNET20, 0, 0, 30.4)]
+# CrypTen 0.4.1: ReLUs, sites that keep any, MB, messages.
+TFP = [
+    (188_416, 19, 95.2, 194),
+    (94_208, 19, 51.4, 194),
+    (47_104, 19, 29.6, 194),
+    (18_842, 19, 16.5, 194),
+    (0, 0, 7.7, 23),
+]
 
 
 @pytest.mark.parametrize(("linear", "relus", "live", "megabytes", "slower"), CHEETAH)
@@ -87,6 +95,23 @@ def test_semi2k_as_measured(linear, relus, live, megabytes):
     found = predict(preset("semi2k_wan"), Workload(relus, live, 0, linear)).online
     assert found.bytes == pytest.approx(megabytes * 1e6, rel=0.01)
     assert found.messages == 8 * live + 2 * 22 + 2, "two for each layer; the mean of the pool and the logits"
+
+
+@pytest.mark.parametrize(("relus", "live", "megabytes", "messages"), TFP)
+def test_crypten_as_measured(relus, live, megabytes, messages):
+    found = predict(preset("tfp_wan"), Workload(relus, live, 0, RESNET20)).online
+    assert found.bytes == pytest.approx(megabytes * 1e6, rel=0.02) and found.messages == messages
+
+
+def test_homomorphic_sites_cost_alike_whatever_they_keep():
+    """CKKS: culling a layer pays, thinning it does not. The ResNet-20 of the logs that the constants are from takes
+    310 s with 18 sites, the loading of keys and two further bootstrappings in it."""
+    full, thinned, culled = (
+        predict(preset("ckks_wan"), Workload(relus, live, 0, RESNET20)).online
+        for relus, live in ((188_416, 18), (1_884, 18), (1_884, 9))
+    )
+    assert full == thinned and culled.seconds == pytest.approx(full.seconds - 9 * 9.8)
+    assert full.loopback_seconds == pytest.approx(310, rel=0.15) and full.messages == 2
 
 
 # `relinearize infer` on trained ResNet-8s of 8 x 8 pixels, docs/private_inference.md: ReLUs, MB of Cheetah and SEMI2K.
@@ -163,7 +188,8 @@ def test_max_pools_are_comparisons():
 
 def test_presets_and_networks():
     assert [one.name for one in find_presets(None, None)] == [
-        "delphi_compute", "delphi_lan", "delphi_wan", "cheetah_lan", "cheetah_wan", "semi2k_lan", "semi2k_wan"
+        "delphi_compute", "delphi_lan", "delphi_wan", "cheetah_lan", "cheetah_wan", "semi2k_lan", "semi2k_wan",
+        "tfp_lan", "tfp_wan", "ckks_lan", "ckks_wan",
     ]  # fmt: skip
     assert [one.name for one in find_presets("cheetah", None)] == ["cheetah_lan", "cheetah_wan"]
     assert [one.name for one in find_presets("semi2k", "loopback")] == ["semi2k_loopback"]

@@ -50,6 +50,7 @@ def test_counts_by_hand():
             inputs=3 * 64 + 16 + 16,
             outputs=64 + 16 + 5,
             weights=4 * 27 + 4 * 2 + 5 * 16,
+            parameters=4 * 27 + 4 * 2 + 5 * 16,
             pool_comparisons=4 * (4 * 3 + 2 * 3),  # of each row a maximum of two and one of three, of each column, too
             pool_steps=4,
             windows=16 + 2 * 4 + 1,
@@ -70,6 +71,7 @@ def test_products_are_those_that_the_engine_computes(inside, size, outside, stri
     pixels = math.ceil(size / stride) ** 2
     found = LinearWork.of_convolution(inside, inside * size**2, 9, outside, pixels)
     assert found.patches + found.weights == opened and found.outputs == outside * pixels
+    assert found.parameters == 9 * inside * outside, "whichever of kernel and map is laid on the other"
 
 
 @pytest.mark.parametrize("bundle", [residual_network([1, 0, 0.4, 0.2, 0.5], replacement="quadratic"), pooled_network()])
