@@ -102,7 +102,7 @@ def test_a_batch_has_more_of_all_but_weights_sites_and_layers():
     assert {name: three[name] for name in grows} == {name: 3 * one[name] for name in grows}
     assert one["sent_polynomials"] <= three["sent_polynomials"] < 3 * one["sent_polynomials"]
     swapped = LinearWork.of_convolution(16, 64, 9, 32, 4, batch=3)
-    assert swapped == replace(LinearWork.of_products(3 * 64, 32 * 4, 64, 3), windows=4)
+    assert swapped == replace(LinearWork.of_products(3 * 64, 32 * 4, 64, 3), windows=4, parameters=9 * 16 * 32)
 
 
 CASES = [(name, 17, 2, "snl") for name in ("resnet8", "resnet18", "resnet34", "wrn22_8", "vgg16_bn")]
