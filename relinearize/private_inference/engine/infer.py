@@ -58,7 +58,9 @@ def infer(options: InferOptions) -> InferenceRecord:
     protocol, engine = options.chosen_protocol, options.chosen_engine
     require(bundle, protocol.engine)
     count = options.images(len(bundle.reference.images))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two parties share the cores of one machine
+    threads = os.environ.setdefault("OMP_NUM_THREADS", "1")  # two parties share the cores of one machine
+    # SPU's products start two threads whatever that says, which wait for each other: ten times the processor time.
+    os.environ.setdefault("OMP_THREAD_LIMIT", threads)
     load = os.getloadavg()[0]
     folder = options.folder
     progress = WorkProgress(STEPS_BEFORE + math.ceil(count / options.batch))
