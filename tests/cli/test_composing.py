@@ -56,7 +56,7 @@ def test_a_folder_of_ones_own_holds_further_choices(tmp_path):
         if folder == tmp_path:
             assert composed("export", arguments, ExportOptions).backbone.name == "mine"
         else:
-            with pytest.raises(UserError, match="backbone=mine is unknown; valid: resnet18, "):
+            with pytest.raises(UserError, match="backbone=mine is unknown; valid: cryptonas, resnet18, "):
                 composed("export", arguments, ExportOptions)
 
 

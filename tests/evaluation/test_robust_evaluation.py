@@ -24,6 +24,7 @@ from relinearize.evaluation.pieces import PIECES_FILE
 from relinearize.files import read_json, write_json
 from relinearize.progress import WorkProgress
 from relinearize.records.robustness import RobustRecord, find_robust_records
+from relinearize.records.run import PredictionsRecord, Record
 from relinearize.robustness.attacks import RobustAccuracy
 from relinearize.robustness.sanity import determinism, logits_not_probabilities
 from relinearize.runs.finished import FinishedRun
@@ -187,8 +188,11 @@ def test_an_attack_that_leaves_its_ball_gives_no_number(folder, monkeypatch):
 
 def test_clean_evaluation_is_as_it_was(folder):
     result = evaluate_run([f"run={folder}"], Console(quiet=True))
-    assert list(result) == ["test", "n_test", "relu/count", "record/test", "record/relu/count"]
+    predictions = ["per_class", "ece", "nll"]
+    assert list(result) == ["test", *predictions, "n_test", "relu/count", "record/test", "record/relu/count"]
     assert result["test"] == result["record/test"]
+    recorded = Record.read(folder / "record.json").accuracy.predictions
+    assert PredictionsRecord(**{name: result[name] for name in predictions}) == recorded
     assert read_json(folder / "evaluation.json") == result
     assert not (folder / "robustness.json").exists() and not (folder / PIECES_FILE).exists()
 
