@@ -49,8 +49,8 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, Any]:
     table.add_row(f"test accuracy, % (n = {data.sizes['test']:,})", f"{record.accuracy.test:.2f}", f"{found:.2f}")
     before = record.accuracy.predictions
     for title, name in (("worst class, %", "worst_class"), ("calibration error (ECE), %", "ece"), ("NLL", "nll")):
-        now = getattr(PredictionsRecord(**predictions), name)
-        table.add_row(title, "-" if before is None else f"{getattr(before, name):.2f}", f"{now:.2f}")
+        values = [getattr(found, name, None) for found in (before, PredictionsRecord(**predictions))]
+        table.add_row(title, *("-" if value is None else f"{value:.2f}" for value in values))
     console.print(table)
     with shown_anyway():
         write_json(run.folder / EVALUATION, result)

@@ -1,6 +1,7 @@
 """The losses that the methods combine, and what is measured of predictions. Losses take logits N x classes and return
 a scalar."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -101,7 +102,8 @@ def measure_predictions(network: nn.Module, batches: Iterable[tuple[Tensor, Tens
 
     `per_class`: percent of each class's images, None for a class without images. `ece`: expected calibration error in
     percent, the mean distance of confidence and accuracy over 15 equal bins, weighted by their images (Guo et al., ICML
-    2017). `nll`: mean negative log-likelihood, in nats. Leaves the network in eval mode.
+    2017). `nll`: mean negative log-likelihood, in nats. Both are None where that is infinite or no number. Leaves the
+    network in eval mode.
     """
     # Not above: what is finished is found without it.
     from torchmetrics.functional.classification import multiclass_calibration_error
@@ -112,9 +114,9 @@ def measure_predictions(network: nn.Module, batches: Iterable[tuple[Tensor, Tens
     classes = logits.shape[1]
     right = logits.argmax(1) == labels
     counts, hits = (torch.bincount(chosen, minlength=classes).tolist() for chosen in (labels, labels[right]))
+    nll = F.cross_entropy(logits, labels).item()
     error = multiclass_calibration_error(logits.softmax(1), labels, classes, BINS, "l1")
     return 100.0 * right.sum().item() / len(labels), {
         "per_class": [100.0 * hit / count if count else None for hit, count in zip(hits, counts, strict=True)],
-        "ece": 100.0 * error.item(),
-        "nll": F.cross_entropy(logits, labels).item(),
+        **({"ece": 100.0 * error.item(), "nll": nll} if math.isfinite(nll) else {"ece": None, "nll": None}),
     }

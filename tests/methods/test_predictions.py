@@ -34,6 +34,12 @@ def test_predictions_by_hand():
     assert found["nll"] == pytest.approx(-(LOG(0.8) + LOG(0.1) + 2 * LOG(0.6)) / 4, rel=1e-5)
 
 
+def test_predictions_of_a_network_that_grew_beyond_all_bounds():
+    logits = torch.tensor([[float("nan"), 1.0], [float("inf"), 0.0]])
+    accuracy, found = measure_predictions(Given(), [(logits, torch.tensor([1, 0]))])
+    assert accuracy == 50 and (found["ece"], found["nll"]) == (None, None)
+
+
 def test_multipliers_by_hand():
     """Class 0 has loss log 4, class 1 log 4/3, twice each; class 2 has no images."""
     shares = torch.tensor([[0.25, 0.5, 0.25], [0.125, 0.75, 0.125]])

@@ -47,8 +47,8 @@ def test_the_table_has_every_network_under_both_protocols(script, tmp_path, monk
     asked = []
 
     class Bench:
-        def __init__(self, folder, python):
-            pass
+        def __init__(self, folder, python, presets):
+            assert presets == ("cheetah", "semi2k")
 
         def record(self, bundle, protocol, network, images):
             asked.append((protocol, network, images))
