@@ -85,6 +85,8 @@ function siteBars(run, mode, other) {
 function drawDetails(holder, run, panel, state, redraw) {
   if (!run) { holder.replaceChildren(el("p", { class: "note" }, "No run selected.")); return; }
   const fact = (name, value, title) => el("div", title ? { title } : {}, el("span", {}, name), el("b", {}, value));
+  const worstClass = (found) => Math.min(...found.per_class.filter(isNumber));
+  const beside = (of) => [run.accuracy.predictions, run.accuracy.teacher_predictions].filter(Boolean).map((found) => percent(of(found))).join(" / ") + " %";
   const own = run.stages.filter((stage) => !stage.reused).reduce((sum, stage) => sum + stage.seconds, 0);
   const accuracy = run.accuracy;
   const others = panel.runs.map((index) => DATA.runs[index]).filter((other) => other.key !== run.key && other.sites.length === run.sites.length);
@@ -102,6 +104,10 @@ function drawDetails(holder, run, panel, state, redraw) {
       fact("hold-out", isNumber(accuracy.holdout) ? percent(accuracy.holdout) + " %" : "none", `${accuracy.n_holdout} images`),
       fact("all-ReLU network", percent(accuracy.teacher_test) + (isNumber(accuracy.teacher_test) ? " %" : "")),
       fact("difference", signed(difference(run))),
+      ...(accuracy.predictions ? [
+        fact("worst class", beside(worstClass), "percent of its test images; the all-ReLU network's behind it"),
+        fact("calibration error", beside((found) => found.ece), "ECE in percent, 15 bins; the all-ReLU network's behind it"),
+      ] : []),
       fact("ReLUs met", whole(run.budget.met), `asked: ${whole(run.budget.asked)}, of ${whole(run.budget.total)}`),
       fact("asked", run.budget.met === run.budget.asked ? "met exactly" : whole(run.budget.asked)),
       fact("share kept", share(run.budget.met, run.budget.total)),
