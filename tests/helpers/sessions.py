@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy_bundles import written
 
+from relinearize.errors import UserError
 from relinearize.private_inference.engine import infer as engine_infer
 from relinearize.private_inference.engine.job import Job
 from relinearize.private_inference.engine.options import InferOptions
@@ -103,3 +104,17 @@ def closed_to_strangers(monkeypatch):
 
     monkeypatch.setattr(TwoParties, "tell", look_and_tell)
     return seen
+
+
+def check_another_bundle(bundle, folder, monkeypatch, fault, protocol):
+    """A client whose bundle has `fault` says so in one line, and no record is written."""
+    said = FAULTS[fault](bundle, folder, monkeypatch)
+    with pytest.raises(UserError, match=f"^the client cannot take part: {said}") as caught:
+        inferred(bundle, folder, protocol=protocol, n_images=1)
+    assert "\n" not in str(caught.value) and not (folder / "out" / "inference.json").exists()
+
+
+def check_closed_to_strangers(bundle, folder, monkeypatch, network, protocol):
+    seen = closed_to_strangers(monkeypatch)
+    inferred(bundle, folder, protocol=protocol, n_images=1, network=network)
+    assert len(seen) >= 2

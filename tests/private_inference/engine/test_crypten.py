@@ -16,10 +16,11 @@ if importlib.util.find_spec("crypten") is None:
 from numpy_bundles import all_operations, pooled_network, residual_network, written
 from sessions import (
     FAULTS,
+    check_another_bundle,
     check_batch,
+    check_closed_to_strangers,
     check_layers,
     check_logits,
-    closed_to_strangers,
     inferred,
     without_the_clients_weights,
 )
@@ -127,17 +128,12 @@ def test_replacements_are_computed_by_as_many_products_as_they_have(tmp_path, re
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_client_with_another_bundle_is_one_line(bundle, tmp_path, monkeypatch, fault):
-    said = FAULTS[fault](bundle, tmp_path, monkeypatch)
-    with pytest.raises(UserError, match=f"^the client cannot take part: {said}") as caught:
-        inferred(bundle, tmp_path, protocol="tfp", n_images=1)
-    assert "\n" not in str(caught.value) and not (tmp_path / "out" / "inference.json").exists()
+    check_another_bundle(bundle, tmp_path, monkeypatch, fault, "tfp")
 
 
 @pytest.mark.parametrize("network", ["loopback", "{rtt_ms:1}"])
 def test_no_port_is_opened_and_no_other_user_gets_in(bundle, tmp_path, monkeypatch, network):
-    seen = closed_to_strangers(monkeypatch)
-    inferred(bundle, tmp_path, protocol="tfp", n_images=1, network=network)
-    assert len(seen) >= 2
+    check_closed_to_strangers(bundle, tmp_path, monkeypatch, network, "tfp")
 
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
