@@ -70,6 +70,22 @@ def test_curves_are_of_protocol_network_and_what_else_differs():
     assert curves(without_run(record, bundle={**record.bundle, "test_accuracy": None})) == {}
 
 
+def culled(run):
+    """The same number of ReLUs, those of the first site at the last one, under an allocation."""
+    first, *sites, last = run.sites
+    sites = [first.model_copy(update={"kept": 0}), *sites, last.model_copy(update={"kept": last.kept + first.kept})]
+    method = run.method.model_copy(update={"name": f"{run.method.name}+sites"})
+    return run.model_copy(update={"sites": sites, "method": method, "config": {"allocation": {"name": "sites"}}})
+
+
+def test_a_method_and_its_culled_networks_are_one_curve_at_each_number_of_relus():
+    large, small = fake_sweep(methods=("snl",), budgets=(70_000, 3_500), seeds=(0,))
+    ((key, found),) = curves(measured(small, culled(small))).items()
+    assert key == ("semi2k wan", "") and list(found["live_sites"]) == [len(small.sites) - 1, len(small.sites)]
+    both = curves(measured(large, culled(large), small, culled(small)))
+    assert {kind: len(rows) for (_, kind), rows in both.items()} == {"70,000 ReLUs": 2, "3,500 ReLUs": 2}
+
+
 def test_predictions_are_those_of_the_cost_model():
     run = fake_record("snl", 14_000)
     cost, record = predict(one_preset("semi2k_wan"), record_workload(run)).online, fake_inference(run)

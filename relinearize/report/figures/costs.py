@@ -23,7 +23,7 @@ from relinearize.report.figures.canvas import (
     wide,
 )
 from relinearize.report.figures.pareto import legend_columns
-from relinearize.report.figures.style import CURVE_COLOURS, KIND_COLOURS, KIND_WORDS, LINE_STYLES, PART_COLOURS
+from relinearize.report.figures.style import CURVE_COLOURS, KIND_COLOURS, KIND_WORDS, PART_COLOURS
 from relinearize.report.tables.cost import PARTS, preset_text
 from relinearize.report.tables.inference import curves
 from relinearize.report.tables.pareto import Panel
@@ -32,21 +32,29 @@ from relinearize.report.tables.text import compact_count
 LEGEND_LINE = 0.18  # inches below the axes for each curve
 MOST = 60  # bars; the page has all
 HEIGHT = 0.25  # of a bar with its gap, in inches
+NARROW = 0.05  # an axis whose numbers differ by less than this share shows at least as much on both sides
 LONGEST_NAME = 80  # letters beside a bar
 TRAFFIC, LATENCY = "steady traffic, MB per image", "steady latency, seconds per image"
 
 
 @styled
 def draw_inference(inferences: DataFrame) -> bytes:
-    """Accuracy against measured bytes and latency as PNG bytes, a row per dataset. One accuracy at least is known."""
-    rows = dict(list(inferences.dropna(subset="test_accuracy").groupby("title", sort=False)))
-    longest = max(len(curves(group)) for group in rows.values())
-    figure = new_figure(12.4, (4.6 + LEGEND_LINE * (longest + 1)) * len(rows))
+    """Accuracy against measured bytes and latency as PNG bytes, a row per dataset and setting.
+
+    The number of live sites stands at each point where it differs. One accuracy at least is known.
+    """
+    rows = dict(list(inferences.dropna(subset="test_accuracy").groupby(["title", "setting"], sort=False)))
+    found = curves(inferences)
+    kinds = list(dict.fromkeys(kind for _, kind in found))
+    colours = {kind: CURVE_COLOURS[place % len(CURVE_COLOURS)] for place, kind in enumerate(kinds)}
+    figure = new_figure(12.4, (4.6 + LEGEND_LINE * (len(kinds) + 1)) * len(rows))
     grid = figure.subplots(len(rows), 2, squeeze=False)
-    for (left, right), (title, group) in zip(grid, rows.items(), strict=True):
-        handles = _draw_curves(left, group, "mb", TRAFFIC)
-        _draw_curves(right, group, "s", LATENCY)
-        left.set_title(title, loc="left", fontweight="bold", fontsize=12)
+    for (left, right), ((title, setting), group) in zip(grid, rows.items(), strict=True):
+        own = {kind: points[points["title"] == title] for (given, kind), points in found.items() if given == setting}
+        handles = _draw_curves(left, own, "mb", TRAFFIC, colours)
+        _draw_curves(right, own, "s", LATENCY, colours)
+        first = group.iloc[0]
+        left.set_title(f"{title}: {first.protocol}, {first.link}", loc="left", fontweight="bold", fontsize=12)
         left.set_ylabel("test accuracy in plaintext (%)")
         hollow = Line2D([], [], color=GREY_TEXT, linestyle="none", marker="o", markerfacecolor="white")
         hollow.set_label("hollow: predicted from counts, without the engine")
@@ -57,21 +65,26 @@ def draw_inference(inferences: DataFrame) -> bytes:
     return png(figure, 130)
 
 
-def _draw_curves(axes: Axes, group: DataFrame, unit: str, label: str) -> list[Line2D]:
+def _draw_curves(
+    axes: Axes, found: dict[str, DataFrame], unit: str, label: str, colours: dict[str, str]
+) -> list[Line2D]:
     """`unit`: "mb" or "s", the end of the columns' names."""
-    handles, found = [], curves(group)
-    settings, kinds = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
-    for (setting, kind), points in found.items():
-        colour = CURVE_COLOURS[settings.index(setting) % len(CURVE_COLOURS)]
-        look = {"color": colour, "linestyle": LINE_STYLES[kinds.index(kind) % len(LINE_STYLES)], "lw": 2, "zorder": 3}
-        look |= {"label": ", ".join(filter(None, (setting, kind))), "marker": "o", "markersize": 6}
+    handles, several = [], pd.concat(found.values())["live_sites"].nunique() > 1
+    for kind, points in found.items():
+        look = {"color": colours[kind], "lw": 1.6, "zorder": 3, "label": kind or "measured", "marker": "o", "ms": 6}
         handles += axes.plot(points[f"steady_{unit}"], points["test_accuracy"], **look)
         predicted = points.dropna(subset=f"predicted_{unit}")
-        hollow = {"mfc": "white", "mec": colour, "mew": 1.4, "zorder": 4}
+        hollow = {"mfc": "white", "mec": colours[kind], "mew": 1.2, "ms": 5, "zorder": 2}
         axes.plot(predicted[f"predicted_{unit}"], predicted["test_accuracy"], "o", **hollow)
+        if several:
+            for point in points.itertuples():
+                beside = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": colours[kind]}
+                axes.annotate(str(point.live_sites), (getattr(point, f"steady_{unit}"), point.test_accuracy), **beside)
     if wide(axes.dataLim.x0, axes.dataLim.x1):
         log_axis(axes)
         label += " (log scale)"
+    elif axes.dataLim.x1 - axes.dataLim.x0 < NARROW * axes.dataLim.x1:  # all alike: small differences stay small
+        axes.set_xlim((1 - NARROW) * axes.dataLim.x0, (1 + NARROW) * axes.dataLim.x1)
     axes.set_xlabel(label)
     axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
     grid_lines(axes)

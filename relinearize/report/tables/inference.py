@@ -24,7 +24,8 @@ def build_inferences(records: Iterable[InferenceRecord], runs: Sequence[Record])
 
     Numbers as measured, None where unknown; megabytes (10^6 bytes, both directions) and seconds are per image, medians:
     of a batch its share. Messages are of an inference, whatever its batch.
-    Columns up to `created` are those of inference.csv. Then `neural`: the neural network; `setting`: protocol with its
+    Columns up to `created` are those of inference.csv. Then `neural`: the neural network; `family`: the method under
+    whatever allocation; `setting`: protocol with its
     options, and network, which make a curve; `link`: the network between the parties, for people; `run_key`: None for
     networks of no run below the folders; `record`.
     """
@@ -88,6 +89,7 @@ def _row(record: InferenceRecord, run: Record | None) -> dict[str, Any]:
         "neural": network_name(bundle["backbone"], bundle["width"], bundle["convention"])
         if bundle["backbone"]
         else name,
+        "family": run.method.name.replace(f"+{(run.config.get('allocation') or {}).get('name')}", "") if run else "",
         "setting": f"{protocol} {link.name}",
         "link": link.text,
         "run_key": run and run.key,
@@ -109,14 +111,19 @@ def _predicted(record: InferenceRecord, run: Record | None, link: Network) -> Ph
 
 
 def curves(inferences: DataFrame) -> dict[tuple[str, str], DataFrame]:
-    """(setting, method and network as far as there are several) -> rows by growing number of ReLUs.
+    """(setting, method and network as far as there are several) -> rows by growing number of ReLUs, then of live sites.
 
-    Those whose accuracy is not known are in no curve.
+    Several numbers of live sites at each number of ReLUs: a curve each. Rows of unknown accuracy are in none.
     """
-    known = inferences.dropna(subset="test_accuracy").sort_values("relus", kind="stable")
-    several = known[[name for name in ("method", "neural") if known[name].nunique() > 1]]
-    kinds = [", ".join(filter(None, names)) for names in several.itertuples(index=False)]
-    return dict(list(known.groupby(["setting", Series(kinds, known.index, dtype=object)])))
+    known = inferences.dropna(subset="test_accuracy").sort_values(["relus", "live_sites"], kind="stable")
+    several = known[[name for name in ("family", "neural") if known[name].nunique() > 1]]
+    kinds = Series(
+        [", ".join(filter(None, names)) for names in several.itertuples(index=False)], known.index, dtype=object
+    )
+    by_sites = known.groupby(["setting", kinds, "relus"])["live_sites"].transform("nunique") > 1
+    if known.loc[by_sites, "relus"].nunique() > 1:
+        kinds = kinds.mask(by_sites, (kinds + known["relus"].map(", {:,} ReLUs".format)).str.removeprefix(", "))
+    return dict(list(known.groupby(["setting", kinds])))
 
 
 def inference_markdown(inferences: DataFrame) -> str:
