@@ -1,5 +1,6 @@
 """Settings and fixtures shared by all tests. torch is imported late: the process that hands tests out needs none."""
 
+import copy
 import itertools
 import os
 import signal
@@ -15,8 +16,9 @@ import pytest
 import yaml
 from filelock import FileLock
 
-# Hydra composes more than a thousand configs here, and reading their files takes half of that in pure Python.
+# Hydra composes thousands of configs here, and reading their files takes a part of that in pure Python.
 yaml.SafeLoader = yaml.CSafeLoader
+CONF = Path(__file__).parents[1] / "conf"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -33,6 +35,24 @@ def forks_that_train() -> None:
     import torch
 
     torch.ones(1, requires_grad=True).sum().backward()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def config_files_are_read_once() -> None:
+    """Hydra reads some thirty files for each of the thousands of configs that the tests compose."""
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    found, load = {}, FileConfigSource.load_config
+
+    def once(source: FileConfigSource, path: str) -> object:
+        if not source.path.startswith(str(CONF)):
+            return load(source, path)
+        key = source.provider, source.path, path
+        if key not in found:
+            found[key] = load(source, path)
+        return copy.deepcopy(found[key])
+
+    FileConfigSource.load_config = once
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +153,8 @@ def typed(
 
     Starting a process takes longer than most tests: importing torch and Lightning costs seconds.
     """
+    from hydra._internal.hydra import Hydra
+
     from relinearize import cli
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -146,6 +168,8 @@ def typed(
         printed = capfd.readouterr()
         return status, printed.out, printed.err
 
+    # Hydra composes each config once more to look for hydra.mode, which no file of ours sets.
+    monkeypatch.setattr(Hydra, "get_mode", lambda *arguments, **settings: None)
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")

@@ -44,6 +44,7 @@ def test_classifiers_are_counted_and_exported(model: str, tmp_path) -> None:
     assert bundle.relus == mask.count
 
 
+@pytest.mark.slow
 def test_relus_of_the_papers_imagenet_network() -> None:
     network = linearize(built("resnet18", 224), (3, 224, 224))
     shapes = list(site_shapes(network).values())
@@ -89,7 +90,12 @@ def test_refusals(model: str, options: dict, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("model", "named"),
-    [("mobilenet_v3_small", "Hardswish"), ("efficientnet_b0", "SiLU"), ("mobilenet_v2", "ReLU6"), ("vit_b_32", "GELU")],
+    [
+        ("mobilenet_v3_small", "Hardswish"),
+        ("efficientnet_b0", "SiLU"),
+        ("mobilenet_v2", "ReLU6"),
+        pytest.param("vit_b_32", "GELU", marks=pytest.mark.slow),
+    ],
 )
 def test_other_activations_are_refused_by_name(model: str, named: str) -> None:
     size = 224 if model.startswith("vit") else 32

@@ -217,7 +217,7 @@ def test_interrupted_run_says_how_to_go_on(tmp_path):
     assert err.splitlines()[-1].endswith("the same command goes on from the last checkpoint")
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_reader_who_leaves_is_no_error(unbuffered):
     """`relinearize infer --help | head -1`, where head is gone before anything is written."""
     command = [sys.executable, "-m", "relinearize", "infer", "--help"]

@@ -69,6 +69,7 @@ def test_array_files_are_evaluated(folder, tmp_path, monkeypatch):
     assert found.npa == pytest.approx(100 - found.mce) == pytest.approx((run.record.accuracy.test + 4 * black) / 5)
 
 
+@pytest.mark.slow
 def test_folder_files_are_evaluated(tmp_path, monkeypatch):
     """Grey of a class's own brightness, whatever the severity: a Tiny-ImageNet-C of two classes."""
     grey = {"cat": 40, "dog": 215}

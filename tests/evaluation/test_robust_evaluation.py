@@ -344,6 +344,7 @@ def test_help_lists_the_keys(monkeypatch, capsys):
         assert words in printed
 
 
+@pytest.mark.slow
 def test_random_states_are_left_alone(folder, quick_checks):
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()

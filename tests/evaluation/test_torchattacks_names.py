@@ -49,6 +49,7 @@ def test_wrong_names_are_one_line(arguments, words):
         options_of(*arguments)
 
 
+@pytest.mark.slow
 def test_attacks_for_colours_are_left_out_on_grey_images(alone, tmp_path, capsys):
     folder = shutil.copytree(alone[SMALL][1], tmp_path / "run")
     attacks = [*(f"torchattacks-{name}" for name in COLOURED), "fgsm"]

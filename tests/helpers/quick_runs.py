@@ -1,7 +1,5 @@
 """Whole runs in a second or two: the digits, a narrow ResNet-8, a steep search. For all tests of runs."""
 
-import copy
-import functools
 import json
 import os
 import shutil
@@ -9,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+import composed_configs
 from safetensors.torch import load_file
 
-from relinearize.cli import conf_folder
 from relinearize.files import DIGEST, file_digest, write_json
 from relinearize.records.run import RECORD_FILE
 from relinearize.records.store import CONFIG, DESCRIPTION, MASK, WEIGHTS
@@ -47,7 +44,6 @@ METHODS = {
 }
 # Shares of the 2,304 ReLUs that this search reaches one after the other, within its first six epochs; UNREACHED never.
 LARGE, MIDDLE, SMALL, UNREACHED = 0.6, 0.4, 0.27, 0.1
-ANYWHERE = "/anywhere"  # the output folder of a config that serves several tests
 # Of a record: when, where and how it came about, not what.
 VOLATILE = {"seconds", "reused", "created", "git_commit", CONFIG}
 
@@ -55,17 +51,7 @@ VOLATILE = {"seconds", "reused", "created", "git_commit", CONFIG}
 def composed(folder, *overrides, method="snl"):
     """The config of a quick run whose results and store lie in `folder`."""
     settings = METHODS.get(method, [f"method={method}"])
-    config = copy.deepcopy(composed_once(*QUICK, *settings, f"output={ANYWHERE}", *overrides))
-    if config.output == ANYWHERE:
-        config.output = str(folder)
-    return config
-
-
-@functools.cache
-def composed_once(*overrides):
-    """It takes a quarter of a second, and many tests ask for the same."""
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose("config", list(overrides))
+    return composed_configs.composed(*QUICK, *settings, f"output={folder}", *overrides)
 
 
 def quick_plan(folder, *overrides, method="snl"):

@@ -88,6 +88,7 @@ def test_the_last_stage_is_filled_with_its_best_positions():
     assert mask.unit == "positions" and all(mask[name].flatten()[-1] for name in list(mask)[:3])
 
 
+@pytest.mark.slow
 def test_a_run_at_debug_scale(typed, tmp_path):
     """Two steps a stage, by the command; the budget is that of the second stage."""
     status, _, printed = typed(
@@ -145,8 +146,8 @@ def test_its_points_are_one_curve(narrow, tmp_path):
     [
         (["budget.relus=48", "method.search.resolution=0.5"], (4, 2), 48),
         (["budget.relus=400", "method.search.score=null"], (8, 1), 384),
-        (["budget.relus=700", "method.search.order=measured"], (8, 1), 700),
-        (["budget.relus=700", "method.search.order=published"], (8, 1), 700),
+        pytest.param(["budget.relus=700", "method.search.order=measured"], (8, 1), 700, marks=pytest.mark.slow),
+        pytest.param(["budget.relus=700", "method.search.order=published"], (8, 1), 700, marks=pytest.mark.slow),
     ],
 )
 def test_resolution_whole_layers_and_measured_orders(tmp_path, capsys, settings, student, met):

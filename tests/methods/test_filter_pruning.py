@@ -118,7 +118,7 @@ def test_learned_criteria_follow_the_loss():
     assert stage.snapshot().mask["1"].flatten().tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("criterion", ["l1", "learned"])
+@pytest.mark.parametrize("criterion", [pytest.param("l1", marks=pytest.mark.slow), "learned"])
 def test_a_run_at_debug_scale(typed, tmp_path, criterion):
     """Two steps a stage, by the command."""
     status, _, printed = typed(

@@ -201,7 +201,11 @@ def test_what_cannot_be_narrowed_is_one_line(kind, fraction, message):
 
 
 @EVERY_BACKBONE
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize(
+    "layout",
+    [torch.contiguous_format, pytest.param(torch.channels_last, marks=pytest.mark.slow)],
+    ids=["nchw", "nhwc"],
+)
 def test_each_width_is_exactly_an_ordinary_network(name, width, layout):
     """Training mode (and what it does to the statistics), then eval mode."""
     full = linear_network(name, width)

@@ -157,6 +157,7 @@ def test_a_run_has_the_coefficients_of_its_plan(made):
         assert (highest == 0).any() and (highest != 0).any(), "both degrees"
 
 
+@pytest.mark.slow
 def test_a_killed_search_ends_alike_and_says_what_it_meets(made, tmp_path, run_in_pieces, capsys):
     method, record, folder = made
     assert_same_in_pieces((record, folder), tmp_path, run_in_pieces, 3, SHARE, *PLANNERS[method], method=method)

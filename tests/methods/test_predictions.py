@@ -66,6 +66,7 @@ def test_rate_must_be_positive(rate):
         Distill(Given(), Given(), epochs=1, batch_size=2, learning_rate=0.1, class_multiplier_rate=rate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finetune", ["distill", "retrain"])
 def test_interrupted_training_keeps_its_multipliers(tmp_path, monkeypatch, finetune):
     """Interrupted in the second epoch of the fine-tuning, when the multipliers are above 0."""

@@ -244,6 +244,7 @@ def test_exchanged_masks_have_scores_for_layer_culling(store):
     assert sum(site.kept > 0 for site in culled.sites) == 4 and culled.budget.met == kept.count
 
 
+@pytest.mark.slow
 def test_streamed_images_give_the_masks_of_resident_ones(store, tmp_path):
     settings = [*LADDER, "budget.fraction=0.12"]
     _, resident = quick_run(store, *settings, method="progressive")

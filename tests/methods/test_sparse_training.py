@@ -63,6 +63,7 @@ def test_layers_in_front_of_sites(backbone, convention):
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_layers_of_bottleneck_blocks():
     """torchvision's ResNet-50: the 1x1 convolutions of the blocks count, those of the shortcuts do not."""
     network = linearize(torchvision.models.resnet50(weights=None, num_classes=4), (3, 32, 32))

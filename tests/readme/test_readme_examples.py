@@ -62,6 +62,7 @@ def test_examples_are_short(example: str) -> None:
     assert 0 < len(lines) < LONGEST
 
 
+@pytest.mark.slow
 def test_own_images(tmp_path: Path, run_example: Callable[..., Record]) -> None:
     draw = np.random.default_rng(0)
     for split, count in {"train": 30, "test": 4}.items():
@@ -75,6 +76,7 @@ def test_own_images(tmp_path: Path, run_example: Callable[..., Record]) -> None:
     assert record.dataset.train + record.dataset.holdout == 60
 
 
+@pytest.mark.slow
 def test_own_dataset(tmp_path: Path, run_example: Callable[..., Record]) -> None:
     draw = np.random.default_rng(0)
     arrays = {}
@@ -107,6 +109,7 @@ def test_own_score(run_example: Callable[..., Record]) -> None:
     assert record.config["score"]["_target_"] == "my_score.energy" and record.stages["search"].epochs == 0
 
 
+@pytest.mark.slow
 def test_own_stage(run_example: Callable[..., Record]) -> None:
     record = run_example("stage", "scale=debug")
     assert record.method.finetune == "NoisyDistill"

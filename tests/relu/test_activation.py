@@ -76,7 +76,7 @@ def test_untouched_sites_equal_relu(kind: type, layout: str, dtype: torch.dtype)
     assert torch.equal(y, expected) and torch.equal(x.grad, reference.grad)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", ["contiguous", pytest.param("channels_last", marks=pytest.mark.slow)])
 def test_gradcheck(layout: str) -> None:
     x = batch(layout, torch.float64, images=2)
     x = torch.where(x.abs() < 0.05, 0.1, x).requires_grad_()  # finite differences do not step over the kink

@@ -125,6 +125,7 @@ def saved_and_loaded(network: nn.Module) -> nn.Module:
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.slow
 def test_wrapped_networks_are_taken_out() -> None:
     model = built(Functional)
     for wrapped in (nn.DataParallel(model), torch.compile(model), torch.compile(nn.DataParallel(model))):

@@ -127,6 +127,7 @@ def test_csv_and_table_say_what_was_measured():
     assert (other["seconds by the model"], other["private accuracy"]) == ("-", "-")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_pictures_are_drawn_in_every_case():
     runs = fake_sweep(methods=("snl", "random"), budgets=(70_000, 3_500), seeds=(0,))

@@ -23,6 +23,7 @@ def test_an_all_relu_run_is_its_teacher(tmp_path):
     assert record.stages["finetune"].history == [] and record.accuracy.selected_epoch is None
 
 
+@pytest.mark.slow
 def test_a_robust_one_has_a_record_for_each_route(tmp_path):
     _, folder = quick_run(tmp_path, *ALONE, *ROBUST, method="rlnet_all_relu")
     records = [found for _, found in find_records([folder])]

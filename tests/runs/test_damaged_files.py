@@ -193,6 +193,7 @@ def test_a_damaged_checkpoint_of_any_stage_is_not_gone_on_from(tmp_path, finishe
         print(f"\nrun: {noticed} of {noticed} damaged checkpoints of the {stage} noticed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["teacher", "search"])
 def test_a_store_that_vanishes(typed, tmp_path, monkeypatch, stage):
     """The training goes on, or ends in one line; the same command then makes everything again."""
@@ -236,6 +237,7 @@ def test_what_may_not_be_read_is_not_called_missing(typed, finished, tmp_path, u
         assert line in err + caplog.text, (refused, err, caplog.text)
 
 
+@pytest.mark.slow
 def test_results_that_were_exchanged_are_noticed(typed, tmp_path):
     words = ["run", "method=random", "scale=debug", "output=out"]
     for more in (["budget.relus=300"], ["budget.relus=500"], ["budget.relus=300", "seed=1"]):
@@ -256,6 +258,7 @@ def exchange(one: Path, other: Path) -> None:
     one.with_name("third").rename(other)
 
 
+@pytest.mark.slow
 def test_nothing_that_stands_in_the_way_is_removed_unasked(typed, tmp_path):
     words = ["run", "method=random", "scale=debug", "budget.relus=300", "output=out"]
     assert typed(*words)[0] == 0
@@ -315,6 +318,7 @@ def test_a_result_that_another_process_publishes_meanwhile_is_not_in_the_way(tmp
     assert artifact.complete
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_program_is_not_gone_on_from(typed, tmp_path):
     words = ["run", "method=random", "scale=debug", "budget.relus=300", "output=out"]
     assert typed(*words)[0] == 0

@@ -63,6 +63,7 @@ def test_images_and_labels_become_the_reference():
     assert np.array_equal(reference.images, images.numpy()) and reference.labels.tolist() == [4, 0, 1]
 
 
+@pytest.mark.slow
 def test_a_network_of_torchvision(tmp_path):
     torch.manual_seed(0)
     model = with_statistics(torchvision.models.resnet18(weights=None, num_classes=7))

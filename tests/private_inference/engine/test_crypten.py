@@ -73,7 +73,7 @@ def test_the_messages_that_are_counted_wait_for_each_other(record):
     assert min(record.loopback.seconds) < min(record.steady.seconds)
 
 
-@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("batch", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_batch_shares_the_messages_and_the_opened_weights(bundle, tmp_path, batch):
     record = check_batch(bundle, tmp_path, batch, "tfp")
     work = bundle_workload(bundle).linear
@@ -83,6 +83,7 @@ def test_a_batch_shares_the_messages_and_the_opened_weights(bundle, tmp_path, ba
     assert record.model.sequential_messages == 9 * 4 + 7 + 1
 
 
+@pytest.mark.slow
 def test_a_network_without_relus(tmp_path):
     bundle = residual_network([0] * 5)
     record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
@@ -113,7 +114,15 @@ def test_max_pools_are_counted_as_they_are_compared(tmp_path):
         assert costs[name] == (2 * 464 * found.comparisons, 9 * found.rounds)
 
 
-@pytest.mark.parametrize(("replacement", "product"), [("zero", 0), ("affine", 0), ("quadratic", 32), ("cubic", 64)])
+@pytest.mark.parametrize(
+    ("replacement", "product"),
+    [
+        pytest.param("zero", 0, marks=pytest.mark.slow),
+        pytest.param("affine", 0, marks=pytest.mark.slow),
+        ("quadratic", 32),
+        pytest.param("cubic", 64, marks=pytest.mark.slow),
+    ],
+)
 def test_replacements_are_computed_by_as_many_products_as_they_have(tmp_path, replacement, product):
     bundle = residual_network(KEPT, replacement=replacement)
     record = inferred(bundle, tmp_path, protocol="tfp", n_images=1)
@@ -131,12 +140,12 @@ def test_a_client_with_another_bundle_is_one_line(bundle, tmp_path, monkeypatch,
     check_another_bundle(bundle, tmp_path, monkeypatch, fault, "tfp")
 
 
-@pytest.mark.parametrize("network", ["loopback", "{rtt_ms:1}"])
+@pytest.mark.parametrize("network", ["loopback", pytest.param("{rtt_ms:1}", marks=pytest.mark.slow)])
 def test_no_port_is_opened_and_no_other_user_gets_in(bundle, tmp_path, monkeypatch, network):
     check_closed_to_strangers(bundle, tmp_path, monkeypatch, network, "tfp")
 
 
-@pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
+@pytest.mark.parametrize(("rank", "name"), [(0, "server"), pytest.param(1, "client", marks=pytest.mark.slow)])
 def test_a_party_killed_in_the_middle_is_named_and_the_other_ended(bundle, tmp_path, monkeypatch, rank, name):
     started = []
     tell = TwoParties.tell
