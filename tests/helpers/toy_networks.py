@@ -216,6 +216,17 @@ EXPECTED = {
 }
 
 
+def with_statistics(network: nn.Module) -> nn.Module:
+    """The same network; its batch norms, which start as the identity, do something."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return network
+
+
 def built(kind: type, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from toy_networks import with_statistics
 
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.methods.frozen import frozen_copy
@@ -16,13 +17,7 @@ def pixel_network(name: str, size: int, width: int) -> PixelInput:
     torch.manual_seed(0)
     backbone = build_backbone(name, classes=5, image_size=size, width=width)
     network = PixelInput(linearize(backbone, (3, size, size)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)).double()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
-    return network
+    return with_statistics(network)
 
 
 @pytest.mark.parametrize(("name", "width"), [("resnet8", 4), ("resnet18", 4), ("wrn22_8", 1), ("vgg16_bn", 4)])

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from toy_networks import with_statistics
 
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.errors import UserError
@@ -33,13 +34,9 @@ def linear_network(name: str, width: int, convention: str = "senet") -> PixelInp
     network = PixelInput(
         linearize(backbone(name, width, convention), (3, SIZE, SIZE)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     )
+    with_statistics(network)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
-        elif isinstance(module, MaskedReLU):
+        if isinstance(module, MaskedReLU):
             module.mask.copy_(torch.rand(module.mask.shape) < 0.5)
     return network
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from torch import nn
+from toy_networks import with_statistics
 
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.cli import conf_folder
@@ -36,13 +36,7 @@ def pixel_network(name: str, width: int, size: int, convention: str = "senet", s
     torch.manual_seed(seed)
     backbone = build_backbone(name, classes=CLASSES, image_size=size, width=width, convention=convention)
     network = PixelInput(linearize(backbone, (3, size, size)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)).double()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
-    return network
+    return with_statistics(network)
 
 
 def batch(size: int, dtype=torch.float64, images: int = 4):

@@ -8,6 +8,7 @@ import rlnet_reference as reference
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from toy_networks import with_statistics
 
 from relinearize.backbones.routes import ROUTES, on_route, routes_of, with_routes
 from relinearize.methods.rlnet.distill import RobustDistill
@@ -44,12 +45,7 @@ def network_of(count, seed):
     network = linearize(SmallNetwork(), (2, SIZE, SIZE)).double()
     if count > 1:
         network = with_routes(network, ROUTES[count])
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
+    with_statistics(network)
     nn.init.normal_(network.linear.weight)
     return network
 
