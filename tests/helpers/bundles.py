@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from toy_networks import with_statistics
 
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.private_inference.bundle.exporting import as_bundle
@@ -12,22 +13,15 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 BACKBONES = [("resnet8", 8), ("resnet18", 8), ("resnet34", 8), ("wrn22_8", 1), ("vgg16_bn", 8)]  # and a width
 
 
-def with_statistics(network: nn.Module) -> nn.Module:
-    """As after a training: batch norms that do something, some factors below zero."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2.0)
-            if module.affine:
-                nn.init.uniform_(module.weight, -0.5, 1.5)
-                nn.init.normal_(module.bias, 0, 0.2)
-    return network.eval()
+def after_training(network: nn.Module) -> nn.Module:
+    """In eval mode; some factors of its batch norms are below zero."""
+    return with_statistics(network, lowest=-0.5).eval()
 
 
 def linearized(name: str = "resnet8", width: int = 8, size: int = 16, **settings) -> PixelInput:
     torch.manual_seed(0)
     backbone = build_backbone(name, classes=5, image_size=size, width=width, **settings)
-    return PixelInput(linearize(with_statistics(backbone), (3, size, size)), MEAN, STD).eval()
+    return PixelInput(linearize(after_training(backbone), (3, size, size)), MEAN, STD).eval()
 
 
 def some_kept(network: PixelInput, share: float = 0.4) -> PixelInput:

@@ -216,14 +216,15 @@ EXPECTED = {
 }
 
 
-def with_statistics(network: nn.Module) -> nn.Module:
-    """The same network; its batch norms, which start as the identity, do something."""
+def with_statistics(network: nn.Module, lowest: float = 0.5) -> nn.Module:
+    """The same network as after a training: batch norms that do something, with factors from `lowest` to 1.5."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
+            if module.affine:
+                nn.init.uniform_(module.weight, lowest, 1.5)
+                nn.init.normal_(module.bias, 0, 0.2)
     return network
 
 

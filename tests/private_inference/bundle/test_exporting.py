@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from bundles import MEAN, STD, linearized, some_kept, with_statistics
+from bundles import MEAN, STD, after_training, linearized, some_kept
 from torch import nn
 
 from relinearize.backbones import PixelInput
@@ -66,7 +66,7 @@ def test_images_and_labels_become_the_reference():
 @pytest.mark.slow
 def test_a_network_of_torchvision(tmp_path):
     torch.manual_seed(0)
-    model = with_statistics(torchvision.models.resnet18(weights=None, num_classes=7))
+    model = after_training(torchvision.models.resnet18(weights=None, num_classes=7))
     bundle = export(model, tmp_path / "b", input_size=(3, 32, 32))
     images = torch.rand(2, 3, 32, 32)
     found = run_bundle(read_bundle(tmp_path / "b"), images.numpy())
@@ -83,7 +83,7 @@ def test_further_networks_of_torchvision(name):
     torch.manual_seed(0)
     network = linearize(getattr(torchvision.models, name)(weights=None, num_classes=7), (3, 64, 64))
     mask = {site: torch.rand(kept.shape) < 0.3 for site, kept in Mask.full(network).items()}
-    bundle = as_bundle(with_statistics(network), (3, 64, 64), mask=mask)
+    bundle = as_bundle(after_training(network), (3, 64, 64), mask=mask)
     assert bundle.kept == Mask(mask).counts and worst_difference(bundle) < 1e-4
 
 
@@ -154,7 +154,7 @@ KNOWN = {
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_a_bundle_knows(name):
     torch.manual_seed(0)
-    bundle = as_bundle(with_statistics(Head(KNOWN[name])), SIZE)
+    bundle = as_bundle(after_training(Head(KNOWN[name])), SIZE)
     assert worst_difference(bundle) < 1e-5
     affine, pooled = operations(bundle)["affine"], operations(bundle)["avg_pool"]
     assert affine == (name == "two batch norms in a row")  # one of the two is left: they follow a ReLU
@@ -164,7 +164,7 @@ def test_what_a_bundle_knows(name):
 def test_ways_of_flattening():
     for flatten in (nn.Flatten(), Does(lambda x: x.view(x.size(0), -1)), Does(lambda x: torch.flatten(x, 1))):
         layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), flatten, nn.Linear(4 * 14 * 14, 2), nn.BatchNorm1d(2))
-        bundle = as_bundle(with_statistics(layers), SIZE)
+        bundle = as_bundle(after_training(layers), SIZE)
         assert [node.op for node in bundle.nodes] == ["conv2d", "masked_relu", "flatten", "linear"]
 
 
@@ -192,7 +192,7 @@ UNKNOWN = {
 def test_what_a_bundle_does_not_know_is_refused_by_name(name):
     middle, message = UNKNOWN[name]
     with pytest.raises(UserError, match=message) as caught:
-        as_bundle(with_statistics(Head(middle)), SIZE)
+        as_bundle(after_training(Head(middle)), SIZE)
     assert "\n" not in str(caught.value)
 
 
