@@ -4,7 +4,7 @@ D_l = sum over the images of an epoch of |post-activation of the teacher - that 
 of site l, in one of two measures:
 
 activation  the student's activation as it is (SENet, stage 2; official code: helper/loops.py). A kept position then
-            looks better than a linear one, so the next mask takes others and masks never settle (results/README.md).
+            looks better than a linear one, so the next mask takes others and masks never settle.
 linear      what the student's activation would be were the position linear, its pre-activation z, at kept and linear
             positions alike. The teacher's t is at least 0, so |t - z| = |t - relu(z)| + (relu(z) - z): the first
             measure plus what the student's own ReLU changes. No pre-activation has to be kept for it.
