@@ -72,15 +72,16 @@ def test_every_result_is_in_a_table_and_names_no_machine() -> None:
 def test_tables_of_culled_sites_equal_runs_and_inferences(folder: str, table: str) -> None:
     wanted = set()
     for path, record in find_records([RESULTS / folder]):
-        cells = [record.method.name, sum(site.kept > 0 for site in record.sites), f"{record.accuracy.test:.2f}"]
+        cells = [record.method.name, str(sum(site.kept > 0 for site in record.sites)), f"{record.accuracy.test:.2f}"]
         for protocol in ("semi2k", "cheetah", "tfp"):
-            file = path.parent / "bundle-infer" / f"{protocol}-wan" / "inference.json"
-            if file.exists():
-                found = InferenceRecord.read(file)
-                cells += [found.model.sequential_messages, f"{found.steady.median_seconds:.1f}"]
-            else:
-                cells += ["", ""]
-        wanted.add(tuple(map(str, cells)))
+            wan, private = (
+                InferenceRecord.read(path.parent / "bundle-infer" / f"{protocol}-{network}" / "inference.json")
+                for network in ("wan", "loopback")
+            )
+            assert private.fidelity.images == 100
+            cells += [f"{wan.steady.bytes / 1e6:.1f}", f"{wan.steady.median_seconds:.1f}"]
+            cells += [f"{private.fidelity.private_accuracy:.0f}"]
+        wanted.add(tuple(cells))
     lines = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table.strip().splitlines()[2:]]
     assert set(lines) == wanted and len(lines) == len(wanted)
 

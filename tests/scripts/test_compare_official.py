@@ -1,0 +1,31 @@
+"""A run beside the released SNL code: epochs and budgets that both have, in a table and a figure."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+from fake_records import fake_record, write_records
+
+SCRIPT = Path(__file__).parents[2] / "scripts/compare_official.py"
+
+
+def test_epochs_and_budgets_that_both_have_are_compared(tmp_path, monkeypatch, capsys):
+    runs = [fake_record("snl", asked) for asked in (12_288, 61_440, 30_720)]
+    write_records(runs, tmp_path / "runs")
+    epochs = runs[0].stages["search"].history
+    rows = [
+        {"stage": "search", "epoch": row["epoch"], "count": row["relu/count"] * (2 if row["epoch"] == 3 else 1)}
+        for row in epochs[:10]
+    ]
+    rows += [{"stage": "finetune", "budget": asked, "met": asked - 5, "last": 70.125} for asked in (12_288, 61_440)]
+    (tmp_path / "official.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["compare_official.py", str(tmp_path / "runs"), str(tmp_path / "official.jsonl"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    text = capsys.readouterr().out
+    large = f"| 61,440 | 0 | 61,435 | 61,440 | 70.12 | {runs[1].accuracy.test_last:.2f} |"
+    assert text == (tmp_path / "official.md").read_text() and text.count("\n| ") == 3
+    assert text.splitlines()[2] == large
+    assert text.endswith("10 epochs of the search: ReLUs kept differ by 0.00% in the median, by 50.00% at most.\n")
+    assert (tmp_path / "official.png").read_bytes().startswith(b"\x89PNG")
