@@ -74,13 +74,14 @@ def test_tables_of_culled_sites_equal_runs_and_inferences(folder: str, table: st
     for path, record in find_records([RESULTS / folder]):
         cells = [record.method.name, str(sum(site.kept > 0 for site in record.sites)), f"{record.accuracy.test:.2f}"]
         for protocol in ("semi2k", "cheetah", "tfp"):
-            wan, private = (
-                InferenceRecord.read(path.parent / "bundle-infer" / f"{protocol}-{network}" / "inference.json")
-                for network in ("wan", "loopback")
-            )
-            assert private.fidelity.images == 100
-            cells += [f"{wan.steady.bytes / 1e6:.1f}", f"{wan.steady.median_seconds:.1f}"]
-            cells += [f"{private.fidelity.private_accuracy:.0f}"]
+            place = path.parent / "bundle-infer"
+            file = place / f"{protocol}-wan" / "inference.json"
+            wan = InferenceRecord.read(file).steady if file.exists() else None
+            cells += [f"{wan.bytes / 1e6:.1f}", f"{wan.median_seconds:.1f}"] if wan else ["", ""]
+            if protocol != "cheetah":  # half an hour for a hundred images
+                private = InferenceRecord.read(place / f"{protocol}-loopback" / "inference.json").fidelity
+                assert private.images == 100
+                cells += [f"{private.private_accuracy:.0f}"]
         wanted.add(tuple(cells))
     lines = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table.strip().splitlines()[2:]]
     assert set(lines) == wanted and len(lines) == len(wanted)
