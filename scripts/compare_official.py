@@ -9,10 +9,12 @@ epoch of the released search (`stage`: "search", `epoch`, `count`) or a fine-tun
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import pandas as pd
 
+from relinearize.errors import UserError
 from relinearize.files import write_bytes, write_text
 from relinearize.records.run import Record, find_records
 from relinearize.report.figures.canvas import GREY_TEXT, grid_lines, new_figure, png, styled
@@ -20,10 +22,25 @@ from relinearize.report.figures.style import method_colours
 from relinearize.report.tables.text import markdown_table
 
 
-def trajectories(record: Record, official: pd.DataFrame) -> pd.DataFrame:
+def read_official(file: Path) -> pd.DataFrame:
+    """Raises UserError, in one line, for a file that cannot be read or is another one."""
+    try:
+        rows = pd.read_json(file, lines=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}".splitlines()[0]) from None
+    if missing := {"stage", "epoch", "count", "budget", "met", "last"} - set(rows):
+        raise UserError(f"{file}: no line has {', '.join(sorted(missing))}; see --help for what a line holds")
+    return rows
+
+
+def trajectories(records: list[Record], official: pd.DataFrame) -> pd.DataFrame:
     """ReLUs kept after each epoch of both searches, as far as both went: columns `released` and `here`."""
+    searches = [record.stages["search"].history for record in records if "search" in record.stages]
+    searches = [history for history in searches if history and "relu/count" in history[0]]
+    if not searches:
+        raise UserError("none of these runs has searched as SNL does; give those of method=snl")
     theirs = official[official["stage"] == "search"].set_index("epoch")["count"]
-    ours = pd.DataFrame(record.stages["search"].history).set_index("epoch")["relu/count"]
+    ours = pd.DataFrame(max(searches, key=len)).set_index("epoch")["relu/count"]
     return pd.DataFrame({"released": theirs, "here": ours}).dropna().astype(int)
 
 
@@ -66,9 +83,12 @@ def main() -> None:
     parser.add_argument("official", type=Path)
     parser.add_argument("--out", type=Path, default=Path())
     arguments = parser.parse_args()
-    records = [record for _, record in find_records([arguments.runs])]
-    official = pd.read_json(arguments.official, lines=True)
-    found = trajectories(records[0], official)
+    try:
+        records = [record for _, record in find_records([arguments.runs])]
+        official = read_official(arguments.official)
+        found = trajectories(records, official)
+    except UserError as error:
+        sys.exit(f"compare_official.py: error: {error}")
     apart = (found["here"] / found["released"] - 1).abs()
     text = markdown_table(budgets(records, official), left=())
     text += f"\n\n{len(found)} epochs of the search: ReLUs kept differ by {apart.median():.2%} in the median, "
