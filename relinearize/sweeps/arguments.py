@@ -29,11 +29,11 @@ def with_budget_grid(arguments: list[str]) -> list[str]:
 
 
 def name_sweep(arguments: list[str]) -> None:
-    """Give a multirun that is not named otherwise the time of its start as its name (config key `sweep`), with four
-    digits by chance: two may start in the same second.
+    """Give a multirun that is not named otherwise the time of its start as its name (config key `sweep`), with eight
+    hexadecimal digits by chance: many may start in the same second, as jobs of an array do.
 
     Through the environment: launchers hand it on, so jobs started later do not each read the clock, and an experiment
     file or the command line can still say `sweep`.
     """
     if any(flag in arguments for flag in MULTIRUN):
-        os.environ.setdefault(SWEEP_VARIABLE, f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.urandom(2).hex()}")
+        os.environ.setdefault(SWEEP_VARIABLE, f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.urandom(4).hex()}")
