@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The measured constants of the cost models (cost/presets.json), fitted again on this machine.
 
-    python scripts/fit_cost.py                 # measure, fit, write presets.json; 25 minutes on a quiet machine
+    python scripts/fit_cost.py                 # measure, fit, write presets.json; 35 minutes on a quiet machine
     python scripts/fit_cost.py --preset tfp    # the constants of one preset alone
     python scripts/fit_cost.py --check         # measure, compare with the present constants; exit 1 beyond limits
     python scripts/fit_cost.py --quick --check # some of the networks: minutes

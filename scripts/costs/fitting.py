@@ -12,7 +12,10 @@ from costs.measuring import Measured
 # Preset -> quantity -> the counts it is a sum over; all of these constants are fitted.
 FITTED = {
     "cheetah": {
-        "seconds": ("relus", "live_sites", "gathered", "layers", "multiplied_ciphertexts", "packed_ciphertexts"),
+        "seconds": (
+            "relus", "live_sites", "gathered", "layers", "multiplied_ciphertexts", "result_ciphertexts",
+            "packed_ciphertexts",
+        ),
         "bytes": ("relus", "outputs", "sent_polynomials", "returned_polynomials"),
         "messages": ("live_sites", "layers"),
     },
@@ -45,6 +48,7 @@ KINDS = {
         "parameters",
         "multiplications",
         "multiplied_ciphertexts",
+        "result_ciphertexts",
         "packed_ciphertexts",
     ),
 }

@@ -94,15 +94,16 @@ def interpreter(preset: str, asked: str = "") -> str | Path:
 
 
 def networks(subject: Subject, preset: str) -> list[str]:
-    """Where a subject is run: on the WAN and then without delay if it tests the model, on two slow ones if messages
-    come from it."""
+    """Where a subject is run: on loopback; on the WAN, too, if it tests the model, and on two slow ones if messages
+    come from it. What a record of the WAN has without delay went through the delay proxy, a third process on the
+    parties' cores, and is of no use here."""
     slow = ROUND_TRIPS if subject.messages and preset == "cheetah" else ()
-    return [WAN if subject.tested else LOOPBACK, *slow]
+    return [LOOPBACK, *([WAN] if subject.tested else []), *slow]
 
 
 def measured(subject: Subject, preset: str, features: dict[str, int], records: dict[str, InferenceRecord]) -> Measured:
     """From the records by network."""
-    base = records[WAN].loopback if subject.tested else records[LOOPBACK].steady
+    base = records[LOOPBACK].steady
     sent = (base.server_bytes, base.client_bytes)
     counted = float(base.messages) if PROTOCOLS[preset].counted else None
     slow = [records[network] for network in ROUND_TRIPS if network in records]

@@ -70,6 +70,7 @@ SUBJECTS = (
     Subject("resnet18, all", "resnet18", 16, 32, 1.0),
     Subject("resnet18 middle, 10 %", "resnet18", 32, 32, 0.1, tested=True, large=True),
     Subject("resnet18 wide, 16 pixels, 25 %", "resnet18", 64, 16, 0.25, large=True),
+    Subject("resnet18 at 48, 25 %, half the sites", "resnet18", 48, 32, 0.25, live="second", large=True),
     Subject("resnet18 wide, 10 %", "resnet18", 64, 32, 0.1, tested=True, large=True),
 )
 QUICK = ("digits, all", "digits, 10 %", "digits, half the sites", "digits, none", "resnet8 wide, 10 %")

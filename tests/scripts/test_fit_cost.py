@@ -44,7 +44,8 @@ WORKS = [
 
 LARGE = {
     "relus": 1e4, "gathered": 1e4, "outputs": 1e4, "windows": 1e3, "patches": 1e5, "weights": 1e4,
-    "inputs": 1e4, "parameters": 1e4, "multiplications": 1e7, "multiplied_ciphertexts": 100, "packed_ciphertexts": 100,
+    "inputs": 1e4, "parameters": 1e4, "multiplications": 1e7, "multiplied_ciphertexts": 100, "result_ciphertexts": 100,
+    "packed_ciphertexts": 100,
 }  # fmt: skip
 
 

@@ -38,9 +38,9 @@ class LinearWork:
 
     The rest are Cheetah's. sent_polynomials: one for each encrypted block, as the other half of a ciphertext is a seed.
     returned_polynomials: two for each result, the first of an unpacked one nearly empty and not counted.
-    multiplied_ciphertexts: products of a ciphertext with a plaintext block. packed_ciphertexts: places that results are
-    packed from, a power of two to each ciphertext they end in; an empty one takes as long as a full one. 0 if they are
-    not packed.
+    multiplied_ciphertexts: products of a ciphertext with a plaintext block. result_ciphertexts: their sums along the
+    inner side, each transformed back once. packed_ciphertexts: places that results are packed from, a power of two to
+    each ciphertext they end in; an empty one takes as long as a full one. 0 if they are not packed.
     """
 
     layers: int = 0
@@ -56,6 +56,7 @@ class LinearWork:
     sent_polynomials: int = 0
     returned_polynomials: int = 0
     multiplied_ciphertexts: int = 0
+    result_ciphertexts: int = 0
     packed_ciphertexts: int = 0
 
     @classmethod
@@ -261,6 +262,7 @@ def ciphertexts(rows: int, inner: int, columns: int) -> dict[str, int]:
         "sent_polynomials": min(blocks[0], blocks[2]) * blocks[1],
         "returned_polynomials": 2 * math.ceil(results / size[1]) if packing else results,
         "multiplied_ciphertexts": math.prod(blocks),
+        "result_ciphertexts": results,
         "packed_ciphertexts": size[1] * math.ceil(results / size[1]) if packing else 0,
     }
 

@@ -26,8 +26,8 @@ def test_bytes_follow_from_the_polynomials(dims, encrypting, answering):
 
 
 def test_what_fits_into_one_is_not_packed():
-    assert list(ciphertexts(1, 64, 10).values()) == [1, 1, 1, 0]  # sent, returned, multiplied, packed
-    assert list(ciphertexts(64, 144, 16).values()) == [2, 2, 32, 128]
+    assert list(ciphertexts(1, 64, 10).values()) == [1, 1, 1, 1, 0]  # sent, returned, multiplied, results, packed
+    assert list(ciphertexts(64, 144, 16).values()) == [2, 2, 32, 16, 128]
     assert ciphertexts(1, 20_000, 1)["sent_polynomials"] == 3, "more than fit into two"
 
 

@@ -58,6 +58,7 @@ def test_counts_by_hand():
             sent_polynomials=1 + 2 * 1 + 1,
             returned_polynomials=1 + 2 * 1 + 1,
             multiplied_ciphertexts=1 + 2 * 1 + 1,
+            result_ciphertexts=1 + 2 * 1 + 1,
         ),
     )
 
