@@ -16,6 +16,7 @@ README = (RESULTS / "README.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"<!-- records: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 COMBINATIONS = re.findall(r"<!-- combinations: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 SITES = re.findall(r"<!-- sites: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+OFFICIAL = re.findall(r"<!-- official: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 INFERENCES = re.findall(r"<!-- inferences: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 ROBUST_TABLES = re.findall(r"<!-- robustness: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 
@@ -63,7 +64,7 @@ def test_robustness_tables_equal_the_records(folder: str, table: str) -> None:
 
 def test_every_result_is_in_a_table_and_names_no_machine() -> None:
     folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
-    assert folders == {folder for folder, _ in [*TABLES, *COMBINATIONS, *SITES, *INFERENCES]}
+    assert folders == {folder for folder, _ in [*TABLES, *COMBINATIONS, *SITES, *OFFICIAL, *INFERENCES]}
     for path in [*RESULTS.rglob("*.json"), *RESULTS.rglob("*.yaml"), *RESULTS.rglob("*.html")]:
         assert not re.search(r"[\"' ]/(home|work|root|tmp)/", path.read_text(encoding="utf-8")), path
 
@@ -84,6 +85,17 @@ def test_tables_of_culled_sites_equal_runs_and_inferences(folder: str, table: st
         wanted.add(tuple(cells))
     lines = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table.strip().splitlines()[2:]]
     assert set(lines) == wanted and len(lines) == len(wanted)
+
+
+@pytest.mark.parametrize(("folder", "table"), OFFICIAL, ids=[folder for folder, _ in OFFICIAL])
+def test_tables_beside_the_released_code_equal_the_records(folder: str, table: str) -> None:
+    assert table.strip() in (RESULTS / folder / "official.md").read_text(encoding="utf-8")
+    head, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+    columns = [head.index(name) for name in ("ReLUs asked", "seed", "met, here", "test, here")]
+    assert {tuple(line[column] for column in columns) for line in lines} == {
+        (f"{one.budget.asked:,}", str(one.seed), f"{one.budget.met:,}", f"{one.accuracy.test_last:.2f}")
+        for _, one in find_records([RESULTS / folder])
+    }
 
 
 @pytest.mark.parametrize(("folder", "table"), INFERENCES, ids=[folder for folder, _ in INFERENCES])
