@@ -17,7 +17,7 @@ import pandas as pd
 from relinearize.errors import UserError
 from relinearize.files import write_bytes, write_text
 from relinearize.records.run import Record, find_records
-from relinearize.report.figures.canvas import GREY_TEXT, grid_lines, new_figure, png, styled
+from relinearize.report.figures.canvas import GREY_TEXT, grid_lines, log_ticks, new_figure, png, styled
 from relinearize.report.figures.style import method_colours
 from relinearize.report.tables.text import markdown_table
 
@@ -40,7 +40,8 @@ def trajectories(records: list[Record], official: pd.DataFrame) -> pd.DataFrame:
     if not searches:
         raise UserError("none of these runs has searched as SNL does; give those of method=snl")
     theirs = official[official["stage"] == "search"].set_index("epoch")["count"]
-    ours = pd.DataFrame(max(searches, key=len)).set_index("epoch")["relu/count"]
+    # A row per epoch. The last one, of the moment in which a budget was met, counts the epochs done instead.
+    ours = pd.Series([row["relu/count"] for row in max(searches, key=len)])
     return pd.DataFrame({"released": theirs, "here": ours}).dropna().astype(int)
 
 
@@ -70,6 +71,9 @@ def draw(found: pd.DataFrame) -> bytes:
     axes.plot(found.index + 1, found["released"], "o", color=GREY_TEXT, markersize=4, label="released code")
     axes.plot(found.index + 1, found["here"], color=method_colours(["snl"])["snl"], label="relinearize")
     axes.set_yscale("log")
+    ticks = log_ticks(*axes.get_ylim())
+    axes.set_yticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.set_yticks([], minor=True)
     axes.set_xlabel("epoch of the search")
     axes.set_ylabel("ReLUs kept (log scale)")
     axes.legend(frameon=False)

@@ -19,12 +19,13 @@ def typed(monkeypatch, folder):
 
 def test_epochs_and_budgets_that_both_have_are_compared(tmp_path, monkeypatch, capsys):
     runs = [fake_record("snl", asked) for asked in (12_288, 61_440, 30_720)]
-    write_records(runs, tmp_path / "runs")
     epochs = runs[0].stages["search"].history
     rows = [
-        {"stage": "search", "epoch": row["epoch"], "count": row["relu/count"] * (2 if row["epoch"] == 3 else 1)}
-        for row in epochs[:10]
+        {"stage": "search", "epoch": epoch, "count": row["relu/count"] * (2 if epoch == 3 else 1)}
+        for epoch, row in enumerate(epochs)
     ]
+    epochs[-1]["epoch"] = float(len(epochs))  # as a search leaves it that ends at its budget
+    write_records(runs, tmp_path / "runs")
     rows += [{"stage": "finetune", "budget": asked, "met": asked - 5, "last": 70.125} for asked in (12_288, 61_440)]
     (tmp_path / "official.jsonl").write_text("\n".join(map(json.dumps, rows)))
     typed(monkeypatch, tmp_path)
@@ -32,7 +33,7 @@ def test_epochs_and_budgets_that_both_have_are_compared(tmp_path, monkeypatch, c
     large = f"| 61,440 | 0 | 61,435 | 61,440 | 70.12 | {runs[1].accuracy.test_last:.2f} |"
     assert text == (tmp_path / "official.md").read_text() and text.count("\n| ") == 3
     assert text.splitlines()[2] == large
-    assert text.endswith("10 epochs of the search: ReLUs kept differ by 0.00% in the median, by 50.00% at most.\n")
+    assert text.endswith("40 epochs of the search: ReLUs kept differ by 0.00% in the median, by 50.00% at most.\n")
     assert (tmp_path / "official.png").read_bytes().startswith(b"\x89PNG")
 
 
