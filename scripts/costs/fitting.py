@@ -57,6 +57,8 @@ REST = "rest"  # reading the program, additions, returning the logits
 CLOCK = "; latency, but no more than 1.2 times the busier party's processor time, to which load adds little"
 # A maximum of two values is a ReLU of their difference; tests/private_inference/engine measure its bytes and messages.
 ASSUMED = {"pool_comparisons": "relus", "pool_steps": "live_sites"}
+# Nor the products of quadratics: each is multiplied and its result transformed back.
+SUMS = {"quadratic_ciphertexts": ("multiplied_ciphertexts", "result_ciphertexts")}
 # Nor replacements: of the seconds of a ReLU or site they have the share that they have of these.
 SHARES = {
     "affine": ("relus", "bytes"),
@@ -133,6 +135,11 @@ def with_constants(
                     known = "assumed" if quantity == "seconds" else "measured (tests/private_inference/engine)"
                     alike = f"{known}: a maximum of two values is a ReLU of their difference, as {model}"
                     online[quantity][assumed] = {"value": values[model], "source": alike}
+        for count, models in SUMS.items():
+            if count in online["seconds"]:
+                value = float(f"{sum(online['seconds'][model]['value'] for model in models):.2g}")
+                text = f"assumed, not measured: {' and '.join(models)} together"
+                online["seconds"][count] = {"value": value, "source": text}
         for count, (model, quantity) in SHARES.items():
             if count in online[quantity]:
                 share = online[quantity][count]["value"] / online[quantity][model]["value"]

@@ -114,6 +114,9 @@ def test_constants_are_found_again_and_only_these_change(script, content):
         wanted = share * online["seconds"]["relus"]["value"]
         assert online["seconds"]["quadratic"]["value"] == pytest.approx(wanted, rel=0.05)
         assert online["busier_direction"]["value"] == 0.6
+    seconds = changed["protocols"]["cheetah"]["online"]["seconds"]
+    parts = sum(seconds[name]["value"] for name in ("multiplied_ciphertexts", "result_ciphertexts"))
+    assert seconds["quadratic_ciphertexts"]["value"] == pytest.approx(parts, rel=0.05)
     for name in set(content["protocols"]) - set(FITTED):
         assert changed["protocols"][name] == content["protocols"][name]
     assert json.loads(as_text(changed)) == changed
