@@ -33,6 +33,7 @@ class ImageData:
     holdout: fraction of the training images, stratified, for choosing models; 0 for none.
     subset: number of training images to use, stratified, before the hold-out is taken; None for all.
     seed: of the two choices above, not of the batches.
+    short_batch: the last batch of an epoch may have few images; else it shares with the one before it (order.py).
     resident: "auto" keeps the sets on the device where they fit, True always, False never (batches are the same).
     resident_limit_gb: what fits, in GiB; None for 8 GiB or half of the free memory, whichever is less.
     workers: reading processes of a set that is not resident.
@@ -47,6 +48,7 @@ class ImageData:
         augment: Mapping[str, Any],
         holdout: float = 0.1,
         subset: int | None = None,
+        short_batch: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
         resident: bool | str = "auto",
@@ -64,7 +66,7 @@ class ImageData:
             )
         if resident not in ("auto", True, False):
             raise UserError(f"dataset.resident={resident}: valid are auto, true, false")
-        self.holdout, self.subset, self.seed = holdout, subset, seed
+        self.holdout, self.subset, self.short_batch, self.seed = holdout, subset, short_batch, seed
         self.device = torch.device(device)
         self.resident, self.resident_limit_gb, self.workers = resident, resident_limit_gb, workers
 
@@ -80,7 +82,7 @@ class ImageData:
 
     def batches_per_epoch(self, batch_size: int) -> int:
         """Number of training batches in an epoch, without building a loader."""
-        return len(batch_bounds(self.sizes["train"], batch_size)) - 1
+        return len(batch_bounds(self.sizes["train"], batch_size, self.short_batch)) - 1
 
     def train_loader(
         self,
@@ -96,7 +98,8 @@ class ImageData:
         second_view: "augmix" for batches of (images, labels, AugMix images); see TrainLoader.
         """
         share = dict(parts=parts, rank=rank, world_size=world_size, second_view=second_view)
-        return TrainLoader(self._training_images(), batch_size, seed, flip=self.augmentation.flip, **share)
+        order = dict(flip=self.augmentation.flip, short_batch=self.short_batch)
+        return TrainLoader(self._training_images(), batch_size, seed, **order, **share)
 
     def holdout_loader(self, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> OrderedLoader | None:
         """The held-out training images, or a process's share of them, in order, without augmentation.

@@ -30,6 +30,8 @@ class TrainLoader:
     batch_size: of all processes together. Process `rank` of `world_size` takes every world_size-th image of a batch, so
     the shards do not overlap and together are the batch of a single process, crops included.
 
+    short_batch: see order.batch_bounds.
+
     second_view: with "augmix" batches are (pixels, labels, second pixels): AugMix of the same images under a crop and
     flip of their own, as RLNet takes them from a second copy of the set. The first two are the same without it.
     """
@@ -41,6 +43,7 @@ class TrainLoader:
         seed: int,
         *,
         flip: bool = False,
+        short_batch: bool = False,
         parts: int = 1,
         rank: int = 0,
         world_size: int = 1,
@@ -52,7 +55,7 @@ class TrainLoader:
         self.parts, self.rank, self.world_size = parts, rank, world_size
         check_choice("second_view", second_view, ("augmix", None))
         self.second_view = None if second_view is None else AugMix()
-        self._bounds = batch_bounds(len(images), batch_size)
+        self._bounds = batch_bounds(len(images), batch_size, short_batch)
         self._part_bounds = part_bounds(self.batches_per_epoch, parts)
         smallest = min(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
         if smallest < 2 * world_size:

@@ -50,7 +50,7 @@ def open_images(config: DictConfig, source: Source, device: str, *, holdout: flo
     from relinearize.data.datamodule import ImageData
 
     dataset = plain(config.dataset)
-    optional = {key: dataset[key] for key in ("resident", "resident_limit_gb", "workers") if key in dataset}
+    optional = {key: dataset[key] for key in ("short_batch", "resident", "resident_limit_gb", "workers") if key in dataset}
     return ImageData(
         source,
         mean=dataset["mean"],

@@ -64,6 +64,8 @@ class Plan:
         """What every stage of the run depends on."""
         request = self.request
         dataset = {key: plain(request.config.dataset[key]) for key in ("holdout", "subset", "mean", "std", "augment")}
+        if request.config.dataset.get("short_batch"):
+            dataset["short_batch"] = True
         if not dataset["augment"].get("random_resized_crop"):
             dataset["augment"].pop("random_resized_crop", None)  # null: crops by padding
         # What a search makes of its student follows from its settings and the budget, and teachers do not depend on it.

@@ -59,6 +59,7 @@ class Dataset(Keys):
     augment: dict[str, Any]
     download: bool = False
     verify: bool = True
+    short_batch: bool = False
     resident_limit_gb: Annotated[float, Field(ge=0)] | None = None
     workers: Annotated[int, Field(ge=0)] = 2
 

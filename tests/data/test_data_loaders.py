@@ -140,6 +140,12 @@ def test_no_batch_of_one_image(count, batch_size):
 def test_batch_sizes_of_cifar():
     assert torch.tensor(batch_bounds(50000, 128)).diff().unique().tolist() == [80, 128]
     assert torch.tensor(batch_bounds(129, 128)).diff().tolist() == [65, 64]
+    assert torch.tensor(batch_bounds(10000, 128)).diff()[-3:].tolist() == [128, 72, 72]
+
+
+def test_short_batch_as_in_the_released_codes():
+    assert torch.tensor(batch_bounds(10000, 128, short_batch=True)).diff()[-3:].tolist() == [128, 128, 16]
+    assert torch.tensor(batch_bounds(129, 128, short_batch=True)).diff().tolist() == [65, 64]  # one image has no variance
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 8), (10, 1)])

@@ -125,6 +125,13 @@ def test_new_parameter_with_a_default_finds_the_stored_result(tmp_path, monkeypa
 def test_config_may_leave_out_what_is_the_default_anyway(tmp_path):
     shorter = ("~method.finetune.temperature", "~method.search.threshold", "~method.teacher.selection")
     assert quick_plan(tmp_path, *shorter).run.key == quick_plan(tmp_path).run.key
+    assert quick_plan(tmp_path, "~dataset.short_batch").run.key == quick_plan(tmp_path).run.key
+
+
+def test_a_short_last_batch_is_another_result(tmp_path):
+    long, short = (quick_plan(tmp_path, f"dataset.short_batch={value}") for value in (False, True))
+    assert long.teacher.key != short.teacher.key
+    assert short.request.data.train_loader(32, 0).batches_per_epoch == short.request.data.batches_per_epoch(32)
 
 
 def in_keys():
