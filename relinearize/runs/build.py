@@ -50,7 +50,7 @@ def open_images(config: DictConfig, source: Source, device: str, *, holdout: flo
     from relinearize.data.datamodule import ImageData
 
     dataset = plain(config.dataset)
-    optional = {key: dataset[key] for key in ("short_batch", "resident", "resident_limit_gb", "workers") if key in dataset}
+    optional = ("short_batch", "resident", "resident_limit_gb", "workers")
     return ImageData(
         source,
         mean=dataset["mean"],
@@ -60,7 +60,7 @@ def open_images(config: DictConfig, source: Source, device: str, *, holdout: flo
         subset=dataset["subset"],
         seed=config.seed,
         device=device,
-        **optional,
+        **{key: dataset[key] for key in optional if key in dataset},
     )
 
 
