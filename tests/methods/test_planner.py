@@ -8,15 +8,18 @@ from quick_runs import assert_same_in_pieces, quick_plan, quick_run
 from safetensors.torch import load_file
 from torch import nn
 
+from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
 from relinearize.methods.baselines.delphi import Delphi
 from relinearize.methods.baselines.planner import counts_from_below
 from relinearize.methods.baselines.safenet import MixedDegrees, SAFENet
+from relinearize.methods.losses import accuracy
 from relinearize.methods.replacement import Cubic, Quadratic
 from relinearize.methods.scores import negative_share
 from relinearize.private_inference.bundle.bundle import read_bundle, worst_difference
 from relinearize.relu.sites import linearize
 from relinearize.report.tables.pareto import build_panels
+from relinearize.runs.finished import FinishedRun
 from relinearize.runs.pipeline import check_stages
 
 SEARCH = ["method.search.trials=3", "method.search.trial_epochs=1", "method.search.population=2",
@@ -127,6 +130,31 @@ def test_gradients_are_clipped_and_finite():
     assert float(norm) == pytest.approx(0.5, abs=1e-4)
 
 
+def test_removed_positions_go_from_the_relu_to_their_polynomial():
+    stage = toy(Delphi, 11)
+    stage.put_on(stage.plan({"1": 0.9, "3": 0.2, "6": 0.1})[0])
+    inner = inner_network(stage.network)
+    first, second = inner[1], inner[3]
+    first.coefficients.copy_(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1))  # x + 2 + 3 x^2
+    x = torch.full((1, 4, 2, 2), -1.0)
+    stage.progress = 0.25
+    assert torch.equal(first(x), torch.full_like(x, 1.0)), "a quarter of 4, three quarters of relu(-1)"
+    assert torch.equal(second(x[:, :2]), torch.zeros(1, 2, 2, 2)), "a ReLU that stays"
+    assert torch.equal(first.eval()(x), torch.full_like(x, 4.0)), "what is validated and left"
+    stage.progress = 1.0
+    assert torch.equal(first.train()(x), torch.full_like(x, 4.0))
+
+
+def test_a_run_leaves_the_weights_of_its_best_trial(made):
+    _, record, folder = made
+    history = record.stages["search"].history
+    (search,) = folder.parents[1].glob("store/search/*/budget-691/weights.safetensors")
+    network = FinishedRun.open(folder).network()
+    inner_network(network).load_state_dict(load_file(search))
+    found = accuracy(network, quick_plan(folder.parents[1], SHARE, method=made[0]).request.data.holdout_loader())
+    assert found == pytest.approx(max(row["val/accuracy"] for row in history))
+
+
 def test_a_run_meets_its_budget_from_below_and_says_what_stands_elsewhere(made, tmp_path):
     method, record, folder = made
     kind, met = {"delphi": ("quadratic", 640), "safenet": ("cubic", 688)}[method]
@@ -184,6 +212,7 @@ def test_curves_of_different_replacement_are_not_joined(made):
         ("delphi", ["method.search.population=1"], "method.search.population=1: must be an integer >= 2"),
         ("delphi", ["trainer.devices=2"], "runs on one device; give trainer.devices=1"),
         ("safenet", ["+score.nothing=1"], "method.search.score fails on two images"),
+        ("delphi", ["method.search.continuation=2"], "method.search.continuation=2: must be a number >= 0 and <= 1"),
         ("delphi", ["method.search.clip=0"], "method.search.clip=0: must be a number > 0"),
         ("delphi", ["replacement=affine"], "replacement=affine: this search chooses where quadratic ones stand"),
         ("snl", ["method/search=safenet"], "replacement=identity: .* give replacement=cubic"),

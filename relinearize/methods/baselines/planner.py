@@ -2,7 +2,11 @@
 
 Every trial puts a plan on the teacher, fits the polynomials, trains for a few epochs with clipped gradients, and is
 worth the accuracy on the held-out images at the end. Optuna's NSGA-II breeds the plans: numbers from 0 to 1, which a
-subclass turns into counts that meet the budget, so that no plan is wasted.
+subclass turns into counts that meet the budget, so that no plan is wasted. The best trial's weights are the result.
+
+Polynomials one behind the other grow without bounds where they stand at once in weights that were trained with ReLUs.
+So a removed position goes over from one to the other: (1 - t) relu(z) + t p(z), with t from 0 to 1 in the trial's first
+steps.
 
 The plan of the next trial is a function of the finished trials and the seed. So a checkpoint has the trials, no state
 of Optuna's, and a killed search goes on to the same bits.
@@ -36,6 +40,7 @@ class Planner(MaskedSearch):
         trials: plans that are tried.
         trial_epochs: epochs of each; `schedule` covers them and begins again with each trial.
         population: plans of a generation; the first generation is random.
+        continuation: share of a trial's training in which removed positions become polynomials; 0: at once.
         exact: refuse a budget that whole layers or channels cannot meet; else they have the most that lies below it.
         settings: see Distill.
     """
@@ -54,6 +59,7 @@ class Planner(MaskedSearch):
         trials: int = 50,
         trial_epochs: int = 2,
         population: int = 10,
+        continuation: float = 0.0,
         exact: bool = False,
         **settings: Any,
     ) -> None:
@@ -61,16 +67,19 @@ class Planner(MaskedSearch):
             "trials": (trials, 1), "trial_epochs": (trial_epochs, 1), "population": (population, 2)
         }.items():  # fmt: skip
             check_number(f"{self.config_key}.{name}", value, f">= {least}", integer=True)
+        check_number(f"{self.config_key}.continuation", continuation, ">= 0", "<= 1")
         check_choice(f"{self.config_key}.exact", exact, (True, False))
         super().__init__(network, teacher, budget=budget, epochs=trials * trial_epochs, **settings)
         optuna_module(self.config_key)
-        self.fit, self.trial_epochs, self.population = fit, trial_epochs, population
+        self.fit, self.trial_epochs, self.population, self.continuation = fit, trial_epochs, population, continuation
         inner = inner_network(network)
         self.initial = {name: value.clone() for name, value in inner.state_dict().items()}
         self.shapes = site_shapes(inner)
         number = REPLACEMENTS.index(self.plans_with)  # of coefficients
         empty = {name: torch.zeros(number, shape[0], *[1] * (len(shape) - 1)) for name, shape in self.shapes.items()}
         to_replaced(inner, {f"{name}.{COEFFICIENTS}": values for name, values in empty.items()})
+        for site in named_sites(inner).values():
+            site.register_forward_hook(lambda site, inputs, output: self.between(site.training, *inputs, output))
         nearest = counts_from_below(self.units, list(self.shapes), dict.fromkeys(self.shapes, 0), budget)
         closest = sum(count * self.units[name][1] for name, count in nearest.items())
         if not closest:
@@ -82,6 +91,8 @@ class Planner(MaskedSearch):
             )
         self.trials: list[Trial] = []  # finished ones
         self.tried: Trial = {}  # the present one, without its value
+        self.best_trial: Trial = {}  # mask and weights of the best one
+        self.progress = 1.0  # t: of the way from ReLUs to polynomials
 
     # ---- what a subclass defines -------------------------------------------------------------------------------------
 
@@ -142,11 +153,14 @@ class Planner(MaskedSearch):
         epoch = int(row["epoch"]) + 1
         if epoch % self.trial_epochs:
             return
+        if all(trial["value"] < row["val/accuracy"] for trial in self.trials):  # of equals the first
+            self.best_trial = {"mask": dict(self.mask), "weights": self.weights()}
         self.trials.append(self.tried | {"value": row["val/accuracy"]})
         if epoch < self.epochs:
             self.begin_trial()
         else:
-            self.put_on_plan(max(self.trials, key=lambda trial: trial["value"])["params"])  # of equals the first
+            self.put_on(Mask(self.best_trial["mask"]))
+            inner_network(self.network).load_state_dict(self.best_trial["weights"])
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -167,6 +181,17 @@ class Planner(MaskedSearch):
                 self.gamma,
             )  # fmt: skip
 
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        epoch, part = self.position
+        done = epoch % self.trial_epochs + (part + (batch_index + 0.5) / len(self.train_loader)) / self.segments
+        whole = self.continuation * self.trial_epochs
+        self.progress = min(1.0, done / whole) if whole else 1.0
+        return super().training_step(batch, batch_index)
+
+    def between(self, training: bool, inputs: Tensor, output: Tensor) -> Tensor:
+        """The output of a site, at removed positions on its way from the ReLU of `inputs` to the polynomial."""
+        return torch.lerp(inputs.relu(), output, self.progress) if training and self.progress < 1 else output
+
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Finite, as polynomials of a bad plan may grow beyond all bounds: it is worth little, the search goes on."""
         loss, metrics = super().loss(images, labels)
@@ -184,11 +209,12 @@ class Planner(MaskedSearch):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] |= {"trials": list(self.trials), "tried": dict(self.tried)}
+        checkpoint["search"] |= {"trials": list(self.trials), "tried": dict(self.tried), "best": self.best_trial}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.trials, self.tried = checkpoint["search"]["trials"], checkpoint["search"]["tried"]
+        found = checkpoint["search"]
+        self.trials, self.tried, self.best_trial = found["trials"], found["tried"], found["best"]
 
 
 def optuna_module(key: str) -> Any:
