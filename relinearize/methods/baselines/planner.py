@@ -79,7 +79,7 @@ class Planner(MaskedSearch):
         empty = {name: torch.zeros(number, shape[0], *[1] * (len(shape) - 1)) for name, shape in self.shapes.items()}
         to_replaced(inner, {f"{name}.{COEFFICIENTS}": values for name, values in empty.items()})
         for site in named_sites(inner).values():
-            site.register_forward_hook(lambda site, inputs, output: self.between(site.training, *inputs, output))
+            site.register_forward_hook(lambda site, inputs, output: self.between(*inputs, output))
         nearest = counts_from_below(self.units, list(self.shapes), dict.fromkeys(self.shapes, 0), budget)
         closest = sum(count * self.units[name][1] for name, count in nearest.items())
         if not closest:
@@ -92,7 +92,7 @@ class Planner(MaskedSearch):
         self.trials: list[Trial] = []  # finished ones
         self.tried: Trial = {}  # the present one, without its value
         self.best_trial: Trial = {}  # mask and weights of the best one
-        self.progress = 1.0  # t: of the way from ReLUs to polynomials
+        self.progress = 1.0  # t: of the way from ReLUs to polynomials, at training steps and fits
 
     # ---- what a subclass defines -------------------------------------------------------------------------------------
 
@@ -131,7 +131,9 @@ class Planner(MaskedSearch):
         mask, fit = self.plan(numbers)
         self.put_on(mask)
         batches = self.further_batches(0, -(-fit.images // self.batch_size))
+        self.progress = 0.0 if self.continuation else 1.0  # of what the teacher's sites are given, or polynomials'
         coefficients = fit.coefficients(self.network, batches, self.seed)
+        self.progress = 1.0
         sites = named_sites(inner)
         for name in sites:
             sites[name].coefficients.copy_(coefficients[f"{name}.{COEFFICIENTS}"])
@@ -186,11 +188,13 @@ class Planner(MaskedSearch):
         done = epoch % self.trial_epochs + (part + (batch_index + 0.5) / len(self.train_loader)) / self.segments
         whole = self.continuation * self.trial_epochs
         self.progress = min(1.0, done / whole) if whole else 1.0
-        return super().training_step(batch, batch_index)
+        loss = super().training_step(batch, batch_index)
+        self.progress = 1.0
+        return loss
 
-    def between(self, training: bool, inputs: Tensor, output: Tensor) -> Tensor:
+    def between(self, inputs: Tensor, output: Tensor) -> Tensor:
         """The output of a site, at removed positions on its way from the ReLU of `inputs` to the polynomial."""
-        return torch.lerp(inputs.relu(), output, self.progress) if training and self.progress < 1 else output
+        return torch.lerp(inputs.relu(), output, self.progress) if self.progress < 1 else output
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Finite, as polynomials of a bad plan may grow beyond all bounds: it is worth little, the search goes on."""
