@@ -68,7 +68,8 @@ class GaussianFit:
         inner = inner_network(network)
         sites = named_sites(inner)
         # Any number of coefficients: they are exchanged before the site computes.
-        to_replaced(inner, {f"{name}.{COEFFICIENTS}": torch.ones(1, *site.mask.shape) for name, site in sites.items()})
+        others = {name: site for name, site in sites.items() if not isinstance(site, ReplacedReLU)}
+        to_replaced(inner, {f"{name}.{COEFFICIENTS}": torch.ones(1, *site.mask.shape) for name, site in others.items()})
 
         def fit(name: str, site: ReplacedReLU, inputs: tuple[Tensor, ...]) -> None:
             values = self.at_site(name, *moments(inputs[0], ~site.mask))

@@ -14,7 +14,7 @@ from relinearize.methods.baselines.delphi import Delphi
 from relinearize.methods.baselines.planner import counts_from_below
 from relinearize.methods.baselines.safenet import MixedDegrees, SAFENet
 from relinearize.methods.losses import accuracy
-from relinearize.methods.replacement import Cubic, Quadratic
+from relinearize.methods.replacement import Cubic, Quadratic, moments
 from relinearize.methods.scores import negative_share
 from relinearize.private_inference.bundle.bundle import read_bundle, worst_difference
 from relinearize.relu.sites import linearize
@@ -142,6 +142,21 @@ def test_removed_positions_go_from_the_relu_to_their_polynomial():
     assert torch.equal(second(x[:, :2]), torch.zeros(1, 2, 2, 2)), "a ReLU that stays"
     stage.progress = 1.0
     assert torch.equal(first(x), torch.full_like(x, 4.0)), "what is validated and left"
+
+
+def test_polynomials_are_fitted_to_what_the_teacher_gives_where_they_come_in_slowly():
+    """A site behind another: what it is given by its ReLU, or by its polynomial."""
+    fitted, images = {}, torch.linspace(-1, 1, 64).view(16, 1, 2, 2)
+    for continuation in (0.5, 0.0):
+        torch.manual_seed(0)
+        stage = toy(Delphi, 3, continuation=continuation)
+        stage.further_batches = lambda number, count: [(images, torch.zeros(16))]
+        stage.put_on_plan({"1": 0.1, "3": 0.2, "6": 0.9})
+        fitted[continuation] = stage.network[3].coefficients
+    given = nn.Sequential(stage.network[0], nn.ReLU(), stage.network[2])(images)
+    expected = Quadratic.fitted(*moments(given, torch.ones(2, 2, 2, dtype=torch.bool)))
+    assert torch.allclose(fitted[0.5].flatten(1), expected, atol=1e-6)
+    assert not torch.allclose(fitted[0.0], fitted[0.5], atol=1e-3)
 
 
 def test_a_run_leaves_the_weights_of_its_best_trial(made):
