@@ -42,7 +42,7 @@ def toy(kind, budget, **settings):
         nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.ReLU()
     )
     network = linearize(network, (1, 2, 2))
-    given = {"batch_size": 2, "learning_rate": 1.0, "trials": 2, "fit": Quadratic()} | settings
+    given = {"batch_size": 2, "learning_rate": 1.0, "trials": 2, "fit": Quadratic(), "continuation": 0.5} | settings
     if kind is SAFENet:
         given |= {"score": negative_share, "fit": Cubic()}
     return kind(network, network, budget=budget, **given)

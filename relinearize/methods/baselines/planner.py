@@ -37,10 +37,11 @@ class Planner(MaskedSearch):
     Args:
         network, teacher, budget: see MaskedSearch. network: with the teacher's weights, from which every trial starts.
         fit: the run's `replacement`.
+        continuation: share of a trial's training in which removed positions become polynomials; 0: at once. Without a
+            default, so that it is in every key: results of before, which had none, are not taken for these.
         trials: plans that are tried.
         trial_epochs: epochs of each; `schedule` covers them and begins again with each trial.
         population: plans of a generation; the first generation is random.
-        continuation: share of a trial's training in which removed positions become polynomials; 0: at once.
         exact: refuse a budget that whole layers or channels cannot meet; else they have the most that lies below it.
         settings: see Distill.
     """
@@ -56,10 +57,10 @@ class Planner(MaskedSearch):
         *,
         budget: int,
         fit: GaussianFit,
+        continuation: float,
         trials: int = 50,
         trial_epochs: int = 2,
         population: int = 10,
-        continuation: float = 0.0,
         exact: bool = False,
         **settings: Any,
     ) -> None:
