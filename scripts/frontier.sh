@@ -45,6 +45,8 @@ words() { # SEED ARM BUDGET: what the arm adds to the experiment
     fi
     case $method in
     random-fisher) echo " method=random_allocated sensitivity=fisher method.name=random-fisher+retrain" ;;
+    # Of the scale's 10 + 16 epochs, so that SENet, too, has most of its epochs left under its mask.
+    senet) echo " method=senet sensitivity.epochs=4 method.search.epochs=8" ;;
     *) echo " method=$method" ;;
     esac
 }

@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from relinearize.backbones.weights import match_weights, read_weights
 from relinearize.errors import UserError
 from relinearize.evaluation.pieces import Part, Piece, Result
 from relinearize.evaluation.settings import RobustSettings
@@ -20,7 +21,6 @@ from relinearize.records.store import KEY_LENGTH, WEIGHTS, Artifact
 from relinearize.robustness.sanity import CHECKS, FACTORS, FATAL_RADIUS, Case, Check, clean_agreement, transfer
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.finished import FinishedRun
-from relinearize.runs.weights import match_weights, read_weights
 from relinearize.targets import build
 
 # Forward passes an image, where it is not about PGD-20 once or twice; for the progress bar.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import route_state
+from relinearize.backbones.weights import match_weights, read_weights
 from relinearize.data.augment import to_pixels
 from relinearize.data.splits import stable_order
 from relinearize.errors import UserError
@@ -23,7 +24,6 @@ from relinearize.relu.sites import to_masked, to_replaced
 from relinearize.runs.build import all_relu_network, open_source
 from relinearize.runs.finished import FinishedRun
 from relinearize.runs.submodels import ROUTE
-from relinearize.runs.weights import match_weights, read_weights
 from relinearize.targets import build
 
 

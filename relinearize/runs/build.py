@@ -11,12 +11,12 @@ from torch import nn
 from relinearize.backbones import build_backbone
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.resnet import drop_identity_shortcuts
+from relinearize.backbones.weights import load_initial
 from relinearize.data.order import seeded_generator
 from relinearize.data.source import Source
 from relinearize.errors import UserError
 from relinearize.relu.copies import unwrapped
 from relinearize.relu.sites import linearize
-from relinearize.runs.weights import load_initial
 from relinearize.targets import build, plain, target
 
 if TYPE_CHECKING:

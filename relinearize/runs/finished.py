@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from relinearize.backbones.adapter import PixelInput
+from relinearize.backbones.weights import match_weights, read_weights
 from relinearize.errors import UserError
 from relinearize.files import file_digest
 from relinearize.records.config import read_config
@@ -17,7 +18,6 @@ from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS, IDENTITY
 from relinearize.relu.sites import site_shapes, to_masked, to_replaced
 from relinearize.runs.build import all_relu_network
-from relinearize.runs.weights import match_weights, read_weights
 from relinearize.targets import plain
 
 FILES = (RECORD_FILE, CONFIG, MASK, WEIGHTS)

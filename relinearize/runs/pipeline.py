@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from relinearize.backbones.adapter import PixelInput
+from relinearize.backbones.weights import write_weights, zero_share
 from relinearize.errors import UserError
 from relinearize.files import write_text
 from relinearize.machine import usable_cores
@@ -41,7 +42,6 @@ from relinearize.runs.submodels import (
     submodels,
 )
 from relinearize.runs.teacher import make_teacher
-from relinearize.runs.weights import write_weights, zero_share
 from relinearize.targets import builder
 from relinearize.tracking.loggers import log_finished
 from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint

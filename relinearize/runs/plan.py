@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from relinearize.backbones.routes import ROUTES
+from relinearize.backbones.weights import read_weights
 from relinearize.files import file_digest
 from relinearize.records.store import MASK, WEIGHTS, Artifact, Store
 from relinearize.relu.budget import short_count
@@ -15,7 +16,6 @@ from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.runs.build import NETWORK_DEFAULTS, STUDENT_SHAPE
 from relinearize.runs.keys import RESULTS_VERSION, settings_content, without_defaults
 from relinearize.runs.request import Request, SensitivitySource
-from relinearize.runs.weights import read_weights
 from relinearize.targets import plain
 
 
@@ -225,6 +225,8 @@ class Plan:
         """What of a stage's own settings can change its result."""
         routes = self.request.stage_routes(stage)
         content = {"stage": settings_content(self.request.config.method[stage])}
+        if content["stage"].get("file") is not None:
+            content["stage"]["file"] = file_digest(Path(content["stage"]["file"]))
         return content if routes == ROUTES[1] else {**content, "routes": routes}
 
     def _word(self, stage: str) -> str:

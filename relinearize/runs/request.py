@@ -231,6 +231,12 @@ class Request:
                 say(str(error))
 
     def _budget(self, relus: Any, fraction: Any) -> int:
+        search = self.config.method.search
+        if hasattr(target(search), "budget"):  # the search's own: what the mask of a file keeps
+            kept = builder(search)().budget(site_shapes(self.all_relu.network))
+            if {relus, fraction} != {None} and resolve_budget(relus, fraction, self.total) != kept:
+                raise UserError(f"{search.file} keeps {kept:,} ReLUs; give no other budget")
+            return kept
         if relus is None and fraction is None:
             fraction = 0.5
         return resolve_budget(relus, fraction, self.total)

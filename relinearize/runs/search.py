@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from relinearize.backbones.adapter import PixelInput
+from relinearize.backbones.weights import write_weights
 from relinearize.methods.senet.ordered import first
 from relinearize.methods.stage import Snapshot, Stage
 from relinearize.progress import say
@@ -20,7 +21,6 @@ from relinearize.relu.sites import to_sloped
 from relinearize.runs.plan import Plan
 from relinearize.runs.stages import frozen_teacher, load_into, publish, tested, train
 from relinearize.runs.teacher import make_teacher
-from relinearize.runs.weights import write_weights
 from relinearize.targets import builder
 from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import state_for
+from relinearize.backbones.weights import write_weights
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.losses import accuracy, measure_predictions
 from relinearize.methods.stage import Stage
@@ -21,7 +22,6 @@ from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS, Artifact
 from relinearize.relu.budget import short_count
 from relinearize.relu.sites import to_replaced
 from relinearize.runs.plan import Plan
-from relinearize.runs.weights import write_weights
 from relinearize.tracking.interface import StageInfo, StageLogger
 from relinearize.tracking.loggers import open_logger
 from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint

@@ -1,12 +1,12 @@
 """The teacher of a run: the all-ReLU network, trained, or read from a user's file."""
 
+from relinearize.backbones.weights import match_weights, read_weights
 from relinearize.methods.losses import accuracy, measure_predictions
 from relinearize.methods.stage import Stage
 from relinearize.progress import say
 from relinearize.records.store import WEIGHTS
 from relinearize.runs.plan import Plan
 from relinearize.runs.stages import load_into, publish, tested, train
-from relinearize.runs.weights import match_weights, read_weights
 from relinearize.targets import builder
 from relinearize.training.checkpoint import CHECKPOINT
 

@@ -6,13 +6,13 @@ from quick_runs import quick_plan, quick_run
 from safetensors.torch import load_file
 from torch import nn
 
+from relinearize.backbones.weights import zero_share
 from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
 from relinearize.methods.baselines.weight_pruning import PrunedDistill
 from relinearize.records.run import find_records
 from relinearize.relu.sites import linearize
 from relinearize.runs.pipeline import check_stages
-from relinearize.runs.weights import zero_share
 
 
 def test_the_smallest_weights_of_all_layers_together_go_and_stay_zero():

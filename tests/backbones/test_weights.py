@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from relinearize.backbones.weights import load_initial, match_weights, read_weights
 from relinearize.errors import UserError
-from relinearize.runs.weights import load_initial, match_weights, read_weights
 
 
 def network() -> nn.Module:
