@@ -5,7 +5,8 @@
 #
 #   scripts/frontier.sh IMAGES OUT MINUTES PROCESSES [NAME=VALUE ...] [OVERRIDES ...]
 #
-# IMAGES holds cifar-10-batches-py/; records, masks, configs, report and logs go to OUT. NAME=VALUE:
+# IMAGES holds cifar-10-batches-py/; records, masks, configs, report and logs go to OUT. A mask of OUT/masks whose run did
+# not end is retrained by `relinearize run method=given method.search.file=MASK`. NAME=VALUE:
 #   BUDGETS="0.026 0.1"   fractions of the ReLUs, in this order
 #   SEEDS="0 1 2"         all budgets of a seed before the next seed
 #   ARMS="one_shot snl+retrain progressive:score=snip"   some of the methods below; METHOD+retrain: with the fine-tuning
@@ -32,7 +33,7 @@ for argument in "$@"; do
     *) overrides+=("$argument") ;;
     esac
 done
-mkdir -p "$out/logs"
+mkdir -p "$out/logs" "$out/masks"
 
 words() { # SEED ARM BUDGET: what the arm adds to the experiment
     local arm=${2%%:*} method
@@ -62,8 +63,8 @@ list() {
 }
 
 export images out end=$(($(date +%s) + minutes * 60))
-run() { # WORDS OVERRIDE ...: one run; all but its weights are copied at once
-    local words=$1 left=$((end - $(date +%s))) record folder
+run() { # WORDS OVERRIDE ...: one run; all but its weights are copied at once, and the masks of finished searches
+    local words=$1 left=$((end - $(date +%s))) record search folder
     [ "$left" -gt 0 ] || return 0
     # shellcheck disable=SC2086 # words, split on purpose
     timeout "$left" python3 -m relinearize run experiment=sweep/frontier method/teacher=classifier "dataset.root=$images" \
@@ -74,6 +75,11 @@ run() { # WORDS OVERRIDE ...: one run; all but its weights are copied at once
         folder=$out/runs/$(basename "$(dirname "$record")")
         mkdir -p "$folder"
         cp "$record" "${record%/*}/config.yaml" "${record%/*}/mask.safetensors" "$folder"
+    done
+    for search in "$out"/work/store/search/*/budget-*/; do
+        [ -f "$search/artifact.json" ] || continue
+        folder=${search%/budget-*}
+        cp "$search/mask.safetensors" "$out/masks/${folder##*/}-$(basename "$search").safetensors"
     done
 }
 export -f run

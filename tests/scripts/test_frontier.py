@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from relinearize.records.run import find_records
+from relinearize.relu.mask import Mask
 
 ROOT = Path(__file__).parents[2]
 SHORT = [
@@ -41,3 +42,5 @@ def test_arms_are_run_and_their_records_collected(tmp_path):
     ]  # fmt: skip
     assert all((path.parent / "mask.safetensors").is_file() for path, _ in runs)
     assert not list((tmp_path / "runs").rglob("weights.safetensors"))
+    (mask,) = tmp_path.glob("masks/randommask-*-budget-358.safetensors")
+    assert Mask.from_file(mask)[0].count == 358
