@@ -63,7 +63,9 @@ def decided_elsewhere(settings: dict[str, Any]) -> bool:
     repair waits."""
     trainer, sensitivity = settings["trainer"], settings["sensitivity"]
     by_machine = trainer["accelerator"] != "cpu" and any(Path(device).exists() for device in GPU_DEVICES)
-    files = (settings["teacher"]["weights"], settings["backbone"].get("weights"), sensitivity.get("file"))
+    search = settings["method"]["search"]
+    masks = [search.get("file"), (search.get("first") or {}).get("file")]
+    files = (settings["teacher"]["weights"], settings["backbone"].get("weights"), sensitivity.get("file"), *masks)
     own = is_ours(sensitivity.get("_target_", "relinearize.")) and is_ours(settings["backbone"]["_target_"])
     free = settings.get("allocation", {}).get("name") == "free"
     asks = settings["repair"] or settings["logger"]["name"] == "wandb"

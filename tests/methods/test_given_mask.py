@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from relinearize.errors import UserError
 from relinearize.methods.baselines.given_mask import GivenMask
 from relinearize.relu.mask import Mask, MaskMetadata
+from relinearize.runs.recall import note_of
 
 SHAPES = {"a": (2, 3, 3), "b": (4, 2, 2)}
 KEPT = {
@@ -77,6 +78,7 @@ def test_a_mask_of_another_run_is_retrained(tmp_path) -> None:
     shutil.copy(first / "mask.safetensors", tmp_path / "moved.safetensors")
     moved = quick_plan(tmp_path, f"method.search.file={tmp_path / 'moved.safetensors'}", method="given")
     assert moved.run.path == path, "a result's key has the mask, not the place of its file"
+    assert note_of(moved.request.config) is None, "another mask may stand in the same file tomorrow"
 
     with pytest.raises(UserError, match=r"mask\.safetensors keeps 300 ReLUs; give no other budget"):
         quick_plan(tmp_path, f"method.search.file={first / 'mask.safetensors'}", "budget.relus=200", method="given")
