@@ -33,16 +33,18 @@ def read_official(file: Path) -> pd.DataFrame:
     return rows
 
 
-def trajectories(records: list[Record], official: pd.DataFrame) -> pd.DataFrame:
-    """ReLUs kept after each epoch of both searches, as far as both went: columns `released` and `here`."""
-    searches = [record.stages["search"].history for record in records if "search" in record.stages]
-    searches = [history for history in searches if history and "relu/count" in history[0]]
-    if not searches:
+def trajectories(records: list[Record], official: pd.DataFrame) -> tuple[pd.Series, dict[int, pd.Series]]:
+    """ReLUs kept after each epoch, by epoch: the released search's, and, by seed, those of the longest search here."""
+    longest: dict[int, list] = {}
+    for record in records:
+        history = record.stages["search"].history if "search" in record.stages else []
+        if history and "relu/count" in history[0] and len(history) > len(longest.get(record.seed, [])):
+            longest[record.seed] = history
+    if not longest:
         raise UserError("none of these runs has searched as SNL does; give those of method=snl")
-    theirs = official[official["stage"] == "search"].set_index("epoch")["count"]
+    theirs = official[official["stage"] == "search"].set_index("epoch")["count"].astype(int)
     # A row per epoch. The last one, of the moment in which a budget was met, counts the epochs done instead.
-    ours = pd.Series([row["relu/count"] for row in max(searches, key=len)])
-    return pd.DataFrame({"released": theirs, "here": ours}).dropna().astype(int)
+    return theirs, {seed: pd.Series([row["relu/count"] for row in longest[seed]]) for seed in sorted(longest)}
 
 
 def budgets(records: list[Record], official: pd.DataFrame) -> pd.DataFrame:
@@ -65,11 +67,13 @@ def budgets(records: list[Record], official: pd.DataFrame) -> pd.DataFrame:
 
 
 @styled
-def draw(found: pd.DataFrame) -> bytes:
+def draw(theirs: pd.Series, ours: dict[int, pd.Series]) -> bytes:
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
-    axes.plot(found.index + 1, found["released"], "o", color=GREY_TEXT, markersize=4, label="released code")
-    axes.plot(found.index + 1, found["here"], color=method_colours(["snl"])["snl"], label="relinearize")
+    axes.plot(theirs.index + 1, theirs, "o", color=GREY_TEXT, markersize=4, label="released code")
+    for number, here in enumerate(ours.values()):
+        label = f"relinearize{'' if len(ours) == 1 else f', {len(ours)} seeds'}" if not number else None
+        axes.plot(here.index + 1, here, color=method_colours(["snl"])["snl"], linewidth=1, label=label)
     axes.set_yscale("log")
     ticks = log_ticks(*axes.get_ylim())
     axes.set_yticks(ticks, [f"{tick:,.0f}" for tick in ticks])
@@ -90,15 +94,17 @@ def main() -> None:
     try:
         records = [record for _, record in find_records([arguments.runs])]
         official = read_official(arguments.official)
-        found = trajectories(records, official)
+        theirs, ours = trajectories(records, official)
     except UserError as error:
         sys.exit(f"compare_official.py: error: {error}")
-    apart = (found["here"] / found["released"] - 1).abs()
-    text = markdown_table(budgets(records, official), left=())
-    text += f"\n\n{len(found)} epochs of the search: ReLUs kept differ by {apart.median():.2%} in the median, "
-    text += f"by {apart.max():.2%} at most.\n"
+    text = markdown_table(budgets(records, official), left=()) + "\n"
+    for seed, here in ours.items():
+        apart = (here / theirs - 1).abs().dropna()
+        text += f"\nSeed {seed}, {len(apart)} epochs of the search: ReLUs kept differ by {apart.median():.2%} in the "
+        text += f"median, by {apart.max():.2%} at most."
+    text += "\n"
     write_text(arguments.out / "official.md", text)
-    write_bytes(arguments.out / "official.png", draw(found))
+    write_bytes(arguments.out / "official.png", draw(theirs, ours))
     print(text, end="")
 
 

@@ -25,15 +25,20 @@ def test_epochs_and_budgets_that_both_have_are_compared(tmp_path, monkeypatch, c
         for epoch, row in enumerate(epochs)
     ]
     epochs[-1]["epoch"] = float(len(epochs))  # as a search leaves it that ends at its budget
+    runs.append(fake_record("snl", 12_288, seed=1))
+    runs[-1].stages["search"].history[:] = [{**row, "relu/count": 2 * row["relu/count"]} for row in epochs[:30]]
     write_records(runs, tmp_path / "runs")
     rows += [{"stage": "finetune", "budget": asked, "met": asked - 5, "last": 70.125} for asked in (12_288, 61_440)]
     (tmp_path / "official.jsonl").write_text("\n".join(map(json.dumps, rows)))
     typed(monkeypatch, tmp_path)
     text = capsys.readouterr().out
     large = f"| 61,440 | 0 | 61,435 | 61,440 | 70.12 | {runs[1].accuracy.test_last:.2f} |"
-    assert text == (tmp_path / "official.md").read_text() and text.count("\n| ") == 3
+    assert text == (tmp_path / "official.md").read_text() and text.count("\n| ") == 4
     assert text.splitlines()[2] == large
-    assert text.endswith("40 epochs of the search: ReLUs kept differ by 0.00% in the median, by 50.00% at most.\n")
+    assert text.endswith(
+        "|\n\nSeed 0, 40 epochs of the search: ReLUs kept differ by 0.00% in the median, by 50.00% at most."
+        "\nSeed 1, 30 epochs of the search: ReLUs kept differ by 100.00% in the median, by 100.00% at most.\n"
+    )
     assert (tmp_path / "official.png").read_bytes().startswith(b"\x89PNG")
 
 
