@@ -269,6 +269,9 @@ def test_cells_say_what_differs_within_a_column():
     head, first, second = markdown_rows(text)
     assert {"CA", "NPA", "PGD-20"} <= set(head)
     assert any("no frost, n 500" in cell for cell in first) and any("no frost, n 10,000" in cell for cell in second)
+    width = max(interval_95(record.corruptions.npa, record.corruptions.n) for record in robust)
+    npa = next(line for line in text.splitlines() if line.startswith("- NPA: generated"))
+    assert npa.endswith(f"; n 500 or 10,000; seed 0; 95 % interval at most ± {width:.1f} points.")
 
 
 def test_nasty_names_do_not_break_the_markdown():
@@ -289,6 +292,7 @@ def test_csv_has_the_same_rows():
     assert float(mean["pgd20"]) == pytest.approx(sum(float(row["pgd20"]) for row in own) / 2, abs=1e-3)
     assert mean["seeds"] == "0 1" and mean["npa_source"] == "generated" and mean["npa_left_out"] == "frost"
     assert own[0]["autoattack_n"] == "1000" and float(own[0]["autoattack_interval95"]) > 0
+    assert float(own[0]["npa_interval95"]) == pytest.approx(interval_95(float(own[0]["npa"]), 10_000), abs=1e-3)
     assert "pyautoattack" in own[0]["autoattack_settings"] and own[0]["mce_anchor"] == "mean error"
 
 

@@ -126,7 +126,9 @@ def _measured(record: RobustRecord) -> Iterator[tuple[Column, Measure]]:
         anchored = images | {"anchor": corrupted.mce_anchor}  # another anchor changes mCE only
         n, same = corrupted.n, (record.route, corrupted.seed)
         note = f"{source_note(corrupted)}, n {n:,}"
-        yield Column("npa", MEANS["npa"], tuple(images.items())), Measure(corrupted.npa, n, note, *same)
+        # As wide as if all corruptions of an image were right or wrong together: no mean over them can vary more.
+        npa = Measure(corrupted.npa, n, note, *same, interval_95(corrupted.npa, n))
+        yield Column("npa", MEANS["npa"], tuple(images.items())), npa
         note = f"anchor: {corrupted.mce_anchor}"
         yield Column("mce", MEANS["mce"], tuple(anchored.items())), Measure(corrupted.mce, n, note, *same)
     for attack in record.attacks:

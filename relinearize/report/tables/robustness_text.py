@@ -82,7 +82,8 @@ def _numbers(table: RobustTable, column: Column) -> str:
     known = [row.cells[column.key] for row in table.checkpoints if column.key in row.cells]
     counts, seeds = sorted({measure.n for measure in known}), sorted({measure.seed for measure in known})
     text = f"n {' or '.join(f'{count:,}' for count in counts)}; seed {' or '.join(map(str, seeds))}"
-    if column.is_attack and (counts[0] < 10_000 or column.name == "autoattack"):
+    few = column.name == "autoattack" or counts[0] < 10_000
+    if few and (column.is_attack or column.name == "npa"):
         text += f"; 95 % interval at most ± {max(measure.interval for measure in known):.1f} points"
     return text
 
@@ -118,7 +119,7 @@ def _measured(row: Row, column: Column) -> dict[str, Any]:
     values |= {"_n": measure and measure.n, "_route": measure and measure.route}
     if column.name != "ca":
         values["_seed"] = measure and measure.seed
-    if column.is_attack or column.name == "ca":
+    if column.is_attack or column.name in ("ca", "npa"):
         values["_interval95"] = measure and _rounded(measure.interval)
     if column.is_attack:
         values["_settings"] = measure and column.described
