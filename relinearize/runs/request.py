@@ -181,7 +181,8 @@ class Request:
         name = self.allocation["name"]
         if TARGET not in settings:
             raise UserError(f"allocation.name={name} names no file; give allocation=sites, cost or shapley")
-        if getattr(target(self.config.method.search), "divides", False):
+        search = target(self.config.method.search)
+        if getattr(search, "divides", False) or hasattr(search, "budget"):
             raise UserError(f"allocation={name}: this search itself decides where ReLUs stay; give allocation=free")
         if self.allocated and "sensitivity" in self.allocation:
             raise UserError(f"allocation={name}: this search divides by `sensitivity`; give sensitivity={name}")
@@ -233,7 +234,10 @@ class Request:
     def _budget(self, relus: Any, fraction: Any) -> int:
         search = self.config.method.search
         if hasattr(target(search), "budget"):  # the search's own: what the mask of a file keeps
-            kept = builder(search)().budget(site_shapes(self.all_relu.network))
+            try:
+                kept = builder(search)().budget(site_shapes(self.all_relu.network))
+            except TypeError as error:  # keys that the class does not take
+                raise UserError(f"method.search: {error}") from error
             if {relus, fraction} != {None} and resolve_budget(relus, fraction, self.total) != kept:
                 raise UserError(f"{search.file} keeps {kept:,} ReLUs; give no other budget")
             return kept

@@ -1,5 +1,6 @@
 """method=given: masks of files, ours and those of SNL's released code, under a retraining or an evaluation."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -51,8 +52,9 @@ def test_sites_stand_in_the_order_of_the_network(tmp_path) -> None:
 def test_what_is_no_mask_of_the_network_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match=r"method\.search\.file is not given"):
         GivenMask()
-    with pytest.raises(UserError, match=r"method\.search\.file=nowhere\.pt does not exist"):
-        GivenMask("nowhere.pt")
+    for file in ("nowhere.pt", ".", 3, [1]):
+        with pytest.raises(UserError, match=rf"method\.search\.file={re.escape(str(file))} is no file"):
+            GivenMask(file)
     with pytest.raises(UserError, match=r"method\.search\.file: the mask does not fit the network: .*\[c\]"):
         GivenMask(str(own_file(tmp_path))).mask({**SHAPES, "c": (1, 2, 2)})
     file = str(released_file(tmp_path))
@@ -82,6 +84,10 @@ def test_a_mask_of_another_run_is_retrained(tmp_path) -> None:
 
     with pytest.raises(UserError, match=r"mask\.safetensors keeps 300 ReLUs; give no other budget"):
         quick_plan(tmp_path, f"method.search.file={first / 'mask.safetensors'}", "budget.relus=200", method="given")
+    with pytest.raises(UserError, match=r"method\.search: .* unexpected keyword argument 'epochs'"):
+        quick_plan(tmp_path, "+method.search.epochs=3", method="given")
+    with pytest.raises(UserError, match="allocation=sites: this search itself decides where ReLUs stay"):
+        quick_plan(tmp_path, f"method.search.file={first / 'mask.safetensors'}", "allocation=sites", method="given")
 
 
 def test_a_released_checkpoint_is_evaluated_as_it_is(tmp_path) -> None:

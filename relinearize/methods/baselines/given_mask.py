@@ -26,9 +26,9 @@ class GivenMask:
     def __init__(self, file: str | None = None) -> None:
         if file is None:
             raise UserError("method.search.file is not given; it names a mask.safetensors or a checkpoint with slopes")
-        self.file = Path(file)
+        self.file = Path(str(file))
         if not self.file.is_file():
-            raise UserError(f"method.search.file={file} does not exist; give a mask.safetensors or a checkpoint")
+            raise UserError(f"method.search.file={file} is no file; give a mask.safetensors or a checkpoint")
 
     def budget(self, shapes: dict[str, tuple[int, ...]]) -> int:
         """The ReLUs that the mask keeps."""
