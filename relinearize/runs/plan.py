@@ -225,8 +225,9 @@ class Plan:
         """What of a stage's own settings can change its result."""
         routes = self.request.stage_routes(stage)
         content = {"stage": settings_content(self.request.config.method[stage])}
-        if content["stage"].get("file") is not None:
-            content["stage"]["file"] = file_digest(Path(content["stage"]["file"]))
+        file = content["stage"].get("file")
+        if isinstance(file, str) and Path(file).is_file():  # its content decides, not its place
+            content["stage"]["file"] = file_digest(Path(file))
         return content if routes == ROUTES[1] else {**content, "routes": routes}
 
     def _word(self, stage: str) -> str:

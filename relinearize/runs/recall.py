@@ -5,6 +5,7 @@ of a run is noted in `STORE/asked/`, under a key of the whole config. What is no
 """
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def decided_elsewhere(settings: dict[str, Any]) -> bool:
     trainer, sensitivity = settings["trainer"], settings["sensitivity"]
     by_machine = trainer["accelerator"] != "cpu" and any(Path(device).exists() for device in GPU_DEVICES)
     search = settings["method"]["search"]
-    masks = [search.get("file"), (search.get("first") or {}).get("file")]
+    masks = [node.get("file") for node in (search, search.get("first")) if isinstance(node, Mapping)]
     files = (settings["teacher"]["weights"], settings["backbone"].get("weights"), sensitivity.get("file"), *masks)
     own = is_ours(sensitivity.get("_target_", "relinearize.")) and is_ours(settings["backbone"]["_target_"])
     free = settings.get("allocation", {}).get("name") == "free"

@@ -238,7 +238,7 @@ class Request:
                 kept = builder(search)().budget(site_shapes(self.all_relu.network))
             except TypeError as error:  # keys that the class does not take
                 raise UserError(f"method.search: {error}") from error
-            if {relus, fraction} != {None} and resolve_budget(relus, fraction, self.total) != kept:
+            if (relus, fraction) != (None, None) and resolve_budget(relus, fraction, self.total) != kept:
                 raise UserError(f"{search.file} keeps {kept:,} ReLUs; give no other budget")
             return kept
         if relus is None and fraction is None:

@@ -62,6 +62,9 @@ def test_what_is_no_mask_of_the_network_is_refused(tmp_path) -> None:
         GivenMask(file).mask({"a": (2, 3, 3)})
     with pytest.raises(UserError, match=r"first layer1\.a\.alphas 1x2x3x3; the network has 2 sites, first a 2x6x6"):
         GivenMask(file).mask({"a": (2, 6, 6), "b": (4, 2, 2)})
+    broken = str(released_file(tmp_path, **{"layer1.b.alphas": torch.full((1, 4, 2, 2), torch.nan)}))
+    with pytest.raises(UserError, match=r"layer1\.b\.alphas has values that are not finite"):
+        GivenMask(broken).mask(SHAPES)
     save_file({"a": torch.ones(2, 3, 3)}, tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match=r"method\.search\.file: .* not a mask written by relinearize"):
         GivenMask(str(tmp_path / "weights.safetensors")).mask(SHAPES)

@@ -61,6 +61,8 @@ class GivenMask:
                 f"{self.file} has {len(found)} tensors named ...alpha... or ...mask...{given}; "
                 f"the network has {len(shapes)} sites{_first(shapes)}"
             )
+        if broken := next((name for name, value in found.items() if not value.isfinite().all()), None):
+            raise UserError(f"{self.file}: {broken} has values that are not finite")
         sites = zip(shapes.items(), found.values(), strict=True)
         return Mask({name: value.reshape(shape) > KEPT_ABOVE for (name, shape), value in sites})
 
