@@ -48,7 +48,10 @@ class LightningStage(pl.LightningModule):
         return self.stage.train_loader
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        return self.stage.training_step(batch, batch_index)
+        """Compiled where the batch is whole: for the odd sizes of last batches the compiler would take as long again."""
+        whole = len(batch[0]) * process_count() == self.stage.batch_size
+        with torch.compiler.set_stance("default") if whole else nullcontext():
+            return self.stage.training_step(batch, batch_index)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.stage.configure_optimizers()
@@ -182,7 +185,7 @@ def train(
         # Graphs of the stages before would be taken for those of this one: the compiler does not look at hooks.
         torch.compiler.reset()
         for network in networks:
-            network.compile()
+            network.compile(mode=None if settings.compile is True else settings.compile, dynamic=False)
     first = process_rank() == 0
     callbacks: list[pl.Callback] = settings.new_callbacks(watching=first)
     if first:
@@ -212,7 +215,8 @@ def train(
     )
     resume = {"ckpt_path": path, "weights_only": True} if path.is_file() else {}
     fast = on_winograd(*networks) if settings.convolutions == "winograd" else nullcontext()
-    with warnings.catch_warnings(), fast:
+    # Whole batches alone run compiled (see training_step): scores, validation and hooks on sites need no graphs.
+    with warnings.catch_warnings(), fast, torch.compiler.set_stance("force_eager"):
         warnings.filterwarnings("ignore", message=".*num_workers.*")
         # Its successor does not exist in the oldest torch that is allowed.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)

@@ -18,7 +18,7 @@ from relinearize.machine import free_cores
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "32", "bf16")
-COMPILE = ("auto", True, False)
+COMPILE = ("auto", True, False, "reduce-overhead")
 PROGRESS = ("auto", "bar", "lines", "none")
 LISTED = {"profiler": None, "detect_anomaly": False}  # in conf/trainer/default.yaml, with Lightning's own defaults
 
@@ -73,7 +73,7 @@ class TrainerSettings:
     precision: str | int = "auto"  # resolved: "32" or "bf16" (autocast)
     devices: int = 1
     channels_last: bool = True
-    compile: str | bool = "auto"
+    compile: str | bool = "auto"  # resolved: true or false, or a mode of torch.compile
     convolutions: str = "auto"  # resolved: "torch" or "winograd"
     threads: int | str | None = "auto"  # resolved: an integer, or None for torch's own choice
     checkpoint_seconds: float = 60

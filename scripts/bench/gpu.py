@@ -13,10 +13,11 @@ from relinearize.machine import device_name
 
 NAMES = {"teacher": "teacher step", "search": "SNL search step", "finetune": "distillation step"}
 STEPS = 10  # timed together: a step is a few milliseconds
+MODES = {"eager": False, "compiled": True, "reduce-overhead": "reduce-overhead"}
 
 
 def measure(settings: Settings, device: str = "cuda", matrix: int = 8192) -> Iterator[Row]:
-    """Every stage in bf16, eager and compiled, then the search and RLNet's steps against plain float32 implementations.
+    """Every stage in bf16, in each of MODES (trainer.compile), then the search and RLNet's steps against plain float32 implementations.
 
     Operations are those of convolutions and matrix products, forward and backward, as torch counts them; the rate they
     are compared with is that of a product of two `matrix` x `matrix` bf16 matrices in the same run. `device` "cpu" and
@@ -28,9 +29,10 @@ def measure(settings: Settings, device: str = "cuda", matrix: int = 8192) -> Ite
     images, labels = batch_of(settings.batch, device)
     for kind, name in NAMES.items():
         operations = count_operations(kind, settings, device)
+        torch.compiler.reset()  # or the compiler finds its limit of forms for one forward, and runs the rest eagerly
         variants = {}
-        for mode in ("eager", "compiled") if device == "cuda" or settings.compile else ("eager",):
-            step = StageStep(stage_of(kind, settings.width, settings.batch), "bf16", device, mode == "compiled")
+        for mode in MODES if device == "cuda" or settings.compile else ("eager",):
+            step = StageStep(stage_of(kind, settings.width, settings.batch), "bf16", device, MODES[mode])
             variants[mode] = lambda step=step: step.step(images, labels)
         seconds = interleaved(variants, settings.rounds, device=device, warmup=2, calls=STEPS)
         for mode, taken in seconds.items():

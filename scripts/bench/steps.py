@@ -67,7 +67,7 @@ class StageStep:
         stage: Stage,
         precision: str = "32",
         device: str = "cpu",
-        compiled: bool = False,
+        compiled: bool | str = False,
         convolutions: str = "auto",
     ) -> None:
         self.stage, self.precision, self.device = stage, precision, device
@@ -75,7 +75,7 @@ class StageStep:
         for network in networks:
             network.to(device)
             if compiled:
-                network.compile()
+                network.compile(mode=None if compiled is True else compiled, dynamic=False)
         possible = device == "cpu" and precision == "32" and not compiled
         self.convolutions = resolve_convolutions(convolutions, possible)
         self._switched = contextlib.ExitStack()  # never closed: for as long as there are steps to make

@@ -52,7 +52,7 @@ RUN_ERRORS = {
     "unknown progress": (["trainer.progress=loud"], ["trainer.progress=loud", "auto, bar, lines, none"]),
     "unknown convolutions": (["trainer.convolutions=fft"], ["trainer.convolutions=fft", "auto, torch, winograd"]),
     "winograd in bf16": (["trainer=bf16", "trainer.convolutions=winograd"], ["convolutions=winograd", "precision=32"]),
-    "unknown compile": (["trainer.compile=maybe"], ["trainer.compile=maybe", "auto, true, false"]),
+    "unknown compile": (["trainer.compile=maybe"], ["trainer.compile=maybe", "auto, true, false, reduce-overhead"]),
     "keys of another class": (["+method.teacher.lasso=1"], ["method.teacher (Classifier)", "lasso"]),
     "several devices": (["trainer.devices=7"], ["teacher.batch_size=60", "trainer.devices=7", "multiple of 7", "56"]),
     "devices for a small batch": (["trainer.devices=10"], ["method.teacher.batch_size=60", "at least 80"]),

@@ -126,12 +126,6 @@ class RobustTraining(Stage):
         # Beyond its limit of 8 the compiler would run what comes later, the attack perhaps, without compiling it.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        # Graphs for the sizes of an epoch's last batch would double the time that compilation takes.
-        full = len(batch[0]) == self.batch_size // process_count()
-        with contextlib.nullcontext() if full else not_compiled():
-            return super().training_step(batch, batch_index)
-
     # ---- for the loss of a step --------------------------------------------------------------------------------------
 
     def begin_step(self, count: int) -> list[Part]:
@@ -203,10 +197,6 @@ class RobustTraining(Stage):
 
         Every epoch from the same random starts, without autocast; the network's modes are left as they are.
         """
-        with not_compiled():
-            return self._robust_accuracy()
-
-    def _robust_accuracy(self) -> float:
         self._attacked.follow()
         attack = replace(self.attack, steps=self.robust_validation["steps"], loss="ce")
         # Every process's share of the first images: those of its rank modulo the processes.
@@ -236,11 +226,6 @@ class RobustTraining(Stage):
     def variants(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """From `weights()` or `selected()`: for each of `variant_fractions` the weights of the ordinary network."""
         return {variant_name(route): route_state(weights, route) for route in self.routes}
-
-
-def not_compiled() -> contextlib.AbstractContextManager:
-    """For passes that are too few to be worth a graph: compiled networks run as if they were not."""
-    return torch.compiler.set_stance("force_eager")
 
 
 def variant_name(route: str) -> str:
