@@ -48,7 +48,7 @@ class LightningStage(pl.LightningModule):
         return self.stage.train_loader
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        """Compiled where the batch is whole: for the odd sizes of last batches the compiler would take as long again."""
+        """Compiled where the batch is whole: the odd sizes of last batches would take the compiler as long again."""
         whole = len(batch[0]) * process_count() == self.stage.batch_size
         with torch.compiler.set_stance("default") if whole else nullcontext():
             return self.stage.training_step(batch, batch_index)
@@ -184,8 +184,10 @@ def train(
     if settings.compile:
         # Graphs of the stages before would be taken for those of this one: the compiler does not look at hooks.
         torch.compiler.reset()
+        # CUDA graphs write over what they gave before: they are for a network that is called once a step.
+        graphs = settings.compile is not True and not stage.routed
         for network in networks:
-            network.compile(mode=None if settings.compile is True else settings.compile, dynamic=False)
+            network.compile(mode=settings.compile if graphs and network is stage.network else None, dynamic=False)
     first = process_rank() == 0
     callbacks: list[pl.Callback] = settings.new_callbacks(watching=first)
     if first:

@@ -17,7 +17,8 @@ MODES = {"eager": False, "compiled": True, "reduce-overhead": "reduce-overhead"}
 
 
 def measure(settings: Settings, device: str = "cuda", matrix: int = 8192) -> Iterator[Row]:
-    """Every stage in bf16, in each of MODES (trainer.compile), then the search and RLNet's steps against plain float32 implementations.
+    """Every stage in bf16, in each of MODES (trainer.compile), then the search and RLNet's steps against plain float32
+    implementations.
 
     Operations are those of convolutions and matrix products, forward and backward, as torch counts them; the rate they
     are compared with is that of a product of two `matrix` x `matrix` bf16 matrices in the same run. `device` "cpu" and

@@ -100,7 +100,15 @@ def test_masks_do_not_depend_on_the_device(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("method", [["method=snl"], ["method=senetpp", "sensitivity.epochs=1"]])
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["method=snl"],
+        ["method=senetpp", "sensitivity.epochs=1"],
+        ["method=snl", "method/finetune=retrain", "trainer.compile=reduce-overhead"],
+        ["method=senet", "sensitivity.epochs=1", "trainer.compile=reduce-overhead"],
+    ],
+)
 def test_a_run_from_teacher_to_record(device: str, method: list[str], tmp_path) -> None:
     """On CUDA with the defaults there: bf16 autocast and torch.compile, whose graphs must see the hooks on sites."""
     record, path = tiny_run(device, method, tmp_path)
@@ -115,6 +123,7 @@ def tiny_run(device: str, method: list[str], folder) -> tuple[Record, Path]:
     """(record, folder) of a run; on CUDA in a process of its own, which no test has changed settings of torch in."""
     settings = [*TINY, *method, f"trainer.accelerator={device}", f"output={folder}"]
     if device == "cpu":
+        settings += ["trainer.compile=auto"]  # off: compiling takes minutes there
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return run(compose("config", settings))
     command = [sys.executable, "-m", "relinearize", "run", *settings]
