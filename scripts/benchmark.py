@@ -14,6 +14,7 @@
     corruptions the whole corrupted set of 10,000 images
     lightning   the pipeline's fit() against a bare loop of the same step
     loader      images a second of the resident loader
+    score       a pass of each score against a forward pass of the network
     topk        exact budgets over 1.4 million scores against torch.topk
     gpu         training steps on a CUDA GPU
 
@@ -41,6 +42,7 @@ from bench import (
     lightning,
     loader,
     robust,
+    score,
     search,
     senet,
     topk,
@@ -51,10 +53,8 @@ from rich.table import Table
 
 from relinearize.machine import processor_name
 
-BENCHMARKS = {
-    module.__name__.split(".")[-1]: module
-    for module in (activation, search, convolution, senet, robust, attack, corruptions, lightning, loader, topk, gpu)
-}
+MODULES = (activation, search, convolution, senet, robust, attack, corruptions, lightning, loader, score, topk, gpu)
+BENCHMARKS = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
 def parse(arguments: list[str] | None = None) -> tuple[list[str], Settings, Path | None]:

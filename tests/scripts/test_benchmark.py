@@ -27,7 +27,9 @@ TINY = {"width": 8, "batch": 16, "rounds": 1, "quick": True}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["search", "senet", "robust", "attack", "corruptions", "lightning", "loader", "topk"])
+@pytest.mark.parametrize(
+    "name", ["search", "senet", "robust", "attack", "corruptions", "lightning", "loader", "score", "topk"]
+)
 def test_benchmarks_yield_positive_numbers(benchmark, monkeypatch, name):
     senet = benchmark.BENCHMARKS["senet"]
     peak_memory = senet.peak_memory  # in a process of its own, which costs seconds: once
