@@ -142,6 +142,7 @@ def test_a_run_from_weights_and_its_evaluation_without_the_file(tmp_path) -> Non
     assert relu_total(FinishedRun.open(folder).network().network) == record.budget.met
 
 
+@pytest.mark.slow
 def test_keys_follow_the_content_of_the_weights(tmp_path) -> None:
     from relinearize.runs.plan import Plan
 

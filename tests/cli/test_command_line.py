@@ -363,6 +363,7 @@ def test_a_damaged_config_file_is_named(typed, tmp_path):
     assert status == 1 and err.count("\n") == 1 and "ParserError" in err and "broken.yaml" in err and "line 1" in err
 
 
+@pytest.mark.slow
 def test_keys_of_an_experiment_that_nothing_knows_are_refused(typed, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     words = ["run", "--config-dir", "mine", "experiment=own", "method=random", "scale=debug", "output=out"]
@@ -375,6 +376,7 @@ def test_keys_of_an_experiment_that_nothing_knows_are_refused(typed, tmp_path):
     assert status == 0 and "-s3-" in out, err
 
 
+@pytest.mark.slow
 def test_an_impossible_budget_of_a_sweep_fails_its_own_job_alone(typed):
     status, _, err = typed("run", "budget.grid=[50k]", "output=out")
     assert status == 1 and "budget.grid: 50k is more than" in err

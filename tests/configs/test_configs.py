@@ -27,6 +27,7 @@ def test_every_file_of_every_group_composes_and_resolves(row):
     assert all(config[group] is not None for group in GROUPS)
 
 
+@pytest.mark.slow
 def test_every_stage_file_can_be_chosen_without_its_method():
     for row in one_of_each([f"method/{stage}" for stage in STAGES]):
         method = composed(*row).method

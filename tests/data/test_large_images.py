@@ -144,6 +144,7 @@ def test_sets_of_small_images_have_no_resized_crops():
         ImageData(Digits(), mean=[0.3], std=[0.4], augment={"random_resized_crop": True})
 
 
+@pytest.mark.slow
 def test_streamed_images_cannot_be_resident(root):
     with pytest.raises(UserError, match=r"dataset\.resident=true: images that are decoded for each batch"):
         data(root, resident=True).train_loader(8, 0)

@@ -124,6 +124,7 @@ def assert_same_run(first, second, tolerance):
                 assert other_row[key] == pytest.approx(row[key], rel=tolerance, abs=tolerance / 100), (stage, key)
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(notes, tmp_path, forks_free_what_is_left):
     """With torch's convolutions: Winograd's round more, which the training would not keep below this tolerance."""
     settings = [*PLAIN, f"budget.fraction={SMALL}", "method.search.epochs=4", "trainer.convolutions=torch"]

@@ -136,6 +136,7 @@ def die(job, killed):
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_sweep_is_told_from_a_running_one_and_goes_on_by_the_same_command(monkeypatch):
     die(failing, killed=2)
     assert states() == ["done", "failed", "killed", "waiting"]
