@@ -23,7 +23,8 @@ images=${1:?usage: frontier.sh IMAGES OUT MINUTES PROCESSES [NAME=VALUE ...] [OV
 shift 4
 budgets="0.026 0.1 0.05 0.013 0.3" seeds=0 overrides=()
 arms="progressive snl+retrain snl one_shot random-fisher+retrain random+retrain senet+retrain senet relupruner+retrain relupruner"
-ablation="progressive one_shot progressive:method.search.rungs=8:method.search.rung_epochs=1 progressive:method.search.continuation=0
+ablation="progressive one_shot progressive:method.search.rungs=4:method.search.lowest=0.026:method.search.rung_epochs=3
+progressive:method.search.continuation=0
 progressive:method.search.exchanges=1 progressive:method.finetune.learning_rate=0.01 progressive:score=gradient
 progressive:score=snip progressive:score=clipped progressive:score=mismatch progressive:score=relupruner progressive:score=random"
 for argument in "$@"; do
