@@ -136,7 +136,7 @@ def test_lost_job_is_reported_at_the_end_and_a_preempted_one_runs_again(tmp_path
         os.kill(workers(folder)[1], signal.SIGUSR2)
         wait_for(lambda: states(folder)[1] == "waiting", process)
         wait_for(lambda: states(folder)[1:] == ["running", "running"], process)
-        assert (tmp_path / "begun-1").read_text() == 2 * "once more\n"
+        wait_for(lambda: (tmp_path / "begun-1").read_text() == 2 * "once more\n", process)
         (tmp_path / "go").touch()
         out, err = process.communicate(timeout=200)
     assert process.returncode == 1 and "2 done, 1 failed" in out, out + err
