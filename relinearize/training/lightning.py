@@ -185,7 +185,7 @@ def train(
         # Graphs of the stages before would be taken for those of this one: the compiler does not look at hooks.
         torch.compiler.reset()
         # CUDA graphs write over what they gave before: they are for a network that is called once a step.
-        graphs = settings.compile is not True and not stage.routed
+        graphs = isinstance(settings.compile, str) and not stage.routed
         for network in networks:
             network.compile(mode=settings.compile if graphs and network is stage.network else None, dynamic=False)
     first = process_rank() == 0

@@ -97,6 +97,14 @@ def test_scale_gives_each_stage_its_own_values():
     assert (sensitivity.search.epochs, sensitivity.search.lasso) == (16, 3e-4)
 
 
+@pytest.mark.parametrize("scale", ["full", "reduced", "demo", "debug"])
+def test_a_one_shot_mask_has_no_ladder_at_any_scale(scale):
+    sensitivity = composed("sensitivity=fisher", f"scale={scale}").sensitivity
+    for search in (composed("method=one_shot", f"scale={scale}").method.search, sensitivity.search):
+        assert (search.rungs, search.rung_epochs) == (1, 0)
+        assert search.lowest * 1_000_000 <= 1  # no rung above any budget
+
+
 def test_a_planner_brings_its_replacement_and_the_users_wins():
     def chosen(*overrides):
         return composed(*overrides).replacement.name

@@ -106,7 +106,7 @@ def test_masks_do_not_depend_on_the_device(device: str) -> None:
         ["method=snl"],
         ["method=senetpp", "sensitivity.epochs=1"],
         ["method=snl", "method/finetune=retrain", "trainer.compile=reduce-overhead"],
-        ["method=senet", "sensitivity.epochs=1", "trainer.compile=reduce-overhead"],
+        ["method=senetpp", "sensitivity.epochs=1", "trainer.compile=reduce-overhead"],
     ],
 )
 def test_a_run_from_teacher_to_record(device: str, method: list[str], tmp_path) -> None:

@@ -292,6 +292,7 @@ def test_impossible_widths_name_their_key(widths, message):
 def test_compiled_training_runs_without_falling_back(without_code_generation, tmp_path):
     """Two widths in training and validation stay within torch's limit of compiled forms per function."""
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     stage, plain = quick_stage(epochs=2), quick_stage(epochs=2)
     for trained in (stage, plain):  # a last batch that is smaller, as a hold-out has
         images, labels = Batches().batches[0]
@@ -300,5 +301,6 @@ def test_compiled_training_runs_without_falling_back(without_code_generation, tm
     fit_stage(plain, tmp_path / "plain")
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         fit_stage(stage, tmp_path, compile=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     for key, value in plain.weights().items():
         torch.testing.assert_close(stage.weights()[key], value, rtol=1e-3, atol=1e-3)
