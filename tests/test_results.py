@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
@@ -39,6 +40,20 @@ def test_tables_equal_the_records(folder: str, table: str) -> None:
         )
         for record in records
     }
+
+
+def test_means_of_the_front_page_equal_the_records() -> None:
+    """Each cell: mean, sample deviation where there are several seeds, and how many."""
+    front = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    ((folder, table),) = re.findall(r"<!-- means: (\w+) -->\n(.*?)<!-- end -->", front, flags=re.DOTALL)
+    head, _, *rows = ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.strip().splitlines())
+    budgets = [int(cell.split()[0].replace(",", "")) for cell in head[1:]]
+    records = [record for _, record in find_records([RESULTS / folder])]
+    for method, *cells in rows:
+        for budget, cell in zip(budgets, cells, strict=True):
+            found = [one.accuracy.test for one in records if (one.method.name, one.budget.asked) == (method, budget)]
+            spread = f" ± {stdev(found):.2f}" if len(found) > 1 else ""
+            assert cell == (f"{mean(found):.2f}{spread} ({len(found)})" if found else "not run"), (method, budget)
 
 
 @pytest.mark.parametrize(("folder", "table"), COMBINATIONS, ids=[folder for folder, _ in COMBINATIONS])
