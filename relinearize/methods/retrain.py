@@ -47,7 +47,7 @@ class Retrain(CycleStage, Distill):
         self.average_decay, self.norm_images, self.standardise = average_decay, norm_images, standardise
         self.average: AveragedModel | None = None
         if average_decay is not None and self.epochs:
-            self.average = AveragedModel(network, multi_avg_fn=self.move_average)
+            self.average = AveragedModel(network)
             self.average.requires_grad_(False)
 
     def terms(self, logits: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -61,28 +61,35 @@ class Retrain(CycleStage, Distill):
         super().on_fit_start()
         if self.average is not None:
             self.average.to(self.device, memory_format=self.memory_format)
-            # torch looks at it in every step, which would wait for a GPU.
-            self.average.n_averaged = self.average.n_averaged.cpu()
+            self.average.n_averaged = self.average.n_averaged.cpu()  # a look at it must not wait for a GPU
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         # The weights that the step before left: a checkpoint between two steps needs no average of its own time.
         if self.average is not None and batch_index:
-            self.average.update_parameters(self.network)
+            self.move_average()
         return super().training_step(batch, batch_index)
 
     def segment_end(self, last_of_epoch: bool) -> None:
         if self.average is None:
             return
-        self.average.update_parameters(self.network)
+        self.move_average()
+        for average, buffer in zip(self.average.module.buffers(), self.network.buffers(), strict=True):
+            average.copy_(buffer)
         batches = -(-self.norm_images // self.batch_size)
         update_bn(self.further_batches(self.current_epoch, batches), self.average)
         average_batch_norms(self.average)
 
     @torch.no_grad()
-    def move_average(self, averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
-        """One step of the average. It forgets faster at its start, which a short training would never leave."""
+    def move_average(self) -> None:
+        """One step of the average. It forgets faster at its start, which a short training would never leave.
+
+        AveragedModel's own update_parameters copies every buffer by itself, and waits for the GPU.
+        """
         count = int(self.average.n_averaged)
-        torch._foreach_lerp_(averages, weights, 1 - min(self.average_decay, (1 + count) / (10 + count)))
+        decay = min(self.average_decay, (1 + count) / (10 + count)) if count else 0.0
+        averages, weights = list(self.average.module.parameters()), list(self.network.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        self.average.n_averaged += 1
 
     @property
     def result_network(self) -> nn.Module:

@@ -75,7 +75,7 @@ def test_the_average_follows_every_step(tmp_path):
     for value in values:
         with torch.no_grad():
             weight.fill_(value)
-        stage.average.update_parameters(stage.network)
+        stage.move_average()
         decay = (0, 2 / 11, 3 / 12)[values.index(value)]  # below 0.75 while the average is young
         expected = decay * (expected or 0) + (1 - decay) * value
     assert next(stage.average.module.parameters()).flatten()[0].item() == pytest.approx(expected)
