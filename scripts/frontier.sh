@@ -6,8 +6,8 @@
 #   scripts/frontier.sh IMAGES OUT MINUTES PROCESSES [NAME=VALUE ...] [OVERRIDES ...]
 #
 # More PROCESSES train more images a second (docs/benchmarks.md, GPU), but their runs end late, all together: no more than
-# will end in MINUTES. On a GPU add trainer.compile=reduce-overhead: 14 runs of 30 epochs at a time, 22 in 12 minutes of an
-# H200. IMAGES holds cifar-10-batches-py/; records, masks, configs, report and logs go to OUT. A mask of
+# will end in MINUTES. On a GPU start MPS (docs/sweeps.md) and add trainer.compile=reduce-overhead: 15 at a time, about 37
+# runs of 30 epochs in 10 minutes of an H200. IMAGES holds cifar-10-batches-py/; records, masks, configs, report and logs go to OUT. A mask of
 # OUT/masks whose run did not end is retrained by `relinearize run method=given method.search.file=MASK`. NAME=VALUE:
 #   BUDGETS="0.026 0.1"   fractions of the ReLUs, in this order
 #   SEEDS="0 1 2"         all budgets of a seed before the next seed
@@ -26,7 +26,8 @@ arms="progressive snl+retrain snl one_shot random-fisher+retrain random+retrain 
 ablation="progressive one_shot progressive:method.search.rungs=4:method.search.lowest=0.026:method.search.rung_epochs=3
 progressive:method.search.continuation=0
 progressive:method.search.exchanges=1 progressive:method.finetune.learning_rate=0.01 progressive:score=gradient
-progressive:score=snip progressive:score=clipped progressive:score=mismatch progressive:score=relupruner progressive:score=random"
+progressive:score=snip progressive:score=clipped progressive:score=mismatch progressive:score=relupruner progressive:score=random
+one_shot:score=snip random-fisher+retrain random+retrain"
 for argument in "$@"; do
     case $argument in
     BUDGETS=*) budgets=${argument#*=} ;;

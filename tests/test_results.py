@@ -9,13 +9,13 @@ import pytest
 from relinearize.records.inference import InferenceRecord
 from relinearize.records.robustness import find_robust_records
 from relinearize.records.run import find_records
-from relinearize.report.tables.combinations import build_matrices, combinations_markdown
-from relinearize.report.tables.pareto import build_panels
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = (RESULTS / "README.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"<!-- records: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-COMBINATIONS = re.findall(r"<!-- combinations: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+PAGES = "".join((RESULTS.parent / page).read_text(encoding="utf-8") for page in ("README.md", "docs/methods.md"))
+MEANS = re.findall(r"<!-- means: (\w+) -->\n(.*?)<!-- end -->", PAGES, flags=re.DOTALL)
+CELLS = re.compile(r"(?<!\\)\|")
 SITES = re.findall(r"<!-- sites: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 OFFICIAL = re.findall(r"<!-- official: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 INFERENCES = re.findall(r"<!-- inferences: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
@@ -42,25 +42,19 @@ def test_tables_equal_the_records(folder: str, table: str) -> None:
     }
 
 
-def test_means_of_the_front_page_equal_the_records() -> None:
-    """Each cell: mean, sample deviation where there are several seeds, and how many."""
-    front = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
-    ((folder, table),) = re.findall(r"<!-- means: (\w+) -->\n(.*?)<!-- end -->", front, flags=re.DOTALL)
-    head, _, *rows = ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.strip().splitlines())
-    budgets = [int(cell.split()[0].replace(",", "")) for cell in head[1:]]
+@pytest.mark.parametrize(("folder", "table"), MEANS, ids=[folder for folder, _ in MEANS])
+def test_means_equal_the_records(folder: str, table: str) -> None:
+    """Each cell under a count of ReLUs: mean, sample deviation where there are several seeds, and how many."""
+    head, _, *rows = ([cell.strip(" *") for cell in CELLS.split(line.strip("|"))] for line in table.strip().splitlines())
+    budgets = {place: int(cell.split()[0].replace(",", "")) for place, cell in enumerate(head) if cell[0].isdigit()}
     records = [record for _, record in find_records([RESULTS / folder])]
-    for method, *cells in rows:
-        for budget, cell in zip(budgets, cells, strict=True):
-            found = [one.accuracy.test for one in records if (one.method.name, one.budget.asked) == (method, budget)]
+    assert {record.method.name for record in records} - {"none+retrain"} == {row[0] for row in rows}
+    for row in rows:
+        for place, budget in budgets.items():
+            found = [one.accuracy.test for one in records if (one.method.name, one.budget.asked) == (row[0], budget)]
             spread = f" ± {stdev(found):.2f}" if len(found) > 1 else ""
-            assert cell == (f"{mean(found):.2f}{spread} ({len(found)})" if found else "not run"), (method, budget)
-
-
-@pytest.mark.parametrize(("folder", "table"), COMBINATIONS, ids=[folder for folder, _ in COMBINATIONS])
-def test_matrices_equal_the_records(folder: str, table: str) -> None:
-    records = [record for _, record in find_records([RESULTS / folder])]
-    lines = combinations_markdown(build_matrices(build_panels(records, published=False))).splitlines()
-    assert table.strip().splitlines() == [line for line in lines if line.startswith("|")]
+            expected = f"{mean(found):.2f}{spread} ({len(found)})" if found else "not run"
+            assert row[place] == expected, (row[0], budget)
 
 
 @pytest.mark.parametrize(("folder", "table"), ROBUST_TABLES, ids=[folder for folder, _ in ROBUST_TABLES])
@@ -79,7 +73,7 @@ def test_robustness_tables_equal_the_records(folder: str, table: str) -> None:
 
 def test_every_result_is_in_a_table_and_names_no_machine() -> None:
     folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
-    assert folders == {folder for folder, _ in [*TABLES, *COMBINATIONS, *SITES, *OFFICIAL, *INFERENCES]}
+    assert folders == {folder for folder, _ in [*TABLES, *MEANS, *SITES, *OFFICIAL, *INFERENCES]}
     for path in [*RESULTS.rglob("*.json"), *RESULTS.rglob("*.yaml"), *RESULTS.rglob("*.html")]:
         assert not re.search(r"[\"' ]/(home|work|root|tmp)/", path.read_text(encoding="utf-8")), path
 
