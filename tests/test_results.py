@@ -45,7 +45,9 @@ def test_tables_equal_the_records(folder: str, table: str) -> None:
 @pytest.mark.parametrize(("folder", "table"), MEANS, ids=[folder for folder, _ in MEANS])
 def test_means_equal_the_records(folder: str, table: str) -> None:
     """Each cell under a count of ReLUs: mean, sample deviation where there are several seeds, and how many."""
-    head, _, *rows = ([cell.strip(" *") for cell in CELLS.split(line.strip("|"))] for line in table.strip().splitlines())
+    head, _, *rows = (
+        [cell.strip(" *") for cell in CELLS.split(line.strip("|"))] for line in table.strip().splitlines()
+    )
     budgets = {place: int(cell.split()[0].replace(",", "")) for place, cell in enumerate(head) if cell[0].isdigit()}
     records = [record for _, record in find_records([RESULTS / folder])]
     assert {record.method.name for record in records} - {"none+retrain"} == {row[0] for row in rows}
