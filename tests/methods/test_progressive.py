@@ -80,6 +80,13 @@ def test_one_walk_serves_every_budget_and_masks_are_those_of_single_walks(store,
     assert masks[0] == masks[1] and masks[0].count == shared.budget.met
 
 
+def test_a_budget_above_the_first_rung_is_served_after_a_smaller_one(tmp_path):
+    quick_run(tmp_path, *LADDER, "budget.fraction=0.25", method="progressive")
+    record, folder = quick_run(tmp_path, *LADDER, "budget.fraction=0.7", method="progressive")
+    assert record.stages["search"].epochs == 0 and Mask.from_file(folder / "mask.safetensors")[0].count == 1613
+    assert not list(tmp_path.glob("store/search/*/again-*"))
+
+
 def test_removed_positions_become_linear_in_a_part_of_the_rung(store):
     plan = quick_plan(store, "budget.fraction=0.1", *LADDER, method="progressive")
     stage = stage_of(plan, [plan.request.budget])
