@@ -138,6 +138,8 @@ def explained(error: Exception) -> str:
             return f"the launcher {name} is not installed; it comes with pip install 'relinearize[{extra}]'"
         if error.options:
             return f"{group}={name} is unknown; valid: {', '.join(error.options)}"
+    if "full_key: hydra.run.dir" in message:  # where Hydra itself reads ${output}
+        return "output=null: must be a text"
     if "Could not override" not in message:
         return message
     groups = sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir())

@@ -38,8 +38,7 @@ def check_choice(key: str, value: object, valid: Iterable[object]) -> None:
     """UserError, naming the config key, unless `value` is one of `valid`."""
     valid = tuple(valid)
     if value not in valid:
-        words = ", ".join("null" if choice is None else str(choice) for choice in valid)
-        raise UserError(f"{key}={value} is unknown; valid: {words}")
+        raise UserError(f"{key}={as_typed(value)} is unknown; valid: {', '.join(map(as_typed, valid))}")
 
 
 def check_number(key: str, value: object, *bounds: str, integer: bool = False) -> None:
@@ -50,7 +49,12 @@ def check_number(key: str, value: object, *bounds: str, integer: bool = False) -
         fits = fits and WITHIN[sign](value, float(limit))
     if not fits:
         kind = "an integer" if integer else "a number"
-        raise UserError(f"{key}={value}: must be {' '.join([kind, ' and '.join(bounds)]).strip()}")
+        raise UserError(f"{key}={as_typed(value)}: must be {' '.join([kind, ' and '.join(bounds)]).strip()}")
+
+
+def as_typed(value: object) -> str:
+    """As it is written in a config: null, not None."""
+    return "null" if value is None else str(value)
 
 
 def checked_keys(key: str, value: object) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def first_problem(error: Any, values: Any, prefix: str = "") -> str:
         return f"{key} must be given"
     kinds = [_words(other) for other in others if list(other["loc"][: len(keys)]) == keys]
     valid = " or ".join(dict.fromkeys([_words(first), *(kind.removeprefix("must be ") for kind in kinds)]))
-    return f"{key}={'null' if values is None else values}: {valid}"
+    return f"{key}={as_typed(values)}: {valid}"
 
 
 def _words(problem: Mapping[str, Any]) -> str:

@@ -107,9 +107,9 @@ class Stage(nn.Module):
             raise UserError(f"{key}={milestones}: must be a list of fractions of the epochs, such as [0.5,0.75]")
         for milestone in milestones:
             check_number(key, milestone, ">= 0")
-        rates = {"learning_rate": learning_rate, "gamma": gamma, "momentum": momentum, "weight_decay": weight_decay}
-        for key, value in rates.items():
+        for key, value in {"learning_rate": learning_rate, "gamma": gamma, "weight_decay": weight_decay}.items():
             check_number(f"{self.config_key}.{key}", value, ">= 0")
+        check_number(f"{self.config_key}.momentum", momentum, ">= 0", "< 1")
         if clip is not None:
             check_number(f"{self.config_key}.clip", clip, "> 0")
         self.network = network

@@ -1,6 +1,7 @@
 """One run: teacher, search, fine-tuning, test, record. What was done before is found in the store."""
 
 import itertools
+import re
 import shutil
 from pathlib import Path
 
@@ -250,7 +251,10 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
                 raise
             raise UserError(str(error).replace("method.search.", f"{key}.")) from error
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since
-            keys = ", ".join(name for name in OmegaConf.select(config, key) if not name.startswith("_"))
-            raise UserError(f"{key} ({build.func.__name__}) does not take all of {keys}: {error}") from error
+            named = re.search(r"keyword argument '(\w+)'", str(error))
+            if named is None or named[1] not in OmegaConf.select(config, key):
+                raise UserError(f"{key} ({build.func.__name__}): {error}") from error
+            wrong = f"{key}.{named[1]}"
+            raise UserError(f"{wrong}: {build.func.__name__} does not take it; leave it out: '~{wrong}'") from error
     check_total_epochs(plan, stages)
     return stages

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import ROUTES, with_routes
 from relinearize.data.datamodule import ImageData
-from relinearize.errors import UserError, check_number
+from relinearize.errors import UserError, as_typed, check_number
 from relinearize.private_inference.cost.backbones import recorded_name
 from relinearize.progress import say
 from relinearize.relu.budget import listed_budget, resolve_budget, short_count
@@ -209,8 +209,12 @@ class Request:
         """Dotted key -> value: what the run has other than this one whose search is `method.search.first`, if any."""
         search = self.config.method.search
         first, factor = plain(search.get("first")), search.get("first_factor", 1)
-        if first is None:
+        if "first" not in search:
             return None
+        if not isinstance(first, dict):
+            raise UserError(
+                f"method.search.first={as_typed(first)}: must be a search, as method/search@method.search.first=snl"
+            )
         check_number("method.search.first_factor", factor, ">= 1")
         for kind, problem in {"allocated": "needs sensitivities", "divides": "prunes whole layers or channels"}.items():
             if getattr(target(first), kind, False):

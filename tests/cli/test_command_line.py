@@ -47,6 +47,7 @@ RUN_ERRORS = {
     "seed of too many digits": (["seed=99999999999999999999"], ["seed=99999999999999999999: must be an integer >= 0"]),
     "threads that no machine has": (["trainer.threads=100000"], ["trainer.threads=100000: must be less than"]),
     "no output": (["output="], ["output=: must not be empty"]),
+    "null output": (["output=null"], ["output=null: must be a text"]),
     "no key": (["=3"], ["must be a string or a list"]),
     "a flag of --cfg": (["--resolve"], ["--resolve", "--cfg"]),
     "unknown progress": (["trainer.progress=loud"], ["trainer.progress=loud", "auto, bar, lines, none"]),

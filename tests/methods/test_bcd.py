@@ -227,6 +227,18 @@ def test_a_first_search_that_cannot_be_is_one_line(tmp_path):
         toy(budget=13)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("method/search@method.search.first=progressive", "method.search.first.epochs: Progressive does not take it"),
+        ("method.search.first=null", "method.search.first=null: must be a search, as method/search@"),
+    ],
+)
+def test_a_first_search_that_cannot_be_is_refused_by_its_key(tmp_path, setting, message):
+    with pytest.raises(UserError, match=message):
+        check_stages(quick_plan(tmp_path, "scale=debug", setting, method="bcd"))
+
+
 @pytest.mark.parametrize("scale", ["reduced", "demo", "debug"])
 def test_scales_shorten_the_first_search_too(tmp_path, scale):
     search = composed(tmp_path, f"scale={scale}", method="bcd").method.search

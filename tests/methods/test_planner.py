@@ -220,7 +220,7 @@ def test_curves_of_different_replacement_are_not_joined(made):
         ("delphi", ["method.search.exact=true", SHARE],
          "whole layers have 640 ReLUs at most, not 691; give budget.relus=640"),
         ("safenet", ["method.search.exact=true", SHARE], "whole channels have 688 ReLUs at most, not 691"),
-        ("delphi", ["budget.relus=100"], "budget 100: no site of whole layers has so few ReLUs"),
+        ("delphi", ["budget.relus=100"], "budget.relus=100: whole layers have 128 ReLUs at least; give 128 or more"),
         ("delphi", ["dataset.holdout=0", "method.teacher.selection=last", "method.finetune.selection=last"],
          "method.search compares plans on held-out images but dataset.holdout=0"),
         ("delphi", ["method.search.population=1"], "method.search.population=1: must be an integer >= 2"),

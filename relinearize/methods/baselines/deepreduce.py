@@ -116,7 +116,7 @@ def choose(
     if not fitting:
         raise UserError(
             f"{KEY}: whole layers of this network come to {counts[0]:,} to {counts[-1]:,} ReLUs, and the budget is "
-            f"{budget:,}; give one of these, or other values of {KEY}.channels, resolution and thinned"
+            f"{budget:,}; give one of these, or other values of {KEY}.order, channels, resolution and thinned"
         )
     chosen = min(fitting, key=lambda form: (abs(form.count - budget), -form.share, form.thinned))
     if exact and not filled and chosen.count != budget:

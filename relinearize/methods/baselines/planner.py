@@ -84,7 +84,10 @@ class Planner(MaskedSearch):
         nearest = counts_from_below(self.units, list(self.shapes), dict.fromkeys(self.shapes, 0), budget)
         closest = sum(count * self.units[name][1] for name, count in nearest.items())
         if not closest:
-            raise UserError(f"budget {budget:,}: no site of whole {self.unit} has so few ReLUs; give a larger budget")
+            least = min(size for _, size in self.units.values())
+            raise UserError(
+                f"budget.relus={budget}: whole {self.unit} have {least:,} ReLUs at least; give {least} or more"
+            )
         if exact and closest != budget:
             raise UserError(
                 f"{self.config_key}.exact=true: whole {self.unit} have {closest:,} ReLUs at most, not {budget:,}; "
