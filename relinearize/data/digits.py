@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import numpy as np
@@ -49,6 +50,7 @@ class Digits(Source):
         return ImageSet(torch.from_numpy(images[rows]), torch.from_numpy(labels[rows]), [str(d) for d in range(10)])
 
 
+@functools.cache
 def read_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(images uint8 1797 x 8 x 8 x 1, labels int64, sorted positions of the test images)."""
     from sklearn.datasets import load_digits
