@@ -40,16 +40,19 @@ def forks_that_train() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def config_files_are_read_once() -> None:
     """Hydra reads some thirty files for each of the thousands of configs that the tests compose."""
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # executes the module of FileConfigSource again: there is another class afterwards
     from hydra._internal.core_plugins.file_config_source import FileConfigSource
 
     found, load = {}, FileConfigSource.load_config
 
-    def once(source: FileConfigSource, path: str) -> object:
+    def once(source: FileConfigSource, config_path: str) -> object:
         if not source.path.startswith(str(CONF)):
-            return load(source, path)
-        key = source.provider, source.path, path
+            return load(source, config_path)
+        key = source.provider, source.path, config_path
         if key not in found:
-            found[key] = load(source, path)
+            found[key] = load(source, config_path)
         return copy.deepcopy(found[key])
 
     FileConfigSource.load_config = once
