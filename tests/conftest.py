@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -56,6 +57,42 @@ def config_files_are_read_once() -> None:
         return copy.deepcopy(found[key])
 
     FileConfigSource.load_config = once
+
+
+@pytest.fixture(autouse=True, scope="session")
+def choices_are_composed_once() -> None:
+    """Hydra takes a fifth of a second for a choice of files, which most commands of the tests share.
+
+    Files in folders of a test are read each time.
+    """
+    from hydra._internal import config_loader_impl
+    from hydra._internal.defaults_list import Overrides
+
+    loader, lists, configs = config_loader_impl.ConfigLoaderImpl, {}, {}
+    list_files, compose = config_loader_impl.create_defaults_list, loader._compose_config_from_defaults_list
+
+    def places(repo: object) -> tuple | None:
+        sources = repo.get_sources()
+        ours = all(source.scheme() != "file" or source.path == str(CONF) for source in sources)
+        return tuple((source.scheme(), source.path) for source in sources) if ours else None
+
+    def listed(repo: object, config_name: str, overrides_list: list, **settings: bool) -> object:
+        values = Overrides(repo, overrides_list).config_overrides
+        choices = [override.input_line for override in overrides_list if override not in values]
+        key = places(repo), config_name, *choices, *settings.items()
+        if key[0] is None or key not in lists:
+            lists[key] = list_files(repo, config_name, overrides_list, **settings)
+        return replace(lists[key], config_overrides=values)
+
+    def composed(self: object, defaults: list, repo: object) -> object:
+        key = places(repo), repr(defaults)
+        if key[0] is None or key not in configs:
+            while len(configs) >= 50:
+                del configs[next(iter(configs))]
+            configs[key] = compose(self, defaults, repo)
+        return copy.deepcopy(configs[key])
+
+    config_loader_impl.create_defaults_list, loader._compose_config_from_defaults_list = listed, composed
 
 
 @pytest.fixture(autouse=True)
