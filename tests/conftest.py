@@ -95,6 +95,15 @@ def choices_are_composed_once() -> None:
     config_loader_impl.create_defaults_list, loader._compose_config_from_defaults_list = listed, composed
 
 
+@pytest.fixture(autouse=True, scope="session")
+def seeds_leave_no_stacks() -> None:
+    """Without a GPU, torch.manual_seed notes the whole stack for the day that there is one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.cuda.manual_seed_all = torch.xpu.manual_seed_all = lambda seed: None
+
+
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """What a test, or a command that it calls, sets in the environment ends with it."""
