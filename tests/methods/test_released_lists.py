@@ -1,5 +1,6 @@
 """The released lists: their sums, and that a budget of the sum is allocated exactly so."""
 
+import functools
 import math
 import statistics
 
@@ -37,6 +38,7 @@ TOTALS = {("resnet18", 32): 557_056, ("resnet18", 64): 2_228_224, ("torchvision_
           ("resnet34", 32): 966_656, ("vgg16_bn", 32): 294_912, ("wrn22_8", 32): 1_392_640}  # fmt: skip
 
 
+@functools.cache
 def full_shapes(backbone: str, image_size: int, convention: str = "senet") -> dict[str, tuple[int, ...]]:
     """The shapes at the usual width, from a network of width 2: channels grow in proportion."""
     if image_size == 224:  # another stem: no network of ours
