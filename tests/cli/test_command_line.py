@@ -54,7 +54,7 @@ RUN_ERRORS = {
     "unknown convolutions": (["trainer.convolutions=fft"], ["trainer.convolutions=fft", "auto, torch, winograd"]),
     "winograd in bf16": (["trainer=bf16", "trainer.convolutions=winograd"], ["convolutions=winograd", "precision=32"]),
     "unknown compile": (["trainer.compile=maybe"], ["trainer.compile=maybe", "auto, true, false, reduce-overhead"]),
-    "keys of another class": (["+method.teacher.lasso=1"], ["method.teacher (Classifier)", "lasso"]),
+    "keys of another class": (["+method.teacher.lasso=1"], ["method.teacher.lasso: Classifier does not take it"]),
     "several devices": (["trainer.devices=7"], ["teacher.batch_size=60", "trainer.devices=7", "multiple of 7", "56"]),
     "devices for a small batch": (["trainer.devices=10"], ["method.teacher.batch_size=60", "at least 80"]),
     "no devices": (["trainer.devices=0"], ["trainer.devices=0", "at least 1"]),
