@@ -90,7 +90,7 @@ def main() -> None:
         if cause := user_error_behind(error):
             fail(str(cause))
         if isinstance(error, (HydraException, OmegaConfBaseException)) or raised_by_hydra(error):
-            fail(explained(error))
+            fail(explained(error, *arguments))
         if isinstance(error, yaml.YAMLError):  # of a config file; says which and where
             fail(one_line(error))
         traceback.print_exc()
@@ -128,8 +128,8 @@ def raised_by_hydra(error: Exception) -> bool:
     return isinstance(error, ValueError) and raised.f_globals["__name__"].startswith("hydra.")
 
 
-def explained(error: Exception) -> str:
-    """Hydra's message in one line; for an unknown choice or key with those that exist."""
+def explained(error: Exception, command: str, *words: str) -> str:
+    """Hydra's message in one line; for an unknown choice or key among `words` with those that exist."""
     message = " ".join(str(error).split())
     if isinstance(error, MissingConfigException):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
@@ -140,7 +140,9 @@ def explained(error: Exception) -> str:
             return f"{group}={name} is unknown; valid: {', '.join(error.options)}"
     if "full_key: hydra.run.dir" in message:  # where Hydra itself reads ${output}
         return "output=null: must be a text"
-    if "Could not override" not in message:
+    from relinearize.commands.composing import unknown, unknown_word
+
+    word = unknown_word(error, words)
+    if word is None:
         return message
-    groups = sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir())
-    return f"{message}; groups: {', '.join(groups)}; all keys: relinearize run --help"
+    return f"{unknown(command, word, words, 'config')}; all keys: relinearize {command} --help"

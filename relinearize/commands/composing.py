@@ -128,16 +128,22 @@ def compose_config(
                 f"{called.get(group, group)}={name} is unknown; valid: {', '.join(error.options)}"
             ) from error
         except ConfigCompositionException as error:
-            key = re.search(r"Could not (?:override|append|load|find)[^']*'([^']+)'", str(error))
-            word = next((word for word in overrides if key and word.lstrip("+~").startswith(f"{key[1]}=")), None)
+            word = unknown_word(error, overrides)
             if word is None:
                 raise
-    raise unknown(command, word, [other for other in overrides if re.split("[@=]", other.lstrip("+"))[0] in groups()])
+    raise unknown(command, word, overrides)
 
 
-def unknown(command: str, word: str, choices: Sequence[str] = ()) -> UserError:
-    """`choices`: the config groups that were chosen, which say what keys there are."""
-    config = compose_config(command, choices)
+def unknown_word(error: Exception, words: Sequence[str]) -> str | None:
+    """That of `words` whose key Hydra does not know."""
+    key = re.search(r"Could not (?:override|append|load|find)[^']*'([^']+)'", str(error))
+    return next((word for word in words if key and word.lstrip("+~").startswith(f"{key[1]}=")), None)
+
+
+def unknown(command: str, word: str, words: Sequence[str] = (), config_name: str | None = None) -> UserError:
+    """`words`: of the command; the config groups that they choose say what keys there are."""
+    chosen = [other for other in words if re.split("[@=/]", other.lstrip("+"))[0] in groups() and other != word]
+    config = compose_config(config_name or command, [other for other in chosen if "," not in other])
     parent = word.partition("=")[0].lstrip("+~").rpartition(".")[0]
     place = OmegaConf.select(config, parent) if parent else config
     if not isinstance(place, DictConfig):
