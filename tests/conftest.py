@@ -1,11 +1,8 @@
 """Settings and fixtures shared by all tests. torch is imported late: the process that hands tests out needs none."""
 
 import copy
-import hashlib
-import io
 import itertools
 import os
-import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -105,33 +102,6 @@ def seeds_leave_no_stacks() -> None:
 
     if not torch.cuda.is_available():
         torch.cuda.manual_seed_all = torch.xpu.manual_seed_all = lambda seed: None
-
-
-@pytest.fixture(autouse=True, scope="session")
-def own_networks_are_linearized_once() -> None:
-    """Runs linearize the same few networks thousands of times. Which one it is, its bytes say, weights included."""
-    import torch
-
-    from relinearize.runs import build
-
-    class Bytes(pickle.Pickler):
-        """Without torch's own way to pickle a tensor, which takes ten times as long."""
-
-        def persistent_id(self, value: object) -> tuple | None:
-            return (value.shape, value.detach().numpy().tobytes()) if isinstance(value, torch.Tensor) else None
-
-    found, linearize = {}, build.linearize
-
-    def once(model: torch.nn.Module, input_size: tuple) -> torch.nn.Module:
-        if not type(model).__module__.startswith("relinearize.backbones."):
-            return linearize(model, input_size)
-        Bytes(file := io.BytesIO()).dump((model, input_size))
-        key = hashlib.sha256(file.getvalue()).digest()
-        if key not in found:
-            found[key] = linearize(model, input_size)
-        return copy.deepcopy(found[key])
-
-    build.linearize = once
 
 
 @pytest.fixture(autouse=True)
