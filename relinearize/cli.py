@@ -145,4 +145,7 @@ def explained(error: Exception, command: str, *words: str) -> str:
     word = unknown_word(error, words)
     if word is None:
         return message
-    return f"{unknown(command, word, words, 'config')}; all keys: relinearize {command} --help"
+    try:
+        return f"{unknown(command, word, words, 'config')}; all keys: relinearize {command} --help"
+    except UserError:  # a choice from a --config-dir, which says what keys there are
+        return message

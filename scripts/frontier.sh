@@ -7,8 +7,8 @@
 #
 # More PROCESSES train more images a second (docs/benchmarks.md, GPU), but their runs end late, all together: no more than
 # will end in MINUTES. On a GPU start MPS (docs/sweeps.md) and add trainer.compile=reduce-overhead: 15 at a time, about 37
-# runs of 30 epochs in 10 minutes of an H200. IMAGES holds cifar-10-batches-py/; records, masks, configs, report and logs go to OUT. A mask of
-# OUT/masks whose run did not end is retrained by `relinearize run method=given method.search.file=MASK`. NAME=VALUE:
+# runs of 30 epochs in 10 minutes of an H200. IMAGES holds cifar-10-batches-py/; records, masks, configs, report and logs
+# go to OUT. A mask of OUT/masks whose run did not end is retrained by `relinearize run method=given method.search.file=MASK`. NAME=VALUE:
 #   BUDGETS="0.026 0.1"   fractions of the ReLUs, in this order
 #   SEEDS="0 1 2"         all budgets of a seed before the next seed
 #   ARMS="one_shot snl+retrain progressive:score=snip"   some of the methods below; METHOD+retrain: with the fine-tuning

@@ -365,6 +365,13 @@ def test_a_damaged_config_file_is_named(typed, tmp_path):
     assert status == 1 and err.count("\n") == 1 and "ParserError" in err and "broken.yaml" in err and "line 1" in err
 
 
+def test_an_unknown_key_beside_a_choice_of_ones_own_is_one_line(typed, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nseed: 3\n")
+    status, _, err = typed("run", "--config-dir", "mine", "experiment=own", "sede=1")
+    assert status == 1 and err.count("\n") == 1 and "sede" in err
+
+
 @pytest.mark.slow
 def test_keys_of_an_experiment_that_nothing_knows_are_refused(typed, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
