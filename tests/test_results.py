@@ -13,8 +13,8 @@ from relinearize.records.run import find_records
 RESULTS = Path(__file__).parents[1] / "results"
 README = (RESULTS / "README.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"<!-- records: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-PAGES = "".join((RESULTS.parent / page).read_text(encoding="utf-8") for page in ("README.md", "docs/methods.md"))
-MEANS = re.findall(r"<!-- means: (\w+) -->\n(.*?)<!-- end -->", PAGES, flags=re.DOTALL)
+PAGES = [(RESULTS.parent / page).read_text(encoding="utf-8") for page in ("README.md", "docs/methods.md")]
+MEANS = re.findall(r"<!-- means: (\w+) -->\n(.*?)<!-- end -->", "".join([README, *PAGES]), flags=re.DOTALL)
 CELLS = re.compile(r"(?<!\\)\|")
 SITES = re.findall(r"<!-- sites: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 OFFICIAL = re.findall(r"<!-- official: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
