@@ -48,6 +48,7 @@ class Method(Keys):
     teacher: Target
     search: Search
     finetune: Target
+    routes: Any = None
 
 
 class Dataset(Keys):
@@ -72,6 +73,8 @@ class Backbone(Target):
 
 class Budget(Keys):
     grid: list[Any]
+    relus: Any = None
+    fraction: Any = None
 
 
 class TeacherFile(Keys):
@@ -86,9 +89,21 @@ class Choice(Keys):
 
 class Logger(Keys):
     name: str
+    project: Any = None
+    entity: Any = None
+    mode: Any = None
+    group: Any = None
+    tags: Any = None
 
 
 class Trainer(Keys):
+    accelerator: Any = "auto"
+    precision: Any = "auto"
+    devices: Any = 1
+    compile: Any = "auto"
+    convolutions: Any = "auto"
+    progress: Any = "auto"
+    lightning: Any = None
     channels_last: bool = True
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60
     # OpenMP ends the process where it gets no more threads.
@@ -118,6 +133,10 @@ class RunConfig(Keys):
     callbacks: dict[str, Any] | None = None
 
 
+# Groups whose keys are all named here: no class of a user's takes others.
+CLOSED = {"method": Method, "budget": Budget, "teacher": TeacherFile, "trainer": Trainer, "logger": Logger}
+
+
 def checked(config: DictConfig) -> dict[str, Any]:
     """The config as plain values. UserError naming the first that is of another kind, or no finite number."""
     try:
@@ -137,16 +156,22 @@ def checked(config: DictConfig) -> dict[str, Any]:
 
 
 def check_unknown(config: DictConfig, groups: Collection[str]) -> None:
-    """UserError for the first top-level key that is none of ours and that no other key refers to, say `sede: 1`.
+    """UserError for the first key that is none of ours and that no other key refers to: `sede: 1`, `trainer.device: 2`.
 
     `config`: as composed, its interpolations unresolved; `groups`: names of config groups. An experiment file may have
-    variables of its own.
+    variables of its own; keys that a class takes are checked by that class.
     """
     texts = str(OmegaConf.to_container(config, resolve=False))
-    for name in config:
-        if name not in (*RunConfig.model_fields, *groups) and f"${{{name}" not in texts:
-            near = "".join(f"; did you mean {known}?" for known in get_close_matches(name, RunConfig.model_fields, 1))
-            raise UserError(f"{name}={config[name]}: no such key, and no other key refers to it{near}")
+    known = {
+        "": (*RunConfig.model_fields, *groups),
+        **{f"{group}.": model.model_fields for group, model in CLOSED.items()},
+    }
+    for prefix, names in known.items():
+        node = config[prefix.rstrip(".")] if prefix else config
+        for name in node if isinstance(node, DictConfig) else ():
+            if name not in names and f"${{{prefix}{name}" not in texts:
+                near = "".join(f"; did you mean {prefix}{one}?" for one in get_close_matches(name, names, 1))
+                raise UserError(f"{prefix}{name}={node[name]}: no such key, and no other key refers to it{near}")
 
 
 def check_targets(values: dict[str, Any], *groups: str) -> None:

@@ -380,6 +380,13 @@ def test_keys_of_an_experiment_that_nothing_knows_are_refused(typed, tmp_path):
     own.write_text("# @package _global_\nsede: 1\n")
     status, _, err = typed(*words)
     assert status == 1 and "sede=1: no such key, and no other key refers to it; did you mean seed?" in err
+    for key, near in (
+        ("trainer.device", "; did you mean trainer.devices?"),
+        ("logger.nosuch", ""),
+        ("method.nosuch", ""),
+    ):
+        status, _, err = typed("run", "method=random", "scale=debug", "output=out", f"+{key}=1")
+        assert status == 1 and err.endswith(f"{key}=1: no such key, and no other key refers to it{near}\n"), err
     own.write_text("# @package _global_\nmine: 3\nseed: ${mine}\n")
     status, out, err = typed(*words)
     assert status == 0 and "-s3-" in out, err
