@@ -129,3 +129,14 @@ def test_runs_of_equal_total_epochs_are_one_curve():
     other = together[1].model_copy(update={"config": {**together[1].config, "total_epochs": 9}})
     variants = {row["variant"] for row in pareto_rows(build_panels([together[0], other]))}
     assert variants == {"total epochs=8", "total epochs=9"}
+
+
+def test_a_long_path_in_a_curve_s_name_is_cut_to_its_end():
+    records = []
+    for seed in (0, 1):
+        record = fake_record("snl", 7_000, seed)
+        file = {"search": {"file": f"{'folder/' * 20}mask{seed}.safetensors"}}
+        records.append(record.model_copy(update={"config": {**record.config, **file}}))
+    variants = sorted({row["variant"] for row in pareto_rows(build_panels(records))})
+    assert [len(one) for one in variants] == [len("search.file=") + 40] * 2
+    assert variants[0].startswith("search.file=…") and variants[0].endswith("folder/mask0.safetensors")

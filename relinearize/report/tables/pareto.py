@@ -24,6 +24,7 @@ PREDICTIONS = ("worst_class", "ece", "nll")  # of the test images, where a recor
 OF_CURVE = ("dataset", "title", "backbone", "width", "convention", "method", "variant", "replacement")
 # Config entries that may differ between the points of one curve.
 _NOT_RECIPE = {"seed", "budget", "relus", "grid", "fraction", "weights", "name", "key", "output", "path", "folder"}
+LONGEST = 40  # letters of a setting in a curve's name
 NAMES = ("method_name", "label", "network", "total")  # likewise of a curve, for figures and page
 
 
@@ -158,7 +159,11 @@ def variants_of(recipes: Sequence[dict[str, Any]]) -> list[str]:
     differing = [key for key in keys if len({repr(recipe.get(key)) for recipe in recipes}) > 1]
     # Two are enough for a name: the classes of the stages, then their settings, then what follows from these.
     shown = sorted(differing, key=lambda key: (key != "stages", "_target_" in key, "." not in key, key))[:2]
-    return [", ".join(f"{key.removeprefix('method.')}={recipe.get(key)}" for key in shown) for recipe in recipes]
+    texts = ({key: str(recipe.get(key)) for key in shown} for recipe in recipes)  # of a long path its end
+    cut = (
+        {key: text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}" for key, text in one.items()} for one in texts
+    )
+    return [", ".join(f"{key.removeprefix('method.')}={text}" for key, text in one.items()) for one in cut]
 
 
 def _allocation(config: dict[str, Any]) -> str:
