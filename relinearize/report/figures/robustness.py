@@ -3,6 +3,7 @@
 Every line belongs to one route; the oracle's reading is not drawn.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -11,11 +12,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
 from relinearize.report.figures.canvas import INK, grid_lines, log_axis, new_figure, panel_title, png, styled
+from relinearize.report.figures.pareto import legend_columns
 from relinearize.report.figures.style import method_colours
 from relinearize.report.tables.measures import Column
 from relinearize.report.tables.robustness import RobustTable, Row
 from relinearize.report.tables.text import compact_count
 
+LONG_HANDLE = " " * 6  # in letters, what this legend's lines are longer by than the Pareto figure's
 CLEAN, CORRUPTED, ATTACKED = ("-", "o"), ((0, (5, 2)), "s"), ((0, (1, 1.6)), "^")  # line and marker
 
 
@@ -25,8 +28,8 @@ def draw_robustness(tables: Sequence[RobustTable]) -> bytes:
     colours = method_colours(row.first.method for table in tables for row in table.rows)
     figure = new_figure(7.4 * len(tables) + 1.4, 5.6)
     grid = figure.subplots(1, len(tables), squeeze=False)
-    for axes, table in zip(grid.flat, tables, strict=True):
-        _draw_table(axes, table, colours)
+    lines = [_draw_table(axes, table, colours) for axes, table in zip(grid.flat, tables, strict=True)]
+    figure.set_figheight(3.8 + 0.19 * max(lines))
     return png(figure)
 
 
@@ -49,7 +52,8 @@ def _of_most_rows(table: RobustTable, columns: Sequence[Column]) -> Column | Non
     return min(known, key=known.__getitem__, default=None)
 
 
-def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None:
+def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> int:
+    """Returns how many lines the legend below has."""
     corrupted, attacked = corrupted_column(table), attacked_column(table)
     drawn = [("ca", "clean (CA)", CLEAN)]
     if corrupted is not None:
@@ -83,8 +87,10 @@ def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> None
         for _, name, (line, marker) in drawn
     ]
     _set_axes(axes, table)
-    below = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.12), "ncols": 2, "frameon": False}
+    columns = min(2, legend_columns([f"{handle.get_label()}{LONG_HANDLE}" for handle in handles]))
+    below = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.14), "ncols": columns, "frameon": False}
     axes.legend(handles=handles, fontsize=8.6, columnspacing=1.8, handlelength=4.2, borderaxespad=0, **below)
+    return math.ceil(len(handles) / columns)
 
 
 def shade(colour: str, label: str, method: str, table: RobustTable) -> tuple[float, ...]:
