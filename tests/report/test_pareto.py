@@ -131,12 +131,13 @@ def test_runs_of_equal_total_epochs_are_one_curve():
     assert variants == {"total epochs=8", "total epochs=9"}
 
 
-def test_a_long_path_in_a_curve_s_name_is_cut_to_its_end():
+@pytest.mark.parametrize(("file", "shown"), [("{}/{}.pt", 40), ("{1}/{0}same.pt", 149)])
+def test_a_long_path_in_a_curve_s_name_is_cut_to_its_end_where_that_tells_it_apart(file, shown):
     records = []
     for seed in (0, 1):
         record = fake_record("snl", 7_000, seed)
-        file = {"search": {"file": f"{'folder/' * 20}mask{seed}.safetensors"}}
-        records.append(record.model_copy(update={"config": {**record.config, **file}}))
-    variants = sorted({row["variant"] for row in pareto_rows(build_panels(records))})
-    assert [len(one) for one in variants] == [len("search.file=") + 40] * 2
-    assert variants[0].startswith("search.file=…") and variants[0].endswith("folder/mask0.safetensors")
+        path = {"search": {"file": file.format("folder/" * 20, seed)}}
+        records.append(record.model_copy(update={"config": {**record.config, **path}}))
+    first, second = sorted({row["variant"] for row in pareto_rows(build_panels(records))})
+    assert first != second and [len(first), len(second)] == [len("search.file=") + shown] * 2
+    assert first.endswith(file.format("folder/", 0)[-12:])

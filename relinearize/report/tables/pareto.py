@@ -159,11 +159,14 @@ def variants_of(recipes: Sequence[dict[str, Any]]) -> list[str]:
     differing = [key for key in keys if len({repr(recipe.get(key)) for recipe in recipes}) > 1]
     # Two are enough for a name: the classes of the stages, then their settings, then what follows from these.
     shown = sorted(differing, key=lambda key: (key != "stages", "_target_" in key, "." not in key, key))[:2]
-    texts = ({key: str(recipe.get(key)) for key in shown} for recipe in recipes)  # of a long path its end
-    cut = (
-        {key: text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}" for key, text in one.items()} for one in texts
-    )
-    return [", ".join(f"{key.removeprefix('method.')}={text}" for key, text in one.items()) for one in cut]
+    columns = {key.removeprefix("method."): _shortened([str(one.get(key)) for one in recipes]) for key in shown}
+    return [", ".join(f"{key}={texts[place]}" for key, texts in columns.items()) for place in range(len(recipes))]
+
+
+def _shortened(texts: Sequence[str]) -> Sequence[str]:
+    """Of long texts, paths mostly, their ends, where these tell them apart as well."""
+    ends = [text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}" for text in texts]
+    return ends if len(set(ends)) == len(set(texts)) else texts
 
 
 def _allocation(config: dict[str, Any]) -> str:
