@@ -1,5 +1,6 @@
 """Values of a wrong kind in a run's config: one line that names the key, before anything is built."""
 
+from dataclasses import fields
 from typing import get_args, get_origin
 
 import pytest
@@ -12,7 +13,9 @@ from relinearize.errors import UserError
 from relinearize.runs.pipeline import check_stages
 from relinearize.runs.plan import Plan
 from relinearize.runs.recall import recall
-from relinearize.runs.schema import RunConfig
+from relinearize.runs.schema import CLOSED, RunConfig
+from relinearize.tracking.interface import LoggerSettings
+from relinearize.training.settings import TrainerSettings
 
 WRONG = [
     ("output", None, "output=null: must be a text"),
@@ -86,3 +89,9 @@ def test_a_value_of_a_wrong_kind_is_named(tmp_path, method, key, value, message)
         recall(config)
         check_stages(Plan.of(config))
     assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("group", "taken"), [("trainer", TrainerSettings), ("logger", LoggerSettings)])
+def test_the_keys_of_a_closed_group_are_those_that_its_class_takes(group, taken):
+    elsewhere = {"callbacks", "output"}  # keys of their own in the config
+    assert set(CLOSED[group].model_fields) == {field.name for field in fields(taken)} - elsewhere
