@@ -151,7 +151,7 @@ class Request:
     @cached_property
     def replacement_fit(self) -> Any:
         """What fits the coefficients of `replacement` (methods/replacement.py)."""
-        return builder({key: value for key, value in self.replacement.items() if key != "name"})()
+        return _built("replacement", {key: value for key, value in self.replacement.items() if key != "name"})
 
     def check_replacement(self) -> None:
         """UserError for an unknown replacement, and for any where no ReLU is removed."""
@@ -186,7 +186,7 @@ class Request:
             raise UserError(f"allocation={name}: this search itself decides where ReLUs stay; give allocation=free")
         if self.allocated and "sensitivity" in self.allocation:
             raise UserError(f"allocation={name}: this search divides by `sensitivity`; give sensitivity={name}")
-        return builder(settings)()  # in two steps, so that its errors stay ours
+        return _built("allocation", settings)
 
     @cached_property
     def allocated(self) -> bool:
@@ -393,3 +393,12 @@ class SensitivitySource:
                 )
             changes["method.search"] = search
         return changes
+
+
+def _built(group: str, settings: dict[str, Any]) -> Any:
+    """What the class of a group makes of its settings. UserError for those that it does not take."""
+    build = builder(settings)  # in two steps, so that its own errors stay ours
+    try:
+        return build()
+    except TypeError as error:
+        raise UserError(f"{group} ({build.func.__name__}): {error}") from error

@@ -38,6 +38,8 @@ RUN_ERRORS = {
     "unknown choice": (["method=snail"], ["method=snail is unknown; valid: ", "random", "snl"]),
     "unknown key": (["method.teacher.lerning_rate=1"], ["lerning_rate=1'; valid: method.teacher.epochs=, "]),
     "key of another choice": (["method/finetune=retrain", "method.finetune.schedule=cosine"], ["finetune.warmup="]),
+    "key of no class": (["allocation=sites", "+allocation.nosuch=1"], ["allocation (FewerSites): ", "'nosuch'"]),
+    "key of no fit": (["replacement=affine", "+replacement.nosuch=1"], ["replacement (Affine): ", "'nosuch'"]),
     "unknown selection": (["method.finetune.selection=newest"], ["finetune.selection=newest", "best, last, test"]),
     "no hold-out to select on": (["dataset.holdout=0"], ["selection=best", "dataset.holdout=0"]),
     "missing data folder": (["dataset=cifar10", "dataset.root=/nowhere"], ["/nowhere"]),
