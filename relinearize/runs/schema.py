@@ -60,7 +60,10 @@ class Dataset(Keys):
     augment: dict[str, Any]
     download: bool = False
     verify: bool = True
+    holdout: Any = 0
+    subset: Any = None
     short_batch: bool = False
+    resident: Any = "auto"
     resident_limit_gb: Annotated[float, Field(ge=0)] | None = None
     workers: Annotated[int, Field(ge=0)] = 2
 
@@ -134,7 +137,14 @@ class RunConfig(Keys):
 
 
 # Groups whose keys are all named here: no class of a user's takes others.
-CLOSED = {"method": Method, "budget": Budget, "teacher": TeacherFile, "trainer": Trainer, "logger": Logger}
+CLOSED = {
+    "method": Method,
+    "dataset": Dataset,
+    "budget": Budget,
+    "teacher": TeacherFile,
+    "trainer": Trainer,
+    "logger": Logger,
+}
 
 
 def checked(config: DictConfig) -> dict[str, Any]:

@@ -386,6 +386,7 @@ def test_keys_of_an_experiment_that_nothing_knows_are_refused(typed, tmp_path):
         ("trainer.device", "; did you mean trainer.devices?"),
         ("logger.nosuch", ""),
         ("method.nosuch", ""),
+        ("dataset.holdot", "; did you mean dataset.holdout?"),
     ):
         status, _, err = typed("run", "method=random", "scale=debug", "output=out", f"+{key}=1")
         assert status == 1 and err.endswith(f"{key}=1: no such key, and no other key refers to it{near}\n"), err
