@@ -8,8 +8,9 @@ from relinearize.commands.composing import Count, Place, checked, command_option
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.layers import predicted_layers
 from relinearize.private_inference.cost.presets import find_presets, one_preset
-from relinearize.private_inference.cost.table import layer_table, print_costs, wide
+from relinearize.private_inference.cost.table import layer_table, print_costs
 from relinearize.private_inference.cost.workload import bundle_layers, bundle_workload
+from relinearize.terminal import print_table
 
 
 @command_options
@@ -50,4 +51,4 @@ def main(arguments: Sequence[str], console: Console | None = None) -> None:
     if options.layers:
         preset = one_preset(options.preset, options.network)
         layers = predicted_layers(preset, bundle_layers(bundle, options.batch))
-        wide(console).print(layer_table(f"{preset.name} by layer, predicted", layers))
+        print_table(layer_table(f"{preset.name} by layer, predicted", layers), console)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -10,6 +9,7 @@ from rich.table import Table
 from relinearize.private_inference.cost.presets import Prediction, Preset, predict
 from relinearize.private_inference.cost.workload import Workload
 from relinearize.records.inference import LayerCost
+from relinearize.terminal import new_table, print_table
 
 LAYER_COLUMNS = ("layer", "operation", "ReLUs kept", "comparisons", "MB", "share", "messages", "seconds")
 COLUMNS = ("preset", "online s", "online MB", "messages", "offline s", "offline MB", "stored MB, client / server")
@@ -23,10 +23,9 @@ def print_costs(
     workload: of a batch of `batch` images. "-" stands for what a protocol does not have. Returns the predictions.
     """
     predictions = [predict(preset, workload) for preset in presets]
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title_justify="left")
-    table.title = escape(f"{title}, {'one image' if batch == 1 else f'a batch of {batch} images'}")
+    table = new_table(f"{title}, {'one image' if batch == 1 else f'a batch of {batch} images'}")
     for name in (*COLUMNS, *(["s / image"] if batch > 1 else [])):
-        table.add_column(name, justify="left" if name == "preset" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "preset" else "right")
     for found in predictions:
         online, offline, on_network = found.online, found.offline, found.preset.network is not None
         stored = [significant(size / 1e6) for size in (found.client_storage, found.server_storage)]
@@ -51,10 +50,10 @@ def print_costs(
     else:
         counted += f", {work.layers} linear layers with {work.multiplications / 1e6:,.1f} M multiplications"
         counted += f", {work.pool_comparisons:,} comparisons of max-pools" if work.pool_comparisons else ""
-    shown = wide(console)
-    shown.print(table)
+    console = console or Console()
+    print_table(table, console)
     for line in (*lines, counted):
-        shown.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     return predictions
 
 
@@ -81,21 +80,15 @@ def layer_texts(layers: Sequence[LayerCost]) -> list[list[str]]:
 
 
 def layer_table(title: str, layers: Sequence[LayerCost]) -> Table:
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title=escape(title), title_justify="left")
+    table = new_table(title)
     for name in LAYER_COLUMNS:
-        table.add_column(name, justify="left" if name in LAYER_COLUMNS[:2] else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in LAYER_COLUMNS[:2] else "right")
     *rows, together = layer_texts(layers)
     for row in rows:
         table.add_row(*map(escape, row))
     table.add_section()
     table.add_row(*together)
     return table
-
-
-def wide(console: Console | None = None) -> Console:
-    """`console`, with room for a table where it is a file."""
-    console = console or Console()
-    return console if console.is_terminal else Console(file=console.file, width=max(console.width, 120))
 
 
 def significant(value: float) -> str:

@@ -4,8 +4,9 @@ from rich.console import Console
 from rich.table import Table
 
 from relinearize.private_inference.cost.network import Network
-from relinearize.private_inference.cost.table import layer_table, wide
+from relinearize.private_inference.cost.table import layer_table
 from relinearize.records.inference import InferenceRecord
+from relinearize.terminal import print_table
 
 
 def show(record: InferenceRecord, console: Console | None = None, layers: bool = False) -> None:
@@ -31,7 +32,7 @@ def show(record: InferenceRecord, console: Console | None = None, layers: bool =
     console.print(phases)
     console.print(kinds)
     if layers:
-        wide(console).print(layer_table(f"one inference by layer: {record.layers_are}", record.layers))
+        print_table(layer_table(f"one inference by layer: {record.layers_are}", record.layers), console)
     for line in lines(record):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
