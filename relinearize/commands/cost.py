@@ -6,8 +6,7 @@ from rich.console import Console
 
 from relinearize.commands.composing import Count, Place, checked, command_options, composed
 from relinearize.errors import UserError
-from relinearize.private_inference.cost.layers import predicted_layers
-from relinearize.private_inference.cost.presets import find_presets, one_preset
+from relinearize.private_inference.cost.presets import find_presets, one_preset, predicted_layers
 from relinearize.private_inference.cost.table import layer_table, print_costs
 from relinearize.private_inference.cost.workload import bundle_layers, bundle_workload
 from relinearize.terminal import print_table

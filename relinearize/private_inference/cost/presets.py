@@ -1,7 +1,7 @@
 """The presets, a protocol's constants (presets.json) on a network, and what they predict from a workload's counts."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -9,7 +9,8 @@ from typing import Any
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import Network, read_network
-from relinearize.private_inference.cost.workload import Workload
+from relinearize.private_inference.cost.workload import Layer, Workload
+from relinearize.records.inference import LayerCost
 
 FILE = "presets.json"
 SHOWN_ON = ("lan", "wan")  # where a preset is shown if no network is asked for
@@ -200,3 +201,14 @@ def predict(preset: Preset, workload: Workload) -> Prediction:
         server_storage=stored.get("server", 0.0),
         complete=all(one.knows(features) for one in terms),
     )
+
+
+def predicted_layers(preset: Preset, layers: Sequence[Layer]) -> tuple[LayerCost, ...]:
+    """What one inference takes online, layer by layer; together what `predict` says of the whole network."""
+    return tuple(layer_cost(layer, predict(preset, layer.work).online) for layer in layers)
+
+
+def layer_cost(layer: Layer, cost: Any) -> LayerCost:
+    """With the counts of `layer`; cost: what has seconds, bytes and messages."""
+    counts = (layer.relus, layer.positions, layer.comparisons)
+    return LayerCost(layer.name, layer.op, *counts, cost.seconds, cost.bytes, cost.messages)

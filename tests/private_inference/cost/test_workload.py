@@ -13,8 +13,7 @@ from relinearize.private_inference.bundle.bundle import Bundle
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.private_inference.bundle.tracing import traced_graph
 from relinearize.private_inference.cost.backbones import backbone_work
-from relinearize.private_inference.cost.layers import predicted_layers
-from relinearize.private_inference.cost.presets import find_presets, predict
+from relinearize.private_inference.cost.presets import find_presets, predict, predicted_layers
 from relinearize.private_inference.cost.workload import (
     LinearWork,
     Workload,
