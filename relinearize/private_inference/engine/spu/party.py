@@ -1,7 +1,6 @@
 """One of the two parties under SPU."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,26 +36,23 @@ class SpuParty:
         self.program = spu.Executable()
         self.program.ParseFromString((folder / PROGRAM_FILE).read_bytes())
         self.bundle = bundle
-        tensors = self._tensors(bundle)
+        own = server_tensors(bundle) if rank == SERVER else {}
         began = time.monotonic()
         self.link = connected(job, rank)
         self.link_seconds = time.monotonic() - began
         self.runtime = spu.Runtime(self.link, config)
-        for name, value in tensors.items():
-            self.runtime.set_var(name, own_share(self.io, rank, SERVER, value))
+        for name in job.inputs:
+            if name != IMAGES:
+                self._share(name, SERVER, own.get(name))
 
-    def _tensors(self, bundle: Bundle) -> Mapping[str, np.ndarray]:
-        """The weights, or for the client zeros in their shapes."""
-        if self.rank == SERVER:
-            return server_tensors(bundle)
-        shapes = {name: shape for name, shape in self.job.inputs.items() if name != IMAGES}
-        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    def _share(self, name: str, owner: int, value: np.ndarray | None) -> None:
+        """Set this party's part of a secret: for its owner all of `value`, for the other zeros of its shape."""
+        known = np.zeros(self.job.inputs[name], np.float32) if value is None else value
+        self.runtime.set_var(name, self.io.make_shares(known, SECRET, owner)[self.rank])
 
     def infer(self, indices: list[int]) -> Inferred:
-        images = np.zeros(self.job.inputs[IMAGES], np.float32)
-        if self.rank == CLIENT:
-            images = client_images(self.bundle, self.bundle.reference.images[indices])
-        self.runtime.set_var(IMAGES, own_share(self.io, self.rank, CLIENT, images))
+        images = client_images(self.bundle, self.bundle.reference.images[indices]) if self.rank == CLIENT else None
+        self._share(IMAGES, CLIENT, images)
         profiled = self.log.stat().st_size
         self.link.barrier()
         began, computed = time.monotonic(), time.process_time()
@@ -103,11 +99,6 @@ def connected(job: Job, rank: int) -> "spu.link.Context":
     description.connect_retry_times = job.timeout * 5
     description.recv_timeout_ms = description.http_timeout_ms = job.timeout * 1000
     return spu.link.create_brpc(description, rank)
-
-
-def own_share(io: spu.Io, rank: int, owner: int, value: np.ndarray) -> "spu.libspu.Share":
-    """The part of a secret that party `rank` holds: for its owner all of `value`, for the other zeros of its shape."""
-    return io.make_shares(value if rank == owner else np.zeros_like(value), SECRET, owner)[rank]
 
 
 def log_into(path: Path) -> None:
