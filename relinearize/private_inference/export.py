@@ -49,8 +49,9 @@ def export_subject(
     folder = output or subject.place
     check_free(folder, onnx)
     pixels, labels = test_images(subject, images) if images else (None, None)
-    settings = {"input_size": subject.input_size, "images": pixels, "labels": labels, "about": subject.about}
-    bundle = export(subject.network, folder, **settings)
+    bundle = export(
+        subject.network, folder, input_size=subject.input_size, images=pixels, labels=labels, about=subject.about
+    )
     lines = summary(bundle, subject)
     if onnx:
         model = onnx_path(folder)
@@ -61,10 +62,11 @@ def export_subject(
     return folder
 
 
-def route_run(
-    folder: Path, route: str | None, root: str | None = None, trust: bool = False
-) -> tuple[FinishedRun, tuple[str, ...]]:
-    """(the finished run of that route, the names of the run's other routes); None: the run itself."""
+def of_run(folder: Path, route: str | None, root: str | None = None, trust: bool = False) -> Subject:
+    """The network of a finished run. route: None for that of the run itself; root: where the images are now.
+
+    UserError where the folder is no finished run or has no such route.
+    """
     run = FinishedRun.open(folder, root, trust)
     routes = {run.record.route or "clean": run}
     parts = {part.folder.name: part for part in run.parts()}
@@ -72,13 +74,7 @@ def route_run(
     route = route or next(iter(routes))
     if route not in routes:
         raise UserError(f"route={route}: {run.folder} has no such route; valid: {', '.join(routes)}")
-    others = tuple(name for name in routes if name != route)
-    return routes[route], others
-
-
-def of_run(folder: Path, route: str | None, root: str | None, trust: bool = False) -> Subject:
-    """The network of a finished run, of the route that is asked for; `root`: where the images are now."""
-    run, others = route_run(folder, route, root, trust)
+    run = routes.pop(route)
     record = run.record
     about = About(
         name=record.name, key=record.key, backbone=record.backbone.name, width=record.backbone.width,
@@ -86,7 +82,8 @@ def of_run(folder: Path, route: str | None, root: str | None, trust: bool = Fals
         route=record.route, test_accuracy=record.accuracy.test,
     )  # fmt: skip
     size = (record.dataset.channels, record.dataset.image_size, record.dataset.image_size)
-    return Subject(run.network(), run.config, size, about, run.folder / "bundle", record.dataset.fingerprint, others)
+    place, fingerprint = run.folder / "bundle", record.dataset.fingerprint
+    return Subject(run.network(), run.config, size, about, place, fingerprint, other_routes=tuple(routes))
 
 
 def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str | None, root: str | None) -> Subject:
@@ -154,6 +151,5 @@ def summary(bundle: Bundle, subject: Subject) -> list[str]:
 
 def bundle_of_run(folder: Path, route: str | None, trust: bool = False) -> tuple[str, Bundle]:
     """(its name, its bundle in memory). UserError where the folder is no finished run or has no such route."""
-    run, _ = route_run(folder, route, trust=trust)
-    dataset = run.record.dataset
-    return run.record.name, as_bundle(run.network(), (dataset.channels, dataset.image_size, dataset.image_size))
+    subject = of_run(folder, route, trust=trust)
+    return subject.about.name, as_bundle(subject.network, subject.input_size)
