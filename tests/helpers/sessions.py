@@ -1,6 +1,10 @@
 """What the tests of both engines do: a bundle through `infer`, and its logits against those of plaintext."""
 
 import os
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +25,15 @@ NOBODY = 65534
 def inferred(bundle, folder, **settings):
     path = written(bundle, folder / "bundle")
     return engine_infer.infer(InferOptions(path, output=folder / "out", timeout=300, **settings))
+
+
+def by_command(bundle, folder, **settings):
+    """The finished process of the engine's own command."""
+    options = InferOptions(written(bundle, folder / "bundle"), **settings)
+    command = [sys.executable, "-P", "-m", "relinearize.private_inference.engine", options.to_json()]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def check_logits(record, bundle):
@@ -112,6 +125,25 @@ def check_another_bundle(bundle, folder, monkeypatch, fault, protocol):
     with pytest.raises(UserError, match=f"^the client cannot take part: {said}") as caught:
         inferred(bundle, folder, protocol=protocol, n_images=1)
     assert "\n" not in str(caught.value) and not (folder / "out" / "inference.json").exists()
+
+
+def check_killed(bundle, folder, monkeypatch, rank, name, protocol):
+    """A party that is killed in the middle is named, and the other ended."""
+    started = []
+    tell = TwoParties.tell
+
+    def kill_one_soon(self, **command):
+        tell(self, **command)
+        started.extend(self.processes)
+        threading.Timer(0.3, self.processes[rank].kill).start()
+
+    monkeypatch.setattr(TwoParties, "tell", kill_one_soon)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"the {name} ended: killed by SIGKILL; see .*{name}.log"):
+        inferred(bundle, folder, protocol=protocol, n_images=1, network="{rtt_ms:400}")
+    assert time.monotonic() - began < 120, "the other was not waited for"
+    assert all(process.returncode is not None for process in started)
+    assert not (folder / "out" / "inference.json").exists()
 
 
 def check_closed_to_strangers(bundle, folder, monkeypatch, network, protocol):

@@ -1,10 +1,6 @@
 """Real two-party computation with CrypTen: two processes. `make test-crypten` runs these."""
 
 import importlib.util
-import os
-import subprocess
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,26 +9,25 @@ import pytest
 if importlib.util.find_spec("crypten") is None:
     pytest.skip("CrypTen is not here; `make test-crypten` runs this", allow_module_level=True)
 
-from numpy_bundles import all_operations, pooled_network, residual_network, written
+from numpy_bundles import all_operations, pooled_network, residual_network
 from sessions import (
     FAULTS,
+    by_command,
     check_another_bundle,
     check_batch,
     check_closed_to_strangers,
+    check_killed,
     check_layers,
     check_logits,
     inferred,
     without_the_clients_weights,
 )
 
-from relinearize.errors import UserError
 from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.crypten.link import connected
 from relinearize.private_inference.engine.job import Job
-from relinearize.private_inference.engine.options import InferOptions
 from relinearize.private_inference.engine.sockets import dialled, socket_folder
 from relinearize.private_inference.engine.table import lines
-from relinearize.private_inference.engine.two_parties import TwoParties
 
 KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
 
@@ -147,34 +142,11 @@ def test_no_port_is_opened_and_no_other_user_gets_in(bundle, tmp_path, monkeypat
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), pytest.param(1, "client", marks=pytest.mark.slow)])
 def test_a_party_killed_in_the_middle_is_named_and_the_other_ended(bundle, tmp_path, monkeypatch, rank, name):
-    started = []
-    tell = TwoParties.tell
-
-    def kill_one_soon(self, **command):
-        tell(self, **command)
-        started.extend(self.processes)
-        threading.Timer(0.3, self.processes[rank].kill).start()
-
-    monkeypatch.setattr(TwoParties, "tell", kill_one_soon)
-    began = time.monotonic()
-    with pytest.raises(UserError, match=f"the {name} ended: killed by SIGKILL; see .*{name}.log"):
-        inferred(bundle, tmp_path, protocol="tfp", n_images=1, network="{rtt_ms:400}")
-    assert time.monotonic() - began < 120, "the other was not waited for"
-    assert all(process.returncode is not None for process in started)
-    assert not (tmp_path / "out" / "inference.json").exists()
+    check_killed(bundle, tmp_path, monkeypatch, rank, name, "tfp")
 
 
 def test_the_command_prints_its_table(bundle, tmp_path):
-    path = written(bundle, tmp_path / "bundle")
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "relinearize.private_inference.engine",
-        InferOptions(path, engine="crypten", n_images=1).to_json(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
-    assert done.returncode == 0, done.stderr
+    done = by_command(bundle, tmp_path, engine="crypten", n_images=1)
     assert "ReLUs kept at 4 of 5 sites, 464.0 bytes each" in done.stdout
     assert done.stdout.rstrip().endswith("bundle-infer/tfp-loopback/inference.json")
 

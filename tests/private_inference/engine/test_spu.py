@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -15,11 +14,14 @@ import pytest
 pytest.importorskip("spu", reason="SecretFlow SPU is not here; `make test-pi` runs this in the engine's environment")
 
 from numpy_bundles import all_operations, pooled_network, residual_network, written
+from processes import gone
 from sessions import (
     FAULTS,
+    by_command,
     check_another_bundle,
     check_batch,
     check_closed_to_strangers,
+    check_killed,
     check_layers,
     check_logits,
     inferred,
@@ -31,7 +33,6 @@ from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.infer import alone_in
 from relinearize.private_inference.engine.options import InferOptions
-from relinearize.private_inference.engine.two_parties import TwoParties
 from relinearize.records.inference import InferenceRecord
 
 KEPT = [1, 0, 0.4, 0.2, 0.5]  # of the five sites: all, none, some
@@ -141,21 +142,7 @@ def test_no_port_is_opened_and_no_other_user_gets_in(bundle, tmp_path, monkeypat
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "server"), (1, "client")])
 def test_a_party_killed_in_the_middle_is_named_and_the_other_ended(bundle, tmp_path, monkeypatch, rank, name):
-    started = []
-    tell = TwoParties.tell
-
-    def kill_one_soon(self, **command):
-        tell(self, **command)
-        started.extend(self.processes)
-        threading.Timer(0.3, self.processes[rank].kill).start()
-
-    monkeypatch.setattr(TwoParties, "tell", kill_one_soon)
-    began = time.monotonic()
-    with pytest.raises(UserError, match=f"the {name} ended: killed by SIGKILL; see .*{name}.log"):
-        inferred(bundle, tmp_path, protocol="semi2k", n_images=1, network="{rtt_ms:400}")
-    assert time.monotonic() - began < 120, "the other was not waited for"
-    assert all(process.returncode is not None for process in started)
-    assert not (tmp_path / "out" / "inference.json").exists()
+    check_killed(bundle, tmp_path, monkeypatch, rank, name, "semi2k")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
@@ -176,23 +163,13 @@ def test_stopping_the_command_in_the_middle_stops_both_parties(bundle, tmp_path,
         assert process.wait(60) == status
         said = process.stderr.read()
     assert len(parties) == 2
-    deadline = time.monotonic() + 30
-    while any(running(pid) for pid in parties) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(running(pid) for pid in parties), "a party was left behind"
+    assert gone(parties, 30), "a party was left behind"
     assert "Traceback" not in said
     assert re.search("interrupted; both parties are stopped", said) or number != signal.SIGINT
 
 
 def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_folder_in_use_is_left_alone(bundle, tmp_path):
@@ -211,16 +188,7 @@ def test_more_images_than_there_are(bundle, tmp_path):
 
 
 def test_the_command_prints_its_table(bundle, tmp_path):
-    path = written(bundle, tmp_path / "bundle")
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "relinearize.private_inference.engine",
-        InferOptions(path, protocol="semi2k", n_images=1).to_json(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
-    assert done.returncode == 0, done.stderr
+    done = by_command(bundle, tmp_path, protocol="semi2k", n_images=1)
     assert "ReLUs kept at 4 of 5 sites, 144.0 bytes each" in done.stdout
     assert done.stdout.rstrip().endswith("bundle-infer/semi2k-loopback/inference.json")
     assert "compiling" in done.stderr and "image 1 of 1" in done.stderr

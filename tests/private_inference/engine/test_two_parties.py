@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from processes import alive, gone
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine.two_parties import TwoParties, stopped_by_signals
@@ -30,21 +30,6 @@ for line in sys.stdin:
     if command != f"sleep {rank}":
         print(json.dumps({"event": "said", "rank": rank, "command": command}), flush=True)
 """
-
-
-def alive(pid):
-    """Whether it runs: a zombie that nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def gone(pids, seconds=20):
-    deadline = time.monotonic() + seconds
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not any(map(alive, pids))
 
 
 @pytest.fixture
