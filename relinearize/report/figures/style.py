@@ -1,5 +1,6 @@
 """Colours and markers that the figures and the page share."""
 
+import itertools
 from collections.abc import Iterable
 
 # Distinguishable with the common colour-vision deficiencies, on white and on near-black.
@@ -23,16 +24,9 @@ SHORT_WORDS = {**REPLACEMENT_WORDS, "unknown": "unstated"}
 def method_colours(methods: Iterable[str]) -> dict[str, str]:
     """One colour per method: the known ones always the same, others in alphabetic order from what is left."""
     methods = sorted(set(methods))
-    free = [index for index in range(len(_PALETTE)) if index not in {_KNOWN.get(method) for method in methods}]
-    colours = {}
-    others = 0
-    for method in methods:
-        if method in _KNOWN:
-            colours[method] = _PALETTE[_KNOWN[method]]
-        else:
-            colours[method] = _PALETTE[free[others % len(free)] if free else others % len(_PALETTE)]
-            others += 1
-    return colours
+    known = {method: _PALETTE[_KNOWN[method]] for method in methods if method in _KNOWN}
+    free = itertools.cycle(colour for colour in _PALETTE if colour not in known.values())
+    return {method: known.get(method) or next(free) for method in methods}
 
 
 # Share of ReLUs kept -> colour, in even steps of the share's square root, which keeps small shares visible. Darker is
