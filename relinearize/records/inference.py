@@ -1,6 +1,6 @@
 """The record of one `relinearize infer`: a JSON file from which tables and reports are made. Schema in dataclasses."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,15 +9,8 @@ from relinearize.files import read_json, write_json
 
 FORMAT, SCHEMA_VERSION = "relinearize-inference", 2
 RECORD_FILE = "inference.json"
-OLDER = {
-    "replacement": "identity",
-    "batch": 1,
-    "layers": (),
-    "layers_are": "",
-}  # in a record from before there was a choice
 # Where the costs of layers come from.
 MEASURED, SHARED = "measured", "measured by kind of operation, shared out among its layers as predicted"
-PREDICTED = "predicted"
 
 
 @dataclass(frozen=True)
@@ -129,6 +122,7 @@ class InferenceRecord:
     logits: tuple[tuple[float, ...], ...]
     versions: dict[str, str]
     machine: dict[str, Any]
+    # A record from before there was a choice has none of these.
     replacement: str = "identity"  # what stands at removed positions
     batch: int = 1
     layers: tuple[LayerCost, ...] = ()  # of the steady inference nearest to the median; older records: none
@@ -157,10 +151,10 @@ class InferenceRecord:
             content = read_json(path)
             if content.pop("format") != FORMAT or content.pop("schema_version") != SCHEMA_VERSION:
                 raise ValueError(f"not a {FORMAT} of version {SCHEMA_VERSION}")
-            content = OLDER | content
-            names = {entry.name for entry in fields(cls)}
-            if set(content) != names:
-                raise ValueError(f"keys that are missing or unknown: {sorted(set(content) ^ names)}")
+            defaults = {entry.name: entry.default for entry in fields(cls)}
+            content = {name: value for name, value in defaults.items() if value is not MISSING} | content
+            if content.keys() != defaults.keys():
+                raise ValueError(f"keys that are missing or unknown: {sorted(content.keys() ^ defaults.keys())}")
             for name in ("first", "steady", "loopback"):
                 content[name] = content[name] and _phase(content[name])
             content |= {"model": Model(**content["model"]), "fidelity": Fidelity(**content["fidelity"])}
