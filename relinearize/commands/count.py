@@ -49,12 +49,8 @@ def show_counts(config: DictConfig) -> None:
     from rich.table import Table
 
     OmegaConf.resolve(config)
-    has_conventions = "convention" in config.backbone
-    columns = (
-        {name: count_sites(config, name) for name in ("senet", "snl")}
-        if has_conventions
-        else {"ReLUs": count_sites(config, None)}
-    )
+    conventions = ("senet", "snl") if "convention" in config.backbone else (None,)
+    columns = {name or "ReLUs": count_sites(config, name) for name in conventions}
     longest = max(columns.values(), key=len)
     width = config.backbone.get("width")
     title = f"{recorded_name(config.backbone)}{f' width {width}' if width else ''} on {config.dataset.title}"
