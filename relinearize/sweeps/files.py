@@ -16,6 +16,7 @@ from relinearize.files import read_json, write_json
 from relinearize.sweeps.heartbeat import Process
 
 SWEEP_FILE, JOB_FILE = "sweep.json", "job.json"
+ENDED = ("done", "failed")  # states that a job noted itself
 
 
 @dataclass(config=ConfigDict(extra="forbid"))

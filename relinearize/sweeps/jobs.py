@@ -14,10 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from relinearize.errors import one_line, user_error_behind
-from relinearize.sweeps.files import JOB_FILE, JobFile, job_files
+from relinearize.sweeps.files import ENDED, JOB_FILE, JobFile, job_files
 from relinearize.sweeps.heartbeat import Process, beating, end_with_parent
-
-ENDED = ("done", "failed")  # states that a job noted itself
 
 _at_work: list[tuple[Path, JobFile]] = []  # of this process; at most one
 

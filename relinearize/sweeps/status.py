@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from relinearize.errors import UserError
-from relinearize.sweeps.files import SWEEP_FILE, JobFile, SweepFile, job_files
+from relinearize.sweeps.files import ENDED, SWEEP_FILE, JobFile, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive
 from relinearize.terminal import duration, new_table, print_table
 
 # State -> its colour, in the order of the summary.
 STATES = {"done": "green", "running": "cyan", "failed": "red", "stopped": "red", "killed": "red", "waiting": "dim"}
-OVER = ("done", "failed")
 
 
 @dataclass
@@ -53,7 +52,7 @@ class Sweep:
         """
         times = [row.seconds for row in self.rows if row.state == "done" and not row.found and row.seconds is not None]
         running = self.counts["running"]
-        left = sum(row.state not in OVER for row in self.rows)
+        left = sum(row.state not in ENDED for row in self.rows)
         return sum(times) / len(times) * left / running if times and running else None
 
 
@@ -141,7 +140,7 @@ def summary(sweep: Sweep) -> list[str]:
     counts, remaining = sweep.counts, sweep.remaining
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]] or ["no job has started"]
     lines = [", ".join(parts)]
-    if any(row.state not in OVER for row in sweep.rows):
+    if any(row.state not in ENDED for row in sweep.rows):
         lines[0] += f"; ETA {'-' if remaining is None else duration(remaining)}"
     if not sweep.launching and not counts["running"] and counts["done"] < len(sweep.rows):
         lines += [f"not all is done and nothing is running; go on with: {sweep.command}"]
