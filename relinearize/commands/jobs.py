@@ -5,7 +5,7 @@ Light, like `run`: launchers import it in every worker, and `--cfg job` must ans
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import hydra
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
+from relinearize.records.config import leaves
 
 application = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 
@@ -62,15 +63,8 @@ def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> An
 
 def require_all(config: DictConfig) -> None:
     """UserError if the config leaves keys to the user (`???`); those that only refer to such a key are not named."""
-
-    def missing(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                yield from missing(value, f"{prefix}{key}.")
-            elif value == "???":
-                yield f"{prefix}{key}"
-
-    keys = sorted(missing(OmegaConf.to_container(config, resolve=False)))
+    nodes = OmegaConf.to_container(config, resolve=False)
+    keys = sorted(key for key, value in leaves(nodes) if value == "???")
     if keys:
         raise UserError(f"{' and '.join(keys)} must be given (key=value)")
 
