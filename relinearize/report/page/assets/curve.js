@@ -26,12 +26,7 @@ function marker(kind, x, y, radius) {
 }
 
 function seriesPoints(series, kind) { // one entry per asked budget, by growing count
-  const groups = new Map();
-  for (const index of series.runs) {
-    const run = DATA.runs[index];
-    if (!groups.has(run.budget.asked)) groups.set(run.budget.asked, []);
-    groups.get(run.budget.asked).push(run);
-  }
+  const groups = grouped(series.runs.map((index) => DATA.runs[index]), (run) => run.budget.asked);
   return [...groups.values()].map((runs) => ({
     runs, relus: spread(runs.map((run) => run.budget.met)).mean, accuracy: spread(runs.map((run) => run.accuracy[kind])),
   })).sort((a, b) => a.relus - b.relus);
@@ -109,14 +104,9 @@ function drawCurve(holder, panel, state, select) {
     const pieces = Math.max(2, Math.round(Math.hypot(b[0] - a[0], b[1] - a[1]) / 7));
     for (let i = 0; i <= pieces; i++) dots.push({ at: [a[0] + ((b[0] - a[0]) * i) / pieces, a[1] + ((b[1] - a[1]) * i) / pieces], weight: 3 });
   };
-  const groups = new Map();
-  for (const point of published) {
-    const key = point.method + "\n" + point.replacement;
-    if (!groups.has(key)) groups.set(key, { method: point.method, replacement: point.replacement, points: [] });
-    groups.get(key).points.push(point);
-  }
-  const namesOf = (method) => [...groups.values()].filter((group) => group.method === method).length;
-  for (const group of groups.values()) {
+  const groups = [...grouped(published, (point) => point.method + "\n" + point.replacement).values()].map((points) => ({ ...points[0], points }));
+  const namesOf = (method) => groups.filter((group) => group.method === method).length;
+  for (const group of groups) {
     group.name = namesOf(group.method) > 1 ? `${group.method} (${DATA.shortWords[group.replacement]})` : group.method;
     group.places = group.points.sort((a, b) => a.relus - b.relus).map((point) => [x(point.relus), y(point.accuracy)]);
     root.append(svg("polyline", { points: group.places.map((place) => place.join(",")).join(" "), fill: "none", stroke: "var(--hair)" }));
@@ -157,7 +147,7 @@ function drawCurve(holder, panel, state, select) {
       if (point.runs.length > 1) targets.push({ at: place, reach: 5, point, series: one, colour });
     });
   }
-  const ordered = [...groups.values()].sort((a, b) => a.points.length - b.points.length || (a.name < b.name ? -1 : 1));
+  const ordered = groups.sort((a, b) => a.points.length - b.points.length || (a.name < b.name ? -1 : 1));
   if (!narrow) for (const { name, x: left, y: base } of placeNames(ordered, dots, frame)) root.append(svg("text", { class: "name", x: left, y: base }, name));
   const chosen = targets.find((target) => target.run && target.run.key === state.selected);
   if (chosen) root.append(svg("circle", { cx: chosen.at[0], cy: chosen.at[1], r: 9.5, fill: "none", stroke: chosen.colour, "stroke-width": 1.8 }));

@@ -21,7 +21,7 @@ const MISSING = "–";
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const whole = (value) => (isNumber(value) ? Math.round(value).toLocaleString("en-US") : MISSING);
 const percent = (value, digits = 2) => (isNumber(value) ? value.toFixed(digits) : MISSING);
-const signed = (value) => (isNumber(value) ? (value > 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(2) : MISSING);
+const signed = (value, digits = 2) => (isNumber(value) ? (value > 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(digits) : MISSING);
 function share(kept, total) {
   const value = (100 * kept) / total;
   return value >= 10 || value === 0 ? value.toFixed(1) + " %" : value.toPrecision(2) + " %";
@@ -57,6 +57,16 @@ function spread(values) {
 const spreadText = (value, digits = 2) =>
   value ? value.mean.toFixed(digits) + (value.std === null ? "" : " ± " + value.std.toFixed(digits)) : MISSING;
 
+function grouped(items, keyOf) { // key -> its items, in their order
+  const groups = new Map();
+  for (const item of items) {
+    const key = keyOf(item);
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(item);
+  }
+  return groups;
+}
+
 function linearTicks(low, high, most) {
   const raw = (high - low) / Math.max(1, most);
   const power = 10 ** Math.floor(Math.log10(raw || 1));
@@ -90,6 +100,22 @@ function segments(options, value, choose, label) {
     options.map(([key, text]) => el("button", { type: "button", "aria-pressed": String(key === value), onclick: () => choose(key) }, text)));
 }
 
+// Attributes of what is opened by a click or by Enter.
+const opening = (open) => ({ tabindex: 0, onclick: open, onkeydown: (event) => { if (event.key === "Enter") open(); } });
+const grid = (attributes, head, rows) => el("table", attributes, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows));
+
+// Sortable tables. direction: 1 up, -1 down, 0 where the rows do not stand in this column's order.
+const sortingHead = (column, direction, sort, ...content) => el("th", {
+  class: column.text ? "text" : null, scope: "col", ...opening(sort), title: column.hint || null, "aria-sort": direction ? (direction > 0 ? "ascending" : "descending") : null,
+}, content);
+const inOrder = (of, direction, ofEqual) => (a, b) => {
+  const [left, right] = [of(a), of(b)];
+  if (left === right) return ofEqual(a, b);
+  if (left === null || left === undefined) return 1; // unknown values last, in either direction
+  if (right === null || right === undefined) return -1;
+  return (left < right ? -1 : 1) * direction;
+};
+
 const tip = {
   show(event, ...content) {
     const box = $("tip");
@@ -104,4 +130,6 @@ const tip = {
   rows: (pairs) => el("table", {}, el("tbody", {}, pairs.filter(Boolean).map(([name, value]) => el("tr", {}, el("td", {}, name), el("td", {}, value))))),
 };
 const KINDS = { test: "test", test_last: "last-epoch test", holdout: "hold-out" };
+const rgb = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+const tinted = (colour, strength) => `rgba(${rgb(colour)},${strength.toFixed(3)})`;
 const dot = (colour) => el("span", { class: "dot", style: { background: colour } });

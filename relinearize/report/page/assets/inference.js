@@ -15,9 +15,7 @@ function costChart(rows, quantity, title) { // accuracy against a measured quant
     root.append(svg("line", { class: "grid", x1: x(tick), x2: x(tick), y1: frame.top, y2: frame.bottom }), svg("text", { x: x(tick), y: frame.bottom + 16, "text-anchor": "middle" }, String(tick)));
   root.append(svg("line", { class: "axis", x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }),
     svg("text", { class: "title", x: (frame.left + frame.right) / 2, y: height - 6, "text-anchor": "middle" }, title + (log ? " (log scale)" : xLow > 0 ? " (axis begins above 0)" : "")));
-  const groups = new Map();
-  for (const row of rows) groups.set(row.curve.label, [...(groups.get(row.curve.label) || []), row]);
-  for (const group of groups.values()) {
+  for (const group of grouped(rows, (row) => row.curve.label).values()) {
     const { colour, dash } = group[0].curve, points = [...group].sort((a, b) => a.relus - b.relus);
     root.append(svg("polyline", { points: points.map((row) => `${x(row.measured[quantity])},${y(row.accuracy)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2.2, "stroke-dasharray": DASHES[dash % DASHES.length] }));
     for (const row of points) {
@@ -32,13 +30,13 @@ function costChart(rows, quantity, title) { // accuracy against a measured quant
 
 function layerTable(row) { // one run's inference by layer, folded
   const kind = (index) => (index < 2 ? "text" : null), columns = DATA.inferences.layerColumns;
-  return el("details", {}, el("summary", {}, `${row.name}, ${row.setting}: by layer, ${row.layersAre}`), el("div", { class: "scroll" }, el("table", { class: "measured" },
-    el("thead", {}, el("tr", {}, columns.map((name, index) => el("th", { class: kind(index) }, name)))),
-    el("tbody", {}, row.layers.map((cells) => el("tr", {}, cells.map((text, index) => el("td", { class: kind(index) }, text))))))));
+  return el("details", {}, el("summary", {}, `${row.name}, ${row.setting}: by layer, ${row.layersAre}`), el("div", { class: "scroll" }, grid({ class: "measured" },
+    columns.map((name, index) => el("th", { class: kind(index) }, name)), row.layers.map((cells) => el("tr", {}, cells.map((text, index) => el("td", { class: kind(index) }, text)))))));
 }
 
 function measuredParts(rows) {
   const { columns, kinds } = DATA.inferences, drawn = rows.filter((row) => row.curve);
+  const look = (index) => ({ class: [0, 3, 4].includes(index) ? "text" : null });
   const legend = [...new Map(drawn.map((row) => [row.curve.label, row.curve])).values()];
   const open = (row) => (row.run && byKey.has(row.run) ? () => select(row.run, true) : null);
   const bars = (title, unit, quantity) => el("div", {}, el("h3", {}, title), stackedBars({ parts: kinds, unit, rows: rows.map((row) => ({ label: row.curve ? `${row.curve.label}, ${short(row.relus)}` : `${row.name}, ${row.setting}`, name: `${row.name}, ${row.setting}`, lengths: row[quantity], open: open(row) })) }));
@@ -48,9 +46,8 @@ function measuredParts(rows) {
       drawn.some((row) => row.predicted) ? el("span", {}, svg("svg", { width: 12, height: 12 }, svg("circle", { cx: 6, cy: 6, r: 4.4, fill: "none", stroke: "var(--soft)", "stroke-width": 1.5 })), "hollow: predicted from counts, without the engine") : null),
     drawn.length ? el("div", { class: "pair-free" }, costChart(drawn, "megabytes", "steady traffic, MB per image"), costChart(drawn, "seconds", "steady latency, seconds per image")) : el("p", { class: "note" }, "The accuracy of these networks is not known."),
     el("div", { class: "block pair-free" }, bars("Measured traffic by kind of operation", "MB", "bytes"), bars("Measured latency by kind of operation", "s", "seconds")),
-    el("div", { class: "block" }, el("h3", {}, "Measured inferences"), el("div", { class: "scroll" }, el("table", { class: "measured" },
-      el("thead", {}, el("tr", {}, columns.map((name, index) => el("th", { class: index === 0 || index === 3 || index === 4 ? "text" : null }, name)))),
-      el("tbody", {}, rows.map((row) => el("tr", { title: row.security }, row.cells.map((text, index) => el("td", { class: index === 0 || index === 3 || index === 4 ? "text" : null }, text))))))),
+    el("div", { class: "block" }, el("h3", {}, "Measured inferences"), el("div", { class: "scroll" }, grid({ class: "measured" },
+      columns.map((name, index) => el("th", look(index), name)), rows.map((row) => el("tr", { title: row.security }, row.cells.map((text, index) => el("td", look(index), text)))))),
       el("p", { class: "note" }, "Steady: after the first inference, which pays for the protocol's set-up. By the model: T_loopback + messages × RTT/2 + bytes / rate, from what was measured without delay. Predicted: from counts alone. Largest error: of a logit against plaintext, as a share of the largest. Seconds of a kind of operation: of the party that took longer, so that together they can be a little more than the latency. Where the load was above the number of cores, seconds say little; bytes are exact."),
       rows.filter((row) => row.layers).map(layerTable)),
   ];

@@ -47,9 +47,8 @@ function drawMasks() {
     groups.length > 1 ? el("select", { "aria-label": "Network", onchange: change("group", Number) }, groups.map((one, index) => el("option", { value: index, selected: one === group }, one.network))) : "",
     el("select", { "aria-label": "Rows", onchange: change("view", String) }, el("optgroup", { label: "all methods at" }, budgets.map(option)), el("optgroup", { label: "all budgets of" }, labels.map(option))),
     shareLegend("% of channels"));
-  $("masks-map").replaceChildren(el("table", { class: "masks" },
-    el("thead", {}, el("tr", {}, el("th", {}), group.sites.map((site) => el("th", { title: site.shape.join(" × ") }, el("span", {}, site.name))))),
-    el("tbody", {}, rows.map((mask) => maskRow(group, mask)))));
+  $("masks-map").replaceChildren(grid({ class: "masks" },
+    [el("th", {}), group.sites.map((site) => el("th", { title: site.shape.join(" × ") }, el("span", {}, site.name)))], rows.map((mask) => maskRow(group, mask))));
   const single = group.masks.filter((mask) => !mask.bits).length;
   const leftOut = DATA.masks.leftOut;
   $("masks-note").textContent = [
@@ -72,7 +71,7 @@ function maskRow(group, mask) {
       paint(canvas, width, height, (x, y) => shareColour(maps[index][y * width + x] / channels));
       const kept = maps[index].reduce((sum, value) => sum + value, 0), all = channels * height * width;
       const open = () => { maskState.mask = mask; maskState.site = index; drawMasks(); };
-      return el("td", { tabindex: 0, "aria-selected": String(mask === maskState.mask && index === maskState.site), onclick: open, onkeydown: (event) => { if (event.key === "Enter") open(); },
+      return el("td", { ...opening(open), "aria-selected": String(mask === maskState.mask && index === maskState.site),
         onpointermove: (event) => tip.show(event, el("b", {}, site.name), tip.rows([["mask", mask.label], ["channels × height × width", site.shape.join(" × ")], ["kept", `${whole(kept)} of ${whole(all)}, ${share(kept, all)}`]])), onpointerleave: tip.hide },
         canvas, el("small", {}, share(kept, all)));
     }));

@@ -3,10 +3,6 @@ const robust = { every: false, key: null, rival: "", sort: null };
 const robustTable = () => DATA.robustness.find((one) => one.dataset === panel().dataset && one.title === panel().title) || null;
 const methodColour = (method) => DATA.colours[method] || "#8b929c";
 const tenth = (value) => percent(value, 1);
-const tinted = (colour, strength) => {
-  const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
-  return `rgba(${r},${g},${b},${strength.toFixed(3)})`;
-};
 
 // A note breaks after its commas only: "n 10,000" stays together.
 const pieces = (note) => note.split(", ").flatMap((part, index) => [index ? ", " : null, el("span", { style: { whiteSpace: part.length < 16 ? "nowrap" : null } }, part)]);
@@ -49,28 +45,19 @@ function robustColumns(table) {
 function drawRobustTable(table) {
   const columns = robustColumns(table), rows = [...(robust.every ? table.checkpoints : table.rows)];
   const sorted = robust.sort && columns[robust.sort.column];
-  if (sorted) rows.sort((a, b) => {
-    const [left, right] = [sorted.of(a), sorted.of(b)];
-    if (left === right) return 0;
-    if (left === null) return 1; // what was not measured comes last, in either direction
-    if (right === null) return -1;
-    return (left < right ? -1 : 1) * robust.sort.direction;
-  });
+  if (sorted) rows.sort(inOrder(sorted.of, robust.sort.direction, () => 0));
   const head = columns.map((column, index) => {
-    const sort = () => {
-      robust.sort = robust.sort && robust.sort.column === index && robust.sort.direction !== (column.text ? 1 : -1) ? null
-        : { column: index, direction: robust.sort && robust.sort.column === index ? -robust.sort.direction : column.text ? 1 : -1 };
+    const first = column.text ? 1 : -1, direction = sorted === column ? robust.sort.direction : 0;
+    const sort = () => { // one direction, the other, the table's own order
+      robust.sort = direction === -first ? null : { column: index, direction: direction ? -first : first };
       drawRobustness();
     };
-    return el("th", { class: column.text ? "text" : null, scope: "col", tabindex: 0, title: column.hint || null, onclick: sort, onkeydown: (event) => { if (event.key === "Enter") sort(); },
-      "aria-sort": sorted === column ? (robust.sort.direction > 0 ? "ascending" : "descending") : null },
-      el("span", { class: "title" }, pieces(column.title)), column.note ? el("small", {}, pieces(column.note)) : null);
+    return sortingHead(column, direction, sort, el("span", { class: "title" }, pieces(column.title)), column.note ? el("small", {}, pieces(column.note)) : null);
   });
   const chosen = (row) => row.records.some((position) => table.records[position].key === robust.key);
   const open = (row) => { robust.key = table.records[row.records[0]].key; drawRobustness(); };
   const own = rows.map((row, index) => el("tr", {
-    class: !sorted && index && rows[index - 1].relus !== row.relus ? "budget" : null, tabindex: 0, "aria-selected": String(chosen(row)),
-    onclick: () => open(row), onkeydown: (event) => { if (event.key === "Enter") open(row); },
+    class: !sorted && index && rows[index - 1].relus !== row.relus ? "budget" : null, ...opening(() => open(row)), "aria-selected": String(chosen(row)),
   }, columns.map((column) => column.cell(row))));
   const oracle = table.oracles.length ? el("tbody", { class: "oracle" },
     el("tr", {}, el("td", { class: "text banner", colspan: columns.length }, "Oracle (not deployable): clean and corrupted images on one route, attacked ones on another, as if it were known which is which. In no mean, no order, no mark above.")),
@@ -94,7 +81,7 @@ function drawRobustHeat(table, record) {
     return el("td", {
       class: extra, style: { background: tinted(colour, rival ? 0.85 * strength : 0.05 + 0.95 * strength), color: strength > (rival ? 0.72 : 0.6) ? "#fff" : "var(--ink)" },
       title: `${name}, ${what}: ${tenth(value)} %` + (isNumber(other) ? `, other: ${tenth(other)} %` : `, ${tenth(record.clean.accuracy - value)} points below clean`),
-    }, rival ? (isNumber(shown) ? (shown > 0 ? "+" : shown < 0 ? "−" : "") + Math.abs(shown).toFixed(1) : MISSING) : tenth(value));
+    }, rival ? signed(shown, 1) : tenth(value));
   };
   const line = (name, values, others, kind) => el("tr", { class: kind }, el("th", { class: "text" }, name),
     values.map((value, index) => square(name, `severity ${index + 1}`, value, others && others[index])), square(name, "mean", mean(values), others && mean(others), "gap"));
@@ -104,9 +91,9 @@ function drawRobustHeat(table, record) {
   const columnMeans = (one) => [0, 1, 2, 3, 4].map((index) => mean(names.map((name) => one.accuracy[name][index])));
   const left = own.left_out.map((name) => el("tr", {}, el("th", { class: "text faint" }, name), el("td", { colspan: 5, class: "faint" }, "left out"), el("td", { class: "faint gap" }, MISSING)));
   const extra = Object.entries(own.extra).map(([name, values], index) => line(name, values, rival && rival.corruptions.extra[name], index ? null : "apart"));
-  $("robust-heat").replaceChildren(el("table", { class: "heat" },
-    el("thead", {}, el("tr", {}, el("th", { class: "text" }, "severity"), [1, 2, 3, 4, 5].map((severity) => el("th", {}, String(severity))), el("th", {}, "mean"))),
-    el("tbody", {}, rows, left, !names.length ? null : line(names.length < Object.keys(own.accuracy).length ? "mean of both" : "mean (NPA)", columnMeans(own), rival && columnMeans(rival.corruptions), "mean"), extra)));
+  $("robust-heat").replaceChildren(grid({ class: "heat" },
+    [el("th", { class: "text" }, "severity"), [1, 2, 3, 4, 5].map((severity) => el("th", {}, String(severity))), el("th", {}, "mean")],
+    [rows, left, !names.length ? null : line(names.length < Object.keys(own.accuracy).length ? "mean of both" : "mean (NPA)", columnMeans(own), rival && columnMeans(rival.corruptions), "mean"), extra]));
   $("robust-heat-note").textContent = [
     `Images: ${own.note}; n ${whole(own.n)} for each corruption and severity. Clean: ${tenth(record.clean.accuracy)} %.`,
     rival ? `Green: better than ${rival.label}${rival.corruptions.source === own.source && rival.corruptions.note === own.note ? "" : `, whose images are others: ${rival.corruptions.note}`}.` : "", extra.length ? "Below the mean: extra corruptions, not part of NPA and mCE." : "",
@@ -117,10 +104,10 @@ function drawRobustDetails(table, record) {
   const line = (attack) => [attack.epsilon === null ? null : `ε ${compact(attack.epsilon)}/255`, attack.step === null ? null : `step ${compact(attack.step)}/255`,
     attack.steps === null ? null : `${attack.steps} step${attack.steps === 1 ? "" : "s"}`, attack.restarts === null ? null : `${attack.restarts} restart${attack.restarts === 1 ? "" : "s"}`,
     attack.losses.length ? `loss ${attack.losses.join(" and ")}` : null, attack.version, `seed ${attack.seed}`].filter(Boolean).join(", ");
-  $("robust-attacks").replaceChildren(record.attacks.length ? el("table", {},
-    el("thead", {}, el("tr", {}, el("th", { class: "text" }, "attack"), el("th", { class: "text" }, "settings"), el("th", {}, "n"), el("th", {}, "accuracy"), el("th", {}, "time"))),
-    el("tbody", {}, record.attacks.map((attack) => el("tr", {}, el("td", { class: "text" }, attack.label), el("td", { class: "text" }, el("small", {}, line(attack))), el("td", {}, whole(attack.n)),
-      el("td", { style: { whiteSpace: "nowrap" } }, tenth(attack.accuracy), el("small", { title: "95 % interval" }, ` ±${tenth(attack.interval)}`)), el("td", { style: { whiteSpace: "nowrap" } }, el("small", {}, duration(attack.seconds))))))) : el("p", { class: "note" }, "No attacks were run."));
+  $("robust-attacks").replaceChildren(record.attacks.length ? grid({},
+    [el("th", { class: "text" }, "attack"), el("th", { class: "text" }, "settings"), el("th", {}, "n"), el("th", {}, "accuracy"), el("th", {}, "time")],
+    record.attacks.map((attack) => el("tr", {}, el("td", { class: "text" }, attack.label), el("td", { class: "text" }, el("small", {}, line(attack))), el("td", {}, whole(attack.n)),
+      el("td", { style: { whiteSpace: "nowrap" } }, tenth(attack.accuracy), el("small", { title: "95 % interval" }, ` ±${tenth(attack.interval)}`)), el("td", { style: { whiteSpace: "nowrap" } }, el("small", {}, duration(attack.seconds)))))) : el("p", { class: "note" }, "No attacks were run."));
   const passed = record.checks.filter((check) => check.passed).length;
   $("h-robust-checks").textContent = record.checks.length ? `Gradient-masking checks: ${passed} of ${record.checks.length} passed` : "Gradient-masking checks";
   $("robust-checks").replaceChildren(...(record.checks.length ? record.checks.map((check) => el("div", { class: "check" },

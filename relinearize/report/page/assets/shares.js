@@ -1,5 +1,5 @@
 // Shares as colours, and grids of them: maps of masks, and sites over the epochs of a search.
-const SHARE_PARTS = DATA.shareColours.map((text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16)));
+const SHARE_PARTS = DATA.shareColours.map(rgb);
 function shareColour(share) {
   const place = Math.sqrt(share) * (SHARE_PARTS.length - 1), low = Math.min(Math.floor(place), SHARE_PARTS.length - 2);
   return SHARE_PARTS[low].map((part, index) => part + (place - low) * (SHARE_PARTS[low + 1][index] - part));

@@ -4,8 +4,8 @@ function pointsTable(panel, state) {
   const columns = panel.series.map((one) => ({ one, points: new Map(seriesPoints(one, state.kind).map((point) => [point.runs[0].budget.asked, point])) }));
   const budgets = [...new Set(columns.flatMap(({ points }) => [...points.keys()]))].sort((a, b) => b - a);
   const totals = new Set(panel.series.map((one) => one.total));
-  const head = el("tr", {}, el("th", { class: "text" }, "ReLUs asked"), totals.size === 1 ? el("th", {}, "share") : null,
-    columns.map(({ one }) => el("th", {}, dot(DATA.colours[one.method]), " ", one.label)));
+  const head = [el("th", { class: "text" }, "ReLUs asked"), totals.size === 1 ? el("th", {}, "share") : null,
+    columns.map(({ one }) => el("th", {}, dot(DATA.colours[one.method]), " ", one.label))];
   const rows = budgets.map((asked) => {
     const cells = columns.map(({ points }) => points.get(asked));
     const best = Math.max(...cells.map((point) => (point && point.accuracy ? point.accuracy.mean : -1)));
@@ -26,7 +26,7 @@ function pointsTable(panel, state) {
   if (teachers.some(Boolean) && state.kind !== "holdout")
     rows.unshift(el("tr", {}, el("td", { class: "text" }, totals.size === 1 ? el("span", { title: "all ReLUs" }, whole([...totals][0])) : "all ReLUs"), totals.size === 1 ? el("td", { class: "faint" }, "100 %") : null,
       teachers.map((level) => el("td", {}, spreadCell(level)))));
-  return el("table", {}, el("thead", {}, head), el("tbody", {}, rows));
+  return grid({}, head, rows);
 }
 
 const spreadCell = (value) => (value ? [value.mean.toFixed(2), value.std === null ? null : el("small", {}, ` ±${value.std.toFixed(2)}`)] : MISSING);
@@ -36,12 +36,10 @@ function heatViews(series) { // the budgets of each curve, then, where several w
   const views = series.map((one, index) => ({ key: "curve " + index, across: false, text: one.label,
     columns: points[index].map((point) => ({ title: short(point.relus), runs: point.runs, colour: DATA.colours[one.method] })) }));
   const layout = (runs) => JSON.stringify(runs[0].sites.map((site) => [site.name, site.total]));
-  const shared = new Map();
-  series.forEach((one, index) => points[index].forEach(({ runs }) => {
-    const key = `${runs[0].budget.asked} ${layout(runs)}`;
-    if (!shared.has(key)) shared.set(key, []);
-    shared.get(key).push({ title: one.label.replace(`, ${one.network}`, ""), network: one.network, runs, colour: DATA.colours[one.method] });
-  }));
+  const all = series.flatMap((one, index) => points[index].map(({ runs }) => ({
+    title: one.label.replace(`, ${one.network}`, ""), network: one.network, runs, colour: DATA.colours[one.method],
+  })));
+  const shared = grouped(all, ({ runs }) => `${runs[0].budget.asked} ${layout(runs)}`);
   const budgets = [...shared].filter(([, columns]) => columns.length > 1).sort((a, b) => b[1][0].runs[0].budget.asked - a[1][0].runs[0].budget.asked);
   const name = (columns) => [whole(columns[0].runs[0].budget.asked) + " ReLUs", ...(new Set(series.map((one) => one.network)).size > 1 ? new Set(columns.map((one) => one.network)) : [])].join(", ");
   return [...views, ...budgets.map(([key, columns]) => ({ key: "budget " + key, across: true, text: name(columns), columns }))];
@@ -49,19 +47,18 @@ function heatViews(series) { // the budgets of each curve, then, where several w
 
 function heatTable(columns) { // rows: sites
   const sites = columns[0].runs[0].sites;
-  const head = el("tr", {}, el("th", { class: "text" }, ""), columns.map((one) => el("th", {}, one.title)));
+  const head = [el("th", { class: "text" }, ""), columns.map((one) => el("th", {}, one.title))];
   const rows = sites.map((site, index) => el("tr", {}, el("th", { class: "text" }, site.name),
     columns.map(({ runs, colour, title }) => {
-      const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
       const kept = spread(runs.map((run) => (run.sites[index] ? run.sites[index].kept / run.sites[index].total : null))).mean;
       // The square root keeps small shares visible: most budgets worth looking at are below a tenth.
       const strength = Math.sqrt(kept);
       return el("td", {
-        style: { background: `rgba(${r},${g},${b},${(0.04 + 0.96 * strength).toFixed(3)})`, color: strength > 0.62 ? "#fff" : "var(--ink)" },
+        style: { background: tinted(colour, 0.04 + 0.96 * strength), color: strength > 0.62 ? "#fff" : "var(--ink)" },
         title: `${site.name}, ${title}: ${whole(kept * site.total)} of ${whole(site.total)} kept`,
       }, kept === 0 ? "0" : (100 * kept).toFixed(kept < 0.0995 ? 1 : 0));
     })));
-  return el("table", { class: "heat" }, el("thead", {}, head), el("tbody", {}, rows));
+  return grid({ class: "heat" }, head, rows);
 }
 
 const COLUMNS = [
@@ -92,28 +89,17 @@ function drawRuns(table, panel, state, select, redraw) {
     const text = `${run.name} ${run.method.name} ${run.network} seed ${run.seed} s${run.seed} ${run.budget.asked} ${run.key}`.toLowerCase();
     return words.every((word) => text.includes(word));
   });
-  runs.sort((a, b) => {
-    const [left, right] = [column.of(a), column.of(b)];
-    if (left === right) return a.name < b.name ? -1 : 1;
-    if (left === null || left === undefined) return 1; // unknown values last, in either direction
-    if (right === null || right === undefined) return -1;
-    return (left < right ? -1 : 1) * state.sort.direction;
-  });
+  runs.sort(inOrder(column.of, state.sort.direction, (a, b) => (a.name < b.name ? -1 : 1)));
   const header = columns.map((one) => {
-    const index = COLUMNS.indexOf(one);
+    const index = COLUMNS.indexOf(one), direction = state.sort.column === index ? state.sort.direction : 0;
     const sort = () => {
-      state.sort = { column: index, direction: state.sort.column === index ? -state.sort.direction : one.text ? 1 : -1 };
+      state.sort = { column: index, direction: -direction || (one.text ? 1 : -1) };
       redraw();
     };
-    return el("th", {
-      class: one.text ? "text" : null, scope: "col", tabindex: 0, title: one.hint || null, onclick: sort, onkeydown: (event) => { if (event.key === "Enter") sort(); },
-      "aria-sort": index === state.sort.column ? (state.sort.direction > 0 ? "ascending" : "descending") : null,
-    }, one.title);
+    return sortingHead(one, direction, sort, one.title);
   });
-  const body = runs.map((run) => el("tr", {
-    tabindex: 0, "aria-selected": String(run.key === state.selected), onclick: () => select(run.key, true),
-    onkeydown: (event) => { if (event.key === "Enter") select(run.key, true); },
-  }, columns.map((one) => el("td", { class: one.text ? "text" : null }, one.cell ? one.cell(run) : one.of(run)))));
+  const body = runs.map((run) => el("tr", { ...opening(() => select(run.key, true)), "aria-selected": String(run.key === state.selected) },
+    columns.map((one) => el("td", { class: one.text ? "text" : null }, one.cell ? one.cell(run) : one.of(run)))));
   if (!body.length) body.push(el("tr", {}, el("td", { class: "text faint", colspan: COLUMNS.length }, "No run fits this filter.")));
   table.replaceChildren(el("thead", {}, el("tr", {}, header)), el("tbody", {}, body));
 }
