@@ -67,8 +67,8 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
         for table in rotations(height, width, images.device)
     )
     values = padded(images, left=1, top=1)
-    upper = between(values, corner, 1, fractions[:, :1])
-    lower = between(values[..., width + 2 :], corner, 1, fractions[:, :1])
+    upper = between(values, corner, fractions[:, :1])
+    lower = between(values[..., width + 2 :], corner, fractions[:, :1])
     turned = interpolated(upper, lower, fractions[:, 1:]).to(torch.uint8).mul_(inside[:, None])
     return turned.view_as(images)
 
@@ -80,34 +80,27 @@ def shear_x(images: Tensor, slope: Tensor) -> Tensor:
     # Of Pillow's two interpolations, the one across the shift has a fraction of exactly 0 and changes nothing.
     before, fraction, inside = split(x + slope[:, None, None] * y, width)
     corner = before + torch.arange(height, device=images.device)[:, None] * (width + 2)
-    sheared = between(padded(images, left=1), corner.flatten(1), 1, fraction.flatten(1)[:, None])
+    sheared = between(padded(images, left=1), corner.flatten(1), fraction.flatten(1)[:, None])
     return sheared.to(torch.uint8).view_as(images).mul_(inside[:, None])
 
 
 def shear_y(images: Tensor, slope: Tensor) -> Tensor:
     """Shift each column upwards by `slope` times its centre's distance from the left; zeros come in."""
-    height, width = images.shape[2:]
-    x, y = centres(height, width, images.device)
-    before, fraction, inside = split(slope[:, None, None] * x + y, height)
-    corner = before.mul_(width).add_(torch.arange(width, device=images.device))
-    sheared = between(padded(images, top=1), corner.flatten(1), width, fraction.flatten(1)[:, None])
-    return sheared.to(torch.uint8).view_as(images).mul_(inside[:, None])
+    return shear_x(images.mT, slope).mT
 
 
 def translate_x(images: Tensor, pixels: Tensor) -> Tensor:
     """Shift to the left by integer pixels; zeros come in."""
-    height, width = images.shape[2:]
-    source, inside = shifted(pixels, width)
-    places = source[:, None] + torch.arange(height, device=images.device)[:, None] * width
-    return taken(images, places).mul_(inside[:, None, None])
+    width = images.shape[3]
+    source = torch.arange(width, device=images.device) + pixels.to(torch.int64)[:, None]
+    inside = (source >= 0) & (source < width)
+    places = source.clamp_(0, width - 1)[:, None, None].expand_as(images)
+    return images.gather(3, places).mul_(inside.view(torch.uint8)[:, None, None])
 
 
 def translate_y(images: Tensor, pixels: Tensor) -> Tensor:
     """Shift upwards by integer pixels; zeros come in."""
-    height, width = images.shape[2:]
-    source, inside = shifted(pixels, height)
-    places = source[:, :, None] * width + torch.arange(width, device=images.device)
-    return taken(images, places).mul_(inside[:, None, :, None])
+    return translate_x(images.mT, pixels).mT
 
 
 Operation = Callable[[Tensor, Tensor], Tensor]
@@ -150,19 +143,6 @@ def parameters(operations: Tensor, levels: Tensor, signs: Tensor, height: int, w
     return chosen
 
 
-def shifted(pixels: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """For each place of a line of pixels, N x size: where it comes from, and whether that is inside (uint8)."""
-    source = torch.arange(size, device=pixels.device) + pixels.to(torch.int64)[:, None]
-    inside = (source >= 0) & (source < size)
-    return source.clamp_(0, size - 1), inside.view(torch.uint8)
-
-
-def taken(images: Tensor, places: Tensor) -> Tensor:
-    """The pixels at `places`, int64 N x H x W, positions in H * W; the same for all channels."""
-    places = places.flatten(1)[:, None].expand(-1, images.shape[1], -1)
-    return images.flatten(2).gather(2, places).view_as(images)
-
-
 def centres(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """x and y of the pixels' centres, float64, of shapes width and height x 1."""
     x, y = (torch.arange(size, dtype=torch.float64, device=device) + 0.5 for size in (width, height))
@@ -187,10 +167,10 @@ def padded(images: Tensor, left: int = 0, top: int = 0) -> Tensor:
     return pad(images.to(torch.float64), (left, left, top, top), mode="replicate").flatten(2)
 
 
-def between(values: Tensor, places: Tensor, stride: int, fraction: Tensor) -> Tensor:
-    """Interpolate between the values at `places` (int64 N x P) and those `stride` further, for all channels."""
+def between(values: Tensor, places: Tensor, fraction: Tensor) -> Tensor:
+    """Interpolate between the values at `places` (int64 N x P) and those behind them, for all channels."""
     places = places[:, None].expand(-1, values.shape[1], -1)
-    return interpolated(values.gather(2, places), values[..., stride:].gather(2, places), fraction)
+    return interpolated(values.gather(2, places), values[..., 1:].gather(2, places), fraction)
 
 
 def interpolated(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
