@@ -53,9 +53,9 @@ def attack_part(
     def attacked(rows: torch.Tensor, seed: int) -> Result:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            result = attacked_batch(subject.network, *subject.batch(rows), attack, seed, epsilon)
+            robust = attacked_batch(subject.network, *subject.batch(rows), attack, seed, epsilon)
         complaints = sorted({str(warning.message) for warning in caught if warning.category is UserWarning})
-        return {"right": flags_to_text(result.robust), "warnings": complaints}
+        return {"right": flags_to_text(robust), "warnings": complaints}
 
     def summary(results: Sequence[Result]) -> tuple[AttackRecord, CheckRecord | None]:
         accuracy, number = share(results)

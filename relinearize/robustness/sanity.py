@@ -70,8 +70,8 @@ class Case:
     def left_by(self, attack: Callable[[nn.Module, Tensor, Tensor, int], Tensor]) -> float:
         """Percent of the images that are classified correctly both without and under `attack`."""
         seed = int(np.random.SeedSequence([self.seed, 0]).generate_state(1)[0])
-        found = attacked_batch(self.network, self.images, self.labels, attack, seed, self.epsilon / 255)
-        return found.robust_percent
+        robust = attacked_batch(self.network, self.images, self.labels, attack, seed, self.epsilon / 255)
+        return 100 * robust.float().mean().item()
 
     @property
     def slack(self) -> float:
