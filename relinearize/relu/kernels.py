@@ -38,24 +38,10 @@ def _linear(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 # A compiled CPU kernel that reads a bool mask per value is ten times slower than one that reads floats; behind a custom
 # operator the small conversion stays out of the compiler's fusion.
-@torch.library.custom_op("relinearize::floor", mutates_args=())
-def _opaque_floor(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return _floor(mask, dtype)
-
-
-@torch.library.custom_op("relinearize::linear", mutates_args=())
-def _opaque_linear(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return _linear(mask, dtype)
-
-
-@_opaque_floor.register_fake
-def _(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(mask, dtype=dtype)
-
-
-@_opaque_linear.register_fake
-def _(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(mask, dtype=dtype)
+_opaque_floor = torch.library.custom_op("relinearize::floor", _floor, mutates_args=())
+_opaque_linear = torch.library.custom_op("relinearize::linear", _linear, mutates_args=())
+for _opaque in (_opaque_floor, _opaque_linear):
+    _opaque.register_fake(lambda mask, dtype: torch.empty_like(mask, dtype=dtype))
 
 
 def _compiling_for_cpu(x: Tensor) -> bool:
