@@ -174,8 +174,7 @@ def _exchanged(network: nn.Module, kinds: tuple[type, ...], new) -> nn.Module:
             made[module] = new(module)
         if not path:
             return made[module]
-        owner, _, attribute = path.rpartition(".")
-        setattr(network.get_submodule(owner), attribute, made[module])
+        network.set_submodule(path, made[module])
     return network
 
 

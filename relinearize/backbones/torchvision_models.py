@@ -36,8 +36,7 @@ def build_classifier(
         network.maxpool = nn.Identity()
     elif channels != 3:
         name, stem = next((name, part) for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
-        owner, _, attribute = name.rpartition(".")
-        setattr(network.get_submodule(owner), attribute, _like(stem, channels))
+        network.set_submodule(name, _like(stem, channels))
     return network
 
 

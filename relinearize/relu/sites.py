@@ -114,8 +114,7 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     old = network.get_submodule(name)
     for path, other in list(network.named_modules(remove_duplicate=False)):
         if other is old:
-            owner, _, attribute = path.rpartition(".")
-            setattr(network.get_submodule(owner), attribute, module)
+            network.set_submodule(path, module)
 
 
 def _swapped(model: nn.Module, found: Probe) -> nn.Module:
