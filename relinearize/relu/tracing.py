@@ -3,6 +3,7 @@
 Needed where calls are functional or in place, or where one nn.ReLU module is called several times.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
         )
     names = _site_names(nodes, root)
     for index, (node, name, call) in enumerate(zip(nodes, names, found.calls, strict=True)):
-        _put_module(root, name, MaskedReLU(call.shape, index).to(found.device))
+        root.set_submodule(name, MaskedReLU(call.shape, index).to(found.device))
         _call_site(graph, node, name, in_place=_is_in_place(node, model))
     _follow_the_mode(graph, root)
     graph.lint()
@@ -209,27 +210,17 @@ def _is_in_place(node: fx.Node, model: nn.Module) -> bool:
 
 def _site_names(nodes: list[fx.Node], root: nn.Module) -> list[str]:
     """Path of the called module, or `relu` inside the module whose code calls it; `_1`, `_2` for later calls."""
-    modules = [node.target for node in nodes if node.op == "call_module"]
-    reserved = set(modules)
-    taken: set[str] = set()
-    names = []
+    names: list[str] = []
     for node in nodes:
-        wanted = node.target if node.op == "call_module" else _inside(node, "relu")
-        for name in _numbered(wanted):
-            free = name not in taken and (name == wanted if name in reserved else not _exists(root, name))
-            if free and (node.op == "call_module" or name not in reserved):
-                break
-        taken.add(name)
-        names.append(name)
+        own = node.target if node.op == "call_module" else None
+        numbered = _numbered(own or _inside(node, "relu"))
+        names.append(next(name for name in numbered if name not in names and (name == own or not _exists(root, name))))
     return names
 
 
 def _numbered(name: str) -> Iterator[str]:
-    yield name
-    number = 1
-    while True:
-        yield f"{name}_{number}"
-        number += 1
+    """`name`, `name_1`, `name_2`, ..."""
+    return itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
 
 
 def _inside(node: fx.Node, name: str) -> str:
@@ -243,11 +234,6 @@ def _exists(root: nn.Module, path: str) -> bool:
     return hasattr(root.get_submodule(owner), attribute)
 
 
-def _put_module(root: nn.Module, path: str, module: nn.Module) -> None:
-    owner, _, attribute = path.rpartition(".")
-    root.get_submodule(owner).add_module(attribute, module)
-
-
 def _call_site(graph: fx.Graph, node: fx.Node, name: str, in_place: bool) -> None:
     given = node.args[0] if node.args else node.kwargs["input"]
     with graph.inserting_after(node):
@@ -255,14 +241,10 @@ def _call_site(graph: fx.Graph, node: fx.Node, name: str, in_place: bool) -> Non
     node.replace_all_uses_with(site)
     if in_place:
         # Whoever reads the input after an in-place call reads the activated values, also if the result is thrown away.
-        later = _nodes_after(graph, site)
+        nodes = list(graph.nodes)
+        later = set(nodes[nodes.index(site) + 1 :])
         given.replace_all_uses_with(site, delete_user_cb=lambda user: user in later)
     graph.erase_node(node)
-
-
-def _nodes_after(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
-    nodes = list(graph.nodes)
-    return set(nodes[nodes.index(node) + 1 :])
 
 
 def _follow_the_mode(graph: fx.Graph, root: nn.Module) -> None:
@@ -273,7 +255,7 @@ def _follow_the_mode(graph: fx.Graph, root: nn.Module) -> None:
             continue
         (place,) = places
         path = next(name for name in _numbered(_inside(node, node.target.__name__)) if not _exists(root, name))
-        _put_module(root, path, ByMode(node.target, place).eval())
+        root.set_submodule(path, ByMode(node.target, place).eval())
         args = [value for value in node.args if not isinstance(value, _Mode)]
         kwargs: Mapping[str, Any] = {key: value for key, value in node.kwargs.items() if not isinstance(value, _Mode)}
         with graph.inserting_after(node):
