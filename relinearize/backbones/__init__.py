@@ -1,7 +1,5 @@
 """The networks, written with nn.ReLU modules only, each called once; they know nothing of masks."""
 
-from collections.abc import Callable
-
 from torch import nn
 
 from relinearize.backbones.adapter import PixelInput
@@ -16,40 +14,10 @@ __all__ = ["BACKBONES", "CONVENTIONS", "PixelInput", "build_backbone"]
 CONVENTIONS = ("snl", "senet")
 
 
-def resnet8(classes: int, image_size: int, width: int | None, convention: str, channels: int) -> nn.Module:
-    """Three stages of one block each, 16-32-64 channels: for tests and small images."""
-    return ResNet((1, 1, 1), width or 16, classes, channels, stem_relu=convention == "senet")
-
-
-def resnet18(classes: int, image_size: int, width: int | None, convention: str, channels: int) -> nn.Module:
-    """64-128-256-512 channels; 491,520 (snl) or 557,056 (senet) ReLUs at 32 pixels."""
-    return ResNet((2, 2, 2, 2), width or 64, classes, channels, stem_relu=convention == "senet")
-
-
-def resnet34(classes: int, image_size: int, width: int | None, convention: str, channels: int) -> nn.Module:
-    """64-128-256-512 channels; 901,120 (snl) or 966,656 (senet) ReLUs at 32 pixels."""
-    return ResNet((3, 4, 6, 3), width or 64, classes, channels, stem_relu=convention == "senet")
-
-
-def wrn22_8(classes: int, image_size: int, width: int | None, convention: str, channels: int) -> nn.Module:
-    """128-256-512 channels (width 16 times 8); 1,359,872 (snl) or 1,392,640 (senet) ReLUs at 32 pixels."""
-    return WideResNet(22, 8, width or 16, classes, channels, final_relu=convention == "senet")
-
-
-def vgg16_bn(
-    classes: int, image_size: int, width: int | None, convention: str, channels: int, pool: str = "max"
-) -> nn.Module:
-    """13 convolutions; 294,912 ReLUs at 32 pixels, 1,105,920 at 64, in both conventions. pool: "max" or "average"."""
-    return VGG(width or 64, classes, channels, image_size, pool)
-
-
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "resnet8": resnet8,
-    "resnet18": resnet18,
-    "resnet34": resnet34,
-    "wrn22_8": wrn22_8,
-    "vgg16_bn": vgg16_bn,
-}
+# Blocks of each stage, and the papers' channels of the first; each further stage has twice as many. ReLUs at 32 pixels:
+# resnet18 491,520 (snl) or 557,056 (senet), resnet34 901,120 or 966,656. resnet8 is for tests and small images.
+RESNETS = {"resnet8": ((1, 1, 1), 16), "resnet18": ((2, 2, 2, 2), 64), "resnet34": ((3, 4, 6, 3), 64)}
+BACKBONES = (*RESNETS, "wrn22_8", "vgg16_bn")
 
 
 def build_backbone(
@@ -88,8 +56,13 @@ def build_backbone(
         raise UserError(
             f"image size {image_size} is too small for backbone {name}; it needs at least {smallest} pixels"
         )
-    pools = {"pool": pool} if name == "vgg16_bn" else {}
-    network = BACKBONES[name](classes, image_size, width, convention, channels, **pools)
-    if initialisation != "he" and name != "vgg16_bn":
+    if name == "vgg16_bn":  # 294,912 ReLUs at 32 pixels, 1,105,920 at 64, in both conventions
+        return VGG(width or 64, classes, channels, image_size, pool)
+    if name == "wrn22_8":  # 1,359,872 (snl) or 1,392,640 (senet) ReLUs at 32 pixels
+        network = WideResNet(22, 8, width or 16, classes, channels, final_relu=convention == "senet")
+    else:
+        blocks, usual_width = RESNETS[name]
+        network = ResNet(blocks, width or usual_width, classes, channels, stem_relu=convention == "senet")
+    if initialisation != "he":
         initialise_as_released(network, initialisation, wide=name == "wrn22_8")
     return network
