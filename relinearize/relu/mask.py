@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from relinearize.errors import UserError
 from relinearize.files import check_readable, write_bytes
 from relinearize.relu.activation import MaskedReLU
+from relinearize.relu.probe import listed
 from relinearize.relu.sites import named_sites, site_shapes
 
 HEADER_KEY = "relinearize"
@@ -132,8 +133,8 @@ class Mask(Mapping[str, Tensor]):
         unknown = [name for name in self if name not in shapes]
         if missing or unknown:
             raise UserError(
-                f"the mask does not fit the network: the network's sites {_some(missing)} are not in the mask, "
-                f"the mask's sites {_some(unknown)} are not in the network"
+                f"the mask does not fit the network: the network's sites [{listed(missing, 4)}] are not in the mask, "
+                f"the mask's sites [{listed(unknown, 4)}] are not in the network"
             )
         for name, shape in shapes.items():
             if tuple(self[name].shape) != tuple(shape):
@@ -205,14 +206,8 @@ def relu_total(network: nn.Module) -> int:
     return Mask.of(network).count
 
 
-def save_mask(mask: Mask, path: str | os.PathLike[str], metadata: MaskMetadata) -> None:
-    """The same as `mask.to_file(path, metadata)`."""
-    mask.to_file(path, metadata)
-
-
-def load_mask(path: str | os.PathLike[str]) -> tuple[Mask, MaskMetadata]:
-    """The same as `Mask.from_file(path)`."""
-    return Mask.from_file(path)
+# For people with their own training loop: save_mask(mask, path, metadata) and load_mask(path).
+save_mask, load_mask = Mask.to_file, Mask.from_file
 
 
 def _metadata_from(content: dict[str, Any]) -> MaskMetadata:
@@ -232,9 +227,3 @@ def _metadata_from(content: dict[str, Any]) -> MaskMetadata:
 
 def _plain(value: object) -> str:
     return "x".join(str(size) for size in value) if isinstance(value, tuple) else str(value)
-
-
-def _some(names: list[str], shown: int = 4) -> str:
-    if len(names) <= shown:
-        return f"[{', '.join(names)}]"
-    return f"[{', '.join(names[:shown])} and {len(names) - shown} more]"
