@@ -63,9 +63,7 @@ def relus_per_channel(image_size: int, layers: Sequence[int], skips: str) -> int
     for before, earlier in skip_connections(stages):
         if skips == "shuffled":
             count += pixels
-        elif (
-            skips == "plain"
-        ):  # the earlier map, brought to the size of the later one, has that one's channels or fewer
+        elif skips == "plain":  # the earlier map, brought to the later one's size, has its channels or fewer
             count += pixels + pixels // GROWTH ** (before - earlier)
     return count
 

@@ -15,7 +15,7 @@ from relinearize.corruptions.generator.generate import VERSION, generate
 from relinearize.corruptions.photographs import Photographs
 from relinearize.corruptions.sources import CorruptedImages
 from relinearize.data.decoding import load_array
-from relinearize.errors import UserError, check_choice
+from relinearize.errors import UserError, check_choice, check_number
 from relinearize.files import write_text
 
 CHUNK = 1000  # images made at a time for the cache
@@ -51,8 +51,7 @@ class GeneratedCorruptions(CorruptedImages):
         self._labels = np.asarray(labels).astype(np.int64)
         if self._images.ndim != 4 or len(self._images) != len(self._labels):
             raise ValueError(f"images {self._images.shape} and labels {self._labels.shape} do not match")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UserError(f"corruptions.seed={seed}: must be an integer >= 0")
+        check_number("corruptions.seed", seed, ">= 0", integer=True)
         check_choice("corruptions.constants", constants, ("auto", *CONSTANTS))
         if constants == "auto":  # those made for the nearer size
             constants = "cifar" if max(self._images.shape[1:3]) < 48 else "tiny"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_number
 from relinearize.robustness.attack import LOSSES, fgsm, pgd, rows_of, under_attack
 
 # Radii below this are taken for pixels of [0, 1] by mistake: 8/255 is 0.031.
@@ -38,8 +38,8 @@ class Attack:
         for key, value in vars(self).items():
             if key == "epsilon" or (key == "step_size" and value is not None):
                 check_radius(f"attack.{key}", value, zero=key == "epsilon")
-            elif key in ("steps", "restarts", "queries") and (type(value) is not int or value < 1):
-                raise UserError(f"attack.{key}={value}: must be an integer >= 1")
+            elif key in ("steps", "restarts", "queries"):
+                check_number(f"attack.{key}", value, ">= 1", integer=True)
         if self.losses_known:
             losses = (self.losses,) if isinstance(self.losses, str) else tuple(self.losses)
             object.__setattr__(self, "losses", losses)
