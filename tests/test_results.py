@@ -9,6 +9,7 @@ import pytest
 from relinearize.records.inference import InferenceRecord
 from relinearize.records.robustness import find_robust_records
 from relinearize.records.run import find_records
+from relinearize.relu.mask import Mask
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = (RESULTS / "README.md").read_text(encoding="utf-8")
@@ -17,6 +18,7 @@ PAGES = [(RESULTS.parent / page).read_text(encoding="utf-8") for page in ("READM
 MEANS = re.findall(r"<!-- means: (\w+) -->\n(.*?)<!-- end -->", "".join([README, *PAGES]), flags=re.DOTALL)
 CELLS = re.compile(r"(?<!\\)\|")
 SITES = re.findall(r"<!-- sites: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+WHOLE_CHANNELS = re.findall(r"<!-- whole channels: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 OFFICIAL = re.findall(r"<!-- official: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 INFERENCES = re.findall(r"<!-- inferences: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 ROBUST_TABLES = re.findall(r"<!-- robustness: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
@@ -97,6 +99,26 @@ def test_tables_of_culled_sites_equal_runs_and_inferences(folder: str, table: st
         wanted.add(tuple(cells))
     lines = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table.strip().splitlines()[2:]]
     assert set(lines) == wanted and len(lines) == len(wanted)
+
+
+@pytest.mark.parametrize(("folder", "table"), WHOLE_CHANNELS, ids=[folder for folder, _ in WHOLE_CHANNELS])
+def test_shares_in_whole_channels_are_those_of_the_masks(folder: str, table: str) -> None:
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines())
+    for method, *cells in rows:
+        for budget, cell in zip(head[1:], cells, strict=True):
+            count = int(budget.split()[0].replace(",", ""))
+            shares = [
+                round(share_in_whole_channels(Mask.from_file(place.with_name("mask.safetensors"))[0]))
+                for place, record in find_records([RESULTS / folder])
+                if (record.method.name, record.budget.asked) == (method, count)
+            ]
+            assert cell == " to ".join(map(str, sorted({min(shares), max(shares)}))), (method, count, shares)
+
+
+def share_in_whole_channels(mask: Mask) -> float:
+    channels = [channel.flatten().float() for site in mask.values() for channel in site]
+    whole = sum(channel.sum().item() for channel in channels if channel.mean() >= 0.95)
+    return 100 * whole / sum(mask.counts.values())
 
 
 @pytest.mark.parametrize(("folder", "table"), OFFICIAL, ids=[folder for folder, _ in OFFICIAL])

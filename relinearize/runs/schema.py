@@ -172,9 +172,11 @@ def check_unknown(config: DictConfig, groups: Collection[str]) -> None:
     variables of its own; keys that a class takes are checked by that class.
     """
     texts = str(OmegaConf.to_container(config, resolve=False))
+    of_no_class = [group for group in ("allocation", "replacement") if TARGET not in (config.get(group) or {TARGET})]
+    closed = {**CLOSED, **dict.fromkeys(of_no_class, Choice)}
     known = {
         "": (*RunConfig.model_fields, *groups),
-        **{f"{group}.": model.model_fields for group, model in CLOSED.items()},
+        **{f"{group}.": model.model_fields for group, model in closed.items()},
     }
     for prefix, names in known.items():
         node = config[prefix.rstrip(".")] if prefix else config

@@ -386,6 +386,8 @@ def test_keys_of_an_experiment_that_nothing_knows_are_refused(typed, tmp_path):
         ("trainer.device", "; did you mean trainer.devices?"),
         ("logger.nosuch", ""),
         ("method.nosuch", ""),
+        ("allocation.nosuch", ""),
+        ("replacement.nosuch", ""),
         ("dataset.holdot", "; did you mean dataset.holdout?"),
     ):
         status, _, err = typed("run", "method=random", "scale=debug", "output=out", f"+{key}=1")

@@ -205,10 +205,13 @@ def predict(preset: Preset, workload: Workload) -> Prediction:
 
 def predicted_layers(preset: Preset, layers: Sequence[Layer]) -> tuple[LayerCost, ...]:
     """What one inference takes online, layer by layer; together what `predict` says of the whole network."""
-    return tuple(layer_cost(layer, predict(preset, layer.work).online) for layer in layers)
+    costs = [predict(preset, layer.work).online for layer in layers]
+    return tuple(
+        layer_cost(layer, cost.seconds, cost.bytes, cost.messages) for layer, cost in zip(layers, costs, strict=True)
+    )
 
 
-def layer_cost(layer: Layer, cost: Any) -> LayerCost:
-    """With the counts of `layer`; cost: what has seconds, bytes and messages."""
+def layer_cost(layer: Layer, seconds: float, size: float, messages: float) -> LayerCost:
+    """With the counts of `layer`; size: bytes."""
     counts = (layer.relus, layer.positions, layer.comparisons)
-    return LayerCost(layer.name, layer.op, *counts, cost.seconds, cost.bytes, cost.messages)
+    return LayerCost(layer.name, layer.op, *counts, seconds, size, messages)
