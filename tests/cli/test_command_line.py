@@ -277,6 +277,7 @@ def test_count_imports_torch_and_no_other_large_package():
     assert "torch" in packages and not packages & SLOW_TO_IMPORT
 
 
+@pytest.mark.slow
 def test_a_finished_run_imports_torch_and_no_other_large_package(alone):
     record, folder = alone[LARGE]
     made = folder.stat().st_mtime

@@ -1,5 +1,6 @@
 """What a machine may lack: room on a disk, a folder for temporary files, a home; and what it may forbid."""
 
+import contextlib
 import os
 import pwd
 import resource
@@ -19,12 +20,15 @@ from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
 DEBUG = ("scale=debug", "method=random", "budget=tenth")
 
 
-@pytest.fixture
-def limit_files():
-    """limit_files(bytes): no file of this process can be larger, as on a full disk."""
+@contextlib.contextmanager
+def files_up_to(size):
+    """No file of this process can be larger (bytes), as on a full disk; over before pytest writes to a file itself."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -44,9 +48,8 @@ def refused(monkeypatch):
     return refuse
 
 
-def test_an_error_names_the_file_that_was_to_be_written(tmp_path, limit_files):
-    limit_files(100)
-    with pytest.raises(OSError, match="large") as caught:
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
+    with pytest.raises(OSError, match="large") as caught, files_up_to(100):
         write_bytes(tmp_path / "large", bytes(101))
     assert caught.value.filename == str(tmp_path / "large") and not list(tmp_path.iterdir())
     (tmp_path / "small").mkdir()
@@ -55,9 +58,9 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path, limit_files):
     assert caught.value.filename == str(tmp_path / "small")
 
 
-def test_a_full_disk_is_one_line_that_names_the_file_of_the_run(typed, limit_files):
-    limit_files(100_000)
-    status, _, err = typed("run", *DEBUG, "output=out", "trainer.progress=none")
+def test_a_full_disk_is_one_line_that_names_the_file_of_the_run(typed):
+    with files_up_to(100_000):
+        status, _, err = typed("run", *DEBUG, "output=out", "trainer.progress=none")
     *_, line = err.splitlines()
     assert status == 1 and len(err.splitlines()) == 2  # what is about to be run
     assert line.startswith("relinearize: error: out/store/teacher/") and f".work/{CHECKPOINT}: File too large" in line

@@ -77,6 +77,7 @@ def test_defaults_are_the_papers_recipe():
         assert (stage.momentum, stage.weight_decay, stage.selection) == (0.9, 5e-4, "best")
 
 
+@pytest.mark.slow
 def test_scale_gives_each_stage_its_own_values():
     def values(*overrides):
         method = composed("scale=reduced", *overrides).method

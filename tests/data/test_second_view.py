@@ -29,6 +29,7 @@ def equal(ours: list, theirs: list) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_without_a_second_view_the_batches_are_what_they_always_were():
     digest, loader = hashlib.sha256(), resident(None)
     for _epoch in range(2):

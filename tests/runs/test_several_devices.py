@@ -136,6 +136,7 @@ def test_two_processes_compute_what_one_does(notes, tmp_path, forks_free_what_is
     assert one[0].key != two[0].key, "devices are part of a result's identity"
 
 
+@pytest.mark.slow
 def test_training_that_diverges_in_two_processes_says_so_once(tmp_path, forks_free_what_is_left):
     with pytest.raises(Diverged, match=r"method\.teacher\.learning_rate"):
         quick_run(tmp_path, TWO, "method.teacher.learning_rate=1e30")
