@@ -15,6 +15,7 @@ the coefficients sigma (t Phi(t) + phi(t)), sigma Phi(t), sigma phi(t) / 2 and -
 A replacement has
 
     images                                         training images that it wants
+    error_weight                                   of its error in the loss of what trains with it, 0: none
     coefficients(network, batches, seed)           {SITE.coefficients: float32 tensor}, see relu/replacement.py
 
 network: pixels to logits, masked, the identity at removed positions; it is left as it is. batches: (pixels
@@ -23,6 +24,7 @@ N x C x H x W in [0, 1], labels int64 N) of at least `images` images, or of all 
 
 import copy
 import math
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -31,6 +33,7 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import check_number
 from relinearize.methods.scores import Batches, gradient_means, model_labels
+from relinearize.methods.senet.site_outputs import SiteOutputs
 from relinearize.relu.activation import ReplacedReLU
 from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.sites import named_sites, to_replaced
@@ -48,11 +51,13 @@ class GaussianFit:
 
     Args:
         images: training images for the two statistics.
+        error_weight: of the polynomials' error in the loss of what trains with them (PolynomialError); 0: none.
     """
 
-    def __init__(self, images: int = 1024) -> None:
+    def __init__(self, images: int = 1024, error_weight: float = 0.0) -> None:
         check_number("replacement.images", images, ">= 2", integer=True)
-        self.images = images
+        check_number("replacement.error_weight", error_weight, ">= 0")
+        self.images, self.error_weight = images, error_weight
 
     @staticmethod
     def fitted(mean: Tensor, deviation: Tensor) -> Tensor:
@@ -123,6 +128,8 @@ class Zero:
         images: training images for the damages.
     """
 
+    error_weight = 0.0
+
     def __init__(self, images: int = 4096) -> None:
         check_number("replacement.images", images, ">= 1", integer=True)
         self.images = images
@@ -135,6 +142,44 @@ class Zero:
         by_zero = gradient_means(network, batches, saved, model_labels(seed))
         stays = {name: sites[name].mask | (difference <= 0) for name, difference in by_zero.items()}
         return {f"{name}.{COEFFICIENTS}": linear.float()[None] for name, linear in stays.items()}
+
+
+class PolynomialError:
+    """A term of the loss that keeps polynomials near the ReLU while the weights around them are trained.
+
+    Beyond the pre-activations to which a polynomial was fitted it grows faster than the ReLU, the next one is given
+    more than it was fitted to, and from layer to layer activations grow without bounds: the escaping activations of
+    Garimella et al. (Sisyphus, 2021). So the loss gets a term, summed over the sites, of the polynomial's error where
+    the pre-activations lie,
+
+        log(1 + E[(p(z) - relu(z))^2] / E[relu(z)^2]),
+
+    over the images and positions of a batch, the denominator without a gradient; the logarithm, so that one which
+    escaped does not drown the others. Diaa et al. (PILLAR, 2024) penalise pre-activations beyond given bounds instead.
+
+    network: as it will be trained, with ReplacedReLU at its sites, not compiled yet.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        sites = named_sites(inner_network(network))
+        names = [name for name, site in sites.items() if isinstance(site, ReplacedReLU)]
+        self.errors: dict[str, Tensor] = {}
+        self.outputs = SiteOutputs(network, names, take=self.look)
+
+    def watching(self) -> AbstractContextManager:
+        """Look at the forward passes inside; the last one of a site counts."""
+        self.errors.clear()
+        return self.outputs.watching()
+
+    def look(self, name: str, z: Tensor, output: Tensor) -> None:
+        relu = z.relu()
+        scale = relu.detach().float().square().mean().clamp(min=1e-12)
+        self.errors[name] = torch.log1p((output - relu).float().square().mean() / scale)
+
+    @property
+    def value(self) -> Tensor:
+        """A scalar with its graph."""
+        return torch.stack(list(self.errors.values())).sum()
 
 
 def moments(z: Tensor, removed: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ to 0.
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel
 
 from relinearize.errors import check_choice, check_number
 from relinearize.methods.cycle import CycleStage
@@ -75,8 +75,7 @@ class Retrain(CycleStage, Distill):
         self.move_average()
         for average, buffer in zip(self.average.module.buffers(), self.network.buffers(), strict=True):
             average.copy_(buffer)
-        batches = -(-self.norm_images // self.batch_size)
-        update_bn(self.further_batches(self.current_epoch, batches), self.average)
+        self.estimate_norms(self.average, self.norm_images)
         average_batch_norms(self.average)
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
+from torch.optim.swa_utils import update_bn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.data.loaders import TrainLoader
@@ -29,6 +30,7 @@ from relinearize.methods.processes import (
     sum_over_processes,
     zero_unless_first,
 )
+from relinearize.methods.replacement import PolynomialError
 from relinearize.methods.schedule import SCHEDULES, learning_rate, sgd
 from relinearize.relu.mask import Mask
 
@@ -136,6 +138,7 @@ class Stage(nn.Module):
         # Networks that are used but neither trained nor saved; a tuple hides them from Module's registration.
         self._frozen: tuple[nn.Module, ...] = ()
         self._trained_by: tuple[Any, ...] = ()
+        self._polynomial_error: tuple[PolynomialError, float] | None = None
 
     @property
     def config_key(self) -> str:
@@ -197,6 +200,14 @@ class Stage(nn.Module):
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
         """UserError where something of the user's fails on two images, before anything is trained."""
 
+    def hold_polynomials(self, weight: float) -> None:
+        """Add `weight` times the error of the network's polynomials (PolynomialError) to the loss from now on.
+
+        They have heavy tails, which running means follow: statistics of batch norms are estimated anew to be validated.
+        """
+        if weight:
+            self._polynomial_error = (PolynomialError(self.network), weight)
+
     # ---- the set-up ------------------------------------------------------------------------------------------------
 
     def use(
@@ -216,6 +227,10 @@ class Stage(nn.Module):
         loader = copy.copy(self.train_loader)  # the place of the training stays where it is
         loader.seek(UNTRAINED + number)
         return itertools.islice(iter(loader), count)
+
+    def estimate_norms(self, network: nn.Module, images: int = 2048) -> None:
+        """Batch-norm statistics of `network` anew, from so many training images."""
+        update_bn(self.further_batches(self.current_epoch, -(-images // self.batch_size)), network)
 
     # ---- what Lightning says of the training, once `train_by` has connected the stage with it ------------------------
 
@@ -279,10 +294,19 @@ class Stage(nn.Module):
             base = group.get("base_learning_rate", self.base_learning_rate)
             group["lr"] = learning_rate(base, self.schedule, epoch, self.epochs, self.milestones, self.gamma)
 
+    def step_loss(self, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss`, with the error of the network's polynomials where they are held."""
+        if self._polynomial_error is None:
+            return self.loss(*batch)
+        error, weight = self._polynomial_error
+        with error.watching():
+            loss, metrics = self.loss(*batch)
+        return loss + weight * error.value, {**metrics, "polynomial_error": error.value.detach()}
+
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         images, labels, *views = batch
         views = [view.contiguous(memory_format=self.memory_format) for view in views]
-        loss, metrics = self.loss(images.contiguous(memory_format=self.memory_format), labels, *views)
+        loss, metrics = self.step_loss(images.contiguous(memory_format=self.memory_format), labels, *views)
         with torch.no_grad():  # sums stay on the device: no synchronisation inside the loop
             for key, value in {"loss": loss.detach(), **metrics}.items():
                 weighted = value.float() * len(labels)
@@ -312,6 +336,8 @@ class Stage(nn.Module):
                 f"(epoch {epoch}); lower {self.config_key}.learning_rate"
             )
         last_of_epoch = segment == self.segments - 1
+        if self._polynomial_error is not None and self.result_network is self.network and not self.routed:
+            self.estimate_norms(self.network)
         average_batch_norms(self.network)
         self._share_sums(last_of_epoch)
         self.segment_end(last_of_epoch)

@@ -161,7 +161,10 @@ def finetune_stage(plan: Plan) -> Stage:
     if plan.request.replacement is not None:
         to_replaced(network.network, read_checkpoint(plan.finetune.work / REPLACEMENT))
     build = builder(plan.request.config.method.finetune)
-    return build(network=network, teacher=frozen_teacher(plan, "finetune"), **epochs_left(plan))
+    stage = build(network=network, teacher=frozen_teacher(plan, "finetune"), **epochs_left(plan))
+    if plan.request.replacement is not None:
+        stage.hold_polynomials(plan.request.replacement_fit.error_weight)
+    return stage
 
 
 def epochs_left(plan: Plan) -> dict[str, int]:

@@ -79,6 +79,7 @@ class Planner(MaskedSearch):
         number = REPLACEMENTS.index(self.plans_with)  # of coefficients
         empty = {name: torch.zeros(number, shape[0], *[1] * (len(shape) - 1)) for name, shape in self.shapes.items()}
         to_replaced(inner, {f"{name}.{COEFFICIENTS}": values for name, values in empty.items()})
+        self.hold_polynomials(fit.error_weight)  # before a hook puts other outputs in the place of theirs
         for site in named_sites(inner).values():
             site.register_forward_hook(lambda site, inputs, output: self.between(*inputs, output))
         nearest = counts_from_below(self.units, list(self.shapes), dict.fromkeys(self.shapes, 0), budget)
@@ -200,9 +201,9 @@ class Planner(MaskedSearch):
         """The output of a site, at removed positions on its way from the ReLU of `inputs` to the polynomial."""
         return torch.lerp(inputs.relu(), output, self.progress) if self.progress < 1 else output
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def step_loss(self, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Finite, as polynomials of a bad plan may grow beyond all bounds: it is worth little, the search goes on."""
-        loss, metrics = super().loss(images, labels)
+        loss, metrics = super().step_loss(*batch)
         largest = 1e6
         finite = {name: value.nan_to_num(largest, largest, -largest) for name, value in metrics.items()}
         return loss.nan_to_num(largest, largest, -largest), finite
