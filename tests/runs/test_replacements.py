@@ -28,11 +28,6 @@ KINDS = ["affine", "quadratic", "cubic", "zero"]
 BY_KIND = ["quadratic", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "quadratic")]
 
 
-def settings_of(kind):
-    """A cubic that is trained like the others grows beyond all bounds."""
-    return [f"replacement={kind}", *(["+method.finetune.clip=1.0"] if kind == "cubic" else [])]
-
-
 @pytest.fixture(scope="module")
 def identity(tmp_path_factory):
     """(record, folder) of the run of which the others differ by what stands at removed positions alone."""
@@ -43,7 +38,7 @@ def identity(tmp_path_factory):
 def made(request, identity, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     copy_store(identity[1], folder)
-    return request.param, *quick_run(folder, SHARE, *settings_of(request.param))
+    return request.param, *quick_run(folder, SHARE, f"replacement={request.param}")
 
 
 def test_the_budget_is_exact_and_the_search_is_shared(made, identity):
@@ -125,7 +120,7 @@ def test_a_run_goes_on_to_the_same_bits(made, identity, tmp_path, monkeypatch):
     fit = pipeline.fit_replacement
     monkeypatch.setattr(Distill, "epoch_end", killed)
     with pytest.raises(KeyboardInterrupt):
-        quick_run(tmp_path, SHARE, *settings_of(kind))
+        quick_run(tmp_path, SHARE, f"replacement={kind}")
     monkeypatch.setattr(Distill, "epoch_end", epoch_end)
 
     def not_again(plan):
@@ -134,7 +129,7 @@ def test_a_run_goes_on_to_the_same_bits(made, identity, tmp_path, monkeypatch):
         fits.append((plan.finetune.work / REPLACEMENT).stat().st_mtime_ns == before)
 
     monkeypatch.setattr(pipeline, "fit_replacement", not_again)
-    again, other = quick_run(tmp_path, SHARE, *settings_of(kind))
+    again, other = quick_run(tmp_path, SHARE, f"replacement={kind}")
     assert fits == [True] and lasting(again)["accuracy"] == lasting(record)["accuracy"]
     assert_same_tensors(folder, other)
 
@@ -156,7 +151,7 @@ def test_without_fine_tuning(identity, tmp_path, kind):
 )
 def test_other_methods_and_their_submodels(tmp_path, method, kind):
     further = {"senetpp": ["method.finetune.widths=[0.5,1.0]"], "rlnet": ["method.routes=2"]}.get(method, [])
-    record, folder = quick_run(tmp_path, SHARE, *settings_of(kind), *further, method=method)
+    record, folder = quick_run(tmp_path, SHARE, f"replacement={kind}", *further, method=method)
     assert record.budget.met == BUDGET
     run = FinishedRun.open(folder)
     assert len(run.parts()) == (0 if method == "random" else 1)
