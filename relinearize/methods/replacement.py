@@ -15,7 +15,7 @@ the coefficients sigma (t Phi(t) + phi(t)), sigma Phi(t), sigma phi(t) / 2 and -
 A replacement has
 
     images                                         training images that it wants
-    error_weight                                   of its error in the loss of what trains with it, 0: none
+    error_weight                                   of its error in the loss of what trains with it; none: 0
     coefficients(network, batches, seed)           {SITE.coefficients: float32 tensor}, see relu/replacement.py
 
 network: pixels to logits, masked, the identity at removed positions; it is left as it is. batches: (pixels
@@ -127,8 +127,6 @@ class Zero:
     Args:
         images: training images for the damages.
     """
-
-    error_weight = 0.0
 
     def __init__(self, images: int = 4096) -> None:
         check_number("replacement.images", images, ">= 1", integer=True)

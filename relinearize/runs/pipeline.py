@@ -163,7 +163,7 @@ def finetune_stage(plan: Plan) -> Stage:
     build = builder(plan.request.config.method.finetune)
     stage = build(network=network, teacher=frozen_teacher(plan, "finetune"), **epochs_left(plan))
     if plan.request.replacement is not None:
-        stage.hold_polynomials(plan.request.replacement_fit.error_weight)
+        stage.hold_polynomials(getattr(plan.request.replacement_fit, "error_weight", 0.0))
     return stage
 
 
