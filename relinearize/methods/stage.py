@@ -19,6 +19,7 @@ from torch import Tensor, nn, optim
 from torch.optim.swa_utils import update_bn
 
 from relinearize.backbones.adapter import inner_network
+from relinearize.backbones.batch_norm import NORMS
 from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.losses import accuracy
@@ -229,8 +230,16 @@ class Stage(nn.Module):
         return itertools.islice(iter(loader), count)
 
     def estimate_norms(self, network: nn.Module, images: int = 2048) -> None:
-        """Batch-norm statistics of `network` anew, from so many training images."""
+        """Batch-norm statistics of `network` anew, from so many training images.
+
+        Batch norms that its forward pass does not reach, those of other widths or routes, keep theirs.
+        """
+        norms = [module for module in network.modules() if isinstance(module, NORMS)]
+        former = [copy.deepcopy(norm.state_dict()) for norm in norms]
         update_bn(self.further_batches(self.current_epoch, -(-images // self.batch_size)), network)
+        for norm, state in zip(norms, former, strict=True):
+            if norm.track_running_stats and not norm.num_batches_tracked:
+                norm.load_state_dict(state)
 
     # ---- what Lightning says of the training, once `train_by` has connected the stage with it ------------------------
 
@@ -301,7 +310,8 @@ class Stage(nn.Module):
         error, weight = self._polynomial_error
         with error.watching():
             loss, metrics = self.loss(*batch)
-        return loss + weight * error.value, {**metrics, "polynomial_error": error.value.detach()}
+        value = error.value
+        return loss + weight * value, {**metrics, "polynomial_error": value.detach()}
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         images, labels, *views = batch

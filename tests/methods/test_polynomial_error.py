@@ -3,6 +3,7 @@
 import pytest
 import torch
 from quick_runs import SMALL, quick_plan, quick_run
+from safetensors.torch import load_file
 from torch import nn
 
 from relinearize.errors import UserError
@@ -81,6 +82,13 @@ def test_a_run_reports_it_and_its_weight_is_in_the_key(tmp_path, monkeypatch):
     record, _ = quick_run(tmp_path, *words, "replacement.error_weight=0")
     assert not any("train/polynomial_error" in row for row in record.stages["finetune"].history)
     assert len(estimated) == len(record.stages["finetune"].history), "as always"
+
+
+def test_batch_norms_of_narrower_widths_keep_their_statistics(tmp_path):
+    _, folder = quick_run(tmp_path, f"budget.fraction={SMALL}", "replacement=quadratic", method="senetpp")
+    (narrow,) = folder.parents[1].glob("store/finetune/*/width-0.5/weights.safetensors")
+    variances = {name: value for name, value in load_file(narrow).items() if name.endswith("running_var")}
+    assert variances and not any(value.eq(1).all() for value in variances.values()), "those that a reset leaves"
 
 
 def test_a_weight_below_zero_is_refused():
