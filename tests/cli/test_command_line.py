@@ -40,7 +40,7 @@ RUN_ERRORS = {
     "key of another choice": (["method/finetune=retrain", "method.finetune.schedule=cosine"], ["finetune.warmup="]),
     "key of no class": (["allocation=sites", "+allocation.nosuch=1"], ["allocation (FewerSites): ", "'nosuch'"]),
     "key of no fit": (["replacement=affine", "+replacement.nosuch=1"], ["replacement (Affine): ", "'nosuch'"]),
-    "weight below zero": (["replacement=quadratic", "replacement.error_weight=-1"], ["replacement.error_weight=-1: must"]),
+    "weight below zero": (["replacement=quadratic", "replacement.error_weight=-1"], ["error_weight=-1: must be a"]),
     "unknown selection": (["method.finetune.selection=newest"], ["finetune.selection=newest", "best, last, test"]),
     "no hold-out to select on": (["dataset.holdout=0"], ["selection=best", "dataset.holdout=0"]),
     "missing data folder": (["dataset=cifar10", "dataset.root=/nowhere"], ["/nowhere"]),
