@@ -13,7 +13,7 @@ FILES_PER_FOLDER = 16
 
 # From the ground up: a module imports its own room and rooms that stand before it. `conf_folder` etc. are single files.
 ORDER = [
-    "errors", "files", "progress", "terminal", "machine", "targets", "conf_folder",
+    "errors", "files", "progress", "terminal", "machine", "targets", "conf_folder", "processes",
     "relu", "backbones", "convolution", "data", "robustness", "corruptions", "methods", "training",
     "records", "private_inference.bundle", "private_inference.cost", "tracking", "runs", "private_inference.export",
     "evaluation", "private_inference.engine", "sweeps", "report", "commands", "cli", "__main__",

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relinearize.methods.processes import sum_in_first, sum_over_processes, zero_unless_first
+from relinearize.processes import sum_in_first, sum_over_processes, zero_unless_first
 
 
 class ClassMultipliers:

@@ -26,10 +26,6 @@ class CycleStage(Stage):
         """The learning rate after so many epochs, a fraction among them."""
         return one_cycle(self.base_learning_rate, epochs / self.epochs, self.warmup)
 
-    def epochs_before(self, batch_index: int) -> float:
-        """Epochs before this batch of the present one, a fraction."""
-        return self.current_epoch + (batch_index + 0.5) / len(self.train_loader)
-
     def configure_optimizers(self) -> optim.Optimizer:
         learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         return sgd(learning, self.base_learning_rate, self.momentum, self.weight_decay, nesterov=self.momentum > 0)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.errors import check_number
-from relinearize.methods.processes import sum_over_processes
+from relinearize.processes import sum_over_processes
 
 BINS = 15  # of confidence, in a calibration error
 

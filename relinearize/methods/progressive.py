@@ -25,10 +25,10 @@ from relinearize.methods.correlated import removal_order
 from relinearize.methods.cycle import CycleStage
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import distillation_divergence
-from relinearize.methods.processes import process_rank, sum_over_processes
 from relinearize.methods.schedule import one_cycle
 from relinearize.methods.scores import check_callable, check_score, damage_vectors
 from relinearize.methods.stage import Snapshot, count_columns
+from relinearize.processes import process_rank, sum_over_processes
 from relinearize.relu.budget import kept_first, listed_budget, top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import slopes

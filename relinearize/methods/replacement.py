@@ -15,7 +15,6 @@ the coefficients sigma (t Phi(t) + phi(t)), sigma Phi(t), sigma phi(t) / 2 and -
 A replacement has
 
     images                                         training images that it wants
-    error_weight                                   of its error in the loss of what trains with it; none: 0
     coefficients(network, batches, seed)           {SITE.coefficients: float32 tensor}, see relu/replacement.py
 
 network: pixels to logits, masked, the identity at removed positions; it is left as it is. batches: (pixels
@@ -24,7 +23,6 @@ N x C x H x W in [0, 1], labels int64 N) of at least `images` images, or of all 
 
 import copy
 import math
-from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -33,7 +31,6 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import check_number
 from relinearize.methods.scores import Batches, gradient_means, model_labels
-from relinearize.methods.senet.site_outputs import SiteOutputs
 from relinearize.relu.activation import ReplacedReLU
 from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.sites import named_sites, to_replaced
@@ -51,13 +48,16 @@ class GaussianFit:
 
     Args:
         images: training images for the two statistics.
-        error_weight: of the polynomials' error in the loss of what trains with them (PolynomialError); 0: none.
+        error_weight: of their error in the loss of what trains with them (polynomials.py); 0: none.
+        continuation: share of such a training in which they come in, the ReLUs going; 0: at once. With it they are
+            fitted to what ReLUs at the removed positions give.
     """
 
-    def __init__(self, images: int = 1024, error_weight: float = 0.0) -> None:
+    def __init__(self, images: int = 1024, error_weight: float = 0.0, continuation: float = 0.0) -> None:
         check_number("replacement.images", images, ">= 2", integer=True)
         check_number("replacement.error_weight", error_weight, ">= 0")
-        self.images, self.error_weight = images, error_weight
+        check_number("replacement.continuation", continuation, ">= 0", "<= 1")
+        self.images, self.error_weight, self.continuation = images, error_weight, continuation
 
     @staticmethod
     def fitted(mean: Tensor, deviation: Tensor) -> Tensor:
@@ -82,6 +82,8 @@ class GaussianFit:
 
         for name, site in named_sites(inner).items():
             site.register_forward_pre_hook(partial(fit, name))
+            if self.continuation:
+                site.register_forward_hook(lambda site, inputs, output: inputs[0].relu())
         with torch.no_grad(), under_attack(network):
             network(torch.cat([images for images, _ in batches])[: self.images])
         return {f"{name}.{COEFFICIENTS}": site.coefficients for name, site in named_sites(inner).items()}
@@ -140,44 +142,6 @@ class Zero:
         by_zero = gradient_means(network, batches, saved, model_labels(seed))
         stays = {name: sites[name].mask | (difference <= 0) for name, difference in by_zero.items()}
         return {f"{name}.{COEFFICIENTS}": linear.float()[None] for name, linear in stays.items()}
-
-
-class PolynomialError:
-    """A term of the loss that keeps polynomials near the ReLU while the weights around them are trained.
-
-    Beyond the pre-activations to which a polynomial was fitted it grows faster than the ReLU, the next one is given
-    more than it was fitted to, and from layer to layer activations grow without bounds: the escaping activations of
-    Garimella et al. (Sisyphus, 2021). So the loss gets a term, summed over the sites, of the polynomial's error where
-    the pre-activations lie,
-
-        log(1 + E[(p(z) - relu(z))^2] / E[relu(z)^2]),
-
-    over the images and positions of a batch, the denominator without a gradient; the logarithm, so that one which
-    escaped does not drown the others. Diaa et al. (PILLAR, 2024) penalise pre-activations beyond given bounds instead.
-
-    network: as it will be trained, with ReplacedReLU at its sites, not compiled yet.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        sites = named_sites(inner_network(network))
-        names = [name for name, site in sites.items() if isinstance(site, ReplacedReLU)]
-        self.errors: dict[str, Tensor] = {}
-        self.outputs = SiteOutputs(network, names, take=self.look)
-
-    def watching(self) -> AbstractContextManager:
-        """Look at the forward passes inside; the last one of a site counts."""
-        self.errors.clear()
-        return self.outputs.watching()
-
-    def look(self, name: str, z: Tensor, output: Tensor) -> None:
-        relu = z.relu()
-        scale = relu.detach().float().square().mean().clamp(min=1e-12)
-        self.errors[name] = torch.log1p((output - relu).float().square().mean() / scale)
-
-    @property
-    def value(self) -> Tensor:
-        """A scalar with its graph."""
-        return torch.stack(list(self.errors.values())).sum()
 
 
 def moments(z: Tensor, removed: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from relinearize.errors import check_choice, check_number
 from relinearize.methods.cycle import CycleStage
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import distillation_divergence
-from relinearize.methods.processes import average_batch_norms
+from relinearize.processes import average_batch_norms
 
 
 class Retrain(CycleStage, Distill):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number, one_line
-from relinearize.methods.processes import process_count, sum_over_processes
+from relinearize.processes import process_count, sum_over_processes
 from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.sites import named_sites, site_shapes
 from relinearize.robustness.attack import under_attack

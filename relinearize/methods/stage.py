@@ -23,7 +23,9 @@ from relinearize.backbones.batch_norm import NORMS
 from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.losses import accuracy
-from relinearize.methods.processes import (
+from relinearize.methods.polynomials import HeldPolynomials
+from relinearize.methods.schedule import SCHEDULES, learning_rate, sgd
+from relinearize.processes import (
     average_batch_norms,
     minimum_over_processes,
     process_rank,
@@ -31,8 +33,6 @@ from relinearize.methods.processes import (
     sum_over_processes,
     zero_unless_first,
 )
-from relinearize.methods.replacement import PolynomialError
-from relinearize.methods.schedule import SCHEDULES, learning_rate, sgd
 from relinearize.relu.mask import Mask
 
 SELECTIONS = ("best", "last", "test")
@@ -139,7 +139,7 @@ class Stage(nn.Module):
         # Networks that are used but neither trained nor saved; a tuple hides them from Module's registration.
         self._frozen: tuple[nn.Module, ...] = ()
         self._trained_by: tuple[Any, ...] = ()
-        self._polynomial_error: tuple[PolynomialError, float] | None = None
+        self.polynomials: HeldPolynomials | None = None
 
     @property
     def config_key(self) -> str:
@@ -201,13 +201,13 @@ class Stage(nn.Module):
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
         """UserError where something of the user's fails on two images, before anything is trained."""
 
-    def hold_polynomials(self, weight: float) -> None:
-        """Add `weight` times the error of the network's polynomials (PolynomialError) to the loss from now on.
+    def hold_polynomials(self, error_weight: float, continuation: float) -> None:
+        """Hold the network's polynomials from now on, as `polynomials.py` says.
 
         They have heavy tails, which running means follow: statistics of batch norms are estimated anew to be validated.
         """
-        if weight:
-            self._polynomial_error = (PolynomialError(self.network), weight)
+        if error_weight or continuation:
+            self.polynomials = HeldPolynomials(self.network, error_weight, continuation)
 
     # ---- the set-up ------------------------------------------------------------------------------------------------
 
@@ -267,6 +267,11 @@ class Stage(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def epochs_before(self, batch_index: int) -> float:
+        """Epochs before this batch of the present segment, a fraction."""
+        epoch, segment = self.position
+        return epoch + (segment + (batch_index + 0.5) / len(self.train_loader)) / self.segments
+
     def on_fit_start(self) -> None:
         for network in self._frozen:
             network.to(self.device)
@@ -303,20 +308,27 @@ class Stage(nn.Module):
             base = group.get("base_learning_rate", self.base_learning_rate)
             group["lr"] = learning_rate(base, self.schedule, epoch, self.epochs, self.milestones, self.gamma)
 
-    def step_loss(self, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def share_before(self, batch_index: int) -> float:
+        """Of the training that lies before this batch: what polynomials come in by."""
+        return self.epochs_before(batch_index) / self.epochs
+
+    def step_loss(self, batch_index: int, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """`loss`, with the error of the network's polynomials where they are held."""
-        if self._polynomial_error is None:
+        held = self.polynomials
+        if held is None:
             return self.loss(*batch)
-        error, weight = self._polynomial_error
-        with error.watching():
+        with held.step(self.share_before(batch_index), self.device):
             loss, metrics = self.loss(*batch)
-        value = error.value
-        return loss + weight * value, {**metrics, "polynomial_error": value.detach()}
+        if not held.error_weight:
+            return loss, metrics
+        error = held.error
+        return loss + held.error_weight * error, {**metrics, "polynomial_error": error.detach()}
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         images, labels, *views = batch
         views = [view.contiguous(memory_format=self.memory_format) for view in views]
-        loss, metrics = self.step_loss(images.contiguous(memory_format=self.memory_format), labels, *views)
+        images = images.contiguous(memory_format=self.memory_format)
+        loss, metrics = self.step_loss(batch_index, images, labels, *views)
         with torch.no_grad():  # sums stay on the device: no synchronisation inside the loop
             for key, value in {"loss": loss.detach(), **metrics}.items():
                 weighted = value.float() * len(labels)
@@ -346,7 +358,7 @@ class Stage(nn.Module):
                 f"(epoch {epoch}); lower {self.config_key}.learning_rate"
             )
         last_of_epoch = segment == self.segments - 1
-        if self._polynomial_error is not None and self.result_network is self.network and not self.routed:
+        if self.polynomials is not None and self.result_network is self.network and not self.routed:
             self.estimate_norms(self.network)
         average_batch_norms(self.network)
         self._share_sums(last_of_epoch)

@@ -13,6 +13,7 @@ from relinearize.backbones.weights import write_weights, zero_share
 from relinearize.errors import UserError
 from relinearize.files import write_text
 from relinearize.machine import usable_cores
+from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.stage import UNTRAINED, Stage
 from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
@@ -162,8 +163,8 @@ def finetune_stage(plan: Plan) -> Stage:
         to_replaced(network.network, read_checkpoint(plan.finetune.work / REPLACEMENT))
     build = builder(plan.request.config.method.finetune)
     stage = build(network=network, teacher=frozen_teacher(plan, "finetune"), **epochs_left(plan))
-    if plan.request.replacement is not None:
-        stage.hold_polynomials(getattr(plan.request.replacement_fit, "error_weight", 0.0))
+    if isinstance(fit := plan.request.replacement_fit, GaussianFit):
+        stage.hold_polynomials(fit.error_weight, fit.continuation)
     return stage
 
 

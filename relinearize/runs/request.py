@@ -150,8 +150,9 @@ class Request:
 
     @cached_property
     def replacement_fit(self) -> Any:
-        """What fits the coefficients of `replacement` (methods/replacement.py)."""
-        return _built("replacement", {key: value for key, value in self.replacement.items() if key != "name"})
+        """What fits the coefficients of `replacement` (methods/replacement.py); None for `identity`."""
+        settings = self.replacement
+        return settings and _built("replacement", {key: value for key, value in settings.items() if key != "name"})
 
     def check_replacement(self) -> None:
         """UserError for an unknown replacement, and for any where no ReLU is removed."""

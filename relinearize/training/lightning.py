@@ -22,8 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from relinearize.convolution import on_winograd
 from relinearize.errors import UserError
-from relinearize.methods.processes import process_count, process_rank
 from relinearize.methods.stage import Stage
+from relinearize.processes import process_count, process_rank
 from relinearize.training.checkpoint import LogRows, read_checkpoint, write_checkpoint
 from relinearize.training.progress import StageProgress
 from relinearize.training.settings import TrainerSettings, one_line, quiet_lightning

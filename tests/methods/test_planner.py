@@ -1,6 +1,7 @@
 """The planners of DELPHI and SAFENet: plans by hand, and runs from end to end."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from relinearize.methods.baselines.delphi import Delphi
 from relinearize.methods.baselines.planner import counts_from_below
 from relinearize.methods.baselines.safenet import MixedDegrees, SAFENet
 from relinearize.methods.losses import accuracy
-from relinearize.methods.replacement import Cubic, Quadratic, moments
+from relinearize.methods.replacement import Cubic, Quadratic
 from relinearize.methods.scores import negative_share
 from relinearize.private_inference.bundle.bundle import read_bundle, worst_difference
 from relinearize.relu.sites import linearize
@@ -42,7 +43,7 @@ def toy(kind, budget, **settings):
         nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.ReLU()
     )
     network = linearize(network, (1, 2, 2))
-    given = {"batch_size": 2, "learning_rate": 1.0, "trials": 2, "fit": Quadratic(), "continuation": 0.5} | settings
+    given = {"batch_size": 2, "learning_rate": 1.0, "trials": 2, "fit": Quadratic()} | settings
     if kind is SAFENet:
         given |= {"score": negative_share, "fit": Cubic()}
     return kind(network, network, budget=budget, **given)
@@ -101,7 +102,7 @@ def test_safenets_channels_by_score_and_degree():
 
 def test_degrees_of_single_channels():
     mean, deviation = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 1.0])
-    found = MixedDegrees(2, {"1": torch.tensor([True, False])}).at_site("1", mean, deviation)
+    found = MixedDegrees({"1": torch.tensor([True, False])}).at_site("1", mean, deviation)
     assert torch.equal(found[:, 0], Cubic.fitted(mean, deviation)[:, 0])
     assert torch.equal(found[:3, 1], Quadratic.fitted(mean, deviation)[:, 1]) and found[3, 1] == 0 != found[3, 0]
 
@@ -130,33 +131,12 @@ def test_gradients_are_clipped_and_finite():
     assert float(norm) == pytest.approx(0.5, abs=1e-4)
 
 
-def test_removed_positions_go_from_the_relu_to_their_polynomial():
-    stage = toy(Delphi, 11)
-    stage.put_on(stage.plan({"1": 0.9, "3": 0.2, "6": 0.1})[0])
-    inner = inner_network(stage.network)
-    first, second = inner[1], inner[3]
-    first.coefficients.copy_(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1))  # x + 2 + 3 x^2
-    x = torch.full((1, 4, 2, 2), -1.0)
-    stage.progress = 0.25
-    assert torch.equal(first(x), torch.full_like(x, 1.0)), "a quarter of 4, three quarters of relu(-1)"
-    assert torch.equal(second(x[:, :2]), torch.zeros(1, 2, 2, 2)), "a ReLU that stays"
-    stage.progress = 1.0
-    assert torch.equal(first(x), torch.full_like(x, 4.0)), "what is validated and left"
-
-
-def test_polynomials_are_fitted_to_what_the_teacher_gives_where_they_come_in_slowly():
-    """A site behind another: what it is given by its ReLU, or by its polynomial."""
-    fitted, images = {}, torch.linspace(-1, 1, 64).view(16, 1, 2, 2)
-    for continuation in (0.5, 0.0):
-        torch.manual_seed(0)
-        stage = toy(Delphi, 3, continuation=continuation)
-        stage.further_batches = lambda number, count: [(images, torch.zeros(16))]
-        stage.put_on_plan({"1": 0.1, "3": 0.2, "6": 0.9})
-        fitted[continuation] = stage.network[3].coefficients
-    given = nn.Sequential(stage.network[0], nn.ReLU(), stage.network[2])(images)
-    expected = Quadratic.fitted(*moments(given, torch.ones(2, 2, 2, dtype=torch.bool)))
-    assert torch.allclose(fitted[0.5].flatten(1), expected, atol=1e-6)
-    assert not torch.allclose(fitted[0.0], fitted[0.5], atol=1e-3)
+def test_polynomials_come_in_anew_in_every_trial():
+    stage = toy(Delphi, 11, trials=3, trial_epochs=2)
+    stage.train_loader = range(4)
+    for epoch, expected in ((0, 0.0625), (1, 0.5625), (2, 0.0625), (5, 0.5625)):
+        stage.train_by(SimpleNamespace(current_epoch=epoch))
+        assert stage.share_before(0) == expected
 
 
 def test_a_run_leaves_the_weights_of_its_best_trial(made):
@@ -226,7 +206,7 @@ def test_curves_of_different_replacement_are_not_joined(made):
         ("delphi", ["method.search.population=1"], "method.search.population=1: must be an integer >= 2"),
         ("delphi", ["trainer.devices=2"], "runs on one device; give trainer.devices=1"),
         ("safenet", ["+score.nothing=1"], "method.search.score fails on two images"),
-        ("delphi", ["method.search.continuation=2"], "method.search.continuation=2: must be a number >= 0 and <= 1"),
+        ("delphi", ["replacement.continuation=2"], "replacement.continuation=2: must be a number >= 0 and <= 1"),
         ("delphi", ["method.search.clip=0"], "method.search.clip=0: must be a number > 0"),
         ("delphi", ["replacement=affine"], "replacement=affine: this search chooses where quadratic ones stand"),
         ("snl", ["method/search=safenet"], "replacement=identity: .* give replacement=cubic"),

@@ -24,8 +24,8 @@ from torch import nn
 
 from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError
-from relinearize.methods.processes import process_rank
 from relinearize.methods.stage import Diverged
+from relinearize.processes import process_rank
 from relinearize.runs import stages as making
 from relinearize.runs.stages import train_as_peer
 from relinearize.training.fit import fit

@@ -4,10 +4,6 @@ Every trial puts a plan on the teacher, fits the polynomials, trains for a few e
 worth the accuracy on the held-out images at the end. Optuna's NSGA-II breeds the plans: numbers from 0 to 1, which a
 subclass turns into counts that meet the budget, so that no plan is wasted. The best trial's weights are the result.
 
-Polynomials one behind the other grow without bounds where they stand at once in weights that were trained with ReLUs.
-So a removed position goes over from one to the other: (1 - t) relu(z) + t p(z), with t from 0 to 1 in the trial's first
-steps.
-
 The plan of the next trial is a function of the finished trials and the seed. So a checkpoint has the trials, no state
 of Optuna's, and a killed search goes on to the same bits.
 """
@@ -36,9 +32,7 @@ class Planner(MaskedSearch):
 
     Args:
         network, teacher, budget: see MaskedSearch. network: with the teacher's weights, from which every trial starts.
-        fit: the run's `replacement`.
-        continuation: share of a trial's training in which removed positions become polynomials; 0: at once. Without a
-            default, so that it is in every key: results of before, which had none, are not taken for these.
+        fit: the run's `replacement`. Its polynomials are held in every trial (polynomials.py).
         trials: plans that are tried.
         trial_epochs: epochs of each; `schedule` covers them and begins again with each trial.
         population: plans of a generation; the first generation is random.
@@ -57,7 +51,6 @@ class Planner(MaskedSearch):
         *,
         budget: int,
         fit: GaussianFit,
-        continuation: float,
         trials: int = 50,
         trial_epochs: int = 2,
         population: int = 10,
@@ -68,20 +61,17 @@ class Planner(MaskedSearch):
             "trials": (trials, 1), "trial_epochs": (trial_epochs, 1), "population": (population, 2)
         }.items():  # fmt: skip
             check_number(f"{self.config_key}.{name}", value, f">= {least}", integer=True)
-        check_number(f"{self.config_key}.continuation", continuation, ">= 0", "<= 1")
         check_choice(f"{self.config_key}.exact", exact, (True, False))
         super().__init__(network, teacher, budget=budget, epochs=trials * trial_epochs, **settings)
         optuna_module(self.config_key)
-        self.fit, self.trial_epochs, self.population, self.continuation = fit, trial_epochs, population, continuation
+        self.fit, self.trial_epochs, self.population = fit, trial_epochs, population
         inner = inner_network(network)
         self.initial = {name: value.clone() for name, value in inner.state_dict().items()}
         self.shapes = site_shapes(inner)
         number = REPLACEMENTS.index(self.plans_with)  # of coefficients
         empty = {name: torch.zeros(number, shape[0], *[1] * (len(shape) - 1)) for name, shape in self.shapes.items()}
         to_replaced(inner, {f"{name}.{COEFFICIENTS}": values for name, values in empty.items()})
-        self.hold_polynomials(fit.error_weight)  # before a hook puts other outputs in the place of theirs
-        for site in named_sites(inner).values():
-            site.register_forward_hook(lambda site, inputs, output: self.between(*inputs, output))
+        self.hold_polynomials(fit.error_weight, fit.continuation)
         nearest = counts_from_below(self.units, list(self.shapes), dict.fromkeys(self.shapes, 0), budget)
         closest = sum(count * self.units[name][1] for name, count in nearest.items())
         if not closest:
@@ -97,7 +87,6 @@ class Planner(MaskedSearch):
         self.trials: list[Trial] = []  # finished ones
         self.tried: Trial = {}  # the present one, without its value
         self.best_trial: Trial = {}  # mask and weights of the best one
-        self.progress = 1.0  # t: of the way from ReLUs to polynomials, at training steps and fits
 
     # ---- what a subclass defines -------------------------------------------------------------------------------------
 
@@ -136,9 +125,7 @@ class Planner(MaskedSearch):
         mask, fit = self.plan(numbers)
         self.put_on(mask)
         batches = self.further_batches(0, -(-fit.images // self.batch_size))
-        self.progress = 0.0 if self.continuation else 1.0  # of what the teacher's sites are given, or polynomials'
         coefficients = fit.coefficients(self.network, batches, self.seed)
-        self.progress = 1.0
         sites = named_sites(inner)
         for name in sites:
             sites[name].coefficients.copy_(coefficients[f"{name}.{COEFFICIENTS}"])
@@ -188,22 +175,13 @@ class Planner(MaskedSearch):
                 self.gamma,
             )  # fmt: skip
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        epoch, part = self.position
-        done = epoch % self.trial_epochs + (part + (batch_index + 0.5) / len(self.train_loader)) / self.segments
-        whole = self.continuation * self.trial_epochs
-        self.progress = min(1.0, done / whole) if whole else 1.0
-        loss = super().training_step(batch, batch_index)
-        self.progress = 1.0
-        return loss
+    def share_before(self, batch_index: int) -> float:
+        """Of the trial."""
+        return self.epochs_before(batch_index) % self.trial_epochs / self.trial_epochs
 
-    def between(self, inputs: Tensor, output: Tensor) -> Tensor:
-        """The output of a site, at removed positions on its way from the ReLU of `inputs` to the polynomial."""
-        return torch.lerp(inputs.relu(), output, self.progress) if self.progress < 1 else output
-
-    def step_loss(self, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def step_loss(self, batch_index: int, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Finite, as polynomials of a bad plan may grow beyond all bounds: it is worth little, the search goes on."""
-        loss, metrics = super().step_loss(*batch)
+        loss, metrics = super().step_loss(batch_index, *batch)
         largest = 1e6
         finite = {name: value.nan_to_num(largest, largest, -largest) for name, value in metrics.items()}
         return loss.nan_to_num(largest, largest, -largest), finite

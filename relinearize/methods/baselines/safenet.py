@@ -30,8 +30,8 @@ LEAST_SHARE = 1e-3  # of a site: an allocation needs something above 0
 class MixedDegrees(Cubic):
     """Channels with degree 3 where `cubic` (site -> bool C) is true, degree 2 elsewhere."""
 
-    def __init__(self, images: int, cubic: Mapping[str, Tensor]) -> None:
-        super().__init__(images)
+    def __init__(self, cubic: Mapping[str, Tensor], **settings: Any) -> None:
+        super().__init__(**settings)
         self.cubic = cubic
 
     def at_site(self, name: str, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class SAFENet(Planner):
         }
         cubic = channel_mask(self.scores, higher)
         degrees = {name: (cubic[name] & ~kept[name]).reshape(len(cubic[name]), -1)[:, 0] for name in units}
-        return kept, MixedDegrees(self.fit.images, degrees)
+        return kept, MixedDegrees(degrees, images=self.fit.images, continuation=self.fit.continuation)
 
     def position_scores(self) -> Scores:
         return self.scores

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from relinearize.backbones.routes import on_route, route_state, routes_of
 from relinearize.errors import UserError, check_choice, checked_keys
-from relinearize.methods.processes import process_count, process_rank, sum_over_processes
 from relinearize.methods.rlnet.batch_parts import (
     PARTS,
     SPLITS,
@@ -23,6 +22,7 @@ from relinearize.methods.rlnet.batch_parts import (
 from relinearize.methods.rlnet.folded_route import FoldedRoute
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.stage import Stage
+from relinearize.processes import process_count, process_rank, sum_over_processes
 
 SELECT_BY = ("mean", "clean", "robust")
 ATTACK_ORDERS = ("first", "last")

@@ -1,0 +1,75 @@
+"""Polynomials at removed positions, held while the weights around them are trained.
+
+In weights that were trained with ReLUs they do not last. A quadratic grows with the square of what it is given, the
+next one is given more than it was fitted to, and from layer to layer activations grow without bounds: the escaping
+activations of Garimella et al. (Sisyphus, 2021). Two things hold them, in training steps only:
+
+- They come in slowly: (1 - t) relu(z) + t p(z), with t from 0 to 1 in the first part of the training, as from one model
+  to another.
+- The loss gets a term, summed over the sites, of the polynomial's error where the pre-activations lie,
+
+      log(1 + E[(p(z) - relu(z))^2] / E[relu(z)^2]),
+
+  over the images and positions of a batch, the denominator without a gradient; the logarithm, so that one which escaped
+  does not drown the others. Diaa et al. (PILLAR, 2024) penalise pre-activations beyond given bounds instead.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from relinearize.backbones.adapter import inner_network
+from relinearize.relu.activation import ReplacedReLU
+from relinearize.relu.sites import named_sites
+
+
+class HeldPolynomials:
+    """Hooks on the sites of `network` that do nothing outside of `step()`.
+
+    Args:
+        network: as it will be trained, with ReplacedReLU at its sites, not compiled yet.
+        error_weight: of the error in the loss.
+        continuation: share of the training in which removed positions become polynomials; 0: at once.
+    """
+
+    def __init__(self, network: nn.Module, error_weight: float, continuation: float) -> None:
+        self.error_weight, self.continuation = error_weight, continuation
+        self.errors: dict[str, Tensor] = {}  # of each site in the last step, with its graph
+        self.on = False
+        self.coming = False  # whether t is below 1
+        self.progress = torch.ones(())  # t; a tensor, so that a compiled step stays what it is
+        for name, site in named_sites(inner_network(network)).items():
+            if isinstance(site, ReplacedReLU):
+                site.register_forward_hook(self.hook(name))
+
+    @contextmanager
+    def step(self, share: float, device: torch.device) -> Iterator[None]:
+        """The forward passes of one training step, at `share` of the training; the last pass of a site counts."""
+        progress = min(1.0, share / self.continuation) if self.continuation else 1.0
+        self.progress = self.progress.to(device).fill_(progress)
+        self.coming = progress < 1
+        self.errors.clear()
+        self.on = True
+        try:
+            yield
+        finally:
+            self.on = False
+
+    def hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        def held(site: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if not self.on:
+                return None
+            relu = inputs[0].relu()
+            if self.error_weight:
+                scale = relu.detach().float().square().mean().clamp(min=1e-12)
+                self.errors[name] = torch.log1p((output - relu).float().square().mean() / scale)
+            return torch.lerp(relu, output, self.progress.to(output.dtype)) if self.coming else None
+
+        return held
+
+    @property
+    def error(self) -> Tensor:
+        """The sum over the sites in the last step, a scalar with its graph; there is none without a weight."""
+        return torch.stack(list(self.errors.values())).sum()

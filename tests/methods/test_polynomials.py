@@ -1,0 +1,149 @@
+"""What holds polynomials while the weights around them are trained: the term of the loss, and their slow coming."""
+
+import pytest
+import torch
+from quick_runs import SMALL, quick_plan, quick_run
+from safetensors.torch import load_file
+from torch import nn
+
+from relinearize.errors import UserError
+from relinearize.methods.polynomials import HeldPolynomials
+from relinearize.methods.replacement import Quadratic, moments
+from relinearize.methods.stage import Stage
+from relinearize.relu.activation import MaskedReLU, ReplacedReLU
+from relinearize.relu.sites import named_sites, to_replaced
+
+CPU = torch.device("cpu")
+
+
+def square(mask):
+    """A site whose removed positions return z^2."""
+    site = ReplacedReLU(torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1, 1), mask.shape)
+    site.mask.copy_(mask)
+    return site
+
+
+def test_by_hand():
+    """z = 2 and -1: the square is 4 and 1, the ReLU 2 and 0."""
+    network = nn.Sequential(square(torch.tensor([[[False, False]]])), MaskedReLU((1, 1, 2), 1))
+    held = HeldPolynomials(network, 1.0, 0.0)
+    z = torch.tensor([[[[2.0, -1.0]]]], requires_grad=True)
+    with held.step(0.0, CPU):
+        network(z)
+    torch.testing.assert_close(held.error, torch.tensor(1 + (2**2 + 1**2) / 2**2).log())
+    (gradient,) = torch.autograd.grad(held.error, z)
+    # of the numerator alone: (4 - 2) (4 - 1) 2 / 4 and 1 (-2) 2 / 4, over 1 + error
+    torch.testing.assert_close(gradient.flatten(), torch.tensor([12.0, -4.0]) / 4 / (9 / 4))
+
+
+def test_kept_positions_have_none_and_sites_are_summed():
+    network = nn.Sequential(square(torch.tensor([[[True]]])), square(torch.tensor([[[False]]])))
+    held = HeldPolynomials(network, 1.0, 0.0)
+    with held.step(0.0, CPU):
+        network(torch.full((1, 1, 1, 1), 3.0))
+    torch.testing.assert_close(held.error, torch.tensor(1 + (9 - 3) ** 2 / 3**2).log())
+    network(torch.full((1, 1, 1, 1), 7.0))  # not looked at
+    torch.testing.assert_close(held.error, torch.tensor(1 + (9 - 3) ** 2 / 3**2).log())
+
+
+def test_removed_positions_go_from_the_relu_to_their_polynomial():
+    network = nn.Sequential(square(torch.tensor([[[False, True]]])))
+    held = HeldPolynomials(network, 1.0, 0.5)
+    z = torch.tensor([[[[-2.0, -3.0]]]])
+    for share, expected in ((0.0, 0.0), (0.125, 1.0), (0.5, 4.0), (0.9, 4.0)):  # t = 0, 1/4, 1 and 1
+        with held.step(share, CPU):
+            assert network(z).flatten().tolist() == [expected, 0.0]
+        assert network(z).flatten().tolist() == [4.0, 0.0], "what is validated and left"
+    with held.step(0.0, CPU):
+        network(z.abs())
+    torch.testing.assert_close(held.error, torch.tensor(1 + 2**2 / (2**2 + 3**2)).log())  # of the polynomial itself
+
+
+def test_with_continuation_they_are_fitted_to_what_relus_give():
+    """A site behind another: what it is given by its ReLU, or by its polynomial."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), MaskedReLU((4, 2, 2)), nn.Conv2d(4, 2, 1), MaskedReLU((2, 2, 2), 1))
+    network[1].mask.fill_(False)
+    network[3].mask.fill_(False)
+    images = torch.linspace(-1, 1, 64).view(16, 1, 2, 2)
+    found = [Quadratic(continuation=c).coefficients(network, [(images, None)], 0)["3.coefficients"] for c in (0.5, 0)]
+    given = nn.Sequential(network[0], nn.ReLU(), network[2])(images)
+    expected = Quadratic.fitted(*moments(given, ~network[3].mask))
+    assert torch.allclose(found[0].flatten(1), expected, atol=1e-6)
+    assert not torch.allclose(found[1], found[0], atol=1e-3)
+
+
+def test_activations_that_would_escape_are_held():
+    """A deep chain of layers with quadratics, each fitted to what the ones before give it, that learns to grow."""
+
+    def grown(weight):
+        torch.manual_seed(0)
+        layers = [part for _ in range(4) for part in (nn.Conv2d(8, 8, 1), MaskedReLU((8, 1, 1)))]
+        network = nn.Sequential(*layers)
+        for index, site in enumerate(network[1::2]):
+            site.index = index
+            site.mask.fill_(False)
+        images = torch.randn(256, 8, 1, 1)
+        to_replaced(network, Quadratic().coefficients(network, [(images, None)], 0))
+        held = HeldPolynomials(network, 1.0, 0.0)
+        optimizer = torch.optim.SGD(network.parameters(), 0.02)
+        for _ in range(60):
+            with held.step(0.0, CPU):
+                target = network(images).abs().mean().log()
+            optimizer.zero_grad()
+            (weight * held.error - target).backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+        return float(held.error.detach())
+
+    near, free = grown(10.0), grown(0.0)
+    assert near < 1 < 4 < free
+
+
+def test_a_run_reports_it_and_its_weight_is_in_the_key(tmp_path, monkeypatch):
+    words = (f"budget.fraction={SMALL}", "replacement=quadratic")
+    estimated, estimate = [], Stage.estimate_norms
+    monkeypatch.setattr(Stage, "estimate_norms", lambda self, net: estimated.append(self.name) or estimate(self, net))
+    record, _ = quick_run(tmp_path, *words)
+    assert estimated == ["finetune"] * len(record.stages["finetune"].history), "for each validation"
+    assert all(row["train/polynomial_error"] > 0 for row in record.stages["finetune"].history)
+    keys = {quick_plan(tmp_path, *words, f"replacement.error_weight={weight}").finetune.key for weight in (0, 0.5, 1)}
+    assert len(keys) == 3
+    for continuation, validations in ((0, 1), (0.5, 2)):
+        record, _ = quick_run(
+            tmp_path, *words, "replacement.error_weight=0", f"replacement.continuation={continuation}"
+        )
+        assert not any("train/polynomial_error" in row for row in record.stages["finetune"].history)
+        assert len(estimated) == validations * len(record.stages["finetune"].history), "not where they come at once"
+
+
+def test_batch_norms_of_narrower_widths_keep_their_statistics(tmp_path):
+    _, folder = quick_run(tmp_path, f"budget.fraction={SMALL}", "replacement=quadratic", method="senetpp")
+    (narrow,) = folder.parents[1].glob("store/finetune/*/width-0.5/weights.safetensors")
+    variances = {name: value for name, value in load_file(narrow).items() if name.endswith("running_var")}
+    assert variances and not any(value.eq(1).all() for value in variances.values()), "those that a reset leaves"
+
+
+@pytest.mark.parametrize(("name", "value"), [("error_weight", -1), ("continuation", 2)])
+def test_what_cannot_be_is_refused(name, value):
+    with pytest.raises(UserError, match=rf"replacement\.{name}={value}: must be a number >= 0"):
+        Quadratic(**{name: value})
+
+
+def test_it_is_in_compiled_steps(without_code_generation):
+    site = square(torch.tensor([[[False]]]))
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), site)
+    held, images = HeldPolynomials(network, 1.0, 0.5), torch.randn(5, 1, 1, 1)
+
+    def steps():
+        for share in (0.125, 0.25, 0.75):
+            with held.step(share, CPU):
+                yield network(images), held.error
+
+    eager = list(steps())
+    network.compile()
+    for (output, error), (expected, expected_error) in zip(steps(), eager, strict=True):
+        torch.testing.assert_close(output, expected)
+        torch.testing.assert_close(error, expected_error)
+    error.backward()
+    assert named_sites(network) and network[0].weight.grad.abs() > 0
