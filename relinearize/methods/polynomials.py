@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.relu.activation import ReplacedReLU
+from relinearize.relu.kernels import rows
 from relinearize.relu.sites import named_sites
 
 
@@ -63,8 +64,8 @@ class HeldPolynomials:
                 return None
             relu = inputs[0].relu()
             if self.error_weight:
-                scale = relu.detach().float().square().mean().clamp(min=1e-12)
-                self.errors[name] = torch.log1p((output - relu).float().square().mean() / scale)
+                scale = sum_of_squares(relu.detach()).clamp(min=1e-12)
+                self.errors[name] = torch.log1p(sum_of_squares(output - relu) / scale)
             return torch.lerp(relu, output, self.progress.to(output.dtype)) if self.coming else None
 
         return held
@@ -73,3 +74,9 @@ class HeldPolynomials:
     def error(self) -> Tensor:
         """The sum over the sites in the last step, a scalar with its graph; there is none without a weight."""
         return torch.stack(list(self.errors.values())).sum()
+
+
+def sum_of_squares(x: Tensor) -> Tensor:
+    """Of N x C x H x W, in float32. A mean's gradient would not lie in memory as `x` does, and slow the rest."""
+    values = rows(x.float()).flatten()
+    return torch.dot(values, values)

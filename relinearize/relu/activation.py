@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from relinearize.relu.kernels import MaskedReLUFunction, SlopedReLUFunction
-from relinearize.relu.replacement import check_coefficients, polynomial
+from relinearize.relu.kernels import MaskedReLUFunction, ReplacedReLUFunction, SlopedReLUFunction
+from relinearize.relu.replacement import check_coefficients
 
 
 @fx.wrap  # one call for whoever traces a linearized network with torch.fx
@@ -53,7 +53,7 @@ class ReplacedReLU(MaskedReLU):
         self.register_buffer("coefficients", coefficients.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.where(self.mask, x.relu(), polynomial(x, self.coefficients.to(x.dtype)))
+        return ReplacedReLUFunction.apply(x, self.mask, self.coefficients)
 
 
 class SlopedReLU(nn.Module):

@@ -1,4 +1,4 @@
-"""The two activations against their formulas: dtypes, memory orders, gradients, edge values."""
+"""The activations against their formulas: dtypes, memory orders, gradients, edge values."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relinearize.relu import kernels
-from relinearize.relu.activation import MaskedReLU, SlopedReLU
+from relinearize.relu.activation import MaskedReLU, ReplacedReLU, SlopedReLU
 
 SHAPE = (5, 3, 4)
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
@@ -36,6 +36,13 @@ def random_sloped(shape: tuple[int, ...] = SHAPE) -> SlopedReLU:
     site = SlopedReLU(shape)
     with torch.no_grad():
         site.alpha.copy_(torch.randn(shape, generator=torch.Generator().manual_seed(2)))
+    return site
+
+
+def half_replaced(shape: tuple[int, ...] = SHAPE) -> ReplacedReLU:
+    values = torch.randn(4, shape[0], *[1] * (len(shape) - 1), generator=torch.Generator().manual_seed(2))
+    site = ReplacedReLU(values, shape)
+    site.mask.copy_(half_masked(shape).mask)
     return site
 
 
@@ -121,7 +128,7 @@ def test_infinite_and_nan_inputs() -> None:
     assert torch.equal(site(x).nan_to_num(nan=7), torch.tensor([[0.0, -torch.finfo().max, 7, 7]]))
 
 
-@pytest.mark.parametrize("make", [half_masked, random_sloped])
+@pytest.mark.parametrize("make", [half_masked, random_sloped, half_replaced])
 def test_flat_single_and_empty_batches(make) -> None:
     site = make((12,))
     for images in (0, 1, 5):
@@ -130,7 +137,7 @@ def test_flat_single_and_empty_batches(make) -> None:
         assert x.grad.shape == x.shape
 
 
-@pytest.mark.parametrize("make", [half_masked, random_sloped])
+@pytest.mark.parametrize("make", [half_masked, random_sloped, half_replaced])
 def test_autocast_keeps_the_dtype(make) -> None:
     convolution, site = torch.nn.Conv2d(5, 5, 3, padding=1), make()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -166,7 +173,7 @@ def test_mask_is_not_in_the_state_dict_and_slopes_are() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("make", [half_masked, random_sloped])
+@pytest.mark.parametrize("make", [half_masked, random_sloped, half_replaced])
 def test_compiled_without_graph_break_equals_eager(make, layout: str, dtype: torch.dtype) -> None:
     torch._dynamo.reset()
     results = []
@@ -184,7 +191,7 @@ def test_compiled_without_graph_break_equals_eager(make, layout: str, dtype: tor
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("make", [half_masked, random_sloped])
+@pytest.mark.parametrize("make", [half_masked, random_sloped, half_replaced])
 def test_cuda_equals_cpu(make, layout: str, dtype: torch.dtype, compiled: bool) -> None:
     torch._dynamo.reset()
     results = []

@@ -51,7 +51,8 @@ def test_a_site_computes_its_formula_and_gradient(kind, layout):
     x = torch.randn(2, *SHAPE).contiguous(memory_format=layout).requires_grad_()
     y = site(x)
     assert torch.allclose(y, by_hand(x.detach(), site.mask, COEFFICIENTS[kind]), atol=1e-6)
-    assert torch.autograd.gradcheck(site.double(), x.detach().double().requires_grad_())
+    inputs = x.detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(site.double(), inputs) and torch.autograd.gradgradcheck(site, inputs)
     assert site.index == 3 and not list(site.parameters()) and list(site.state_dict()) == ["coefficients"]
     assert site.float()(x.detach().bfloat16()).dtype == torch.bfloat16
 

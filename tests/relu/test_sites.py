@@ -26,7 +26,7 @@ import relinearize
 from relinearize.errors import UserError
 from relinearize.relu.activation import MaskedReLU, SlopedReLU
 from relinearize.relu.mask import Mask, relu_counts, relu_total
-from relinearize.relu.sites import linearize, named_sites, site_shapes, to_masked, to_sloped
+from relinearize.relu.sites import linearize, named_sites, site_shapes, to_masked, to_replaced, to_sloped
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
@@ -138,6 +138,8 @@ def test_vmap() -> None:
     network, x = linearize(built(Modules), SIZE).eval(), torch.randn(3, *SIZE)
     for site in named_sites(network).values():
         site.mask.bernoulli_(0.5)
+    name, (channels, *sides) = next(iter(site_shapes(network).items()))
+    to_replaced(network, {f"{name}.coefficients": torch.randn(3, channels, *[1 for _ in sides])})
     one_by_one = torch.func.vmap(lambda image: network(image.unsqueeze(0)).squeeze(0))(x)
     torch.testing.assert_close(one_by_one, network(x))
     weights = dict(network.named_parameters())
