@@ -1,4 +1,4 @@
-"""What a masked and a sloped ReLU cost, forward and backward, against a ReLU and against the formulas as written."""
+"""What masked, sloped and replaced ReLUs cost, forward and backward, against ReLUs and the formulas as written."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,17 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.common import Row, Settings, interleaved
-from relinearize.relu.activation import MaskedReLU, SlopedReLU
+from relinearize.relu.activation import MaskedReLU, ReplacedReLU, SlopedReLU
+from relinearize.relu.replacement import polynomial
 
 Function = Callable[[Tensor], Tensor]
 
 
 def functions(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Function]:
-    """The contestants, with a mask that keeps half of the positions and slopes between 0 and 1."""
+    """The contestants, with a mask that keeps half of the positions, slopes between 0 and 1, and quadratics."""
     generator = torch.Generator().manual_seed(0)
     half = torch.rand(shape, generator=generator) < 0.5
-    masked, sloped = MaskedReLU(shape), SlopedReLU(shape)
+    quadratic = torch.rand(3, shape[0], 1, 1, generator=generator)
+    masked, sloped, replaced = MaskedReLU(shape), SlopedReLU(shape), ReplacedReLU(quadratic, shape)
     masked.mask.copy_(half)
+    replaced.mask.copy_(half)
     with torch.no_grad():
         sloped.alpha.copy_(torch.rand(shape, generator=generator))
     mask = half.to(dtype).unsqueeze(0)
@@ -29,12 +32,17 @@ def functions(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Function]
     def naive_sloped(x: Tensor) -> Tensor:
         return alpha * F.relu(x) + (1 - alpha) * x
 
+    def naive_replaced(x: Tensor) -> Tensor:
+        return torch.where(half, x.relu(), polynomial(x, quadratic.to(dtype)))
+
     return {
         "relu": F.relu,
         "masked": masked,
         "naive masked": naive_masked,
         "sloped": sloped,
         "naive sloped": naive_sloped,
+        "replaced": replaced,
+        "naive replaced": naive_replaced,
     }
 
 
@@ -68,7 +76,11 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 
 def rows(case: str, seconds: dict[str, float]) -> Iterator[Row]:
-    masked, sloped = seconds["masked"], seconds["sloped"]
+    masked, sloped, replaced = seconds["masked"], seconds["sloped"], seconds["replaced"]
     yield Row("activation", case, "MaskedReLU against relu", masked / seconds["relu"], "x its time", "about 1")
     yield Row("activation", case, "naive mask against MaskedReLU", seconds["naive masked"] / masked, "x its time")
     yield Row("activation", case, "naive slopes against SlopedReLU", seconds["naive sloped"] / sloped, "x its time")
+    yield Row("activation", case, "ReplacedReLU (quadratic) against MaskedReLU", replaced / masked, "x its time")
+    yield Row(
+        "activation", case, "where and Horner against ReplacedReLU", seconds["naive replaced"] / replaced, "x its time"
+    )
