@@ -130,7 +130,7 @@ def make_finetuned(plan: Plan) -> None:
 
 
 def fit_replacement(plan: Plan) -> None:
-    """What stands at removed positions, fitted once to the network that the search left; a file beside the training.
+    """What stands at removed positions, fitted once to what the fine-tuning begins with; a file beside the training.
 
     A search that chooses it position by position has left it in its weights.
     """
@@ -141,7 +141,7 @@ def fit_replacement(plan: Plan) -> None:
     if left := {name: tensor for name, tensor in weights.items() if name.endswith(f".{COEFFICIENTS}")}:
         write_checkpoint(left, path)
         return
-    network = searched(plan, request.new_student()).to(request.training.accelerator)
+    network = begun(plan, request.new_student()).to(request.training.accelerator)
     seed = stage_seed(request.seed, "finetune")
     loader = request.data.train_loader(FIT_BATCH, seed=seed)
     loader.seek(UNTRAINED)
@@ -150,15 +150,17 @@ def fit_replacement(plan: Plan) -> None:
     write_checkpoint(fit.coefficients(network, batches, seed), path)
 
 
-def searched(plan: Plan, network: PixelInput) -> PixelInput:
-    """`network` with the mask and the weights of the search."""
+def begun(plan: Plan, network: PixelInput) -> PixelInput:
+    """`network` as the fine-tuning begins: with the mask of the search and, where all its ReLUs stand at first, the
+    teacher's weights; else those of the search.
+    """
     to_masked(network.network, plan.results.mask(plan.chosen)[0])
-    return load_into(network, plan.results.weights(plan.chosen))
+    return load_into(network, plan.results.weights(plan.teacher if plan.request.begins_as_teacher else plan.chosen))
 
 
 def finetune_stage(plan: Plan) -> Stage:
-    """With the mask and the weights of the search, and what stands at removed positions."""
-    network = searched(plan, plan.request.stage_network("finetune"))
+    """As it begins, with what stands at removed positions."""
+    network = begun(plan, plan.request.stage_network("finetune"))
     if plan.request.replacement is not None:
         to_replaced(network.network, read_checkpoint(plan.finetune.work / REPLACEMENT))
     build = builder(plan.request.config.method.finetune)

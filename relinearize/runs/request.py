@@ -151,8 +151,18 @@ class Request:
     @cached_property
     def replacement_fit(self) -> Any:
         """What fits the coefficients of `replacement` (methods/replacement.py); None for `identity`."""
-        settings = self.replacement
-        return settings and _built("replacement", {key: value for key, value in settings.items() if key != "name"})
+        if self.replacement is None:
+            return None
+        left_out = {"name"}
+        if not self.config.method.finetune.epochs and self.planned_replacement is None:
+            left_out.add("continuation")  # without any training nothing comes in slowly
+        return _built("replacement", {key: value for key, value in self.replacement.items() if key not in left_out})
+
+    @property
+    def begins_as_teacher(self) -> bool:
+        """Whether the fine-tuning starts from the teacher's weights: its polynomials come in slowly, for all ReLUs."""
+        slowly = getattr(self.replacement_fit, "continuation", 0) > 0
+        return slowly and self.config.method.finetune.epochs > 0 and not self.reshaped
 
     def check_replacement(self) -> None:
         """UserError for an unknown replacement, and for any where no ReLU is removed."""

@@ -19,7 +19,7 @@ from relinearize.relu.mask import Mask
 from relinearize.relu.sites import named_sites
 from relinearize.report.tables.pareto import build_panels
 from relinearize.runs.finished import FinishedRun
-from relinearize.runs.pipeline import REPLACEMENT
+from relinearize.runs.pipeline import REPLACEMENT, begun
 from relinearize.training.checkpoint import read_checkpoint
 
 SHARE = f"budget.fraction={SMALL}"
@@ -59,6 +59,24 @@ def test_the_folder_gives_the_network_back(made):
     assert all(isinstance(site, ReplacedReLU) for site in sites) and Mask.of(network.network).count == BUDGET
     found = evaluate_run([f"run={folder}", "accelerator=cpu"])
     assert found["test"] == pytest.approx(record.accuracy.test) and found["relu/count"] == BUDGET
+
+
+@pytest.mark.parametrize(
+    ("words", "from_teacher"),
+    [
+        (["replacement=quadratic"], True),
+        (["replacement=quadratic", "replacement.continuation=0"], False),
+        (["replacement=affine"], False),
+        (["replacement=quadratic", "method.finetune.epochs=0"], False),
+    ],
+)
+def test_where_relus_go_slowly_the_fine_tuning_begins_as_the_teacher(identity, tmp_path, words, from_teacher):
+    copy_store(identity[1], tmp_path)
+    plan = quick_plan(tmp_path, SHARE, *words)
+    weights = begun(plan, plan.request.new_student()).network.state_dict()
+    start = plan.results.weights(plan.teacher if from_teacher else plan.chosen)
+    assert all(torch.equal(weights[name], start[name]) for name in weights)
+    assert (plan.request.replacement_fit.continuation > 0) == from_teacher
 
 
 def test_coefficients_are_those_that_were_fitted(made):
