@@ -51,13 +51,18 @@ class GaussianFit:
         error_weight: of their error in the loss of what trains with them (polynomials.py); 0: none.
         continuation: share of such a training in which they come in, the ReLUs going; 0: at once. With it they are
             fitted to what ReLUs at the removed positions give.
+        clip: largest norm of a step's gradient in such a training, unless the stage's own is smaller; None: that one.
     """
 
-    def __init__(self, images: int = 1024, error_weight: float = 0.0, continuation: float = 0.0) -> None:
+    def __init__(
+        self, images: int = 1024, error_weight: float = 0.0, continuation: float = 0.0, clip: float | None = None
+    ) -> None:
         check_number("replacement.images", images, ">= 2", integer=True)
         check_number("replacement.error_weight", error_weight, ">= 0")
         check_number("replacement.continuation", continuation, ">= 0", "<= 1")
-        self.images, self.error_weight, self.continuation = images, error_weight, continuation
+        if clip is not None:
+            check_number("replacement.clip", clip, "> 0")
+        self.images, self.error_weight, self.continuation, self.clip = images, error_weight, continuation, clip
 
     @staticmethod
     def fitted(mean: Tensor, deviation: Tensor) -> Tensor:

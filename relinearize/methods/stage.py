@@ -24,6 +24,7 @@ from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.losses import accuracy
 from relinearize.methods.polynomials import HeldPolynomials
+from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.schedule import SCHEDULES, learning_rate, sgd
 from relinearize.processes import (
     average_batch_norms,
@@ -66,8 +67,7 @@ class Stage(nn.Module):
         batch_size: images a step, over all processes.
         learning_rate: of the first epoch; `schedule`, `milestones` and `gamma` as in schedule.py.
         momentum, weight_decay: of SGD.
-        clip: largest norm of a step's gradient, which is shortened to it; None: any. Polynomials in the place of ReLUs
-            need it.
+        clip: largest norm of a step's gradient, which is shortened to it; None: any.
         selection: which weights count as the result. "best": highest accuracy on the hold-out (earliest on ties);
             "last": those of the last epoch; "test": highest accuracy on the test set, as the official codes choose
             (paper parity; the record says so).
@@ -201,13 +201,14 @@ class Stage(nn.Module):
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
         """UserError where something of the user's fails on two images, before anything is trained."""
 
-    def hold_polynomials(self, error_weight: float, continuation: float) -> None:
-        """Hold the network's polynomials from now on, as `polynomials.py` says.
+    def hold_polynomials(self, fit: GaussianFit) -> None:
+        """Hold the network's polynomials from now on, as `fit` and `polynomials.py` say.
 
         They have heavy tails, which running means follow: statistics of batch norms are estimated anew to be validated.
         """
-        if error_weight or continuation:
-            self.polynomials = HeldPolynomials(self.network, error_weight, continuation)
+        if fit.error_weight or fit.continuation:
+            self.polynomials = HeldPolynomials(self.network, fit.error_weight, fit.continuation)
+        self.clip = min((clip for clip in (self.clip, fit.clip) if clip is not None), default=None)
 
     # ---- the set-up ------------------------------------------------------------------------------------------------
 

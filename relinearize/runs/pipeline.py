@@ -166,7 +166,7 @@ def finetune_stage(plan: Plan) -> Stage:
     build = builder(plan.request.config.method.finetune)
     stage = build(network=network, teacher=frozen_teacher(plan, "finetune"), **epochs_left(plan))
     if isinstance(fit := plan.request.replacement_fit, GaussianFit):
-        stage.hold_polynomials(fit.error_weight, fit.continuation)
+        stage.hold_polynomials(fit)
     return stage
 
 

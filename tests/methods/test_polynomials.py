@@ -124,9 +124,18 @@ def test_batch_norms_of_narrower_widths_keep_their_statistics(tmp_path):
     assert variances and not any(value.eq(1).all() for value in variances.values()), "those that a reset leaves"
 
 
-@pytest.mark.parametrize(("name", "value"), [("error_weight", -1), ("continuation", 2)])
+@pytest.mark.parametrize(
+    ("own", "of_fit", "used"), [(None, 5, 5), (1, 5, 1), (9, 5, 5), (9, None, 9), (None, None, None)]
+)
+def test_the_smaller_clip_is_used(own, of_fit, used):
+    stage = Stage(nn.Linear(1, 1), epochs=1, batch_size=2, learning_rate=1.0, clip=own)
+    stage.hold_polynomials(Quadratic(clip=of_fit))
+    assert stage.clip == used and stage.polynomials is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("error_weight", -1), ("continuation", 2), ("clip", 0)])
 def test_what_cannot_be_is_refused(name, value):
-    with pytest.raises(UserError, match=rf"replacement\.{name}={value}: must be a number >= 0"):
+    with pytest.raises(UserError, match=rf"replacement\.{name}={value}: must be a number >"):
         Quadratic(**{name: value})
 
 

@@ -71,7 +71,7 @@ class Planner(MaskedSearch):
         number = REPLACEMENTS.index(self.plans_with)  # of coefficients
         empty = {name: torch.zeros(number, shape[0], *[1] * (len(shape) - 1)) for name, shape in self.shapes.items()}
         to_replaced(inner, {f"{name}.{COEFFICIENTS}": values for name, values in empty.items()})
-        self.hold_polynomials(fit.error_weight, fit.continuation)
+        self.hold_polynomials(fit)
         nearest = counts_from_below(self.units, list(self.shapes), dict.fromkeys(self.shapes, 0), budget)
         closest = sum(count * self.units[name][1] for name, count in nearest.items())
         if not closest:
