@@ -21,6 +21,7 @@ SITES = re.findall(r"<!-- sites: (\w+) -->\n(.*?)<!-- end -->", README, flags=re
 WHOLE_CHANNELS = re.findall(r"<!-- whole channels: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 OFFICIAL = re.findall(r"<!-- official: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 INFERENCES = re.findall(r"<!-- inferences: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+COSTS = re.findall(r"<!-- costs: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 ROBUST_TABLES = re.findall(r"<!-- robustness: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 
 
@@ -59,6 +60,20 @@ def test_means_equal_the_records(folder: str, table: str) -> None:
             spread = f" ± {stdev(found):.2f}" if len(found) > 1 else ""
             expected = f"{mean(found):.2f}{spread} ({len(found)})" if found else "not run"
             assert row[place] == expected, (row[0], budget)
+
+
+@pytest.mark.parametrize(("folder", "table"), COSTS, ids=[folder for folder, _ in COSTS])
+def test_predicted_costs_equal_the_records(folder: str, table: str) -> None:
+    """method | ReLUs met | live sites | test accuracy | per protocol of the heading seconds and MB, both online."""
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+    records = {(one.method.name, one.budget.met): one for _, one in find_records([RESULTS / folder]) if one.seed == 0}
+    for method, met, *shown in rows:
+        record = records[method, int(met.replace(",", ""))]
+        expected = [str(record.cost.live_sites), f"{record.accuracy.test:.2f}"]
+        for protocol in head[4:]:
+            online = record.cost.predicted[protocol.strip("`")].online
+            expected.append(f"{online.seconds:.2f} s, {online.bytes / 1e6:.1f} MB")
+        assert shown == expected, (method, met)
 
 
 @pytest.mark.parametrize(("folder", "table"), ROBUST_TABLES, ids=[folder for folder, _ in ROBUST_TABLES])
