@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.batch_norm import NORMS, BatchNorm, folded
+from relinearize.relu.activation import ReplacedReLU
 
 FRACTION_BITS = 12  # CrypTen has 16, Delphi and SecureML 13 to 15: no protocol has much less
 
@@ -36,13 +37,14 @@ class FixedPointNorm(nn.Module):
 
 @torch.no_grad()
 def fixed_point(network: nn.Module, bits: int = FRACTION_BITS) -> nn.Module:
-    """A copy of `network` (one set of batch norms), in eval mode: weights and layer outputs multiples of 2^-bits."""
+    """A copy of `network` (one set of batch norms), in eval mode: constants and layer outputs multiples of 2^-bits."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for name, module in list(network.named_modules()):
         if isinstance(module, NORMS):
             network.set_submodule(name, FixedPointNorm(module, bits))
-    for parameter in network.parameters():
-        parameter.copy_(to_grid(parameter, bits))
+    polynomials = [module.coefficients for module in network.modules() if isinstance(module, ReplacedReLU)]
+    for values in (*network.parameters(), *polynomials):
+        values.copy_(to_grid(values, bits))
     for module in network.modules():
         if not list(module.children()):
             module.register_forward_hook(lambda _, inputs, output: to_grid(output, bits))

@@ -8,6 +8,7 @@ from attack_toys import batch, everything_about, toy_network
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from relinearize.relu.activation import ReplacedReLU
 from relinearize.robustness.attack import fgsm
 from relinearize.robustness.fixed_point import fixed_point
 from relinearize.robustness.sanity import (
@@ -155,6 +156,12 @@ def test_fixed_point_arithmetic(honest: nn.Module, tested) -> None:
     assert deployed_arithmetic(case).passed
     coarse = deployed_arithmetic(case, bits=2)
     assert not coarse.passed and coarse.numbers["pgd"] > coarse.numbers["float pgd"] + 2  # attacks miss it
+
+
+def test_polynomials_are_rounded_in_fixed_point_arithmetic():
+    coefficients = torch.tensor([0.3, 0.1, 0.7]).view(3, 1, 1, 1)
+    rounded = fixed_point(torch.nn.Sequential(ReplacedReLU(coefficients, (1, 1, 1))), 2)
+    assert rounded[0].coefficients.flatten().tolist() == [0.25, 0.0, 0.75]
 
 
 def test_a_random_network_is_caught(honest: nn.Module, tested) -> None:
