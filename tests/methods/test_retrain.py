@@ -1,5 +1,7 @@
 """Retraining: its average, its batch-norm statistics, its distillation on standardised logits."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from attack_toys import toy_network
@@ -93,3 +95,10 @@ def test_the_optimizer_has_nesterov_momentum_and_the_rate_is_set_in_every_step()
     assert group["nesterov"] and group["momentum"] == 0.9
     assert [stage.rate(epochs) for epochs in (0, 0.5, 1)] == [0, pytest.approx(0.05), pytest.approx(0.1)]
     assert stage.rate(2) == pytest.approx(0)
+
+
+def test_segments_are_parts_of_an_epoch():
+    stage = new_stage(segments=2)
+    stage.train_by(SimpleNamespace(current_epoch=3))  # Lightning's: the second half of the second epoch
+    stage.train_loader = range(4)
+    assert stage.epochs_before(0) == 1 + (1 + 0.5 / 4) / 2
