@@ -2,7 +2,7 @@
 
 In weights that were trained with ReLUs they do not last. A quadratic grows with the square of what it is given, the
 next one is given more than it was fitted to, and from layer to layer activations grow without bounds: the escaping
-activations of Garimella et al. (Sisyphus, 2021). Two things hold them, in training steps only:
+activations of Garimella et al. (Sisyphus, 2021). Two things hold them here, in training steps only:
 
 - They come in slowly: (1 - t) relu(z) + t p(z), with t from 0 to 1 in the first part of the training, as from one model
   to another.

@@ -153,10 +153,10 @@ class Request:
         """What fits the coefficients of `replacement` (methods/replacement.py); None for `identity`."""
         if self.replacement is None:
             return None
-        left_out = {"name"}
-        if not self.config.method.finetune.epochs and self.planned_replacement is None:
-            left_out.add("continuation")  # without any training nothing comes in slowly
-        return _built("replacement", {key: value for key, value in self.replacement.items() if key not in left_out})
+        fit = _built("replacement", {key: value for key, value in self.replacement.items() if key != "name"})
+        if hasattr(fit, "continuation") and not self.config.method.finetune.epochs and self.planned_replacement is None:
+            fit.continuation = 0.0  # without any training nothing comes in slowly
+        return fit
 
     @property
     def begins_as_teacher(self) -> bool:

@@ -79,6 +79,14 @@ def test_where_relus_go_slowly_the_fine_tuning_begins_as_the_teacher(identity, t
     assert (plan.request.replacement_fit.continuation > 0) == from_teacher
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_wrong_continuation_is_refused_with_and_without_a_training(tmp_path, epochs):
+    with pytest.raises(UserError, match=r"replacement\.continuation=2: must be a number >= 0 and <= 1"):
+        quick_plan(
+            tmp_path, SHARE, "replacement=quadratic", "replacement.continuation=2", f"method.finetune.epochs={epochs}"
+        )
+
+
 def test_coefficients_are_those_that_were_fitted(made):
     _, record, folder = made
     (fitted,) = folder.parents[1].glob(f"store/finetune/*/{REPLACEMENT}")
