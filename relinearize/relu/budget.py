@@ -82,13 +82,14 @@ def _checked_fraction(fraction: object, total: int) -> float:
 
 
 def top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
-    """Keep exactly the `budget` positions of largest score, over all sites together.
+    """Keep exactly the `budget` positions (from 0) of largest score, over all sites together.
 
     Ties go to the earlier site, then to the lower flat index, so the mask depends on the scores alone and the mask of a
     smaller budget lies inside that of a larger one. Raises UserError for NaN scores or an impossible budget.
     """
     _check_scores(scores)
-    return Mask(top_positions(scores, _checked_count(budget, sum(score.numel() for score in scores.values()))))
+    count = budget and _checked_count(budget, sum(score.numel() for score in scores.values()))
+    return Mask(top_positions(scores, count))
 
 
 def kept_first(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,4 +158,4 @@ def _top(flat: Tensor, count: int) -> Tensor:
 
 def short_count(count: int) -> str:
     """50000 -> "50k", 37500 -> "37500": for names of folders."""
-    return f"{count // 1000}k" if count % 1000 == 0 else str(count)
+    return f"{count // 1000}k" if count and count % 1000 == 0 else str(count)

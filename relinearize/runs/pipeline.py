@@ -242,10 +242,6 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
         try:
             if hasattr(build.func, "scores"):
                 build()
-                if getattr(build.func, "keeps_all", False) and request.budget < request.total:
-                    raise UserError(
-                        f"{key}=none keeps all {request.total:,} ReLUs, not {request.budget:,}; give budget=all"
-                    )
             else:
                 stages[key] = build(**inputs[key])
                 stages[key].check_selection(config.dataset.holdout)

@@ -254,7 +254,8 @@ class Request:
             except TypeError as error:  # keys that the class does not take
                 raise UserError(f"method.search: {error}") from error
             if (relus, fraction) != (None, None) and resolve_budget(relus, fraction, self.total) != kept:
-                raise UserError(f"{search.file} keeps {kept:,} ReLUs; give no other budget")
+                name = search.get("file") or target(search).__name__
+                raise UserError(f"{name} keeps {kept:,} ReLUs; give no other budget")
             return kept
         if relus is None and fraction is None:
             fraction = 0.5

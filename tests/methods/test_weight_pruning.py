@@ -25,7 +25,7 @@ def test_the_smallest_weights_of_all_layers_together_go_and_stay_zero():
     assert stage.weights()["0.weight"].tolist() == [[5, -6], [7, 0]]
     assert stage.weights()["2.weight"].tolist() == [[0, 0], [8, 0]]
     optimizer = stage.configure_optimizers()
-    stage.loss(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))[0].backward()
+    stage.loss(torch.tensor([[1.0, 0.0]] * 4), torch.tensor([0, 1, 0, 1]))[0].backward()
     optimizer.step()
     found = stage.weights()
     assert set(found) == {"0.weight", "0.bias", "2.weight", "2.bias"}
@@ -37,7 +37,7 @@ def test_the_smallest_weights_of_all_layers_together_go_and_stay_zero():
 def test_a_run_at_debug_scale(typed, tmp_path):
     """Two steps a stage, by the command: all ReLUs stay, whatever becomes of the weights."""
     status, _, printed = typed(
-        "run", "method=weight_pruning", "scale=debug", "dataset.subset=100", "backbone.width=8", "budget=all",
+        "run", "method=weight_pruning", "scale=debug", "dataset.subset=100", "backbone.width=8",
         "trainer.progress=none",
     )  # fmt: skip
     assert status == 0, printed
@@ -58,7 +58,7 @@ def test_zeros_survive_the_fine_tuning_and_go_with_other_searches(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["budget.relus=400"], "keeps all 2,304 ReLUs, not 400; give budget=all"),
+        (["budget.relus=400"], "AllReLUs keeps 2,304 ReLUs; give no other budget"),
         (["budget=all", "method.finetune.share=1"], "method.finetune.share=1: must be a number > 0 and < 1"),
     ],
 )

@@ -132,6 +132,6 @@ def test_refusals() -> None:
         top_mask({"good": torch.ones(2), "bad": torch.tensor([math.nan])}, 1)
     with pytest.raises(UserError, match="no scores"):
         top_mask({}, 1)
-    for budget in (0, 3):
+    for budget in (-1, 3):
         with pytest.raises(UserError, match="give 1 to 2"):
             top_mask({"a": torch.ones(2)}, budget)

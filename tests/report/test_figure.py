@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fake_records import fake_record, fake_sweep
 
-from relinearize.report.figures.canvas import log_ticks
+from relinearize.report.figures.canvas import log_axis, log_ticks, new_figure
 from relinearize.report.figures.pareto import draw_pareto
 from relinearize.report.figures.published import place_names
 from relinearize.report.figures.style import method_colours
@@ -40,6 +40,23 @@ def test_log_ticks_are_round_and_few():
     assert log_ticks(8_000, 120_000) == [10_000, 15_000, 20_000, 30_000, 50_000, 70_000, 100_000]
     assert log_ticks(900, 1_100_000) == [1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6]
     assert len(log_ticks(10, 1e9)) <= 9
+
+
+@pytest.mark.parametrize(
+    ("counts", "least", "ticks"),
+    [
+        ([1_000, 9_000], 1, [1_000, 2_000, 5_000]),
+        ([0, 1_000, 9_000], 0, [0, 1_000, 2_000]),
+        ([0], 0, [0]),
+    ],
+)
+def test_a_network_without_relus_stands_left_of_the_others(counts, least, ticks):
+    axes = new_figure(4, 3).subplots()
+    axes.plot(counts, counts)
+    log_axis(axes)
+    at = axes.transData.transform([(count, 0) for count in counts])[:, 0]
+    assert np.isfinite(at).all() and (np.diff(at) > 20).all()
+    assert set(ticks) <= set(axes.get_xticks()) and min(axes.get_xticks()) >= least
 
 
 def test_method_colours_are_distinct_and_known_ones_fixed():

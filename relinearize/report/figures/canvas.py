@@ -67,9 +67,11 @@ def grid_lines(axes: Axes, axis: str = "both") -> None:
 
 
 def log_axis(axes: Axes, text_of: Any = "{:g}".format) -> None:
-    """A logarithmic horizontal axis with few round ticks."""
-    axes.set_xscale("log")
-    ticks = log_ticks(*axes.get_xlim())
+    """A logarithmic horizontal axis with few round ticks; what lies at 0 stands left of it, on a tick of its own."""
+    least, zero = min(axes.dataLim.minposx, axes.dataLim.x1 or 1.0), axes.dataLim.x0 <= 0
+    axes.set_xscale(**({"value": "symlog", "linthresh": least, "linscale": 0.3} if zero else {"value": "log"}))
+    low, high = axes.get_xlim()
+    ticks = [0, *log_ticks(least, high)] if zero else log_ticks(low, high)
     axes.set_xticks(ticks, [text_of(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
 

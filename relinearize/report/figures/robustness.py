@@ -101,8 +101,7 @@ def shade(colour: str, label: str, method: str, table: RobustTable) -> tuple[flo
 
 
 def _set_axes(axes: Axes, table: RobustTable) -> None:
-    counts = [row.first.relus for row in table.rows if row.first.relus > 0]
-    axes.set_xlim(*(min(counts) / 1.35, max(counts) * 1.35) if counts else (1.0, 10.0))
+    axes.margins(x=0.1)
     log_axis(axes, compact_count)
     axes.set_ylim(bottom=-2)
     grid_lines(axes)

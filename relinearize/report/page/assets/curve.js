@@ -81,8 +81,9 @@ function drawCurve(holder, panel, state, select) {
   for (const point of published) { xs.push(point.relus); ys.push(point.accuracy); }
   if (!xs.length) { holder.replaceChildren(el("p", { class: "note" }, "No run here has this accuracy.")); return; }
   const [least, most] = [Math.min(...xs), Math.max(...xs)], log = !axis.cost || (least > 0 && most / least >= 4);
+  const above0 = Math.min(most || 1, ...xs.filter((at) => at > 0)); // where a logarithmic axis begins; 0 stands at its left end
   const beside = (most - least || most || 1) * 0.05;
-  const [xLow, xHigh] = log ? [least / 1.18, most * 1.18] : [Math.max(0, least - beside), most + beside];
+  const [xLow, xHigh] = log ? [above0 / (least > 0 ? 1.18 : 2), most * 1.18] : [Math.max(0, least - beside), most + beside];
   const room = Math.max(1, Math.max(...ys) - Math.min(...ys)) * 0.07;
   const yLow = Math.max(0, Math.min(...ys) - room), yHigh = Math.min(100.5, Math.max(...ys) + room);
   const x = scale(xLow, xHigh, frame.left, frame.right, log), y = scale(yLow, yHigh, frame.bottom, frame.top, false);
@@ -91,7 +92,7 @@ function drawCurve(holder, panel, state, select) {
   for (const tick of linearTicks(yLow, yHigh, 7))
     root.append(svg("line", { class: "grid", x1: frame.left, x2: frame.right, y1: y(tick), y2: y(tick) }),
       svg("text", { x: frame.left - 8, y: y(tick) + 4, "text-anchor": "end" }, String(tick)));
-  for (const tick of log ? logTicks(xLow, xHigh, narrow ? 6 : 11) : linearTicks(xLow, xHigh, narrow ? 5 : 9))
+  for (const tick of log ? [...(least > 0 ? [] : [0]), ...logTicks(least && xLow || above0, xHigh, narrow ? 6 : 11)] : linearTicks(xLow, xHigh, narrow ? 5 : 9))
     root.append(svg("line", { class: "grid", x1: x(tick), x2: x(tick), y1: frame.top, y2: frame.bottom }),
       svg("text", { x: x(tick), y: frame.bottom + 17, "text-anchor": "middle" }, axis.tick(tick)));
   root.append(svg("line", { class: "axis", x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }),

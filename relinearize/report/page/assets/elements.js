@@ -90,7 +90,7 @@ function logTicks(low, high, most) {
   return ticks.filter((_, index) => index % every === 0);
 }
 function scale(low, high, from, to, log) {
-  const f = log ? Math.log10 : (value) => value;
+  const f = log ? (value) => Math.log10(Math.max(value, low)) : (value) => value;
   const a = f(low), b = f(high);
   return (value) => from + ((f(value) - a) / (b - a || 1)) * (to - from);
 }
