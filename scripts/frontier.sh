@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The comparison of conf/experiment/sweep/frontier.yaml with its controls, several runs side by side, ordered so that a
-# cut at any moment leaves whole budgets: the all-ReLU control (and with it the teacher), then all methods budget by
-# budget. Run again with the same folder, it goes on.
+# cut at any moment leaves whole budgets: the all-ReLU control (and with it the teacher), quadratics in place of all
+# ReLUs, then all methods budget by budget. Run again with the same folder, it goes on.
 #
 #   scripts/frontier.sh IMAGES OUT MINUTES PROCESSES [NAME=VALUE ...] [OVERRIDES ...]
 #
@@ -39,10 +39,10 @@ for argument in "$@"; do
 done
 mkdir -p "$out/logs" "$out/masks"
 
-words() { # SEED ARM BUDGET: what the arm adds to the experiment
+words() { # SEED ARM [BUDGET]: what the arm adds to the experiment
     local arm=${2%%:*} method
     method=${arm%+retrain}
-    echo -n "seed=$1 budget.fraction=$3"
+    echo -n "seed=$1${3:+ budget.fraction=$3}"
     [ "$method" = "$arm" ] || echo -n " method/finetune=retrain"
     if [ "$arm" != "$2" ]; then
         local settings=${2#*:}
@@ -52,6 +52,7 @@ words() { # SEED ARM BUDGET: what the arm adds to the experiment
     random-fisher) echo " method=random_allocated sensitivity=fisher method.name=random-fisher+retrain" ;;
     # Of the scale's 10 + 16 epochs, so that SENet, too, has most of its epochs left under its mask.
     senet) echo " method=senet sensitivity.epochs=4 method.search.epochs=8" ;;
+    no_relu) echo " method=no_relu replacement=quadratic" ;;
     *) echo " method=$method" ;;
     esac
 }
@@ -59,7 +60,8 @@ words() { # SEED ARM BUDGET: what the arm adds to the experiment
 list() {
     local seed budget arm
     for seed in $seeds; do
-        words "$seed" all_relu+retrain 1.0
+        words "$seed" all_relu+retrain ""
+        words "$seed" no_relu ""
         for budget in $budgets; do
             for arm in $arms; do words "$seed" "$arm" "$budget"; done
         done

@@ -253,7 +253,8 @@ class Request:
                 kept = builder(search)().budget(site_shapes(self.all_relu.network))
             except TypeError as error:  # keys that the class does not take
                 raise UserError(f"method.search: {error}") from error
-            if (relus, fraction) != (None, None) and resolve_budget(relus, fraction, self.total) != kept:
+            given = (relus, fraction) not in ((None, None), (kept, None))
+            if given and resolve_budget(relus, fraction, self.total) != kept:
                 name = search.get("file") or target(search).__name__
                 raise UserError(f"{name} keeps {kept:,} ReLUs; give no other budget")
             return kept

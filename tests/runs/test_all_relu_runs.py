@@ -57,5 +57,8 @@ def test_searched_networks_can_stay_as_they_are(tmp_path):
 def test_a_budget_below_all_and_a_teacher_without_epochs_are_refused(tmp_path):
     with pytest.raises(UserError, match="AllReLUs keeps 2,304 ReLUs; give no other budget"):
         quick_plan(tmp_path, "budget=half", method="all_relu")
+    with pytest.raises(UserError, match="NoReLUs keeps 0 ReLUs; give no other budget"):
+        quick_plan(tmp_path, "budget=half", method="no_relu")
+    assert quick_plan(tmp_path, "budget.relus=0", method="no_relu").request.budget == 0
     with pytest.raises(UserError, match=r"method\.teacher\.epochs=0: must be an integer >= 1"):
         check_stages(quick_plan(tmp_path, *ALONE, "method.teacher.epochs=0", method="all_relu"))

@@ -1,4 +1,4 @@
-"""scripts/frontier.sh: an arm and the all-ReLU control, side by side, and what is left of them."""
+"""scripts/frontier.sh: an arm and the controls, side by side, and what is left of them."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def test_arms_are_run_and_their_records_collected(tmp_path):
     assert ended.returncode == 0, ended.stdout + ended.stderr
     runs = find_records([tmp_path / "runs"])
     assert [(record.method.name, record.budget.met) for _, record in runs] == [
-        ("none+retrain", 3584), ("random+retrain", 358),
+        ("no-relu+quadratic", 0), ("none+retrain", 3584), ("random+retrain", 358),
     ]  # fmt: skip
     assert all((path.parent / "mask.safetensors").is_file() for path, _ in runs)
     assert not list((tmp_path / "runs").rglob("weights.safetensors"))
