@@ -41,13 +41,16 @@ def check_choice(key: str, value: object, valid: Iterable[object]) -> None:
         raise UserError(f"{key}={as_typed(value)} is unknown; valid: {', '.join(map(as_typed, valid))}")
 
 
-def check_number(key: str, value: object, *bounds: str, integer: bool = False) -> None:
-    """UserError, naming the config key, unless `value` is a number (NaN is none) within `bounds`: ">= 0", "< 1"."""
+def check_number(key: str, value: object, *bounds: str, integer: bool = False, optional: bool = False) -> None:
+    """UserError, naming the config key, unless `value` is a number (NaN is none) within `bounds`: ">= 0", "< 1".
+
+    optional: it may be None.
+    """
     fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool) and value == value
     for bound in bounds:
         sign, limit = bound.split()
         fits = fits and WITHIN[sign](value, float(limit))
-    if not fits:
+    if not fits and not (optional and value is None):
         kind = "an integer" if integer else "a number"
         raise UserError(f"{key}={as_typed(value)}: must be {' '.join([kind, ' and '.join(bounds)]).strip()}")
 

@@ -28,6 +28,7 @@ class Distill(Stage):
 
     name = "finetune"
     least_epochs = 0
+    hooked = False  # whether hooks act in a step, which runs uncompiled then
 
     def __init__(
         self,
@@ -46,15 +47,14 @@ class Distill(Stage):
         self.temperature = temperature
         self.cross_entropy_weight = cross_entropy_weight
         self.distillation_weight = distillation_weight
-        self.class_multipliers = None
-        if class_multiplier_rate is not None:
-            check_number(f"{self.config_key}.class_multiplier_rate", class_multiplier_rate, "> 0")
-            self.class_multipliers = ClassMultipliers(class_multiplier_rate)
+        check_number(f"{self.config_key}.class_multiplier_rate", class_multiplier_rate, "> 0", optional=True)
+        self.class_multipliers = None if class_multiplier_rate is None else ClassMultipliers(class_multiplier_rate)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             wanted = self._frozen[0](images)
-        return self.logit_loss(self.network(images), wanted, labels)
+        student = self.network.forward if self.hooked else self.network
+        return self.logit_loss(student(images), wanted, labels)
 
     def logit_loss(self, logits: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the student's logits against the teacher's, and its terms before their weights as metrics."""

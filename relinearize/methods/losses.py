@@ -60,15 +60,6 @@ def check_weighting(key: str, temperature: object, cross_entropy_weight: object,
     check_number(f"{key}.distillation_weight", distillation_weight, ">= 0")
 
 
-def student_losses(
-    student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor, temperature: float
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """`logit_losses` of pixels N x C x H x W. The teacher runs without a graph."""
-    with torch.no_grad():
-        teacher_logits = teacher(images)
-    return logit_losses(student(images), teacher_logits, labels, temperature)
-
-
 @torch.no_grad()
 def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "32") -> float:
     """Percent of `batches` (pixels N x C x H x W in [0, 1], labels N) that `network` classifies correctly.

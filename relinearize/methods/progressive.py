@@ -10,7 +10,6 @@ rungs are chosen where the walk passes them, from the weights of that moment; th
 (retrain.py). One rung without training is a one-shot mask.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +25,7 @@ from relinearize.methods.cycle import CycleStage
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import distillation_divergence
 from relinearize.methods.schedule import one_cycle
-from relinearize.methods.scores import check_callable, check_score, damage_vectors
+from relinearize.methods.scores import check_callable, damage_vectors
 from relinearize.methods.stage import Snapshot, count_columns
 from relinearize.processes import process_rank, sum_over_processes
 from relinearize.relu.budget import kept_first, listed_budget, top_mask
@@ -35,16 +34,6 @@ from relinearize.relu.sites import slopes
 from relinearize.robustness.attack import under_attack
 
 SELECTED = ("top", "correlated", "correlated_within_sites")
-# Setting -> its bounds.
-NUMBERS = {
-    "lowest": ("> 0", "< 1"),
-    "continuation": (">= 0", "<= 1"),
-    "hysteresis": (">= 0",),
-    "diagonal": (">= 0",),
-    "exchange_share": (">= 0", "<= 1"),
-    "exchange_rate": (">= 0",),
-}
-INTEGERS = {"rung_epochs": (">= 0",), "score_images": (">= 1",), "exchanges": (">= 0",)}
 
 
 class Progressive(CycleStage, Distill):
@@ -75,6 +64,7 @@ class Progressive(CycleStage, Distill):
 
     name = "search"
     least_epochs = 0
+    SAVED = ("rung", "kept", "former", "accepted", "lowest_checked")
 
     def __init__(
         self,
@@ -98,13 +88,22 @@ class Progressive(CycleStage, Distill):
         **settings: Any,
     ) -> None:
         alphas = slopes(inner_network(network))
-        self.check_settings(
-            score, selection, lowest=lowest, rung_epochs=rung_epochs, continuation=continuation, hysteresis=hysteresis,
-            diagonal=diagonal, score_images=score_images, exchanges=exchanges, exchange_share=exchange_share,
-            exchange_rate=exchange_rate,
-        )  # fmt: skip
+        key = self.config_key
+        check_callable(f"{key}.score", score)
+        check_choice(f"{key}.selection", selection, SELECTED)
+        check_number(f"{key}.lowest", lowest, "> 0", "< 1")
+        check_number(f"{key}.continuation", continuation, ">= 0", "<= 1")
+        check_number(f"{key}.hysteresis", hysteresis, ">= 0")
+        check_number(f"{key}.diagonal", diagonal, ">= 0")
+        check_number(f"{key}.exchange_share", exchange_share, ">= 0", "<= 1")
+        check_number(f"{key}.exchange_rate", exchange_rate, ">= 0")
+        check_number(f"{key}.rung_epochs", rung_epochs, ">= 0", integer=True)
+        check_number(f"{key}.score_images", score_images, ">= 1", integer=True)
+        check_number(f"{key}.exchanges", exchanges, ">= 0", integer=True)
+        if exchanges and not rung_epochs:
+            raise UserError(f"{key}.exchanges needs a trained rung; give {key}.rung_epochs >= 1")
         total = sum(alpha.numel() for alpha in alphas.values())
-        counts = rung_counts(f"{self.config_key}.rungs", rungs, lowest, total)
+        counts = rung_counts(f"{key}.rungs", rungs, lowest, total)
         walked = [count for count in counts if count > min(budgets) or (exchanges and count == min(budgets))]
         epochs = len(walked) * (rung_epochs + exchanges)
         super().__init__(network, teacher, epochs=epochs, selection="last", **settings)
@@ -120,20 +119,6 @@ class Progressive(CycleStage, Distill):
         self.former = dict(self.kept)  # of the rung before
         self.slopes_settled = False  # they are those of `kept`; a resumed training sets them once more
         self.accepted: dict[str, Any] | None = None  # weights, mask and divergence before the exchange that is tried
-
-    def check_settings(self, score: Any, selection: str, **numbers: float) -> None:
-        """UserError for the first setting that cannot be."""
-        check_callable(f"{self.config_key}.score", score)
-        check_choice(f"{self.config_key}.selection", selection, SELECTED)
-        for name, bounds in {**NUMBERS, **INTEGERS}.items():
-            check_number(f"{self.config_key}.{name}", numbers[name], *bounds, integer=name in INTEGERS)
-        if numbers["exchanges"] and not numbers["rung_epochs"]:
-            raise UserError(
-                f"{self.config_key}.exchanges needs a trained rung; give {self.config_key}.rung_epochs >= 1"
-            )
-
-    def rehearse(self, images: Tensor, labels: Tensor) -> None:
-        check_score(f"{self.config_key}.score", self.score_of, self.network, self._frozen[0], images, labels)
 
     def check_selection(self, holdout: float) -> None:
         super().check_selection(holdout)
@@ -196,6 +181,11 @@ class Progressive(CycleStage, Distill):
     def count(self) -> int:
         """Positions kept at the present rung."""
         return int(torch.stack([kept.sum() for kept in self.kept.values()]).sum())
+
+    @property
+    def lowest_checked(self) -> int:
+        """Budgets from here on have had their snapshot; runs/search.py reads it in a checkpoint."""
+        return self.count + bool(self.exchanges)
 
     def next_rung(self, history: list[dict[str, float]]) -> None:
         """Score the network, leave the masks of the budgets down to the next rung, and choose that rung's."""
@@ -300,24 +290,6 @@ class Progressive(CycleStage, Distill):
                 seen += len(images)
         sum_over_processes([total, seen])
         return float(total / seen)
-
-    # ---- checkpoints -------------------------------------------------------------------------------------------------
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] = {
-            "rung": self.rung,
-            "kept": dict(self.kept),
-            "former": dict(self.former),
-            "accepted": copy.copy(self.accepted),
-            "lowest_checked": self.count + bool(self.exchanges),
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        saved = checkpoint["search"]
-        self.rung, self.accepted = saved["rung"], saved["accepted"]
-        self.kept, self.former = saved["kept"], saved["former"]
 
 
 def rung_counts(key: str, rungs: int | Sequence[float | int | str], lowest: float, total: int) -> list[int]:

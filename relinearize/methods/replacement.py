@@ -60,8 +60,7 @@ class GaussianFit:
         check_number("replacement.images", images, ">= 2", integer=True)
         check_number("replacement.error_weight", error_weight, ">= 0")
         check_number("replacement.continuation", continuation, ">= 0", "<= 1")
-        if clip is not None:
-            check_number("replacement.clip", clip, "> 0")
+        check_number("replacement.clip", clip, "> 0", optional=True)
         self.images, self.error_weight, self.continuation, self.clip = images, error_weight, continuation, clip
 
     @staticmethod

@@ -40,8 +40,7 @@ class Retrain(CycleStage, Distill):
         **settings,
     ) -> None:
         super().__init__(network, teacher, **settings)
-        if average_decay is not None:
-            check_number(f"{self.config_key}.average_decay", average_decay, "> 0", "< 1")
+        check_number(f"{self.config_key}.average_decay", average_decay, "> 0", "< 1", optional=True)
         check_number(f"{self.config_key}.norm_images", norm_images, ">= 2", integer=True)
         check_choice(f"{self.config_key}.standardise", standardise, (True, False))
         self.average_decay, self.norm_images, self.standardise = average_decay, norm_images, standardise

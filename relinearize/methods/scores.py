@@ -15,6 +15,7 @@ float32; the network is left as it was.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -81,7 +82,8 @@ def mismatch(network: nn.Module, batches: Batches, *, teacher: nn.Module | None 
     """E|relu(z of the teacher) - z|, the activation mismatch of SENet (ICLR 2023) of each position were it linear."""
     if teacher is None:
         raise UserError("score=mismatch compares with the all-ReLU network, and none is given")
-    teacher_sites = _modules(teacher, site_shapes(inner_network(network)))
+    inner = inner_network(teacher)  # if frozen, its sites are plain ReLUs of the same names
+    teacher_sites = {name: inner.get_submodule(name) for name in site_shapes(inner_network(network))}
     sums, seen = _zeros(network), 0
     with torch.no_grad(), under_attack(network), under_attack(teacher):
         for images, _ in batches:
@@ -299,12 +301,6 @@ def damage_vectors(network: nn.Module, batches: Batches, seed: int) -> tuple[Ten
     return torch.cat(rows), shapes
 
 
-def _modules(network: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """The modules at the sites: in a frozen teacher they are plain ReLUs of the same names."""
-    inner = inner_network(network)
-    return {name: inner.get_submodule(name) for name in names}
-
-
 def _observe(
     network: nn.Module, images: Tensor, sites: dict[str, nn.Module] | None = None, with_graph: bool = False
 ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
@@ -315,14 +311,10 @@ def _observe(
         seen[name] = inputs[0].detach(), output
 
     sites = named_sites(inner_network(network)) if sites is None else sites
-    handles = [module.register_forward_hook(partial(look, name)) for name, module in sites.items()]
-    try:
-        with torch.autocast(images.device.type, enabled=False):
-            logits = network.forward(images.detach().requires_grad_(with_graph))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return logits, seen
+    with ExitStack() as hooks, torch.autocast(images.device.type, enabled=False):
+        for name, module in sites.items():
+            hooks.enter_context(module.register_forward_hook(partial(look, name)))
+        return network.forward(images.detach().requires_grad_(with_graph)), seen
 
 
 def _gradients(loss: Tensor, sites: dict[str, tuple[Tensor, Tensor]]) -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import check_choice, check_number
-from relinearize.methods.losses import student_losses
+from relinearize.methods.losses import logit_losses
 from relinearize.methods.schedule import adam
 from relinearize.methods.stage import Snapshot, Stage, count_columns
 from relinearize.processes import process_rank
@@ -88,10 +88,9 @@ class SNLSearch(Stage):
         super().__init__(network, segments=segments, selection="last", **stage_settings)
         bounds = {"lasso": (lasso, "> 0"), "lasso_growth": (lasso_growth, ">= 1"), "threshold": (threshold, ">= 0")}
         bounds |= {"temperature": (temperature, "> 0"), "patience_epochs": (patience_epochs, ">= 0")}
-        if alpha_learning_rate is not None:
-            bounds["alpha_learning_rate"] = (alpha_learning_rate, ">= 0")
         for key, (value, bound) in bounds.items():
             check_number(f"{self.config_key}.{key}", value, bound)
+        check_number(f"{self.config_key}.alpha_learning_rate", alpha_learning_rate, ">= 0", optional=True)
         check_choice(f"{self.config_key}.paper_parity", paper_parity, (True, False))
         self._frozen = (teacher,)
         self.pending = sorted(set(budgets), reverse=True)
@@ -108,9 +107,9 @@ class SNLSearch(Stage):
         self.segments_done = 0
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        cross_entropy, divergence, metrics = student_losses(
-            self.network, self._frozen[0], images, labels, self.temperature
-        )
+        with torch.no_grad():
+            wanted = self._frozen[0](images)
+        cross_entropy, divergence, metrics = logit_losses(self.network(images), wanted, labels, self.temperature)
         return cross_entropy + divergence + self.lasso * lasso_penalty(self.alphas.values()), metrics
 
     def configure_optimizers(self) -> optim.Optimizer:
@@ -159,11 +158,3 @@ class SNLSearch(Stage):
         weights = {key: value for key, value in self.weights().items() if not key.endswith(".alpha")}
         moment = {"epoch": self.segments_done / self.segments, "lasso": self.lasso, **count_columns(self.kept)}
         self.on_snapshot(Snapshot(budget, mask, weights, reached, self.seconds, [*self.history, moment], alphas))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] = {name: getattr(self, name) for name in self.SAVED}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        vars(self).update(checkpoint["search"])

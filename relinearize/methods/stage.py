@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from relinearize.methods.losses import accuracy
 from relinearize.methods.polynomials import HeldPolynomials
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.schedule import SCHEDULES, learning_rate, sgd
+from relinearize.methods.scores import Scores, check_score
 from relinearize.processes import (
     average_batch_norms,
     minimum_over_processes,
@@ -80,8 +81,11 @@ class Stage(nn.Module):
     least_epochs = 1
     segments_key = "segments"  # the setting that says how many
     routed = False  # whether the stage uses the batch-norm routes of the network (see backbones.routes)
+    score_of: Callable[..., Scores] | None = None  # of a search: what scores positions
+    period: int | None = None  # epochs that `schedule` covers before it begins again; None: all
     batch_shares = 1  # parts of a batch that pass batch norms separately
     start = "teacher"  # of a search for one budget: from the teacher's weights, or from "scratch"
+    SAVED: tuple[str, ...] = ()  # attributes of the subclass that a checkpoint holds, too: plain types and tensors
 
     def __init__(
         self,
@@ -113,8 +117,7 @@ class Stage(nn.Module):
         for key, value in {"learning_rate": learning_rate, "gamma": gamma, "weight_decay": weight_decay}.items():
             check_number(f"{self.config_key}.{key}", value, ">= 0")
         check_number(f"{self.config_key}.momentum", momentum, ">= 0", "< 1")
-        if clip is not None:
-            check_number(f"{self.config_key}.clip", clip, "> 0")
+        check_number(f"{self.config_key}.clip", clip, "> 0", optional=True)
         self.network = network
         self.epochs = epochs
         self.batch_size = batch_size
@@ -200,6 +203,8 @@ class Stage(nn.Module):
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
         """UserError where something of the user's fails on two images, before anything is trained."""
+        if self.score_of is not None:
+            check_score(f"{self.config_key}.score", self.score_of, self.network, self._frozen[0], images, labels)
 
     def hold_polynomials(self, fit: GaussianFit) -> None:
         """Hold the network's polynomials from now on, as `fit` and `polynomials.py` say.
@@ -305,13 +310,15 @@ class Stage(nn.Module):
         self._first_bad_step = None
 
     def set_learning_rate(self, epoch: int) -> None:
+        period = self.period or self.epochs
         for group in self.optimizers().param_groups:
             base = group.get("base_learning_rate", self.base_learning_rate)
-            group["lr"] = learning_rate(base, self.schedule, epoch, self.epochs, self.milestones, self.gamma)
+            group["lr"] = learning_rate(base, self.schedule, epoch % period, period, self.milestones, self.gamma)
 
     def share_before(self, batch_index: int) -> float:
-        """Of the training that lies before this batch: what polynomials come in by."""
-        return self.epochs_before(batch_index) / self.epochs
+        """Of the training, or of its present period, that lies before this batch: what polynomials come in by."""
+        period = self.period or self.epochs
+        return self.epochs_before(batch_index) % period / period
 
     def step_loss(self, batch_index: int, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """`loss`, with the error of the network's polynomials where they are held."""
@@ -435,6 +442,7 @@ class Stage(nn.Module):
             "first_bad_step": self._first_bad_step,
             "generator": generator_state(self.device),
         }
+        checkpoint["search"] = {name: copy.copy(getattr(self, name)) for name in self.SAVED}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["stage"]
@@ -442,6 +450,7 @@ class Stage(nn.Module):
         self._sums, self._seen = dict(state["sums"]), state["seen"] if process_rank() == 0 else 0
         zero_unless_first(self._sums.values())
         self._first_bad_step, self._generator_state = state["first_bad_step"], state["generator"]
+        vars(self).update((name, checkpoint["search"][name]) for name in self.SAVED)
 
 
 def count_columns(counts: Mapping[str, int]) -> dict[str, int]:

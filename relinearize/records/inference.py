@@ -15,15 +15,21 @@ MEASURED, SHARED = "measured", "measured by kind of operation, shared out among 
 
 @dataclass(frozen=True)
 class KindCost:
-    """One kind of operation (`engine.job.KINDS`) in one inference.
-
-    `seconds` are of the slower party; `bytes` what both send; `messages` what the party sends that sends more.
+    """One kind of operation (`engine.job.KINDS`) in one inference: of one party, time, what it sends, how often it is
+    called. In a record `seconds` are of the slower party; `bytes` what both send; `messages` what the party sends that
+    sends more.
     """
 
-    seconds: float
-    bytes: int
-    messages: int
-    calls: int
+    seconds: float = 0.0
+    bytes: int = 0
+    messages: int = 0
+    calls: int = 0
+
+    def __add__(self, other: Self) -> Self:
+        return KindCost(*(getattr(self, entry.name) + getattr(other, entry.name) for entry in fields(KindCost)))
+
+    def __sub__(self, other: Self) -> Self:
+        return KindCost(*(getattr(self, entry.name) - getattr(other, entry.name) for entry in fields(KindCost)))
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,6 @@ class InferenceRecord:
 
 
 def _phase(content: dict[str, Any]) -> Phase:
-    kinds = {"pool": KindCost(0.0, 0, 0, 0)} | {name: KindCost(**values) for name, values in content["kinds"].items()}
+    kinds = {"pool": KindCost()} | {name: KindCost(**values) for name, values in content["kinds"].items()}
     content = {"seconds_per_image": content["median_seconds"]} | content  # older records are of single images
     return Phase(**{**content, "seconds": tuple(content["seconds"]), "kinds": kinds})

@@ -113,22 +113,14 @@ def _closest_exchange(
 
 def _capped_shares(caps: Sequence[int], etas: Sequence[Fraction], budget: int) -> list[Fraction]:
     """min(cap, c * eta), exactly; sums to `budget`, or to the caps with eta > 0 where these are less."""
-    shares = [Fraction(0)] * len(caps)
-    weighted = sorted((Fraction(caps[index]) / eta, index) for index, eta in enumerate(etas) if eta > 0)
     rest, weight = Fraction(budget), sum(etas)
-    for factor_of_full, index in weighted:
-        # Sites in the order in which a growing c fills them: c stays what it is from the first that is not filled.
+    # Sites in the order in which a growing c fills them: c stays what it is from the first that is not filled.
+    for full_at, index in sorted((Fraction(caps[index]) / eta, index) for index, eta in enumerate(etas) if eta > 0):
         factor = rest / weight
-        if factor < factor_of_full:
-            break
-        shares[index] = Fraction(caps[index])
+        if factor < full_at:
+            return [min(Fraction(cap), factor * eta) for cap, eta in zip(caps, etas, strict=True)]
         rest, weight = rest - caps[index], weight - etas[index]
-    else:
-        return shares
-    for factor_of_full, index in weighted:
-        if factor < factor_of_full:
-            shares[index] = factor * etas[index]
-    return shares
+    return [Fraction(cap * (eta > 0)) for cap, eta in zip(caps, etas, strict=True)]
 
 
 def _without_culled(

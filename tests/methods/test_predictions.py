@@ -67,6 +67,22 @@ def test_rate_must_be_positive(rate):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "stage", "settings"),
+    [
+        ("relupruner", "search", ["scale=debug"]),
+        ("filter_pruning", "search", ["scale=debug", "method.search.criterion=learned"]),
+        ("rlnet", "finetune", ["budget.fraction=0.5", "method.search.epochs=1"]),
+    ],
+)
+def test_stages_with_a_loss_of_their_own_have_the_multipliers(tmp_path, method, stage, settings):
+    """They distil, so they take the rate; their loss had left the multipliers out, and ended in a traceback."""
+    record, _ = quick_run(tmp_path, *settings, f"+method.{stage}.class_multiplier_rate=5", method=method)
+    first, *_ = record.stages[stage].history
+    assert 0 in [value for name, value in first.items() if name.endswith("class_penalty")]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("finetune", ["distill", "retrain"])
 def test_interrupted_training_keeps_its_multipliers(tmp_path, monkeypatch, finetune):
     """Interrupted in the second epoch of the fine-tuning, when the multipliers are above 0."""

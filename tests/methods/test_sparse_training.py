@@ -11,7 +11,8 @@ from relinearize.backbones import PixelInput, build_backbone
 from relinearize.data.loaders import TrainLoader
 from relinearize.data.training_images import ResidentImages
 from relinearize.errors import UserError
-from relinearize.methods.senet.sparse_training import PrunedWeight, SparseTraining, density_after, largest, site_layers
+from relinearize.methods.senet.sparse_training import PrunedWeight, SparseTraining, density_after, site_layers
+from relinearize.relu.budget import top_positions
 from relinearize.relu.sites import linearize, site_shapes
 from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
@@ -104,14 +105,12 @@ def test_largest_is_exact_over_all_layers_and_under_ties():
         7: ([1, 1, 1, 1], [1, 1, 1]),
     }
     for count, (first, second) in expected.items():
-        kept = largest(weights, count)
+        kept = top_positions({name: weight.abs() for name, weight in weights.items()}, count)
         assert kept["a"].flatten().int().tolist() == first and kept["b"].int().tolist() == second, count
-    with pytest.raises(ValueError, match="8 of 7"):
-        largest(weights, 8)
     images = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0)).round()
     striped = {"a": images.to(memory_format=torch.channels_last)}
     for count in (1, 30, 80):
-        assert torch.equal(largest(striped, count)["a"], largest({"a": images}, count)["a"])
+        assert torch.equal(top_positions(striped, count)["a"], top_positions({"a": images}, count)["a"])
 
 
 def test_pruned_weight_is_exact_and_its_gradient_goes_straight_through():

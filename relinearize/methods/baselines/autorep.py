@@ -83,8 +83,7 @@ class AutoReP(Distill):
         super().__init__(network, teacher, selection="last", **settings)
         check_number(f"{self.config_key}.penalty", penalty, "> 0")
         check_number(f"{self.config_key}.hysteresis", hysteresis, ">= 0")
-        if gate_learning_rate is not None:
-            check_number(f"{self.config_key}.gate_learning_rate", gate_learning_rate, "> 0")
+        check_number(f"{self.config_key}.gate_learning_rate", gate_learning_rate, "> 0", optional=True)
         self.budget, self.penalty, self.hysteresis = budget, penalty, hysteresis
         self.gate_learning_rate = gate_learning_rate
         to_sloped(inner_network(network), GatedReLU)

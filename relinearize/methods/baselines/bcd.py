@@ -19,7 +19,6 @@ from relinearize.data.order import seeded_generator
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.losses import accuracy
-from relinearize.methods.schedule import learning_rate
 from relinearize.relu.mask import Mask
 
 
@@ -41,6 +40,8 @@ class BCD(MaskedSearch):
         swaps: rounds of exchanges at the budget.
         settings: see Distill.
     """
+
+    SAVED = (*MaskedSearch.SAVED, "round", "finished")
 
     def __init__(
         self,
@@ -69,8 +70,7 @@ class BCD(MaskedSearch):
         check_number(f"{self.config_key}.block", block, "> 0")
         if isinstance(block, float) and block > 1 and not block.is_integer():
             raise UserError(f"{self.config_key}.block={block}: must be an integer, or a share of at most 1")
-        if accuracy_images is not None:
-            check_number(f"{self.config_key}.accuracy_images", accuracy_images, ">= 1", integer=True)
+        check_number(f"{self.config_key}.accuracy_images", accuracy_images, ">= 1", integer=True, optional=True)
         going = Mask.of(inner_network(network)).count - budget
         if going < 0:
             raise UserError(
@@ -80,7 +80,7 @@ class BCD(MaskedSearch):
         self.rounds = math.ceil(going / self.block) + swaps
         super().__init__(network, teacher, budget=budget, epochs=(1 + self.rounds) * block_epochs, **settings)
         self.draws, self.tolerance, self.candidates = draws, tolerance, candidates
-        self.train_always, self.block_epochs, self.accuracy_images = train == "always", block_epochs, accuracy_images
+        self.train_always, self.period, self.accuracy_images = train == "always", block_epochs, accuracy_images
         self.first = dict(first)
         self.round = 0  # blocks and swaps done
         self.finished = False
@@ -89,14 +89,7 @@ class BCD(MaskedSearch):
 
     @property
     def fewest_epochs(self) -> int:
-        return self.epochs if self.train_always else self.block_epochs
-
-    def set_learning_rate(self, epoch: int) -> None:
-        place = epoch % self.block_epochs
-        for group in self.optimizers().param_groups:
-            group["lr"] = learning_rate(
-                self.base_learning_rate, self.schedule, place, self.block_epochs, self.milestones, self.gamma
-            )
+        return self.epochs if self.train_always else self.period
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -106,7 +99,7 @@ class BCD(MaskedSearch):
     def epoch_end(self, row: dict[str, float]) -> None:
         super().epoch_end(row)
         row["block/round"] = self.round
-        if (int(row["epoch"]) + 1) % self.block_epochs == 0 and self.rounds_until_training():
+        if (int(row["epoch"]) + 1) % self.period == 0 and self.rounds_until_training():
             self.finished = self.trainer.should_stop = True
 
     # ---- blocks ------------------------------------------------------------------------------------------------------
@@ -168,13 +161,3 @@ class BCD(MaskedSearch):
 
     def position_scores(self) -> Mapping[str, Tensor]:
         return self.first
-
-    # ---- checkpoints -------------------------------------------------------------------------------------------------
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] |= {"round": self.round, "finished": self.finished}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.round, self.finished = checkpoint["search"]["round"], checkpoint["search"]["finished"]

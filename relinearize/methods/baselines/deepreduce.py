@@ -19,19 +19,17 @@ their first channels).
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.losses import accuracy
-from relinearize.methods.scores import check_callable, check_score
+from relinearize.methods.scores import check_callable
 from relinearize.methods.stage import Snapshot
 from relinearize.relu.budget import top_positions
 from relinearize.relu.mask import Mask
@@ -66,14 +64,8 @@ def stages(shapes: Shapes) -> list[list[str]]:
 
 def second_sites(names: Sequence[str]) -> set[str]:
     """Every second of the sites of one module: the second ReLU of each block."""
-    seen: Counter[str] = Counter()
-    second = set()
-    for name in names:
-        block = name.rpartition(".")[0]
-        seen[block] += 1
-        if seen[block] % 2 == 0:
-            second.add(name)
-    return second
+    blocks = [name.rpartition(".")[0] for name in names]
+    return {name for place, name in enumerate(names) if blocks[:place].count(blocks[place]) % 2}
 
 
 def forms(shapes: Shapes, order: Sequence[int], shares: Sequence[float], thinned: bool | None) -> Iterator[Form]:
@@ -215,10 +207,6 @@ class DeepReDuce(MaskedSearch):
         ).share
         return {"student_width": None if share == 1 else int(width * share), "student_stride": stride}
 
-    def rehearse(self, images: Tensor, labels: Tensor) -> None:
-        if self.score_of is not None:
-            check_score(f"{KEY}.score", self.score_of, self.network, self._frozen[0], images, labels)
-
     def form(self, order: Sequence[int]) -> Form:
         """Of the network as it is now."""
         return choose(
@@ -246,16 +234,14 @@ class DeepReDuce(MaskedSearch):
     def snapshot(self) -> Snapshot:
         started = time.monotonic()
         form = self.form(self.order or self.measured_order())
-        whole, last = {name for stage in form.kept[:-1] for name in stage}, form.kept[-1]
+        *whole, last = form.kept
+        kept = {name: mask & any(name in stage for stage in form.kept) for name, mask in self.mask.items()}
         if form.count > self.budget:
             next(self.images())
             self.scores = self.score_of(self.network, self.images(), teacher=self._frozen[0], seed=self.seed)
-            rest = self.budget - sum(self.mask[name].numel() for name in whole)
-            found = top_positions({name: self.scores[name] for name in last}, rest)
-        else:
-            found = {name: self.mask[name] for name in last}
-        none = {name: torch.zeros_like(mask) for name, mask in self.mask.items()}
-        self.put_on(Mask({name: found.get(name, self.mask[name] if name in whole else none[name]) for name in none}))
+            rest = self.budget - sum(self.mask[name].numel() for stage in whole for name in stage)
+            kept |= top_positions({name: self.scores[name] for name in last}, rest)
+        self.put_on(Mask(kept))
         self.seconds += time.monotonic() - started
         return super().snapshot()
 

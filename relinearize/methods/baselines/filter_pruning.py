@@ -35,7 +35,6 @@ from torch import Tensor, nn, optim
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
-from relinearize.methods.losses import student_losses
 from relinearize.methods.senet.sparse_training import site_layers
 from relinearize.methods.stage import Snapshot
 from relinearize.relu.allocation import allocate_channels
@@ -93,6 +92,7 @@ class FilterPruning(MaskedSearch):
     """
 
     least_epochs = 0
+    hooked = True
     replacement = "zero"  # what stands at removed positions: the weights that it leaves have the coefficients
     divides = True  # decides itself how many ReLUs each site keeps: `allocation` cannot
 
@@ -165,16 +165,6 @@ class FilterPruning(MaskedSearch):
             shares = F.one_hot(logits.argmax(), len(CRITERIA)).to(logits)
         kept = shares @ self.selections[name].to(logits.device)
         return output * kept.view(-1, *[1] * (output.dim() - 2)).to(output.dtype)
-
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        cross_entropy, divergence, metrics = student_losses(
-            self.network.forward,
-            self._frozen[0],
-            images,
-            labels,
-            self.temperature,  # uncompiled: hooks act
-        )
-        return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
 
     def configure_optimizers(self) -> optim.Optimizer:
         return optim.Adam([self.logits], lr=self.base_learning_rate)

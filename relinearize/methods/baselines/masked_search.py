@@ -26,6 +26,7 @@ class MaskedSearch(Distill):
     name = "search"
     least_epochs = 1
     one_budget = True  # is given the budget, and nothing of the sites; see runs/search.py
+    SAVED: tuple[str, ...] = ("reached",)
 
     def __init__(self, network: nn.Module, teacher: nn.Module, *, budget: int, **settings: Any) -> None:
         super().__init__(network, teacher, selection="last", **settings)
@@ -54,9 +55,8 @@ class MaskedSearch(Distill):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] = {"mask": dict(self.mask), "reached": self.reached}
+        checkpoint["search"]["mask"] = dict(self.mask)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.put_on(Mask(checkpoint["search"]["mask"]))
-        self.reached = checkpoint["search"]["reached"]

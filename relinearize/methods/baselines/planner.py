@@ -18,7 +18,6 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.replacement import GaussianFit
-from relinearize.methods.schedule import learning_rate
 from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS, REPLACEMENTS
 from relinearize.relu.sites import named_sites, site_shapes, to_replaced
@@ -43,6 +42,7 @@ class Planner(MaskedSearch):
     plans_with = "quadratic"  # what the run's `replacement` must be; see runs/request.py
     divides = True  # the budget, itself: no allocation does it again
     unit = ""  # of what is chosen, for messages: layers, channels
+    SAVED = (*MaskedSearch.SAVED, "trials", "tried", "best_trial")
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Planner(MaskedSearch):
         check_choice(f"{self.config_key}.exact", exact, (True, False))
         super().__init__(network, teacher, budget=budget, epochs=trials * trial_epochs, **settings)
         optuna_module(self.config_key)
-        self.fit, self.trial_epochs, self.population = fit, trial_epochs, population
+        self.fit, self.period, self.population = fit, trial_epochs, population
         inner = inner_network(network)
         self.initial = {name: value.clone() for name, value in inner.state_dict().items()}
         self.shapes = site_shapes(inner)
@@ -145,7 +145,7 @@ class Planner(MaskedSearch):
         super().epoch_end(row)
         row["plan/trial"] = len(self.trials)
         epoch = int(row["epoch"]) + 1
-        if epoch % self.trial_epochs:
+        if epoch % self.period:
             return
         if all(trial["value"] < row["val/accuracy"] for trial in self.trials):  # of equals the first
             self.best_trial = {"mask": dict(self.mask), "weights": self.weights()}
@@ -168,17 +168,6 @@ class Planner(MaskedSearch):
         if devices > 1:  # whose polynomials would differ
             raise UserError(f"{self.config_key} ({type(self).__name__}) runs on one device; give trainer.devices=1")
 
-    def set_learning_rate(self, epoch: int) -> None:
-        for group in self.optimizers().param_groups:
-            group["lr"] = learning_rate(
-                self.base_learning_rate, self.schedule, epoch % self.trial_epochs, self.trial_epochs, self.milestones,
-                self.gamma,
-            )  # fmt: skip
-
-    def share_before(self, batch_index: int) -> float:
-        """Of the trial."""
-        return self.epochs_before(batch_index) % self.trial_epochs / self.trial_epochs
-
     def step_loss(self, batch_index: int, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Finite, as polynomials of a bad plan may grow beyond all bounds: it is worth little, the search goes on."""
         loss, metrics = super().step_loss(batch_index, *batch)
@@ -191,17 +180,6 @@ class Planner(MaskedSearch):
             if weight.grad is not None:
                 weight.grad.nan_to_num_(0, 0, 0)
         super().on_before_optimizer_step()
-
-    # ---- checkpoints -------------------------------------------------------------------------------------------------
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] |= {"trials": list(self.trials), "tried": dict(self.tried), "best": self.best_trial}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        found = checkpoint["search"]
-        self.trials, self.tried, self.best_trial = found["trials"], found["tried"], found["best"]
 
 
 def optuna_module(key: str) -> Any:

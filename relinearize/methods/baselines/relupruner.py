@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import check_choice, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
-from relinearize.methods.losses import student_losses
 from relinearize.methods.scores import ReLUPrunerMeans
 from relinearize.methods.senet.site_outputs import SiteOutputs
 from relinearize.relu.budget import top_mask
@@ -48,6 +47,8 @@ class ReLUPruner(MaskedSearch):
 
     A budget that the masks have not come down to by the end is met by projection (Snapshot.reached is False).
     """
+
+    hooked = True
 
     def __init__(
         self,
@@ -81,10 +82,7 @@ class ReLUPruner(MaskedSearch):
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self.outputs.watching():
-            cross_entropy, divergence, metrics = student_losses(
-                self.network.forward, self._frozen[0], images, labels, self.temperature
-            )
-        return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
+            return super().loss(images, labels)
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from relinearize.errors import check_number
 from relinearize.methods.baselines.planner import Planner, counts_from_below
 from relinearize.methods.replacement import Cubic, GaussianFit, Quadratic
-from relinearize.methods.scores import Scores, check_callable, check_score
+from relinearize.methods.scores import Scores, check_callable
 from relinearize.relu.allocation import allocate
 from relinearize.relu.budget import channel_mask
 from relinearize.relu.mask import Mask
@@ -50,6 +50,7 @@ class SAFENet(Planner):
 
     plans_with = "cubic"
     unit = "channels"
+    SAVED = (*Planner.SAVED, "scores")
 
     def __init__(
         self,
@@ -73,9 +74,6 @@ class SAFENet(Planner):
     @property
     def numbers(self) -> list[str]:
         return [f"{name} {what}" for name in self.shapes for what in ("kept", "cubic")]
-
-    def rehearse(self, images: Tensor, labels: Tensor) -> None:
-        check_score(f"{self.config_key}.score", self.score_of, self.network, self._frozen[0], images, labels)
 
     def on_train_start(self) -> None:
         if not self.scores:  # else of a checkpoint; the network is no longer the teacher's then
@@ -102,11 +100,3 @@ class SAFENet(Planner):
 
     def position_scores(self) -> Scores:
         return self.scores
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["search"]["scores"] = dict(self.scores)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.scores = checkpoint["search"]["scores"]

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 from relinearize.backbones.routes import export_route, routes_of
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.losses import logit_losses
 from relinearize.methods.rlnet.batch_parts import Part, checked_weights, route_of
 from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
 from relinearize.methods.senet.pram import PRAMDistill, activation_mismatch
@@ -64,18 +63,16 @@ class RobustDistill(RobustTraining, PRAMDistill):
         used = {name: weight for name, weight in weights.items() if weight and self.pram_weight}
         self.pram_part_weights = {name: weight for name, weight in used.items() if name in self.part_names}
         # The teacher on the routes whose sites are compared; that of clean images is there already.
-        self._teachers = {"clean": (self._frozen[0], self._teacher_outputs)}
+        on_routes = {"clean": (self._frozen[0], self._teacher_outputs)}
+        self._teachers = {}  # part -> (teacher on its route, outputs of its sites)
         for name in self.pram_part_weights:
-            route = self._teacher_route(name, teacher)
-            if route not in self._teachers:
+            route = route_of(name, self.routes)
+            route = route if route in routes_of(teacher) else "clean"
+            if route not in on_routes:
                 on_route = frozen_copy(export_route(teacher, route))
-                self._teachers[route] = (on_route, SiteOutputs(on_route, self.compared_sites))
+                on_routes[route] = (on_route, SiteOutputs(on_route, self.compared_sites))
                 self._frozen += (on_route,)
-        self._teacher_routes = {name: self._teacher_route(name, teacher) for name in self.pram_part_weights}
-
-    def _teacher_route(self, part: str, teacher: nn.Module) -> str:
-        route = route_of(part, self.routes)
-        return route if route in routes_of(teacher) else "clean"
+            self._teachers[name] = on_routes[route]
 
     def loss(
         self, images: Tensor, labels: Tensor, augmix_images: Tensor | None = None
@@ -87,10 +84,7 @@ class RobustDistill(RobustTraining, PRAMDistill):
             shown = self.shown(part, images, labels, augmix_images, wanted.logits, self.temperature)
             with self.on_route(part):
                 found = self._student_outputs.run(self.network, shown)
-            cross_entropy, divergence, terms = logit_losses(
-                found.logits, wanted.logits[part.rows], labels[part.rows], self.temperature
-            )
-            losses[part.name] = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
+            losses[part.name], terms = self.logit_loss(found.logits, wanted.logits[part.rows], labels[part.rows])
             if weight := self.pram_part_weights.get(part.name):
                 if len(found.sites) < len(self.compared_sites):  # torch.compile took the graph of a like network
                     raise RuntimeError("sites were not seen; torch.compiler.reset() is needed before compile()")
@@ -107,6 +101,6 @@ class RobustDistill(RobustTraining, PRAMDistill):
         """The outputs of the teacher's sites for the images that the student was shown."""
         if part.name == "clean":
             return {name: outputs[part.rows] for name, outputs in clean.sites.items()}
-        teacher, outputs = self._teachers[self._teacher_routes[part.name]]
+        teacher, outputs = self._teachers[part.name]
         with torch.no_grad():
             return outputs.run(teacher, shown).sites

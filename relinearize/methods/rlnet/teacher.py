@@ -54,8 +54,7 @@ class RobustClassifier(RobustTraining):
         if shared_shortcut_norms:
             share_shortcut_norms(network)
         super().__init__(network, **robust_settings)
-        if trades_weight is not None:
-            check_number(f"{key}.trades_weight", trades_weight, ">= 0")
+        check_number(f"{key}.trades_weight", trades_weight, ">= 0", optional=True)
         check_number(f"{key}.trades_temperature", trades_temperature, "> 0")
         if trades_weight is not None and (len(self.routes) > 1 or not {"clean", "adversarial"} <= set(self.part_names)):
             raise UserError(

@@ -7,7 +7,6 @@ linear weights are shared. So read in the layers of SENet's official code; its t
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -104,17 +103,10 @@ def _has_channels(module: nn.Module, name: str) -> bool:
 def _heads(graph: fx.Graph, called: Mapping[fx.Node, nn.Module]) -> set[fx.Node]:
     """The calls of weighted layers from which the output is reached without another weighted layer."""
     heads: set[fx.Node] = set()
-    seen: set[fx.Node] = set()
-    waiting = [node for node in graph.nodes if node.op == "output"]
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if type(called.get(node)) in WEIGHTED:
-            heads.add(node)
-        else:
-            waiting += node.all_input_nodes
+    others: set[fx.Node] = set()  # the output, and what reaches it without a weighted layer
+    for node in reversed(graph.nodes):
+        if node.op == "output" or others.intersection(node.users):
+            (heads if type(called.get(node)) in WEIGHTED else others).add(node)
     return heads
 
 
@@ -159,14 +151,6 @@ def _keep_first(layer: nn.Module, **shapes: Sequence[int]) -> None:
 # ---- all widths in one ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Narrow:
-    """Where the parts of one narrower network lie: its index, and the shapes of what it borrows from the full one."""
-
-    index: int
-    shapes: dict[str, tuple[int, ...]]
-
-
 class OrderedNetwork(nn.Module):
     """A network and its narrower versions on the same convolution and linear weights.
 
@@ -188,24 +172,21 @@ class OrderedNetwork(nn.Module):
             raise UserError("give a list of different fractions above 0 and up to 1.0 (the full network), 1.0 included")
         self.widths = tuple(sorted(float(width) for width in widths))
         self.full = network
-        self.narrow = nn.ModuleList()
-        self._narrow: dict[float, _Narrow] = {}
-        for index, width in enumerate(self.widths[:-1]):
-            narrow = narrowed(network, width)
-            self._narrow[width] = _Narrow(index, _without_weights(narrow))
-            self.narrow.append(narrow)
+        self.narrow = nn.ModuleList(narrowed(network, width) for width in self.widths[:-1])
+        self._index = {width: index for index, width in enumerate(self.widths[:-1])}
+        self._borrowed = [_without_weights(narrow) for narrow in self.narrow]  # name -> shape, of each narrower one
 
     def forward(self, x: Tensor, fraction: float = 1.0) -> Tensor:
         """Pixels N x C x H x W to logits N x classes, by the network of width `fraction`."""
         if fraction == 1.0:
             return self.full(x)
-        place = self._narrow[fraction]
-        borrowed = {name: first(self.full.get_parameter(name), shape) for name, shape in place.shapes.items()}
-        return functional_call(self.narrow[place.index], borrowed, (x,), tie_weights=False)
+        index = self._index[fraction]
+        borrowed = {name: first(self.full.get_parameter(name), shape) for name, shape in self._borrowed[index].items()}
+        return functional_call(self.narrow[index], borrowed, (x,), tie_weights=False)
 
     def at(self, fraction: float) -> nn.Module:
         """The module whose layers run at width `fraction`, for hooks; it cannot be called alone."""
-        return self.full if fraction == 1.0 else self.narrow[self._narrow[fraction].index]
+        return self.full if fraction == 1.0 else self.narrow[self._index[fraction]]
 
     def weights_at(self, state: Mapping[str, Tensor], fraction: float) -> dict[str, Tensor]:
         """From a state dict of this module, that of the ordinary network of width `fraction`, under its own names."""
@@ -213,12 +194,12 @@ class OrderedNetwork(nn.Module):
         names = [name.removeprefix(adapter) for name in self.full.state_dict()]
         if fraction == 1.0:
             return {name: state[f"full.{adapter}{name}"] for name in names}
-        place = self._narrow[fraction]
+        index = self._index[fraction]
         weights = {}
         for name in names:
-            shape = place.shapes.get(adapter + name)
+            shape = self._borrowed[index].get(adapter + name)
             if shape is None:
-                weights[name] = state[f"narrow.{place.index}.{adapter}{name}"]
+                weights[name] = state[f"narrow.{index}.{adapter}{name}"]
             else:
                 weights[name] = first(state[f"full.{adapter}{name}"], shape).clone()
         return weights

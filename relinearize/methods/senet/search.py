@@ -9,7 +9,7 @@ while the mismatch D_l of its activations with the all-ReLU teacher's is summed 
 epoch each site's mask becomes the positions of largest D_l. The budget is met after every epoch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -60,23 +60,18 @@ def strict_mask(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask
     return Mask(kept)
 
 
-def hamming_distance(mask: Mask, other: Mask) -> float:
+def hamming_distance(mask: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     """The Hamming distance of two masks over its largest value: 0 for equal masks, 1 where no kept ReLU is the same.
 
     Of masks with B kept positions each, the share of the kept ones that moved: differing positions / (2 B).
     """
-    return _differing(mask.values(), other.values())
+    kept = sum(int(one.sum() + other[name].sum()) for name, one in mask.items())
+    return sum(int((one != other[name]).sum()) for name, one in mask.items()) / max(1, kept)
 
 
 def site_distances(mask: Mask, other: Mask) -> dict[str, float]:
     """Site -> `hamming_distance` of what two masks keep there; 0 where they keep nothing."""
-    return {name: _differing([kept], [other[name]]) for name, kept in mask.items()}
-
-
-def _differing(masks: Iterable[Tensor], others: Iterable[Tensor]) -> float:
-    pairs = list(zip(masks, others, strict=True))
-    kept = sum(int(one.sum() + other.sum()) for one, other in pairs)
-    return sum(int((one != other).sum()) for one, other in pairs) / max(1, kept)
+    return {name: hamming_distance({name: kept}, other) for name, kept in mask.items()}
 
 
 class SENetSearch(Stage):
@@ -102,6 +97,7 @@ class SENetSearch(Stage):
     """
 
     name = "search"
+    SAVED = ("settled_epochs",)
     allocated = True  # is given sensitivities and one budget, see pipeline.py
 
     def __init__(
@@ -137,8 +133,7 @@ class SENetSearch(Stage):
         for key, value in switches.items():
             check_choice(f"method.search.{key}", value, CHOICES[key])
         check_choice("method.search.paper_parity", paper_parity, (True, False))
-        if stop_distance is not None:
-            check_number("method.search.stop_distance", stop_distance, ">= 0", "<= 1")
+        check_number("method.search.stop_distance", stop_distance, ">= 0", "<= 1", optional=True)
         check_number("method.search.stop_patience", stop_patience, ">= 1", integer=True)
         check_weighting("method.search", temperature, cross_entropy_weight, distillation_weight)
         measure, self.granularity, self.initial_mask, self.top, self.start = switches.values()
@@ -227,11 +222,8 @@ class SENetSearch(Stage):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] = {
-            "mask": dict(self.mask),
-            "sums": {name: total.cpu() for name, total in self.mismatch.sums.items()},  # of a part of an epoch
-            "settled_epochs": self.settled_epochs,
-        }
+        sums = {name: total.cpu() for name, total in self.mismatch.sums.items()}  # of a part of an epoch
+        checkpoint["search"] |= {"mask": dict(self.mask), "sums": sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -239,4 +231,3 @@ class SENetSearch(Stage):
         self.put_on(Mask(state["mask"]))
         self.mismatch.sums = dict(state["sums"])
         zero_unless_first(self.mismatch.sums.values())
-        self.settled_epochs = state["settled_epochs"]

@@ -19,7 +19,8 @@ ResNet-18 of width 16).
 """
 
 import math
-from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,10 +30,10 @@ from torch.nn.utils import parametrize
 from relinearize.backbones.adapter import inner_network
 from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError
-from relinearize.methods.losses import classification_loss, percent_correct
-from relinearize.methods.stage import Stage
+from relinearize.methods.teacher import Classifier
 from relinearize.relu.budget import top_positions
 from relinearize.relu.sites import named_sites
+from relinearize.robustness.attack import under_attack
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -52,10 +53,10 @@ def site_layers(network: nn.Module, sample: Tensor) -> dict[str, str]:
     since: list[tuple[str, int, torch.UntypedStorage]] = []  # layers since the last site: name, weights, what was read
     read: list[torch.UntypedStorage] = []  # by layers before it; held, so that none of the memory is used again
 
-    def saw_layer(name: str, layer: nn.Module, given: Tensor) -> None:
-        since.append((name, layer.weight.numel(), given.untyped_storage()))
+    def saw_layer(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        since.append((name, layer.weight.numel(), inputs[0].untyped_storage()))
 
-    def saw_site(name: str) -> None:
+    def saw_site(name: str, *_: Any) -> None:
         before = {storage.data_ptr() for storage in read}
         candidates = [entry for entry in since if entry[2].data_ptr() not in before] or since
         if candidates:
@@ -65,22 +66,14 @@ def site_layers(network: nn.Module, sample: Tensor) -> dict[str, str]:
         read.extend(entry[2] for entry in since)
         since.clear()
 
-    handles = [
-        module.register_forward_hook(lambda layer, inputs, _, name=name: saw_layer(name, layer, inputs[0]))
-        for name, module in inner.named_modules()
-        if isinstance(module, LAYERS)
-    ]
     sites = named_sites(inner)
-    handles += [site.register_forward_hook(lambda *_, name=name: saw_site(name)) for name, site in sites.items()]
-    modes = {module: module.training for module in network.modules()}
-    try:
-        with torch.no_grad():
-            network.eval()(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
+    with ExitStack() as hooks, torch.no_grad(), under_attack(network):
+        for name, module in inner.named_modules():
+            if isinstance(module, LAYERS):
+                hooks.enter_context(module.register_forward_hook(partial(saw_layer, name)))
+        for name, site in sites.items():
+            hooks.enter_context(site.register_forward_hook(partial(saw_site, name)))
+        network(sample)
     if not found:
         raise UserError("no convolution or linear layer leads into any site, so sensitivity=computed has no densities")
     first = next(iter(found.values()))
@@ -90,17 +83,6 @@ def site_layers(network: nn.Module, sample: Tensor) -> dict[str, str]:
 def density_after(progress: float, density: float) -> float:
     """1 - s of Zhu and Gupta's cubic: 1 at `progress` 0, `density` from 1 on."""
     return density + (1 - density) * (1 - min(progress, 1.0)) ** 3
-
-
-def largest(weights: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """True at exactly the `count` weights of largest magnitude over all layers together; bool, the weights' shapes.
-
-    Ties go to the earlier layer, then to the lower flat index. `count` is 0 to the number of weights.
-    """
-    total = sum(weight.numel() for weight in weights.values())
-    if not 0 <= count <= total:
-        raise ValueError(f"{count} of {total} weights cannot be kept")
-    return top_positions({name: weight.detach().abs() for name, weight in weights.items()}, count)
 
 
 class PrunedWeight(nn.Module):
@@ -120,7 +102,7 @@ class PrunedWeight(nn.Module):
         return weight + (weight * self.kept - weight).detach()
 
 
-class SparseTraining(Stage):
+class SparseTraining(Classifier):
     """Sparse learning of the all-ReLU network, for the densities of its layers.
 
     Pruned are the layers in front of sites (see `site_layers`); shortcuts and the classifier stay dense.
@@ -179,10 +161,6 @@ class SparseTraining(Stage):
 
     # ---- training --------------------------------------------------------------------------------------------------
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = self.network(images)
-        return classification_loss(logits, labels), {"accuracy": percent_correct(logits, labels)}
-
     def on_train_epoch_start(self) -> None:
         # At the start and not at the end of a segment, so that what is tested is what was trained.
         super().on_train_epoch_start()
@@ -194,7 +172,7 @@ class SparseTraining(Stage):
         share = density_after((segment + 1) / steps, self.density)
         dense = {name: layer.parametrizations.weight.original for name, layer in self.pruned.items()}
         count = max(1, round(share * sum(weight.numel() for weight in dense.values())))
-        for name, kept in largest(dense, count).items():
+        for name, kept in top_positions({name: weight.abs() for name, weight in dense.items()}, count).items():
             self.pruned[name].parametrizations.weight[0].kept.copy_(kept)
 
     def epoch_end(self, row: dict[str, float]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import Network, read_network
 from relinearize.private_inference.cost.workload import Layer, Workload
-from relinearize.records.inference import LayerCost
+from relinearize.records.inference import KindCost, LayerCost
 
 FILE = "presets.json"
 SHOWN_ON = ("lan", "wan")  # where a preset is shown if no network is asked for
@@ -205,13 +205,10 @@ def predict(preset: Preset, workload: Workload) -> Prediction:
 
 def predicted_layers(preset: Preset, layers: Sequence[Layer]) -> tuple[LayerCost, ...]:
     """What one inference takes online, layer by layer; together what `predict` says of the whole network."""
-    costs = [predict(preset, layer.work).online for layer in layers]
-    return tuple(
-        layer_cost(layer, cost.seconds, cost.bytes, cost.messages) for layer, cost in zip(layers, costs, strict=True)
-    )
+    return tuple(layer_cost(layer, predict(preset, layer.work).online) for layer in layers)
 
 
-def layer_cost(layer: Layer, seconds: float, size: float, messages: float) -> LayerCost:
-    """With the counts of `layer`; size: bytes."""
+def layer_cost(layer: Layer, cost: PhaseCost | KindCost) -> LayerCost:
+    """With the counts of `layer`."""
     counts = (layer.relus, layer.positions, layer.comparisons)
-    return LayerCost(layer.name, layer.op, *counts, seconds, size, messages)
+    return LayerCost(layer.name, layer.op, *counts, cost.seconds, cost.bytes, cost.messages)

@@ -9,9 +9,11 @@ on standard output and reads one JSON line per command from standard input, whos
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
+
+from relinearize.records.inference import KindCost as Cost
 
 JOB_FILE, PROGRAM_FILE = "job.json", "program.bin"
 SERVER, CLIENT = 0, 1
@@ -50,22 +52,6 @@ class Job:
         content = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
         content["inputs"] = {name: tuple(shape) for name, shape in content["inputs"].items()}
         return cls(**content)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one kind of operation costs one party in one inference: time, what it sends, how often it is called."""
-
-    seconds: float = 0.0
-    bytes: int = 0
-    messages: int = 0
-    calls: int = 0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*(getattr(self, entry.name) + getattr(other, entry.name) for entry in fields(Cost)))
-
-    def __sub__(self, other: "Cost") -> "Cost":
-        return Cost(*(getattr(self, entry.name) - getattr(other, entry.name) for entry in fields(Cost)))
 
 
 def total(costs: Mapping[str, Cost]) -> Cost:

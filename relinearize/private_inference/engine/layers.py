@@ -47,9 +47,7 @@ def layer_costs(
         found, source = shared(kinds, predicted), SHARED
     costs = [found[layer.name] for layer in layers[:-1]]
     costs.append(replace(total(kinds), seconds=client.seconds) - sum(costs, Cost()))
-    return tuple(
-        layer_cost(layer, cost.seconds, cost.bytes, cost.messages) for layer, cost in zip(layers, costs, strict=True)
-    ), source
+    return tuple(map(layer_cost, layers, costs)), source
 
 
 def shared(kinds: Mapping[str, Cost], predicted: Sequence[LayerCost]) -> dict[str, Cost]:

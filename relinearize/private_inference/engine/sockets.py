@@ -31,14 +31,7 @@ def socket_folder() -> Iterator[Path]:
 
 def listening(path: Path | str) -> socket.socket:
     """OSError where there is something at `path` already."""
-    one = socket.socket(socket.AF_UNIX)
-    try:
-        one.bind(str(path))
-        one.listen()
-    except OSError:
-        one.close()
-        raise
-    return one
+    return socket.create_server(str(path), family=socket.AF_UNIX)
 
 
 def dialled(path: Path | str, timeout: float | None = None) -> socket.socket:
