@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones import PixelInput, build_backbone
+from relinearize.backbones.routes import ROUTES, with_routes
 from relinearize.convolution import on_winograd, resolve_convolutions
 from relinearize.methods.distill import Distill
 from relinearize.methods.frozen import frozen_copy
+from relinearize.methods.rlnet.search import RLNetSearch
+from relinearize.methods.rlnet.teacher import RobustClassifier
 from relinearize.methods.senet.pram import PRAMDistill
 from relinearize.methods.senet.search import SENetSearch
 from relinearize.methods.snl import SNLSearch
@@ -32,24 +35,29 @@ def network_of(width: int) -> PixelInput:
 def stage_of(kind: str, width: int, batch: int, *, search: Callable[..., SNLSearch] = SNLSearch, **settings) -> Stage:
     """A stage as the pipeline makes it, in channels_last.
 
-    "teacher", "search" (SNL's), "finetune" (distillation); under a mask of a quarter of the ReLUs: "mask search"
-    (SENet's) and "pram".
+    "teacher", "search" (SNL's), "finetune" (distillation), "pram" and "robust teacher" (RLNet's); under a mask of a
+    quarter of the ReLUs: "mask search" (SENet's) and "robust student" (RLNet's mask search).
     """
     network = network_of(width)
     common = {"epochs": 1, "batch_size": batch, "learning_rate": 1e-3} | settings
     if kind == "teacher":
         stage: Stage = Classifier(network, **common)
+    elif kind == "robust teacher":
+        stage = RobustClassifier(with_routes(network, ROUTES[2]), **common)
     else:
         teacher = frozen_copy(network)
         if kind == "finetune":
             stage = Distill(network, teacher, **common)
         elif kind == "pram":
             stage = PRAMDistill(network, teacher, **common)
-        elif kind == "mask search":
+        elif kind in ("mask search", "robust student"):
             shapes = site_shapes(network.network)
             even = dict.fromkeys(shapes, 1.0)
-            budget = sum(math.prod(shape) for shape in shapes.values()) // 4
-            stage = SENetSearch(network, teacher, sensitivities=even, budget=budget, **common)
+            common |= {"sensitivities": even, "budget": sum(math.prod(shape) for shape in shapes.values()) // 4}
+            if kind == "mask search":
+                stage = SENetSearch(network, teacher, **common)
+            else:
+                stage = RLNetSearch(with_routes(network, ROUTES[2]), teacher, selection="last", **common)
             stage.put_on(stage.first_mask(0))
         else:
             to_sloped(network.network)
@@ -92,9 +100,9 @@ class StageStep:
         with self.autocast():
             return self.stage._frozen[0](images)
 
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def step(self, *batch: Tensor) -> Tensor:
         with self.autocast():
-            loss, _ = self.stage.loss(images, labels)
+            loss, _ = self.stage.loss(*batch)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
