@@ -172,11 +172,20 @@ def devices_of_process(accelerator: str) -> dict[str, Any]:
 def train(
     stage: Stage,
     settings: TrainerSettings,
-    path: Path,
-    log_rows: LogRows,
-    lightning_logger: Callable[[], Logger | None],
+    checkpoint: Path,
+    *,
+    log_rows: LogRows = lambda history: None,
+    lightning_logger: Callable[[], Logger | None] = lambda: None,
 ) -> None:
-    """Train `stage` by Lightning's Trainer; the arguments are those of `fit`, `path` its checkpoint."""
+    """One Trainer.fit with the settings of the `trainer` group, from `checkpoint` if that file exists, saving to it.
+
+    Several processes (see devices.py) call it at the same time, each with a stage of its own; all but the first show
+    and save nothing.
+
+    Args:
+        log_rows: called after each epoch with the rows of the stage's history so far.
+        lightning_logger: the logger of callbacks of the `callbacks` group; called if there are any.
+    """
     networks = (stage.network, *stage._frozen)
     stage.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
     for network in networks:
@@ -192,11 +201,11 @@ def train(
     callbacks: list[pl.Callback] = settings.new_callbacks(watching=first)
     if first:
         progress = StageProgress(settings.progress)
-        callbacks += [progress, SegmentCheckpoint(path, settings.checkpoint_seconds, progress, log_rows)]
+        callbacks += [progress, SegmentCheckpoint(checkpoint, settings.checkpoint_seconds, progress, log_rows)]
     quiet_lightning()
     defaults = {
         "benchmark": settings.accelerator == "cuda",  # cuDNN tries its algorithms once: the shapes of the batches stay
-        "default_root_dir": path.parent,
+        "default_root_dir": checkpoint.parent,
     }
     trainer = pl.Trainer(
         accelerator="gpu" if settings.accelerator == "cuda" else "cpu",
@@ -215,7 +224,7 @@ def train(
         plugins=[WholeFiles(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
         **defaults | settings.lightning_arguments(),
     )
-    resume = {"ckpt_path": path, "weights_only": True} if path.is_file() else {}
+    resume = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint.is_file() else {}
     fast = on_winograd(*networks) if settings.convolutions == "winograd" else nullcontext()
     # Whole batches alone run compiled (see training_step): scores, validation and hooks on sites need no graphs.
     with warnings.catch_warnings(), fast, torch.compiler.set_stance("force_eager"):
