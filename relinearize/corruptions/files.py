@@ -1,8 +1,8 @@
 """The published corrupted test sets, from the user's disk."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from relinearize.errors import UserError
 from relinearize.files import file_digest
 
 LABELS = "labels.npy"
+Cells = dict[tuple[str, int], tuple[np.ndarray | ImageFiles, np.ndarray]]  # corruption, severity -> images, labels
 
 
 class CorruptionFiles(CorruptedImages):
@@ -57,9 +58,11 @@ class CorruptionFiles(CorruptedImages):
                 f"{len(labels):,}; take evaluation.corruptions=generated"
             )
         if any(path.glob("*.npy")):
-            self._files = ArrayFiles(path, self.names, labels, shape)
+            self._layout = "arrays"
+            self._cells, self._sha256 = array_files(path, self.names, labels, shape)
         elif shape[0] == shape[1] and shape[2] == 3:
-            self._files = FolderFiles(path, self.names, class_names, expected, shape[0])
+            self._layout = "folders"
+            self._cells, self._sha256 = folder_files(path, self.names, class_names, expected, shape[0])
         else:
             raise UserError(f"corruptions.folder={folder}: folders of JPEG files need a test set of square RGB images")
 
@@ -70,58 +73,53 @@ class CorruptionFiles(CorruptedImages):
         """Layout, and a sha256 for each file (arrays: of its bytes; folders: of the names and sizes in it)."""
         return {
             "source": self.source,
-            "layout": self._files.layout,
+            "layout": self._layout,
             "images": len(self),
             "names": list(self.names),
             "left_out": {},
-            "sha256": self._files.sha256,
+            "sha256": self._sha256,
         }
 
     def _read(self, name: str, severity: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._files.read(name, severity, positions)
+        images, labels = self._cells[name, severity]
+        pixels = images[positions] if isinstance(images, np.ndarray) else images.numpy(positions)
+        return pixels, labels[positions]
 
 
-class ArrayFiles:
+def array_files(
+    folder: Path, names: Sequence[str], labels: np.ndarray, shape: tuple[int, ...]
+) -> tuple[Cells, dict[str, str]]:
     """CIFAR-10-C and CIFAR-100-C: one .npy of five blocks, severity 1 to 5, for each corruption, and the labels.
 
-    names: the corruptions that must be there; labels: the test set's, int64 N; shape: of an image, H x W x C.
+    names: the corruptions that must be there; labels: the test set's, int64 N; shape: of an image, H x W x C. Returns
+    the cells, memory-mapped, and the sha256 of each file's bytes (2.3 GB for all 15: seconds).
     """
-
-    layout = "arrays"
-
-    def __init__(self, folder: Path, names: Sequence[str], labels: np.ndarray, shape: tuple[int, ...]) -> None:
-        self._folder, self._labels = folder, labels
-        count = len(SEVERITIES) * len(labels)
-        path, found = folder / LABELS, _open(folder / LABELS)
-        if found.dtype.kind not in "iu" or found.shape != (count,):
+    count = len(SEVERITIES) * len(labels)
+    path, found = folder / LABELS, _open(folder / LABELS)
+    if found.dtype.kind not in "iu" or found.shape != (count,):
+        raise UserError(
+            f"{path}: is {found.dtype} {_size(found.shape)}, expected {count:,} integers: the test set's "
+            "labels five times"
+        )
+    for severity, block in enumerate(found.reshape(len(SEVERITIES), -1), 1):
+        differing = np.flatnonzero(block != labels)
+        if len(differing):
+            row = differing[0]
             raise UserError(
-                f"{path}: is {found.dtype} {_size(found.shape)}, expected {count:,} integers: the test set's "
-                "labels five times"
+                f"{path}: {len(differing):,} of the {len(block):,} labels of severity {severity} are not the test "
+                f"set's (first at row {row}: {block[row]}, not {labels[row]}); take the files of this set"
             )
-        for severity, block in enumerate(found.reshape(len(SEVERITIES), -1), 1):
-            differing = np.flatnonzero(block != labels)
-            if len(differing):
-                row = differing[0]
-                raise UserError(
-                    f"{path}: {len(differing):,} of the {len(block):,} labels of severity {severity} are not the test "
-                    f"set's (first at row {row}: {block[row]}, not {labels[row]}); take the files of this set"
-                )
-        self._arrays = {name: _open(folder / f"{name}.npy") for name in names}
-        for name, array in self._arrays.items():
-            if array.shape != (count, *shape) or array.dtype != np.uint8:
-                raise UserError(
-                    f"{folder / name}.npy: is {array.dtype} {_size(array.shape)}, expected uint8 "
-                    f"{_size((count, *shape))}: five blocks of {len(labels):,} images, severity 1 to 5"
-                )
-
-    def read(self, name: str, severity: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        first = (severity - 1) * len(self._labels)
-        return self._arrays[name][first + positions], self._labels[positions]
-
-    @cached_property
-    def sha256(self) -> dict[str, str]:
-        """Of each file's bytes (2.3 GB for all 15: seconds)."""
-        return {name: file_digest(self._folder / f"{name}.npy") for name in (*self._arrays, Path(LABELS).stem)}
+    arrays = {name: _open(folder / f"{name}.npy") for name in names}
+    cells: Cells = {}
+    for name, array in arrays.items():
+        if array.shape != (count, *shape) or array.dtype != np.uint8:
+            raise UserError(
+                f"{folder / name}.npy: is {array.dtype} {_size(array.shape)}, expected uint8 "
+                f"{_size((count, *shape))}: five blocks of {len(labels):,} images, severity 1 to 5"
+            )
+        for severity in SEVERITIES:
+            cells[name, severity] = array[(severity - 1) * len(labels) : severity * len(labels)], labels
+    return cells, {name: file_digest(folder / f"{name}.npy") for name in (*names, Path(LABELS).stem)}
 
 
 def _open(path: Path) -> np.ndarray:
@@ -137,48 +135,37 @@ def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-class FolderFiles:
+def folder_files(
+    folder: Path, names: Sequence[str], class_names: Sequence[str], number: int, image_size: int
+) -> tuple[Cells, dict[str, str]]:
     """Tiny-ImageNet-C: folders of JPEG files, NAME/SEVERITY/CLASS/*.JPEG, all listed here, decoded when they are read.
 
     names: the corruptions that must be there; class_names: the test set's, whose folders each severity must hold and no
-    others; number: of images at each severity; image_size: in pixels. The rows are the files sorted by class, then
-    name: other photographs than the test set's, so only their classes can be compared.
+    others; number: of images at each severity; image_size: in pixels. Returns the cells, their files sorted by class,
+    then name (other photographs than the test set's, so only their classes can be compared), and a sha256 for each
+    corruption over the names and marks of its files (see ImageFile).
     """
-
-    layout = "folders"
-
-    def __init__(
-        self, folder: Path, names: Sequence[str], class_names: Sequence[str], number: int, image_size: int
-    ) -> None:
-        self._crop = CentralCrop(image_size, exact=True)
-        self._files = {}
-        for name, severity in ((name, severity) for name in names for severity in SEVERITIES):
-            place = folder / name / str(severity)
-            if not place.is_dir():
-                raise UserError(f"{place}: no such folder; Tiny-ImageNet-C holds NAME/SEVERITY/CLASS/*.JPEG")
-            found, expected = set(class_folders(place)), set(class_names)
-            if missing := sorted(expected - found):
-                raise UserError(
-                    f"{place}: holds {len(found & expected)} of the test set's {len(expected)} classes; the first that "
-                    f"is missing is {missing[0]}"
-                )
-            if unknown := sorted(found - expected):
-                raise UserError(f"{place}: {unknown[0]} is none of the test set's {len(expected)} classes")
-            files = []
-            for label, wnid in enumerate(class_names):
-                files += list_images(place / wnid, f"{name}/{severity}/{wnid}", label)
-            self._files[name, severity] = sorted(files, key=lambda file: file.key)
-            if len(files) != number:
-                raise UserError(f"{place}: holds {len(files):,} images, expected {number:,}")
-
-    def read(self, name: str, severity: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        files = [self._files[name, severity][row] for row in positions]
-        return ImageFiles(files, self._crop).numpy(), np.array([file.label for file in files], np.int64)
-
-    @cached_property
-    def sha256(self) -> dict[str, str]:
-        """For each corruption over the names and marks of its files (see ImageFile)."""
-        listed = {}
-        for (name, _), files in self._files.items():
-            listed[name] = listed.get(name, "") + "".join(f"{file.key}\0{file.mark}\n" for file in files)
-        return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in listed.items()}
+    cells: Cells = {}
+    digests = defaultdict(hashlib.sha256)
+    for name, severity in ((name, severity) for name in names for severity in SEVERITIES):
+        place = folder / name / str(severity)
+        if not place.is_dir():
+            raise UserError(f"{place}: no such folder; Tiny-ImageNet-C holds NAME/SEVERITY/CLASS/*.JPEG")
+        found, expected = set(class_folders(place)), set(class_names)
+        if missing := sorted(expected - found):
+            raise UserError(
+                f"{place}: holds {len(found & expected)} of the test set's {len(expected)} classes; the first that "
+                f"is missing is {missing[0]}"
+            )
+        if unknown := sorted(found - expected):
+            raise UserError(f"{place}: {unknown[0]} is none of the test set's {len(expected)} classes")
+        files = []
+        for label, wnid in enumerate(class_names):
+            files += list_images(place / wnid, f"{name}/{severity}/{wnid}", label)
+        files.sort(key=lambda file: file.key)
+        if len(files) != number:
+            raise UserError(f"{place}: holds {len(files):,} images, expected {number:,}")
+        images = ImageFiles(files, CentralCrop(image_size, exact=True))
+        cells[name, severity] = images, np.array([file.label for file in files], np.int64)
+        digests[name].update("".join(f"{file.key}\0{file.mark}\n" for file in files).encode())
+    return cells, {name: digest.hexdigest() for name, digest in digests.items()}
