@@ -23,22 +23,15 @@ EXTENSIONS = (*COMPRESSED, ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 class FolderSource(Source):
     """A set of image files, decoded to RGB once and cached as .npy, or for each batch. Sub-classes list the files.
 
-    exact: refuse images that are not image_size x image_size; stream: do not cache, decode what a batch needs.
+    path: the folder of the set; class_names: the classes in label order; exact: refuse images that are not image_size x
+    image_size; stream: do not cache, decode what a batch needs.
     """
 
+    path: Path
+    class_names: list[str]
     channels = 3
     exact = False
     stream = False
-
-    @property
-    @abstractmethod
-    def path(self) -> Path:
-        """The folder of the set."""
-
-    @property
-    @abstractmethod
-    def class_names(self) -> list[str]:
-        """The classes in label order."""
 
     @abstractmethod
     def _list(self, split: Split, others: list[str]) -> Iterator[ImageFile]:
@@ -108,12 +101,8 @@ class ImageFolder(FolderSource):
     ) -> None:
         if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
             raise UserError(f"dataset.image_size={image_size}: must be an integer number of pixels, at least 1")
-        self.root = Path(root).expanduser()
+        self.path = Path(root).expanduser()
         self.image_size, self.stream, self.name = image_size, bool(stream), name
-
-    @property
-    def path(self) -> Path:
-        return self.root
 
     @property
     def classes(self) -> int:
@@ -122,23 +111,23 @@ class ImageFolder(FolderSource):
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the class folders under train/, sorted; at least two."""
-        if not (self.root / "train").is_dir():
-            raise UserError(f"{self.root / 'train'}: no such folder; dataset.root needs train/ and test/ or val/ in it")
-        names = class_folders(self.root / "train")
+        if not (self.path / "train").is_dir():
+            raise UserError(f"{self.path / 'train'}: no such folder; dataset.root needs train/ and test/ or val/ in it")
+        names = class_folders(self.path / "train")
         if len(names) < 2:
-            raise UserError(f"{self.root / 'train'}: {len(names)} class folder(s), a classifier needs at least 2")
+            raise UserError(f"{self.path / 'train'}: {len(names)} class folder(s), a classifier needs at least 2")
         return names
 
     def _list(self, split: Split, others: list[str]) -> Iterator[ImageFile]:
         labels = {name: label for label, name in enumerate(self.class_names)}
-        folders = [self.root / name for name in (("train",) if split == "train" else ("test", "val"))]
+        folders = [self.path / name for name in (("train",) if split == "train" else ("test", "val"))]
         part = next((folder for folder in folders if folder.is_dir()), None)
         if part is None:
             raise UserError(f"{folders[0]}: no such folder, and no val/ either; one of them holds the test images")
         others += [entry.path for entry in list_folder(part) if not entry.is_dir()]
         for name in class_folders(part):
             if name not in labels:
-                raise UserError(f"{part / name}: this class has no folder under {self.root / 'train'}")
+                raise UserError(f"{part / name}: this class has no folder under {self.path / 'train'}")
             yield from list_images(part / name, f"{split}/{name}", labels[name], others)
 
 

@@ -38,11 +38,8 @@ class TinyImageNet(FolderSource):
         url: str = "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
     ) -> None:
         self.root = Path(root).expanduser()
+        self.path = self.root / self.folder
         self.download, self.url = download, url
-
-    @property
-    def path(self) -> Path:
-        return self.root / self.folder
 
     @cached_property
     def class_names(self) -> list[str]:
