@@ -77,22 +77,17 @@ def routes_of(network: nn.Module) -> tuple[str, ...]:
     return next((module.routes for module in network.modules() if isinstance(module, RoutedBatchNorm)), ROUTES[1])
 
 
-def set_route(network: nn.Module, route: str) -> None:
-    """Let every batch norm of `network` work on `route` from now on; an ordinary network knows "clean" only.
-
-    A plain attribute of each module changes: torch.compile keeps one graph per route.
-    """
-    _check_route(network, route)
-    for module in network.modules():
-        if isinstance(module, RoutedBatchNorm):
-            module.route = route
-
-
 @contextmanager
 def on_route(network: nn.Module, route: str) -> Iterator[nn.Module]:
-    """`set_route` for the inside of a `with`; afterwards each batch norm is back where it was."""
+    """Let every batch norm of `network` work on `route` inside of a `with`; then each is back where it was.
+
+    An ordinary network knows "clean" only. A plain attribute of each module changes: torch.compile keeps one graph per
+    route.
+    """
+    _check_route(network, route)
     before = {module: module.route for module in network.modules() if isinstance(module, RoutedBatchNorm)}
-    set_route(network, route)
+    for module in before:
+        module.route = route
     try:
         yield network
     finally:

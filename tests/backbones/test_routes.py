@@ -15,7 +15,6 @@ from relinearize.backbones.routes import (
     on_route,
     route_state,
     routes_of,
-    set_route,
     state_for,
     with_routes,
 )
@@ -151,10 +150,10 @@ def test_only_the_active_route_is_updated_and_has_gradients():
 
 def test_a_route_is_given_back_after_an_error_and_hooks_see_every_route():
     routed = differing(with_routes(ordinary("resnet8"), ROUTES[3])).eval()
-    set_route(routed, "augmix")
-    with pytest.raises(KeyError), on_route(routed, "adversarial"):
-        raise KeyError
-    assert {m.route for m in routed.modules() if isinstance(m, RoutedBatchNorm)} == {"augmix"}
+    with on_route(routed, "augmix"):
+        with pytest.raises(KeyError), on_route(routed, "adversarial"):
+            raise KeyError
+        assert {m.route for m in routed.modules() if isinstance(m, RoutedBatchNorm)} == {"augmix"}
     shapes = site_shapes(routed.network)
     outputs = SiteOutputs(routed, shapes)
     seen = []
@@ -205,6 +204,11 @@ def test_one_batch_norm_under_two_names_stays_one():
     assert type(export_route(with_routes(nn.BatchNorm1d(3), ROUTES[2]), "clean")) is nn.BatchNorm1d
 
 
+def enter(network, route):
+    with on_route(network, route):
+        pass
+
+
 class NamedLikeARoute(nn.Module):
     def __init__(self):
         super().__init__()
@@ -222,8 +226,8 @@ class NamedLikeARoute(nn.Module):
         (lambda: with_routes(with_routes(nn.Sequential(nn.BatchNorm1d(2)), ROUTES[2]), ROUTES[2]), "routes already"),
         (lambda: with_routes(nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False)), ROUTES[2]), "batch norm 0"),
         (lambda: with_routes(NamedLikeARoute(), ROUTES[2]), "module clean has the name of a route"),
-        (lambda: set_route(with_routes(nn.BatchNorm1d(2), ROUTES[2]), "augmix"), "no route augmix; valid: clean, adv"),
-        (lambda: set_route(nn.BatchNorm1d(2), "adversarial"), "no route adversarial; valid: clean"),
+        (lambda: enter(with_routes(nn.BatchNorm1d(2), ROUTES[2]), "augmix"), "no route augmix; valid: clean, adv"),
+        (lambda: enter(nn.BatchNorm1d(2), "adversarial"), "no route adversarial; valid: clean"),
         (lambda: export_route(nn.BatchNorm1d(2), "adversarial"), "no route adversarial; valid: clean"),
         (lambda: route_state(nn.BatchNorm1d(2).state_dict(), "adversarial"), "have no route adversarial; valid: clean"),
     ],
