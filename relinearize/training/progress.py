@@ -1,9 +1,6 @@
 """What a person sees while a stage trains: a bar on a terminal, elsewhere a plain line for each epoch."""
 
-import functools
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,7 +15,6 @@ SHOWN = {  # key of a history row -> how it is shown
     "train/accuracy": "train {:.1f} %",
     "val/accuracy": "hold-out {:.2f} %",
 }
-REFRESH_SECONDS = 0.25  # a refresh costs about a millisecond: never one a step
 
 
 def metrics_line(row: dict[str, float]) -> str:
@@ -28,12 +24,10 @@ def metrics_line(row: dict[str, float]) -> str:
 class StageProgress(pl.Callback):
     """`mode`: "bar", "lines", "none", or "auto" (a bar if standard error is a terminal)."""
 
-    def __init__(self, mode: str = "auto", say: Callable[[str], Any] | None = None) -> None:
+    def __init__(self, mode: str = "auto") -> None:
         self.bar_wanted = mode == "bar" or (mode == "auto" and sys.stderr.isatty())
         self.lines_wanted = mode == "lines" or (mode == "auto" and not self.bar_wanted)
-        self.say = say or functools.partial(print, flush=True)  # a log file is read while the run goes on
         self.bar: Progress | None = None
-        self.shown = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, stage: Any) -> None:
         if not self.bar_wanted:
@@ -53,9 +47,7 @@ class StageProgress(pl.Callback):
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        now = time.monotonic()
-        if self.bar is not None and now - self.shown > REFRESH_SECONDS:
-            self.shown = now
+        if self.bar is not None:
             self.bar.update(self.task, completed=trainer.global_step, epoch=stage.position[0] + 1)
 
     def epoch_finished(self, stage: Any, row: dict[str, float]) -> None:
@@ -63,17 +55,13 @@ class StageProgress(pl.Callback):
         if self.bar is not None:
             self.bar.update(self.task, metrics=metrics_line(row))
         elif self.lines_wanted:
-            self.say(
-                f"{stage.name:11s} epoch {row['epoch'] + 1}/{stage.epochs}  {metrics_line(row)}  {row['seconds']:.1f} s"
-            )
+            epoch = f"{stage.name:11s} epoch {row['epoch'] + 1}/{stage.epochs}"
+            line = f"{epoch}  {metrics_line(row)}  {row['seconds']:.1f} s"
+            print(line, flush=True)  # a log file is read while the run goes on
 
-    def close(self) -> None:
+    def on_train_end(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
-    def on_train_end(self, trainer: pl.Trainer, stage: Any) -> None:
-        self.close()
-
-    def on_exception(self, trainer: pl.Trainer, stage: Any, exception: BaseException) -> None:
-        self.close()
+    on_exception = on_train_end
