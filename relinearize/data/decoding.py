@@ -6,7 +6,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from relinearize.errors import UserError
 from relinearize.files import SHARED, file_digest, replacing, user_cache, write_text
+from relinearize.machine import usable_cores
 from relinearize.progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -92,11 +93,9 @@ class EncodedImages(ABC):
 
     def numpy(self, rows: Sequence[int] | None = None) -> np.ndarray:
         """The images at `rows`, or all of them."""
-        from torch.utils.data import get_worker_info
-
         rows = range(len(self)) if rows is None else rows
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        decode_all(self, rows, pixels, threads=1 if get_worker_info() is not None else None)
+        decode_all(self, rows, pixels)
         return pixels
 
 
@@ -241,13 +240,10 @@ def load_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], 
 
 
 def decode_all(
-    images: EncodedImages,
-    rows: Sequence[int],
-    pixels: np.ndarray,
-    done: Callable[[int], None] = lambda count: None,
-    threads: int | None = None,
+    images: EncodedImages, rows: Sequence[int], pixels: np.ndarray, done: Callable[[int], None] = lambda count: None
 ) -> None:
     """Fill `pixels` with the images at `rows`, on all cores (Pillow decodes outside of Python's lock)."""
+    from torch.utils.data import get_worker_info
 
     def decode_chunk(start: int) -> int:
         chunk = rows[start : start + CHUNK]
@@ -255,15 +251,15 @@ def decode_all(
             pixels[place] = images.crop(images.image(row), images.name(row))
         return len(chunk)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = 1 if get_worker_info() is not None else min(16, usable_cores())  # 1 in a loader's reading process
     starts = range(0, len(rows), CHUNK)
     if threads == 1 or len(starts) == 1:
         for start in starts:
             done(decode_chunk(start))
         return
-    pool = ThreadPoolExecutor(min(16, cores))
+    pool = ThreadPoolExecutor(threads)
     try:
-        for finished in as_completed([pool.submit(decode_chunk, start) for start in starts]):
-            done(finished.result())
+        for count in pool.map(decode_chunk, starts):
+            done(count)
     finally:
         pool.shutdown(cancel_futures=True)
