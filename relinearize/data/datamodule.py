@@ -84,39 +84,27 @@ class ImageData:
         """Number of training batches in an epoch, without building a loader."""
         return len(batch_bounds(self.sizes["train"], batch_size, self.short_batch)) - 1
 
-    def train_loader(
-        self,
-        batch_size: int,
-        seed: int,
-        parts: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        second_view: str | None = None,
-    ) -> TrainLoader:
-        """Augmented training batches; batch_size counts the images of all `world_size` processes together.
-
-        second_view: "augmix" for batches of (images, labels, AugMix images); see TrainLoader.
-        """
-        share = dict(parts=parts, rank=rank, world_size=world_size, second_view=second_view)
+    def train_loader(self, batch_size: int, seed: int, **share: Any) -> TrainLoader:
+        """Augmented training batches; share: parts, rank, world_size and second_view of TrainLoader."""
         order = dict(flip=self.augmentation.flip, short_batch=self.short_batch)
         return TrainLoader(self._training_images(), batch_size, seed, **order, **share)
 
-    def holdout_loader(self, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> OrderedLoader | None:
+    def holdout_loader(self, batch_size: int | None = None, **share: int) -> OrderedLoader | None:
         """The held-out training images, or a process's share of them, in order, without augmentation.
 
         None with holdout=0.
         """
         if self.sizes["holdout"] == 0:
             return None
-        return self._ordered(self._held_out, batch_size, rank, world_size)
+        return self._ordered(self._held_out, batch_size, **share)
 
-    def test_loader(self, batch_size: int | None = None, rank: int = 0, world_size: int = 1) -> OrderedLoader:
+    def test_loader(self, batch_size: int | None = None, **share: int) -> OrderedLoader:
         """The test set, or a process's share of it, in order, without augmentation."""
-        return self._ordered(self._tested, batch_size, rank, world_size)
+        return self._ordered(self._tested, batch_size, **share)
 
-    def _ordered(self, shown: Shown, batch_size: int | None, rank: int, world_size: int) -> OrderedLoader:
+    def _ordered(self, shown: Shown, batch_size: int | None, **share: int) -> OrderedLoader:
+        """share: rank and world_size."""
         images, labels, rows = shown
-        share = dict(rank=rank, world_size=world_size)
         return OrderedLoader(images, labels, batch_size, self.device, rows, workers=self.workers, **share)
 
     @cached_property
