@@ -10,18 +10,13 @@ first record that is used or into --out. For resnet18, resnet34, wrn22_8 and vgg
 """
 
 import argparse
-import csv
-import io
 import math
 import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib import rc_context
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -30,8 +25,9 @@ from relinearize.errors import UserError
 from relinearize.files import write_bytes
 from relinearize.methods.senet.released import RELEASED, released_vector
 from relinearize.records.run import Record, find_records
-from relinearize.report.figures.canvas import GREY
+from relinearize.report.figures.canvas import GREY, new_figure, png
 from relinearize.report.figures.style import method_colours
+from relinearize.report.tables.text import csv_text
 
 STYLE = {"font.size": 9, "axes.edgecolor": "#9aa0a9", "axes.spines.top": False, "axes.spines.right": False}
 
@@ -110,22 +106,20 @@ def show(comparison: Comparison, runs: list[str], console: Console) -> None:
 
 def as_csv(comparisons: dict[Comparison, list[str]]) -> str:
     """A row per vector and site; `runs` are the names of those that used the vector."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["network", "runs", "site", "ours", "released", "spearman", "p"])
+    rows = []
     for comparison, runs in comparisons.items():
-        correlation = [f"{value:.6g}" for value in comparison.correlation]
+        spearman, p = (f"{value:.6g}" for value in comparison.correlation)
+        vector, rank = {"network": comparison.title, "runs": " ".join(runs)}, {"spearman": spearman, "p": p}
         for site, own, other in zip(comparison.sites, comparison.ours, comparison.released, strict=True):
-            writer.writerow([comparison.title, " ".join(runs), site, f"{own:.6f}", f"{other:.6f}", *correlation])
-    return file.getvalue()
+            rows.append({**vector, "site": site, "ours": f"{own:.6f}", "released": f"{other:.6f}", **rank})
+    return csv_text(rows)
 
 
 def picture(comparisons: dict[Comparison, list[str]]) -> bytes:
     """PNG: one panel per vector, sensitivity against site."""
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            len(comparisons), 1, figsize=(8.8, 4.6 * len(comparisons)), squeeze=False, layout="constrained"
-        )
+    with rc_context(STYLE):
+        figure = new_figure(8.8, 4.6 * len(comparisons))
+        grid = figure.subplots(len(comparisons), 1, squeeze=False)
         for axes, comparison in zip(grid.flat, comparisons, strict=True):
             places = range(len(comparison.sites))
             axes.plot(places, comparison.released, color=GREY, marker="s", markersize=5, label="released (SENet)")
@@ -137,10 +131,7 @@ def picture(comparisons: dict[Comparison, list[str]]) -> bytes:
             axes.set_ylim(0, 1.05)
             axes.grid(axis="y", color="#e6e8ec", linewidth=0.8)
             axes.legend(frameon=False)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=150, facecolor="white")
-        plt.close(figure)
-    return file.getvalue()
+        return png(figure)
 
 
 def main(arguments: list[str] | None = None) -> int:
