@@ -15,11 +15,11 @@ from relinearize.relu.activation import MaskedReLU
 
 
 class FormulaReLU(nn.Module):
-    """alpha*relu(x) + (1 - alpha)*x, with alpha 1 x C x H x W."""
+    """alpha*relu(x) + (1 - alpha)*x, with alpha 1 x C x H x W, a parameter or a buffer."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, alpha: Tensor) -> None:
         super().__init__()
-        self.alpha = nn.Parameter(torch.ones(1, *shape))
+        self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
         return self.alpha * F.relu(x) + (1 - self.alpha) * x
@@ -30,7 +30,8 @@ def with_formulas(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network)
     for name, site in list(network.named_modules()):
         if isinstance(site, MaskedReLU):
-            network.set_submodule(name, FormulaReLU(tuple(site.mask.shape)))
+            alpha = nn.Parameter(torch.ones_like(site.mask, dtype=torch.float32)[None])
+            network.set_submodule(name, FormulaReLU(alpha))
     return network
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from bench.naive import FormulaReLU
 from relinearize.relu.activation import MaskedReLU
 
 EPSILON, STEP, STEPS, TEMPERATURE = 8 / 255, 2 / 255, 7, 4.0
@@ -27,17 +28,6 @@ class DualBatchNorm(nn.Module):
         return self.norms[self.index](x)
 
 
-class FormulaMask(nn.Module):
-    """m*relu(x) + (1 - m)*x, with m 1 x C x H x W."""
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mask", mask.float()[None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mask * F.relu(x) + (1 - self.mask) * x
-
-
 def with_dual_norms(network: nn.Module, masked: bool) -> nn.Module:
     """A copy of a linearized `network` with two batch norms for each; sites are nn.ReLU unless `masked`."""
     network = copy.deepcopy(network)
@@ -45,7 +35,7 @@ def with_dual_norms(network: nn.Module, masked: bool) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             network.set_submodule(name, DualBatchNorm(module.num_features))
         elif isinstance(module, MaskedReLU):
-            network.set_submodule(name, FormulaMask(module.mask) if masked else nn.ReLU())
+            network.set_submodule(name, FormulaReLU(nn.Buffer(module.mask.float()[None])) if masked else nn.ReLU())
     return network
 
 
