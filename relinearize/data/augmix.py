@@ -20,7 +20,7 @@ from relinearize.data.augment import to_device
 from relinearize.data.augmix_operations import OPERATIONS, Operation, parameters
 
 SMALLEST_LEVEL = 0.1
-DEEPEST = 3  # operations of the longest chain, where depths are drawn
+DEEPEST = 3  # operations of the longest chain
 ENDED = -1  # stands behind the last operation of a chain; below all positions in OPERATIONS
 
 
@@ -43,32 +43,23 @@ class AugMixDraw:
         return AugMixDraw(self.operations[part], self.levels[part], self.signs[part], self.coefficients[part])
 
 
-@dataclass(frozen=True)
-class AugMix:
-    """Settings. severity: levels are drawn from U(0.1, severity), up to 10, full strength; width: number of chains;
-    depth: operations in each chain, -1 to draw 1, 2 or 3 for each.
+def draw_augmix(count: int, generator: torch.Generator, severity: float = 3.0, width: int = 3) -> AugMixDraw:
+    """Everything for `count` images, from a generator on the CPU.
+
+    severity: levels are drawn from U(0.1, severity), up to 10, full strength; width: number of chains.
     """
-
-    severity: float = 3.0
-    width: int = 3
-    depth: int = -1
-
-    def draw(self, count: int, generator: torch.Generator) -> AugMixDraw:
-        """Everything for `count` images, from a generator on the CPU."""
-        steps = DEEPEST if self.depth == -1 else self.depth
-        shape = (count, self.width, steps)
-        operations = torch.randint(0, len(OPERATIONS), shape, generator=generator)
-        drawn = torch.rand(shape, dtype=torch.float64, generator=generator)
-        signs = 2 * torch.randint(0, 2, shape, generator=generator) - 1
-        if self.depth == -1:
-            depths = torch.randint(1, DEEPEST + 1, (count, self.width, 1), generator=generator)
-            operations = torch.where(torch.arange(steps) < depths, operations, ENDED)
-        # Exponential numbers over their sum are Dirichlet(1, .., 1); Beta(1, 1) is the uniform distribution.
-        weights = torch.empty(count, self.width, dtype=torch.float64).exponential_(generator=generator)
-        share = torch.rand(count, 1, dtype=torch.float64, generator=generator)
-        coefficients = torch.cat([1 - share, share * weights / weights.sum(1, keepdim=True)], dim=1)
-        levels = SMALLEST_LEVEL + (self.severity - SMALLEST_LEVEL) * drawn
-        return AugMixDraw(operations, levels, signs, coefficients.to(torch.float32))
+    shape = (count, width, DEEPEST)
+    operations = torch.randint(0, len(OPERATIONS), shape, generator=generator)
+    drawn = torch.rand(shape, dtype=torch.float64, generator=generator)
+    signs = 2 * torch.randint(0, 2, shape, generator=generator) - 1
+    depths = torch.randint(1, DEEPEST + 1, (count, width, 1), generator=generator)
+    operations = torch.where(torch.arange(DEEPEST) < depths, operations, ENDED)
+    # Exponential numbers over their sum are Dirichlet(1, .., 1); Beta(1, 1) is the uniform distribution.
+    weights = torch.empty(count, width, dtype=torch.float64).exponential_(generator=generator)
+    share = torch.rand(count, 1, dtype=torch.float64, generator=generator)
+    coefficients = torch.cat([1 - share, share * weights / weights.sum(1, keepdim=True)], dim=1)
+    levels = SMALLEST_LEVEL + (severity - SMALLEST_LEVEL) * drawn
+    return AugMixDraw(operations, levels, signs, coefficients.to(torch.float32))
 
 
 def mixed(images: Tensor, draw: AugMixDraw) -> Tensor:

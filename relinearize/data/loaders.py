@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relinearize.data.augment import to_pixels
-from relinearize.data.augmix import AugMix, mixed
+from relinearize.data.augmix import draw_augmix, mixed
 from relinearize.data.decoding import EncodedImages
 from relinearize.data.order import batch_bounds, part_bounds, seeded_generator
 from relinearize.data.training_images import BatchPlan, ImageRows, Reader, TrainingImages
@@ -54,7 +54,7 @@ class TrainLoader:
         self.images, self.batch_size, self.seed, self.flip = images, batch_size, seed, flip
         self.parts, self.rank, self.world_size = parts, rank, world_size
         check_choice("second_view", second_view, ("augmix", None))
-        self.second_view = None if second_view is None else AugMix()
+        self.second_view = second_view
         self._bounds = batch_bounds(len(images), batch_size, short_batch)
         self._part_bounds = part_bounds(self.batches_per_epoch, parts)
         smallest = min(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
@@ -109,7 +109,7 @@ class TrainLoader:
             views, augmix = [self._share(self.images.draw(*drawn, "augmentation", *key))], None
             if self.second_view is not None:
                 views.append(self._share(self.images.draw(*drawn, "second augmentation", *key)))
-                augmix = self.second_view.draw(len(rows), seeded_generator("augmix", *key))
+                augmix = draw_augmix(len(rows), seeded_generator("augmix", *key))
                 augmix = augmix.shard(self.rank, self.world_size)
             yield BatchPlan(self._share(rows), views, augmix)
 

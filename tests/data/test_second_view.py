@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from relinearize.data.augmix import AugMix, mixed
+from relinearize.data.augmix import draw_augmix, mixed
 from relinearize.data.datamodule import ImageData
 from relinearize.data.digits import Digits
 from relinearize.data.loaders import TrainLoader
@@ -59,7 +59,7 @@ def test_the_second_view_is_augmix_of_the_same_images_under_another_crop_and_fli
         for row, (top, left, flip) in zip(labels.tolist(), plan.views[1].tolist(), strict=True):
             window = padded[row, :, top : top + 8, left : left + 8]
             windows.append(window.flip(2) if flip else window)
-        draw = AugMix().draw(len(labels), seeded_generator("augmix", 7, 0, batch))
+        draw = draw_augmix(len(labels), seeded_generator("augmix", 7, 0, batch))
         assert torch.equal(view, mixed(torch.stack(windows).permute(0, 2, 3, 1), draw))
         alike = plan.views[0] == plan.views[1]
         same += alike.all(1).sum().item()
