@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -145,18 +144,11 @@ def evaluated(
     records = []
     with WorkProgress(sum(piece.units for row in rows for part in row.parts for piece in part.pieces)) as progress:
         for row in rows:
-            with alone_in(row.subject.run.folder):
+            with ExitStack() as alone:
+                with suppress(OSError):  # where no lock can be made, nothing can be stored either
+                    alone.enter_context(FileLock(row.subject.run.folder / f".{ROBUST_FILE}.lock", mode=SHARED))
                 records.append(row.record(progress))
     return records
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the run in `folder` alone. Where no lock can be made, nothing can be stored either."""
-    with ExitStack() as stack:
-        with suppress(OSError):
-            stack.enter_context(FileLock(folder / f".{ROBUST_FILE}.lock", mode=SHARED))
-        yield
 
 
 def test_images(run: FinishedRun) -> ImageSet:
