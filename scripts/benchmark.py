@@ -76,16 +76,9 @@ def parse(arguments: list[str] | None = None) -> tuple[list[str], Settings, Path
         parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}")
     if options.clock == "cpu" and options.threads > 1:
         parser.error("--clock cpu counts the waiting of further threads as work; give --threads 1 with it")
-    settings = Settings(
-        threads=options.threads,
-        width=options.width,
-        batch=options.batch or (32 if options.quick else 128),
-        precision=options.precision,
-        rounds=options.rounds or (3 if options.quick else 5),
-        quick=options.quick,
-        compile=options.compile,
-        clock=options.clock,
-    )
+    options.batch = options.batch or (32 if options.quick else 128)
+    options.rounds = options.rounds or (3 if options.quick else 5)
+    settings = Settings(**{key: value for key, value in vars(options).items() if key not in ("names", "out")})
     return options.names or list(BENCHMARKS), settings, options.out
 
 
