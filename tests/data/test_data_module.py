@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from relinearize.data.datamodule import ImageData
-from relinearize.data.digits import Digits, digest, read_digits
+from relinearize.data.digits import Digits, read_digits
 from relinearize.data.splits import choose_subset, split_holdout, stable_order
 from relinearize.errors import UserError
 
@@ -19,8 +19,7 @@ def digits(**options) -> ImageData:
 
 
 def test_digits_are_the_known_ones():
-    images, labels, test = read_digits()
-    assert digest(images, labels, test) == Digits().fingerprint()
+    images, _labels, _test = read_digits()
     assert images.shape == (1797, 8, 8, 1) and set(np.unique(images)) == {round(v * 255 / 16) for v in range(17)}
     train = Digits().load("train")
     pixels = train.images / 255
