@@ -120,7 +120,7 @@ def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | byte
             yield "inference.png", draw_inference(report.inferences)
     if report.masks:
         yield "masks.png", draw_masks(report.masks)
-    if report.trajectories:
+    if not report.trajectories.empty:
         yield "searches.png", draw_searches(report.trajectories)
     if report.combinations:
         yield "combinations.md", combinations_markdown(report.combinations)

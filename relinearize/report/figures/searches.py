@@ -7,7 +7,7 @@ the share of each site's kept ReLUs that moved.
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,37 +28,19 @@ MAP = LinearSegmentedColormap.from_list("share", SHARE_COLOURS)
 NORM = PowerNorm(0.5, 0, 1)  # as in masks.png: small shares stay visible
 
 
-@dataclass(frozen=True, eq=False)
-class SearchTrajectory:
-    """One search down to its smallest budget. `labels`: the methods that share it.
+def build_trajectories(panels: Sequence[Panel]) -> pd.DataFrame:
+    """A row for each search that recorded its sites, down to its smallest budget; by method, falling budget and seed.
 
-    `values`: sites x rows of its history, shares of 0 to 1 of ReLUs kept (`kept`) or of the kept ones that moved; NaN
-    where a row has none.
+    `labels`: the methods that share it. `values`: sites x rows of its history, shares of 0 to 1 of ReLUs kept (`kept`)
+    or of the kept ones that moved; NaN where a row has none.
     """
-
-    title: str
-    network: str
-    labels: tuple[str, ...]
-    asked: int
-    seed: int
-    kept: bool
-    sites: tuple[str, ...]
-    epochs: np.ndarray
-    values: np.ndarray
-
-    @property
-    def label(self) -> str:
-        return ", ".join(self.labels)
-
-
-def build_trajectories(panels: Sequence[Panel]) -> list[SearchTrajectory]:
-    """One for each search that recorded its sites, sorted by method, falling budget and seed."""
     found: dict[str, list[Record]] = {}
     for record in (record for panel in panels for record in panel.runs["record"]):
         narrower = record.submodel is not None and record.submodel.fraction < 1
         if _recorded(record) is not None and not narrower:
             found.setdefault(record.stages["search"].key, []).append(record)
-    return sorted(map(_trajectory, found.values()), key=lambda one: (one.labels[0], -one.asked, one.seed))
+    rows = map(_trajectory, found.values())
+    return pd.DataFrame(sorted(rows, key=lambda row: (row["labels"][0], -row["asked"], row["seed"])))
 
 
 def _recorded(record: Record) -> str | None:
@@ -68,46 +50,46 @@ def _recorded(record: Record) -> str | None:
     return next((prefix for prefix in (KEPT, CHANGED) if prefix + record.sites[0].name in columns), None)
 
 
-def _trajectory(records: Sequence[Record]) -> SearchTrajectory:
+def _trajectory(records: Sequence[Record]) -> dict[str, Any]:
     """Of runs that share a search, which may pass several budgets."""
     record = min(records, key=lambda one: one.budget.asked)
     prefix, history, names = _recorded(record), record.stages["search"].history, [site.name for site in record.sites]
     totals = np.array([site.total if prefix == KEPT else 1 for site in record.sites])
     columns = np.array([[row.get(prefix + name) for name in names] for row in history], dtype=float)
-    return SearchTrajectory(
-        title=record.dataset.title,
-        network=network_name(record.backbone.name, record.backbone.width, record.backbone.convention),
-        labels=tuple(dict.fromkeys(one.method.name for one in records)),
-        asked=record.budget.asked,
-        seed=record.seed,
-        kept=prefix == KEPT,
-        sites=tuple(names),
-        epochs=np.array([row.get("epoch", index) for index, row in enumerate(history)], dtype=float),
-        values=columns.T / totals[:, None],
-    )
+    labels = list(dict.fromkeys(one.method.name for one in records))
+    return {
+        "title": record.dataset.title,
+        "network": network_name(record.backbone.name, record.backbone.width, record.backbone.convention),
+        "labels": labels,
+        "label": ", ".join(labels),
+        "asked": record.budget.asked,
+        "seed": record.seed,
+        "kept": prefix == KEPT,
+        "sites": names,
+        "epochs": np.array([row.get("epoch", index) for index, row in enumerate(history)], dtype=float),
+        "values": columns.T / totals[:, None],
+    }
 
 
-def chosen_trajectories(trajectories: Sequence[SearchTrajectory]) -> list[SearchTrajectory]:
+def chosen_trajectories(trajectories: pd.DataFrame) -> pd.DataFrame:
     """First seeds before others, then smaller budgets, at most MOST, in the order given."""
-    names = ["title", "network", "label", "asked"]
-    table = pd.DataFrame([{name: getattr(one, name) for name in (*names, "seed")} for one in trajectories])
-    table["later"] = table["seed"] != table.groupby(names)["seed"].transform("min")
-    chosen = table.sort_values(["later", "asked"], kind="stable").index[:MOST]
-    return [trajectories[index] for index in sorted(chosen)]
+    first = trajectories.groupby(["title", "network", "label", "asked"])["seed"].transform("min")
+    chosen = trajectories.assign(later=trajectories["seed"] != first)
+    return chosen.sort_values(["later", "asked"], kind="stable").head(MOST).sort_index()
 
 
 @styled
-def draw_searches(trajectories: Sequence[SearchTrajectory]) -> bytes:
+def draw_searches(trajectories: pd.DataFrame) -> bytes:
     """The figure as PNG bytes."""
     chosen = chosen_trajectories(trajectories)
     columns = min(COLUMNS, len(chosen))
     rows = math.ceil(len(chosen) / columns)
-    sites = max(len(one.sites) for one in chosen)
+    sites = max(map(len, chosen["sites"]))
     figure = new_figure(max(7.5, 4.6 * columns), 0.6 + rows * (1.5 + 0.15 * sites))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(chosen) :]:
         axes.set_axis_off()
-    for axes, one in zip(grid.flat, chosen, strict=False):
+    for axes, one in zip(grid.flat, chosen.itertuples(), strict=False):
         _draw_trajectory(axes, one)
     bar = figure.colorbar(ScalarMappable(NORM, MAP), ax=grid, aspect=40, pad=0.015)
     bar.set_ticks(SHARE_TICKS, labels=[f"{100 * tick:g} %" for tick in SHARE_TICKS], fontsize=8)
@@ -117,7 +99,7 @@ def draw_searches(trajectories: Sequence[SearchTrajectory]) -> bytes:
     return png(figure, 120)
 
 
-def _draw_trajectory(axes: Axes, one: SearchTrajectory) -> None:
+def _draw_trajectory(axes: Axes, one: Any) -> None:
     # Several snapshots may be taken within an epoch, so columns have widths of their own.
     edges = np.concatenate([one.epochs, [one.epochs[-1] + 1.0]])
     axes.pcolormesh(edges, np.arange(len(one.sites) + 1), one.values, cmap=MAP, norm=NORM, shading="flat")
