@@ -224,7 +224,7 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
     if not plan.snapshot().complete:
         inputs["method.search"] = search_inputs(plan)
     if not plan.finetune.complete:
-        teacher = request.teacher_network("finetune")
+        teacher = request.stage_network("finetune", teacher=True)
         inputs["method.finetune"] = {"network": request.stage_network("finetune"), "teacher": teacher}
     builds = {key: builder(OmegaConf.select(config, key)) for key in inputs}
     if plan.sensitivity is not None and not plan.sensitivity.complete and not plan.chosen.complete:

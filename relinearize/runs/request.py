@@ -30,19 +30,6 @@ from relinearize.targets import TARGET, builder, plain, target
 from relinearize.tracking.interface import LoggerSettings
 from relinearize.training.settings import TrainerSettings
 
-# Groups whose files name classes and functions by `_target_`.
-TARGETED = (
-    "dataset",
-    "backbone",
-    "method",
-    "sensitivity",
-    "score",
-    "allocation",
-    "replacement",
-    "callbacks",
-    "trainer",
-)
-
 
 class Request:
     """One run as the config asks for it. UserError names the first key that cannot be.
@@ -54,7 +41,7 @@ class Request:
     """
 
     def __init__(self, config: DictConfig) -> None:
-        check_targets(checked(config), *TARGETED)
+        check_targets(checked(config))
         self.config = config
         self.training = TrainerSettings.resolve(**plain(config.trainer), callbacks=plain(config.get("callbacks")))
         if self.training.threads:
@@ -317,15 +304,9 @@ class Request:
         """The student with initial weights of its own, for searches that do not start from the teacher's."""
         return all_relu_network(self.config, self.source, student=True)
 
-    def stage_network(self, stage: str) -> PixelInput:
-        """The network that `stage` trains: with the batch-norm routes of the method where the stage uses them."""
-        return self._with_routes(self.new_network() if stage == "teacher" else self.new_student(), stage)
-
-    def teacher_network(self, stage: str) -> PixelInput:
-        """The network that takes the teacher's weights for `stage`, with the routes that the stage uses."""
-        return self._with_routes(self.new_network(), stage)
-
-    def _with_routes(self, network: PixelInput, stage: str) -> PixelInput:
+    def stage_network(self, stage: str, teacher: bool = False) -> PixelInput:
+        """The network that `stage` trains, or that takes the `teacher`'s weights for it, with the routes it uses."""
+        network = self.new_network() if teacher or stage == "teacher" else self.new_student()
         if len(self.stage_routes(stage)) > 1:
             network.network = with_routes(network.network, self.stage_routes(stage))
         return network
@@ -354,13 +335,6 @@ class Request:
         """The images, loaded when first needed: a finished run never needs them."""
         return open_images(self.config, self.source, self.training.accelerator)
 
-    def validation_loader(self, selection: str, **share: int) -> Any:
-        """What a stage looks at after each epoch: the hold-out, or, for paper parity, the test set.
-
-        `share`: rank and world_size, of a process that sees a part of it.
-        """
-        return self.data.test_loader(**share) if selection == "test" else self.data.holdout_loader(**share)
-
 
 class SensitivitySource:
     """The `sensitivity` group: where an allocated search or an allocation gets the sensitivities of the sites from.
@@ -381,15 +355,10 @@ class SensitivitySource:
         """The class of `sensitivity._target_` with its settings."""
         return builder(self.settings)
 
-    @property
-    def trained(self) -> bool:
-        """Whether a stage computes them."""
-        return not self.learned and hasattr(self.build.func, "training_step")
-
     @cached_property
     def known(self) -> dict[str, float] | None:
         """Sensitivities that need no training."""
-        if self.learned or self.trained:
+        if self.learned or hasattr(self.build.func, "training_step"):
             return None
         return self.build().sensitivities(self.request.shapes, self.request.config.backbone.name)
 

@@ -187,8 +187,8 @@ def check_unknown(config: DictConfig, groups: Collection[str]) -> None:
 
 
 def check_targets(values: dict[str, Any], *groups: str) -> None:
-    """UserError for the first `_target_` of these groups that names no class or function. Imports what they name."""
-    for key, path in entries({group: values.get(group) for group in groups}):
+    """UserError for the first `_target_` of these groups, or of all, that names no class or function. Imports them."""
+    for key, path in entries({group: values.get(group) for group in groups or values}):
         if key.endswith(f".{TARGET}"):
             try:
                 found = locate(present_path(path))

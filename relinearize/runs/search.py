@@ -242,7 +242,7 @@ def search_inputs(plan: Plan) -> dict[str, Any]:
     """Arguments to build the search stage with, before there is anything to search: for finding wrong settings."""
     request = plan.request
     network = request.stage_network("search")
-    inputs: dict[str, Any] = {"network": network, "teacher": request.teacher_network("search")}
+    inputs: dict[str, Any] = {"network": network, "teacher": request.stage_network("search", teacher=True)}
     if request.one_budget:
         inputs["budget"] = request.budget
         if request.allocated:

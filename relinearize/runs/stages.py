@@ -53,7 +53,7 @@ def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
 
 def frozen_teacher(plan: Plan, stage: str) -> nn.Module:
     """The teacher for `stage`: all routes of its batch norms where the stage uses them, else one and folded away."""
-    network = load_into(plan.request.teacher_network(stage), plan.results.weights(plan.teacher))
+    network = load_into(plan.request.stage_network(stage, teacher=True), plan.results.weights(plan.teacher))
     if len(plan.request.stage_routes(stage)) == 1:
         return frozen_copy(network)
     return network.eval().requires_grad_(False)
@@ -98,9 +98,10 @@ def ready(plan: Plan, stage: Stage, rank: int = 0) -> Stage:
     seed = stage_seed(request.seed, stage.name)
     views = {} if stage.second_view is None else {"second_view": stage.second_view}
     share = {"rank": rank, "world_size": request.training.devices}
+    validation = request.data.test_loader if stage.selection == "test" else request.data.holdout_loader
     stage.use(
         train_loader=request.data.train_loader(stage.batch_size, seed=seed, parts=stage.segments, **share, **views),
-        validation_loader=request.validation_loader(stage.selection, **share),
+        validation_loader=validation(**share),
         precision=request.training.precision,
         seed=seed,
     )
