@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
-from relinearize.records.config import leaves
+from relinearize.records.config import entries
 
 application = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 
@@ -64,7 +64,7 @@ def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> An
 def require_all(config: DictConfig) -> None:
     """UserError if the config leaves keys to the user (`???`); those that only refer to such a key are not named."""
     nodes = OmegaConf.to_container(config, resolve=False)
-    keys = sorted(key for key, value in leaves(nodes) if value == "???")
+    keys = sorted(key for key, value in entries(nodes) if value == "???")
     if keys:
         raise UserError(f"{' and '.join(keys)} must be given (key=value)")
 

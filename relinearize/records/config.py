@@ -36,20 +36,21 @@ def read_config(path: Path, trust: bool = False) -> DictConfig:
 
 def check_untrusted(nodes: dict[str, Any], path: Path) -> None:
     """UserError, naming key and `path`, where building parts of this config would run code or resolve anything."""
-    for key, value in leaves(nodes):
+    for key, value in entries(nodes):
         if isinstance(value, str) and "${" in value:
             raise UserError(f"{path}: {key}={value} reads its surroundings; only with trust=true")
     for key, package in BUILT.items():
         found = nodes
         for part in key.split("."):
             found = found.get(part) if isinstance(found, dict) else None
-        for name, value in leaves(found, key):
+        for name, value in entries(found, key):
             if name.rpartition(".")[2] == TARGET and not (isinstance(value, str) and defined_in(package, value)):
                 raise UserError(f"{path}: {name}={value} is not of {package} and would be run; only with trust=true")
 
 
-def leaves(node: Any, key: str = "") -> list[tuple[str, Any]]:
-    """Dotted key and value of all that stands in plain dicts and lists, in their order."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    inner = [leaf for name, value in items for leaf in leaves(value, f"{key}.{name}".removeprefix("."))]
-    return inner if isinstance(node, dict | list) else [(key, node)]
+def entries(node: Any, key: str = "") -> list[tuple[str, Any]]:
+    """Dotted key and value of all that stands in nested dicts and lists, in their order; an empty one is a value."""
+    inner = dict(enumerate(node)) if isinstance(node, list) else node
+    if not inner or not isinstance(inner, dict):
+        return [(key, node)]
+    return [entry for name, value in inner.items() for entry in entries(value, f"{key}.{name}".removeprefix("."))]

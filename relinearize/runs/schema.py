@@ -1,7 +1,7 @@
 """The kinds of a run's config values: whatever is built from them later may take each for what it is."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from difflib import get_close_matches
 from pydoc import ErrorDuringImport, locate
 from typing import Annotated, Any, Literal
@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from relinearize.errors import UserError, first_problem, import_problem, one_line
+from relinearize.records.config import entries
 from relinearize.targets import TARGET, plain, present_path
 
 Channels = list[float] | None
@@ -196,13 +197,3 @@ def check_targets(values: dict[str, Any], *groups: str) -> None:
                 raise UserError(f"{key}={path} cannot be imported: {import_problem(error.value)}") from error
             if not callable(found):
                 raise UserError(f"{key}={path} is no class and no function; give MODULE.NAME of one")
-
-
-def entries(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """What stands in nested dicts and lists, each with its dotted key."""
-    inner = dict(enumerate(values)) if isinstance(values, list) else values
-    if not inner or not isinstance(inner, Mapping):
-        yield key, values
-        return
-    for name, value in inner.items():
-        yield from entries(value, f"{key}.{name}" if key else str(name))
