@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import fields
 from difflib import get_close_matches
 from pydoc import ErrorDuringImport, locate
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from relinearize.errors import UserError, first_problem, import_problem, one_line
 from relinearize.records.config import entries
 from relinearize.targets import TARGET, plain, present_path
+from relinearize.tracking.interface import LoggerSettings
 
 Channels = list[float] | None
 
@@ -91,15 +93,6 @@ class Choice(Keys):
     name: str
 
 
-class Logger(Keys):
-    name: str
-    project: Any = None
-    entity: Any = None
-    mode: Any = None
-    group: Any = None
-    tags: Any = None
-
-
 class Trainer(Keys):
     accelerator: Any = "auto"
     precision: Any = "auto"
@@ -131,21 +124,14 @@ class RunConfig(Keys):
     backbone: Backbone
     budget: Budget
     trainer: Trainer
-    logger: Logger
+    logger: Choice
     allocation: Choice | None = None
     replacement: Choice | None = None
     callbacks: dict[str, Any] | None = None
 
 
 # Groups whose keys are all named here: no class of a user's takes others.
-CLOSED = {
-    "method": Method,
-    "dataset": Dataset,
-    "budget": Budget,
-    "teacher": TeacherFile,
-    "trainer": Trainer,
-    "logger": Logger,
-}
+CLOSED = ("method", "dataset", "budget", "teacher", "trainer")
 
 
 def checked(config: DictConfig) -> dict[str, Any]:
@@ -174,10 +160,11 @@ def check_unknown(config: DictConfig, groups: Collection[str]) -> None:
     """
     texts = str(OmegaConf.to_container(config, resolve=False))
     of_no_class = [group for group in ("allocation", "replacement") if TARGET not in (config.get(group) or {TARGET})]
-    closed = {**CLOSED, **dict.fromkeys(of_no_class, Choice)}
     known = {
         "": (*RunConfig.model_fields, *groups),
-        **{f"{group}.": model.model_fields for group, model in closed.items()},
+        **{f"{group}.": RunConfig.model_fields[group].annotation.model_fields for group in CLOSED},
+        "logger.": [field.name for field in fields(LoggerSettings) if field.name != "output"],
+        **{f"{group}.": Choice.model_fields for group in of_no_class},
     }
     for prefix, names in known.items():
         node = config[prefix.rstrip(".")] if prefix else config
