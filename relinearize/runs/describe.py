@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +17,7 @@ from relinearize.private_inference.cost.backbones import backbone_work, recorded
 from relinearize.private_inference.cost.presets import PhaseCost, predict, recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, linear_work, mask_workload
 from relinearize.records.run import OWN_BUILDER, SCHEMA_VERSION, Record
-from relinearize.relu.replacement import IDENTITY
+from relinearize.relu.mask import Mask
 from relinearize.runs.build import STUDENT_SHAPE, all_relu_network
 from relinearize.runs.plan import Plan
 from relinearize.runs.request import Request
@@ -28,11 +27,10 @@ logger = logging.getLogger(__name__)
 
 def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
     """The record of a run whose stages are all in the store."""
-    request, config = plan.request, plan.request.config
+    request, config, training = plan.request, plan.request.config, plan.request.training
     described = {name: artifact.describe() for name, artifact in plan.artifacts.items()}
     teacher, snapshot, tuned = (described[name] for name in ("teacher", "search", "finetune"))
     mask, _ = plan.results.mask(plan.chosen)
-    shapes = request.shapes
     sensitivities = plan.sensitivities()
     stages = {}
     for name, content in described.items():
@@ -78,7 +76,7 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
             "sites": [
                 {
                     "name": site,
-                    "shape": tuple(shapes[site]),
+                    "shape": tuple(kept.shape),
                     "total": kept.numel(),
                     "kept": int(kept.sum()),
                     "sensitivity": sensitivities.get(site),
@@ -94,13 +92,14 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
             "config": request.plain_config,
             "versions": versions(),
             "git_commit": git_commit(),
-            "hardware": hardware(request),
-            "cost": cost_values(
-                config,
-                request.source,
-                [(int(kept.sum()), kept.numel()) for kept in mask.values()],
-                request.replacement_name,
-            ),
+            "hardware": {
+                "accelerator": training.accelerator,
+                "name": device_name(training.accelerator),
+                "threads": torch.get_num_threads(),
+                "precision": training.precision,
+                "convolutions": training.convolutions,
+            },
+            "cost": cost_values(config, request.source, mask, request.replacement_name),
             "route": "clean" if len(request.stage_routes("finetune")) > 1 else None,
         }
     )
@@ -126,27 +125,15 @@ def student_shape(config: DictConfig) -> dict[str, Any]:
     return {"width": config.backbone.get("width") if width is None else width, "stride": stride}
 
 
-def hardware(request: Request) -> dict[str, Any]:
-    training = request.training
-    return {
-        "accelerator": training.accelerator,
-        "name": device_name(training.accelerator),
-        "threads": torch.get_num_threads(),
-        "precision": training.precision,
-        "convolutions": training.convolutions,
-    }
-
-
 # ---- private inference: the counts of the network, and what each preset predicts from them -------------------------
 
 
-def cost_values(
-    config: DictConfig, source: Source, sites: Iterable[tuple[int, int]], replacement: str = IDENTITY
-) -> dict[str, Any]:
-    """The values of a CostRecord for `config.backbone` on images like those of `source`.
+def cost_values(config: DictConfig, source: Source, mask: Mask, replacement: str) -> dict[str, Any]:
+    """The values of a CostRecord for `config.backbone` on images like those of `source`, under `mask`.
 
-    sites: (kept, total) of each. replacement: what stands at removed positions.
+    replacement: what stands at removed positions.
     """
+    sites = [(int(kept.sum()), kept.numel()) for kept in mask.values()]
     workload = replace(mask_workload(sites, replacement), linear=network_work(config, source))
     predictions = [predict(preset, workload) for preset in recorded_presets()]
     counts = asdict(workload)
@@ -168,13 +155,7 @@ def network_work(config: DictConfig, source: Source) -> LinearWork | None:
     """The linear part of the network of `config`: from its name, or counted in it. None where it cannot be traced."""
     backbone, shape = config.backbone, student_shape(config)
     if backbone["_target_"] == OWN_BUILDER and shape["stride"] == 1:
-        return backbone_work(
-            recorded_name(backbone),
-            width=shape["width"],
-            classes=source.classes,
-            image_size=source.image_size,
-            channels=source.channels,
-        )
+        return backbone_work(recorded_name(backbone), shape["width"], source)
     input_size = (source.channels, source.image_size, source.image_size)
     try:
         network = inner_network(all_relu_network(config, source, student=True).eval())

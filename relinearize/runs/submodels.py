@@ -129,9 +129,8 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
         kept = mask[site["name"]]
         site |= {"shape": tuple(kept.shape), "total": kept.numel(), "kept": int(kept.sum())}
     config = OmegaConf.create(values["config"])
-    sites = [(site["kept"], site["total"]) for site in values["sites"]]
     values["unit"] = mask.unit
-    values["cost"] = cost_values(config, build(config.dataset.source), sites, record.replacement)
+    values["cost"] = cost_values(config, build(config.dataset.source), mask, record.replacement)
     values["accuracy"] |= accuracies
     if fraction < 1:
         values["accuracy"] |= dict.fromkeys(("teacher_test", "teacher_predictions"))  # the teacher is of full width

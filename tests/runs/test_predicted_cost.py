@@ -1,6 +1,7 @@
 """The cost block of a record: of the project's backbones, of a user's own, and of sub-models."""
 
 import pytest
+import torch
 from hydra.utils import instantiate
 from quick_runs import SMALL, composed, quick_plan
 from torch import nn
@@ -9,6 +10,7 @@ from relinearize.private_inference.cost.presets import RECORDED, find_presets, p
 from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.export import bundle_of_run
 from relinearize.records.run import Record
+from relinearize.relu.mask import Mask
 from relinearize.report.tables.cost import record_workload
 from relinearize.runs.describe import cost_values, network_work
 
@@ -60,7 +62,8 @@ def test_a_users_network_is_counted_whatever_its_name(tmp_path):
 
 def test_where_a_network_cannot_be_traced_no_total_is_given(tmp_path, caplog):
     config = own_config(tmp_path, "Sorting")
-    values = cost_values(config, instantiate(config.dataset.source), [(5, 10), (0, 10)])
+    mask = Mask({"some": torch.arange(10) < 5, "none": torch.arange(10) < 0})
+    values = cost_values(config, instantiate(config.dataset.source), mask, "identity")
     assert (values["relus"], values["live_sites"], values["gathered"], values["linear"]) == (5, 1, 10, None)
     assert list(values["predicted"]) == ["delphi_compute"], "which knows nothing of linear layers"
     assert "no cost of the linear layers" in caplog.text and "sort" in caplog.text

@@ -19,27 +19,26 @@ def recorded_name(backbone: Mapping[str, Any]) -> str:
     return backbone["name"] + (AVERAGE if backbone.get("pool") == "average" else "")
 
 
-def backbone_work(name: str, *, width: int | None, classes: int, image_size: int, channels: int) -> LinearWork | None:
+def backbone_work(name: str, width: int | None, images: Any) -> LinearWork | None:
     """The same for all masks and both conventions; None for a backbone that is not the project's own.
 
     name: as recorded.
-
     width: channels of the first stage (base channels of wrn22_8), None for the papers'.
+    images: has their `classes`, `image_size` and `channels`: a Source, or the dataset of a record.
     """
+    size, channels = images.image_size, images.channels
     if name in RESNETS:
         usual, blocks = RESNETS[name]
         base = width or usual
-        layers, features = _resnet(
-            base, [base * 2**stage for stage in range(len(blocks))], blocks, channels, image_size
-        )
+        layers, features = _resnet(base, [base * 2**stage for stage in range(len(blocks))], blocks, channels, size)
     elif name == "wrn22_8":
         base = width or 16
-        layers, features = _resnet(base, [8 * base, 16 * base, 32 * base], (3, 3, 3), channels, image_size, norms=True)
+        layers, features = _resnet(base, [8 * base, 16 * base, 32 * base], (3, 3, 3), channels, size, norms=True)
     elif name in ("vgg16_bn", f"vgg16_bn{AVERAGE}"):
-        layers, features = _vgg(width or 64, channels, image_size, name.endswith(AVERAGE))
+        layers, features = _vgg(width or 64, channels, size, name.endswith(AVERAGE))
     else:
         return None
-    layers.append(LinearWork.of_products(features, 1, features, classes))
+    layers.append(LinearWork.of_products(features, 1, features, images.classes))
     return LinearWork.total(layers)
 
 

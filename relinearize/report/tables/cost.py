@@ -26,16 +26,10 @@ def record_workload(record: Record, all_relus: bool = False) -> Workload:
 
 
 def _linear_work(record: Record) -> LinearWork | None:
-    dataset, backbone = record.dataset, record.backbone
+    backbone = record.backbone
     student = backbone.student or StudentRecord(width=backbone.width, stride=1)
     if record.own_backbone and student.stride == 1:
-        return backbone_work(
-            backbone.name,
-            width=student.width,
-            classes=dataset.classes,
-            image_size=dataset.image_size,
-            channels=dataset.channels,
-        )
+        return backbone_work(backbone.name, student.width, record.dataset)
     counts = record.cost and record.cost.linear
     return LinearWork(**counts) if counts and set(counts) == {entry.name for entry in fields(LinearWork)} else None
 

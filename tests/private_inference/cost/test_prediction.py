@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields
 from importlib import resources
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,7 +59,7 @@ RESNET20_LAYERS = [
     for inside, side, outside, stride, kernel in RESNET20_CONVOLUTIONS
 ] + [LinearWork.of_products(64, 1, 64, 10)]
 RESNET20 = LinearWork(*(sum(getattr(one, field.name) for one in RESNET20_LAYERS) for field in fields(LinearWork)))
-RESNET18 = backbone_work("resnet18", width=64, classes=10, image_size=32, channels=3)
+RESNET18 = backbone_work("resnet18", 64, SimpleNamespace(classes=10, image_size=32, channels=3))
 # SPU 0.9.5, two processes of several threads, months before presets.json was fitted: network, ReLUs, sites that keep
 # any, MB, and by how many seconds the WAN was slower than loopback.
 CHEETAH = [
@@ -118,7 +119,7 @@ def test_homomorphic_sites_cost_alike_whatever_they_keep():
 @pytest.mark.parametrize(("relus", "cheetah", "semi2k"), [(2304, 5.21, 2.51), (461, 5.03, 2.25)])
 def test_small_networks_as_measured(relus, cheetah, semi2k):
     """Their ciphertexts are hardly filled, and their last maps smaller than the kernels."""
-    work = backbone_work("resnet8", width=16, classes=10, image_size=8, channels=1)
+    work = backbone_work("resnet8", 16, SimpleNamespace(classes=10, image_size=8, channels=1))
     for name, megabytes in (("cheetah_wan", cheetah), ("semi2k_wan", semi2k)):
         assert predict(preset(name), Workload(relus, 7, 0, work)).online.bytes == pytest.approx(
             megabytes * 1e6, rel=0.02

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,21 +113,21 @@ CASES += [("resnet8", 16, 1, "senet"), ("wrn22_8", 8, 1, "senet"), ("vgg16_bn", 
 
 @pytest.mark.parametrize(("name", "size", "width", "convention"), CASES)
 def test_backbones_are_counted_without_the_network(name, size, width, convention):
-    settings = {"classes": 7, "image_size": size, "width": width, "channels": 3}
+    settings = {"classes": 7, "image_size": size, "channels": 3}
     pool = {"pool": "average"} if name.endswith("average") else {}
-    network = build_backbone(name.removesuffix("_average"), convention=convention, **settings, **pool)
+    network = build_backbone(name.removesuffix("_average"), convention=convention, width=width, **settings, **pool)
     bundle = unchecked_bundle(network, (3, size, size))
-    assert backbone_work(name, **settings) == bundle_workload(bundle).linear
+    assert backbone_work(name, width, SimpleNamespace(**settings)) == bundle_workload(bundle).linear
 
 
 def test_other_backbones_and_the_papers_widths():
-    settings = {"classes": 10, "image_size": 32, "channels": 3}
-    assert backbone_work("mine", width=1, **settings) is None
+    images = SimpleNamespace(classes=10, image_size=32, channels=3)
+    assert backbone_work("mine", 1, images) is None
     for name, width in (("resnet8", 16), ("resnet18", 64), ("resnet34", 64), ("wrn22_8", 16), ("vgg16_bn", 64)):
-        assert backbone_work(name, width=None, **settings) == backbone_work(name, width=width, **settings)
+        assert backbone_work(name, None, images) == backbone_work(name, width, images)
     # VGG16 pools after blocks 1 to 3, three comparisons for each output.
     pooled = 3 * (64 * 16**2 + 128 * 8**2 + 256 * 4**2)
-    assert backbone_work("vgg16_bn", width=64, **settings).pool_comparisons == pooled
+    assert backbone_work("vgg16_bn", 64, images).pool_comparisons == pooled
 
 
 def test_replacements_are_counted_beside_the_relus():
