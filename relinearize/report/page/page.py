@@ -43,7 +43,6 @@ MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels
 def render_page(
     panels: Sequence[Panel],
     paths: dict[str, Path],
-    title: str = "Network linearization runs",
     robustness: Sequence[RobustTable] = (),
     masks: Sequence[MaskGroup] = (),
     without_mask: Sequence[str] = (),
@@ -65,7 +64,7 @@ def render_page(
         data["robustness"] = robustness_data(robustness)
         styles, scripts = (*styles, "robustness.css"), (*scripts, "robustness.js")
     template = environment().get_template("page.html")
-    return template.render(title=title, styles=_assets(styles), scripts=_assets(scripts), data=data)
+    return template.render(styles=_assets(styles), scripts=_assets(scripts), data=data)
 
 
 def environment() -> Environment:
