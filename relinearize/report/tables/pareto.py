@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from pandas import DataFrame, Series
+from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.records.run import Record
@@ -205,21 +205,13 @@ def point_table(runs: DataFrame) -> DataFrame:
         holdout_mean=("holdout", "mean"),
         all_relu_mean=("teacher_test", "mean"),
         **{f"{name}_{of}": (name, of) for name in (*PREDICTIONS, "class_spread") for of in ("mean", "std")},
-        **{name: (name, _mean_of_all) for name in costs},
-        seeds=("seed", _joined),
-        keys=("key", _joined),
+        **{name: (name, lambda values: values.mean(skipna=False)) for name in costs},
+        seeds=("seed", lambda seeds: " ".join(map(str, seeds))),
+        keys=("key", " ".join),
     )
     points["relus_percent"] = 100 * points["relus"] / points["total"]
     points["drop"] = points["all_relu_mean"] - points["accuracy_mean"]
     return points.reset_index().sort_values(["curve", "relus"], kind="stable", ignore_index=True)
-
-
-def _mean_of_all(values: Series) -> float:
-    return values.mean(skipna=False)
-
-
-def _joined(values: Series) -> str:
-    return " ".join(map(str, values))
 
 
 def level_table(runs: DataFrame, preset: Preset | None = None) -> DataFrame:
