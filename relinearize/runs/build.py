@@ -49,19 +49,10 @@ def open_images(config: DictConfig, source: Source, device: str, *, holdout: flo
     """The images of `source` as `config.dataset` wants them, on `device`; `holdout` replaces its share if given."""
     from relinearize.data.datamodule import ImageData
 
-    dataset = plain(config.dataset)
-    optional = ("short_batch", "resident", "resident_limit_gb", "workers")
-    return ImageData(
-        source,
-        mean=dataset["mean"],
-        std=dataset["std"],
-        augment=dataset["augment"],
-        holdout=dataset["holdout"] if holdout is None else holdout,
-        subset=dataset["subset"],
-        seed=config.seed,
-        device=device,
-        **{key: dataset[key] for key in optional if key in dataset},
-    )
+    dataset = plain(config.dataset) | ({} if holdout is None else {"holdout": holdout})
+    names = ("mean", "std", "augment", "holdout", "subset", "short_batch", "resident", "resident_limit_gb", "workers")
+    settings = {name: dataset[name] for name in names if name in dataset}
+    return ImageData(source, seed=config.seed, device=device, **settings)
 
 
 def all_relu_network(config: DictConfig, source: Source | None = None, student: bool = False) -> PixelInput:
