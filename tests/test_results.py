@@ -7,7 +7,7 @@ from statistics import mean, stdev
 import pytest
 
 from relinearize.records.inference import InferenceRecord
-from relinearize.records.robustness import find_robust_records
+from relinearize.records.robustness import RobustRecord
 from relinearize.records.run import find_records
 from relinearize.relu.mask import Mask
 
@@ -84,7 +84,7 @@ def test_robustness_tables_equal_the_records(folder: str, table: str) -> None:
     ]  # fmt: skip
     attacks = ["fgsm", "pgd20", "pgd100x5", "autoattack"]
     wanted = set()
-    for _, record in find_robust_records([RESULTS / folder]):
+    for _, record in RobustRecord.find([RESULTS / folder]):
         found = {attack.name: f"{attack.accuracy:.2f}" for attack in record.attacks}
         values = (record.clean.accuracy, record.corruptions.npa)
         shown = [f"{value:.2f}" for value in values] + [found.get(name, "-") for name in attacks]

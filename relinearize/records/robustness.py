@@ -4,8 +4,6 @@ One row of a robustness table is one robust record: clean, corrupted and attacke
 Strict, frozen and versioned (see schema.py), and free of torch.
 """
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -137,8 +135,3 @@ class RobustRecord(RecordFile):
         if self.relus > self.total:
             raise ValueError(f"relus is {self.relus}, more than its total {self.total}")
         return self
-
-
-def find_robust_records(folders: Iterable[Path | str]) -> list[tuple[Path, RobustRecord]]:
-    """All robust records below `folders`, each key once. There may be none: not every run was attacked."""
-    return RobustRecord.find(folders)

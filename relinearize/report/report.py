@@ -10,7 +10,7 @@ import pandas as pd
 from relinearize.errors import UserError
 from relinearize.files import write_bytes, write_text
 from relinearize.private_inference.cost.presets import Preset, one_preset
-from relinearize.records.robustness import ROBUST_FILE, find_robust_records
+from relinearize.records.robustness import ROBUST_FILE, RobustRecord
 from relinearize.records.run import find_records
 from relinearize.report.figures.costs import draw_inference, draw_inference_split, draw_latency_split, latency_splits
 from relinearize.report.figures.masks import draw_masks
@@ -57,7 +57,7 @@ class Report:
         self.records = [record for _, record in self.runs]
         self.panels = build_panels(self.records, published, self.preset)
         robust = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in self.folders]
-        found = find_robust_records(path for path in robust if path.exists())
+        found = RobustRecord.find(path for path in robust if path.exists())
         self.robustness = build_tables([record for _, record in found], self.panels)
         masks, self.without_mask = find_masks(self.runs)
         self.masks = build_groups(self.panels, masks)

@@ -23,7 +23,7 @@ from relinearize.evaluation import robustness as robust_evaluation
 from relinearize.evaluation.pieces import PIECES_FILE
 from relinearize.files import read_json, write_json
 from relinearize.progress import WorkProgress
-from relinearize.records.robustness import RobustRecord, find_robust_records
+from relinearize.records.robustness import RobustRecord
 from relinearize.records.run import PredictionsRecord, Record
 from relinearize.robustness.sanity import determinism, logits_not_probabilities
 from relinearize.runs.finished import FinishedRun
@@ -80,7 +80,7 @@ def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
     (record,) = evaluate_run(arguments, Console(width=300))
     printed = capsys.readouterr().out
     run = FinishedRun.open(folder).record
-    assert RobustRecord.read(folder / "robustness.json") == record == find_robust_records([folder])[0][1]
+    assert RobustRecord.read(folder / "robustness.json") == record == RobustRecord.find([folder])[0][1]
     assert (record.clean.accuracy, record.clean.n) == (run.accuracy.test, 360)
     assert (record.key, record.run, record.route, record.relus) == (run.key, run.key, None, run.budget.met)
     assert [(attack.name, attack.label, attack.n) for attack in record.attacks] == [

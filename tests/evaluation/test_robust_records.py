@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from relinearize.errors import UserError
 from relinearize.files import read_json
-from relinearize.records.robustness import RobustRecord, find_robust_records
+from relinearize.records.robustness import RobustRecord
 
 VALUES = {
     "schema_version": 1,
@@ -149,15 +149,15 @@ def test_find_is_recursive_sorted_without_duplicates_and_skips_broken_ones(tmp_p
     written(tmp_path / "c", values_with(key="k1"))
     broken = written(tmp_path / "d", {"schema_version": 1})
     with caplog.at_level(logging.WARNING):
-        found = find_robust_records([tmp_path, str(tmp_path / "b")])
+        found = RobustRecord.find([tmp_path, str(tmp_path / "b")])
     assert [(path.parent.name, record.key) for path, record in found] == [("a", "k1"), ("route-adversarial", "k2")]
     assert [str(broken) in line for line in caplog.messages] == [True]
 
 
 def test_folders_without_robust_records_are_fine_and_missing_ones_are_not(tmp_path):
-    assert find_robust_records([tmp_path]) == []
+    assert RobustRecord.find([tmp_path]) == []
     with pytest.raises(UserError, match="no such folder"):
-        find_robust_records([tmp_path / "absent"])
+        RobustRecord.find([tmp_path / "absent"])
 
 
 def test_robust_records_need_no_torch():
