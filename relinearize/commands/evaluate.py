@@ -60,9 +60,10 @@ def run_folders(text: str) -> list[Path]:
     folders: dict[Path, None] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         if glob.has_magic(part) and not Path(part).is_dir():
-            matched = [
-                Path(path) for path in sorted(glob.glob(pattern_of(part))) if (Path(path) / RECORD_FILE).is_file()
-            ]
+            # Leading folders that exist are taken as they are named, as in a[b]/runs/*.
+            there = next((folder for folder in Path(part).parents if folder.is_dir()), Path())
+            found = sorted(glob.glob(str(Path(part).relative_to(there)), root_dir=there))
+            matched = [there / path for path in found if (there / path / RECORD_FILE).is_file()]
             if not matched:
                 raise UserError(f"run={part} matches no finished run (a folder with {RECORD_FILE})")
             folders |= dict.fromkeys(matched)
@@ -71,13 +72,6 @@ def run_folders(text: str) -> list[Path]:
     if not folders:
         raise UserError(f"run={text} names no folder")
     return list(folders)
-
-
-def pattern_of(text: str) -> str:
-    """A pattern in which the leading folders that exist are taken as they are named, as in a[b]/runs/*."""
-    path = Path(text)
-    there = next((folder for folder in path.parents if folder.is_dir()), Path())
-    return str(Path(glob.escape(str(there))) / path.relative_to(there))
 
 
 def evaluate_each(folders: list[Path], evaluate: Callable[[Path], Any]) -> list[Any]:
