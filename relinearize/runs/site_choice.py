@@ -6,7 +6,7 @@ Two of them cull whole sites (see relu/culling.py).
 import math
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import Any, Protocol
+from typing import Any
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import Preset, find_presets, predict
@@ -16,32 +16,30 @@ from relinearize.relu.culling import Divide, Division, cull_by_latency, fewest_s
 FREE = "free"  # the name of the allocation that culls nothing
 
 
-class SiteChoice(Protocol):
+class SiteChoice:
     """An allocation of the config: divides the budget among the sites."""
 
-    measured: dict[str, Any]  # what decides beside the config, and so is part of the key of the result
+    measured: Mapping[str, Any] = {}  # what decides beside the config, and so is part of the key of the result
 
     def check(self, sizes: Mapping[str, int], budget: int) -> None:
-        """Raise UserError where it cannot hold `budget`."""
+        """Raise UserError where it cannot hold `budget`; all sites can hold any."""
 
     def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
         """The division of `budget`; `divide` is the search's own, or the sensitivities'."""
+        raise NotImplementedError
 
 
-class BySensitivity:
+class BySensitivity(SiteChoice):
     """`allocation=shapley`: every site keeps its share by `allocation.sensitivity`, which `divide` goes by."""
 
     def __init__(self) -> None:
-        self.measured = {}
-
-    def check(self, sizes: Mapping[str, int], budget: int) -> None:
-        """Any budget can be held by all sites."""
+        """Takes no settings: the error for one names it."""
 
     def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
         return divide(sizes)
 
 
-class FewerSites:
+class FewerSites(SiteChoice):
     """`allocation=sites`: at most `live` sites keep ReLUs.
 
     live: a number of sites from 1 on, or, below 1, a share of all sites, rounded up.
@@ -53,7 +51,6 @@ class FewerSites:
         if not whole and not share:
             raise UserError(f"allocation.live={live} is impossible; give a number of sites, or a share of them below 1")
         self.live = live
-        self.measured = {}
 
     def number(self, sites: int) -> int:
         """How many of `sites` stay live at most."""
@@ -72,7 +69,7 @@ class FewerSites:
         return keep_sites(sizes, budget, divide, self.number(len(sizes)))
 
 
-class LowerLatency:
+class LowerLatency(SiteChoice):
     """`allocation=cost`: sites are culled while the predicted latency falls and enough of the search's score is kept.
 
     Args:
@@ -91,9 +88,6 @@ class LowerLatency:
             name: {count: value for count, value in one.constants.items() if count not in REPLACEMENT_COUNTS}
             for name, one in terms.items()
         }
-
-    def check(self, sizes: Mapping[str, int], budget: int) -> None:
-        """Any budget can be held by all sites."""
 
     def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
         return cull_by_latency(sizes, budget, divide, self.latency(sizes), self.worth)
