@@ -130,18 +130,15 @@ class Artifact:
         os.replace(folder, self.path)
 
 
-@dataclass(frozen=True)
-class Store:
-    """All artifacts under one folder, shared by any number of runs and processes."""
+def artifact_in(root: str, kind: str, prefix: str, content: dict[str, Any]) -> Artifact:
+    """The artifact of `kind` (teacher, search, ...) below `root` that `content` is the identity of.
 
-    root: Path
-
-    def artifact(self, kind: str, prefix: str, content: dict[str, Any]) -> Artifact:
-        """The artifact of `kind` (teacher, search, ...) whose identity is `content`; `prefix` is for readers only."""
-        key = content_key(content)
-        if len(os.fsencode(prefix)) > LONGEST_PREFIX:
-            raise UserError(
-                f"{prefix}: a folder's name can have {LONGEST_PREFIX} bytes before its key; shorten method.name, "
-                "backbone.name or dataset.name"
-            )
-        return Artifact(self.root / kind / f"{prefix}-{key[:KEY_LENGTH]}", key)
+    `prefix`: for readers only.
+    """
+    key = content_key(content)
+    if len(os.fsencode(prefix)) > LONGEST_PREFIX:
+        raise UserError(
+            f"{prefix}: a folder's name can have {LONGEST_PREFIX} bytes before its key; shorten method.name, "
+            "backbone.name or dataset.name"
+        )
+    return Artifact(Path(root) / kind / f"{prefix}-{key[:KEY_LENGTH]}", key)

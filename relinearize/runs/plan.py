@@ -10,7 +10,7 @@ from torch import Tensor
 from relinearize.backbones.routes import ROUTES
 from relinearize.backbones.weights import read_weights
 from relinearize.files import file_digest
-from relinearize.records.store import MASK, WEIGHTS, Artifact, Store
+from relinearize.records.store import MASK, WEIGHTS, Artifact, artifact_in
 from relinearize.relu.budget import short_count
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.runs.build import NETWORK_DEFAULTS, STUDENT_SHAPE
@@ -52,7 +52,6 @@ class Plan:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.store = Store(Path(request.config.store))
         self.results = Results()
 
     @classmethod
@@ -148,7 +147,7 @@ class Plan:
         """The run's folder, with the record. Its key adds what only labels a result."""
         labels = {"title": self.request.config.dataset.title, "method": self.request.method_name}
         content = {"finetune": self.finetune.key, "labels": labels}
-        return Store(Path(self.request.config.output)).artifact("runs", self.request.name, content)
+        return artifact_in(self.request.config.output, "runs", self.request.name, content)
 
     @property
     def artifacts(self) -> dict[str, Artifact]:
@@ -211,7 +210,7 @@ class Plan:
         request = self.request
         counts = [short_count(request.budget)] if budget else []
         prefix = "-".join([*words, request.subject, *counts, f"s{request.seed}"])
-        return self.store.artifact(kind, prefix, content)
+        return artifact_in(request.config.store, kind, prefix, content)
 
     @property
     def _allocation_content(self) -> dict[str, Any]:
