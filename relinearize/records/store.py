@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from relinearize.errors import UserError
 from relinearize.files import SHARED, check_readable, file_digest, read_json, sync_folder, write_json
+from relinearize.progress import say
 
 KEY_LENGTH = 12  # hex digits in folder names; the whole key stands in artifact.json
 LONGEST_PREFIX = 200  # bytes of what stands before them; file systems take 255, and temporary names are longer
@@ -99,15 +100,22 @@ class Artifact:
     def remedy(self) -> str:
         return f"delete {self.path} or give repair=true, and it is made again"
 
+    def make(self, work: Callable[[], None]) -> None:
+        """Do `work`, which publishes it, unless that is done, by another process perhaps that was waited for."""
+        if not self.complete:
+            with self.lock():
+                if not self.complete:
+                    work()
+
     @contextlib.contextmanager
-    def lock(self, announce=print) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold the artifact alone. Another holder is waited for; if it dies, the kernel hands the lock on."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=SHARED)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            announce(f"waiting for another process that works on {self.path.name}")
+            say(f"waiting for another process that works on {self.path.name}")
             lock.acquire(poll_interval=0.2)
         try:
             for folder in (self.path, self.work):  # half-written files of a holder that was killed

@@ -3,6 +3,7 @@
 import itertools
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,10 +60,7 @@ def run(config: DictConfig) -> tuple[Record, Path]:
     plan = Plan.of(config)
     if config.repair:
         remove_damaged(plan)
-    if not plan.run.complete:
-        with plan.run.lock(say):
-            if not plan.run.complete:
-                make_run(plan)
+    plan.run.make(partial(make_run, plan))
     plan.run.describe()
     record = Record.read(plan.run.path / RECORD_FILE)
     remember(note, plan.run.path)
@@ -73,7 +71,7 @@ def run(config: DictConfig) -> tuple[Record, Path]:
 def remove_damaged(plan: Plan) -> None:
     """Remove the run's stored results that have damaged files; they are then made again."""
     for artifact in (plan.run, *plan.artifacts.values(), plan.chosen):
-        with artifact.lock(say):
+        with artifact.lock():
             try:
                 artifact.check_place()
                 if artifact.complete:
@@ -102,31 +100,26 @@ def make_run(plan: Plan) -> None:
         artifact.check_place()
     reused = {name: artifact.complete for name, artifact in plan.artifacts.items()}
     checked = check_stages(plan)
-    make_teacher(plan, checked.get("method.teacher"))
+    plan.teacher.make(partial(make_teacher, plan, checked.get("method.teacher")))
     make_mask(plan)
-    make_finetuned(plan)
+    plan.finetune.make(partial(make_finetuned, plan))
     leave_run(plan, make_record(plan, reused))
 
 
 def make_finetuned(plan: Plan) -> None:
     """The search's weights trained on under its mask, then tested once."""
-    if plan.finetune.complete:
-        return
-    with plan.finetune.lock(say):
-        if plan.finetune.complete:
-            return
-        folder = plan.finetune.work
-        fit_replacement(plan)
-        stage = train(plan, finetune_stage, folder / CHECKPOINT)
-        mask, _ = plan.results.mask(plan.chosen)
-        weights, accuracies = tested(plan, stage, submodel_network(plan.request, 1.0, mask))
-        description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies, "submodels": {}}
-        description["zero_weights"] = zero_share(weights)
-        for name, fraction in submodels(stage).items():
-            part, found = tested(plan, stage, submodel_network(plan.request, fraction, mask), name)
-            write_weights(part, folder / name / WEIGHTS)
-            description["submodels"][name] = {"fraction": fraction, "accuracy": found}
-        publish(plan, plan.finetune, description, weights)
+    folder = plan.finetune.work
+    fit_replacement(plan)
+    stage = train(plan, finetune_stage, folder / CHECKPOINT)
+    mask, _ = plan.results.mask(plan.chosen)
+    weights, accuracies = tested(plan, stage, submodel_network(plan.request, 1.0, mask))
+    description = {"seconds": stage.seconds, "history": stage.history, "accuracy": accuracies, "submodels": {}}
+    description["zero_weights"] = zero_share(weights)
+    for name, fraction in submodels(stage).items():
+        part, found = tested(plan, stage, submodel_network(plan.request, fraction, mask), name)
+        write_weights(part, folder / name / WEIGHTS)
+        description["submodels"][name] = {"fraction": fraction, "accuracy": found}
+    publish(plan, plan.finetune, description, weights)
 
 
 def fit_replacement(plan: Plan) -> None:

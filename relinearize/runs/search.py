@@ -35,7 +35,7 @@ def make_snapshot(plan: Plan) -> None:
     if plan.first is not None:
         make_snapshot(plan.first)
     sensitivities = open_sensitivities(plan) if request.allocated else {}  # before the lock: may need other searches
-    with plan.search.lock(say):
+    with plan.search.lock():
         if plan.snapshot().complete:
             return
         search = builder(request.config.method.search)
@@ -53,7 +53,7 @@ def make_mask(plan: Plan) -> None:
     if plan.chosen.complete:
         return
     sensitivities = make_sensitivities(plan)  # before the lock: may need another search
-    with plan.chosen.lock(say):
+    with plan.chosen.lock():
         if plan.chosen.complete:
             return
         request, snapshot, results = plan.request, plan.snapshot(), plan.results
@@ -82,13 +82,12 @@ def open_sensitivities(plan: Plan) -> dict[str, float | None]:
 def make_sensitivities(plan: Plan) -> dict[str, float]:
     """The sensitivity of each site, from wherever the `sensitivity` group says; trained if it must be."""
     if plan.sensitivity is not None:
-        make_teacher(plan.sensitivity_maker)
+        maker = plan.sensitivity_maker
+        maker.teacher.make(partial(make_teacher, maker))
         if plan.sensitivity_source.learned:
-            make_snapshot(plan.sensitivity_maker)
-        elif not plan.sensitivity.complete:
-            with plan.sensitivity.lock(say):
-                if not plan.sensitivity.complete:
-                    train_sensitivity(plan)
+            make_snapshot(maker)
+        else:
+            plan.sensitivity.make(partial(train_sensitivity, plan))
     return plan.sensitivities()
 
 
