@@ -8,7 +8,7 @@ activations of Garimella et al. (Sisyphus, 2021). Two things hold them here, in 
   to another.
 - The loss gets a term, summed over the sites, of the polynomial's error where the pre-activations lie,
 
-      log(1 + E[(p(z) - relu(z))^2] / E[relu(z)^2]),
+      log(1 + E[(p(z) - relu(z))^2] / E[z^2]),
 
   over the images and positions of a batch, the denominator without a gradient; the logarithm, so that one which escaped
   does not drown the others. Diaa et al. (PILLAR, 2024) penalise pre-activations beyond given bounds instead.
@@ -64,7 +64,7 @@ class HeldPolynomials:
                 return None
             relu = inputs[0].relu()
             if self.error_weight:
-                scale = sum_of_squares(relu.detach()).clamp(min=1e-12)
+                scale = sum_of_squares(inputs[0].detach()).clamp(min=1e-12)
                 self.errors[name] = torch.log1p(sum_of_squares(output - relu) / scale)
             return torch.lerp(relu, output, self.progress.to(output.dtype)) if self.coming else None
 

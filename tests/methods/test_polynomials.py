@@ -30,10 +30,19 @@ def test_by_hand():
     z = torch.tensor([[[[2.0, -1.0]]]], requires_grad=True)
     with held.step(0.0, CPU):
         network(z)
-    torch.testing.assert_close(held.error, torch.tensor(1 + (2**2 + 1**2) / 2**2).log())
+    torch.testing.assert_close(held.error, torch.tensor(1 + (2**2 + 1**2) / (2**2 + 1**2)).log())
     (gradient,) = torch.autograd.grad(held.error, z)
-    # of the numerator alone: (4 - 2) (4 - 1) 2 / 4 and 1 (-2) 2 / 4, over 1 + error
-    torch.testing.assert_close(gradient.flatten(), torch.tensor([12.0, -4.0]) / 4 / (9 / 4))
+    # of the numerator alone: (4 - 2) (4 - 1) 2 / 5 and 1 (-2) 2 / 5, over 1 + error
+    torch.testing.assert_close(gradient.flatten(), torch.tensor([12.0, -4.0]) / 5 / 2)
+
+
+def test_a_site_that_is_given_nothing_above_zero_does_not_drown_the_others():
+    """Over E[relu(z)^2], which is 0 there, its error was that of 1e12 others, and its gradient the only one."""
+    network = nn.Sequential(square(torch.tensor([[[False, False]]])))
+    held = HeldPolynomials(network, 1.0, 0.0)
+    with held.step(0.0, CPU):
+        network(torch.tensor([[[[-1.0, -2.0]]]]))
+    torch.testing.assert_close(held.error, torch.tensor(1 + (1**2 + 4**2) / (1**2 + 2**2)).log())
 
 
 def test_kept_positions_have_none_and_sites_are_summed():
