@@ -75,6 +75,61 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(other, labels):
     assert [row["n"] for row in pareto_rows([panel])] == [1, 1]
 
 
+def with_config(record, group, **settings):
+    return record.model_copy(update={"config": {**record.config, group: {**record.config.get(group, {}), **settings}}})
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "values", "of_teacher"),
+    [
+        ("sensitivity", "epochs", (5, 10), False),
+        ("replacement", "continuation", (0.7, 1.0), False),
+        ("backbone", "student_skip", (True, False), True),
+        ("dataset", "augment", ({"crop_padding": 4}, {"crop_padding": 0}), True),
+        ("dataset", "short_batch", (None, True), True),
+        ("trainer", "devices", (1, 2), True),
+        ("callbacks", "stop", (None, {"_target_": "EarlyStopping"}), True),
+    ],
+)
+def test_settings_that_results_depend_on_tell_runs_and_their_teachers_apart(group, key, values, of_teacher):
+    records = []
+    for seed, value in enumerate(values):
+        record = with_config(fake_record(seed=seed), group, **{key: value})
+        sites = [site.model_copy(update={"sensitivity": 1.0}) for site in record.sites]
+        records.append(record.model_copy(update={"sites": sites}))
+    (panel,) = build_panels(records)
+    assert list(panel.points["n"]) == [1, 1] and all(f"{group}." in variant for variant in panel.points["variant"])
+    assert list(panel.levels["n"]) == ([1, 1] if of_teacher else [2])
+
+
+def test_sensitivities_that_a_run_has_not_do_not_split_a_curve():
+    records = [with_config(fake_record(seed=seed), "sensitivity", epochs=5 + seed) for seed in range(2)]
+    assert list(build_panels(records)[0].points["n"]) == [2]
+
+
+def test_what_settings_were_before_there_was_a_choice_is_no_difference():
+    chosen = with_config(fake_record(seed=1), "backbone", student_skip=True, initialisation="he")
+    chosen = with_config(chosen, "dataset", short_batch=False)
+    assert list(build_panels([fake_record(seed=0), chosen])[0].points["n"]) == [2]
+
+
+def test_a_seed_counts_once():
+    """Two runs with one seed that nothing in their records tells apart, of two versions of the program, say."""
+    first = fake_record(seed=0)
+    again = first.model_copy(update={"key": "f" * 64})
+    (panel,) = build_panels([first, again, fake_record(seed=1)])
+    assert sorted(panel.points["n"]) == [1, 2]
+    assert {"snl [run=None]", "snl [run=ffffffff]"} == set(panel.points["method_name"])
+
+
+def test_teachers_of_other_images_are_other_levels():
+    """Of 9,000 and of 45,000 training images: no mean of both."""
+    few = fake_record(seed=1)
+    few = few.model_copy(update={"dataset": few.dataset.model_copy(update={"train": 9_000})})
+    (panel,) = build_panels([fake_record(seed=0), few])
+    assert list(panel.levels["n"]) == [1, 1]
+
+
 def test_budget_and_paths_in_the_config_do_not_split_a_curve():
     records = []
     for asked, seed in ((7_000, 0), (14_000, 1)):

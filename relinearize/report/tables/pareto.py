@@ -23,7 +23,11 @@ ACCURACIES = ("test", "test_last", "holdout", "teacher_test")
 PREDICTIONS = ("worst_class", "ece", "nll")  # of the test images, where a record has them; and the teacher's
 OF_CURVE = ("dataset", "title", "backbone", "width", "convention", "method", "variant", "replacement")
 # Config entries that may differ between the points of one curve.
+OF_IMAGES = ("mean", "std", "augment", "short_batch")
+# What settings were before there was a choice; older records say nothing.
+_FORMERLY = {"backbone.initialisation": "he", "backbone.student_skip": True, "dataset.short_batch": False}
 _NOT_RECIPE = {"seed", "budget", "relus", "grid", "fraction", "weights", "name", "key", "output", "path", "folder"}
+_NOT_RECIPE |= {"student_width", "student_stride"}  # they follow from the budget
 LONGEST = 40  # letters of a setting in a curve's name
 NAMES = ("method_name", "label", "network", "total")  # likewise of a curve, for figures and page
 
@@ -69,6 +73,11 @@ def run_table(records: Sequence[Record], preset: Preset | None = None) -> DataFr
     runs = runs.astype(
         dict.fromkeys((*ACCURACIES, *predictions, *costs), float) | dict.fromkeys(("asked", "met", "total"), int)
     )
+    # A seed counts once: runs that nothing here tells apart (another version of the program, say) are no further seeds.
+    again = runs.groupby(["panel", "curve", "asked", "seed"])["key"].transform(lambda keys: pd.factorize(keys)[0]) > 0
+    for place in runs.index[again]:
+        runs.at[place, "recipe"] = {**runs.at[place, "recipe"], "run": runs.at[place, "key"][:8]}
+        runs.at[place, "curve"] += runs.at[place, "key"]
     runs["panel"] = pd.factorize(runs["panel"])[0]
     runs["curve"] = pd.factorize(runs["curve"])[0]
     runs = runs.sort_values(["panel", "curve"], kind="stable", ignore_index=True)
@@ -111,7 +120,7 @@ def _row(record: Record) -> dict[str, Any]:
         "unit": record.unit,
         "recipe": recipe,
         "teacher": teacher.key if teacher else f"seed {record.seed}",
-        "teacher_recipe": repr(sorted(item for item in recipe.items() if "teacher" in item[0])),
+        "teacher_recipe": repr(sorted(item for item in recipe.items() if _of_teacher(item[0]))),
         "seed": record.seed,
         "asked": budget.asked,
         "met": budget.met,
@@ -125,8 +134,10 @@ def _row(record: Record) -> dict[str, Any]:
 def recipe_of(record: Record) -> dict[str, Any]:
     """What must be equal for two runs to be seeds of one point, beside method, network and budget.
 
-    Stages, epochs, data, allocation and the method's config, by name.
+    Stages, epochs, data, allocation and, by name, the settings of method, network, images and training that a result's
+    key depends on. A teacher's file may be another for each seed.
     """
+    config = record.config
     recipe: dict[str, Any] = {
         "stages": "-".join((record.method.teacher, record.method.search, record.method.finetune)),
         "replacement": record.replacement,
@@ -136,21 +147,34 @@ def recipe_of(record: Record) -> dict[str, Any]:
         "test images": record.dataset.test,
         "data": record.dataset.fingerprint,
         "selection": record.accuracy.selection,
-        "allocation": _allocation(record.config.get("allocation") or {}),
+        "allocation": _allocation(config.get("allocation") or {}),
+        "precision": record.hardware.precision,
     }
     if record.route is not None:  # the same weights with other batch norms: another network, no seed of the first
         recipe["route"] = record.route
     # The number of search epochs follows from the budget; that of the other two stages is part of the recipe, or, where
     # the run has `total_epochs`, of search and fine-tuning together.
-    total = record.config.get("total_epochs")
+    total = config.get("total_epochs")
     for name in ("teacher", "finetune") if total is None else ("teacher",):
         if name in record.stages:
             recipe[f"{name} epochs"] = record.stages[name].epochs
     if total is not None:
         recipe["total epochs"] = total
-    for name in ("method", "teacher", "search", "finetune"):
-        recipe.update(_flattened(record.config.get(name), name))
+    groups = ["method", "teacher", "search", "finetune", "backbone", "replacement", "callbacks"]
+    if any(site.sensitivity is not None for site in record.sites):
+        groups.append("sensitivity")
+    settings = {name: config.get(name) for name in groups}
+    settings["dataset"] = {name: value for name, value in (config.get("dataset") or {}).items() if name in OF_IMAGES}
+    settings["trainer"] = {name: (config.get("trainer") or {}).get(name) for name in ("devices", "lightning")}
+    for name, group in settings.items():
+        recipe.update(_flattened(group, name))
     return recipe
+
+
+def _of_teacher(key: str) -> bool:
+    """Whether an entry of a recipe says how the teacher came to be."""
+    groups = ("backbone.", "dataset.", "trainer.", "callbacks.", "data", "train images", "holdout images", "precision")
+    return "teacher" in key or key.startswith(groups)
 
 
 def variants_of(recipes: Sequence[dict[str, Any]]) -> list[str]:
@@ -181,7 +205,7 @@ def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flattened(inner, f"{name}.{key}")
-    elif value is not None:
+    elif value is not None and value != _FORMERLY.get(name):
         yield name, repr(value) if isinstance(value, list) else value
 
 
