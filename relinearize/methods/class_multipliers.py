@@ -25,6 +25,7 @@ class ClassMultipliers:
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
         if self.state is None:
             self.state = losses.new_zeros(3, logits.shape[1], dtype=torch.float64)
+        self.state = self.state.to(losses.device)  # a checkpoint's is on the CPU
         sums = losses.new_zeros(2, logits.shape[1]).index_add(1, labels, torch.stack([losses, torch.ones_like(losses)]))
         self.state[1:] += sums.detach()
         return (self.state[0].float() * _violations(sums)).sum()

@@ -37,17 +37,25 @@ class HeldPolynomials:
 
     def __init__(self, network: nn.Module, error_weight: float, continuation: float) -> None:
         self.error_weight, self.continuation = error_weight, continuation
-        self.errors: dict[str, Tensor] = {}  # of each site in the last step, with its graph
+        self.errors: dict[str, list[Tensor]] = {}  # of each site in the last step, a pass each, with their graphs
         self.on = False
         self.coming = False  # whether t is below 1
         self.progress = torch.ones(())  # t; a tensor, so that a compiled step stays what it is
+        self._hook(network, True)
+
+    def lead(self, network: nn.Module) -> None:
+        """Let the polynomials of `network`, a copy of the trained one that an attack looks at, come in with it."""
+        self._hook(network, False)
+
+    def _hook(self, network: nn.Module, counts: bool) -> None:
+        """`counts`: whether the errors are those of the loss. First: other hooks see what a site puts out in the end."""
         for name, site in named_sites(inner_network(network)).items():
             if isinstance(site, ReplacedReLU):
-                site.register_forward_hook(self.hook(name))
+                site.register_forward_hook(self.hook(name, counts), prepend=True)
 
     @contextmanager
     def step(self, share: float, device: torch.device) -> Iterator[None]:
-        """The forward passes of one training step, at `share` of the training; the last pass of a site counts."""
+        """The forward passes of one training step, at `share` of the training."""
         progress = min(1.0, share / self.continuation) if self.continuation else 1.0
         self.progress = self.progress.to(device).fill_(progress)
         self.coming = progress < 1
@@ -58,22 +66,26 @@ class HeldPolynomials:
         finally:
             self.on = False
 
-    def hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+    def hook(self, name: str, counts: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def held(site: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if not self.on:
+            counted = counts and self.error_weight
+            if not self.on or not (counted or self.coming):
                 return None
             relu = inputs[0].relu()
-            if self.error_weight:
+            if counted:
                 scale = sum_of_squares(inputs[0].detach()).clamp(min=1e-12)
-                self.errors[name] = torch.log1p(sum_of_squares(output - relu) / scale)
+                self.errors.setdefault(name, []).append(torch.log1p(sum_of_squares(output - relu) / scale))
             return torch.lerp(relu, output, self.progress.to(output.dtype)) if self.coming else None
 
         return held
 
     @property
     def error(self) -> Tensor:
-        """The sum over the sites in the last step, a scalar with its graph; there is none without a weight."""
-        return torch.stack(list(self.errors.values())).sum()
+        """The sum over the sites of the mean over their passes in the last step, a scalar with its graph.
+
+        A network of several routes or widths makes a pass for each. There is none without a weight.
+        """
+        return torch.stack([torch.stack(passes).mean() for passes in self.errors.values()]).sum()
 
 
 def sum_of_squares(x: Tensor) -> Tensor:

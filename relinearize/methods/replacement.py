@@ -54,6 +54,8 @@ class GaussianFit:
         clip: largest norm of a step's gradient in such a training, unless the stage's own is smaller; None: that one.
     """
 
+    heavy_tailed = False  # whether it is a polynomial of a degree above 1
+
     def __init__(
         self, images: int = 1024, error_weight: float = 0.0, continuation: float = 0.0, clip: float | None = None
     ) -> None:
@@ -105,6 +107,8 @@ class Affine(GaussianFit):
 class Quadratic(GaussianFit):
     """`replacement=quadratic`: a polynomial of degree 2 per channel."""
 
+    heavy_tailed = True
+
     @staticmethod
     def fitted(mean: Tensor, deviation: Tensor) -> Tensor:
         t = mean / deviation
@@ -114,6 +118,8 @@ class Quadratic(GaussianFit):
 
 class Cubic(GaussianFit):
     """`replacement=cubic`: a polynomial of degree 3 per channel."""
+
+    heavy_tailed = True
 
     @staticmethod
     def fitted(mean: Tensor, deviation: Tensor) -> Tensor:

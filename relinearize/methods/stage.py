@@ -139,6 +139,7 @@ class Stage(nn.Module):
         self._seen = 0
         self._first_bad_step: Tensor | None = None
         self._generator_state: dict[str, Tensor] = {}  # of a checkpoint, until the training goes on
+        self._stopped = False  # whether it is that of a training which had ended early
         # Networks that are used but neither trained nor saved; a tuple hides them from Module's registration.
         self._frozen: tuple[nn.Module, ...] = ()
         self._trained_by: tuple[Any, ...] = ()
@@ -211,7 +212,7 @@ class Stage(nn.Module):
 
         They have heavy tails, which running means follow: statistics of batch norms are estimated anew to be validated.
         """
-        if fit.error_weight or fit.continuation:
+        if fit.error_weight or fit.continuation or fit.heavy_tailed:
             self.polynomials = HeldPolynomials(self.network, fit.error_weight, fit.continuation)
         self.clip = min((clip for clip in (self.clip, fit.clip) if clip is not None), default=None)
 
@@ -233,7 +234,7 @@ class Stage(nn.Module):
         """The first `count` training batches (None: all) of an epoch that is not trained on, one for each `number`."""
         loader = copy.copy(self.train_loader)  # the place of the training stays where it is
         loader.seek(UNTRAINED + number)
-        return itertools.islice(iter(loader), count)
+        return itertools.islice(itertools.chain.from_iterable(loader for _ in range(loader.parts)), count)
 
     def estimate_norms(self, network: nn.Module, images: int = 2048) -> None:
         """Batch-norm statistics of `network` anew, from so many training images.
@@ -296,6 +297,7 @@ class Stage(nn.Module):
         if self._first_bad_step is not None:
             self._first_bad_step = self._first_bad_step.to(self.device)
         set_generator_state(self.device, self._generator_state)
+        self.trainer.should_stop |= self._stopped
 
     def on_train_epoch_start(self) -> None:
         """Not called where a checkpoint of the middle of a segment is resumed."""
@@ -441,6 +443,7 @@ class Stage(nn.Module):
             "seen": self._seen,
             "first_bad_step": self._first_bad_step,
             "generator": generator_state(self.device),
+            "stopped": self.trainer.should_stop,
         }
         checkpoint["search"] = {name: copy.copy(getattr(self, name)) for name in self.SAVED}
 
@@ -449,6 +452,7 @@ class Stage(nn.Module):
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         self._sums, self._seen = dict(state["sums"]), state["seen"] if process_rank() == 0 else 0
         zero_unless_first(self._sums.values())
+        self._stopped = state.get("stopped", False)
         self._first_bad_step, self._generator_state = state["first_bad_step"], state["generator"]
         vars(self).update((name, checkpoint["search"][name]) for name in self.SAVED)
 

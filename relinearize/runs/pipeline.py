@@ -70,7 +70,7 @@ def run(config: DictConfig) -> tuple[Record, Path]:
 
 def remove_damaged(plan: Plan) -> None:
     """Remove the run's stored results that have damaged files; they are then made again."""
-    for artifact in (plan.run, *plan.artifacts.values(), plan.chosen):
+    for artifact in (plan.run, *plan.artifacts.values(), plan.chosen, plan.sensitivity_teacher):
         with artifact.lock():
             try:
                 artifact.check_place()
@@ -96,7 +96,7 @@ def make_run(plan: Plan) -> None:
     if device == "cpu":
         device += f", {torch.get_num_threads()} of {usable_cores()} cores"
     say(f"{request.name}: {request.budget:,} of {request.total:,} ReLUs, {title}, {device}")
-    for artifact in (plan.run, *plan.artifacts.values(), plan.chosen):
+    for artifact in (plan.run, *plan.artifacts.values(), plan.chosen, plan.sensitivity_teacher):
         artifact.check_place()
     reused = {name: artifact.complete for name, artifact in plan.artifacts.items()}
     checked = check_stages(plan)

@@ -184,6 +184,11 @@ class Plan:
         content = {"stage": settings_content(source.settings), "teacher": maker.teacher.key, **maker.common}
         return maker._artifact("sensitivity", [], content)
 
+    @property
+    def sensitivity_teacher(self) -> Artifact:
+        """The teacher that they are made from, of `sensitivity.seed`; where none are made, the run's own."""
+        return self.teacher if self.sensitivity is None else self.sensitivity_maker.teacher
+
     @cached_property
     def sensitivity_identity(self) -> Any:
         """What stands for them in the key of the search: their values, or the key of what makes them."""

@@ -149,7 +149,7 @@ class Request:
     def begins_as_teacher(self) -> bool:
         """Whether the fine-tuning starts from the teacher's weights: its polynomials come in slowly, for all ReLUs."""
         slowly = getattr(self.replacement_fit, "continuation", 0) > 0
-        return slowly and self.config.method.finetune.epochs > 0 and not self.reshaped
+        return slowly and self.config.method.finetune.epochs > 0 and self.student_is_like_teacher
 
     def check_replacement(self) -> None:
         """UserError for an unknown replacement, and for any where no ReLU is removed."""
@@ -221,7 +221,12 @@ class Request:
                 )
         grid = [min(self.total, round(factor * budget)) for budget in self.grid]
         budget = {"relus": grid[self.grid.index(self.budget)], "fraction": None, "grid": grid}
-        return {"method.search": first, "budget": budget, "allocation": {"name": FREE}}
+        return {
+            "method.search": first,
+            "budget": budget,
+            "allocation": {"name": FREE},
+            "replacement": {"name": IDENTITY},
+        }
 
     def _grid(self, entries: Iterable[Any]) -> Iterator[int]:
         """Budgets of the grid. Of a multirun it lists all jobs' budgets: one that is none is that job's to refuse."""
@@ -272,9 +277,11 @@ class Request:
     def new_student(self) -> PixelInput:
         """The network that is searched and fine-tuned; the same but for `backbone.student_skip` (paper parity), and
         where the search has reshaped it."""
-        if self.config.backbone.get("student_skip", True) and not self.reshaped:
-            return self.new_network()
-        return self.fresh_student()
+        return self.new_network() if self.student_is_like_teacher else self.fresh_student()
+
+    @property
+    def student_is_like_teacher(self) -> bool:
+        return self.config.backbone.get("student_skip", True) and not self.reshaped
 
     @property
     def reshaped(self) -> bool:

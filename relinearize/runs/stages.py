@@ -97,7 +97,8 @@ def ready(plan: Plan, stage: Stage, rank: int = 0) -> Stage:
     request = plan.request
     seed = stage_seed(request.seed, stage.name)
     views = {} if stage.second_view is None else {"second_view": stage.second_view}
-    share = {"rank": rank, "world_size": request.training.devices}
+    # Without epochs there are no other processes (see `train`).
+    share = {"rank": rank, "world_size": request.training.devices if stage.epochs else 1}
     validation = request.data.test_loader if stage.selection == "test" else request.data.holdout_loader
     stage.use(
         train_loader=request.data.train_loader(stage.batch_size, seed=seed, parts=stage.segments, **share, **views),

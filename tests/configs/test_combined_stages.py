@@ -36,6 +36,10 @@ def accepted(*overrides):
         ("method=relupruner method/finetune=retrain", False),
         ("method=autorep method/finetune=senet", False),
         ("method=bcd method/finetune=retrain scale=reduced", False),
+        *((f"method=bcd method/search@method.search.first=progressive scale={scale} "
+           f"~scale/{scale}/search@method.search.first", False) for scale in ("reduced", "demo", "debug")),
+        ("method=bcd method/search@method.search.first=relupruner scale=reduced "
+         "scale/reduced/search@method.search.first=relupruner", False),
         ("method=delphi method/finetune=retrain", False),
         ("method=delphi method/finetune=senet", False),
         ("method=safenet method/finetune=senetpp", False),

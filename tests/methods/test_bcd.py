@@ -194,6 +194,12 @@ def test_killed_when_it_is_done_it_does_not_train_on(finished, tmp_path, monkeyp
     assert again.stages["search"].epochs == record.stages["search"].epochs
 
 
+def test_a_replacement_is_none_of_the_first_search_s(tmp_path):
+    """1.5 times 70 % are all ReLUs: the first search keeps them, this one does not."""
+    plan = quick_plan(tmp_path, "budget.fraction=0.7", "replacement=quadratic", *SEARCH, method="bcd")
+    assert plan.first.request.budget == plan.request.total and plan.first.request.replacement is None
+
+
 @pytest.mark.slow
 def test_run_in_pieces_ends_as_the_undisturbed(finished, tmp_path, run_in_pieces):
     assert_same_in_pieces(finished, tmp_path, run_in_pieces, 4, SHARE, *SEARCH, method="bcd")

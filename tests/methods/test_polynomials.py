@@ -8,10 +8,11 @@ from torch import nn
 
 from relinearize.errors import UserError
 from relinearize.methods.polynomials import HeldPolynomials
-from relinearize.methods.replacement import Quadratic, moments
+from relinearize.methods.replacement import Affine, Quadratic, moments
 from relinearize.methods.stage import Stage
 from relinearize.relu.activation import MaskedReLU, ReplacedReLU
 from relinearize.relu.sites import named_sites, to_replaced
+from relinearize.targets import builder
 
 CPU = torch.device("cpu")
 
@@ -68,6 +69,56 @@ def test_removed_positions_go_from_the_relu_to_their_polynomial():
     torch.testing.assert_close(held.error, torch.tensor(1 + 2**2 / (2**2 + 3**2)).log())  # of the polynomial itself
 
 
+def test_other_hooks_see_what_a_site_puts_out_in_the_end():
+    """PRAM compares the outputs of sites; at t = 0 those of the teacher and of a student like it are equal."""
+    network, seen = nn.Sequential(square(torch.tensor([[[False]]]))), []
+    network[0].register_forward_hook(lambda site, inputs, output: seen.append(output.item()))
+    held = HeldPolynomials(network, 0.0, 0.5)
+    with held.step(0.0, CPU):
+        network(torch.full((1, 1, 1, 1), 3.0))
+    assert seen == [3.0]
+
+
+def test_an_attacked_copy_goes_along_and_its_errors_do_not_count():
+    network, copy = (nn.Sequential(square(torch.tensor([[[False]]]))) for _ in range(2))
+    held = HeldPolynomials(network, 1.0, 0.5)
+    held.lead(copy)
+    z = torch.full((1, 1, 1, 1), 3.0)
+    with held.step(0.25, CPU):
+        assert copy(7 * z).item() == (21 + 21**2) / 2
+        assert network(z).item() == (3 + 3**2) / 2
+    torch.testing.assert_close(held.error, torch.tensor(1 + (9 - 3) ** 2 / 3**2).log())
+
+
+def test_the_passes_of_a_step_count_alike():
+    """A network of several routes or widths makes more than one."""
+    network = nn.Sequential(square(torch.tensor([[[False]]])))
+    held = HeldPolynomials(network, 1.0, 0.0)
+    with held.step(0.0, CPU):
+        network(torch.full((1, 1, 1, 1), 3.0))
+        network(torch.full((1, 1, 1, 1), 2.0))
+    expected = (torch.tensor(1 + (9 - 3) ** 2 / 3**2).log() + torch.tensor(1 + (4 - 2) ** 2 / 2**2).log()) / 2
+    torch.testing.assert_close(held.error, expected)
+
+
+def test_rlnets_attack_looks_at_the_network_that_is_trained(tmp_path, monkeypatch):
+    led = []
+    monkeypatch.setattr(HeldPolynomials, "lead", lambda self, network: led.append(network))
+    plan = quick_plan(tmp_path, f"budget.fraction={SMALL}", "replacement=quadratic", method="rlnet")
+    network = plan.request.stage_network("finetune")
+    teacher = plan.request.stage_network("teacher")
+    stage = builder(plan.request.config.method.finetune)(network=network, teacher=teacher)
+    stage.hold_polynomials(Quadratic(error_weight=1.0))
+    assert [id(network) for network in led] == [id(stage._attacked.network)]
+
+
+def test_a_student_without_shortcuts_does_not_begin_as_its_teacher(tmp_path):
+    """The teacher's weights are those of another network."""
+    words = (f"budget.fraction={SMALL}", "replacement=quadratic")
+    assert quick_plan(tmp_path, *words, method="senet").request.begins_as_teacher
+    assert not quick_plan(tmp_path, *words, "+backbone.student_skip=false", method="senet").request.begins_as_teacher
+
+
 def test_with_continuation_they_are_fitted_to_what_relus_give():
     """A site behind another: what it is given by its ReLU, or by its polynomial."""
     torch.manual_seed(0)
@@ -118,12 +169,12 @@ def test_a_run_reports_it_and_its_weight_is_in_the_key(tmp_path, monkeypatch):
     assert all(row["train/polynomial_error"] > 0 for row in record.stages["finetune"].history)
     keys = {quick_plan(tmp_path, *words, f"replacement.error_weight={weight}").finetune.key for weight in (0, 0.5, 1)}
     assert len(keys) == 3
-    for continuation, validations in ((0, 1), (0.5, 2)):
+    for continuation, validations in ((0, 2), (0.5, 3)):
         record, _ = quick_run(
             tmp_path, *words, "replacement.error_weight=0", f"replacement.continuation={continuation}"
         )
         assert not any("train/polynomial_error" in row for row in record.stages["finetune"].history)
-        assert len(estimated) == validations * len(record.stages["finetune"].history), "not where they come at once"
+        assert len(estimated) == validations * len(record.stages["finetune"].history), "whatever else holds them"
 
 
 def test_batch_norms_of_narrower_widths_keep_their_statistics(tmp_path):
@@ -139,7 +190,13 @@ def test_batch_norms_of_narrower_widths_keep_their_statistics(tmp_path):
 def test_the_smaller_clip_is_used(own, of_fit, used):
     stage = Stage(nn.Linear(1, 1), epochs=1, batch_size=2, learning_rate=1.0, clip=own)
     stage.hold_polynomials(Quadratic(clip=of_fit))
-    assert stage.clip == used and stage.polynomials is None
+    assert stage.clip == used
+
+
+def test_an_affine_is_not_held():
+    stage = Stage(nn.Linear(1, 1), epochs=1, batch_size=2, learning_rate=1.0)
+    stage.hold_polynomials(Affine())
+    assert stage.polynomials is None
 
 
 @pytest.mark.parametrize(("name", "value"), [("error_weight", -1), ("continuation", 2), ("clip", 0)])

@@ -60,6 +60,13 @@ def test_multipliers_by_hand():
     assert multipliers.state[1:].eq(0).all()
 
 
+def test_multipliers_of_a_checkpoint_go_to_the_device_of_the_training():
+    multipliers = ClassMultipliers(0.5)
+    multipliers.load(torch.zeros(3, 2, dtype=torch.float64))  # on the CPU
+    logits, labels = torch.zeros(4, 2, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+    assert multipliers.penalty(logits, labels).device.type == multipliers.state.device.type == "meta"
+
+
 @pytest.mark.parametrize("rate", [0, -1, "much"])
 def test_rate_must_be_positive(rate):
     with pytest.raises(UserError, match=r"finetune\.class_multiplier_rate=.*: must be a number > 0"):

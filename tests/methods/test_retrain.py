@@ -66,6 +66,14 @@ def test_the_average_is_what_is_left_with_statistics_of_its_own(tmp_path):
     assert record.stages["finetune"].epochs == 2
 
 
+@pytest.mark.parametrize("segments", [1, 3])
+def test_further_batches_are_those_of_a_whole_epoch(segments, tmp_path):
+    plan = quick_plan(tmp_path, "budget.fraction=0.5")
+    stage = ready(plan, new_stage(plan.request.new_network(), batch_size=60, epochs=2, segments=segments))
+    assert [len(labels) for _, labels in stage.further_batches(0, None)] == [60, 60, 60]
+    assert len(list(stage.further_batches(0, 2))) == 2 and stage.train_loader.parts == segments
+
+
 def test_the_average_follows_every_step(tmp_path):
     plan = quick_plan(tmp_path, "method/finetune=retrain", "budget.fraction=0.5")
     stage = ready(plan, Retrain(

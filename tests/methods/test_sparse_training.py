@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 from relinearize.backbones import PixelInput, build_backbone
+from relinearize.backbones.sphynx import build_sphynx
 from relinearize.data.loaders import TrainLoader
 from relinearize.data.training_images import ResidentImages
 from relinearize.errors import UserError
@@ -58,7 +59,7 @@ def test_layers_in_front_of_sites(backbone, convention):
     network = PixelInput(linearize(network, (3, 32, 32)), (0.5,) * 3, (0.2,) * 3).train()
     before = copy.deepcopy(network.state_dict())
     found = site_layers(network, torch.zeros(1, 3, 32, 32))
-    assert found == expected_layers(backbone, convention)
+    assert found == site_layers(network, torch.rand(1, 3, 32, 32), direct=True) == expected_layers(backbone, convention)
     assert list(found) == list(site_shapes(network.network))
     assert all(module.training and not module._forward_hooks for module in network.modules())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
@@ -74,6 +75,15 @@ def test_layers_of_bottleneck_blocks():
     assert [found["layer2.0.relu"], found["layer2.0.relu_1"], found["layer2.0.relu_2"]] == [
         "layer2.0.conv1", "layer2.0.conv2", "layer2.0.conv3",
     ]  # fmt: skip
+
+
+def test_the_layer_whose_filters_are_the_channels_of_a_site():
+    """A cell of Sphynx has larger convolutions inside than the one whose outputs its ReLU reads."""
+    network = linearize(build_sphynx(10, 32, 3, relus=25_600), (3, 32, 32))
+    largest, direct = (site_layers(network, torch.rand(1, 3, 32, 32), direct=direct) for direct in (False, True))
+    assert set(direct.values()) == {f"cells.{cell}.join.0" for cell in range(5)}
+    assert not set(direct.values()) & set(largest.values())
+    assert all(weight.grad is None for weight in network.parameters())
 
 
 def test_sites_without_a_layer_of_their_own():
@@ -220,6 +230,10 @@ class Watched(SparseTraining):
         self.masks.append(torch.cat(flat).clone())
         if self.current_epoch == self.stop_after:
             self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["stage"]["stopped"] = False
 
 
 def trained(images, checkpoint, stop_after=None, **settings):

@@ -12,7 +12,8 @@ from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
 from relinearize.records.run import find_records
 from relinearize.relu.mask import Mask
-from relinearize.runs.pipeline import check_stages
+from relinearize.runs import search as searches
+from relinearize.runs.pipeline import check_stages, remove_damaged
 
 SHARE = "budget.fraction=0.2"
 BUDGET = 461  # of 2,304
@@ -46,6 +47,39 @@ def test_sensitivity_is_computed_once_for_all_budgets_and_for_seeds_that_name_it
     record, _ = quick_run(tmp_path, SHARE, "seed=1", method="senet")
     assert fits[5:] == ["sensitivity", "search", "finetune"] and not record.stages["sensitivity"].reused
     assert len(list(tmp_path.glob("store/sensitivity/*/artifact.json"))) == 2
+
+
+def test_a_search_that_stopped_early_and_was_killed_then_does_not_train_on(tmp_path, senet, monkeypatch):
+    """Between the stop and the snapshot: a full disk, say."""
+    words = ["sensitivity=uniform", "method.search.epochs=4", "method.search.stop_distance=1.0"]
+    words += ["method.search.stop_patience=2", "method.finetune.epochs=0"]
+    copy_store(senet[1], tmp_path)
+    copy_store(senet[1], tmp_path / "killed")
+
+    def killed(*arguments):
+        raise SystemExit(75)
+
+    whole, folder = quick_run(tmp_path, SHARE, *words, method="senet, any sensitivity")
+    assert whole.stages["search"].epochs == 2
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(searches, "keep_snapshot", killed)
+        quick_run(tmp_path / "killed", SHARE, *words, method="senet, any sensitivity")
+    record, again = quick_run(tmp_path / "killed", SHARE, *words, method="senet, any sensitivity")
+    assert record.stages["search"].epochs == 2
+    assert_same_tensors(again, folder)
+
+
+def test_the_teacher_of_sensitivities_is_repaired(tmp_path, senet):
+    """Of seed 0, which a run of seed 1 takes its sensitivities from."""
+    copy_store(senet[1], tmp_path)
+    plan = quick_plan(tmp_path, SHARE, "seed=1", "sensitivity.seed=0", method="senet")
+    teacher = plan.sensitivity_maker.teacher
+    assert teacher.complete and teacher.path != plan.teacher.path
+    one_byte = bytearray((teacher.path / "weights.safetensors").read_bytes())
+    one_byte[-1] ^= 1
+    (teacher.path / "weights.safetensors").write_bytes(one_byte)
+    remove_damaged(plan)
+    assert not teacher.path.exists()
 
 
 def test_finetunings_of_one_search_share_it_and_its_key_knows_what_it_depends_on(tmp_path, senet, fits):

@@ -17,6 +17,7 @@ from quick_runs import (
     SMALL,
     assert_same_tensors,
     lasting,
+    quick_plan,
     quick_run,
     tensors,
 )
@@ -27,7 +28,8 @@ from relinearize.errors import UserError
 from relinearize.methods.stage import Diverged
 from relinearize.processes import process_rank
 from relinearize.runs import stages as making
-from relinearize.runs.stages import train_as_peer
+from relinearize.runs.pipeline import check_stages
+from relinearize.runs.stages import ready, train_as_peer
 from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
 
@@ -134,6 +136,15 @@ def test_two_processes_compute_what_one_does(notes, tmp_path, forks_free_what_is
     assert two[0].budget.met == two[0].budget.asked == 415
     assert_trained_as_one(notes, "teacher", "search", "finetune")
     assert one[0].key != two[0].key, "devices are part of a result's identity"
+
+
+def test_a_search_that_trains_nothing_sees_all_images(tmp_path):
+    """It runs in one process, so nothing is summed over others."""
+    plan = quick_plan(tmp_path, TWO, f"budget.fraction={SMALL}", method="one_shot")
+    stage = check_stages(plan)["method.search"]
+    assert stage.epochs == 0
+    ready(plan, stage)
+    assert sum(len(labels) for _, labels in stage.further_batches(0, None)) == IMAGES
 
 
 @pytest.mark.slow

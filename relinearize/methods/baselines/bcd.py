@@ -41,7 +41,7 @@ class BCD(MaskedSearch):
         settings: see Distill.
     """
 
-    SAVED = (*MaskedSearch.SAVED, "round", "finished")
+    SAVED = (*MaskedSearch.SAVED, "round")
 
     def __init__(
         self,
@@ -83,7 +83,6 @@ class BCD(MaskedSearch):
         self.train_always, self.period, self.accuracy_images = train == "always", block_epochs, accuracy_images
         self.first = dict(first)
         self.round = 0  # blocks and swaps done
-        self.finished = False
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -91,16 +90,11 @@ class BCD(MaskedSearch):
     def fewest_epochs(self) -> int:
         return self.epochs if self.train_always else self.period
 
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        if self.finished:  # a checkpoint of the very end
-            self.trainer.should_stop = True
-
     def epoch_end(self, row: dict[str, float]) -> None:
         super().epoch_end(row)
         row["block/round"] = self.round
         if (int(row["epoch"]) + 1) % self.period == 0 and self.rounds_until_training():
-            self.finished = self.trainer.should_stop = True
+            self.trainer.should_stop = True
 
     # ---- blocks ------------------------------------------------------------------------------------------------------
 

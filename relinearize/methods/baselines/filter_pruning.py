@@ -140,7 +140,7 @@ class FilterPruning(MaskedSearch):
     def prepare(self, sample: Tensor) -> None:
         """Find the filters in front of each site by running `sample` (1 x C x H x W), and what each criterion keeps."""
         self.selections, selections = {}, {}  # no hook acts
-        self.layers = site_layers(self.network, sample)
+        self.layers = site_layers(self.network, sample, direct=True)
         for name, layer in self.layers.items():
             weight = inner_network(self.network).get_submodule(layer).weight
             if len(weight) != self.shapes[name][0]:

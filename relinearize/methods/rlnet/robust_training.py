@@ -20,6 +20,7 @@ from relinearize.methods.rlnet.batch_parts import (
     used_parts,
 )
 from relinearize.methods.rlnet.folded_route import FoldedRoute
+from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.stage import Stage
 from relinearize.processes import process_count, process_rank, sum_over_processes
@@ -120,6 +121,11 @@ class RobustTraining(Stage):
                 "or selection=last"
             )
         return settings
+
+    def hold_polynomials(self, fit: GaussianFit) -> None:
+        super().hold_polynomials(fit)
+        if self.polynomials is not None:
+            self.polynomials.lead(self._attacked.network)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

@@ -18,6 +18,7 @@ the factor of the batch norm behind them agree less with these lists (rank corre
 ResNet-18 of width 16).
 """
 
+import copy
 import math
 from contextlib import ExitStack
 from functools import partial
@@ -38,36 +39,42 @@ from relinearize.robustness.attack import under_attack
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def site_layers(network: nn.Module, sample: Tensor) -> dict[str, str]:
+def site_layers(network: nn.Module, sample: Tensor, direct: bool = False) -> dict[str, str]:
     """Site -> the layer (convolution or linear) in front of it, both by their names in the inner network.
 
     Of the layers that run between the previous site and this one, it is that with the most weights (among equals the
-    earlier). Shortcuts are left out: layers that read what a layer before the previous site has read. A site without a
+    earlier); with `direct`, of those whose filters are the site's channels, each by itself. Shortcuts are left out: layers that read what a layer before the previous site has read. A site without a
     layer of its own gets the previous site's (the first ones: the next site's). Found by running `sample`
     (N x C x H x W, pixels) once, in eval mode and without gradients.
 
     Raises UserError where no layer leads into any site.
     """
+    if direct:
+        network = copy.deepcopy(network)
     inner = inner_network(network)
     found: dict[str, str] = {}
-    since: list[tuple[str, int, torch.UntypedStorage]] = []  # layers since the last site: name, weights, what was read
+    since: list[tuple[str, Tensor, torch.UntypedStorage]] = []  # layers since the last site: name, weight, what was read
     read: list[torch.UntypedStorage] = []  # by layers before it; held, so that none of the memory is used again
 
     def saw_layer(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        since.append((name, layer.weight.numel(), inputs[0].untyped_storage()))
+        since.append((name, layer.weight, inputs[0].untyped_storage()))
 
-    def saw_site(name: str, *_: Any) -> None:
+    def saw_site(name: str, site: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         before = {storage.data_ptr() for storage in read}
         candidates = [entry for entry in since if entry[2].data_ptr() not in before] or since
+        if direct:
+            candidates = [entry for entry in candidates if gives_channels(entry[1], inputs[0])]
         if candidates:
-            found[name] = max(candidates, key=lambda entry: entry[1])[0]
+            found[name] = max(candidates, key=lambda entry: entry[1].numel())[0]
         elif found:
             found[name] = found[next(reversed(found))]
         read.extend(entry[2] for entry in since)
         since.clear()
 
     sites = named_sites(inner)
-    with ExitStack() as hooks, torch.no_grad(), under_attack(network):
+    with ExitStack() as hooks, torch.set_grad_enabled(direct), under_attack(network):
+        if direct:
+            network.requires_grad_()
         for name, module in inner.named_modules():
             if isinstance(module, LAYERS):
                 hooks.enter_context(module.register_forward_hook(partial(saw_layer, name)))
@@ -78,6 +85,12 @@ def site_layers(network: nn.Module, sample: Tensor) -> dict[str, str]:
         raise UserError("no convolution or linear layer leads into any site, so sensitivity=computed has no densities")
     first = next(iter(found.values()))
     return {name: found.get(name, first) for name in sites}
+
+
+def gives_channels(weight: Tensor, z: Tensor) -> bool:
+    """Whether filter c of a layer's `weight` acts on channel c of `z` (N x C x ...) alone; shown for the last one."""
+    (gradient,) = torch.autograd.grad(z[:, -1].sum(), weight, retain_graph=True, allow_unused=True)
+    return gradient is not None and len(weight) == z.shape[1] and not gradient[:-1].any()
 
 
 def density_after(progress: float, density: float) -> float:
