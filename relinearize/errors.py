@@ -2,6 +2,7 @@
 
 import errno
 import operator
+import re
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,6 +21,8 @@ WORDS = {
 }
 # How a user moves what the file system refuses.
 PLACES = "output=, store=, dataset.root= and $TMPDIR say where files lie"
+# Colours and the like, and single control characters, which no JSON file of ours may have (files.py).
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 WITHIN = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
@@ -108,9 +111,9 @@ def user_error_behind(error: BaseException) -> UserError | None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message, behind the kind of error where it is not the user's."""
+    """The message, behind the kind of error where it is not the user's; without a terminal's colours."""
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return " ".join(f"{kind}{error}".split())
+    return " ".join(CONTROL.sub("", f"{kind}{error}").split())
 
 
 def import_problem(error: BaseException) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 PACKAGES = ("relinearize", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of control group 2: microseconds of processor time, and in how many
+MEMORY_OF_GROUP = Path("/sys/fs/cgroup")  # its memory.max, memory.current and memory.stat, in bytes
+MEMORY = Path("/proc/meminfo")  # in kB
 
 
 def versions(*further: str) -> dict[str, str]:
@@ -69,6 +71,24 @@ def free_cores() -> int:
         if cores == os.cpu_count():
             return max(1, cores - int(os.getloadavg()[0]))
     return cores
+
+
+def available_memory() -> float:
+    """Bytes that this process can have without swapping, files that the system caches given up; infinity if unknown."""
+    limits = [math.inf]
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        limits.append(1024 * int(_entries(MEMORY)["MemAvailable:"]))
+    with contextlib.suppress(OSError, KeyError, ValueError):  # "max" where the control group has no limit
+        most, used = (
+            int((MEMORY_OF_GROUP / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current")
+        )
+        limits.append(most - used + int(_entries(MEMORY_OF_GROUP / "memory.stat")["inactive_file"]))
+    return max(0, min(limits))
+
+
+def _entries(path: Path) -> dict[str, str]:
+    """First word of each line -> second word."""
+    return dict(line.split()[:2] for line in path.read_text(encoding="ascii").splitlines())
 
 
 def device_name(accelerator: str) -> str:

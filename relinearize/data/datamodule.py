@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -18,6 +17,7 @@ from relinearize.data.source import ImageSet, Source
 from relinearize.data.splits import choose_subset, split_holdout, stable_order
 from relinearize.data.training_images import ResidentImages, StreamedImages, TrainingImages
 from relinearize.errors import UserError
+from relinearize.machine import available_memory
 
 GIB = 2**30
 DEFAULT_LIMIT_GB = 8.0
@@ -203,7 +203,4 @@ def free_bytes(device: torch.device) -> float:
     """Memory of the device that is free now; unlimited where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return float("inf")
+    return available_memory()

@@ -147,7 +147,8 @@ def as_rgb(image: Image) -> Image:
     """
     from PIL import Image
 
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # the latter before Pillow 11
+    # Pillow reads 16 bits of a PPM, and before version 11 of a PNG, as 32.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image).astype(np.int32) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("F", "I"):
         raise ValueError(f"its pixels are {'floating-point' if image.mode == 'F' else '32-bit'} numbers, not 0 to 255")
@@ -225,6 +226,8 @@ def load_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], 
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), mode=SHARED):  # several jobs may start at once
             if found() is None:
+                for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
+                    leftover.unlink(missing_ok=True)
                 with replacing(path) as part:
                     made = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
                     if hasattr(os, "posix_fallocate"):  # a full disk is an error here; in mapped memory, a crash

@@ -97,8 +97,10 @@ def teacher_of(run: FinishedRun) -> tuple[nn.Module, str] | None:
                 check_untrusted(described["config"], folder)
             config = OmegaConf.create(described["config"])
             config.dataset = run.config.dataset  # where the images lie now
-            network, path = all_relu_network(config, build(config.dataset.source)), artifact.file(WEIGHTS)
+            if "weights" in config.backbone:
+                config.backbone.weights = None  # it began with them; the ones it has now are below
             try:
+                network, path = all_relu_network(config, build(config.dataset.source)), artifact.file(WEIGHTS)
                 network.network.load_state_dict(match_weights(network.network, read_weights(path), path))
             except UserError:
                 return None

@@ -13,7 +13,7 @@ from relinearize.files import write_json
 from relinearize.methods.losses import measure_predictions
 from relinearize.records.run import PredictionsRecord
 from relinearize.relu.mask import relu_total
-from relinearize.runs.build import open_images, open_source
+from relinearize.runs.build import open_images
 from relinearize.runs.finished import FinishedRun
 from relinearize.training.settings import resolve_accelerator
 
@@ -27,10 +27,10 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, Any]:
     written. Returns that file's content.
     """
     run = FinishedRun.open(evaluation.folder, evaluation.root, evaluation.trust)
-    record = run.record
+    record, source = run.record, run.source()
     accelerator = resolve_accelerator(evaluation.accelerator)
     network = run.network().to(accelerator)
-    data = open_images(run.config, open_source(run.config), accelerator, holdout=0.0)
+    data = open_images(run.config, source, accelerator, holdout=0.0)
     batches = data.test_loader(evaluation.batch_size)
     shown = track(batches, description="test", console=Console(stderr=True), transient=True)
     found, predictions = measure_predictions(network, shown)

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from relinearize.corruptions.sources import CorruptedImages
 from relinearize.data.loaders import EVALUATION_BATCH
-from relinearize.data.source import ImageSet
 from relinearize.errors import UserError
 from relinearize.evaluation.attacked import CHUNK, attack_part, clean_part
 from relinearize.evaluation.checks import checks_part, clean_accuracy_check
@@ -31,7 +30,6 @@ from relinearize.machine import device_name, git_commit, versions
 from relinearize.progress import WorkProgress, say
 from relinearize.records.robustness import ROBUST_FILE, ROBUST_SCHEMA_VERSION, RobustHardware, RobustRecord
 from relinearize.records.run import RECORD_FILE
-from relinearize.runs.build import open_source
 from relinearize.runs.finished import FinishedRun
 from relinearize.targets import build
 from relinearize.training.settings import resolve_accelerator
@@ -132,7 +130,7 @@ def evaluated(
     All are of one dataset.
     """
     device = resolve_accelerator(evaluation.accelerator)
-    images, source = test_images(runs[0]), None
+    images, source = runs[0].source().load("test"), None
     if evaluation.corruptions is not None:  # UserError where it cannot be
         source = build(evaluation.corruptions)(images.images.numpy(), images.labels.numpy(), images.class_names)
     subjects = [Subject(run, images, device, evaluation.robust.seed) for run in runs]
@@ -149,17 +147,6 @@ def evaluated(
                     alone.enter_context(FileLock(row.subject.run.folder / f".{ROBUST_FILE}.lock", mode=SHARED))
                 records.append(row.record(progress))
     return records
-
-
-def test_images(run: FinishedRun) -> ImageSet:
-    """The test set the run was tested on. UserError if the images now there are others."""
-    source = open_source(run.config)
-    if source.fingerprint() != run.record.dataset.fingerprint:
-        raise UserError(
-            f"the images at dataset.root={run.config.dataset.get('root')} are not those of {run.record.name} "
-            f"({run.record.dataset.title}); give root=FOLDER, where these lie"
-        )
-    return source.load("test")
 
 
 def others_of(subject: Subject, subjects: Sequence[Subject]) -> list[Subject]:

@@ -48,7 +48,7 @@ class HeldPolynomials:
         self._hook(network, False)
 
     def _hook(self, network: nn.Module, counts: bool) -> None:
-        """`counts`: whether the errors are those of the loss. First: other hooks see what a site puts out in the end."""
+        """`counts`: whether errors are those of the loss. First of all hooks: others see what a site puts out."""
         for name, site in named_sites(inner_network(network)).items():
             if isinstance(site, ReplacedReLU):
                 site.register_forward_hook(self.hook(name, counts), prepend=True)

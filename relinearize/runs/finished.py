@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.weights import match_weights, read_weights
+from relinearize.data.source import Source
 from relinearize.errors import UserError
 from relinearize.files import file_digest
 from relinearize.records.config import read_config
@@ -17,7 +18,7 @@ from relinearize.records.store import CONFIG, MASK, WEIGHTS, check_digest
 from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS, IDENTITY
 from relinearize.relu.sites import site_shapes, to_masked, to_replaced
-from relinearize.runs.build import all_relu_network
+from relinearize.runs.build import all_relu_network, open_source
 from relinearize.targets import plain
 
 FILES = (RECORD_FILE, CONFIG, MASK, WEIGHTS)
@@ -64,6 +65,16 @@ class FinishedRun:
             "normalisation": [list(config.dataset[key]) for key in ("mean", "std")],
             "images": self.record.dataset.fingerprint,
         }
+
+    def source(self) -> Source:
+        """The images that the run was tested on. UserError if those there now are others."""
+        source = open_source(self.config)
+        if source.fingerprint() != self.record.dataset.fingerprint:
+            raise UserError(
+                f"the images at dataset.root={self.config.dataset.get('root')} are not those of {self.record.name} "
+                f"({self.record.dataset.title}); give root=FOLDER, where these lie"
+            )
+        return source
 
     def network(self) -> PixelInput:
         """The network as it was tested, on the CPU. UserError unless mask, weights and record fit each other."""

@@ -150,7 +150,7 @@ def test_other_options_take_over_what_they_share_and_other_weights_nothing(folde
 def test_images_are_those_of_a_fixed_permutation_and_each_has_its_flag(folder):
     evaluate(folder, *FGSM, "evaluation.n_clean=100", "batch_size=30")
     run = FinishedRun.open(folder)
-    subject = robust_evaluation.Subject(run, robust_evaluation.test_images(run), "cpu", 0)
+    subject = robust_evaluation.Subject(run, run.source().load("test"), "cpu", 0)
     assert sorted(subject.order.tolist()) == list(range(360))
     assert subject.rows(16).equal(subject.rows(100)[:16]) and subject.rows(None).equal(torch.arange(360))
     clean = [(what, result) for what, result in pieces(folder) if what["kind"] == "clean"]
@@ -235,7 +235,14 @@ def test_the_teacher_attacks_a_network_without_routes(folder, finished, tmp_path
     OmegaConf.save(config, folder / "config.yaml")
     sealed_again(folder)
     (record,) = evaluate(folder, *arguments)
-    assert [check.name for check in record.checks] == ["clean accuracy", "clean agreement", "logits", "determinism"]
+    without = ["clean accuracy", "clean agreement", "logits", "determinism"]
+    assert [check.name for check in record.checks] == without
+    shutil.copytree(output / "store", folder / "nowhere")
+    (weights,) = folder.glob("nowhere/teacher/*/weights.safetensors")
+    weights.unlink()  # to save space
+    (folder / "robustness.json").unlink()
+    (record,) = evaluate(folder, *arguments)
+    assert [check.name for check in record.checks] == without
 
 
 def test_another_network_than_the_recorded_one_is_told(folder, quick_checks):
@@ -387,6 +394,9 @@ def test_few_classes_and_other_images_are_refused(folder):
     write_json(folder / "record.json", {**values, "dataset": {**values["dataset"], "fingerprint": "00"}})
     with pytest.raises(UserError, match="are not those of random-"):
         evaluate(folder)
+    with pytest.raises(UserError, match="are not those of random-"):
+        evaluate_run([f"run={folder}"], Console(quiet=True))
+    assert not (folder / "evaluation.json").exists()
 
 
 def test_table_keeps_all_columns_on_a_narrow_terminal(folder, capsys):

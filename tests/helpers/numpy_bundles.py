@@ -106,6 +106,8 @@ def all_operations():
     build.add("relu", "masked_relu")
     build.conv("grouped", 8, groups=4)
     build.add("flatten", "flatten")
+    build.linear("hidden", 6)
+    build.add("scaled", "affine", tensors={"scale": random.normal(1, 0.3, 6), "shift": random.normal(0, 0.1, 6)})
     build.linear("linear", 5)
     return build.bundle({"relu": 0.5})
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from relinearize import cli
 from relinearize.commands import run
-from relinearize.errors import UserError
+from relinearize.errors import UserError, one_line
 from relinearize.sweeps import heartbeat
 from relinearize.sweeps.arguments import SWEEP_VARIABLE, name_sweep
 from relinearize.sweeps.files import JOB_FILE, SWEEP_FILE, JobFile, SweepFile, job_files
@@ -270,6 +270,13 @@ def test_job_on_another_node_lives_as_long_as_its_file_is_touched(place):
     old = time.time() - 2 * heartbeat.SILENCE
     os.utime(folder / "0" / JOB_FILE, (old, old))
     assert states(folder) == ["killed"]
+
+
+def test_an_error_in_colours_is_read_back(tmp_path):
+    """As compilers print them. A file with control characters is not read, and its job would be waiting for ever."""
+    error = one_line(RuntimeError("\x1b[31mred\x1b[0m\x07\nflag"))
+    JobFile(0.0, ELSEWHERE, 0, [], "failed", 1.0, error=error).write(tmp_path / JOB_FILE)
+    assert JobFile.read(tmp_path / JOB_FILE).error == "RuntimeError: red flag"
 
 
 @pytest.mark.parametrize("hours", [-1, 1])

@@ -145,6 +145,19 @@ def test_auto_takes_as_many_threads_as_cores_are_free(monkeypatch, cores, allowe
     assert settings.resolve_threads(3) == 3 and settings.resolve_threads(None) is None
 
 
+@pytest.mark.parametrize(("most", "expected"), [("max", 2048), ("1500", 1500 - 900 + 300), ("500", 0)])
+def test_memory_that_the_system_caches_files_in_is_free(monkeypatch, tmp_path, most, expected):
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: 2 kB\n")
+    for name, text in {"max": most, "current": "900", "stat": "anon 500\ninactive_file 300\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "MEMORY_OF_GROUP", tmp_path)
+    assert machine.available_memory() == expected
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "none")
+    monkeypatch.setattr(machine, "MEMORY_OF_GROUP", tmp_path / "none")
+    assert machine.available_memory() == float("inf")
+
+
 @pytest.mark.parametrize(("quota", "expected"), [("max 100000", 8), ("150000 100000", 2), ("100000 100000", 1)])
 def test_a_control_groups_quota_counts(monkeypatch, tmp_path, quota, expected):
     (tmp_path / "cpu.max").write_text(quota)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.routes import on_route, route_state, routes_of
 from relinearize.errors import UserError, check_choice, checked_keys
+from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.rlnet.batch_parts import (
     PARTS,
     SPLITS,
@@ -20,7 +21,6 @@ from relinearize.methods.rlnet.batch_parts import (
     used_parts,
 )
 from relinearize.methods.rlnet.folded_route import FoldedRoute
-from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.stage import Stage
 from relinearize.processes import process_count, process_rank, sum_over_processes

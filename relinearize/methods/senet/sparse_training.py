@@ -43,9 +43,9 @@ def site_layers(network: nn.Module, sample: Tensor, direct: bool = False) -> dic
     """Site -> the layer (convolution or linear) in front of it, both by their names in the inner network.
 
     Of the layers that run between the previous site and this one, it is that with the most weights (among equals the
-    earlier); with `direct`, of those whose filters are the site's channels, each by itself. Shortcuts are left out: layers that read what a layer before the previous site has read. A site without a
-    layer of its own gets the previous site's (the first ones: the next site's). Found by running `sample`
-    (N x C x H x W, pixels) once, in eval mode and without gradients.
+    earlier); with `direct`, of those whose filters are the site's channels, each by itself. Shortcuts are left out:
+    layers that read what a layer before the previous site has read. A site without a layer of its own gets the previous
+    site's (the first ones: the next site's). Found by running `sample` (N x C x H x W, pixels) once, in eval mode.
 
     Raises UserError where no layer leads into any site.
     """
@@ -53,7 +53,7 @@ def site_layers(network: nn.Module, sample: Tensor, direct: bool = False) -> dic
         network = copy.deepcopy(network)
     inner = inner_network(network)
     found: dict[str, str] = {}
-    since: list[tuple[str, Tensor, torch.UntypedStorage]] = []  # layers since the last site: name, weight, what was read
+    since: list[tuple[str, Tensor, torch.UntypedStorage]] = []  # since the last site: name, weight, what was read
     read: list[torch.UntypedStorage] = []  # by layers before it; held, so that none of the memory is used again
 
     def saw_layer(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

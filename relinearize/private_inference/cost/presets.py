@@ -35,6 +35,10 @@ class Terms:
         return set(self.constants) <= set(features)
 
 
+# What may stand at removed positions, and at a cost: counts of a Workload.
+REPLACEMENT_COUNTS = ("affine", "quadratic")
+
+
 @dataclass(frozen=True)
 class Phase:
     """seconds: of both parties on one machine; bytes: in both directions; messages: one-way, one after the other.
@@ -58,6 +62,12 @@ class Protocol:
     offline: Phase | None
     storage: Mapping[str, Terms]  # "client", "server": bytes that are kept from offline to online
     on_network: bool
+
+    def unpriced(self, features: Mapping[str, int]) -> list[str]:
+        """Of REPLACEMENT_COUNTS those that an inference has and no constant says the cost of; 0 is one."""
+        online = (self.online.seconds, self.online.bytes, self.online.messages)
+        priced = {name for terms in online for name in terms.constants}
+        return [count for count in REPLACEMENT_COUNTS if features[count] and count not in priced]
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,8 @@ class PhaseCost:
 class Prediction:
     """offline: None where not known. storage: bytes that client and server keep from offline to online.
 
-    complete: false where the protocol's costs depend on the linear part, which is not known: they are the ReLUs' alone.
+    complete: false where the protocol's costs depend on the linear part, which is not known: they are the ReLUs' alone;
+    and where it has no constants for what stands at removed positions.
     """
 
     preset: Preset
@@ -199,7 +210,7 @@ def predict(preset: Preset, workload: Workload) -> Prediction:
         offline=None if protocol.offline is None else cost(protocol.offline),
         client_storage=stored.get("client", 0.0),
         server_storage=stored.get("server", 0.0),
-        complete=all(one.knows(features) for one in terms),
+        complete=all(one.knows(features) for one in terms) and not protocol.unpriced(features),
     )
 
 

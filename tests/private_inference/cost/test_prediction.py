@@ -1,7 +1,7 @@
 """Predictions against what the papers print and what was measured; presets and their names."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import resources
 from types import SimpleNamespace
 
@@ -30,6 +30,17 @@ def preset(name):
 
 def seconds(thousands):
     return predict(preset("delphi_compute"), Workload(round(1000 * thousands), 17, 0)).online.seconds
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_what_a_protocol_has_no_constant_for_is_not_free(name):
+    """CKKS' polynomials use up levels; what that costs is not known."""
+    for replacement in ("affine", "quadratic", "cubic"):
+        workload = replace(mask_workload([(0, 1024)], replacement), linear=LinearWork())
+        for found in find_presets(name, None):
+            assert predict(found, workload).complete == (found.protocol.name != "ckks")
+    identity = replace(mask_workload([(8, 1024)]), linear=LinearWork())
+    assert all(predict(found, identity).complete for found in find_presets(name, None))
 
 
 @pytest.mark.parametrize(("thousands", "quoted"), SNL)

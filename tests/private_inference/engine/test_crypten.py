@@ -61,6 +61,14 @@ def test_sites_without_relus_send_nothing(record):
     assert record.steady.kinds["other"].messages == 1, "the server's half of the logits"
 
 
+@pytest.mark.slow
+def test_sites_of_polynomials_alone_gather_nothing(tmp_path):
+    bundle = residual_network([0, 0, 0, 0, 0.5], images=2, replacement="quadratic")
+    record = inferred(bundle, tmp_path, engine="crypten", n_images=1)
+    check_logits(record, bundle)
+    assert record.steady.kinds["gather"].calls == 2 * 2, "of the last site: its ReLUs and its quadratics"
+
+
 def test_the_messages_that_are_counted_wait_for_each_other(record):
     """Each takes half a round trip; were some sent together, it would take less. A busy machine only adds to it."""
     assert record.model.sequential_messages == record.steady.messages == 9 * 4 + 7 + 1

@@ -33,6 +33,15 @@ def test_it_says_what_the_bundle_says(name, kn2row):
     assert np.abs(found - bundle.reference.logits).max() < 1e-5 * np.abs(bundle.reference.logits).max()
 
 
+def test_a_site_of_polynomials_alone_gathers_nothing():
+    coefficients = np.random.default_rng(0).normal(size=(3, SIZE[0], 1, 1)).astype("float32")
+    x = jax.numpy.asarray(np.random.default_rng(1).normal(size=(1, *SIZE[1:], SIZE[0])), "float32")
+    gathers = Gathers.of(np.zeros(SIZE, bool), coefficients)
+    assert "gather" not in str(jax.make_jaxpr(lambda x: masked_relu(x, gathers))(x))
+    slope, constant, curvature = coefficients[:, :, 0, 0]
+    np.testing.assert_allclose(masked_relu(x, gathers), slope * x + constant + curvature * x**2, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("kept", "comparisons"), [(0, 0), (0.25, 1), (1, 1)])
 def test_comparisons_are_of_the_kept_positions_alone(kept, comparisons):
     mask = np.random.default_rng(0).random(SIZE) < kept

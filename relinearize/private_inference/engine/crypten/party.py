@@ -69,11 +69,12 @@ class SecretNetwork:
                 return x
             case "conv2d":
                 window = {name: tuple(value) if name != "groups" else value for name, value in node.attributes.items()}
-                return x.conv2d(tensors["weight"], **window) + per_channel(tensors["bias"])
+                convolved = x.conv2d(tensors["weight"], **window)
+                return convolved + per_channel(tensors["bias"], convolved)
             case "linear":
                 return x.matmul(tensors["weight"].t()) + tensors["bias"]
             case "affine":
-                return x * per_channel(tensors["scale"]) + per_channel(tensors["shift"])
+                return x * per_channel(tensors["scale"], x) + per_channel(tensors["shift"], x)
             case "add":
                 return x + inputs[1]
             case "concat":
@@ -105,8 +106,9 @@ ENGINE = Engine(
 )
 
 
-def per_channel(values: Secret) -> Secret:
-    return values.reshape(1, -1, 1, 1)
+def per_channel(values: Secret, x: Secret) -> Secret:
+    """One value for each channel of `x`, N x C x H x W or N x C."""
+    return values.reshape(1, -1, *[1] * (x.dim() - 2))
 
 
 def masked_relu(x: Secret, gathers: Gathers, meter: Meter) -> Secret:
@@ -114,9 +116,13 @@ def masked_relu(x: Secret, gathers: Gathers, meter: Meter) -> Secret:
     if gathers.kept.size == gathers.selected.size:
         with meter.kind("relu"):
             return x.relu()
+    coefficients = torch.from_numpy(gathers.coefficients)
+    if gathers.replaced.size == gathers.selected.size:
+        with meter.kind("relu"):
+            return polynomial(x.flatten(start_dim=1), coefficients).reshape(x.shape)
     values = [
         (gathers.kept, lambda picked: picked.relu()),
-        (gathers.replaced, lambda picked: polynomial(picked, torch.from_numpy(gathers.coefficients))),
+        (gathers.replaced, lambda picked: polynomial(picked, coefficients)),
         (gathers.zeros, lambda picked: picked - picked),
     ]
     values = [(torch.from_numpy(places).long(), compute) for places, compute in values if places.size]

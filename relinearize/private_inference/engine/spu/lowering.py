@@ -95,6 +95,8 @@ def masked_relu(x: Array, gathers: Gathers) -> Array:
     if gathers.kept.size == gathers.selected.size:
         return jnp.maximum(x, 0)
     flat = x.reshape(len(x), -1)
+    if gathers.replaced.size == gathers.selected.size:
+        return polynomial(flat, gathers.coefficients).reshape(x.shape)
     parts = [flat]
     if gathers.kept.size:
         parts.append(jnp.maximum(picked(flat, gathers.kept), 0))
