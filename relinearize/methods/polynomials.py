@@ -14,13 +14,14 @@ activations of Garimella et al. (Sisyphus, 2021). Two things hold them here, in 
   does not drown the others. Diaa et al. (PILLAR, 2024) penalise pre-activations beyond given bounds instead.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
+from relinearize.backbones.batch_norm import NORMS
 from relinearize.relu.activation import ReplacedReLU
 from relinearize.relu.kernels import rows
 from relinearize.relu.sites import named_sites
@@ -86,6 +87,29 @@ class HeldPolynomials:
         A network of several routes or widths makes a pass for each. There is none without a weight.
         """
         return torch.stack([torch.stack(passes).mean() for passes in self.errors.values()]).sum()
+
+
+@torch.no_grad()
+def median_norms(batches: Iterable[tuple[Tensor, ...]], network: nn.Module) -> None:
+    """Batch-norm statistics of `network`: of each channel the median over batches of mean and variance.
+
+    Polynomials have heavy tails: one image in a thousand, of which activations escape, has more weight in a mean than
+    all others together, and would spoil the network for all. So would running means. NaN counts for nothing.
+    """
+    norms = [norm for norm in network.modules() if isinstance(norm, NORMS) and norm.track_running_stats]
+    momenta, seen, mode = [norm.momentum for norm in norms], [[] for _ in norms], network.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = 1.0  # running statistics are those of the last batch
+    network.train()
+    for images, *_ in batches:
+        network(images)
+        for norm, statistics in zip(norms, seen, strict=True):
+            statistics.append(torch.stack([norm.running_mean, norm.running_var]))
+    for norm, statistics, momentum in zip(norms, seen, momenta, strict=True):
+        norm.running_mean, norm.running_var = torch.stack(statistics).nanmedian(0).values
+        norm.momentum = momentum
+    network.train(mode)
 
 
 def sum_of_squares(x: Tensor) -> Tensor:

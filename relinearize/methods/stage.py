@@ -23,7 +23,7 @@ from relinearize.backbones.batch_norm import NORMS
 from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.losses import accuracy
-from relinearize.methods.polynomials import HeldPolynomials
+from relinearize.methods.polynomials import HeldPolynomials, median_norms
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.schedule import SCHEDULES, learning_rate, sgd
 from relinearize.methods.scores import Scores, check_score
@@ -210,7 +210,7 @@ class Stage(nn.Module):
     def hold_polynomials(self, fit: GaussianFit) -> None:
         """Hold the network's polynomials from now on, as `fit` and `polynomials.py` say.
 
-        They have heavy tails, which running means follow: statistics of batch norms are estimated anew to be validated.
+        Batch-norm statistics are then estimated anew to be validated (`median_norms`).
         """
         if fit.error_weight or fit.continuation or fit.heavy_tailed:
             self.polynomials = HeldPolynomials(self.network, fit.error_weight, fit.continuation)
@@ -237,13 +237,15 @@ class Stage(nn.Module):
         return itertools.islice(itertools.chain.from_iterable(loader for _ in range(loader.parts)), count)
 
     def estimate_norms(self, network: nn.Module, images: int = 2048) -> None:
-        """Batch-norm statistics of `network` anew, from so many training images.
+        """Batch-norm statistics of `network` anew, from so many training images: their mean, or, where polynomials are
+        held, their median over batches.
 
         Batch norms that its forward pass does not reach, those of other widths or routes, keep theirs.
         """
         norms = [module for module in network.modules() if isinstance(module, NORMS)]
         former = [copy.deepcopy(norm.state_dict()) for norm in norms]
-        update_bn(self.further_batches(self.current_epoch, -(-images // self.batch_size)), network)
+        estimate = update_bn if self.polynomials is None else median_norms
+        estimate(self.further_batches(self.current_epoch, -(-images // self.batch_size)), network)
         for norm, state in zip(norms, former, strict=True):
             if norm.track_running_stats and not norm.num_batches_tracked:
                 norm.load_state_dict(state)

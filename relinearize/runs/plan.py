@@ -100,7 +100,7 @@ class Plan:
         if self.first is not None:
             content["first"] = self.first.search.key
         if self.request.planned_replacement is not None:
-            content["replacement"] = settings_content(self.request.replacement)
+            content |= self._replacement_content
         return self._artifact("search", [self._word("search")], content)
 
     @cached_property
@@ -137,7 +137,7 @@ class Plan:
             **self.common,
         }
         if self.request.replacement is not None:
-            content["replacement"] = settings_content(self.request.replacement)
+            content |= self._replacement_content
         if self.request.total_epochs is not None:
             content["total_epochs"] = self.request.total_epochs
         return self._artifact("finetune", [self._word("search"), self._word("finetune")], content, budget=True)
@@ -210,6 +210,13 @@ class Plan:
         return self.sensitivity.describe()["sensitivities"]
 
     # ---- parts of keys and names -----------------------------------------------------------------------------------
+
+    @property
+    def _replacement_content(self) -> dict[str, Any]:
+        content = {"replacement": settings_content(self.request.replacement)}
+        if getattr(self.request.replacement_fit, "heavy_tailed", False):
+            content["norms"] = "median"  # before, they were estimated as means
+        return content
 
     def _artifact(self, kind: str, words: list[str], content: dict[str, Any], budget: bool = False) -> Artifact:
         request = self.request
