@@ -119,6 +119,8 @@ class TrainerSettings:
     def identity(self) -> dict[str, Any]:
         """What of the settings can change a result, for its key. Arguments of pl.Trainer count if not its defaults."""
         identity: dict[str, Any] = {"precision": self.precision, "devices": self.devices}
+        if self.devices > 1:
+            identity["scores"] = "of all images"  # before, searches that train nothing saw those of one device
         arguments = {key: value for key, value in self.lightning.items() if key not in NEUTRAL_ARGUMENTS}
         if arguments:
             defaults = {name: parameter.default for name, parameter in trainer_parameters().items()}
