@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from relinearize.errors import UserError
-from relinearize.methods.polynomials import HeldPolynomials
+from relinearize.methods.polynomials import HeldPolynomials, median_norms
 from relinearize.methods.replacement import Affine, Quadratic, moments
 from relinearize.methods.stage import Stage
 from relinearize.relu.activation import MaskedReLU, ReplacedReLU
@@ -117,6 +117,21 @@ def test_a_student_without_shortcuts_does_not_begin_as_its_teacher(tmp_path):
     words = (f"budget.fraction={SMALL}", "replacement=quadratic")
     assert quick_plan(tmp_path, *words, method="senet").request.begins_as_teacher
     assert not quick_plan(tmp_path, *words, "+backbone.student_skip=false", method="senet").request.begins_as_teacher
+
+
+def test_one_escaped_image_spoils_no_batch_norm():
+    """Medians over batches, of which a third here has an image of which activations escape, or NaN."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)).eval()
+    batches = [(torch.randn(16, 2, 3, 3), None) for _ in range(9)]
+    batches[3][0][5] *= 1e6
+    batches[6][0][0] = float("nan")
+    batches[8][0][7] += 1e4
+    median_norms(batches, network)
+    assert not network.training and [norm.momentum for norm in (network[0], network[2])] == [0.1, 0.1]
+    variances = torch.stack([images.transpose(0, 1).flatten(1).var(1) for images, _ in batches])
+    torch.testing.assert_close(network[0].running_var, variances.nanmedian(0).values)
+    assert all(norm.running_var.max() < 10 and norm.running_mean.abs().max() < 1 for norm in (network[0], network[2]))
 
 
 def test_with_continuation_they_are_fitted_to_what_relus_give():
