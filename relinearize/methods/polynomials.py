@@ -99,10 +99,11 @@ def median_norms(batches: Iterable[tuple[Tensor, ...]], network: nn.Module) -> N
     norms = [norm for norm in network.modules() if isinstance(norm, NORMS) and norm.track_running_stats]
     momenta, seen, mode = [norm.momentum for norm in norms], [[] for _ in norms], network.training
     for norm in norms:
-        norm.reset_running_stats()
         norm.momentum = 1.0  # running statistics are those of the last batch
     network.train()
     for images, *_ in batches:
+        for norm in norms:
+            norm.reset_running_stats()  # NaN would stay
         network(images)
         for norm, statistics in zip(norms, seen, strict=True):
             statistics.append(torch.stack([norm.running_mean, norm.running_var]))
