@@ -135,7 +135,7 @@ def explained(error: Exception, command: str, *words: str) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if group == "hydra/launcher" and name in LAUNCHER_PLUGINS:
             extra = LAUNCHER_PLUGINS[name]
-            return f"the launcher {name} is not installed; it comes with pip install 'relinearize[{extra}]'"
+            return f"the launcher {name} is not installed; it comes with pip install -e '.[{extra}]'"
         if error.options:
             return f"{group}={name} is unknown; valid: {', '.join(error.options)}"
     if "full_key: hydra.run.dir" in message:  # where Hydra itself reads ${output}

@@ -205,7 +205,7 @@ def test_launcher_that_is_not_installed_is_named_with_its_remedy(tmp_path, launc
     for group in groups if launcher == "slurm" else groups[:1]:
         error = error_of("-m", group, f"output={tmp_path}", PYTHONPATH=str(tmp_path))
         extra = "ray" if launcher == "ray" else "launchers"
-        assert error == f"the launcher {name} is not installed; it comes with pip install 'relinearize[{extra}]'"
+        assert error == f"the launcher {name} is not installed; it comes with pip install -e '.[{extra}]'"
 
 
 def test_launcher_of_a_single_run_asks_for_a_sweep(tmp_path):

@@ -187,7 +187,7 @@ def optuna_module(key: str) -> Any:
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise UserError(f"{key} needs the package optuna: pip install 'relinearize[planner]'") from error
+        raise UserError(f"{key} needs the package optuna: pip install -e '.[planner]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

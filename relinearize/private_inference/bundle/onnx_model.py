@@ -20,7 +20,7 @@ _SAME_MEANING = {"add": "Add", "global_avg_pool": "GlobalAveragePool", "flatten"
 def check_installed() -> None:
     """UserError where onnx is missing."""
     if importlib.util.find_spec("onnx") is None:
-        raise UserError("onnx=true needs the package onnx: pip install 'relinearize[onnx]'")
+        raise UserError("onnx=true needs the package onnx: pip install -e '.[onnx]'")
 
 
 def onnx_path(bundle: Path) -> Path:

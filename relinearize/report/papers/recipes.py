@@ -22,11 +22,11 @@ SOURCES = ("code", "secondary", "unverified")  # the surest first, see recipes.y
 STAGES = ("teacher", "search", "finetune")
 NO_SETTINGS = (*(f"backbone.{name}" for name in ("name", "model", "width", "pool", "weights")), "sensitivity.seed")
 # What a run does where its config is silent.
-SILENT = {"backbone.student_skip": True, "allocation": "free", "replacement": "identity"}
+SILENT = {"backbone.student_skip": True, "dataset.short_batch": False, "allocation": "free", "replacement": "identity"}
 NOT_RECORDED = "not recorded"
 NODES = (*(f"method.{stage}" for stage in STAGES), "sensitivity")
 STEPS = ("milestones", "gamma")  # without effect under other schedules than `milestones`
-IMAGES = ("mean", "std", "holdout", "subset", "augment")
+IMAGES = ("mean", "std", "holdout", "subset", "short_batch", "augment")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from relinearize.private_inference.bundle.bundle import run_bundle
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.private_inference.bundle.onnx_model import to_onnx, write_onnx
 
-onnx = pytest.importorskip("onnx", reason="needs the extra onnx: pip install 'relinearize[onnx]'")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx: pip install 'relinearize[onnx]'")
+onnx = pytest.importorskip("onnx", reason="needs the extra onnx: pip install -e '.[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx: pip install -e '.[onnx]'")
 
 
 @pytest.mark.parametrize(("name", "width"), BACKBONES)
@@ -57,5 +57,5 @@ def test_a_model_that_differs_is_not_written(tmp_path):
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'relinearize\[onnx\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[onnx\]'"):
         write_onnx(small_bundle(), tmp_path / "b.onnx")
