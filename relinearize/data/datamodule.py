@@ -13,7 +13,7 @@ from relinearize.data.augment import Augmentation
 from relinearize.data.decoding import EncodedImages
 from relinearize.data.loaders import OrderedLoader, TrainLoader
 from relinearize.data.order import batch_bounds
-from relinearize.data.source import ImageSet, Source
+from relinearize.data.source import ImageSet, Source, check_set
 from relinearize.data.splits import choose_subset, split_holdout, stable_order
 from relinearize.data.training_images import ResidentImages, StreamedImages, TrainingImages
 from relinearize.errors import UserError
@@ -129,11 +129,11 @@ class ImageData:
 
     @cached_property
     def _train(self) -> ImageSet:
-        return self.source.load("train")
+        return check_set(self.source.load("train"), self.source, "train")
 
     @cached_property
     def _test(self) -> ImageSet:
-        return self.source.load("test")
+        return check_set(self.source.load("test"), self.source, "test")
 
     @cached_property
     def _rows(self) -> tuple[Tensor, Tensor]:

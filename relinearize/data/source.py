@@ -90,6 +90,20 @@ def check_labels(labels, classes: int, where: object) -> None:
         raise UserError(f"{where}: labels reach from {labels.min()} to {labels.max()}, valid are 0 to {classes - 1}")
 
 
+def check_set(found: ImageSet, source: Source, split: Split) -> ImageSet:
+    """`found`, a split of `source`, which may be the user's own; UserError where it is not what an ImageSet is."""
+    where = f"the {split} images of {source.name}"
+    shape, wanted = tuple(found.images.shape[1:]), (source.image_size, source.image_size, source.channels)
+    kinds = {"images": str(getattr(found.images, "dtype", "torch.uint8")), "labels": str(found.labels.dtype)}
+    for name, kind in {"images": "torch.uint8", "labels": "torch.int64"}.items():
+        if kinds[name] != kind:
+            raise UserError(f"{where}: {name} must be {kind}, not {kinds[name]}")
+    if shape != wanted:
+        raise UserError(f"{where}: must be N x H x W x C of {wanted}, not {shape}")
+    check_labels(found.labels, source.classes, where)
+    return found
+
+
 def find_folder(root: Path, folder: str, url: str | None, md5: str | None) -> Path:
     """`root/folder`; where it is missing, first the archive `url` (.tar.gz or .zip; None: not asked for) is unpacked.
 

@@ -26,7 +26,7 @@ from relinearize.methods.distill import Distill
 from relinearize.methods.losses import distillation_divergence
 from relinearize.methods.schedule import one_cycle
 from relinearize.methods.scores import check_callable, damage_vectors
-from relinearize.methods.stage import Snapshot, count_columns
+from relinearize.methods.stage import Snapshot, count_columns, without_alphas
 from relinearize.processes import process_rank, sum_over_processes
 from relinearize.relu.budget import kept_first, listed_budget, top_mask
 from relinearize.relu.mask import Mask
@@ -217,6 +217,7 @@ class Progressive(CycleStage, Distill):
             network.to(first.device)  # without any training, nothing has moved them there yet
         batches = self.further_batches(self.rung, count)
         found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed + self.rung)
+        found = {name: found[name] for name in self.alphas}  # one's own may have any order
         if self.choice != "top":
             found = self.correlated_scores(found, self.further_batches(self.rung, count), keep)
         return {
@@ -243,7 +244,7 @@ class Progressive(CycleStage, Distill):
         self._count_seconds()
         if process_rank() > 0:
             return
-        weights = {key: value for key, value in self.weights().items() if not key.endswith(".alpha")}
+        weights = without_alphas(self.weights(), self.alphas)
         moment = {"epoch": float(len(history)), **count_columns(mask.counts)}
         self.on_snapshot(Snapshot(budget, mask, weights, True, self.seconds, [*history, moment], scores))
 

@@ -14,7 +14,7 @@ score serves kept and linear positions alike. Batch norms use their running stat
 float32; the network is left as it was.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 
@@ -221,15 +221,25 @@ def check_score(
     key: str, score: Callable[..., Scores], network: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor
 ) -> None:
     """UserError unless `score`, which stands at config key `key`, works on these few images: it may be the user's."""
-    shapes = site_shapes(inner_network(network))
+    compute = partial(score, network, iter([(images, labels)]), teacher=teacher, seed=0)
+    check_scores(key, compute, site_shapes(inner_network(network)), " on two images")
+
+
+def check_scores(
+    key: str, compute: Callable[[], Scores], shapes: Mapping[str, tuple[int, ...]], where: str = ""
+) -> Scores:
+    """What `compute` gives, of the config key `key`; UserError unless that is a tensor of each site's shape."""
     try:
-        found = score(network, iter([(images, labels)]), teacher=teacher, seed=0)
+        found = compute()
         given = {name: tuple(values.shape) for name, values in found.items()}
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"{key} fails on two images: {one_line(error)}") from error
+        raise UserError(f"{key} fails{where}: {one_line(error)}") from error
     if given != shapes:
         name = next(name for name in (*shapes, *given) if given.get(name) != shapes.get(name))
         raise UserError(f"{key} gives site {name} the shape {given.get(name)}; it has {shapes.get(name)}")
+    return found
 
 
 # ---- what scores are made of -----------------------------------------------------------------------------------------

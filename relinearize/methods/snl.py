@@ -20,7 +20,7 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import check_choice, check_number
 from relinearize.methods.losses import logit_losses
 from relinearize.methods.schedule import adam
-from relinearize.methods.stage import Snapshot, Stage, count_columns
+from relinearize.methods.stage import Snapshot, Stage, count_columns, without_alphas
 from relinearize.processes import process_rank
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
@@ -150,11 +150,16 @@ class SNLSearch(Stage):
         if process_rank() > 0:
             return
         reached = self.count <= budget
-        alphas = {name: alpha.detach() for name, alpha in self.alphas.items()}
+        alphas = {name: alpha.detach().cpu().clone() for name, alpha in self.alphas.items()}
         if self.paper_parity and reached:
-            mask = Mask({name: (alpha > self.threshold).cpu() for name, alpha in alphas.items()})
+            mask = Mask({name: alpha > self.threshold for name, alpha in alphas.items()})
         else:
             mask = top_mask(alphas, budget)
-        weights = {key: value for key, value in self.weights().items() if not key.endswith(".alpha")}
+        weights = without_alphas(self.weights(), self.alphas)
         moment = {"epoch": self.segments_done / self.segments, "lasso": self.lasso, **count_columns(self.kept)}
         self.on_snapshot(Snapshot(budget, mask, weights, reached, self.seconds, [*self.history, moment], alphas))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """One that stopped at its lowest budget goes on to one below."""
+        super().on_load_checkpoint(checkpoint)
+        self._stopped = self._stopped and not self.pending

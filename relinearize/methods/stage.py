@@ -464,6 +464,12 @@ def count_columns(counts: Mapping[str, int]) -> dict[str, int]:
     return {"relu/count": sum(counts.values()), **{f"relu/kept/{name}": count for name, count in counts.items()}}
 
 
+def without_alphas(weights: Mapping[str, Tensor], sites: Iterable[str]) -> dict[str, Tensor]:
+    """`weights` without the `alpha` of each of `sites`; a network may have parameters of its own by that name."""
+    alphas = {f"{name}.alpha" for name in sites}
+    return {key: value for key, value in weights.items() if key not in alphas}
+
+
 def generator_state(device: torch.device) -> dict[str, Tensor]:
     """Kind of device -> state of its global generator, from which dropout draws."""
     return {device.type: torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()}

@@ -42,7 +42,9 @@ def fill_statistics(config: DictConfig, source: Source) -> None:
     if config.dataset.mean is None or config.dataset.std is None:
         from relinearize.data.datamodule import channel_statistics
 
-        config.dataset.mean, config.dataset.std = channel_statistics(source)
+        for name, values in zip(("mean", "std"), channel_statistics(source), strict=True):
+            if config.dataset[name] is None:
+                config.dataset[name] = values
 
 
 def open_images(config: DictConfig, source: Source, device: str, *, holdout: float | None = None) -> "ImageData":

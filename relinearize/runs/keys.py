@@ -14,8 +14,8 @@ from typing import Any
 from relinearize.records.store import canonical
 from relinearize.targets import TARGET, lasting_name, plain, target
 
-# Part of every key. Raise it when a change of the code changes what the same configuration leads to; where that holds for
-# few configurations, give their keys a further entry instead (`norms` in plan.py), and raise NOTES_VERSION in recall.py.
+# Part of every key. Raise it when a change of the code changes what the same configuration leads to; where that holds
+# for few configurations, give their keys a further entry (`norms` in plan.py) and raise NOTES_VERSION in recall.py.
 RESULTS_VERSION = 3
 
 

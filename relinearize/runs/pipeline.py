@@ -15,10 +15,12 @@ from relinearize.errors import UserError
 from relinearize.files import write_text
 from relinearize.machine import usable_cores
 from relinearize.methods.replacement import GaussianFit
+from relinearize.methods.scores import check_scores
 from relinearize.methods.stage import UNTRAINED, Stage
 from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS
+from relinearize.relu.budget import top_mask
 from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.sites import to_masked, to_replaced
 from relinearize.runs.describe import epochs_begun, make_record
@@ -131,7 +133,8 @@ def fit_replacement(plan: Plan) -> None:
     if request.replacement is None or read_checkpoint(path) is not None:
         return
     weights = plan.results.weights(plan.chosen)
-    if left := {name: tensor for name, tensor in weights.items() if name.endswith(f".{COEFFICIENTS}")}:
+    names = [f"{site}.{COEFFICIENTS}" for site in request.shapes]
+    if left := {name: weights[name] for name in names if name in weights}:
         write_checkpoint(left, path)
         return
     network = begun(plan, request.new_student()).to(request.training.accelerator)
@@ -234,7 +237,8 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
     for key, build in builds.items():
         try:
             if hasattr(build.func, "scores"):
-                build()
+                compute = partial(build().scores, request.shapes, request.seed)
+                top_mask(check_scores(key, compute, request.shapes), request.budget)
             else:
                 stages[key] = build(**inputs[key])
                 stages[key].check_selection(config.dataset.holdout)

@@ -207,6 +207,7 @@ def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
     artifact = plan.snapshot(snapshot.budget)
     if artifact.complete:
         return
+    snapshot.mask.check_fits(plan.request.shapes)
     write_mask(plan, artifact, snapshot.budget, snapshot.mask)
     if snapshot.scores is not None:
         write_weights(snapshot.scores, artifact.work / SCORES)

@@ -70,6 +70,9 @@ class LightningStage(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.stage.on_train_epoch_end()
+        if self.stage.history:  # for callbacks: EarlyStopping monitors val/accuracy
+            row = {name: float(value) for name, value in self.stage.history[-1].items() if name != "epoch"}
+            self.log_dict(row, logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.stage.on_save_checkpoint(checkpoint)
@@ -235,8 +238,9 @@ def train(
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         try:
             trainer.fit(LightningStage(stage), **resume)
-        except (MisconfigurationException, ModuleNotFoundError) as error:
-            if not settings.lightning and not settings.callbacks:
+        except (MisconfigurationException, ModuleNotFoundError, RuntimeError) as error:
+            other = isinstance(error, RuntimeError) and not str(error).startswith("Early stopping conditioned")
+            if other or (not settings.lightning and not settings.callbacks):
                 raise
             raise UserError(f"trainer.lightning or callbacks, in stage {stage.name}: {one_line(error)}") from error
         except SystemExit as end:

@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from relinearize.data.datamodule import ImageData
 from relinearize.data.digits import Digits, read_digits
 from relinearize.data.splits import choose_subset, split_holdout, stable_order
 from relinearize.errors import UserError
+from relinearize.runs.build import fill_statistics
 
 
 def digits(**options) -> ImageData:
@@ -141,3 +144,40 @@ print("torch" in sys.modules, "sklearn" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+class Own(Digits):
+    """A source of one's own, whose training images are given."""
+
+    given = {}
+
+    def load(self, split):
+        found = super().load(split)
+        return replace(found, **{name: change(getattr(found, name)) for name, change in self.given.items()})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        (
+            "images",
+            lambda images: images / 255,
+            r"the train images of digits: images must be torch\.uint8, not .*float32",
+        ),
+        ("images", lambda images: images[:, 1:], r"must be N x H x W x C of \(8, 8, 1\), not \(7, 8, 1\)"),
+        ("labels", lambda labels: labels.int(), r"labels must be torch\.int64, not torch\.int32"),
+        ("labels", lambda labels: labels + 1, r"labels reach from 1 to 10, valid are 0 to 9"),
+    ],
+)
+def test_images_of_one_s_own_source_are_looked_at(monkeypatch, name, change, words):
+    monkeypatch.setattr(Own, "given", {name: change})
+    with pytest.raises(UserError, match=words):
+        _ = ImageData(Own(), mean=[0.5], std=[0.5], augment={}, holdout=0.1, seed=0).sizes
+
+
+@pytest.mark.parametrize("given", [{"mean": [0.5], "std": None}, {"mean": None, "std": [0.5]}])
+def test_statistics_that_are_given_stay(given):
+    config = OmegaConf.create({"dataset": given})
+    fill_statistics(config, Digits())
+    (name,) = [name for name, value in given.items() if value is not None]
+    assert config.dataset[name] == [0.5] and all(len(config.dataset[other]) == 1 for other in given)

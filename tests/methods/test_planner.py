@@ -220,9 +220,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path, method, 
 
 def test_a_missing_optuna_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(
-        UserError, match=r"method\.search needs the package optuna: pip install -e '\.\[planner\]'"
-    ):
+    with pytest.raises(UserError, match=r"method\.search needs the package optuna: pip install -e '\.\[planner\]'"):
         check_stages(quick_plan(tmp_path, SHARE, method="delphi"))
 
 

@@ -1,8 +1,10 @@
 """One search serves a whole curve, whatever the order in which the budgets are asked."""
 
+import math
 import re
 
 import pytest
+import torch
 from quick_runs import (
     LARGE,
     MIDDLE,
@@ -17,8 +19,13 @@ from quick_runs import (
     trained_epochs,
 )
 
+from relinearize.errors import UserError
+from relinearize.methods.stage import without_alphas
 from relinearize.records.run import find_records
 from relinearize.runs import search as searching
+from relinearize.runs.pipeline import check_stages
+from relinearize.runs.search import search_inputs
+from relinearize.targets import builder
 from relinearize.training.checkpoint import read_checkpoint
 
 
@@ -49,7 +56,49 @@ def test_multirun_of_three_budgets_does_one_searchs_worth_of_epochs(tmp_path, al
     assert len(find_records([tmp_path / "sweeps"])) == 3
 
 
-@pytest.mark.slow
+def test_a_snapshot_s_scores_are_those_of_its_moment(tmp_path):
+    """The search trains on in the same tensors."""
+    plan, found = quick_plan(tmp_path), []
+    inputs = search_inputs(plan) | {"on_snapshot": found.append}
+    stage = builder(plan.request.config.method.search)(**inputs)
+    stage._leave_snapshot(plan.request.budget)
+    with torch.no_grad():
+        for alpha in stage.alphas.values():
+            alpha.zero_()
+    assert all((score == 1).all() for score in found[0].scores.values())
+
+
+def test_parameters_of_a_network_s_own_by_the_name_of_slopes_stay():
+    """ReZero calls its factors alpha."""
+    weights = {name: torch.ones(1) for name in ("block.alpha", "block.relu.alpha", "linear.weight")}
+    assert set(without_alphas(weights, ["block.relu"])) == {"block.alpha", "linear.weight"}
+
+
+class Flat:
+    def scores(self, shapes, seed):
+        return {name: torch.rand(math.prod(shape)) for name, shape in shapes.items()}
+
+
+class Undefined:
+    def scores(self, shapes, seed):
+        return {name: torch.full(shape, float("nan")) for name, shape in shapes.items()}
+
+
+class Arrays:
+    def scores(self, shapes, seed):
+        return {name: list(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [("Flat", "gives site relu1 the shape"), ("Undefined", "NaN"), ("Arrays", "method.search fails: AttributeError")],
+)
+def test_scores_of_one_s_own_search_are_looked_at_before_training(tmp_path, search, words):
+    plan = quick_plan(tmp_path, f"method.search._target_={__name__}.{search}", method="random")
+    with pytest.raises(UserError, match=words):
+        check_stages(plan)
+
+
 def test_continued_missed_and_repeated_budgets_equal_the_runs_on_their_own(tmp_path, alone, fits):
     """LARGE first; SMALL goes on from there; MIDDLE was passed unasked and is walked to again beside it."""
     assert_same_tensors(quick_run(tmp_path, f"budget.fraction={LARGE}")[1], alone[LARGE][1])

@@ -145,6 +145,18 @@ def test_auto_takes_as_many_threads_as_cores_are_free(monkeypatch, cores, allowe
     assert settings.resolve_threads(3) == 3 and settings.resolve_threads(None) is None
 
 
+STOP = ["+callbacks.stop._target_=pytorch_lightning.callbacks.EarlyStopping", "+callbacks.stop.mode=max"]
+
+
+def test_early_stopping_monitors_what_is_validated(tmp_path):
+    """Nothing is better by 1,000 points, so that each stage ends after its second epoch."""
+    settings = [*STOP, "+callbacks.stop.monitor=val/accuracy", "+callbacks.stop.min_delta=1000"]
+    record, _ = quick_run(tmp_path, *settings, "+callbacks.stop.patience=1", "budget.fraction=0.5", method="random")
+    assert [record.stages[name].epochs for name in ("teacher", "finetune")] == [2, 2]
+    with pytest.raises(UserError, match="in stage teacher: Early stopping conditioned on metric `nothing`"):
+        quick_run(tmp_path, *STOP, "+callbacks.stop.monitor=nothing", "budget.fraction=0.5", method="random")
+
+
 @pytest.mark.parametrize(("most", "expected"), [("max", 2048), ("1500", 1500 - 900 + 300), ("500", 0)])
 def test_memory_that_the_system_caches_files_in_is_free(monkeypatch, tmp_path, most, expected):
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: 2 kB\n")

@@ -20,7 +20,7 @@ from relinearize.data.order import seeded_generator
 from relinearize.errors import check_number
 from relinearize.methods.distill import Distill
 from relinearize.methods.schedule import adam
-from relinearize.methods.stage import Snapshot, count_columns
+from relinearize.methods.stage import Snapshot, count_columns, without_alphas
 from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.budget import kept_first, top_mask
 from relinearize.relu.mask import Mask
@@ -133,7 +133,7 @@ class AutoReP(Distill):
         kept = self.mask
         scores = kept_first(gates, kept)
         mask = top_mask(scores, self.budget)
-        weights = {key: value for key, value in self.weights().items() if not key.endswith(".alpha")}
+        weights = without_alphas(self.weights(), self.sites)
         reached = kept.count <= self.budget + CLOSE * self.total
         history = [*self.history, {"epoch": float(len(self.history)), **count_columns(mask.counts)}]
         return Snapshot(self.budget, mask, weights, reached, self.seconds, history, scores)
