@@ -232,9 +232,9 @@ def check_scores(
     try:
         found = compute()
         given = {name: tuple(values.shape) for name, values in found.items()}
-    except UserError:
-        raise
     except Exception as error:
+        if isinstance(error, UserError) and not where:
+            raise
         raise UserError(f"{key} fails{where}: {one_line(error)}") from error
     if given != shapes:
         name = next(name for name in (*shapes, *given) if given.get(name) != shapes.get(name))

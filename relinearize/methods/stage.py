@@ -445,7 +445,7 @@ class Stage(nn.Module):
             "seen": self._seen,
             "first_bad_step": self._first_bad_step,
             "generator": generator_state(self.device),
-            "stopped": self.trainer.should_stop,
+            "stopped": getattr(self.trainer, "should_stop", False),
         }
         checkpoint["search"] = {name: copy.copy(getattr(self, name)) for name in self.SAVED}
 

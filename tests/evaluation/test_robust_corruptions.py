@@ -12,7 +12,6 @@ from relinearize.corruptions.constants import CORRUPTIONS, SEVERITIES
 from relinearize.corruptions.files import CorruptionFiles
 from relinearize.corruptions.metrics import TINY_ERRORS, TINY_RESNET18
 from relinearize.evaluation import corrupted as robust_corruptions
-from relinearize.evaluation.robustness import test_images as images_of
 from relinearize.files import file_digest
 from relinearize.records.store import content_key
 from relinearize.runs.finished import FinishedRun
@@ -48,7 +47,7 @@ def cells(monkeypatch):
 def test_array_files_are_evaluated(folder, tmp_path, monkeypatch):
     """Severity 1 of each is the test set, the others are black: a CIFAR-10-C whose numbers are known."""
     run = FinishedRun.open(folder)
-    images = images_of(run)
+    images = run.source().load("test")
     blocks = np.zeros((5, *images.images.shape), np.uint8)
     blocks[0] = images.images.numpy()
     place = tmp_path / "C"
