@@ -93,8 +93,8 @@ class HeldPolynomials:
 def median_norms(batches: Iterable[tuple[Tensor, ...]], network: nn.Module) -> None:
     """Batch-norm statistics of `network`: of each channel the median over batches of mean and variance.
 
-    Polynomials have heavy tails: one image in a thousand, of which activations escape, has more weight in a mean than
-    all others together, and would spoil the network for all. So would running means. NaN counts for nothing.
+    Polynomials have heavy tails: a single image of which activations escape has more weight in a mean than all others
+    together, and would spoil the network for all. So would running means. NaN counts for nothing.
     """
     norms = [norm for norm in network.modules() if isinstance(norm, NORMS) and norm.track_running_stats]
     momenta, seen, mode = [norm.momentum for norm in norms], [[] for _ in norms], network.training
