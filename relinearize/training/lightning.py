@@ -236,6 +236,7 @@ def train(
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        warnings.filterwarnings("ignore", message=".*sync_dist.*")  # every process has the sums of all
         try:
             trainer.fit(LightningStage(stage), **resume)
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError) as error:
