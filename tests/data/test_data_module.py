@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ print("torch" in sys.modules, "sklearn" in sys.modules)
 class Own(Digits):
     """A source of one's own, whose training images are given."""
 
-    given = {}
+    given: ClassVar = {}
 
     def load(self, split):
         found = super().load(split)

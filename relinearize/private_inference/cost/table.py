@@ -51,7 +51,9 @@ def print_costs(
         counted += f", {work.layers} linear layers with {work.multiplications / 1e6:,.1f} M multiplications"
         counted += f", {work.pool_comparisons:,} comparisons of max-pools" if work.pool_comparisons else ""
     unpriced = {one.protocol.name: names for one in presets if (names := one.protocol.unpriced(workload.features()))}
-    lines += [f"{name}: the cost of {' and '.join(names)} is not known and not included" for name, names in unpriced.items()]
+    lines += [
+        f"{name}: the cost of {' and '.join(names)} is not known and not included" for name, names in unpriced.items()
+    ]
     console = console or Console()
     print_table(table, console)
     for line in (*lines, counted):
