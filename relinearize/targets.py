@@ -17,6 +17,15 @@ PACKAGE = Path(__file__).parent
 TARGET = "_target_"
 # Former -> present name of a class or function that configs name. Keys of results keep the former name.
 RENAMED: dict[str, str] = {}
+# Of Lightning: what shows how a training goes, or chooses among kernels: not part of a result's key.
+NEUTRAL_ARGUMENTS = {
+    "profiler", "detect_anomaly", "benchmark", "deterministic", "log_every_n_steps", "default_root_dir",
+    "enable_autolog_hparams", "inference_mode", "limit_test_batches", "limit_predict_batches", "model_registry",
+}  # fmt: skip
+NEUTRAL_CALLBACKS = {
+    "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "OnExceptionCheckpoint",
+    "RichModelSummary", "ThroughputMonitor",
+}  # fmt: skip
 
 
 def plain(node: Any) -> Any:
@@ -90,3 +99,8 @@ def _at_present(node: Any) -> Any:
     if isinstance(node, Mapping):
         return {key: present_path(value) if key == TARGET else _at_present(value) for key, value in node.items()}
     return [_at_present(value) for value in node] if isinstance(node, list) else node
+
+
+def only_watches(callback: Mapping[str, Any]) -> bool:
+    """Whether a callback is one of Lightning's that cannot change a training."""
+    return callback[TARGET].rsplit(".", 1)[-1] in NEUTRAL_CALLBACKS

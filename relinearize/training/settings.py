@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from relinearize.convolution import resolve_convolutions
 from relinearize.errors import UserError
 from relinearize.machine import free_cores
+from relinearize.targets import NEUTRAL_ARGUMENTS, only_watches
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "32", "bf16")
@@ -51,15 +52,6 @@ RESERVED = {
     "plugins": "trainer.precision and trainer.devices",
     "sync_batchnorm": "trainer.devices=1",
 }
-# What shows how a training goes, or chooses among kernels: not part of a result's key.
-NEUTRAL_ARGUMENTS = {
-    "profiler", "detect_anomaly", "benchmark", "deterministic", "log_every_n_steps", "default_root_dir",
-    "enable_autolog_hparams", "inference_mode", "limit_test_batches", "limit_predict_batches", "model_registry",
-}  # fmt: skip
-NEUTRAL_CALLBACKS = {
-    "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "OnExceptionCheckpoint",
-    "RichModelSummary", "ThroughputMonitor",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,11 +160,6 @@ class TrainerSettings:
             pl.Trainer(accelerator="cpu", callbacks=self.new_callbacks(), **quiet, **self.lightning_arguments())
         except (HydraException, MisconfigurationException, ImportError, TypeError, ValueError) as error:
             raise UserError(f"trainer.lightning or callbacks: {one_line(error)}") from error
-
-
-def only_watches(callback: Mapping[str, Any]) -> bool:
-    """Whether a callback is one of Lightning's that cannot change a training."""
-    return callback["_target_"].rsplit(".", 1)[-1] in NEUTRAL_CALLBACKS
 
 
 def resolve_threads(threads: int | str | None) -> int | None:

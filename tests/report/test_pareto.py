@@ -107,6 +107,12 @@ def test_sensitivities_that_a_run_has_not_do_not_split_a_curve():
     assert list(build_panels(records)[0].points["n"]) == [2]
 
 
+def test_a_profiler_and_callbacks_that_watch_are_no_difference():
+    watched = with_config(fake_record(seed=1), "trainer", lightning={"profiler": "simple"})
+    watched = with_config(watched, "callbacks", rate={"_target_": "pytorch_lightning.callbacks.LearningRateMonitor"})
+    assert list(build_panels([fake_record(seed=0), watched])[0].points["n"]) == [2]
+
+
 def test_what_settings_were_before_there_was_a_choice_is_no_difference():
     chosen = with_config(fake_record(seed=1), "backbone", student_skip=True, initialisation="he")
     chosen = with_config(chosen, "dataset", short_batch=False)

@@ -8,8 +8,9 @@ from quick_runs import composed, quick_plan, quick_run, tensors
 
 from relinearize import machine
 from relinearize.errors import UserError
+from relinearize.targets import NEUTRAL_ARGUMENTS
 from relinearize.training import settings
-from relinearize.training.settings import NEUTRAL_ARGUMENTS, RESERVED, TrainerSettings, trainer_parameters
+from relinearize.training.settings import RESERVED, TrainerSettings, trainer_parameters
 
 SHORT = ["budget.fraction=0.5", "method.teacher.epochs=2", "method.finetune.epochs=0", "trainer.convolutions=torch"]
 WATCH = "+callbacks.watch._target_=test_settings.Watch"

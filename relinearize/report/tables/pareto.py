@@ -18,6 +18,7 @@ from relinearize.records.run import Record
 from relinearize.report.papers.published import drawn, published_for
 from relinearize.report.tables.cost import predicted_costs
 from relinearize.report.tables.text import network_name
+from relinearize.targets import NEUTRAL_ARGUMENTS, only_watches
 
 ACCURACIES = ("test", "test_last", "holdout", "teacher_test")
 PREDICTIONS = ("worst_class", "ece", "nll")  # of the test images, where a record has them; and the teacher's
@@ -160,12 +161,17 @@ def recipe_of(record: Record) -> dict[str, Any]:
             recipe[f"{name} epochs"] = record.stages[name].epochs
     if total is not None:
         recipe["total epochs"] = total
-    groups = ["method", "teacher", "search", "finetune", "backbone", "replacement", "callbacks"]
+    groups = ["method", "teacher", "search", "finetune", "backbone", "replacement"]
     if any(site.sensitivity is not None for site in record.sites):
         groups.append("sensitivity")
     settings = {name: config.get(name) for name in groups}
     settings["dataset"] = {name: value for name, value in (config.get("dataset") or {}).items() if name in OF_IMAGES}
-    settings["trainer"] = {name: (config.get("trainer") or {}).get(name) for name in ("devices", "lightning")}
+    callbacks = (config.get("callbacks") or {}).items()
+    settings["callbacks"] = {name: entry for name, entry in callbacks if entry and not only_watches(entry)}
+    trainer = config.get("trainer") or {}
+    arguments = (trainer.get("lightning") or {}).items()
+    settings["trainer"] = {"devices": trainer.get("devices")}
+    settings["trainer"]["lightning"] = {name: value for name, value in arguments if name not in NEUTRAL_ARGUMENTS}
     for name, group in settings.items():
         recipe.update(_flattened(group, name))
     return recipe
