@@ -231,7 +231,7 @@ def run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tup
     within every so-many-th training step, and that is begun again each time."""
     from quick_runs import quick_run
 
-    from relinearize.methods.stage import Stage
+    from relinearize.methods.stage.stage import Stage
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(75)

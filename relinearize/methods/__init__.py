@@ -1,1 +1,1 @@
-"""The papers' training stages; each is a LightningModule that knows its loss and nothing of the method it serves."""
+"""The papers' training stages; each knows its loss and nothing of the method it serves."""

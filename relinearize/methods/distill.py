@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from relinearize.errors import check_number
 from relinearize.methods.class_multipliers import ClassMultipliers
 from relinearize.methods.losses import check_weighting, logit_losses
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 
 
 class Distill(Stage):

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.correlated import removal_order
-from relinearize.methods.cycle import CycleStage
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import distillation_divergence
-from relinearize.methods.schedule import one_cycle
 from relinearize.methods.scores import check_callable, damage_vectors
-from relinearize.methods.stage import Snapshot, count_columns, without_alphas
+from relinearize.methods.stage.cycle import CycleStage
+from relinearize.methods.stage.schedule import one_cycle
+from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
 from relinearize.processes import process_rank, sum_over_processes
 from relinearize.relu.budget import kept_first, listed_budget, top_mask
 from relinearize.relu.mask import Mask

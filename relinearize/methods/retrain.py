@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from relinearize.errors import check_choice, check_number
-from relinearize.methods.cycle import CycleStage
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import distillation_divergence
+from relinearize.methods.stage.cycle import CycleStage
 from relinearize.processes import average_batch_norms
 
 

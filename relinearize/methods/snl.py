@@ -19,8 +19,9 @@ from torch import Tensor, nn, optim
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import check_choice, check_number
 from relinearize.methods.losses import logit_losses
-from relinearize.methods.schedule import adam
-from relinearize.methods.stage import Snapshot, Stage, count_columns, without_alphas
+from relinearize.methods.stage.schedule import adam
+from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
+from relinearize.methods.stage.stage import Stage
 from relinearize.processes import process_rank
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from relinearize.methods.losses import classification_loss, percent_correct
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 
 
 class Classifier(Stage):

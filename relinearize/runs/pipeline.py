@@ -16,7 +16,7 @@ from relinearize.files import write_text
 from relinearize.machine import usable_cores
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.scores import check_scores
-from relinearize.methods.stage import UNTRAINED, Stage
+from relinearize.methods.stage.stage import UNTRAINED, Stage
 from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS

@@ -10,7 +10,8 @@ from torch import Tensor
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.weights import write_weights
 from relinearize.methods.senet.ordered import first
-from relinearize.methods.stage import Snapshot, Stage
+from relinearize.methods.stage.snapshot import Snapshot
+from relinearize.methods.stage.stage import Stage
 from relinearize.progress import say
 from relinearize.records.store import MASK, WEIGHTS, Artifact
 from relinearize.relu.allocation import allocate

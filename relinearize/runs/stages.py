@@ -15,7 +15,7 @@ from relinearize.backbones.routes import state_for
 from relinearize.backbones.weights import write_weights
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.losses import accuracy, measure_predictions
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.private_inference.cost.backbones import recorded_name
 from relinearize.progress import say
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS, Artifact

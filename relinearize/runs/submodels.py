@@ -19,7 +19,7 @@ from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
 from relinearize.files import file_digest, write_text
 from relinearize.methods.senet.ordered import narrowed
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS, content_key
 from relinearize.relu.mask import Mask, MaskMetadata

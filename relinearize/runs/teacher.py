@@ -2,7 +2,7 @@
 
 from relinearize.backbones.weights import match_weights, read_weights
 from relinearize.methods.losses import accuracy, measure_predictions
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.progress import say
 from relinearize.records.store import WEIGHTS
 from relinearize.runs.plan import Plan

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 
 
 def fit(stage: Stage, *arguments: Any, **settings: Any) -> None:

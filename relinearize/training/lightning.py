@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from relinearize.convolution import on_winograd
 from relinearize.errors import UserError
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.processes import process_count, process_rank
 from relinearize.training.checkpoint import LogRows, read_checkpoint, write_checkpoint
 from relinearize.training.progress import StageProgress

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from bench.common import Row, Settings, interleaved
 from bench.naive_robust import NaiveRobust
 from bench.steps import StageStep, batch_of, network_of, stage_of
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 
 PROMISE = ">= 2"
 

@@ -17,7 +17,7 @@ from relinearize.methods.rlnet.teacher import RobustClassifier
 from relinearize.methods.senet.pram import PRAMDistill
 from relinearize.methods.senet.search import SENetSearch
 from relinearize.methods.snl import SNLSearch
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.methods.teacher import Classifier
 from relinearize.relu.sites import linearize, site_shapes, to_sloped
 

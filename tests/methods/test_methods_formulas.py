@@ -9,8 +9,8 @@ from torch import nn
 from relinearize.errors import UserError
 from relinearize.methods.baselines.random_mask import RandomMask
 from relinearize.methods.losses import accuracy, classification_loss, distillation_divergence
-from relinearize.methods.schedule import learning_rate
 from relinearize.methods.snl import kept_counts, lasso_penalty, next_lasso
+from relinearize.methods.stage.schedule import learning_rate
 from relinearize.methods.teacher import Classifier
 from relinearize.relu.budget import top_mask
 

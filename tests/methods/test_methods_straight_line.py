@@ -112,7 +112,6 @@ def compare(network, state):
 def run_steps(stage, batches):
     """What a trainer does with a stage, without one."""
     optimizer = stage.configure_optimizers()
-    stage._sums, stage._seen = {}, 0
     stage.train()
     for index, batch in enumerate(batches):
         optimizer.zero_grad()

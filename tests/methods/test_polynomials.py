@@ -9,7 +9,7 @@ from torch import nn
 from relinearize.errors import UserError
 from relinearize.methods.polynomials import HeldPolynomials, median_norms
 from relinearize.methods.replacement import Affine, Quadratic, moments
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.relu.activation import MaskedReLU, ReplacedReLU
 from relinearize.relu.sites import named_sites, to_replaced
 from relinearize.targets import builder

@@ -11,7 +11,7 @@ from relinearize.errors import UserError
 from relinearize.methods.class_multipliers import ClassMultipliers
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import measure_predictions
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 
 LOG = math.log
 

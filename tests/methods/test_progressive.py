@@ -10,7 +10,7 @@ from quick_runs import SMALL, assert_same_tensors, composed, copy_store, lasting
 from relinearize.errors import UserError
 from relinearize.methods import scores
 from relinearize.methods.progressive import Progressive, rung_counts
-from relinearize.methods.schedule import one_cycle
+from relinearize.methods.stage.schedule import one_cycle
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, to_sloped

@@ -20,7 +20,7 @@ from quick_runs import (
 )
 
 from relinearize.errors import UserError
-from relinearize.methods.stage import without_alphas
+from relinearize.methods.stage.snapshot import without_alphas
 from relinearize.records.run import find_records
 from relinearize.runs import search as searching
 from relinearize.runs.pipeline import check_stages

@@ -17,7 +17,7 @@ from privileges import as_ordinary_user
 from quick_runs import LARGE, QUICK, SEARCH, assert_same_tensors, composed, quick_run
 
 from relinearize.errors import UserError
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.private_inference.engine.infer import infer
 from relinearize.private_inference.engine.options import InferOptions
 from relinearize.records.store import Artifact

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from quick_runs import SMALL, quick_run
 
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.relu.mask import Mask
 from relinearize.runs import plan as plans
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from relinearize.data.loaders import TrainLoader
 from relinearize.errors import UserError
-from relinearize.methods.stage import Diverged
+from relinearize.methods.stage.stage import Diverged
 from relinearize.processes import process_rank
 from relinearize.runs import stages as making
 from relinearize.runs.pipeline import check_stages

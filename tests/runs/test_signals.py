@@ -6,7 +6,7 @@ import signal
 import pytest
 from quick_runs import SMALL, assert_same_tensors, lasting, quick_run
 
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.records.run import find_records
 
 END = 75  # exit code of the handler, as of submitit's, which queues the job again before it exits

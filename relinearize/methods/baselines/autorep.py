@@ -19,8 +19,8 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.data.order import seeded_generator
 from relinearize.errors import check_number
 from relinearize.methods.distill import Distill
-from relinearize.methods.schedule import adam
-from relinearize.methods.stage import Snapshot, count_columns, without_alphas
+from relinearize.methods.stage.schedule import adam
+from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
 from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.budget import kept_first, top_mask
 from relinearize.relu.mask import Mask

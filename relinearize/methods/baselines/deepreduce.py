@@ -30,7 +30,7 @@ from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.losses import accuracy
 from relinearize.methods.scores import check_callable
-from relinearize.methods.stage import Snapshot
+from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.relu.budget import top_positions
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import site_shapes

@@ -36,7 +36,7 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.senet.sparse_training import site_layers
-from relinearize.methods.stage import Snapshot
+from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.relu.allocation import allocate_channels
 from relinearize.relu.budget import top_positions
 from relinearize.relu.mask import Mask

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.methods.distill import Distill
-from relinearize.methods.stage import Snapshot, count_columns
+from relinearize.methods.stage.snapshot import Snapshot, count_columns
 from relinearize.relu.budget import kept_first
 from relinearize.relu.mask import Mask
 

@@ -13,7 +13,7 @@ from torch import nn
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import check_number
 from relinearize.methods.losses import accuracy
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.relu.sites import named_sites
 
 

@@ -22,7 +22,7 @@ from relinearize.methods.rlnet.batch_parts import (
 )
 from relinearize.methods.rlnet.folded_route import FoldedRoute
 from relinearize.methods.rlnet.inner_attack import InnerAttack
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.stage import Stage
 from relinearize.processes import process_count, process_rank, sum_over_processes
 
 SELECT_BY = ("mean", "clean", "robust")

@@ -19,7 +19,8 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.losses import check_weighting, logit_losses
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
-from relinearize.methods.stage import Snapshot, Stage
+from relinearize.methods.stage.snapshot import Snapshot
+from relinearize.methods.stage.stage import Stage
 from relinearize.processes import sum_in_first, sum_over_processes, zero_unless_first
 from relinearize.relu.allocation import allocate, allocate_channels
 from relinearize.relu.budget import channel_mask, site_mask

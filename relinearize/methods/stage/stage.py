@@ -8,10 +8,8 @@ of a segment's end or, after a signal, of any batch.
 
 import copy
 import itertools
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,17 +23,11 @@ from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.losses import accuracy
 from relinearize.methods.polynomials import HeldPolynomials, median_norms
 from relinearize.methods.replacement import GaussianFit
-from relinearize.methods.schedule import SCHEDULES, learning_rate, sgd
 from relinearize.methods.scores import Scores, check_score
-from relinearize.processes import (
-    average_batch_norms,
-    minimum_over_processes,
-    process_rank,
-    sum_in_first,
-    sum_over_processes,
-    zero_unless_first,
-)
-from relinearize.relu.mask import Mask
+from relinearize.methods.stage.epoch_sums import EpochSums
+from relinearize.methods.stage.generator import generator_state, set_generator_state
+from relinearize.methods.stage.schedule import SCHEDULES, learning_rate, sgd
+from relinearize.processes import average_batch_norms, process_rank
 
 SELECTIONS = ("best", "last", "test")
 # Number of an epoch beyond any that is trained: orders and crops are functions of it.
@@ -44,19 +36,6 @@ UNTRAINED = 1_000_000
 
 class Diverged(UserError):
     """The loss of a stage became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a search leaves at a budget: the mask that meets it and the weights of that moment."""
-
-    budget: int
-    mask: Mask
-    weights: dict[str, Tensor]
-    reached: bool  # False: the epochs ran out first and the mask is the projection of where the search stood
-    seconds: float
-    history: list[dict[str, float]] = field(default_factory=list)
-    scores: dict[str, Tensor] | None = None  # of every position, where the mask is the top of such
 
 
 class Stage(nn.Module):
@@ -135,9 +114,7 @@ class Stage(nn.Module):
         self.best: dict[str, Any] = {"score": -1.0, "epoch": -1, "weights": None}
         self.seconds = 0.0
         self._segment_started = time.monotonic()
-        self._sums: dict[str, Tensor] = {}
-        self._seen = 0
-        self._first_bad_step: Tensor | None = None
+        self.sums = EpochSums()
         self._generator_state: dict[str, Tensor] = {}  # of a checkpoint, until the training goes on
         self._stopped = False  # whether it is that of a training which had ended early
         # Networks that are used but neither trained nor saved; a tuple hides them from Module's registration.
@@ -294,10 +271,7 @@ class Stage(nn.Module):
 
     def on_train_start(self) -> None:
         self._segment_started = time.monotonic()
-        # A checkpoint is read before Lightning moves the module, so its tensors are still on the CPU.
-        self._sums = {key: value.to(self.device) for key, value in self._sums.items()}
-        if self._first_bad_step is not None:
-            self._first_bad_step = self._first_bad_step.to(self.device)
+        self.sums.to(self.device)  # a checkpoint is read before Lightning moves the module
         set_generator_state(self.device, self._generator_state)
         self.trainer.should_stop |= self._stopped
 
@@ -309,9 +283,7 @@ class Stage(nn.Module):
         # Only networks with dropout draw from the global generator; this makes it a function of the position.
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch + process_rank() * 2**40) % 2**63)
         self.set_learning_rate(epoch)
-        if segment == 0:
-            self._sums, self._seen = {}, 0
-        self._first_bad_step = None
+        self.sums.begin_segment(first_of_epoch=segment == 0)
 
     def set_learning_rate(self, epoch: int) -> None:
         period = self.period or self.epochs
@@ -341,13 +313,7 @@ class Stage(nn.Module):
         views = [view.contiguous(memory_format=self.memory_format) for view in views]
         images = images.contiguous(memory_format=self.memory_format)
         loss, metrics = self.step_loss(batch_index, images, labels, *views)
-        with torch.no_grad():  # sums stay on the device: no synchronisation inside the loop
-            for key, value in {"loss": loss.detach(), **metrics}.items():
-                weighted = value.float() * len(labels)
-                self._sums[key] = self._sums[key] + weighted if key in self._sums else weighted
-            self._seen += len(labels)
-            step = torch.where(torch.isfinite(loss), math.inf, float(self.global_step))
-            self._first_bad_step = step if self._first_bad_step is None else torch.minimum(self._first_bad_step, step)
+        self.sums.add({"loss": loss.detach(), **metrics}, len(labels), self.global_step)
         return loss
 
     def on_before_optimizer_step(self) -> None:
@@ -357,10 +323,9 @@ class Stage(nn.Module):
 
     def on_train_epoch_end(self) -> None:
         epoch, segment = self.position
-        bad_step = minimum_over_processes(self._first_bad_step).item() if self._first_bad_step is not None else math.inf
-        if math.isfinite(bad_step):
+        if (bad_step := self.sums.bad_step()) is not None:
             raise Diverged(
-                f"the loss of stage {self.name} became NaN or infinite at step {int(bad_step)} (epoch {epoch}); "
+                f"the loss of stage {self.name} became NaN or infinite at step {bad_step} (epoch {epoch}); "
                 f"lower {self.config_key}.learning_rate or use trainer.precision=32"
             )
         # The last step's loss is finite even if the weights that it leaves are not.
@@ -373,7 +338,7 @@ class Stage(nn.Module):
         if self.polynomials is not None and self.result_network is self.network and not self.routed:
             self.estimate_norms(self.network)
         average_batch_norms(self.network)
-        self._share_sums(last_of_epoch)
+        self.sums.share(last_of_epoch, self.device)
         self.segment_end(last_of_epoch)
         if last_of_epoch:
             self._finish_epoch(epoch)
@@ -383,16 +348,9 @@ class Stage(nn.Module):
         now = time.monotonic()
         self.seconds, self._segment_started = self.seconds + now - self._segment_started, now
 
-    def _share_sums(self, last_of_epoch: bool) -> None:
-        """Of several processes, the first has the sums of all; at the end of the epoch every one has them."""
-        seen = torch.tensor(self._seen, device=self.device)
-        share = sum_over_processes if last_of_epoch else sum_in_first
-        share([*self._sums.values(), seen])
-        self._seen = int(seen)
-
     def _finish_epoch(self, epoch: int) -> None:
         row: dict[str, float] = {"epoch": epoch}
-        row |= {f"train/{key}": value.item() / self._seen for key, value in self._sums.items()}
+        row |= {f"train/{key}": value for key, value in self.sums.means().items()}
         row["lr"] = self.optimizers().param_groups[0]["lr"]
         if self.validation_loader is not None:
             row["val/accuracy"] = accuracy(self.result_network, self.validation_loader, self.precision_name)
@@ -441,9 +399,7 @@ class Stage(nn.Module):
             "history": copy.deepcopy(self.history),
             "best": dict(self.best),
             "seconds": self.seconds,
-            "sums": dict(self._sums),
-            "seen": self._seen,
-            "first_bad_step": self._first_bad_step,
+            **self.sums.state(),
             "generator": generator_state(self.device),
             "stopped": getattr(self.trainer, "should_stop", False),
         }
@@ -452,33 +408,7 @@ class Stage(nn.Module):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["stage"]
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
-        self._sums, self._seen = dict(state["sums"]), state["seen"] if process_rank() == 0 else 0
-        zero_unless_first(self._sums.values())
+        self.sums.load(state)
         self._stopped = state.get("stopped", False)
-        self._first_bad_step, self._generator_state = state["first_bad_step"], state["generator"]
+        self._generator_state = state["generator"]
         vars(self).update((name, checkpoint["search"][name]) for name in self.SAVED)
-
-
-def count_columns(counts: Mapping[str, int]) -> dict[str, int]:
-    """Of a search's rows: the ReLUs kept, `relu/count`, and those of each site, `relu/kept/SITE`."""
-    return {"relu/count": sum(counts.values()), **{f"relu/kept/{name}": count for name, count in counts.items()}}
-
-
-def without_alphas(weights: Mapping[str, Tensor], sites: Iterable[str]) -> dict[str, Tensor]:
-    """`weights` without the `alpha` of each of `sites`; a network may have parameters of its own by that name."""
-    alphas = {f"{name}.alpha" for name in sites}
-    return {key: value for key, value in weights.items() if key not in alphas}
-
-
-def generator_state(device: torch.device) -> dict[str, Tensor]:
-    """Kind of device -> state of its global generator, from which dropout draws."""
-    return {device.type: torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()}
-
-
-def set_generator_state(device: torch.device, states: dict[str, Tensor]) -> None:
-    """Nothing is set for a device of another kind than the one the state was taken from."""
-    state = states.get(device.type)
-    if state is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    elif state is not None:
-        torch.set_rng_state(state)

@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor, nn, optim
 
 from relinearize.errors import check_number
-from relinearize.methods.schedule import one_cycle, sgd
-from relinearize.methods.stage import Stage
+from relinearize.methods.stage.schedule import one_cycle, sgd
+from relinearize.methods.stage.stage import Stage
 
 
 class CycleStage(Stage):
