@@ -15,6 +15,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
+from relinearize import __version__
 from relinearize.commands.jobs import fail, find_users_modules
 from relinearize.commands.words import NO_NAME, of_agent, with_home
 from relinearize.conf_folder import conf_folder
@@ -58,9 +59,7 @@ def main() -> None:
         os.environ["HOME"] = str(temporary_folder())
     arguments = of_agent([with_home(word) for word in sys.argv[1:]])
     if arguments == ["--version"]:
-        from importlib.metadata import version
-
-        print(f"relinearize {version('relinearize')}")
+        print(f"relinearize {__version__}")
         return
     if not arguments or arguments[0] not in COMMANDS:
         wanted = bool(arguments) and arguments[0] not in ("-h", "--help")
@@ -76,7 +75,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         find_users_modules()
-        refuse_group_values(arguments[1:])
+        refuse_words(arguments[1:])
         import_module(f"relinearize.commands.{arguments[0]}").main(arguments[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -97,11 +96,13 @@ def main() -> None:
         sys.exit(1)
 
 
-def refuse_group_values(arguments: Sequence[str]) -> None:
-    """UserError for GROUP=VALUE where VALUE is null, a bool or a number: Hydra takes names alone."""
+def refuse_words(arguments: Sequence[str]) -> None:
+    """UserError for what Hydra would not explain: empty words, and null, bools and numbers as choices of a group."""
     for word in arguments:
+        if not word:
+            raise UserError("an empty word was given; was it a shell variable that is not set?")
         key, _, value = word.lstrip("+").partition("=")
-        if key == "debug":  # as other programs that use Hydra call it
+        if word.lstrip("+").startswith("debug="):  # as other programs that use Hydra call it
             raise UserError(f"{word} is unknown; give scale=debug: seconds for each stage")
         files = sorted(file.stem for file in (conf_folder() / key.partition("@")[0]).glob("*.yaml"))
         if not key or not files or (key, value) == ("experiment", "null"):

@@ -4,7 +4,7 @@ import errno
 import operator
 import re
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 # Words for some of pydantic's kinds of error.
@@ -63,10 +63,13 @@ def as_typed(value: object) -> str:
     return "null" if value is None else str(value)
 
 
-def checked_keys(key: str, value: object) -> dict[str, Any]:
-    """The settings below the config key `key`, none where it is null. UserError where it holds a single value."""
+def checked_keys(key: str, value: object, valid: Collection[str]) -> dict[str, Any]:
+    """The settings below the config key `key`, none where it is null. UserError where it holds a single value, or a
+    name that is not `valid`."""
     if value is not None and not isinstance(value, Mapping):
         raise UserError(f"{key}={value}: {WORDS['dict_type']}")
+    if unknown := set(value or {}) - set(valid):
+        raise UserError(f"{key}.{min(unknown)} is unknown; valid: {', '.join(valid)}")
     return dict(value or {})
 
 

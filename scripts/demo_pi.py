@@ -30,7 +30,7 @@ from relinearize.private_inference.cost.presets import find_presets, predict
 from relinearize.private_inference.cost.workload import bundle_workload
 from relinearize.private_inference.engine.options import ENGINES
 from relinearize.records.inference import InferenceRecord
-from relinearize.records.run import Record, find_records
+from relinearize.records.run import Record
 
 RUNS = Path("outputs/demo/runs")
 FRACTIONS = (0.5, 0.1, 0.02)
@@ -75,7 +75,7 @@ def demo_runs() -> list[tuple[Path, Record]]:
     if not RUNS.exists():
         return []
     found = {}
-    for path, record in find_records([RUNS]):
+    for path, record in Record.find([RUNS]):  # an interrupted demo may have left none
         for fraction in FRACTIONS:
             if record.method.name == "snl" and record.budget.met == round(fraction * record.budget.total):
                 found[fraction] = (path.parent, record)

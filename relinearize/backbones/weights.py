@@ -161,6 +161,6 @@ def load_initial(network: nn.Module, path: Path) -> None:
     head = next((name for name in reversed(own) if name.endswith(".weight") and own[name].dim() > 1), "")
     for name in (head, head.replace(".weight", ".bias")):
         given = weights.get(name)
-        if given is not None and own[name].shape[1:] == given.shape[1:]:
+        if given is not None and name in own and own[name].shape[1:] == given.shape[1:]:
             weights[name] = given if own[name].shape == given.shape else own[name]
     network.load_state_dict(match_weights(network, weights, path))

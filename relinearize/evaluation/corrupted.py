@@ -14,6 +14,8 @@ from relinearize.evaluation.subject import Subject
 from relinearize.records.robustness import CorruptionsRecord
 from relinearize.records.store import content_key
 
+READ_TOGETHER = 5000  # images at a time: a cached set is checked whenever it is read
+
 
 def corrupted_part(subject: Subject, source: CorruptedImages, count: int | None, batch_size: int) -> Part:
     """Accuracies on the first `count` images of `source` (None: on all), each corruption and severity."""
@@ -62,7 +64,8 @@ def corrupted(
     subject: Subject, source: CorruptedImages, name: str, severity: int, rows: torch.Tensor, batch_size: int
 ) -> Result:
     flags = []
-    for chosen in rows.split(batch_size):
-        images, labels = source.images(name, severity, chosen.numpy())
-        flags.append(subject.correct(*subject.pixels(torch.from_numpy(images), torch.from_numpy(labels))))
+    for chosen in rows.split(max(batch_size, READ_TOGETHER)):
+        images, labels = map(torch.from_numpy, source.images(name, severity, chosen.numpy()))
+        batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        flags += [subject.correct(*subject.pixels(*batch)) for batch in batches]
     return {"right": flags_to_text(torch.cat(flags))}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from relinearize.errors import check_number
 from relinearize.methods.class_multipliers import ClassMultipliers
-from relinearize.methods.losses import check_weighting, logit_losses
+from relinearize.methods.losses import logit_losses
 from relinearize.methods.stage.stage import Stage
 
 
@@ -28,6 +28,7 @@ class Distill(Stage):
 
     name = "finetune"
     least_epochs = 0
+    standardise = False  # see Retrain
     hooked = False  # whether hooks act in a step, which runs uncompiled then
 
     def __init__(
@@ -42,7 +43,9 @@ class Distill(Stage):
         **stage_settings,
     ) -> None:
         super().__init__(network, **stage_settings)
-        check_weighting(self.config_key, temperature, cross_entropy_weight, distillation_weight)
+        check_number(f"{self.config_key}.temperature", temperature, "> 0")
+        check_number(f"{self.config_key}.cross_entropy_weight", cross_entropy_weight, ">= 0")
+        check_number(f"{self.config_key}.distillation_weight", distillation_weight, ">= 0")
         self._frozen = (teacher,)
         self.temperature = temperature
         self.cross_entropy_weight = cross_entropy_weight
@@ -58,15 +61,12 @@ class Distill(Stage):
 
     def logit_loss(self, logits: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the student's logits against the teacher's, and its terms before their weights as metrics."""
-        cross_entropy, divergence, metrics = self.terms(logits, wanted, labels)
+        cross_entropy, divergence, metrics = logit_losses(logits, wanted, labels, self.temperature, self.standardise)
         loss = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
         if self.class_multipliers is not None:
             penalty = self.class_multipliers.penalty(logits, labels)
             loss, metrics = loss + penalty, {**metrics, "class_penalty": penalty.detach()}
         return loss, metrics
-
-    def terms(self, logits: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        return logit_losses(logits, wanted, labels, self.temperature)
 
     def on_train_epoch_end(self) -> None:
         if self.class_multipliers is not None:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relinearize.errors import check_number
 from relinearize.processes import sum_over_processes
 
 BINS = 15  # of confidence, in a calibration error
@@ -37,14 +36,15 @@ def percent_correct(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def logit_losses(
-    logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, standardise: bool = False
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Cross-entropy and distillation of one batch, and both with the accuracy (percent) as detached metrics.
 
-    `labels` are int64 N.
+    `labels` are int64 N. `standardise`: distillation on standardised logits.
     """
     cross_entropy = classification_loss(logits, labels)
-    divergence = distillation_divergence(logits, teacher_logits, temperature)
+    compared = (standardised(logits), standardised(teacher_logits)) if standardise else (logits, teacher_logits)
+    divergence = distillation_divergence(*compared, temperature)
     metrics = {
         "cross_entropy": cross_entropy.detach(),
         "distillation": divergence.detach(),
@@ -53,11 +53,10 @@ def logit_losses(
     return cross_entropy, divergence, metrics
 
 
-def check_weighting(key: str, temperature: object, cross_entropy_weight: object, distillation_weight: object) -> None:
-    """UserError, naming the setting of the stage at config key `key`, unless the two terms can be weighted so."""
-    check_number(f"{key}.temperature", temperature, "> 0")
-    check_number(f"{key}.cross_entropy_weight", cross_entropy_weight, ">= 0")
-    check_number(f"{key}.distillation_weight", distillation_weight, ">= 0")
+def standardised(logits: Tensor) -> Tensor:
+    """Each row minus its mean, over its deviation + 1e-7 (Sun et al., CVPR 2024)."""
+    logits = logits.float()
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
 
 
 @torch.no_grad()

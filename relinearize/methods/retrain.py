@@ -11,7 +11,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from relinearize.errors import check_choice, check_number
 from relinearize.methods.distill import Distill
-from relinearize.methods.losses import distillation_divergence
 from relinearize.methods.stage.cycle import CycleStage
 from relinearize.processes import average_batch_norms
 
@@ -24,8 +23,8 @@ class Retrain(CycleStage, Distill):
             is (1 + n) / (10 + n) at most. None: no average. The average is what is validated, chosen and left, with
             batch-norm statistics estimated anew.
         norm_images: training images for these statistics.
-        standardise: distillation on logits minus their mean, divided by their deviation, per image (Sun et al., CVPR
-            2024); usual with temperature 2 and a distillation_weight of 9.
+        standardise: distillation on standardised logits (losses.py); usual with temperature 2 and a
+            distillation_weight of 9.
         settings: see CycleStage and Distill.
     """
 
@@ -48,13 +47,6 @@ class Retrain(CycleStage, Distill):
         if average_decay is not None and self.epochs:
             self.average = AveragedModel(network)
             self.average.requires_grad_(False)
-
-    def terms(self, logits: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        cross_entropy, divergence, metrics = super().terms(logits, wanted, labels)
-        if self.standardise:
-            divergence = distillation_divergence(standardised(logits), standardised(wanted), self.temperature)
-            metrics["distillation"] = divergence.detach()
-        return cross_entropy, divergence, metrics
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -92,9 +84,3 @@ class Retrain(CycleStage, Distill):
     @property
     def result_network(self) -> nn.Module:
         return self.network if self.average is None else self.average.module
-
-
-def standardised(logits: Tensor) -> Tensor:
-    """Each row minus its mean, over its deviation + 1e-7."""
-    logits = logits.float()
-    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)

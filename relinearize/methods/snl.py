@@ -91,7 +91,7 @@ class SNLSearch(Stage):
         bounds |= {"temperature": (temperature, "> 0"), "patience_epochs": (patience_epochs, ">= 0")}
         for key, (value, bound) in bounds.items():
             check_number(f"{self.config_key}.{key}", value, bound)
-        check_number(f"{self.config_key}.alpha_learning_rate", alpha_learning_rate, ">= 0", optional=True)
+        check_number(f"{self.config_key}.alpha_learning_rate", alpha_learning_rate, "> 0", optional=True)
         check_choice(f"{self.config_key}.paper_parity", paper_parity, (True, False))
         self._frozen = (teacher,)
         self.pending = sorted(set(budgets), reverse=True)

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from relinearize.errors import UserError
-from relinearize.private_inference.cost.presets import Preset, find_presets, predict
+from relinearize.private_inference.cost.presets import one_preset, predict
 from relinearize.private_inference.cost.workload import REPLACEMENT_COUNTS, mask_workload
 from relinearize.relu.culling import Divide, Division, cull_by_latency, fewest_sites, holds, keep_sites
 
@@ -80,7 +80,14 @@ class LowerLatency(SiteChoice):
     def __init__(self, preset: str, network: Any, worth: float) -> None:
         if isinstance(worth, bool) or not isinstance(worth, Real) or not 0 <= worth <= 1:
             raise UserError(f"allocation.worth={worth} is no share; give 0 to 1")
-        self.preset = the_preset(preset, network)
+        try:
+            self.preset = one_preset(preset, network)
+        except UserError as error:
+            raise UserError(f"allocation: {error}") from None
+        if self.preset.network is None:
+            raise UserError(
+                f"allocation.preset={preset} is computation alone, which no culled site lowers; give a protocol's name"
+            )
         self.worth = worth
         online = self.preset.protocol.online
         terms = {"seconds": online.seconds, "bytes": online.bytes, "messages": online.messages}
@@ -100,16 +107,3 @@ class LowerLatency(SiteChoice):
             return predict(self.preset, workload).online.seconds  # the linear layers are the same for every mask
 
         return seconds
-
-
-def the_preset(name: str, network: Any) -> Preset:
-    """The one preset that `allocation.preset` and `allocation.network` mean. Raises UserError for any other number."""
-    try:
-        presets = find_presets(name, network)
-    except UserError as error:
-        raise UserError(f"allocation: {error}") from None
-    if len(presets) != 1 or presets[0].network is None:
-        raise UserError(
-            f"allocation.preset={name} is computation alone, which no culled site lowers; give a protocol's name"
-        )
-    return presets[0]

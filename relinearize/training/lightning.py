@@ -29,6 +29,12 @@ from relinearize.training.progress import StageProgress
 from relinearize.training.settings import TrainerSettings, one_line, quiet_lightning
 from relinearize.training.signals import DeferredSignals
 
+# Lightning's calls that a stage takes as they are; with its own state dict a checkpoint names no wrapper.
+HANDED_ON = (
+    "configure_optimizers", "on_fit_start", "on_train_start", "on_train_epoch_start", "on_save_checkpoint",
+    "on_load_checkpoint", "state_dict", "load_state_dict",
+)  # fmt: skip
+
 
 class LightningStage(pl.LightningModule):
     """A stage as Lightning wants it: its calls are handed on, and callbacks find the stage's attributes here."""
@@ -36,6 +42,8 @@ class LightningStage(pl.LightningModule):
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.stage = stage
+        for name in HANDED_ON:  # Lightning asks the instance; what its class defines, __getattr__ is not asked for
+            setattr(self, name, getattr(stage, name))
         stage.train_by(self)
 
     def __getattr__(self, name: str) -> Any:
@@ -53,18 +61,6 @@ class LightningStage(pl.LightningModule):
         with torch.compiler.set_stance("default") if whole else nullcontext():
             return self.stage.training_step(batch, batch_index)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.stage.configure_optimizers()
-
-    def on_fit_start(self) -> None:
-        self.stage.on_fit_start()
-
-    def on_train_start(self) -> None:
-        self.stage.on_train_start()
-
-    def on_train_epoch_start(self) -> None:
-        self.stage.on_train_epoch_start()
-
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.stage.on_before_optimizer_step()
 
@@ -73,19 +69,6 @@ class LightningStage(pl.LightningModule):
         if self.stage.history:  # for callbacks: EarlyStopping monitors val/accuracy
             row = {name: float(value) for name, value in self.stage.history[-1].items() if name != "epoch"}
             self.log_dict(row, logger=False)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.stage.on_save_checkpoint(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.stage.on_load_checkpoint(checkpoint)
-
-    def state_dict(self, *arguments: Any, **settings: Any) -> dict[str, Tensor]:
-        """That of the stage: a checkpoint names no wrapper."""
-        return self.stage.state_dict(*arguments, **settings)
-
-    def load_state_dict(self, state: dict[str, Tensor], *arguments: Any, **settings: Any) -> Any:
-        return self.stage.load_state_dict(state, *arguments, **settings)
 
 
 class WholeFiles(TorchCheckpointIO):

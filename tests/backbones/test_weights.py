@@ -54,6 +54,13 @@ def test_a_wrapped_file_starts_a_network_with_another_head(tmp_path: Path) -> No
     assert ours[0][0].weight.equal(network()[0][0].weight) and ours[-1].weight.equal(head)
 
 
+def test_a_last_layer_without_bias_starts_from_a_file_with_one(tmp_path: Path) -> None:
+    ours = network()
+    ours[-1] = nn.Linear(4, 2, bias=False)
+    load_initial(ours, saved(network().state_dict(), tmp_path / "biased.pt"))
+    assert ours[-1].weight.equal(network()[-1].weight)
+
+
 def test_the_state_dict_is_found_in_checkpoints_of_checkpoints(tmp_path: Path) -> None:
     for number, keys in enumerate(
         (["state_dict"], ["ema", "model_state_dict"], ["model"], ["model_ema", "state_dict"])

@@ -33,6 +33,7 @@ RUN_ERRORS = {
     "unknown group": (["methods=snl"], ["methods", "method"]),
     "a number for a choice": (["budget=1000"], ["budget=1000 is unknown; valid: 100k", "budget.relus=1000"]),
     "another program's word": (["debug=default"], ["debug=default is unknown; give scale=debug"]),
+    "an empty word": ([""], ["an empty word was given"]),
     "null for a choice": (["method/search=null"], ["method/search=null is unknown; valid: autorep", "snl"]),
     "a number among choices": (["scale=debug,5"], ["scale=5 is unknown; valid: debug, demo"]),
     "unknown choice": (["method=snail"], ["method=snail is unknown; valid: ", "random", "snl"]),

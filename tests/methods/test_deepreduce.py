@@ -171,6 +171,7 @@ def test_resolution_whole_layers_and_measured_orders(tmp_path, capsys, settings,
         (["method.search.channels=0.5", "budget.relus=1400"], "come to 128 to 1,152 ReLUs, and the budget is 1,400"),
         (["method.search.channels=0.3"], r"method.search.channels=0.3: no network of backbone.width=8"),
         (["method.search.order=[3,2,4,1]"], r"order=\[3, 2, 4, 1\]: this network has 3 stages"),
+        (["method.search.order=[]"], r"order=\[\] is unknown; valid: published, measured"),
         (
             ["method.search.order=best"],
             r"order=best is unknown; valid: published, measured, a list such as \[3,2,4,1\]",

@@ -118,6 +118,21 @@ def test_learned_criteria_follow_the_loss():
     assert stage.snapshot().mask["1"].flatten().tolist() == [True, False, False]
 
 
+def test_finding_the_filters_copies_no_images():
+    """Streaming loaders cannot be copied, and resident images need not be."""
+
+    class Images:
+        def __deepcopy__(self, memo):
+            pytest.fail("the images were copied")
+
+    network = linearize(nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(3, 2)), (1, 1, 1))
+    stage = FilterPruning(network, network, budget=1, criterion="learned", criterion_epochs=1, batch_size=8,
+                          learning_rate=0.1)  # fmt: skip
+    stage.train_loader = Images()
+    stage.prepare(torch.zeros(1, 1, 1, 1))
+    assert stage.selections["1"].sum(1).tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize("criterion", [pytest.param("l1", marks=pytest.mark.slow), "learned"])
 def test_a_run_at_debug_scale(typed, tmp_path, criterion):
     """Two steps a stage, by the command."""

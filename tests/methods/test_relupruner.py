@@ -114,6 +114,17 @@ def test_a_search_that_ends_too_early_is_projected_and_says_so(finished, tmp_pat
     assert "ended before it came down to 461 ReLUs" in capsys.readouterr().err
 
 
+def test_a_search_that_a_callback_ends_keeps_its_budget(finished, tmp_path):
+    """EarlyStopping ends it after two of four epochs, in the middle of the ramp."""
+    copy_store(finished[1], tmp_path)
+    stop = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "mode": "max", "monitor": "val/accuracy",
+            "min_delta": 1000, "patience": 1}  # fmt: skip
+    settings = [f"+callbacks.stop.{key}={value}" for key, value in stop.items()]
+    record, _ = quick_run(tmp_path, SHARE, *SEARCH, *settings, "method.finetune.epochs=0", method="relupruner")
+    assert record.stages["search"].epochs == 2
+    assert record.budget.met == BUDGET and not record.budget.reached
+
+
 def test_scores_of_a_step_are_those_of_the_function_by_the_same_gradients(finished):
     """A step's hooks see what autograd gives for the sites: here with a loss of cross-entropy alone."""
     plan = quick_plan(finished[1].parents[1], SHARE, *SEARCH, "method.search.distillation_weight=0",

@@ -9,8 +9,8 @@ from quick_runs import quick_plan, quick_run
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from relinearize.methods.losses import distillation_divergence
-from relinearize.methods.retrain import Retrain, standardised
+from relinearize.methods.losses import distillation_divergence, standardised
+from relinearize.methods.retrain import Retrain
 from relinearize.relu.sites import linearize
 from relinearize.runs.stages import ready
 

@@ -59,6 +59,14 @@ def test_what_more_than_the_config_decides_is_not_noted(override):
     assert note_of(composed(Path("unused"))) is not None
 
 
+def test_what_a_config_leaves_out_is_as_usual():
+    config = composed(Path("unused"))
+    config.allocation = config.sensitivity = None
+    assert note_of(config) is not None
+    del config.trainer.accelerator
+    note_of(config)  # a GPU of this machine may decide
+
+
 def test_machine_with_a_gpu_decides_itself_unless_told(tmp_path, monkeypatch):
     (tmp_path / "gpu").touch()
     monkeypatch.setattr(recalling, "GPU_DEVICES", (str(tmp_path / "gpu"),))

@@ -29,7 +29,7 @@ WRONG = [
     ("method.teacher.milestones", ["half"], "method.teacher.milestones=half: must be a number >= 0"),
     ("method.teacher.learning_rate", float("nan"), "method.teacher.learning_rate=nan: must be a finite number"),
     ("method.search.checks_per_epoch", 0, "method.search.checks_per_epoch=0: must be an integer >= 1"),
-    ("method.search.alpha_learning_rate", "x", "method.search.alpha_learning_rate=x: must be a number >= 0"),
+    ("method.search.alpha_learning_rate", "x", "method.search.alpha_learning_rate=x: must be a number > 0"),
     ("method.search.paper_parity", "x", "method.search.paper_parity=x is unknown; valid: True, False"),
     ("method.search.first", "snl", "method.search.first=snl: must hold keys of its own"),
     ("sensitivity._target_", None, "sensitivity._target_=null: must be MODULE.NAME of a class or a function"),

@@ -165,6 +165,10 @@ def test_a_search_without_its_scores_is_refused_by_name(tmp_path):
         (["allocation=cost", "allocation.worth=70"], "allocation.worth=70 is no share; give 0 to 1"),
         (["allocation=cost", "allocation.preset=fast"], "allocation: preset=fast is unknown; valid: delphi_compute,"),
         (["allocation=cost", "allocation.network=moon"], "allocation: network=moon: must be loopback, lan, wan or"),
+        (
+            ["allocation=cost", "allocation.preset=delphi_compute", "allocation.network=null"],
+            "allocation.preset=delphi",
+        ),
         (["allocation=cost", "allocation.preset=delphi_compute"], "allocation: preset=delphi_compute is computation"),
     ],
 )

@@ -75,13 +75,14 @@ def test_another_bundle_is_measured_anew(demo, run):
 def test_the_demos_runs_are_found_by_method_and_budget(demo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     demo.RUNS.mkdir(parents=True)
+    assert demo.demo_runs() == [], "as an interruption leaves it"
 
     def record(method, met):
         return SimpleNamespace(method=SimpleNamespace(name=method), budget=SimpleNamespace(met=met, total=4608))
 
     there = [("snl", 92), ("random", 461), ("snl", 2304), ("snl", 230), ("snl", 461)]
     found = [(Path(f"{index}/record.json"), record(*one)) for index, one in enumerate(there)]
-    monkeypatch.setattr(demo, "find_records", lambda folders: found)
+    monkeypatch.setattr(demo.Record, "find", lambda folders: found)
     assert [str(folder) for folder, _ in demo.demo_runs()] == ["2", "4", "0"]
 
 

@@ -253,7 +253,7 @@ def known_order(order: object, shapes: Shapes) -> Sequence[int] | None:
     """The order that a setting means for a network, None for one that is measured. UserError for anything else."""
     if order == PUBLISHED:
         return RESNET18 if len(stages(shapes)) == len(RESNET18) else None
-    if isinstance(order, Sequence) and not isinstance(order, str) and all(type(stage) is int for stage in order):
+    if order and isinstance(order, Sequence) and not isinstance(order, str) and {type(one) for one in order} == {int}:
         return order
     check_choice(f"{KEY}.order", order, (PUBLISHED, MEASURED, "a list such as [3,2,4,1]"))
     return None

@@ -128,8 +128,6 @@ class FilterPruning(MaskedSearch):
         if criterion == LEARNED:
             network.requires_grad_(False)
             self.logits = nn.Parameter(torch.zeros(len(self.shapes), len(CRITERIA)))
-            for place, (name, site) in enumerate(named_sites(inner_network(network)).items()):
-                site.register_forward_hook(partial(self.select, name, place))
 
     def use(self, **given: Any) -> None:
         super().use(**given)
@@ -139,7 +137,6 @@ class FilterPruning(MaskedSearch):
 
     def prepare(self, sample: Tensor) -> None:
         """Find the filters in front of each site by running `sample` (1 x C x H x W), and what each criterion keeps."""
-        self.selections, selections = {}, {}  # no hook acts
         self.layers = site_layers(self.network, sample, direct=True)
         for name, layer in self.layers.items():
             weight = inner_network(self.network).get_submodule(layer).weight
@@ -149,15 +146,17 @@ class FilterPruning(MaskedSearch):
                     f"of it {len(weight)} filters; this network cannot be pruned by filters"
                 )
             kept = [top_positions({name: importances(weight, one)}, self.counts[name])[name] for one in CRITERIA]
-            selections[name] = torch.stack(kept).float()
-        self.selections = selections
+            self.selections[name] = torch.stack(kept).float()
+        if (
+            self.criterion == LEARNED
+        ):  # last of all: a copy of the network would copy its hooks, this stage and the images
+            for place, (name, site) in enumerate(named_sites(inner_network(self.network)).items()):
+                site.register_forward_hook(partial(self.select, name, place))
 
     # ---- learned criteria --------------------------------------------------------------------------------------------
 
     def select(self, name: str, place: int, site: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """The channels of a site as the criteria keep them: mixed in training, as chosen otherwise."""
-        if name not in self.selections:
-            return output
         logits = self.logits[place]
         if site.training:
             shares = F.gumbel_softmax(logits, tau=self.gumbel_temperature, dim=0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import inner_network
 from relinearize.methods.distill import Distill
 from relinearize.methods.stage.snapshot import Snapshot, count_columns
-from relinearize.relu.budget import kept_first
+from relinearize.relu.budget import kept_first, top_mask
 from relinearize.relu.mask import Mask
 
 
@@ -19,7 +19,8 @@ class MaskedSearch(Distill):
     Args:
         network: sites are MaskedReLU; its mask is the first one.
         teacher: frozen all-ReLU network.
-        budget: ReLUs that stay; a subclass meets it exactly when its epochs end.
+        budget: ReLUs that stay; a subclass meets it exactly when its epochs end. Where a callback ended it
+            before, its mask is projected.
         settings: see Distill. The result is the last mask, with the weights trained towards it.
     """
 
@@ -47,11 +48,11 @@ class MaskedSearch(Distill):
         row |= count_columns(self.mask.counts)
 
     def snapshot(self) -> Snapshot:
-        scores = {name: score.cpu() for name, score in self.position_scores().items()}
-        return Snapshot(
-            self.budget, self.mask, self.weights(), self.reached, self.seconds, list(self.history),
-            kept_first(scores, self.mask),
-        )  # fmt: skip
+        scores = kept_first({name: score.cpu() for name, score in self.position_scores().items()}, self.mask)
+        if self.mask.count > self.budget:
+            self.put_on(top_mask(scores, self.budget))
+            self.reached = False
+        return Snapshot(self.budget, self.mask, self.weights(), self.reached, self.seconds, list(self.history), scores)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

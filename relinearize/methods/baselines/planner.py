@@ -18,6 +18,7 @@ from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.replacement import GaussianFit
+from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS, REPLACEMENTS
 from relinearize.relu.sites import named_sites, site_shapes, to_replaced
@@ -152,9 +153,13 @@ class Planner(MaskedSearch):
         self.trials.append(self.tried | {"value": row["val/accuracy"]})
         if epoch < self.epochs:
             self.begin_trial()
-        else:
+
+    def snapshot(self) -> Snapshot:
+        """The best trial, also where a callback ended the search within a later one."""
+        if self.best_trial:
             self.put_on(Mask(self.best_trial["mask"]))
             inner_network(self.network).load_state_dict(self.best_trial["weights"])
+        return super().snapshot()
 
     # ---- training ----------------------------------------------------------------------------------------------------
 

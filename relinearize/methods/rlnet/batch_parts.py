@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from relinearize.data.order import part_bounds
-from relinearize.errors import UserError
+from relinearize.errors import UserError, checked_keys
 
 PARTS = ("clean", "augmix", "adversarial")
 SPLITS = ("shares", "full")
@@ -45,10 +45,8 @@ def batch_parts(count: int, routes: Sequence[str], names: Collection[str] = PART
 def checked_weights(given: Mapping[str, float] | None, defaults: Mapping[str, float], key: str) -> dict[str, float]:
     """Part -> factor: `defaults` with what is `given` at config key `key`. UserError for unknown parts and impossible
     factors."""
-    weights = {**defaults, **(given or {})}
+    weights = {**defaults, **checked_keys(key, given, PARTS)}
     for name, weight in weights.items():
-        if name not in PARTS:
-            raise UserError(f"{key}.{name} is unknown; valid: {', '.join(PARTS)}")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
             raise UserError(f"{key}.{name}={weight} is no weight: must be a number >= 0")
     return weights

@@ -1,14 +1,14 @@
 """The attack inside of a training step: PGD with few steps, its start a function of where the training stands."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from relinearize.data.order import seeded_generator
-from relinearize.errors import UserError, check_choice, checked_keys
+from relinearize.errors import check_choice, check_number, checked_keys
 from relinearize.robustness.attack import LOSSES, pgd
 from relinearize.robustness.attacks import check_radius
 
@@ -33,17 +33,12 @@ class InnerAttack:
     @classmethod
     def of(cls, settings: Mapping[str, Any] | None, key: str, **defaults: Any) -> "InnerAttack":
         """From the mapping at config key `key`. UserError for unknown keys and impossible values."""
-        settings = defaults | checked_keys(key, settings)
-        names = [field.name for field in fields(cls)]
-        if unknown := set(settings) - set(names):
-            raise UserError(f"{key}.{min(unknown)} is unknown; valid: {', '.join(names)}")
-        attack = cls(**settings)
+        attack = cls(**defaults | checked_keys(key, settings, [field.name for field in fields(cls)]))
         check_choice(f"{key}.loss", attack.loss, LOSSES)
         check_choice(f"{key}.random_start", attack.random_start, (True, False))
         for name in ("epsilon", "step_size"):
             check_radius(f"{key}.{name}", getattr(attack, name), zero=False)
-        if type(attack.steps) is not int or attack.steps < 1:
-            raise UserError(f"{key}.steps={attack.steps}: must be an integer >= 1")
+        check_number(f"{key}.steps", attack.steps, ">= 1", integer=True)
         return attack
 
     def __call__(
@@ -54,15 +49,6 @@ class InnerAttack:
         `start`: what the random start is a function of, so that a resumed training attacks as it would have.
         """
         generator = torch.Generator(images.device).manual_seed(seeded_generator("attack", *start).initial_seed())
-        return pgd(
-            network,
-            images,
-            targets,
-            epsilon=self.epsilon * PIXEL,
-            step_size=self.step_size * PIXEL,
-            steps=self.steps,
-            loss=self.loss,
-            random_start=self.random_start,
-            generator=generator,
-            temperature=temperature,
-        )
+        pixels = {"epsilon": self.epsilon * PIXEL, "step_size": self.step_size * PIXEL}
+        settings = asdict(self) | pixels
+        return pgd(network, images, targets, **settings, generator=generator, temperature=temperature)

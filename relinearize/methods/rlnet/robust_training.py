@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.routes import on_route, route_state, routes_of
-from relinearize.errors import UserError, check_choice, checked_keys
+from relinearize.errors import UserError, check_choice, check_number, checked_keys
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.rlnet.batch_parts import (
     PARTS,
@@ -109,12 +109,9 @@ class RobustTraining(Stage):
 
     def _validation(self, given: Mapping[str, int] | None) -> dict[str, int]:
         key = f"{self.config_key}.robust_validation"
-        settings = VALIDATION | checked_keys(key, given)
-        if unknown := set(settings) - set(VALIDATION):
-            raise UserError(f"{key}.{min(unknown)} is unknown; valid: {', '.join(VALIDATION)}")
+        settings = VALIDATION | checked_keys(key, given, VALIDATION)
         for name, value in settings.items():
-            if type(value) is not int or value < (0 if name == "images" else 1):
-                raise UserError(f"{key}.{name}={value}: must be an integer >= {0 if name == 'images' else 1}")
+            check_number(f"{key}.{name}", value, f">= {int(name != 'images')}", integer=True)
         if not settings["images"] and self.select_by != "clean" and self.selection != "last":
             raise UserError(
                 f"{key}.images=0 leaves nothing for {self.config_key}.select_by={self.select_by}; give select_by=clean "

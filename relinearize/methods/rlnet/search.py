@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from relinearize.backbones.routes import export_route
 from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
-from relinearize.methods.losses import logit_losses
 from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
 from relinearize.methods.senet.search import SENetSearch
 
@@ -66,9 +65,6 @@ class RLNetSearch(RobustTraining, SENetSearch):
                 outputs.append(self.network(shown))
         losses, metrics = {}, {}
         for part, logits in zip(parts, outputs, strict=True):
-            cross_entropy, divergence, found = logit_losses(
-                logits, wanted[part.rows], labels[part.rows], self.temperature
-            )
-            losses[part.name] = self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence
+            losses[part.name], found = self.logit_loss(logits, wanted[part.rows], labels[part.rows])
             metrics |= part_metrics(part, found)
         return self.weighted(losses), metrics

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
-from relinearize.methods.losses import check_weighting, logit_losses
+from relinearize.methods.distill import Distill
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
 from relinearize.methods.stage.snapshot import Snapshot
-from relinearize.methods.stage.stage import Stage
 from relinearize.processes import sum_in_first, sum_over_processes, zero_unless_first
 from relinearize.relu.allocation import allocate, allocate_channels
 from relinearize.relu.budget import channel_mask, site_mask
@@ -75,14 +74,14 @@ def site_distances(mask: Mask, other: Mask) -> dict[str, float]:
     return {name: hamming_distance({name: kept}, other) for name, kept in mask.items()}
 
 
-class SENetSearch(Stage):
+class SENetSearch(Distill):
     """The search stage of SENet, for one budget.
 
     Args:
         network: sites are MaskedReLU. teacher: frozen all-ReLU network with the same sites.
         sensitivities: eta_l per site, None for a culled site; the allotment is min(N_l, c * eta_l), summing to
             `budget`.
-        cross_entropy_weight, distillation_weight: gamma and alpha. temperature: T.
+        cross_entropy_weight, distillation_weight: gamma and alpha.
         mismatch: "linear" or "activation" (the official one), see mismatch.py.
         granularity: "position"; or "channel": whole channels, those of largest mean mismatch, as many as fit below the
             budget (the record says what was met).
@@ -94,10 +93,11 @@ class SENetSearch(Stage):
         stop_distance: end after `stop_patience` epochs in a row in which no more than this share of the kept ReLUs
             moved (see hamming_distance); None: all epochs, since every threshold measured costs accuracy where the
             fine-tuning stays as it is (docs/methods.md). The official code trains all epochs, too.
-        stage_settings: see Stage. selection "last" is the last mask with the weights trained towards it.
+        settings: see Distill. selection "last" is the last mask with the weights trained towards it.
     """
 
     name = "search"
+    least_epochs = 1
     SAVED = ("settled_epochs",)
     allocated = True  # is given sensitivities and one budget, see pipeline.py
 
@@ -110,7 +110,6 @@ class SENetSearch(Stage):
         budget: int,
         cross_entropy_weight: float = 0.5,
         distillation_weight: float = 0.5,
-        temperature: float = 4.0,
         mismatch: str = "linear",
         granularity: str = "position",
         initial_mask: str = "exact",
@@ -119,7 +118,7 @@ class SENetSearch(Stage):
         paper_parity: bool = False,
         stop_distance: float | None = None,
         stop_patience: int = 3,
-        **stage_settings: Any,
+        **settings: Any,
     ) -> None:
         switches = {
             "mismatch": mismatch,
@@ -129,21 +128,23 @@ class SENetSearch(Stage):
             "start": start,
         }
         if paper_parity:
-            switches, stage_settings = switches | PARITY, stage_settings | STAGE_PARITY
-        super().__init__(network, **stage_settings)
+            switches, settings = switches | PARITY, settings | STAGE_PARITY
+        super().__init__(
+            network,
+            teacher,
+            cross_entropy_weight=cross_entropy_weight,
+            distillation_weight=distillation_weight,
+            **settings,
+        )
         for key, value in switches.items():
             check_choice(f"method.search.{key}", value, CHOICES[key])
         check_choice("method.search.paper_parity", paper_parity, (True, False))
         check_number("method.search.stop_distance", stop_distance, ">= 0", "<= 1", optional=True)
         check_number("method.search.stop_patience", stop_patience, ">= 1", integer=True)
-        check_weighting("method.search", temperature, cross_entropy_weight, distillation_weight)
         measure, self.granularity, self.initial_mask, self.top, self.start = switches.values()
         if self.granularity == "channel" and self.top == "strict":
             raise UserError("method.search.granularity=channel keeps exact counts; give method.search.top=exact")
-        self._frozen = (teacher,)
         self.budget = budget
-        self.cross_entropy_weight, self.distillation_weight = cross_entropy_weight, distillation_weight
-        self.temperature = temperature
         self.stop_distance, self.stop_patience = stop_distance, stop_patience
         self.shapes = site_shapes(inner_network(network))
         self.counts = self._allotment(sensitivities)
@@ -187,9 +188,7 @@ class SENetSearch(Stage):
         self.mismatch.to(self.device)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logits, teacher_logits = self.mismatch.logits(images)
-        cross_entropy, divergence, metrics = logit_losses(logits, teacher_logits, labels, self.temperature)
-        return self.cross_entropy_weight * cross_entropy + self.distillation_weight * divergence, metrics
+        return self.logit_loss(*self.mismatch.logits(images), labels)
 
     def segment_end(self, last_of_epoch: bool) -> None:
         if not last_of_epoch:

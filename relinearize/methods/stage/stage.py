@@ -25,7 +25,6 @@ from relinearize.methods.polynomials import HeldPolynomials, median_norms
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.scores import Scores, check_score
 from relinearize.methods.stage.epoch_sums import EpochSums
-from relinearize.methods.stage.generator import generator_state, set_generator_state
 from relinearize.methods.stage.schedule import SCHEDULES, learning_rate, sgd
 from relinearize.processes import average_batch_norms, process_rank
 
@@ -272,7 +271,8 @@ class Stage(nn.Module):
     def on_train_start(self) -> None:
         self._segment_started = time.monotonic()
         self.sums.to(self.device)  # a checkpoint is read before Lightning moves the module
-        set_generator_state(self.device, self._generator_state)
+        if (state := self._generator_state.get(self.device.type)) is not None:  # another kind of device has its own
+            global_generator(self.device).set_state(state)
         self.trainer.should_stop |= self._stopped
 
     def on_train_epoch_start(self) -> None:
@@ -378,7 +378,7 @@ class Stage(nn.Module):
         """The weights that `selection` picks and the epoch they come from; without epochs as they are, None."""
         if not self.epochs:
             return self.weights(), None
-        if self.selection == "last":
+        if self.selection == "last" or self.best["weights"] is None:  # stopped before an epoch that is a candidate
             return self.weights(), len(self.history) - 1
         return self.best["weights"], self.best["epoch"]
 
@@ -400,7 +400,7 @@ class Stage(nn.Module):
             "best": dict(self.best),
             "seconds": self.seconds,
             **self.sums.state(),
-            "generator": generator_state(self.device),
+            "generator": {self.device.type: global_generator(self.device).get_state()},
             "stopped": getattr(self.trainer, "should_stop", False),
         }
         checkpoint["search"] = {name: copy.copy(getattr(self, name)) for name in self.SAVED}
@@ -412,3 +412,8 @@ class Stage(nn.Module):
         self._stopped = state.get("stopped", False)
         self._generator_state = state["generator"]
         vars(self).update((name, checkpoint["search"][name]) for name in self.SAVED)
+
+
+def global_generator(device: torch.device) -> torch.Generator:
+    """From which dropout draws."""
+    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
