@@ -27,34 +27,24 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 import torch
-from bench import (
-    activation,
-    attack,
-    convolution,
-    corruptions,
-    gpu,
-    lightning,
-    loader,
-    robust,
-    score,
-    search,
-    senet,
-    topk,
-)
 from bench.common import CLOCKS, Row, Settings
 from rich.console import Console
 from rich.table import Table
 
 from relinearize.machine import processor_name
 
-MODULES = (activation, search, convolution, senet, robust, attack, corruptions, lightning, loader, score, topk, gpu)
-BENCHMARKS = {module.__name__.split(".")[-1]: module for module in MODULES}
+NAMES = (
+    "activation", "search", "convolution", "senet", "robust", "attack", "corruptions", "lightning", "loader", "score",
+    "topk", "gpu",
+)  # fmt: skip
+BENCHMARKS = {name: import_module(f"bench.{name}") for name in NAMES}
 
 
 def parse(arguments: list[str] | None = None) -> tuple[list[str], Settings, Path | None]:

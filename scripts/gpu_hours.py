@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -27,12 +28,11 @@ sys.path.insert(0, str(ROOT))
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from relinearize.backbones import build_backbone
-from relinearize.backbones.torchvision_models import build_classifier
 from relinearize.relu.budget import parse_count
+from relinearize.relu.mask import relu_total
+from relinearize.runs.build import all_relu_network
 
 PAPER = ROOT / "conf" / "experiment" / "paper"
 # Assumed, an eighth of the 312 TFLOP/s that an A100's data sheet gives for bf16. No GPU run has been made.
@@ -93,20 +93,10 @@ def experiment(name: str) -> tuple[DictConfig, list[int]]:
 def network_facts(config: DictConfig) -> tuple[int, int]:
     """(operations of one forward pass of an image, ReLUs of the network)."""
     _, size, classes = IMAGES[config.dataset.name]
-    backbone = config.backbone
-    relus: list[int] = []
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:  # shapes only, no arithmetic
-        given = {"classes": classes, "image_size": size}
-        if "model" in backbone:
-            network = build_classifier(backbone.model, **given)
-        else:
-            network = build_backbone(backbone.name, width=backbone.width, convention=backbone.convention, **given)
-        network.eval()
-        for module in network.modules():
-            if isinstance(module, nn.ReLU):
-                module.register_forward_hook(lambda module, inputs, output: relus.append(output.numel()))
-        network(torch.empty(1, 3, size, size))
-    return counter.get_total_flops(), sum(relus)
+    network = all_relu_network(config, SimpleNamespace(classes=classes, image_size=size, channels=3)).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, size, size))
+    return counter.get_total_flops(), relu_total(network.network)
 
 
 def snl_epochs(share: float, images: int) -> float:

@@ -7,7 +7,7 @@ from relinearize.backbones.initialisation import INITIALISATIONS, initialise_as_
 from relinearize.backbones.resnet import ResNet
 from relinearize.backbones.vgg import POOLS, VGG
 from relinearize.backbones.wide_resnet import WideResNet
-from relinearize.errors import UserError, check_choice
+from relinearize.errors import UserError, check_choice, check_number
 
 __all__ = ["BACKBONES", "CONVENTIONS", "PixelInput", "build_backbone"]
 
@@ -38,10 +38,8 @@ def build_backbone(
     "senet" (see initialisation.py). `pool`: "max", or "average" in vgg16_bn. Raises UserError for unknown names and
     invalid sizes.
     """
-    if name not in BACKBONES:
-        raise UserError(f"backbone.name={name} is unknown; give one of {', '.join(BACKBONES)}")
-    if convention not in CONVENTIONS:
-        raise UserError(f"backbone.convention={convention} is unknown; give one of {', '.join(CONVENTIONS)}")
+    check_choice("backbone.name", name, BACKBONES)
+    check_choice("backbone.convention", convention, CONVENTIONS)
     check_choice("backbone.initialisation", initialisation, INITIALISATIONS)
     if (name, initialisation) == ("vgg16_bn", "snl"):
         raise UserError("backbone.initialisation=snl: SNL's code has no vgg16_bn with masks; give he or senet")
@@ -49,13 +47,9 @@ def build_backbone(
     if pool != "max" and name != "vgg16_bn":
         raise UserError(f"backbone.pool={pool}: {name} has no max-pools; only vgg16_bn has")
     for key, value in {"backbone.width": width, "classes": classes, "channels": channels}.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UserError(f"{key}={value}: backbone {name} needs an integer >= 1")
+        check_number(key, value, ">= 1", integer=True, optional=True)
     smallest = 8 if name == "vgg16_bn" else 1  # three halvings
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < smallest:
-        raise UserError(
-            f"image size {image_size} is too small for backbone {name}; it needs at least {smallest} pixels"
-        )
+    check_number(f"image size of {name}", image_size, f">= {smallest}", integer=True)
     if name == "vgg16_bn":  # 294,912 ReLUs at 32 pixels, 1,105,920 at 64, in both conventions
         return VGG(width or 64, classes, channels, image_size, pool)
     if name == "wrn22_8":  # 1,359,872 (snl) or 1,392,640 (senet) ReLUs at 32 pixels

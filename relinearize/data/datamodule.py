@@ -12,7 +12,6 @@ from torch import Tensor
 from relinearize.data.augment import Augmentation
 from relinearize.data.decoding import EncodedImages
 from relinearize.data.loaders import OrderedLoader, TrainLoader
-from relinearize.data.order import batch_bounds
 from relinearize.data.source import ImageSet, Source, check_set
 from relinearize.data.splits import choose_subset, split_holdout, stable_order
 from relinearize.data.training_images import ResidentImages, StreamedImages, TrainingImages
@@ -75,14 +74,6 @@ class ImageData:
         """Number of images used for {"train", "holdout", "test"}."""
         train, holdout = self._rows
         return {"train": len(train), "holdout": len(holdout), "test": len(self._test)}
-
-    @property
-    def class_names(self) -> list[str]:
-        return self._train.class_names
-
-    def batches_per_epoch(self, batch_size: int) -> int:
-        """Number of training batches in an epoch, without building a loader."""
-        return len(batch_bounds(self.sizes["train"], batch_size, self.short_batch)) - 1
 
     def train_loader(self, batch_size: int, seed: int, **share: Any) -> TrainLoader:
         """Augmented training batches; share: parts, rank, world_size and second_view of TrainLoader."""

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.utils.data import StackDataset
 
 from relinearize.data.augment import to_pixels
 from relinearize.data.augmix import draw_augmix, mixed
 from relinearize.data.decoding import EncodedImages
 from relinearize.data.order import batch_bounds, part_bounds, seeded_generator
-from relinearize.data.training_images import BatchPlan, ImageRows, Reader, TrainingImages
+from relinearize.data.training_images import BatchPlan, Reader, TrainingImages
 from relinearize.errors import UserError, check_choice
 
 # Images at once, by device type. On a CPU, the maps of larger batches cost page faults: 1.4 times the time at 1,000.
@@ -144,7 +145,7 @@ class OrderedLoader:
             raise UserError(f"fewer images to evaluate on than trainer.devices={world_size}; give fewer devices")
         self.batch_size = batch_size or EVALUATION_BATCH[self.device.type]
         encoded = isinstance(images, EncodedImages)
-        self._reader = Reader(ImageRows(images, labels), workers, self.device) if encoded else None
+        self._reader = Reader(StackDataset(images, labels), workers, self.device) if encoded else None
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, StackDataset
 
 from relinearize.data.augment import crop_and_flip, draw_augmentation, pad_with_zeros, random_resized_crop, to_device
 from relinearize.data.augmix import AugMixDraw
@@ -130,18 +130,6 @@ class StreamedImages(TrainingImages):
 
 
 @dataclass(frozen=True)
-class ImageRows:
-    """Indexed by the rows of a whole batch: uint8 B x H x W x C, labels."""
-
-    images: Tensor | EncodedImages
-    labels: Tensor
-
-    def __getitem__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        chosen = torch.tensor(rows)
-        return self.images.index_select(0, chosen), self.labels[chosen]
-
-
-@dataclass(frozen=True)
 class PaddedCrops:
     """Indexed by (row, what is drawn for each view) of a batch: uint8 views x B x H x W x C, labels."""
 
@@ -178,7 +166,7 @@ class ResizedCrops:
 class Reader:
     """Reads requested batches in worker processes and brings them to the device, in order."""
 
-    def __init__(self, dataset: ImageRows | PaddedCrops | ResizedCrops, workers: int, device: torch.device) -> None:
+    def __init__(self, dataset: StackDataset | PaddedCrops | ResizedCrops, workers: int, device: torch.device) -> None:
         self.device = device
         self._requests: list[list] = []  # the sampler: the batches that are asked for next
         self._loader = DataLoader(

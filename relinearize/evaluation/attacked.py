@@ -31,8 +31,8 @@ def clean_part(subject: Subject, count: int | None, batch_size: int) -> Part:
         return CleanAccuracy(accuracy=accuracy, n=number)
 
     pieces = []
-    for first, rows in chunks(subject.rows(count), batch_size):
-        what = {"kind": "clean", "rows": subject.which(count), "first": first, "n": len(rows)}
+    for number, rows in enumerate(subject.rows(count).split(batch_size)):
+        what = {"kind": "clean", "rows": subject.which(count), "first": number * batch_size, "n": len(rows)}
         pieces.append(Piece("clean", what, len(rows), partial(right, rows)))
     return Part(pieces, summary)
 
@@ -69,15 +69,11 @@ def attack_part(
         return record, CheckRecord(name=f"warnings of {name}", passed=False, message=message, numbers={})
 
     pieces = []
-    for first, rows in chunks(subject.order[:count], chunk):
+    for number, rows in enumerate(subject.order[:count].split(chunk)):
+        first = number * chunk
         digest = hashlib.sha256(f"{subject.seed}/{name}/{first}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big") >> 1
         what = {"kind": "attack", "attack": name, "settings": settings, "version": description["version"]}
         what |= {"rows": f"permutation {subject.seed}", "first": first, "n": len(rows), "seed": seed}
         pieces.append(Piece(attack.label, what, len(rows) * cost, partial(attacked, rows, seed)))
     return Part(pieces, summary)
-
-
-def chunks(rows: torch.Tensor, size: int) -> list[tuple[int, torch.Tensor]]:
-    """(place of the first, rows) of consecutive parts of `size`."""
-    return [(first, rows[first : first + size]) for first in range(0, len(rows), size)]

@@ -91,7 +91,11 @@ def teacher_of(run: FinishedRun) -> tuple[nn.Module, str] | None:
     for store in [Path(run.config.store), *(folder / "store" for folder in run.folder.resolve().parents[1:4])]:
         for folder in store.glob(f"teacher/*-{key[:KEY_LENGTH]}"):
             artifact = Artifact(folder, key)
-            if not artifact.complete or (described := artifact.describe())["key"] != key:
+            try:
+                described = artifact.describe() if artifact.complete else {}
+            except UserError:  # a copy that somebody made, or a damaged one
+                continue
+            if described.get("key") != key:
                 continue
             if not run.trust:
                 check_untrusted(described["config"], folder)

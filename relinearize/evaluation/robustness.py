@@ -42,9 +42,7 @@ def evaluate_robustness(evaluation: Evaluation, console: Console) -> list[Robust
     """Evaluate the run and its sub-folders, or find it done; print the table. Returns the records, the run's first."""
     run = FinishedRun.open(evaluation.folder, evaluation.root, evaluation.trust)
     runs = [run, *run.parts()]
-    evaluation = without_coloured(run, evaluation)
-    attacks = {name: build(settings) for name, settings in evaluation.attacks.items()}
-    check_classes(run, attacks)
+    evaluation, attacks = fitting_attacks(run, evaluation)
     records = [finished(one, evaluation) for one in runs]
     missing = [one for one, record in zip(runs, records, strict=True) if record is None]
     if missing:
@@ -68,22 +66,18 @@ def siblings(run: FinishedRun, evaluation: Evaluation) -> list[FinishedRun]:
     return [main, *(part for part in main.parts() if part.folder != folder)]
 
 
-def without_coloured(run: FinishedRun, evaluation: Evaluation) -> Evaluation:
-    """`evaluation` without the attacks that take more channels than the run's images have; a line names each."""
-    dataset = run.record.dataset
-    attacks = {
-        name: settings
-        for name, settings in evaluation.attacks.items()
-        if getattr(build(settings), "least_channels", 1) <= dataset.channels
-    }
-    for name in evaluation.attacks.keys() - attacks.keys():
-        say(f"evaluation.attacks: {name} is left out: it takes images of three channels, {dataset.title} has one")
-    return replace(evaluation, attacks=attacks, robust=replace(evaluation.robust, attacks=list(attacks)))
+def fitting_attacks(run: FinishedRun, evaluation: Evaluation) -> tuple[Evaluation, dict[str, Any]]:
+    """`evaluation` without the attacks that take more channels than the run's images have; the others, built.
 
-
-def check_classes(run: FinishedRun, attacks: Mapping[str, Any]) -> None:
-    """UserError for attacks whose loss compares more logits than the dataset has classes."""
-    dataset = run.record.dataset
+    A line names each that is left out. UserError where a loss compares more logits than there are classes.
+    """
+    dataset, attacks = run.record.dataset, {}
+    for name, settings in evaluation.attacks.items():
+        attack = build(settings)
+        if getattr(attack, "least_channels", 1) <= dataset.channels:
+            attacks[name] = attack
+        else:
+            say(f"evaluation.attacks: {name} is left out: it takes images of three channels, {dataset.title} has one")
     for name, attack in attacks.items():
         least = getattr(attack, "least_classes", 2)
         if dataset.classes < least:
@@ -92,6 +86,8 @@ def check_classes(run: FinishedRun, attacks: Mapping[str, Any]) -> None:
                 f"evaluation.attacks: {name} needs at least {least} classes, {dataset.title} has {dataset.classes}; "
                 f"evaluation.attacks=[{others}] does the others"
             )
+    kept = {name: evaluation.attacks[name] for name in attacks}
+    return replace(evaluation, attacks=kept, robust=replace(evaluation.robust, attacks=list(kept))), attacks
 
 
 def finished(run: FinishedRun, evaluation: Evaluation) -> RobustRecord | None:
@@ -135,7 +131,7 @@ def evaluated(
         source = build(evaluation.corruptions)(images.images.numpy(), images.labels.numpy(), images.class_names)
     subjects = [Subject(run, images, device, evaluation.robust.seed) for run in runs]
     rows = [
-        RowEvaluation(subject, evaluation, attacks, source, others_of(subject, subjects))
+        RowEvaluation(subject, evaluation, attacks, source, subjects)
         for subject in subjects
         if subject.run.folder in {run.folder for run in wanted}
     ]
@@ -147,12 +143,6 @@ def evaluated(
                     alone.enter_context(FileLock(row.subject.run.folder / f".{ROBUST_FILE}.lock", mode=SHARED))
                 records.append(row.record(progress))
     return records
-
-
-def others_of(subject: Subject, subjects: Sequence[Subject]) -> list[Subject]:
-    """The other routes of the same checkpoint."""
-    key = checkpoint_of(subject.run)
-    return [other for other in subjects if other is not subject and checkpoint_of(other.run) == key]
 
 
 def checkpoint_of(run: FinishedRun) -> str:
@@ -170,7 +160,7 @@ class RowEvaluation:
         evaluation: Evaluation,
         attacks: Mapping[str, Any],
         source: CorruptedImages | None,
-        others: Sequence[Subject],
+        subjects: Sequence[Subject],
     ) -> None:
         self.subject, self.evaluation = subject, evaluation
         settings, device = evaluation.robust, subject.device
@@ -181,6 +171,8 @@ class RowEvaluation:
         for name, attack in attacks.items():
             count = settings.n_autoattack if name == "autoattack" else settings.n_attack
             self.attacked[name] = attack_part(subject, name, attack, evaluation.attacks[name], count, chunk)
+        key = checkpoint_of(subject.run)  # the other routes of the same checkpoint
+        others = [one for one in subjects if one is not subject and checkpoint_of(one.run) == key]
         self.checks = [checks_part(subject, others, settings)] if settings.checks else []
         self.parts = [self.clean, *self.corrupted, *self.attacked.values(), *self.checks]
 

@@ -98,12 +98,8 @@ class PredictionsRecord(Part):
 
     @property
     def worst_class(self) -> float:
-        return worst_class(self.per_class)
-
-
-def worst_class(per_class: Iterable[float | None]) -> float:
-    """The lowest of the classes' accuracies; None is a class without images."""
-    return min(share for share in per_class if share is not None)
+        """The lowest of the classes' accuracies."""
+        return min(share for share in self.per_class if share is not None)
 
 
 class AccuracyRecord(Part):

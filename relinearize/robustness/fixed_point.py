@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from relinearize.backbones.batch_norm import NORMS, BatchNorm, folded
+from relinearize.backbones.batch_norm import NORMS, folded
 from relinearize.relu.activation import ReplacedReLU
 
 FRACTION_BITS = 12  # CrypTen has 16, Delphi and SecureML 13 to 15: no protocol has much less
@@ -21,27 +21,17 @@ def to_grid(x: Tensor, bits: int) -> Tensor:
     return (x * 2**bits).round() / 2**bits
 
 
-class FixedPointNorm(nn.Module):
-    """A batch norm in eval mode as the one multiplication and addition that it is."""
-
-    def __init__(self, norm: BatchNorm, bits: int) -> None:
-        super().__init__()
-        factor, offset = folded(torch.ones_like(norm.running_var), None, norm)
-        self.register_buffer("factor", to_grid(factor, bits))
-        self.register_buffer("offset", to_grid(offset, bits))
-
-    def forward(self, x: Tensor) -> Tensor:
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        return x * self.factor.view(shape) + self.offset.view(shape)
-
-
 @torch.no_grad()
 def fixed_point(network: nn.Module, bits: int = FRACTION_BITS) -> nn.Module:
     """A copy of `network` (one set of batch norms), in eval mode: constants and layer outputs multiples of 2^-bits."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    for name, module in list(network.named_modules()):
-        if isinstance(module, NORMS):
-            network.set_submodule(name, FixedPointNorm(module, bits))
+    for module in network.modules():
+        if isinstance(module, NORMS):  # one multiplication and one addition
+            factor, offset = folded(torch.ones_like(module.running_var), None, module)
+            module.weight, module.bias = (nn.Parameter(one, requires_grad=False) for one in (factor, offset))
+            module.running_mean.zero_()
+            module.running_var.fill_(1)
+            module.eps = 0.0
     polynomials = [module.coefficients for module in network.modules() if isinstance(module, ReplacedReLU)]
     for values in (*network.parameters(), *polynomials):
         values.copy_(to_grid(values, bits))

@@ -224,12 +224,12 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
         inputs["method.finetune"] = {"network": request.stage_network("finetune"), "teacher": teacher}
     builds = {key: builder(OmegaConf.select(config, key)) for key in inputs}
     if plan.sensitivity is not None and not plan.sensitivity.complete and not plan.chosen.complete:
-        if plan.sensitivity_source.learned:
+        if plan.sensitivity_learned:
             inputs["sensitivity.search"] = search_inputs(plan.sensitivity_maker)
             builds["sensitivity.search"] = builder(request.sensitivity["search"])
         else:
             inputs["sensitivity"] = {"network": request.new_network()}
-            builds["sensitivity"] = plan.sensitivity_source.build
+            builds["sensitivity"] = builder(plan.sensitivity_settings)
     if "method.search" in inputs and plan.first is not None and not plan.first.snapshot().complete:
         inputs["method.search.first"] = search_inputs(plan.first)
         builds["method.search.first"] = builder(config.method.search.first)

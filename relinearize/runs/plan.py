@@ -9,14 +9,15 @@ from torch import Tensor
 
 from relinearize.backbones.routes import ROUTES
 from relinearize.backbones.weights import read_weights
+from relinearize.errors import UserError
 from relinearize.files import file_digest
 from relinearize.records.store import MASK, WEIGHTS, Artifact, artifact_in
 from relinearize.relu.budget import short_count
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.runs.build import NETWORK_DEFAULTS, STUDENT_SHAPE
 from relinearize.runs.keys import RESULTS_VERSION, settings_content, without_defaults
-from relinearize.runs.request import Request, SensitivitySource
-from relinearize.targets import plain
+from relinearize.runs.request import Request
+from relinearize.targets import builder, plain, target
 
 
 class Results:
@@ -160,13 +161,37 @@ class Plan:
     # ---- sensitivities, for an allocated search or an allocation -----------------------------------------------------
 
     @cached_property
-    def sensitivity_source(self) -> SensitivitySource:
-        return SensitivitySource(self.request)
+    def sensitivity_settings(self) -> dict[str, Any]:
+        """The `sensitivity` group without its seed. One of three kinds: a class with `sensitivities(shapes, backbone)`,
+        which knows them at once; a Stage that trains the all-ReLU network and then has `sensitivities()`; or, under the
+        key `search`, another search, whose mask's count at each site is taken."""
+        return {key: value for key, value in self.request.sensitivity.items() if key != "seed"}
+
+    @property
+    def sensitivity_learned(self) -> bool:
+        """Whether they are the counts of another search's mask."""
+        return "search" in self.sensitivity_settings
+
+    @cached_property
+    def known_sensitivities(self) -> dict[str, float] | None:
+        """Those that need no training."""
+        if self.sensitivity_learned or hasattr(target(self.sensitivity_settings), "training_step"):
+            return None
+        maker = builder(self.sensitivity_settings)()
+        return maker.sensitivities(self.request.shapes, self.request.config.backbone.name)
 
     @cached_property
     def sensitivity_maker(self) -> "Plan":
         """The plan that makes them: of `sensitivity.seed`, and with `sensitivity.search` as its search."""
-        changes = self.sensitivity_source.changes
+        seed = self.request.sensitivity.get("seed", self.request.seed)
+        changes: dict[str, Any] = {} if seed == self.request.seed else {"seed": seed}
+        if self.sensitivity_learned:
+            changes["method.search"] = search = self.sensitivity_settings["search"]
+            if getattr(target(search), "allocated", False):
+                raise UserError(
+                    "sensitivity.search needs sensitivities itself; give one that does not, as "
+                    "method/search@sensitivity.search=snl"
+                )
         return Plan(self.request.with_settings(changes)) if changes else self
 
     @cached_property
@@ -175,13 +200,12 @@ class Plan:
         or the search's mask at the run's budget. None where they are known, or not needed."""
         if self.request.sensitivity is None:
             return None
-        source = self.sensitivity_source
-        if source.known is not None:
+        if self.known_sensitivities is not None:
             return None
         maker = self.sensitivity_maker
-        if source.learned:
+        if self.sensitivity_learned:
             return maker.snapshot()
-        content = {"stage": settings_content(source.settings), "teacher": maker.teacher.key, **maker.common}
+        content = {"stage": settings_content(self.sensitivity_settings), "teacher": maker.teacher.key, **maker.common}
         return maker._artifact("sensitivity", [], content)
 
     @property
@@ -193,8 +217,8 @@ class Plan:
     def sensitivity_identity(self) -> Any:
         """What stands for them in the key of the search: their values, or the key of what makes them."""
         if self.sensitivity is None:
-            return self.sensitivity_source.known
-        if self.sensitivity_source.learned:
+            return self.known_sensitivities
+        if self.sensitivity_learned:
             return {"search": self.sensitivity.key, "budget": self.sensitivity_maker.request.budget}
         return self.sensitivity.key
 
@@ -203,8 +227,8 @@ class Plan:
         if self.request.sensitivity is None:
             return {}
         if self.sensitivity is None:
-            return self.sensitivity_source.known
-        if self.sensitivity_source.learned:
+            return self.known_sensitivities
+        if self.sensitivity_learned:
             mask, _ = self.sensitivity_maker.results.mask(self.sensitivity)
             return {name: float(count) for name, count in mask.counts.items()}
         return self.sensitivity.describe()["sensitivities"]

@@ -6,7 +6,7 @@ Whatever a user can get wrong is found here, in seconds, and not after the teach
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -341,47 +341,6 @@ class Request:
     def data(self) -> ImageData:
         """The images, loaded when first needed: a finished run never needs them."""
         return open_images(self.config, self.source, self.training.accelerator)
-
-
-class SensitivitySource:
-    """The `sensitivity` group: where an allocated search or an allocation gets the sensitivities of the sites from.
-
-    Three kinds of `_target_`: a class with `sensitivities(shapes, backbone)`, which knows them at once (`known`); a
-    Stage that trains the all-ReLU network and then has `sensitivities()`; or, under the key `search`, another search,
-    whose mask's count at each site is taken (`learned`).
-    """
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.settings = dict(request.sensitivity)
-        self.seed = self.settings.pop("seed", request.seed)
-        self.learned = "search" in self.settings
-
-    @cached_property
-    def build(self) -> partial:
-        """The class of `sensitivity._target_` with its settings."""
-        return builder(self.settings)
-
-    @cached_property
-    def known(self) -> dict[str, float] | None:
-        """Sensitivities that need no training."""
-        if self.learned or hasattr(self.build.func, "training_step"):
-            return None
-        return self.build().sensitivities(self.request.shapes, self.request.config.backbone.name)
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """Dotted key -> value: what the run that makes them has other than this one."""
-        changes: dict[str, Any] = {} if self.seed == self.request.seed else {"seed": self.seed}
-        if self.learned:
-            search = self.settings["search"]
-            if getattr(target(search), "allocated", False):
-                raise UserError(
-                    "sensitivity.search needs sensitivities itself; give one that does not, as "
-                    "method/search@sensitivity.search=snl"
-                )
-            changes["method.search"] = search
-        return changes
 
 
 def _built(group: str, settings: dict[str, Any]) -> Any:

@@ -85,7 +85,7 @@ def make_sensitivities(plan: Plan) -> dict[str, float]:
     if plan.sensitivity is not None:
         maker = plan.sensitivity_maker
         maker.teacher.make(partial(make_teacher, maker))
-        if plan.sensitivity_source.learned:
+        if plan.sensitivity_learned:
             make_snapshot(maker)
         else:
             plan.sensitivity.make(partial(train_sensitivity, plan))
@@ -109,7 +109,7 @@ def train_sensitivity(plan: Plan) -> None:
 
 def sensitivity_stage(maker: Plan) -> Stage:
     network = load_into(maker.request.new_network(), maker.results.weights(maker.teacher))
-    return maker.sensitivity_source.build(network=network)
+    return builder(maker.sensitivity_settings)(network=network)
 
 
 def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float | None]) -> None:
@@ -247,7 +247,7 @@ def search_inputs(plan: Plan) -> dict[str, Any]:
     if request.one_budget:
         inputs["budget"] = request.budget
         if request.allocated:
-            inputs["sensitivities"] = plan.sensitivity_source.known or dict.fromkeys(request.shapes, 1.0)
+            inputs["sensitivities"] = plan.known_sensitivities or dict.fromkeys(request.shapes, 1.0)
         if request.planned_replacement is not None:
             inputs["fit"] = request.replacement_fit
         if plan.first is not None:

@@ -187,7 +187,7 @@ def sensitivity_info(plan: Plan) -> tuple[StageInfo, ...]:
     """What the sensitivities of the sites come from, where something has to be made for them."""
     if plan.sensitivity is None:
         return ()
-    return (stage_info(plan.sensitivity_maker, "search" if plan.sensitivity_source.learned else "sensitivity"),)
+    return (stage_info(plan.sensitivity_maker, "search" if plan.sensitivity_learned else "sensitivity"),)
 
 
 def without_key(artifact: Artifact) -> str:

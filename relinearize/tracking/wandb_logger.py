@@ -19,7 +19,7 @@ import numpy as np
 import wandb
 from filelock import FileLock
 
-from relinearize.records.run import Record, find_records, worst_class
+from relinearize.records.run import PredictionsRecord, Record, find_records
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
 from relinearize.tracking.interface import LoggerSettings, StageInfo, StageLogger
@@ -145,7 +145,9 @@ def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:
         description = info.artifact.describe()
         with open_wandb(settings, info) as rows:
             rows.log_history(description["history"])
-            rows.run.summary.update(stage_columns(description))
+            accuracy, counts = description.get("accuracy", {}), {"count": "met", "asked": "asked"}
+            found = {column: description.get(name) for column, name in counts.items()}
+            rows.run.summary.update(result_columns(accuracy, **found))
             for artifact in wandb_artifacts(info):
                 rows.run.log_artifact(artifact, aliases=["latest", info.alias])
         mark.touch()
@@ -189,26 +191,18 @@ def best_columns(history: list[dict[str, float]]) -> dict[str, float]:
 def summary_columns(record: Record) -> dict[str, Any]:
     """What W&B's table of runs shows of a finished run, beside its history."""
     budget = record.budget
-    counts = {"relu/count": budget.met, "relu/asked": budget.asked, "relu/total": budget.total}
-    accuracy = record.accuracy.model_dump()
-    return {**counts, **accuracy_columns(accuracy), "record/key": record.key}
+    shown = result_columns(record.accuracy.model_dump(), count=budget.met, asked=budget.asked, total=budget.total)
+    return {**shown, "record/key": record.key}
 
 
-def stage_columns(description: dict[str, Any]) -> dict[str, Any]:
-    """What it shows of a finished stage, from its artifact.json."""
-    accuracy = description.get("accuracy", {})
-    columns = {"relu/count": description.get("met"), "relu/asked": description.get("asked")}
-    columns |= accuracy_columns(accuracy)
-    return {column: value for column, value in columns.items() if value is not None}
-
-
-def accuracy_columns(accuracy: dict[str, Any]) -> dict[str, Any]:
-    """Of the values of an AccuracyRecord."""
+def result_columns(accuracy: Mapping[str, Any], **counts: int | None) -> dict[str, Any]:
+    """The values of an AccuracyRecord and `counts` of ReLUs, as far as they are known."""
     columns = {column: accuracy.get(name) for name, column in ACCURACIES.items()}
-    if (predictions := accuracy.get("predictions")) is not None:
+    if predictions := accuracy.get("predictions"):
         columns |= {f"test/{name}": predictions[name] for name in ("ece", "nll")}
-        columns["test/worst_class"] = worst_class(predictions["per_class"])
-    return columns
+        columns["test/worst_class"] = PredictionsRecord(**predictions).worst_class
+    columns |= {f"relu/{name}": count for name, count in counts.items()}
+    return {column: value for column, value in columns.items() if value is not None}
 
 
 def site_figure(name: str, kept: np.ndarray) -> wandb.Image:

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 
 from relinearize.convolution import resolve_convolutions
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_number
 from relinearize.machine import free_cores
 from relinearize.targets import NEUTRAL_ARGUMENTS, only_watches
 
@@ -89,8 +89,7 @@ class TrainerSettings:
         if not isinstance(lightning, Mapping):
             raise UserError(f"trainer.lightning={lightning}: must hold arguments of pytorch_lightning.Trainer by name")
         devices = given.devices
-        if type(devices) is not int or devices < 1:
-            raise UserError(f"trainer.devices={devices}: must be an integer of at least 1")
+        check_number("trainer.devices", devices, ">= 1", integer=True)
         if accelerator == "cuda" and devices > torch.cuda.device_count():
             found = torch.cuda.device_count()
             raise UserError(f"trainer.devices={devices} but torch sees {found} CUDA device(s); give at most {found}")

@@ -35,24 +35,10 @@ FITTED = {
         "messages": ("live_sites", "layers", "inference"),
     },
 }  # fmt: skip
-# The kinds of operations that the engine's clock times, and the counts that make up each.
-KINDS = {
-    "relu": ("relus", "live_sites"),
-    "gather": ("gathered",),
-    "linear": (
-        "layers",
-        "windows",
-        "patches",
-        "inputs",
-        "weights",
-        "parameters",
-        "multiplications",
-        "multiplied_ciphertexts",
-        "result_ciphertexts",
-        "packed_ciphertexts",
-    ),
-}
+# The kinds of operations that the engine's clock times, and which of them a count is part of; all others are linear.
+KINDS = ("relu", "gather", "linear")
 REST = "rest"  # reading the program, additions, returning the logits
+KIND_OF = {"relus": "relu", "live_sites": "relu", "gathered": "gather", "inference": REST}
 # Added to the sources of seconds; see `measuring.undisturbed`.
 CLOCK = "; latency, but no more than 1.2 times the busier party's processor time, to which load adds little"
 # A maximum of two values is a ReLU of their difference; tests/private_inference/engine measure its bytes and messages.
@@ -89,12 +75,11 @@ def constants(counts: Sequence[str], rows: Sequence[Measured], quantity: str) ->
     each is fitted by itself, so that a cheap one gets its own constant and not the residual of the expensive ones."""
     if quantity != "seconds":
         return least_squares(counts, rows, [1.0] * len(rows), quantity)
-    known = [count for kind in KINDS.values() for count in kind]
-    parts = {**KINDS, REST: [count for count in counts if count not in known]}
     found = {}
-    for kind, mine in parts.items():
+    for kind in (*KINDS, REST):
+        mine = [count for count in counts if KIND_OF.get(count, "linear") == kind]
         shares = [1 - sum(one.shares[other] for other in KINDS) if kind == REST else one.shares[kind] for one in rows]
-        found |= least_squares([count for count in counts if count in mine], rows, shares, quantity)
+        found |= least_squares(mine, rows, shares, quantity)
     return {count: found[count] for count in counts}
 
 

@@ -155,13 +155,13 @@ def test_initialisations_are_the_official_codes(name, initialisation, fan, linea
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "resnet20"}, r"backbone\.name=resnet20 is unknown; give one of resnet8, resnet18"),
-        ({"convention": "deepreduce"}, r"backbone\.convention=deepreduce is unknown; give one of snl, senet"),
-        ({"width": 0}, r"backbone\.width=0: backbone resnet18 needs an integer >= 1"),
+        ({"name": "resnet20"}, r"backbone\.name=resnet20 is unknown; valid: resnet8, resnet18"),
+        ({"convention": "deepreduce"}, r"backbone\.convention=deepreduce is unknown; valid: snl, senet"),
+        ({"width": 0}, r"backbone\.width=0: must be an integer >= 1"),
         ({"width": 1.5}, r"backbone\.width=1.5: .* integer"),
         ({"classes": -1}, "classes=-1: .* integer"),
-        ({"name": "vgg16_bn", "image_size": 7}, "image size 7 is too small for backbone vgg16_bn; .* 8 pixels"),
-        ({"image_size": 0}, "image size 0 is too small"),
+        ({"name": "vgg16_bn", "image_size": 7}, "image size of vgg16_bn=7: must be an integer >= 8"),
+        ({"image_size": 0}, "image size of resnet18=0: must be an integer >= 1"),
         ({"initialisation": "zeros"}, r"backbone\.initialisation=zeros is unknown; valid: he, snl, senet"),
         ({"name": "vgg16_bn", "pool": "mean"}, r"backbone\.pool=mean is unknown; valid: max, average"),
         ({"pool": "average"}, r"backbone\.pool=average: resnet18 has no max-pools; only vgg16_bn has"),

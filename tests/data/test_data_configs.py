@@ -58,7 +58,7 @@ def test_image_data_takes_the_config_as_it_is(tmp_path):
     config = dataset("image_folder", root=str(write_tree(tmp_path / "set")), image_size=16, holdout=0.34)
     passed = ("mean", "std", "augment", "holdout", "subset", "resident", "resident_limit_gb", "workers")
     data = ImageData(instantiate(config.source), **{key: config[key] for key in passed})
-    assert data.sizes == {"train": 4, "holdout": 2, "test": 6} and data.class_names == ["cat", "dog"]
+    assert data.sizes == {"train": 4, "holdout": 2, "test": 6} and data.source.class_names == ["cat", "dog"]
     images, _labels = next(iter(data.train_loader(4, seed=0)))
     assert images.shape == (4, 3, 16, 16)
 

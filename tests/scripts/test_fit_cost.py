@@ -79,12 +79,15 @@ def made(script, protocols, factor=1.0):
 
 
 def shares(terms, features):
-    from costs.fitting import KINDS
+    from costs.fitting import KIND_OF, KINDS
 
     whole = terms.of(features)
     return {
-        kind: terms.of({count: features[count] if count in counts else 0 for count in features}) / whole
-        for kind, counts in KINDS.items()
+        kind: terms.of(
+            {count: value if KIND_OF.get(count, "linear") == kind else 0 for count, value in features.items()}
+        )
+        / whole
+        for kind in KINDS
     }
 
 

@@ -1,5 +1,6 @@
 """Predicted costs as a table for the terminal."""
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -99,6 +100,5 @@ def significant(value: float) -> str:
     """Three digits that count, no exponent."""
     if value == 0:
         return "0"
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"

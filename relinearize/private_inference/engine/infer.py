@@ -169,7 +169,7 @@ def measured(
             bundles=(str(options.bundle.resolve()),) * len(PARTIES),
             graph_sha256=file_digest(options.bundle / GRAPH),
             engine=protocol.engine,
-            protocol=protocol.engine_name,
+            protocol=protocol.name.upper(),
             fraction_bits=options.chosen_engine.fraction_bits,
             local_truncation=options.local_truncation,
             timeout=options.timeout,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_number
 from relinearize.private_inference.cost.network import Network, read_network
 from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.cost.workload import Workload
@@ -69,12 +69,10 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """`engine_name`: what its engine calls it; `counted`: whether the messages that a party sends are those that wait
-    for each other."""
+    """`counted`: whether the messages that a party sends are those that wait for each other."""
 
     name: str
     engine: str
-    engine_name: str
     security: str
     counted: bool
 
@@ -93,23 +91,11 @@ _DEALER = "the online phase alone: the server deals the random numbers, so it co
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol(
-            "cheetah", "spu", "CHEETAH", "two parties, semi-honest, nobody else: homomorphic encryption and OT", False
-        ),
-        Protocol("semi2k", "spu", "SEMI2K", _DEALER, True),
-        Protocol("tfp", "crypten", "TFP", _DEALER, True),
+        Protocol("cheetah", "spu", "two parties, semi-honest, nobody else: homomorphic encryption and OT", False),
+        Protocol("semi2k", "spu", _DEALER, True),
+        Protocol("tfp", "crypten", _DEALER, True),
     )
 }
-
-
-def find_protocol(engine: str | None, name: str | None) -> Protocol:
-    """Each of the two may be left out: a protocol has one engine, and an engine's first protocol is its default."""
-    if engine and engine not in ENGINES:
-        raise UserError(f"engine={engine}: valid: {', '.join(ENGINES)}")
-    valid = [one for one, protocol in PROTOCOLS.items() if engine in (None, protocol.engine)]
-    if name and name not in valid:
-        raise UserError(f"protocol={name}: valid{f' with engine={engine}' if engine else ''}: {', '.join(valid)}")
-    return PROTOCOLS[name or valid[0]]
 
 
 @dataclass(frozen=True)
@@ -138,10 +124,9 @@ class InferOptions:
             object.__setattr__(self, key, Path(value) if value else None)
         if self.bundle is None:
             raise UserError("infer needs bundle=FOLDER, what `relinearize export run=FOLDER` wrote")
-        for key, least in (("n_images", 1), ("batch", 1), ("timeout", 10)):
-            value = getattr(self, key)
-            if (type(value) is not int or value < least) and (key, value) != ("n_images", None):
-                raise UserError(f"{key}={value}: must be an integer >= {least}")
+        check_number("n_images", self.n_images, ">= 1", integer=True, optional=True)
+        check_number("batch", self.batch, ">= 1", integer=True)
+        check_number("timeout", self.timeout, ">= 10", integer=True)
         for key in (*SEMI2K_ONLY, "layers"):
             value = getattr(self, key)
             if type(value) is not bool:
@@ -172,7 +157,14 @@ class InferOptions:
 
     @property
     def chosen_protocol(self) -> Protocol:
-        return find_protocol(self.engine, self.protocol)
+        """Of engine and protocol each may be left out: a protocol has one engine, whose first one is its default."""
+        engine, name = self.engine, self.protocol
+        if engine and engine not in ENGINES:
+            raise UserError(f"engine={engine}: valid: {', '.join(ENGINES)}")
+        valid = [one for one, protocol in PROTOCOLS.items() if engine in (None, protocol.engine)]
+        if name and name not in valid:
+            raise UserError(f"protocol={name}: valid{f' with engine={engine}' if engine else ''}: {', '.join(valid)}")
+        return PROTOCOLS[name or valid[0]]
 
     @property
     def chosen_engine(self) -> Engine:

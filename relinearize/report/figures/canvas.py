@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 GREY, GREY_TEXT, INK = "#a3a9b3", "#6d7480", "#22262c"
 WIDE_RANGE = 4.0  # from this quotient of its ends on, an axis of costs is logarithmic
@@ -88,4 +89,6 @@ def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
         ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
         if len(ticks) <= most:
             break
+    if len(ticks) < 2:  # a narrow range
+        ticks = [tick for tick in MaxNLocator(4).tick_values(low, high).tolist() if low <= tick <= high]
     return ticks

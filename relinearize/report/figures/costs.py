@@ -51,6 +51,7 @@ def draw_inference(inferences: DataFrame) -> bytes:
     grid = figure.subplots(len(rows), 2, squeeze=False)
     for (left, right), ((title, setting), group) in zip(grid, rows.items(), strict=True):
         own = {kind: points[points["title"] == title] for (given, kind), points in found.items() if given == setting}
+        own = {kind: points for kind, points in own.items() if len(points)}
         handles = _draw_curves(left, own, "mb", TRAFFIC, colours)
         _draw_curves(right, own, "s", LATENCY, colours)
         first = group.iloc[0]

@@ -36,15 +36,13 @@ LEVEL_SHADES = ("#22262c", "#5d6570", "#868d98", "#aab0b9")
 class Axis:
     """What the horizontal axis can be: the ReLUs, or what private inference is predicted to cost.
 
-    `column`: of a panel's points and levels, NaN where not known; `text`: of a tick; `note`: below the label;
-    `published`: whether the papers' points have a place on it.
+    `column`: of a panel's points and levels, NaN where not known; `text`: of a tick; `note`: below the label.
     """
 
     column: str
     label: str
     text: Callable[[float], str] = "{:g}".format
     note: str = ""
-    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ PREDICTIONS = {
     "worst_class": Measure("worst_class", "worst_class", "test accuracy of the worst class (%)"),
     "calibration": Measure("ece", "ece", "expected calibration error (%)"),
 }
-RELUS = Axis("relus", "ReLUs kept per image", compact_count, published=True)
+RELUS = Axis("relus", "ReLUs kept per image", compact_count)
 
 
 def cost_axes(preset: Preset) -> dict[str, Axis]:
@@ -97,19 +95,15 @@ def draw_pareto(panels: Sequence[Panel], axis: Axis = RELUS, measure: Measure = 
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw_panel(axes, panel, colours, axis, measure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    if _shows_published(axis, measure):  # names are placed on what is drawn
+    if axis is RELUS and measure is ACCURACY:  # names are placed on what is drawn
         figure.canvas.draw()
         for axes, panel in zip(grid.flat, panels, strict=False):
             name_published(axes, panel.published)
     return png(figure)
 
 
-def _shows_published(axis: Axis, measure: Measure) -> bool:
-    return axis.published and measure is ACCURACY
-
-
 def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, measure: Measure) -> None:
-    handles = _draw_published(axes, panel.published) if _shows_published(axis, measure) else []
+    handles = _draw_published(axes, panel.published) if axis is RELUS and measure is ACCURACY else []
     handles = _draw_curves(axes, panel, colours, axis, measure) + _draw_all_relu(axes, panel, axis, measure) + handles
     _set_axes(axes, panel, axis, measure)
     # Below the axes: inside, it would cover points of one dataset or another.
@@ -178,6 +172,8 @@ def _draw_all_relu(axes: Axes, panel: Panel, axis: Axis, measure: Measure) -> li
     for index, level in enumerate(panel.levels.to_dict("records")):
         look = {"color": LEVEL_SHADES[index % len(LEVEL_SHADES)], "marker": "D"}
         value = level[f"{measure.name}_mean"]
+        if math.isnan(value):  # a teacher of which only the accuracy was measured
+            continue
         axes.axhline(value, color=look["color"], linestyle=(0, (4, 3)), linewidth=1.1, zorder=3)
         axes.plot(level[axis.column], value, markersize=5.5, zorder=6, **look)
         label = f"all ReLUs ({compact_count(level['total'])}): {value:.1f} %"

@@ -117,9 +117,7 @@ def curves(inferences: DataFrame) -> dict[tuple[str, str], DataFrame]:
     """
     known = inferences.dropna(subset="test_accuracy").sort_values(["relus", "live_sites"], kind="stable")
     several = known[[name for name in ("family", "neural") if known[name].nunique() > 1]]
-    kinds = Series(
-        [", ".join(filter(None, names)) for names in several.itertuples(index=False)], known.index, dtype=object
-    )
+    kinds = Series([", ".join(filter(None, names)) for names in several.to_numpy()], known.index, dtype=object)
     by_sites = known.groupby(["setting", kinds, "relus"])["live_sites"].transform("nunique") > 1
     if known.loc[by_sites, "relus"].nunique() > 1:
         kinds = kinds.mask(by_sites, (kinds + known["relus"].map(", {:,} ReLUs".format)).str.removeprefix(", "))

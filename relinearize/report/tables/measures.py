@@ -66,10 +66,6 @@ class Column:
         return self.key.split(" ")[0]
 
     @property
-    def lower_is_better(self) -> bool:
-        return self.name == "mce"
-
-    @property
     def is_attack(self) -> bool:
         return self.name not in MEANS
 

@@ -7,7 +7,7 @@ no mean, no order and no mark of the best value.
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from relinearize.records.robustness import RobustRecord
@@ -172,19 +172,15 @@ def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
     for row in rows:
         for key, measure in row.cells.items():
             alike.setdefault((row.network, row.first.relus, key), []).append(measure)
-    least = {column.key for column in columns if column.lower_is_better}
-    best = {place: _best(measures, min if place[-1] in least else max) for place, measures in alike.items()}
+    least = {column.key for column in columns if column.name == "mce"}  # lower is better
+    best: dict[tuple, float] = {}  # none where values were not measured alike or do not differ
+    for place, measures in alike.items():
+        values = [measure.value for measure in measures]
+        if len({measure.basis for measure in measures}) == 1 and not math.isclose(min(values), max(values)):
+            best[place] = (min if place[-1] in least else max)(values)
     marked = []
     for row in rows:
-        tops = {key: best[row.network, row.first.relus, key] for key in row.cells}
+        tops = {key: best.get((row.network, row.first.relus, key)) for key in row.cells}
         cells = {key: replace(measure, best=measure.value == tops[key]) for key, measure in row.cells.items()}
         marked.append(replace(row, cells=cells))
     return marked
-
-
-def _best(measures: Sequence[Measure], best_of: Callable[[list[float]], float]) -> float | None:
-    """None where the values were not measured alike or do not differ."""
-    values = [measure.value for measure in measures]
-    if len({measure.basis for measure in measures}) > 1 or math.isclose(min(values), max(values)):
-        return None
-    return best_of(values)

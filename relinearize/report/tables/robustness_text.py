@@ -1,5 +1,6 @@
 """The robustness table as text: Markdown for people, CSV (rows; corruptions and severities) for programs."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ from relinearize.report.tables.measures import Column
 from relinearize.report.tables.robustness import RobustTable, Row
 from relinearize.report.tables.text import csv_text, markdown, markdown_table, plain
 
-_DASH = "-"
 _OF_NETWORK = ("backbone", "width", "convention", "method")
 CORRUPTION_COLUMNS = (
     *("dataset", "title", "backbone", "width", "convention", "method", "variant", "route", "relus", "seed", "key"),
@@ -59,7 +59,7 @@ def _rows(table: RobustTable, rows: Sequence[Row]) -> str:
             text = _cell(row, column, notes[column.key] is None)
             cells.append(f"**{text}**" if column.key in row.cells and row.cells[column.key].best and not part else text)
         passed, checks = row.checks
-        cells += [row.strength, ", ".join(map(str, row.seeds)), f"{passed} of {checks}" if checks else _DASH]
+        cells += [row.strength, ", ".join(map(str, row.seeds)), f"{passed} of {checks}" if checks else "-"]
         lines.append([f"*{cell}*" for cell in cells] if row.kind == "oracle" else cells)
     titles = [plain(title) for title in titles]
     return markdown_table(DataFrame(lines, columns=titles), titles[:left])
@@ -68,7 +68,7 @@ def _rows(table: RobustTable, rows: Sequence[Row]) -> str:
 def _cell(row: Row, column: Column, with_note: bool) -> str:
     measure = row.cells.get(column.key)
     if measure is None:
-        return _DASH
+        return "-"
     notes = [plain(measure.note)] if with_note else []
     if row.kind == "mean" and measure.seeds < len(row.records):
         notes.append(f"{measure.seeds} of {len(row.records)} seeds")
@@ -101,7 +101,8 @@ def _values(table: RobustTable, row: Row) -> dict[str, Any]:
     values |= {"relus": record.relus, "relus_total": record.total}
     values["seeds"] = " ".join(map(str, row.seeds))
     for column in table.columns:
-        values |= {_slug(column.key) + part: value for part, value in _measured(row, column).items()}
+        name = re.sub(r"[\W_]+", "_", column.key).strip("_")
+        values |= {name + part: value for part, value in _measured(row, column).items()}
     passed, checks = row.checks
     values |= {"checks_passed": passed, "checks": checks}
     values["names"] = " ".join(each.name for each in row.records)
@@ -115,12 +116,12 @@ def _measured(row: Row, column: Column) -> dict[str, Any]:
     The route is named with each, as an oracle's values are of several.
     """
     measure, settings = row.cells.get(column.key), dict(column.settings)
-    values: dict[str, Any] = {"": measure and round(measure.value, 4), "_sd": measure and _rounded(measure.deviation)}
+    values: dict[str, Any] = {"": measure and measure.value, "_sd": measure and measure.deviation}
     values |= {"_n": measure and measure.n, "_route": measure and measure.route}
     if column.name != "ca":
         values["_seed"] = measure and measure.seed
     if column.is_attack or column.name in ("ca", "npa"):
-        values["_interval95"] = measure and _rounded(measure.interval)
+        values["_interval95"] = measure and measure.interval
     if column.is_attack:
         values["_settings"] = measure and column.described
     elif column.name != "ca":
@@ -128,11 +129,9 @@ def _measured(row: Row, column: Column) -> dict[str, Any]:
         values["_left_out"] = " ".join(settings.get("left_out", ()))
         if column.name == "mce":
             values["_anchor"] = settings.get("anchor")
-    return values if measure else dict.fromkeys(values)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    if measure is None:
+        return dict.fromkeys(values)
+    return {end: round(value, 4) if isinstance(value, float) else value for end, value in values.items()}
 
 
 def corruptions_csv(tables: Iterable[RobustTable]) -> str:
@@ -154,8 +153,3 @@ def _severities(row: Row) -> Iterable[dict[str, Any]]:
             for severity, accuracy in enumerate(by_severity, start=1):
                 measured = {"severity": severity, "accuracy": round(accuracy, 4)}
                 yield {**same, "corruption": corruption, "standard": standard, **measured}
-
-
-def _slug(key: str) -> str:
-    """A column's name in a file: letters, digits and underscores."""
-    return "_".join("".join(letter if letter.isalnum() else " " for letter in key).split())

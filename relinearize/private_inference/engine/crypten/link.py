@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch.distributed import ReduceOp
@@ -110,29 +110,19 @@ class LinkCommunicator(crypten.communicator.Communicator):
     """What CrypTen needs of its communicator for two parties. `serve` makes CrypTen use it."""
 
     BYTES_PER_ELEMENT = 8
-    instance: Self | None = None
 
     def __init__(self, link: Link, rank: int) -> None:
         self.link, self.rank = link, rank
         self.reset_communication_stats()
 
-    @classmethod
-    def serve(cls, link: Link, rank: int) -> None:
+    def serve(self) -> None:
         """Call it before CrypTen's `init`, which then starts nothing of torch.distributed."""
-        cls.given = link, rank
-        crypten.communicator.DistributedCommunicator = cls
-
-    @classmethod
-    def initialize(cls, *_: Any, **__: Any) -> None:
-        cls.instance = cls(*cls.given)
-
-    @classmethod
-    def is_initialized(cls) -> bool:
-        return cls.instance is not None
-
-    @classmethod
-    def get(cls) -> Self:
-        return cls.instance
+        serving: list[LinkCommunicator] = []
+        crypten.communicator.DistributedCommunicator = SimpleNamespace(
+            is_initialized=lambda: bool(serving),
+            initialize=lambda *_, **__: serving.append(self),
+            get=lambda: self,
+        )
 
     def get_rank(self) -> int:
         return self.rank

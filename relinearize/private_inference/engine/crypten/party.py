@@ -22,21 +22,18 @@ Secret = Any  # crypten.CrypTensor
 
 
 class Meter:
-    """Adds up what happens within `kind(...)` and `layer(...)`. `sent()`: bytes and messages so far."""
+    """Adds up what happens within `adding(...)`: to `costs` by kind, to `layers` by name.
+
+    `sent()`: bytes and messages so far.
+    """
 
     def __init__(self, sent: Callable[[], tuple[int, int]]) -> None:
         self.sent = sent
         self.costs = dict.fromkeys(KINDS, Cost())
         self.layers: dict[str, Cost] = {}
 
-    def kind(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return self._added_to(self.costs, name)
-
-    def layer(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return self._added_to(self.layers, name)
-
     @contextlib.contextmanager
-    def _added_to(self, costs: dict[str, Cost], name: str) -> Iterator[None]:
+    def adding(self, costs: dict[str, Cost], name: str) -> Iterator[None]:
         began, (size, count) = time.monotonic(), self.sent()
         yield
         sizes, counts = self.sent()
@@ -54,10 +51,10 @@ class SecretNetwork:
 
     def __call__(self, images: Secret, meter: Meter) -> Secret:
         def compute(node: Node, inputs: list[Secret]) -> Secret:
-            with meter.layer(node.name):
+            with meter.adding(meter.layers, node.name):
                 if node.op in SITES:
                     return masked_relu(inputs[0], self.gathers[node.name], meter)
-                with meter.kind(KIND_OF.get(node.op, "other")):
+                with meter.adding(meter.costs, KIND_OF.get(node.op, "other")):
                     return self._result(node, inputs, self.bundle.tensors(node, self.tensors))
 
         return self.bundle.evaluate(images, compute)
@@ -114,11 +111,11 @@ def per_channel(values: Secret, x: Secret) -> Secret:
 def masked_relu(x: Secret, gathers: Gathers, meter: Meter) -> Secret:
     """Comparisons for the kept positions alone, of all images at once, and polynomials for the others; none of none."""
     if gathers.kept.size == gathers.selected.size:
-        with meter.kind("relu"):
+        with meter.adding(meter.costs, "relu"):
             return x.relu()
     coefficients = torch.from_numpy(gathers.coefficients)
     if gathers.replaced.size == gathers.selected.size:
-        with meter.kind("relu"):
+        with meter.adding(meter.costs, "relu"):
             return polynomial(x.flatten(start_dim=1), coefficients).reshape(x.shape)
     values = [
         (gathers.kept, lambda picked: picked.relu()),
@@ -130,11 +127,11 @@ def masked_relu(x: Secret, gathers: Gathers, meter: Meter) -> Secret:
         return x
     flat = x.clone().flatten(start_dim=1)
     for places, compute in values:
-        with meter.kind("gather"):
+        with meter.adding(meter.costs, "gather"):
             picked = flat[:, places]
-        with meter.kind("relu"):
+        with meter.adding(meter.costs, "relu"):
             computed = compute(picked)
-        with meter.kind("gather"):
+        with meter.adding(meter.costs, "gather"):
             flat[:, places] = computed
     return flat.reshape(x.shape)
 
@@ -147,7 +144,7 @@ class CryptenParty:
         began = time.monotonic()
         self.link = Link(connected(job, rank))
         self.link_seconds = time.monotonic() - began
-        LinkCommunicator.serve(self.link, rank)
+        LinkCommunicator(self.link, rank).serve()
         crypten.init()
         crypten.cfg.mpc.provider = job.protocol
         crypten.cfg.encoder.precision_bits = job.fraction_bits
@@ -169,7 +166,7 @@ class CryptenParty:
             began, computed = time.monotonic(), time.process_time()
             try:
                 secret = self.network(images, meter)
-                with meter.kind("other"):
+                with meter.adding(meter.costs, "other"):
                     logits = secret.get_plain_text(dst=CLIENT)
             except ConnectionError:
                 time.sleep(GRACE_SECONDS)

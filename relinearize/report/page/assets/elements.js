@@ -33,9 +33,10 @@ function short(count) {
   return String(Number(count.toPrecision(3)));
 }
 function duration(seconds) {
-  if (seconds < 60) return seconds.toFixed(1) + " s";
-  if (seconds < 3600) return Math.floor(seconds / 60) + " min " + Math.round(seconds % 60) + " s";
-  return Math.floor(seconds / 3600) + " h " + Math.round((seconds % 3600) / 60) + " min";
+  if (seconds < 59.95) return seconds.toFixed(1) + " s";
+  const rounded = Math.round(seconds), minutes = Math.round(seconds / 60);
+  if (rounded < 3600) return Math.floor(rounded / 60) + " min " + (rounded % 60) + " s";
+  return Math.floor(minutes / 60) + " h " + (minutes % 60) + " min";
 }
 const compact = (value) => {
   if (!isNumber(value)) return MISSING;

@@ -50,12 +50,13 @@ function heatTable(columns) { // rows: sites
   const head = [el("th", { class: "text" }, ""), columns.map((one) => el("th", {}, one.title))];
   const rows = sites.map((site, index) => el("tr", {}, el("th", { class: "text" }, site.name),
     columns.map(({ runs, colour, title }) => {
-      const kept = spread(runs.map((run) => (run.sites[index] ? run.sites[index].kept / run.sites[index].total : null))).mean;
+      const own = runs.map((run) => run.sites[index]).filter(Boolean); // a student of half the width has smaller sites
+      const kept = spread(own.map((one) => one.kept / one.total)).mean, total = own.length ? own[0].total : site.total;
       // The square root keeps small shares visible: most budgets worth looking at are below a tenth.
       const strength = Math.sqrt(kept);
       return el("td", {
         style: { background: tinted(colour, 0.04 + 0.96 * strength), color: strength > 0.62 ? "#fff" : "var(--ink)" },
-        title: `${site.name}, ${title}: ${whole(kept * site.total)} of ${whole(site.total)} kept`,
+        title: `${site.name}, ${title}: ${whole(kept * total)} of ${whole(total)} kept`,
       }, kept === 0 ? "0" : (100 * kept).toFixed(kept < 0.0995 ? 1 : 0));
     })));
   return grid({ class: "heat" }, head, rows);
