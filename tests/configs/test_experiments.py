@@ -2,6 +2,7 @@
 
 import pytest
 from composed_configs import GROUPS, composed, files_of, swept, tiny
+from test_paper_experiments import PARITY
 
 
 @pytest.mark.parametrize("experiment", files_of("experiment"))
@@ -23,7 +24,8 @@ TRAINED = [
     "demo", "paper/rlnet_cifar10_resnet18", "paper/senet_cifar10_vgg16_bn", "paper/senetpp_cifar100_resnet18",
     "paper/snl_cifar100_wrn22_8", "reduced/ablation_cifar10_resnet18w16",
 ]  # fmt: skip
-IMAGENET = "paper/senet_imagenet_resnet18"  # tests/data/test_large_images.py trains it
+# test_paper_experiments.py builds the stages of these, with the papers' settings.
+BUILT = [f"paper/{name}" for name in PARITY]
 
 
 def tiny_experiment(experiment, folder, *overrides):
@@ -47,7 +49,7 @@ def test_experiments_train_on_tiny_images(experiment, choice, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("experiment", "choice"), [case for case in CHOSEN if case[0] not in [*TRAINED, IMAGENET]])
+@pytest.mark.parametrize(("experiment", "choice"), [case for case in CHOSEN if case[0] not in TRAINED + BUILT])
 def test_the_other_experiments_build_their_stages(experiment, choice, tmp_path):
     """Each differs from one that trains in sizes, rates and images only; a small network takes the same settings."""
     from relinearize.runs.pipeline import check_stages
@@ -79,7 +81,8 @@ def test_jobs_of_snls_table_share_a_teacher_and_its_budgets_resolve(tmp_path):
     params = swept("sweep/snl_table1")
     assert list(composed("experiment=sweep/snl_table1").budget.grid) == [0.3, 0.1, 0.05]
     assert params["budget.fraction"] == ["0.3", "0.1", "0.05"]
-    jobs = [(method, share) for method in params["method"] for share in params["budget.fraction"]]
+    shares = {"deepreduce": params["budget.fraction"]}  # its networks differ by budget
+    jobs = [(method, share) for method in params["method"] for share in shares.get(method, ["0.3"])]
     teachers, counts = set(), {}
     for method, share in [*jobs, ("weight_pruning", "1.0")]:
         settings = [f"method={method}", "method/teacher=classifier", f"budget.fraction={share}", f"output={tmp_path}"]
@@ -90,8 +93,9 @@ def test_jobs_of_snls_table_share_a_teacher_and_its_budgets_resolve(tmp_path):
         teachers.add(plan.teacher.key)
         counts.setdefault(method, []).append((plan.request.budget, plan.request.total, plan.request.new_student()))
     assert len(teachers) == 1
+    expected_counts = {"weight_pruning": [122_880], "deepreduce": [36_864, 12_288, 6_144]}
     for method, found in counts.items():
-        expected = [122_880] if method == "weight_pruning" else [36_864, 12_288, 6_144]
+        expected = expected_counts.get(method, [36_864])
         assert [budget for budget, _, _ in found] == expected and {total for _, total, _ in found} == {122_880}
     widths = [student.network.conv1.out_channels for _, _, student in counts["deepreduce"]]
     assert widths == [16, 8, 4], "S2 + S3 with positions out; S2 + S3 thinned at 1/2 and 1/4 of the channels"

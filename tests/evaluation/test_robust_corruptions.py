@@ -120,12 +120,11 @@ def test_frost_given_later_costs_frost_only(folder, tmp_path, cells):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fail_at", [0, 3, 69])
-def test_an_evaluation_killed_between_corruptions_goes_on(folder, random_masks, tmp_path, cells, fail_at):
+def test_an_evaluation_killed_between_corruptions_goes_on(folder, random_masks, tmp_path, cells):
     (undisturbed,) = evaluate(folder, *ALONE, *FEW)
     cells.clear()
     other = shutil.copytree(random_masks[1], tmp_path / "other")
-    cells.fail_at = fail_at
+    cells.fail_at = 3
     with pytest.raises(KeyboardInterrupt):
         evaluate(other, *ALONE, *FEW)
     assert not (other / "robustness.json").exists()

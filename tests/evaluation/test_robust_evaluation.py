@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from quick_runs import quick_run, sealed_again
+from quick_runs import sealed_again
 from rich.console import Console
 from robust_runs import ALONE, ATTACKS, FGSM, SETTINGS, evaluate, lasting, pieces
 from safetensors.torch import load_file, save_file
@@ -27,8 +27,6 @@ from relinearize.records.robustness import RobustRecord
 from relinearize.records.run import PredictionsRecord, Record
 from relinearize.robustness.sanity import determinism, logits_not_probabilities
 from relinearize.runs.finished import FinishedRun
-
-SHORT = ["method.teacher.epochs=1", "method.finetune.epochs=1"]
 
 
 @pytest.fixture
@@ -102,12 +100,11 @@ def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fail_at", [0, 5])
-def test_a_killed_evaluation_goes_on_and_equals_an_undisturbed_one(folder, finished, tmp_path, chunks, fail_at):
+def test_a_killed_evaluation_goes_on_and_equals_an_undisturbed_one(folder, finished, tmp_path, chunks):
     (undisturbed,) = evaluate(folder, *ATTACKS, *ALONE)
     chunks.clear()
     other = shutil.copytree(finished, tmp_path / "other")
-    chunks.fail_at = fail_at
+    chunks.fail_at = 5
     with pytest.raises(KeyboardInterrupt):
         evaluate(other, *ATTACKS, *ALONE)
     assert not (other / "robustness.json").exists() and (other / PIECES_FILE).is_file()
@@ -197,9 +194,8 @@ def test_clean_evaluation_is_as_it_was(folder):
 
 
 @pytest.mark.slow
-def test_widths_are_evaluated_too(tmp_path):
-    settings = ["method.search.epochs=1", "sensitivity.epochs=1"]
-    _, folder = quick_run(tmp_path, "budget.fraction=0.2", *SHORT, *settings, method="senetpp")
+def test_widths_are_evaluated_too(senetpp, tmp_path):
+    folder = shutil.copytree(senetpp[1], tmp_path / "run")
     whole, half = evaluate(folder, *FGSM)
     narrow = FinishedRun.open(folder / "width-0.5").record
     assert RobustRecord.read(folder / "width-0.5" / "robustness.json") == half
@@ -208,10 +204,9 @@ def test_widths_are_evaluated_too(tmp_path):
 
 
 @pytest.mark.slow
-def test_routes_are_rows_of_one_checkpoint_and_attack_each_other(tmp_path, quick_checks, chunks):
-    settings = ["method.search.epochs=1", "sensitivity.epochs=1", "evaluation.n_checks=8"]
-    _, folder = quick_run(tmp_path, "budget.fraction=0.2", *SHORT, *settings[:2], method="rlnet")
-    arguments = ["evaluation.corruptions=none", "evaluation.attacks=[fgsm]", settings[2]]
+def test_routes_are_rows_of_one_checkpoint_and_attack_each_other(rlnet, tmp_path, quick_checks, chunks):
+    folder = shutil.copytree(rlnet[1], tmp_path / "run")
+    arguments = ["evaluation.corruptions=none", "evaluation.attacks=[fgsm]", "evaluation.n_checks=8"]
     (alone,) = evaluate(folder / "route-adversarial", *arguments)
     assert len(chunks) == 3
     clean, adversarial = evaluate(folder, *arguments)

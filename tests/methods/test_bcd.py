@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from quick_runs import SEARCH as SNL
-from quick_runs import assert_same_in_pieces, assert_same_tensors, composed, copy_store, quick_plan, quick_run
+from quick_runs import SMALL, assert_same_in_pieces, assert_same_tensors, composed, copy_store, quick_plan, quick_run
 from torch import nn
 
 from relinearize.errors import UserError
@@ -26,9 +26,12 @@ FIRST = 1036
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """(record, folder) of a run on its own."""
-    return quick_run(tmp_path_factory.mktemp("bcd"), SHARE, *SEARCH, method="bcd")
+def finished(alone, tmp_path_factory):
+    """(record, folder) of a run with searches of its own and the teacher of others."""
+    folder = tmp_path_factory.mktemp("bcd")
+    copy_store(alone[SMALL][1], folder)
+    shutil.rmtree(folder / "store" / "search")
+    return quick_run(folder, SHARE, *SEARCH, method="bcd")
 
 
 def toy(kept=12, budget=6, accuracy=None, **settings):
@@ -206,22 +209,32 @@ def test_run_in_pieces_ends_as_the_undisturbed(finished, tmp_path, run_in_pieces
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("block", 0, "must be a number > 0"),
+        ("block", 2.5, "must be an integer, or a share of at most 1"),
+        ("draws", 0, "must be an integer >= 1"),
+        ("block_epochs", 0, "must be an integer >= 1"),
+        ("tolerance", -1, "must be a number >= 0"),
+        ("candidates", 0, "must be a number > 0 and <= 1"),
+        ("swaps", "some", "must be an integer >= 0"),
+        ("accuracy_images", 0, "must be an integer >= 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(name, value, message):
+    with pytest.raises(UserError, match=rf"^method.search.{name}={value}: {message}$"):
+        toy(**{name: value})
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("block=0", r"^method.search.block=0: must be a number > 0$"),
-        ("block=2.5", r"^method.search.block=2.5: must be an integer, or a share of at most 1$"),
-        ("draws=0", r"^method.search.draws=0: must be an integer >= 1$"),
-        ("block_epochs=0", r"^method.search.block_epochs=0: must be an integer >= 1$"),
-        ("tolerance=-1", r"^method.search.tolerance=-1: must be a number >= 0$"),
-        ("candidates=0", r"^method.search.candidates=0: must be a number > 0 and <= 1$"),
         ("train=often", r"^method.search.train=often is unknown; valid: needed, always$"),
-        ("swaps=some", r"^method.search.swaps=some: must be an integer >= 0$"),
-        ("accuracy_images=0", r"^method.search.accuracy_images=0: must be an integer >= 1$"),
         ("first_factor=0.5", r"^method.search.first_factor=0.5: must be a number >= 1$"),
         ("first.lasso=0", "method.search.first.lasso=0: must be a number > 0"),
     ],
 )
-def test_settings_that_cannot_be_are_one_line(tmp_path, setting, message):
+def test_they_are_found_before_anything_is_trained(tmp_path, setting, message):
     with pytest.raises(UserError, match=message):
         check_stages(quick_plan(tmp_path, SHARE, f"method.search.{setting}", method="bcd"))
 

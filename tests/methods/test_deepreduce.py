@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quick_runs import quick_plan, quick_run
+from quick_runs import SMALL, copy_store, quick_plan, quick_run
 
 from relinearize.backbones import build_backbone
 from relinearize.commands.evaluate import main as evaluate_run
@@ -27,9 +27,11 @@ def resnet18():
 
 
 @pytest.fixture(scope="module")
-def narrow(tmp_path_factory):
+def narrow(alone, tmp_path_factory):
     """(record, folder) of a run whose budget halves the student's channels."""
-    return quick_run(tmp_path_factory.mktemp("narrow"), *SEARCH, "budget.relus=192", method="deepreduce")
+    folder = tmp_path_factory.mktemp("narrow")
+    copy_store(alone[SMALL][1], folder)
+    return quick_run(folder, *SEARCH, "budget.relus=192", method="deepreduce")
 
 
 def test_stages_and_second_relus(resnet18):
@@ -131,6 +133,7 @@ def test_a_student_of_another_width_is_for_this_search_alone(tmp_path):
 
 def test_its_points_are_one_curve(narrow, tmp_path):
     """Points of narrower and of whole networks, in percent of the teacher's ReLUs; the unit is a column."""
+    copy_store(narrow[1], tmp_path)
     other, _ = quick_run(tmp_path, *SEARCH, "budget.relus=400", method="deepreduce")
     (panel,) = build_panels([narrow[0], other])
     table = pareto_table([panel])
@@ -150,7 +153,8 @@ def test_its_points_are_one_curve(narrow, tmp_path):
         pytest.param(["budget.relus=700", "method.search.order=published"], (8, 1), 700, marks=pytest.mark.slow),
     ],
 )
-def test_resolution_whole_layers_and_measured_orders(tmp_path, capsys, settings, student, met):
+def test_resolution_whole_layers_and_measured_orders(narrow, tmp_path, capsys, settings, student, met):
+    copy_store(narrow[1], tmp_path)
     record, folder = quick_run(tmp_path, *SEARCH, *settings, "method.finetune.epochs=0", method="deepreduce")
     found = record.backbone.student
     assert (found is None and student == (8, 1)) or (found.width, found.stride) == student

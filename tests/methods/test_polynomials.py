@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quick_runs import SMALL, quick_plan, quick_run
+from quick_runs import SMALL, copy_store, quick_plan, quick_run
 from safetensors.torch import load_file
 from torch import nn
 
@@ -175,7 +175,8 @@ def test_activations_that_would_escape_are_held():
     assert near < 1 < 4 < free
 
 
-def test_a_run_reports_it_and_its_weight_is_in_the_key(tmp_path, monkeypatch):
+def test_a_run_reports_it_and_its_weight_is_in_the_key(tmp_path, alone, monkeypatch):
+    copy_store(alone[SMALL][1], tmp_path)
     words = (f"budget.fraction={SMALL}", "replacement=quadratic")
     estimated, estimate = [], Stage.estimate_norms
     monkeypatch.setattr(Stage, "estimate_norms", lambda self, net: estimated.append(self.name) or estimate(self, net))
@@ -192,9 +193,10 @@ def test_a_run_reports_it_and_its_weight_is_in_the_key(tmp_path, monkeypatch):
         assert len(estimated) == validations * len(record.stages["finetune"].history), "whatever else holds them"
 
 
-def test_batch_norms_of_narrower_widths_keep_their_statistics(tmp_path):
-    _, folder = quick_run(tmp_path, f"budget.fraction={SMALL}", "replacement=quadratic", method="senetpp")
-    (narrow,) = folder.parents[1].glob("store/finetune/*/width-0.5/weights.safetensors")
+def test_batch_norms_of_narrower_widths_keep_their_statistics(tmp_path, senetpp):
+    copy_store(senetpp[1], tmp_path)
+    _, folder = quick_run(tmp_path, "budget.fraction=0.2", "replacement=quadratic", method="senetpp")
+    narrow = folder / "width-0.5" / "weights.safetensors"
     variances = {name: value for name, value in load_file(narrow).items() if name.endswith("running_var")}
     assert variances and not any(value.eq(1).all() for value in variances.values()), "those that a reset leaves"
 

@@ -22,11 +22,17 @@ LADDER = ["method.search.rungs=3", "method.search.rung_epochs=1", "method.search
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(alone, tmp_path_factory):
     """A folder with a trained teacher, for runs that share it."""
     folder = tmp_path_factory.mktemp("progressive")
-    quick_run(folder, "budget.fraction=0.5", *LADDER, method="progressive")
+    copy_store(alone[SMALL][1], folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def plan(store):
+    """For stages that are looked at without a run."""
+    return quick_plan(store, "budget.fraction=0.1", *LADDER, method="progressive")
 
 
 def test_rungs_are_in_equal_ratios_or_as_listed():
@@ -67,28 +73,29 @@ def stage_of(plan, budgets, on_snapshot=None, **settings):
     return Progressive(network, teacher, budgets=budgets, on_snapshot=on_snapshot, **given)
 
 
-def test_one_walk_serves_every_budget_and_masks_are_those_of_single_walks(store, tmp_path):
+def test_one_walk_serves_every_budget_and_masks_are_those_of_single_walks(store, tmp_path, alone):
+    copy_store(alone[SMALL][1], tmp_path)
     grid = "budget.grid=[0.6,0.3,0.12]"
     record, _ = quick_run(store, *LADDER, "budget.fraction=0.12", grid, method="progressive")
     assert record.stages["search"].epochs == 2, "rungs at 0.46 and 0.22; the last, at 0.1, is below the budget"
     plan = quick_plan(store, *LADDER, "budget.fraction=0.6", grid, method="progressive")
     assert [plan.snapshot(budget).complete for budget in plan.request.grid] == [True] * 3
-    alone, alone_folder = quick_run(tmp_path, *LADDER, "budget.fraction=0.3", method="progressive")
+    single, single_folder = quick_run(tmp_path, *LADDER, "budget.fraction=0.3", method="progressive")
     shared, shared_folder = quick_run(store, *LADDER, "budget.fraction=0.3", grid, method="progressive")
-    assert alone.stages["search"].epochs == shared.stages["search"].epochs == 1
-    masks = [Mask.from_file(one / "mask.safetensors")[0] for one in (alone_folder, shared_folder)]
+    assert single.stages["search"].epochs == shared.stages["search"].epochs == 1
+    masks = [Mask.from_file(one / "mask.safetensors")[0] for one in (single_folder, shared_folder)]
     assert masks[0] == masks[1] and masks[0].count == shared.budget.met
 
 
-def test_a_budget_above_the_first_rung_is_served_after_a_smaller_one(tmp_path):
+def test_a_budget_above_the_first_rung_is_served_after_a_smaller_one(tmp_path, alone):
+    copy_store(alone[SMALL][1], tmp_path)
     quick_run(tmp_path, *LADDER, "budget.fraction=0.25", method="progressive")
     record, folder = quick_run(tmp_path, *LADDER, "budget.fraction=0.7", method="progressive")
     assert record.stages["search"].epochs == 0 and Mask.from_file(folder / "mask.safetensors")[0].count == 1613
     assert not list(tmp_path.glob("store/search/*/again-*"))
 
 
-def test_removed_positions_become_linear_in_a_part_of_the_rung(store):
-    plan = quick_plan(store, "budget.fraction=0.1", *LADDER, method="progressive")
+def test_removed_positions_become_linear_in_a_part_of_the_rung(plan):
     stage = stage_of(plan, [plan.request.budget])
     stage.former = {name: torch.ones_like(kept) for name, kept in stage.kept.items()}
     stage.kept = {name: torch.rand(kept.shape) < 0.5 for name, kept in stage.kept.items()}
@@ -101,15 +108,13 @@ def test_removed_positions_become_linear_in_a_part_of_the_rung(store):
     assert not any(alpha.requires_grad for alpha in stage.alphas.values())
 
 
-def test_rungs_have_a_cycle_each_and_exchanges_a_constant_rate(store):
-    plan = quick_plan(store, "budget.fraction=0.1", *LADDER, method="progressive")
+def test_rungs_have_a_cycle_each_and_exchanges_a_constant_rate(plan):
     stage = stage_of(plan, [200], rungs=2, lowest=0.1, rung_epochs=2, exchanges=1, warmup=0.0)
     assert stage.epochs == 2 * 3 and stage.epochs_of_rung == 3
     assert [round(stage.rate(epochs), 4) for epochs in (0, 1, 2, 2.9, 3, 4)] == [0.05, 0.025, 0.005, 0.005, 0.05, 0.025]
 
 
-def test_hysteresis_raises_what_is_kept(store):
-    plan = quick_plan(store, "budget.fraction=0.1", *LADDER, method="progressive")
+def test_hysteresis_raises_what_is_kept(plan):
     plain, raised = (ready(plan, stage_of(plan, [200], hysteresis=one)) for one in (0.0, 0.5))
     for stage in (plain, raised):
         stage.kept = {name: torch.zeros_like(kept) for name, kept in stage.kept.items()}
@@ -120,8 +125,7 @@ def test_hysteresis_raises_what_is_kept(store):
 
 
 @pytest.mark.parametrize("selection", ["correlated", "correlated_within_sites"])
-def test_correlated_selection_meets_the_budget_and_within_sites_keeps_the_counts(store, selection):
-    plan = quick_plan(store, "budget.fraction=0.1", *LADDER, method="progressive")
+def test_correlated_selection_meets_the_budget_and_within_sites_keeps_the_counts(plan, selection):
     stage = ready(plan, stage_of(plan, [200], selection=selection))
     diagonal = ready(plan, stage_of(plan, [200]))
     found, top = (top_mask(one.position_scores(200), 200) for one in (stage, diagonal))
@@ -146,8 +150,7 @@ def test_exchanges_keep_the_count_and_never_end_worse(store):
     assert len(divergences) == 3 and all(one > 0 for one in divergences)
 
 
-def test_an_exchange_that_does_not_help_is_undone(store):
-    plan = quick_plan(store, "budget.fraction=0.1", *LADDER, method="progressive")
+def test_an_exchange_that_does_not_help_is_undone(plan):
     stage = ready(plan, stage_of(plan, [200], rungs=1, exchanges=2, rung_epochs=1, exchange_share=0.2))
     stage.kept = {name: torch.rand(kept.shape) < 0.5 for name, kept in stage.kept.items()}
     stage.set_slopes(1.0)
@@ -168,33 +171,43 @@ def test_an_exchange_that_does_not_help_is_undone(store):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rungs", 0, "=0: must be an integer >= 1, or a list"),
+        ("rungs", "four", "=four: must be an integer >= 1, or a list"),
+        ("rungs", [0.5, "some"], ": some is not a number of ReLUs"),
+        ("lowest", 1.5, "=1.5: must be a number > 0 and < 1"),
+        ("rung_epochs", -1, "=-1: must be an integer >= 0"),
+        ("rung_epochs", 1.5, "=1.5: must be an integer"),
+        ("continuation", 2, "=2: must be a number >= 0 and <= 1"),
+        ("score_images", 0, "=0: must be an integer >= 1"),
+        ("hysteresis", "much", "=much: must be a number >= 0"),
+        ("score", "fisher", "=fisher is no function; give a file of conf/score"),
+        ("learning_rate", "fast", "=fast: must be a number >= 0$"),
+        ("selection", "best", "=best is unknown"),
+        ("warmup", 1, "=1: must be a number >= 0 and < 1"),
+    ],
+)
+def test_settings_of_the_search_that_cannot_be_are_refused(plan, name, value, message):
+    with pytest.raises(UserError, match=f"^method.search.{name}{message}"):
+        stage_of(plan, [200], **{name: value})
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["method.search.rungs=0"], r"^method.search.rungs=0: must be an integer >= 1, or a list"),
-        (["method.search.rungs=four"], r"^method.search.rungs=four: must be an integer >= 1, or a list"),
-        (["method.search.rungs=[0.5,some]"], r"^method.search.rungs: some is not a number of ReLUs"),
         (["method.search.rungs=[0.5,9k]"], r"^method.search.rungs: 9k is more than the 2,304 ReLUs"),
-        (["method.search.lowest=1.5"], r"^method.search.lowest=1.5: must be a number > 0 and < 1"),
-        (["method.search.rung_epochs=-1"], r"^method.search.rung_epochs=-1: must be an integer >= 0"),
-        (["method.search.rung_epochs=1.5"], r"^method.search.rung_epochs=1.5: must be an integer"),
-        (["method.search.continuation=2"], r"^method.search.continuation=2: must be a number >= 0 and <= 1"),
-        (["method.search.score_images=0"], r"^method.search.score_images=0: must be an integer >= 1"),
-        (["method.search.hysteresis=much"], r"^method.search.hysteresis=much: must be a number >= 0"),
-        (["method.search.score=fisher"], r"^method.search.score=fisher is no function; give a file of conf/score"),
         (
             ["score=relupruner", "score.decay=high"],
             r"^method.search.score fails on two images: decay=high: must be",
         ),
         (["score.exact=1x"], r"^method.search.score fails on two images: exact=1x is unknown"),
-        (["method.search.learning_rate=fast"], r"^method.search.learning_rate=fast: must be a number >= 0$"),
         (["method.finetune.weight_decay=-1"], r"^method.finetune.weight_decay=-1: must be a number >= 0$"),
         (["method.finetune.epochs=1.5"], r"^method.finetune.epochs=1.5: must be an integer >= 0$"),
         (["method.finetune.temperature=0"], r"^method.finetune.temperature=0: must be a number > 0$"),
         (["method.finetune.average_decay=no"], r"^method.finetune.average_decay=no: must be a number > 0 and < 1$"),
         (["method.finetune.standardise=no"], r"^method.finetune.standardise=no is unknown; valid: True, False$"),
         (["method.finetune.norm_images=0"], r"^method.finetune.norm_images=0: must be an integer >= 2"),
-        (["method.search.selection=best"], "method.search.selection=best"),
-        (["method.search.warmup=1"], "method.search.warmup=1"),
         (["method.search.exchanges=1", "dataset.holdout=0", "method.teacher.selection=last"], "dataset.holdout"),
         (["total_epochs=0"], "total_epochs=0: must be an integer >= 1"),
         (["method.finetune.average_decay=1"], "method.finetune.average_decay=1"),
@@ -299,8 +312,7 @@ def test_run_in_pieces_ends_as_the_undisturbed(store, tmp_path, run_in_pieces):
         (lambda network, batches, teacher, seed: None, "AttributeError"),
     ],
 )
-def test_a_score_of_ones_own_that_cannot_work_is_found_by_two_images(store, score, message):
-    plan = quick_plan(store, "budget.fraction=0.1", *LADDER, method="progressive")
+def test_a_score_of_ones_own_that_cannot_work_is_found_by_two_images(plan, score, message):
     stage = stage_of(plan, [200], score=score)
     with pytest.raises(UserError, match=message):
         stage.rehearse(torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))

@@ -20,9 +20,11 @@ BUDGET = 461  # of 2,304
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """(record, folder) of a run on its own."""
-    return quick_run(tmp_path_factory.mktemp("relupruner"), SHARE, *SEARCH, method="relupruner")
+def finished(senet, tmp_path_factory):
+    """(record, folder) of a run in a store of its own, with the teacher of others."""
+    folder = tmp_path_factory.mktemp("relupruner")
+    copy_store(senet[1], folder)
+    return quick_run(folder, SHARE, *SEARCH, method="relupruner")
 
 
 def test_kept_ratios_are_the_released_codes():

@@ -171,9 +171,17 @@ def test_mask_is_not_in_the_state_dict_and_slopes_are() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("make", [half_masked, random_sloped, half_replaced])
+@pytest.mark.parametrize(
+    ("make", "layout", "dtype"),
+    [
+        (half_masked, "contiguous", torch.float32),
+        (half_masked, "channels_last", torch.bfloat16),
+        (random_sloped, "contiguous", torch.bfloat16),
+        (random_sloped, "channels_last", torch.float32),
+        (half_replaced, "contiguous", torch.float32),
+        (half_replaced, "channels_last", torch.bfloat16),
+    ],
+)
 def test_compiled_without_graph_break_equals_eager(make, layout: str, dtype: torch.dtype) -> None:
     torch._dynamo.reset()
     results = []

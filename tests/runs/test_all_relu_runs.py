@@ -26,7 +26,7 @@ def test_an_all_relu_run_is_its_teacher(tmp_path):
 
 
 @pytest.mark.parametrize(("replacement", "quadratics"), [("identity", 0), ("quadratic", 2304)])
-def test_a_network_without_relus_is_counted_exported_and_reported(typed, tmp_path, replacement, quadratics):
+def test_a_network_without_relus_is_counted_exported_and_reported(typed, tmp_path, undrawn, replacement, quadratics):
     record, folder = quick_run(tmp_path, f"replacement={replacement}", method="no_relu")
     assert (record.budget.asked, record.budget.met, record.unit, record.replacement) == (0, 0, "layers", replacement)
     assert Mask.from_file(folder / "mask.safetensors")[0].count == 0

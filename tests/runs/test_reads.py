@@ -1,57 +1,71 @@
 """A run reads no file that it wrote, and every other one once; a stage that is finished is not built again."""
 
 import functools
-from collections import Counter
+from pathlib import Path
 
 import pytest
 from quick_runs import SMALL, quick_run
 
+from relinearize.backbones import weights
 from relinearize.methods.stage.stage import Stage
-from relinearize.relu.mask import Mask
-from relinearize.runs import plan as plans
+from relinearize.relu import mask
 
 
 @pytest.fixture
-def counted(monkeypatch):
-    """Counts of "KIND/FILE" read and of stages built, by their names."""
-    found = Counter()
-    read_weights, from_file, set_up = plans.read_weights, Mask.from_file, Stage.__init__
+def read(monkeypatch):
+    """The files of weights and masks that were read, whoever read them, as often as each was read."""
+    found = []
 
-    def reading(path):
-        found[f"{path.parents[1].name}/{path.name}"] += 1
-        return read_weights(path)
+    def counted(reader):
+        def reading(path, **settings):
+            found.append(Path(path))
+            return reader(path, **settings)
 
-    def reading_mask(path):
-        found["mask"] += 1
-        return from_file(path)
+        return reading
 
-    @functools.wraps(set_up)  # keys leave out the defaults that its signature says
-    def building(stage, *arguments, **settings):
-        found[stage.name] += 1
-        set_up(stage, *arguments, **settings)
-
-    monkeypatch.setattr(plans, "read_weights", reading)
-    monkeypatch.setattr(Mask, "from_file", reading_mask)
-    monkeypatch.setattr(Stage, "__init__", building)
+    monkeypatch.setattr(weights, "load_file", counted(weights.load_file))
+    monkeypatch.setattr(mask, "safe_open", counted(mask.safe_open))
     return found
 
 
-def test_new_run_reads_nothing_that_it_made(tmp_path, counted):
+def files(paths, store):
+    """KIND/FILE of each, where KIND is a folder of the store."""
+    return sorted(f"{path.relative_to(store).parts[0]}/{path.name}" for path in paths)
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The names of the stages that were built."""
+    names, set_up = set(), Stage.__init__
+
+    @functools.wraps(set_up)  # keys leave out the defaults that its signature says
+    def building(stage, *arguments, **settings):
+        names.add(stage.name)
+        set_up(stage, *arguments, **settings)
+
+    monkeypatch.setattr(Stage, "__init__", building)
+    return names
+
+
+def test_new_run_reads_nothing_that_it_made(tmp_path, read, fits):
     quick_run(tmp_path, f"budget.fraction={SMALL}")
-    # Searches and fine-tunings are checked before the teacher trains, and built from its weights afterwards.
-    assert counted == {"teacher": 1, "search": 2, "finetune": 2}
+    assert not read and fits == ["teacher", "search", "finetune"]
 
 
-def test_run_on_finished_stages_reads_each_file_once(tmp_path, alone, counted):
-    store = f"store={alone[SMALL][1].parents[1] / 'store'}"
-    counted.clear()  # of the runs that made the store
-    quick_run(tmp_path, f"budget.fraction={SMALL}", store, "method.finetune.epochs=1")
-    search = next(name for name in counted if name.startswith("snlsearch"))
-    assert counted == {"finetune": 2, "mask": 1, "teacher/weights.safetensors": 1, search: 1}
+def test_run_on_finished_stages_reads_each_file_once(tmp_path, alone, read, built, fits):
+    store = alone[SMALL][1].parents[1] / "store"
+    quick_run(tmp_path, f"budget.fraction={SMALL}", f"store={store}", "method.finetune.epochs=1")
+    once = ["search/mask.safetensors", "search/weights.safetensors", "teacher/weights.safetensors"]
+    assert files(read, store) == once
+    assert fits == ["finetune"] and built == {"finetune"}
 
 
-def test_other_label_reads_the_mask_alone_and_builds_nothing(tmp_path, alone, counted):
-    store = f"store={alone[SMALL][1].parents[1] / 'store'}"
-    counted.clear()  # of the runs that made the store
-    quick_run(tmp_path, f"budget.fraction={SMALL}", store, "dataset.title=Renamed", "logger=none")
-    assert counted == {"mask": 1}
+def test_other_label_reads_the_mask_alone_and_builds_nothing(tmp_path, alone, read, built):
+    record, folder = alone[SMALL]
+    store = folder.parents[1] / "store"
+    words = [f"budget.fraction={SMALL}", f"store={store}", "dataset.title=Renamed", "logger=none"]
+    other, _ = quick_run(tmp_path, *words)
+    assert files(read, store) == ["search/mask.safetensors"] and not built
+    assert all(stage.reused for stage in other.stages.values())
+    assert not any(stage.reused for stage in record.stages.values())
+    assert other.accuracy == record.accuracy and other.dataset.title == "Renamed"

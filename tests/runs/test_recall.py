@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from quick_runs import SMALL, composed, quick_command, quick_run
+from quick_runs import SMALL, composed, copy_store, quick_command, quick_run
 
 from relinearize.runs import recall as recalling
 from relinearize.runs.recall import note_of, recall
 
 
-def test_finished_run_is_found_without_torch(tmp_path, typed):
-    arguments = quick_command(tmp_path, f"budget.fraction={SMALL}", "method.search.epochs=1")[3:]
+def test_finished_run_is_found_without_torch(tmp_path, alone, typed):
+    copy_store(alone[SMALL][1], tmp_path)
+    arguments = quick_command(tmp_path, f"budget.fraction={SMALL}")[3:]
     status, shown, errors = typed(*arguments)
     assert status == 0, errors
     code = """
@@ -21,8 +22,9 @@ import sys
 from relinearize.cli import main
 sys.argv = ["relinearize", *sys.argv[1:]]
 main()
-heavy = {"torch", "pytorch_lightning", "torchvision", "sklearn"} & set(sys.modules)
-assert not heavy, heavy
+large = {"torch", "pytorch_lightning", "torchvision", "torchattacks", "sklearn", "scipy", "pandas", "matplotlib"}
+found = (large | {"wandb"}) & set(sys.modules)
+assert not found, found
 """
     environment = {**os.environ, "COLUMNS": "200"}
     again = subprocess.run(
@@ -32,14 +34,14 @@ assert not heavy, heavy
     assert again.stdout == shown
 
 
-def test_only_the_same_config_is_recalled(tmp_path, monkeypatch):
-    config = composed(tmp_path, f"budget.fraction={SMALL}", "method.search.epochs=1")
+def test_only_the_same_config_is_recalled(tmp_path, alone, monkeypatch):
+    copy_store(alone[SMALL][1], tmp_path)
+    config = composed(tmp_path, f"budget.fraction={SMALL}")
     assert recall(config) is None
-    record, folder = quick_run(tmp_path, f"budget.fraction={SMALL}", "method.search.epochs=1")
+    record, folder = quick_run(tmp_path, f"budget.fraction={SMALL}")
     assert recall(config) == (record, folder)
     for other in ("seed=1", "method.search.epochs=2", "dataset.subset=199", f"store={tmp_path / 'other'}"):
-        changed = composed(tmp_path, f"budget.fraction={SMALL}", "method.search.epochs=1", other)
-        assert recall(changed) is None, other
+        assert recall(composed(tmp_path, f"budget.fraction={SMALL}", other)) is None, other
     with monkeypatch.context() as patch:
         patch.setattr(recalling, "RESULTS_VERSION", recalling.RESULTS_VERSION + 1)
         assert recall(config) is None

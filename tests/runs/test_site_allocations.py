@@ -24,25 +24,30 @@ def live(record: Record) -> list[str]:
     return [site.name for site in record.sites if site.kept]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["snl", "random", "senet", pytest.param("rlnet", marks=pytest.mark.slow)])
-def test_every_search_keeps_its_budget_at_fewer_sites(tmp_path, method):
-    free, _ = quick_run(tmp_path, SHARE, *UNTUNED, method=method)
-    record, folder = quick_run(tmp_path, SHARE, *SITES, *UNTUNED, method=method)
+def assert_kept_at_four_sites(free, culled):
+    """Two runs (record, folder) of a method and a budget, of which the second keeps ReLUs at four sites alone."""
+    (free, _), (record, folder) = free, culled
     assert len(live(record)) == 4 < len(live(free)) == len(record.sites)
-    assert record.budget == free.budget and record.budget.met == BUDGET
+    assert record.budget == free.budget and record.budget.met == record.budget.asked
     mask, metadata = Mask.from_file(folder / "mask.safetensors")
     assert mask.counts == {site.name: site.kept for site in record.sites}
-    assert (metadata.asked, metadata.met) == (BUDGET, BUDGET)
-    assert record.method.name == f"{method}+sites" and record.name.startswith(f"{method}+sites-resnet8-digits-")
-    assert free.method.name == method
+    assert (metadata.asked, metadata.met) == (record.budget.asked, record.budget.met)
+    name = f"{free.method.name}+sites"
+    assert record.method.name == name and record.name.startswith(f"{name}-resnet8-digits-")
+
+
+@pytest.mark.slow
+def test_a_search_with_routes_keeps_its_budget_at_fewer_sites(tmp_path, rlnet):
+    copy_store(rlnet[1], tmp_path)
+    assert_kept_at_four_sites(rlnet, quick_run(tmp_path, "budget.fraction=0.2", *SITES, *UNTUNED, method="rlnet"))
 
 
 def test_one_search_that_scores_positions_serves_every_allocation(tmp_path, fits):
     free, folder = quick_run(tmp_path, SHARE)
-    assert fits == ["teacher", "search", "finetune"]
+    assert fits == ["teacher", "search", "finetune"] and free.method.name == "snl"
     fewer, other = quick_run(tmp_path, SHARE, *SITES)
     assert fits[3:] == ["finetune"]
+    assert_kept_at_four_sites((free, folder), (fewer, other))
     assert fewer.stages["search"].key == free.stages["search"].key and fewer.stages["search"].reused
     assert fewer.key != free.key and folder != other
     quick_run(tmp_path, SHARE, "allocation=cost")
@@ -93,8 +98,9 @@ def test_a_search_with_shares_of_its_own_is_told_where_they_come_from(tmp_path):
 
 def test_a_search_that_is_given_sensitivities_is_another_one_under_an_allocation(tmp_path, senet, fits):
     copy_store(senet[1], tmp_path)
-    record, _ = quick_run(tmp_path, SHARE, *SITES, method="senet")
+    record, folder = quick_run(tmp_path, "budget.fraction=0.2", *SITES, method="senet")
     assert fits == ["search", "finetune"] and record.stages["sensitivity"].reused
+    assert_kept_at_four_sites(senet, (record, folder))
     assert live(record) == [site.name for site in record.sites][-4:]  # the least sensitive are the first
     assert all(site.sensitivity is not None for site in record.sites)  # of all sites, as computed
     shares = [site.kept / site.sensitivity for site in record.sites if 0 < site.kept < site.total]
@@ -188,5 +194,6 @@ def test_the_command_takes_a_network_of_one_s_own(tmp_path, typed):
 
 def test_an_evaluation_finds_the_run_again(tmp_path):
     record, folder = quick_run(tmp_path, SHARE, *SITES, method="random")
+    assert len(live(record)) == 4 and record.method.name == "random+sites"
     found = evaluate_run([f"run={folder}", "accelerator=cpu"])
     assert found["relu/count"] == BUDGET and found["test"] == pytest.approx(record.accuracy.test)

@@ -12,7 +12,6 @@ import one_node
 import pytest
 from quick_runs import (
     LARGE,
-    MIDDLE,
     SMALL,
     assert_same_tensors,
     lasting,
@@ -30,7 +29,6 @@ SLURM = [
     "launcher=slurm", "hydra.launcher.partition=test", "hydra.launcher.gpus_per_node=null",
     "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1", 'hydra.launcher.setup=["export OMP_NUM_THREADS=1"]',
 ]  # fmt: skip
-THREE = f"{LARGE},{MIDDLE},{SMALL}"  # of which two run at once on two cores
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +46,6 @@ def records(tmp_path):
     return find_records([tmp_path / "runs"])
 
 
-def test_pareto_sweep_makes_one_teacher_and_one_search(slurm, tmp_path):
-    typed = quick_command(tmp_path, "-m", f"budget.fraction={THREE}", "sweep=mine", *SLURM)
-    done = shell(typed, env=slurm)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 done" in done.stdout
-    assert len(records(tmp_path)) == len(find_records([tmp_path / "sweeps" / "mine"])) == 3
-    assert len(list(tmp_path.glob("store/teacher/*/artifact.json"))) == 1
-    assert len(trained_epochs(tmp_path)) == 1
-
-
 def test_jobs_that_slurm_refuses_are_one_line(slurm, tmp_path):
     done = shell(quick_command(tmp_path, "-m", "seed=0,1", *SLURM, "hydra.launcher.partition=nowhere"), env=slurm)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("relinearize: error: 2 of 2 runs")]
@@ -65,10 +53,14 @@ def test_jobs_that_slurm_refuses_are_one_line(slurm, tmp_path):
 
 
 def test_a_run_that_fails_fails_its_job_and_no_other(slurm, tmp_path):
+    """Both have one teacher and one search."""
     settings = (f"budget.fraction={LARGE}", "method.finetune.learning_rate=1e20,0.01", "sweep=mine")
     done = shell(quick_command(tmp_path, "-m", *settings, *SLURM), env=slurm)
     assert done.returncode == 1 and "1 done, 1 failed" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("relinearize: error: 1 of 2 runs are not done; job 0: the loss of")
+    assert len(records(tmp_path)) == len(find_records([tmp_path / "sweeps" / "mine"])) == 1
+    assert len(list(tmp_path.glob("store/teacher/*/artifact.json"))) == 1
+    assert len(trained_epochs(tmp_path)) == 1
     (array,) = {path.name.partition("_")[0] for path in (tmp_path / "sweeps" / "mine").glob(".submitit/*_[01]")}
     ends = [f"{array}_0|FAILED", f"{array}_1|COMPLETED"]  # the second has left its result, and ends in a moment
     wait_for(lambda: all(end in shell(["sacct", "-j", array], env=slurm).stdout for end in ends), seconds=60)

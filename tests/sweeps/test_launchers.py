@@ -1,4 +1,7 @@
-"""Real runs under launchers that start processes of their own: shared work once, kills, failures, states."""
+"""Launchers that start processes of their own: kills, failures, states, of runs that only wait.
+
+Real training under them: tests/cli/test_command_line.py, a sweep that finds the user's classes.
+"""
 
 import contextlib
 import os
@@ -11,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from quick_runs import LARGE, command, quick_command, shell
+from processes import gone
+from quick_runs import command, shell
 
-from relinearize.records.run import find_records
 from relinearize.sweeps.files import job_files
 from relinearize.sweeps.status import Sweep
 
@@ -21,48 +24,6 @@ LAUNCHERS = {
     "joblib": ["launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit": ["launcher=submitit_local", "hydra.launcher.timeout_min=20"],
 }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_sweep_whose_command_is_killed_goes_on_under_any_launcher(tmp_path, launcher, typed):
-    """A run, and one whose teacher diverges; tests/runs/test_resume.py has two that share their stages."""
-    pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
-    command_line = quick_command(
-        tmp_path, "-m", "method.teacher.learning_rate=0.05,1e20", f"budget.fraction={LARGE}", "sweep=mine",
-        "trainer.progress=lines", "method.search.epochs=1", *LAUNCHERS[launcher],
-    )  # fmt: skip
-    folder = tmp_path / "sweeps" / "mine"
-    process = subprocess.Popen(
-        command_line, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        limit = time.monotonic() + 200
-        while not list(tmp_path.glob("store/teacher/*")):
-            assert process.poll() is None and time.monotonic() < limit
-            time.sleep(0.02)
-        sweep = Sweep.read(folder)
-        assert sweep.launching and len(sweep.rows) == 2 and sweep.counts["running"] >= 1
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert not Sweep.read(folder).launching
-
-    done = shell(command_line)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(
-        "relinearize: error: 1 of 2 runs are not done; job 1: the loss of stage teacher became NaN"
-    ), done.stderr
-    assert "1 done, 1 failed" in done.stdout
-    assert [row.state for row in Sweep.read(folder).rows] == ["done", "failed"]
-    assert len(find_records([tmp_path / "runs"])) == len(find_records([folder])) == 1
-    assert len(list(tmp_path.glob("store/teacher/*/artifact.json"))) == 1
-    status, shown, _ = typed("status", folder)
-    assert status == 0 and "1 done, 1 failed" in shown
-
-
-# ---- runs that only wait ---------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -99,15 +60,34 @@ def workers(folder):
     return {job.number: job.process.number for job in job_files(folder).values()}
 
 
-def lives(process):
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, 0)
-        return True
-    return False
+def all_end(folder):
+    """On a busy machine they take a moment after the command's end."""
+    assert gone(workers(folder).values(), 60)
 
 
 def states(folder):
     return [row.state for row in Sweep.read(folder).rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_sweep_whose_command_is_killed_goes_on_under_any_launcher(tmp_path, launcher, typed):
+    folder = tmp_path / "sweeps" / "mine"
+    with waiting_runs(tmp_path, launcher, "0,1") as process:
+        assert Sweep.read(folder).launching and states(folder) == ["running", "running"]
+        process.kill()
+        process.wait()
+        if launcher == "joblib":
+            all_end(folder)  # its workers with it, by themselves
+    all_end(folder)
+    assert not Sweep.read(folder).launching and states(folder) == ["killed", "killed"]
+
+    (tmp_path / "go").touch()
+    done = shell(process.args)
+    assert done.returncode == 0 and "2 done" in done.stdout, done.stdout + done.stderr
+    assert states(folder) == ["done", "done"]
+    status, shown, _ = typed("status", folder)
+    assert status == 0 and "2 done" in shown
 
 
 @pytest.mark.slow
@@ -162,10 +142,7 @@ def test_command_that_is_ended_ends_its_processes(tmp_path, launcher, state, num
         _, err = process.communicate(timeout=200)
         assert process.returncode == 130 and "goes on from the last checkpoint" in err.splitlines()[-1], err
         assert states(folder) == 2 * [state]
-        limit = time.monotonic() + 60  # on a busy machine they take a moment after the command's end
-        while any(lives(worker) for worker in workers(folder).values()):
-            assert time.monotonic() < limit
-            time.sleep(0.05)
+        all_end(folder)
 
 
 def test_interrupt_while_jobs_are_submitted_ends_those_that_run(monkeypatch):
@@ -197,15 +174,14 @@ def error_of(*arguments, **environment):
     return done.stderr.removeprefix("relinearize: error: ").strip()
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "slurm", "ray"])
-def test_launcher_that_is_not_installed_is_named_with_its_remedy(tmp_path, launcher):
+@pytest.mark.parametrize(
+    ("launcher", "plugin", "extra"),
+    [("joblib", "joblib", "launchers"), ("slurm", "submitit_slurm", "launchers"), ("ray", "ray", "ray")],
+)
+def test_launcher_that_is_not_installed_is_named_with_its_remedy(tmp_path, launcher, plugin, extra):
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['hydra_plugins'] = None\n")
-    name = launcher.replace("slurm", "submitit_slurm")
-    groups = (f"launcher={launcher}", f"hydra/launcher={name}")
-    for group in groups if launcher == "slurm" else groups[:1]:
-        error = error_of("-m", group, f"output={tmp_path}", PYTHONPATH=str(tmp_path))
-        extra = "ray" if launcher == "ray" else "launchers"
-        assert error == f"the launcher {name} is not installed; it comes with pip install -e '.[{extra}]'"
+    error = error_of("-m", f"launcher={launcher}", f"output={tmp_path}", PYTHONPATH=str(tmp_path))
+    assert error == f"the launcher {plugin} is not installed; it comes with pip install -e '.[{extra}]'"
 
 
 def test_launcher_of_a_single_run_asks_for_a_sweep(tmp_path):
@@ -217,19 +193,6 @@ def test_machine_without_slurm_is_one_line(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     error = error_of("-m", "seed=0,1", "launcher=slurm", f"output={tmp_path}", PATH=str(tmp_path))
     assert error.startswith("2 of 2 runs are not done; ") and "srun" in error
-
-
-@pytest.mark.slow
-def test_workers_of_a_killed_command_end(tmp_path):
-    folder = tmp_path / "sweeps" / "mine"
-    with waiting_runs(tmp_path, "joblib", "0,1") as process:
-        process.kill()
-        process.wait()
-        limit = time.monotonic() + 60
-        while any(lives(worker) for worker in workers(folder).values()):
-            assert time.monotonic() < limit
-            time.sleep(0.05)
-        assert states(folder) == ["killed", "killed"]
 
 
 def test_jobs_that_begin_together_share_the_cores(monkeypatch):

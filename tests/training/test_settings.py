@@ -87,6 +87,11 @@ def test_what_cannot_be_is_one_line_before_anything_trains(tmp_path, given, mess
     assert "\n" not in str(error.value)
 
 
+@pytest.fixture(scope="module")
+def plain():
+    return quick_plan("anywhere")
+
+
 def test_every_argument_of_lightnings_trainer_is_known_or_passed_on():
     assert set(RESERVED) | NEUTRAL_ARGUMENTS <= set(trainer_parameters())
 
@@ -107,8 +112,8 @@ def test_every_argument_of_lightnings_trainer_is_known_or_passed_on():
         (WATCH, True),  # who knows what it does
     ],
 )
-def test_what_can_change_a_result_is_in_every_key(tmp_path, given, changes):
-    plain, other = quick_plan(tmp_path), quick_plan(tmp_path, given)
+def test_what_can_change_a_result_is_in_every_key(tmp_path, plain, given, changes):
+    other = quick_plan(tmp_path, given)
     for stage in ("teacher", "search", "finetune", "run"):
         assert (getattr(plain, stage).key != getattr(other, stage).key) is changes
 

@@ -4,6 +4,7 @@ The parties here are small scripts, so no engine is needed.
 """
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,9 +12,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from numpy_bundles import residual_network, written
 from processes import alive, gone
 
 from relinearize.errors import UserError
+from relinearize.private_inference.engine import infer as engine_infer
+from relinearize.private_inference.engine.options import InferOptions
 from relinearize.private_inference.engine.two_parties import TwoParties, stopped_by_signals
 
 ECHO = """
@@ -119,6 +123,23 @@ def test_a_stopped_starter_takes_both_with_it(tmp_path, number, status):
     starter.send_signal(number)
     assert starter.wait(30) == status
     assert gone(pids)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_the_engines_command_in_order(tmp_path, monkeypatch, capsys, number, status):
+    options = InferOptions(written(residual_network([0] * 5), tmp_path / "bundle"), protocol="tfp", n_images=1)
+    monkeypatch.setattr(type(options.chosen_engine), "here", True)
+    monkeypatch.setattr(engine_infer, "measured", lambda *arguments: signal.raise_signal(number))
+    monkeypatch.setattr(sys, "argv", ["engine", options.to_json()])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module("relinearize.private_inference.engine", run_name="__main__")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert end.value.code == status
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "relinearize: interrupted; both parties are stopped" or number != signal.SIGINT
 
 
 def test_signals_are_given_back():
