@@ -119,6 +119,18 @@ def test_what_settings_were_before_there_was_a_choice_is_no_difference():
     assert list(build_panels([fake_record(seed=0), chosen])[0].points["n"]) == [2]
 
 
+def test_a_curve_is_named_by_as_many_settings_as_tell_it_from_the_others():
+    """Two, or three where two curves would have one name."""
+    alike = {"crop_padding": 4, "flip": True, "cutout": 0}
+    others = [alike, alike | {"crop_padding": 0, "cutout": 8}, alike | {"flip": False}]
+    records = [with_config(fake_record(seed=0), "dataset", augment=one) for one in others]
+    (panel,) = build_panels(records)
+    assert panel.points["variant"].nunique() == 3
+    assert {variant.count("=") for variant in panel.points["variant"]} == {3}
+    (panel,) = build_panels(records[:2])
+    assert {variant.count("=") for variant in panel.points["variant"]} == {2}
+
+
 def test_a_seed_counts_once():
     """Two runs with one seed that nothing in their records tells apart, of two versions of the program, say."""
     first = fake_record(seed=0)

@@ -187,10 +187,19 @@ def variants_of(recipes: Sequence[dict[str, Any]]) -> list[str]:
     """In a few words, what tells each recipe from the others of its method and network; "" where there is one only."""
     keys = sorted({key for recipe in recipes for key in recipe})
     differing = [key for key in keys if len({repr(recipe.get(key)) for recipe in recipes}) > 1]
-    # Two are enough for a name: the classes of the stages, then their settings, then what follows from these.
-    shown = sorted(differing, key=lambda key: (key != "stages", "_target_" in key, "." not in key, key))[:2]
+    # The classes of the stages, then their settings, then what follows from these; after two, what tells more apart.
+    ordered = sorted(differing, key=lambda key: (key != "stages", "_target_" in key, "." not in key, key))
+    shown = ordered[:2]
+    for key in ordered[2:]:
+        if told_apart(recipes, [*shown, key]) > told_apart(recipes, shown):
+            shown.append(key)
     columns = {key.removeprefix("method."): _shortened([str(one.get(key)) for one in recipes]) for key in shown}
     return [", ".join(f"{key}={texts[place]}" for key, texts in columns.items()) for place in range(len(recipes))]
+
+
+def told_apart(recipes: Sequence[dict[str, Any]], keys: Sequence[str]) -> int:
+    """How many kinds of recipes `keys` make."""
+    return len({tuple(repr(recipe.get(key)) for key in keys) for recipe in recipes})
 
 
 def _shortened(texts: Sequence[str]) -> Sequence[str]:
