@@ -81,7 +81,7 @@ class EncodedImages(ABC):
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+    def __getitem__(self, rows: Tensor | list[int] | slice) -> Tensor:
         import torch
 
         return self.index_select(0, torch.arange(len(self))[rows])

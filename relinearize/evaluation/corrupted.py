@@ -64,7 +64,7 @@ def corrupted(
     subject: Subject, source: CorruptedImages, name: str, severity: int, rows: torch.Tensor, batch_size: int
 ) -> Result:
     flags = []
-    for chosen in rows.split(max(batch_size, READ_TOGETHER)):
+    for chosen in rows.split(batch_size * max(1, READ_TOGETHER // batch_size)):
         images, labels = map(torch.from_numpy, source.images(name, severity, chosen.numpy()))
         batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
         flags += [subject.correct(*subject.pixels(*batch)) for batch in batches]

@@ -60,7 +60,7 @@ def run(config: DictConfig) -> tuple[Record, Path]:
     """Do the run that `config` describes, or find it done. Returns its record and its folder."""
     note = note_of(config)  # before the plan fills in what the config leaves to the images
     plan = Plan.of(config)
-    if config.repair:
+    if config.get("repair"):
         remove_damaged(plan)
     plan.run.make(partial(make_run, plan))
     plan.run.describe()

@@ -63,12 +63,12 @@ def note_of(config: DictConfig) -> Path | None:
 def decided_elsewhere(settings: dict[str, Any]) -> bool:
     """Whether files, this machine, constants of the package or a user's class decide what the run is; or W&B or a
     repair waits."""
-    trainer, sensitivity = settings["trainer"], settings["sensitivity"] or {}
+    trainer, sensitivity = settings["trainer"], settings.get("sensitivity") or {}
     by_machine = trainer.get("accelerator") != "cpu" and any(Path(device).exists() for device in GPU_DEVICES)
     search = settings["method"]["search"]
     masks = [node.get("file") for node in (search, search.get("first")) if isinstance(node, Mapping)]
     files = (settings["teacher"]["weights"], settings["backbone"].get("weights"), sensitivity.get("file"), *masks)
     own = is_ours(sensitivity.get("_target_", "relinearize.")) and is_ours(settings["backbone"]["_target_"])
     free = (settings.get("allocation") or {"name": "free"})["name"] == "free"
-    asks = settings["repair"] or settings["logger"]["name"] == "wandb"
+    asks = settings.get("repair") or settings["logger"]["name"] == "wandb"
     return by_machine or any(files) or not own or not free or asks

@@ -73,7 +73,7 @@ class LowerLatency(SiteChoice):
     """`allocation=cost`: sites are culled while the predicted latency falls and enough of the search's score is kept.
 
     Args:
-        preset, network: whose latency, see private_inference/cost/presets.py.
+        preset, network: whose latency, see private_inference/cost/presets.py; null: Cheetah, the WAN.
         worth: 0 to 1, the least share that is kept of the worth of the search's own division.
     """
 

@@ -241,6 +241,15 @@ def test_wrong_settings_are_one_line(networks, settings, words):  # noqa: F811
         search(*networks, **settings)
 
 
+def test_a_search_that_ends_before_its_first_candidate_leaves_what_it_has(networks):  # noqa: F811
+    """RLNet's robust validation may be rare, and a callback may end the search before it."""
+    stage = search(*networks, selection="best")
+    stage.put_on(stage.first_mask(0))
+    found = stage.snapshot()
+    assert found.mask == stage.mask and found.weights.keys() == stage.weights().keys()
+    assert stage.selected()[1] is None
+
+
 # ---- the way of the search -----------------------------------------------------------------------------------------
 
 

@@ -137,6 +137,8 @@ class FilterPruning(MaskedSearch):
 
     def prepare(self, sample: Tensor) -> None:
         """Find the filters in front of each site by running `sample` (1 x C x H x W), and what each criterion keeps."""
+        if self.layers:
+            return
         self.layers = site_layers(self.network, sample, direct=True)
         for name, layer in self.layers.items():
             weight = inner_network(self.network).get_submodule(layer).weight
@@ -147,9 +149,8 @@ class FilterPruning(MaskedSearch):
                 )
             kept = [top_positions({name: importances(weight, one)}, self.counts[name])[name] for one in CRITERIA]
             self.selections[name] = torch.stack(kept).float()
-        if (
-            self.criterion == LEARNED
-        ):  # last of all: a copy of the network would copy its hooks, this stage and the images
+        # Hooks last of all: a copy of the network would copy them, hence this stage and the images.
+        if self.criterion == LEARNED:
             for place, (name, site) in enumerate(named_sites(inner_network(self.network)).items()):
                 site.register_forward_hook(partial(self.select, name, place))
 

@@ -48,7 +48,8 @@ class MaskedSearch(Distill):
         row |= count_columns(self.mask.counts)
 
     def snapshot(self) -> Snapshot:
-        scores = kept_first({name: score.cpu() for name, score in self.position_scores().items()}, self.mask)
+        found = self.position_scores()  # in any order, as where they come from a file
+        scores = kept_first({name: found[name].cpu() for name in self.mask}, self.mask)
         if self.mask.count > self.budget:
             self.put_on(top_mask(scores, self.budget))
             self.reached = False

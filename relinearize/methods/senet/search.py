@@ -217,7 +217,7 @@ class SENetSearch(Distill):
     def snapshot(self) -> Snapshot:
         """The result: the selected mask and the weights that belong to it."""
         weights, _ = self.selected()
-        mask = self.mask if self.selection == "last" else Mask(self.best["mask"])
+        mask = self.mask if self.selection == "last" else Mask(self.best.get("mask", self.mask))
         return Snapshot(self.budget, mask, weights, True, self.seconds, list(self.history))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

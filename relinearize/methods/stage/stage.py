@@ -379,7 +379,7 @@ class Stage(nn.Module):
         if not self.epochs:
             return self.weights(), None
         if self.selection == "last" or self.best["weights"] is None:  # stopped before an epoch that is a candidate
-            return self.weights(), len(self.history) - 1
+            return self.weights(), len(self.history) - 1 if self.history else None
         return self.best["weights"], self.best["epoch"]
 
     def variants(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -51,7 +51,7 @@ function heatTable(columns) { // rows: sites
   const rows = sites.map((site, index) => el("tr", {}, el("th", { class: "text" }, site.name),
     columns.map(({ runs, colour, title }) => {
       const own = runs.map((run) => run.sites[index]).filter(Boolean); // a student of half the width has smaller sites
-      const kept = spread(own.map((one) => one.kept / one.total)).mean, total = own.length ? own[0].total : site.total;
+      const kept = spread(own.map((one) => one.kept / one.total)).mean, total = own[0].total;
       // The square root keeps small shares visible: most budgets worth looking at are below a tenth.
       const strength = Math.sqrt(kept);
       return el("td", {
