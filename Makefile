@@ -36,6 +36,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# Bytecode of what trainings and reports import, made once: else every process of the tests compiles it at the same time.
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import relinearize.training.lightning, relinearize.report.report, sklearn.datasets"
 	@touch $@
 
 pi: $(PI_INSTALLED) ## .venv-pi, the environment of the engine that `relinearize infer` runs (1.3 GB)

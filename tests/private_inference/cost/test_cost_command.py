@@ -63,8 +63,8 @@ def test_layers_beside_the_presets(tmp_path):
     cost_command([f"bundle={place}", "layers=true", "preset=semi2k", "network=lan"], Console(file=text, width=140))
     lines = text.getvalue().partition("semi2k_lan by layer, predicted")[2].splitlines()
     rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.strip()}
-    assert rows["stem"].startswith("stem max_pool 552 0.079 35.3 % 32 ")
-    assert rows["relu1"].startswith("relu1 masked_relu 194 of 396 0.028 ")
+    assert rows["stem"].startswith("stem max_pool 552 0.0795 35.3 % 32 ")
+    assert rows["relu1"].startswith("relu1 masked_relu 194 of 396 0.0279 ")
     assert rows["together"].startswith("together 194 of 546 984 0.225 100.0 % 88 ")
 
 
