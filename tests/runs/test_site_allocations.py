@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
-from quick_runs import SMALL, copy_store, quick_plan, quick_run
+from quick_runs import SEARCH, SMALL, copy_store, quick_plan, quick_run
 
 from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
@@ -84,6 +84,8 @@ def test_shapley_values_divide_the_budget_of_a_search_that_scores_positions(tmp_
 def test_other_sensitivities_divide_it_as_well(tmp_path, source):
     """Known at once; learned by another search, whose counts they are."""
     words = ["allocation=shapley", f"sensitivity@allocation.sensitivity={source}", f"allocation.name={source}"]
+    if source == "snl":
+        words += [word.replace("method.search", "allocation.sensitivity.search") for word in SEARCH]
     record, _ = quick_run(tmp_path, SHARE, *words, *UNTUNED, method="random")
     kept = {site.name: site.kept for site in record.sites}
     sizes, values = {site.name: site.total for site in record.sites}, {s.name: s.sensitivity for s in record.sites}
