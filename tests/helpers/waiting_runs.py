@@ -1,6 +1,7 @@
 """`relinearize` whose runs only wait, until there is a file `go` in their output: for tests of launchers."""
 
 import contextlib
+import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ def make_run(config):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     with contextlib.suppress(ImportError):
         import submitit
 
