@@ -21,6 +21,7 @@ SITES = re.findall(r"<!-- sites: (\w+) -->\n(.*?)<!-- end -->", README, flags=re
 WHOLE_CHANNELS = re.findall(r"<!-- whole channels: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 OFFICIAL = re.findall(r"<!-- official: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 INFERENCES = re.findall(r"<!-- inferences: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+LATENCIES = re.findall(r"<!-- latencies: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 COSTS = re.findall(r"<!-- costs: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 ROBUST_TABLES = re.findall(r"<!-- robustness: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 
@@ -159,3 +160,16 @@ def test_tables_of_inferences_equal_their_records(folder: str, table: str) -> No
     head, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
     columns = [head.index(name) for name in ("protocol", "ReLUs", "MB", "steady s, wan")]
     assert {tuple(line[column] for column in columns) for line in lines} == rows
+
+
+@pytest.mark.parametrize(("folder", "table"), LATENCIES, ids=[folder for folder, _ in LATENCIES])
+def test_tables_of_latencies_equal_runs_and_inferences(folder: str, table: str) -> None:
+    found = set()
+    for path, record in find_records([RESULTS / folder]):
+        for inference in path.parent.glob("bundle-infer/*/inference.json"):
+            private = InferenceRecord.read(inference)
+            cost = f"{private.steady.bytes / 1e6:.1f}", f"{private.steady.median_seconds:.1f}"
+            counts = f"{record.budget.met:,}", str(private.live_sites)
+            found.add((record.method.name, *counts, f"{record.accuracy.test:.2f}", *cost))
+    lines = table.strip().splitlines()[2:]
+    assert {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines} == found
