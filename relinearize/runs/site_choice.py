@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from relinearize.errors import UserError
-from relinearize.private_inference.cost.presets import one_preset, predict
+from relinearize.errors import UserError, as_typed
+from relinearize.private_inference.cost.presets import find_presets, predict
 from relinearize.private_inference.cost.workload import REPLACEMENT_COUNTS, mask_workload
 from relinearize.relu.culling import Divide, Division, cull_by_latency, fewest_sites, holds, keep_sites
 
@@ -73,7 +73,7 @@ class LowerLatency(SiteChoice):
     """`allocation=cost`: sites are culled while the predicted latency falls and enough of the search's score is kept.
 
     Args:
-        preset, network: whose latency, see private_inference/cost/presets.py; null: Cheetah, the WAN.
+        preset, network: whose latency, see private_inference/cost/presets.py.
         worth: 0 to 1, the least share that is kept of the worth of the search's own division.
     """
 
@@ -81,9 +81,15 @@ class LowerLatency(SiteChoice):
         if isinstance(worth, bool) or not isinstance(worth, Real) or not 0 <= worth <= 1:
             raise UserError(f"allocation.worth={worth} is no share; give 0 to 1")
         try:
-            self.preset = one_preset(preset, network)
+            found = find_presets(preset, network)
         except UserError as error:
             raise UserError(f"allocation: {error}") from None
+        if len(found) > 1:
+            raise UserError(
+                f"allocation.preset={as_typed(preset)} allocation.network={as_typed(network)}: these are {len(found)} "
+                "presets; give one protocol and one network, as cheetah and wan"
+            )
+        (self.preset,) = found
         if self.preset.network is None:
             raise UserError(
                 f"allocation.preset={preset} is computation alone, which no culled site lowers; give a protocol's name"

@@ -179,6 +179,9 @@ def test_what_is_only_remembered_is_marked():
     for text in texts:
         for found in re.finditer("remembered", text):
             assert "unverified" in text[max(0, found.start() - 150) : found.end() + 150]
+    files = ("teacher/senet", "search/senet", "finetune/senet", "finetune/senet_activations")
+    said = "".join((CONF / "method" / f"{name}.yaml").read_text() for name in files)
+    assert not re.findall(r"paper(?!, \*unverified| is remembered|_parity|, seen)", said)
 
 
 def test_the_lists_that_the_headers_name_fit_and_come_with_their_sums():

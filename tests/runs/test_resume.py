@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import time
@@ -82,6 +83,22 @@ def test_run_killed_at_every_write_goes_on_to_the_same_result(tmp_path, alone):
         progress = 2 + kills % 11
         assert kills < 100
     assert kills > 5
+    assert_equals_undisturbed(tmp_path, alone[SMALL])
+
+
+@pytest.mark.slow
+def test_run_killed_at_random_moments_goes_on_to_the_same_result(tmp_path, alone):
+    """At any moment, within steps and writes; lives grow longer, so that slow machines come to an end, too."""
+    chance = random.Random(0)
+    for life in range(100):
+        process = FORK.Process(target=quick_run, args=(tmp_path, OFTEN, f"budget.fraction={SMALL}"))
+        process.start()
+        process.join(chance.uniform(0.2, 1 + life / 4))
+        if process.exitcode is not None:
+            break
+        process.kill()
+        process.join()
+    assert process.exitcode == 0 and life > 2
     assert_equals_undisturbed(tmp_path, alone[SMALL])
 
 

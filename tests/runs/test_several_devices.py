@@ -234,6 +234,21 @@ def test_running_statistics_become_their_mean_over_the_processes(monkeypatch):
 # ---- interrupts ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+def test_accuracy_of_two_processes_is_that_of_one_within_noise(tmp_path):
+    """With batch norms, whose statistics each process takes of its own images; on all digits, under random masks."""
+    longer = ["dataset.subset=null", "method.teacher.epochs=6", "method.teacher.learning_rate=0.2"]
+    longer += [f"budget.fraction={LARGE}", "method.finetune.learning_rate=0.05"]
+    found = []
+    for devices in (1, 2):
+        settings = [*longer, f"trainer.devices={devices}"]
+        record, _ = quick_run(tmp_path / str(devices), *settings, method="random")
+        found.append([getattr(record.accuracy, measure) for measure in ("teacher_test", "holdout", "test")])
+    print("teacher, hold-out, test: of one process", found[0], "of two", found[1])
+    assert min(found[0] + found[1]) > 90
+    assert max(abs(one - two) for one, two in zip(*found, strict=True)) < 5
+
+
 class Interrupted(Exception):
     pass
 

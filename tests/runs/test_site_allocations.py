@@ -175,8 +175,9 @@ def test_a_search_without_its_scores_is_refused_by_name(tmp_path):
         (["allocation=cost", "allocation.network=moon"], "allocation: network=moon: must be loopback, lan, wan or"),
         (
             ["allocation=cost", "allocation.preset=delphi_compute", "allocation.network=null"],
-            "allocation.preset=delphi",
+            "allocation.preset=delphi_compute is computation alone",
         ),
+        (["allocation=cost", "allocation.network=null"], "allocation.network=null: these are 2 presets; give one"),
         (["allocation=cost", "allocation.preset=delphi_compute"], "allocation: preset=delphi_compute is computation"),
     ],
 )
