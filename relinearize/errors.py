@@ -5,6 +5,7 @@ import operator
 import re
 import traceback
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 # Words for some of pydantic's kinds of error.
@@ -44,6 +45,13 @@ def check_choice(key: str, value: object, valid: Iterable[object]) -> None:
         raise UserError(f"{key}={as_typed(value)} is unknown; valid: {', '.join(map(as_typed, valid))}")
 
 
+def check_path(key: str, value: object) -> Path:
+    """`value` as a path, `~` expanded. UserError, naming the config key, unless it is text or a path."""
+    if not isinstance(value, str | Path):
+        raise UserError(f"{key}={as_typed(value)} is no path; a folder whose name is a number: '\"{value}\"'")
+    return Path(value).expanduser()
+
+
 def check_number(key: str, value: object, *bounds: str, integer: bool = False, optional: bool = False) -> None:
     """UserError, naming the config key, unless `value` is a number (NaN is none) within `bounds`: ">= 0", "< 1".
 
@@ -59,8 +67,8 @@ def check_number(key: str, value: object, *bounds: str, integer: bool = False, o
 
 
 def as_typed(value: object) -> str:
-    """As it is written in a config: null, not None."""
-    return "null" if value is None else str(value)
+    """As it is written in a config: null, not None; true, not True."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def checked_keys(key: str, value: object, valid: Collection[str]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def count_sites(config: DictConfig, convention: str | None) -> dict[str, tuple[i
     from relinearize.relu.sites import site_shapes
     from relinearize.runs.build import all_relu_network
     from relinearize.runs.schema import check_targets, checked
+    from relinearize.targets import build
 
     check_targets(checked(config), "dataset", "backbone")
 
@@ -39,7 +40,11 @@ def count_sites(config: DictConfig, convention: str | None) -> dict[str, tuple[i
     if convention is not None:
         with open_dict(config):
             config.backbone.convention = convention
-    return site_shapes(all_relu_network(config).network)
+    source = build(config.dataset.source)
+    for key in ("mean", "std"):
+        if config.dataset[key] is None:  # that of all training images, which does not matter here
+            config.dataset[key] = [1.0] * source.channels
+    return site_shapes(all_relu_network(config, source).network)
 
 
 def show_counts(config: DictConfig) -> None:

@@ -12,7 +12,7 @@ from relinearize.corruptions.constants import CORRUPTIONS, EXTRA, SEVERITIES
 from relinearize.corruptions.sources import CorruptedImages
 from relinearize.data.decoding import CentralCrop, ImageFiles
 from relinearize.data.image_folder import class_folders, list_images
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice, check_path
 from relinearize.files import file_digest
 
 LABELS = "labels.npy"
@@ -41,7 +41,9 @@ class CorruptionFiles(CorruptedImages):
         extra: bool = False,
         expected: int = 10_000,
     ) -> None:
-        path, labels, shape = Path(folder).expanduser(), np.asarray(labels).astype(np.int64), tuple(images.shape[1:])
+        path = check_path("corruptions.folder", folder)
+        labels, shape = np.asarray(labels).astype(np.int64), tuple(images.shape[1:])
+        check_choice("corruptions.extra", extra, (True, False))
         self.names = CORRUPTIONS + EXTRA if extra else CORRUPTIONS
         self.left_out = {}
         self._expected = expected

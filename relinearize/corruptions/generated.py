@@ -14,8 +14,8 @@ from relinearize.corruptions.constants import CONSTANTS, CORRUPTIONS, EXTRA
 from relinearize.corruptions.generator.generate import VERSION, generate
 from relinearize.corruptions.photographs import Photographs
 from relinearize.corruptions.sources import CorruptedImages
-from relinearize.data.decoding import load_array
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.data.decoding import EncodedImages, load_array
+from relinearize.errors import UserError, check_choice, check_number, check_path
 from relinearize.files import write_text
 
 CHUNK = 1000  # images made at a time for the cache
@@ -23,7 +23,7 @@ DISTRIBUTIONS = ("numpy", "scipy", "opencv-python-headless", "pillow")  # anothe
 
 
 class GeneratedCorruptions(CorruptedImages):
-    """`images` (uint8 N x H x W x C, array or tensor; C 1 or 3) under the standard corruptions, labelled as generated.
+    """`images` (uint8 N x H x W x C; C 1 or 3) under the standard corruptions, labelled as generated.
 
     constants: "cifar", "tiny" or "auto" (by image size). seed: of the corruptions' random numbers. frost_images: folder
     of photographs of frost; None: 14 of the 15 corruptions, without frost. extra: the four extra corruptions, too.
@@ -37,7 +37,7 @@ class GeneratedCorruptions(CorruptedImages):
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: np.ndarray | EncodedImages,
         labels: np.ndarray,
         class_names: Sequence[str] | None = None,
         *,
@@ -47,11 +47,12 @@ class GeneratedCorruptions(CorruptedImages):
         frost_images: str | Path | None = None,
         extra: bool = False,
     ) -> None:
-        self._images = np.asarray(images)
+        self._images = images
         self._labels = np.asarray(labels).astype(np.int64)
         if self._images.ndim != 4 or len(self._images) != len(self._labels):
             raise ValueError(f"images {self._images.shape} and labels {self._labels.shape} do not match")
         check_number("corruptions.seed", seed, ">= 0", integer=True)
+        check_choice("corruptions.extra", extra, (True, False))
         check_choice("corruptions.constants", constants, ("auto", *CONSTANTS))
         if constants == "auto":  # those made for the nearer size
             constants = "cifar" if max(self._images.shape[1:3]) < 48 else "tiny"
@@ -64,7 +65,7 @@ class GeneratedCorruptions(CorruptedImages):
         if extra and self._images.shape[-1] == 1:
             self.left_out["saturate"] = "grey images have no saturation"
         self.names = tuple(name for name in wanted if name not in self.left_out)
-        self._cache = None if cache is None else Path(cache).expanduser()
+        self._cache = None if cache is None else check_path("corruptions.cache", cache)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -109,11 +110,11 @@ class GeneratedCorruptions(CorruptedImages):
 
     def _generate(self, name: str, severity: int, positions: np.ndarray) -> np.ndarray:
         settings = {"constants": self.constants, "seed": self.seed, "photographs": self._photographs}
-        return generate(self._images[positions], name, severity, positions=positions, **settings)
+        return generate(np.asarray(self._images[positions]), name, severity, positions=positions, **settings)
 
     @cached_property
     def _content(self) -> dict[str, Any]:
         """What cached arrays depend on; not on what else is made."""
-        pixels = hashlib.sha256(np.ascontiguousarray(self._images)).hexdigest()
+        pixels = hashlib.sha256(np.ascontiguousarray(self._images[:])).hexdigest()
         settings = {key: value for key, value in self.describe().items() if key not in ("names", "left_out")}
         return {"pixels": pixels, "shape": list(self._images.shape), **settings}

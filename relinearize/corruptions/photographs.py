@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_path
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 PUBLISHED = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
@@ -21,7 +21,7 @@ class Photographs:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = check_path("corruptions.frost_images", folder)
         if not self.folder.is_dir():
             raise UserError(
                 f"corruptions.frost_images={folder}: no such folder; give one of photographs of frost, or null"

@@ -76,7 +76,7 @@ class ImageData:
         return {"train": len(train), "holdout": len(holdout), "test": len(self._test)}
 
     def train_loader(self, batch_size: int, seed: int, **share: Any) -> TrainLoader:
-        """Augmented training batches; share: parts, rank, world_size and second_view of TrainLoader."""
+        """Augmented training batches; share: parts, rank, world_size, shares and second_view of TrainLoader."""
         order = dict(flip=self.augmentation.flip, short_batch=self.short_batch)
         return TrainLoader(self._training_images(), batch_size, seed, **order, **share)
 

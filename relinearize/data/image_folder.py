@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -154,9 +154,16 @@ def mark_of(entry: os.DirEntry) -> str:
     try:
         if entry.name.lower().endswith(COMPRESSED):
             return str(entry.stat().st_size)
-        return file_digest(Path(entry.path))
+        content = entry.stat()
+        return _digest(entry.path, content.st_size, content.st_mtime_ns)
     except OSError as error:
         raise UserError(f"{entry.path}: cannot be read ({error.strerror})") from error
+
+
+@cache
+def _digest(path: str, _size: int, _changed: int) -> str:
+    """Remembered while the file keeps its size and its time: a run opens a set more than once."""
+    return file_digest(Path(path))
 
 
 def class_folders(folder: Path) -> list[str]:

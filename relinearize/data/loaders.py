@@ -16,8 +16,13 @@ from relinearize.data.order import batch_bounds, part_bounds, seeded_generator
 from relinearize.data.training_images import BatchPlan, Reader, TrainingImages
 from relinearize.errors import UserError, check_choice
 
-# Images at once, by device type. On a CPU, the maps of larger batches cost page faults: 1.4 times the time at 1,000.
+# Images of 64 pixels or fewer at once. On a CPU, maps of larger batches cost page faults: 1.4 times the time at 1,000.
 EVALUATION_BATCH = {"cpu": 250, "cuda": 1000}
+
+
+def evaluation_batch(device: str, images: Tensor | EncodedImages) -> int:
+    """How many images of N x H x W x C at once: of larger ones as many pixels as of those of 64."""
+    return max(1, EVALUATION_BATCH[device] * 64**2 // max(64, images.shape[1]) ** 2)
 
 
 class TrainLoader:
@@ -35,6 +40,8 @@ class TrainLoader:
 
     second_view: with "augmix" batches are (pixels, labels, second pixels): AugMix of the same images under a crop and
     flip of their own, as RLNet takes them from a second copy of the set. The first two are the same without it.
+
+    shares: into how many parts, each with batch norms of its own, the stage divides a batch.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         second_view: str | None = None,
+        shares: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} is not below world_size={world_size}")
@@ -59,10 +67,11 @@ class TrainLoader:
         self._bounds = batch_bounds(len(images), batch_size, short_batch)
         self._part_bounds = part_bounds(self.batches_per_epoch, parts)
         smallest = min(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
-        if smallest < 2 * world_size:
+        if smallest < 2 * world_size * shares:
             raise UserError(
-                f"batch_size={batch_size}: a batch of {smallest} images leaves a process of {world_size} "
-                "fewer than the 2 images that batch norm needs; give a larger batch_size or fewer devices"
+                f"batch_size={batch_size}: a batch of {smallest} images leaves a batch norm fewer than the 2 that it "
+                f"needs ({world_size} device(s), {shares} route(s)); give a larger batch_size, fewer devices, or "
+                "dataset.short_batch=false"
             )
         self._next = (0, 0, 0)
         self._given = {"epoch": 0, "part": 0, "batch": 0}
@@ -125,7 +134,7 @@ class OrderedLoader:
 
     images: uint8 N x H x W x C, on the device or not (then each batch is copied there), or encoded images, which
     `workers` processes decode; rows: the images to show (int64, positions), None for all; batch_size: None for
-    EVALUATION_BATCH. Process `rank` of `world_size` gets every world_size-th image: each is shown in one process.
+    `evaluation_batch`. Process `rank` of `world_size` gets every world_size-th image: each is shown in one process.
     """
 
     def __init__(
@@ -143,7 +152,7 @@ class OrderedLoader:
         self.rows = (torch.arange(len(labels)) if rows is None else rows)[rank::world_size]
         if not len(self.rows) and world_size > 1:
             raise UserError(f"fewer images to evaluate on than trainer.devices={world_size}; give fewer devices")
-        self.batch_size = batch_size or EVALUATION_BATCH[self.device.type]
+        self.batch_size = batch_size or evaluation_batch(self.device.type, images)
         encoded = isinstance(images, EncodedImages)
         self._reader = Reader(StackDataset(images, labels), workers, self.device) if encoded else None
 

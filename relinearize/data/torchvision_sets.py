@@ -6,16 +6,20 @@ import difflib
 import hashlib
 import inspect
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock
 
 from relinearize.data.decoding import CACHE_VERSION, CentralCrop, EncodedImages, as_rgb, load_decoded
 from relinearize.data.source import ImageSet, Source, Split, check_labels
 from relinearize.errors import UserError
+from relinearize.files import SHARED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -145,10 +149,9 @@ class TorchvisionImages(Source):
         """The set as it lies in `root`, or downloaded."""
         # EMNIST and QMNIST hand arguments that they do not know on to MNIST.
         can_download = any("download" in inspect.signature(kind).parameters for kind in self._class.__mro__[:2])
-        attempts = [{}, {"download": True}] if self.download and can_download else [{}]
-        for attempt in attempts:
+        for opened in [self._present, self._fetched] if self.download and can_download else [self._present]:
             try:
-                return self._class(self.root, **arguments, **self._options, **attempt)
+                return opened(arguments)
             except ValueError as error:
                 if "argument split" in str(error):
                     raise
@@ -163,12 +166,31 @@ class TorchvisionImages(Source):
             f"{self.root}: {self.name} is not there, or damaged ({reason}); point dataset.root to where it is, {remedy}"
         ) from problem
 
+    def _present(self, arguments: dict[str, Any]) -> VisionDataset:
+        return self._class(self.root, **arguments, **self._options)
+
+    def _fetched(self, arguments: dict[str, Any]) -> VisionDataset:
+        """torchvision unpacks in place, and takes what it finds for the whole set: so elsewhere, moved at the end."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(self.root / f".{self.name}.lock", mode=SHARED),
+            tempfile.TemporaryDirectory(prefix=".download-", dir=self.root) as work,
+        ):
+            with suppress(OSError, RuntimeError, ValueError):  # another process has fetched it meanwhile
+                return self._present(arguments)
+            for archive in self.root.iterdir():  # the user's own copies: torchvision compares and unpacks them
+                if archive.is_file() and not archive.name.startswith("."):
+                    (Path(work) / archive.name).symlink_to(archive.resolve())
+            self._class(work, **arguments, **self._options, download=True)
+            move_into(Path(work), self.root)
+        return self._present(arguments)
+
     @cached_property
     def _first(self) -> Image:
         """The first training image; refuses sets whose items are no images with a class number."""
         import PIL.Image
 
-        item = self._datasets["train"][0]
+        item = item_of(self._datasets["train"], 0, self.name)
         if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], PIL.Image.Image)):
             raise UserError(f"dataset.class={self.name}: its items are not an image and a class number")
         if self._size is None and item[0].size[0] != item[0].size[1]:
@@ -209,6 +231,22 @@ class DatasetImages(EncodedImages):
         return f"{self.place} image {position}"
 
 
+def move_into(folder: Path, target: Path) -> None:
+    """Rename what is in `folder`, links apart, to `target`; file by file where both have a folder."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and (target / entry.name).is_dir():
+            move_into(entry, target / entry.name)
+        elif not entry.is_symlink():
+            entry.replace(target / entry.name)
+
+
+def item_of(dataset: VisionDataset, position: int, name: str) -> Any:
+    try:
+        return dataset[position]
+    except Exception as error:  # whatever torchvision's readers and Pillow's raise
+        raise UserError(f"{name} image {position}: cannot be decoded ({error})") from error
+
+
 def lists_of(dataset: VisionDataset) -> list[Sequence | np.ndarray]:
     """What the object keeps for each of its images: arrays, paths, classes."""
     from torch import Tensor
@@ -223,14 +261,14 @@ def labels_of(dataset: VisionDataset, name: str) -> np.ndarray:
     if len(dataset) == 0:
         return np.empty(0, np.int64)
     places = (0, len(dataset) // 2, len(dataset) - 1)
-    shown = [dataset[place][1] for place in places]
+    shown = [item_of(dataset, place, name)[1] for place in places]
     for value in lists_of(dataset):
         # (path, class) as ImageFolder and its like have it, or classes alone
         last = [entry[-1] for entry in value] if isinstance(value[0], tuple) else value
         numbers = all(isinstance(last[place], int | np.integer) for place in places)
         if numbers and [int(last[place]) for place in places] == shown:
             return np.asarray(last, np.int64)
-    labels = [dataset[position][1] for position in range(len(dataset))]
+    labels = [item_of(dataset, position, name)[1] for position in range(len(dataset))]
     if not all(isinstance(label, int) for label in labels):
         raise UserError(f"dataset.class={name}: its items are not an image and a class number")
     return np.array(labels, np.int64)

@@ -15,6 +15,7 @@ from relinearize.data.augment import crop_and_flip, draw_augmentation, pad_with_
 from relinearize.data.augmix import AugMixDraw
 from relinearize.data.decoding import EncodedImages
 from relinearize.data.order import seeded_generator
+from relinearize.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -183,5 +184,8 @@ class Reader:
     def read(self, requests: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, labels) of each request, on the device."""
         self._requests[:] = (request.tolist() for request in requests)
-        for images, labels in self._loader:
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        try:
+            for images, labels in self._loader:
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        except UserError as error:  # from a worker: torch puts the traceback before the message
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None

@@ -16,7 +16,8 @@ from filelock import FileLock
 from rich.console import Console
 
 from relinearize.corruptions.sources import CorruptedImages
-from relinearize.data.loaders import EVALUATION_BATCH
+from relinearize.data.decoding import EncodedImages
+from relinearize.data.loaders import evaluation_batch
 from relinearize.errors import UserError
 from relinearize.evaluation.attacked import CHUNK, attack_part, clean_part
 from relinearize.evaluation.checks import checks_part, clean_accuracy_check
@@ -128,7 +129,8 @@ def evaluated(
     device = resolve_accelerator(evaluation.accelerator)
     images, source = runs[0].source().load("test"), None
     if evaluation.corruptions is not None:  # UserError where it cannot be
-        source = build(evaluation.corruptions)(images.images.numpy(), images.labels.numpy(), images.class_names)
+        pixels = images.images if isinstance(images.images, EncodedImages) else images.images.numpy()
+        source = build(evaluation.corruptions)(pixels, images.labels.numpy(), images.class_names)
     subjects = [Subject(run, images, device, evaluation.robust.seed) for run in runs]
     rows = [
         RowEvaluation(subject, evaluation, attacks, source, subjects)
@@ -164,7 +166,8 @@ class RowEvaluation:
     ) -> None:
         self.subject, self.evaluation = subject, evaluation
         settings, device = evaluation.robust, subject.device
-        batch_size, chunk = evaluation.batch_size or EVALUATION_BATCH[device], settings.chunk or CHUNK[device]
+        batch_size = evaluation.batch_size or evaluation_batch(device, subject.images.images)
+        chunk = settings.chunk or CHUNK[device]
         self.clean = clean_part(subject, settings.n_clean, batch_size)
         self.corrupted = [corrupted_part(subject, source, settings.n_corruptions, batch_size)] if source else []
         self.attacked: dict[str, Part] = {}

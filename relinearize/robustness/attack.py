@@ -17,7 +17,7 @@ LOSSES = ("ce", "margin", "kl")
 
 def fgsm(network: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float) -> Tensor:
     """One step of `epsilon` along the sign of the cross-entropy's gradient, from the images themselves; see `pgd`."""
-    return pgd(network, images, labels, epsilon=epsilon, step_size=epsilon, steps=1, random_start=False)
+    return pgd(network, images, labels, epsilon=epsilon, step_size=epsilon or 1.0, steps=1, random_start=False)
 
 
 def pgd(

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from relinearize.errors import UserError, check_number
+from relinearize.errors import UserError, check_choice, check_number
 from relinearize.robustness.attack import LOSSES, fgsm, pgd, rows_of, under_attack
 
 # Radii below this are taken for pixels of [0, 1] by mistake: 8/255 is 0.031.
@@ -40,6 +40,8 @@ class Attack:
                 check_radius(f"attack.{key}", value, zero=key == "epsilon")
             elif key in ("steps", "restarts", "queries"):
                 check_number(f"attack.{key}", value, ">= 1", integer=True)
+            elif key == "early_stop":
+                check_choice(f"attack.{key}", value, (True, False))
         if self.losses_known:
             losses = (self.losses,) if isinstance(self.losses, str) else tuple(self.losses)
             object.__setattr__(self, "losses", losses)

@@ -15,6 +15,7 @@ from relinearize.backbones.weights import load_initial
 from relinearize.data.order import seeded_generator
 from relinearize.data.source import Source
 from relinearize.errors import UserError
+from relinearize.records.run import DatasetRecord
 from relinearize.relu.copies import unwrapped
 from relinearize.relu.sites import linearize
 from relinearize.targets import build, plain, target
@@ -57,12 +58,16 @@ def open_images(config: DictConfig, source: Source, device: str, *, holdout: flo
     return ImageData(source, seed=config.seed, device=device, **settings)
 
 
-def all_relu_network(config: DictConfig, source: Source | None = None, student: bool = False) -> PixelInput:
+def all_relu_network(
+    config: DictConfig, source: Source | DatasetRecord | None = None, student: bool = False
+) -> PixelInput:
     """The network of `config.backbone` for `config.dataset`, every site a MaskedReLU that keeps all its ReLUs.
 
     The initial weights are a function of `config.seed`; the global generator is left as it was. `backbone` may name
     any callable that takes classes, image_size and channels (and the other keys of its file) and returns a Module.
     `backbone.weights` names a file of initial weights for it.
+
+    `source`: whose images it takes, or the record of a finished run, which needs none of them; None: `config.dataset`.
 
     `student`: the network that is linearized, not the teacher. Its initial weights are others: the teacher's are drawn
     from the seed itself, the student's from a hash of the seed and the word "student" (`seeded_generator`). And where
@@ -84,8 +89,9 @@ def all_relu_network(config: DictConfig, source: Source | None = None, student: 
         inspect.signature(make.func).bind(*make.args, **make.keywords, **images)
     except TypeError as error:
         raise UserError(f"backbone._target_={config.backbone._target_} cannot be called: {error}") from error
-    with torch.random.fork_rng():
-        torch.manual_seed(seeded_generator("student", config.seed).initial_seed() if student else config.seed)
+    with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
+        seed = seeded_generator("student", config.seed).initial_seed() if student else config.seed
+        torch.default_generator.manual_seed(seed)
         backbone = unwrapped(make(**images))
     if weights is not None:
         load_initial(backbone, Path(weights))

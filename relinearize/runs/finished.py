@@ -81,7 +81,7 @@ class FinishedRun:
         record, backbone = self.record, self.config.backbone
         for file in (MASK, WEIGHTS):
             check_digest(self.folder / file, (record.files or {}).get(file), "run it again, with repair=true")
-        network = all_relu_network(self.config, student=True)
+        network = all_relu_network(self.config, record.dataset, student=True)
         mask, metadata = Mask.from_file(self.folder / MASK)
         input_size = (record.dataset.channels, record.dataset.image_size, record.dataset.image_size)
         metadata.check(backbone.name, backbone.get("convention", "all"), input_size)

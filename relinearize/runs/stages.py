@@ -101,7 +101,9 @@ def ready(plan: Plan, stage: Stage, rank: int = 0) -> Stage:
     share = {"rank": rank, "world_size": request.training.devices if stage.epochs else 1}
     validation = request.data.test_loader if stage.selection == "test" else request.data.holdout_loader
     stage.use(
-        train_loader=request.data.train_loader(stage.batch_size, seed=seed, parts=stage.segments, **share, **views),
+        train_loader=request.data.train_loader(
+            stage.batch_size, seed=seed, parts=stage.segments, shares=stage.batch_shares, **share, **views
+        ),
         validation_loader=validation(**share),
         precision=request.training.precision,
         seed=seed,

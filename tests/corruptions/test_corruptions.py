@@ -10,12 +10,15 @@ from PIL import Image
 from scipy import ndimage
 
 from relinearize.corruptions.constants import CIFAR, CORRUPTIONS, EXTRA, NUMBERS, SEVERITIES, TINY
+from relinearize.corruptions.files import CorruptionFiles
+from relinearize.corruptions.generated import GeneratedCorruptions
 from relinearize.corruptions.generator.blur import blur_motion, disc, motion_kernel, shuffled_sources
 from relinearize.corruptions.generator.digital import displaced
 from relinearize.corruptions.generator.generate import blocks, generate
 from relinearize.corruptions.generator.pixels import image_streams
 from relinearize.corruptions.generator.weather import plasma
 from relinearize.corruptions.photographs import Photographs
+from relinearize.data.decoding import CentralCrop, EncodedImages
 from relinearize.errors import UserError
 
 
@@ -332,6 +335,15 @@ def test_errors_name_what_is_wrong(tmp_path, photographs: Photographs) -> None:
         generate(images / 255, "snow", 1)
     with pytest.raises(UserError, match=r"frost_images=.*absent: no such folder"):
         Photographs(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"corruptions\.frost_images=1 is no path"):
+        Photographs(1)
+    labels = np.zeros(1)
+    with pytest.raises(UserError, match=r"corruptions\.cache=true is no path"):
+        GeneratedCorruptions(images, labels, cache=True)
+    with pytest.raises(UserError, match=r"corruptions\.extra=no is unknown; valid: true, false"):
+        GeneratedCorruptions(images, labels, extra="no")
+    with pytest.raises(UserError, match=r"corruptions\.folder=2024 is no path"):
+        CorruptionFiles(images, labels, ["cat"], folder=2024)
     with pytest.raises(UserError, match="holds no photograph"):
         Photographs(tmp_path)
     (tmp_path / "ice.png").write_bytes(b"no picture")
@@ -340,6 +352,23 @@ def test_errors_name_what_is_wrong(tmp_path, photographs: Photographs) -> None:
     Image.fromarray(np.zeros((30, 200, 3), np.uint8)).save(tmp_path / "ice.png")
     with pytest.raises(UserError, match=r"200 x 30 pixels are too few; made 0\.2 times as large"):
         generate(images, "frost", 1, photographs=Photographs(tmp_path))
+
+
+def test_only_the_images_that_are_asked_for_are_decoded() -> None:
+    pictures = scenes(4, 8, 8)
+
+    class Encoded(EncodedImages):
+        def image(self, position: int) -> Image.Image:
+            assert position < 2
+            return Image.fromarray(pictures[position])
+
+        def name(self, position: int) -> str:
+            return str(position)
+
+    encoded = GeneratedCorruptions(Encoded(4, CentralCrop(8)), np.arange(4))
+    decoded = GeneratedCorruptions(pictures, np.arange(4))
+    for found, wanted in zip(encoded.images("snow", 3, [0, 1]), decoded.images("snow", 3, [0, 1]), strict=True):
+        assert np.array_equal(found, wanted)
 
 
 def test_only_five_of_the_published_photographs_are_drawn(tmp_path) -> None:

@@ -11,10 +11,11 @@ import torch
 from fake_sets import write_tiny, write_tree
 from PIL import Image
 
-from relinearize.data import decoding
+from relinearize.data import decoding, image_folder
 from relinearize.data.image_folder import ImageFolder
 from relinearize.data.tiny_imagenet import TinyImageNet
 from relinearize.errors import UserError
+from relinearize.files import file_digest
 
 
 @pytest.fixture(autouse=True)
@@ -265,7 +266,7 @@ def test_names_may_be_of_any_bytes(tmp_path):
     assert source.load("train").images.equal(wanted) and len(source.fingerprint()) == 64
 
 
-def test_an_uncompressed_file_replaced_by_another_of_its_size_is_another_set(tmp_path):
+def test_an_uncompressed_file_replaced_by_another_of_its_size_is_another_set(tmp_path, monkeypatch):
     root = write_tree(tmp_path / "set")
     file = root / "train" / "cat" / "0.bmp"
     Image.new("RGB", (16, 16), "red").save(file)
@@ -276,7 +277,10 @@ def test_an_uncompressed_file_replaced_by_another_of_its_size_is_another_set(tmp
     length = file.stat().st_size
     Image.new("RGB", (16, 16), "blue").save(file)
     again = ImageFolder(root, image_size=16)
+    read = []
+    monkeypatch.setattr(image_folder, "file_digest", lambda path: read.append(path) or file_digest(path))
     assert file.stat().st_size == length and again.fingerprint() != before
+    assert ImageFolder(root, image_size=16).fingerprint() == again.fingerprint() and read == [file], "read once"
     assert not again.load("train").images.equal(images)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from relinearize.data.augment import crop_and_flip, draw_augmentation, pad_with_zeros, to_pixels
-from relinearize.data.loaders import TrainLoader
+from relinearize.data.loaders import TrainLoader, evaluation_batch
 from relinearize.data.order import batch_bounds, part_bounds
 from relinearize.data.training_images import ResidentImages, StreamedImages
 from relinearize.errors import UserError
@@ -166,9 +166,19 @@ def test_shards_do_not_overlap_and_make_the_batch_of_one_process(world_size):
             assert torch.equal(shard_images, images[rank::world_size])
 
 
-def test_too_many_processes_for_a_batch():
+@pytest.mark.parametrize(
+    ("count", "settings"), [(64, {"world_size": 9}), (18, {"short_batch": True, "shares": 3}), (64, {"shares": 9})]
+)
+def test_batches_too_small_for_their_parts(count, settings):
     with pytest.raises(UserError, match="larger batch_size"):
-        resident(64, 16, world_size=9)
+        resident(count, 16, **settings)
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "images"), [("cpu", 32, 250), ("cpu", 224, 20), ("cuda", 64, 1000), ("cuda", 224, 81)]
+)
+def test_fewer_large_images_are_evaluated_at_once(device, size, images):
+    assert evaluation_batch(device, torch.empty(1, size, size, 3)) == images
 
 
 @pytest.mark.parametrize("workers", [0, 2])

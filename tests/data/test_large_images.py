@@ -121,8 +121,9 @@ def test_padded_crops_of_streamed_images(root):
 def test_a_damaged_image_is_named_in_the_batch_that_needs_it(tmp_path, workers):
     root = write_tree(tmp_path / "set")
     (root / "train" / "dog" / "1.png").write_bytes(b"not an image")
-    with pytest.raises(UserError, match=r"dog.1\.png: cannot be decoded"):
+    with pytest.raises(UserError, match=r"dog.1\.png: cannot be decoded") as caught:
         list(data(root, workers, holdout=0).train_loader(6, 0))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

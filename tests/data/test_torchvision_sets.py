@@ -1,6 +1,8 @@
 """`dataset=torchvision`: sets of torchvision.datasets from files that the tests write, and what is refused."""
 
+import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from torchvision import datasets
 
+from relinearize.commands.count import count_sites
 from relinearize.conf_folder import conf_folder
 from relinearize.data.datamodule import ImageData, channel_statistics
 from relinearize.data.torchvision_sets import TorchvisionImages
@@ -120,18 +123,54 @@ def test_streamed_images_and_their_statistics(tmp_path):
     assert images.shape == (4, 3, 14, 14) and len(labels) == 4 and not (tmp_path / ".relinearize").exists()
 
 
+def test_counting_decodes_nothing(tmp_path):
+    write_imagenette(tmp_path)
+    words = ["dataset=torchvision", "dataset.class=Imagenette", "dataset.image_size=16", f"dataset.root={tmp_path}"]
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", [*words, "backbone=resnet8"])
+    assert math.prod(count_sites(config, None)["relu1"]) == 16 * 16 * 16
+    assert not (tmp_path / ".relinearize").exists()
+
+
 def test_download_is_torchvisions(tmp_path, monkeypatch):
     asked = []
 
-    def fetch(_dataset):
+    def fetch(dataset):
+        assert dataset.root != tmp_path
         asked.append(1)
-        write_fashion_mnist(tmp_path)
+        write_fashion_mnist(Path(dataset.root))
 
     monkeypatch.setattr(datasets.FashionMNIST, "download", fetch)
     source = TorchvisionImages("FashionMNIST", tmp_path, download=True)
     source.check()
     TorchvisionImages("FashionMNIST", tmp_path, download=True).check()
     assert len(asked) == 1
+
+
+def test_an_interrupted_download_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    def fetch(dataset, *_):
+        write_imagenette(Path(dataset.root))
+        if not (tmp_path / "archive.tgz").exists():
+            raise KeyboardInterrupt
+        assert (Path(dataset.root) / "archive.tgz").read_text() == "the user's"
+
+    monkeypatch.setattr(datasets.Imagenette, "_download", fetch)
+    with pytest.raises(KeyboardInterrupt):
+        TorchvisionImages("Imagenette", tmp_path, download=True, image_size=14).check()
+    assert not list(tmp_path.glob("[!.]*"))
+    (tmp_path / "archive.tgz").write_text("the user's")
+    TorchvisionImages("Imagenette", tmp_path, download=True, image_size=14).check()
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["archive.tgz", "imagenette2"]
+    assert not (tmp_path / "archive.tgz").is_symlink()
+
+
+@pytest.mark.parametrize("damaged", [0, -1])
+def test_a_damaged_image_is_named(tmp_path, damaged):
+    write_imagenette(tmp_path)
+    path = sorted((tmp_path / "imagenette2" / "train").rglob("*.JPEG"))[damaged]
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"Imagenette image \d+: cannot be decoded"):
+        TorchvisionImages("Imagenette", tmp_path, image_size=14).check()
 
 
 @pytest.mark.parametrize(

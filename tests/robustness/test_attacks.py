@@ -101,6 +101,7 @@ def test_torchattacks_epsilon_is_in_pixels_times_255() -> None:
 def test_fgsm_and_pgd_are_the_plain_functions() -> None:
     network, (images, labels) = toy_network(), batch()
     assert torch.equal(FGSM(8)(network, images, labels, 0), fgsm(network, images, labels, epsilon=8 / 255))
+    assert torch.equal(FGSM(0)(network, images, labels, 0), images)
     settings = {"epsilon": 8 / 255, "step_size": 2 / 255, "steps": 3, "generator": torch.Generator().manual_seed(6)}
     attack = PGD(steps=3, early_stop=False)
     assert torch.equal(attack(network, images, labels, 6), pgd(network, images, labels, **settings))
@@ -152,6 +153,7 @@ def test_restarts_of_kl_are_the_worst_case_too() -> None:
         (lambda: PGD(step_size=0), "attack.step_size=0 makes no attack; give pixels times 255"),
         (lambda: PGD(steps=0), "attack.steps=0: must be an integer"),
         (lambda: PGD(restarts=1.5), "attack.restarts=1.5"),
+        (lambda: PGD(early_stop="no"), "attack.early_stop=no is unknown; valid: true, false"),
         (lambda: PGD(losses=["cw"]), r"attack.losses=\[cw\]: give some of ce, margin, kl"),
         (lambda: PGD(losses=[]), r"attack.losses=\[\]"),
         (lambda: APGD(losses=["ce", "ce"]), "give some of ce, dlr, t, each once"),

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from quick_runs import MIDDLE, command, shell
 from rich.console import Console
 from safetensors.torch import load_file, save_file
@@ -51,6 +52,14 @@ def test_a_finished_run(run):
     assert np.allclose(run_bundle(bundle, reference.images), expected, atol=1e-4)
     with pytest.raises(UserError, match="bundle exists already; name another folder by output="):
         export(f"run={folder}")
+
+
+def test_without_the_images_of_the_run(run):
+    record, folder = run
+    config = OmegaConf.load(folder / "config.yaml")
+    config.dataset.source = {"_target_": "relinearize.data.image_folder.ImageFolder", "root": "absent"}
+    OmegaConf.save(config, folder / "config.yaml")
+    assert read_bundle(export(f"run={folder}", "images=0", "trust=true")[0]).relus == record.budget.met
 
 
 def test_all_test_images_and_their_accuracy(run):
