@@ -27,8 +27,8 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 WITHIN = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
-# A full disk, and no folder for temporary files: refusals that need not name a file.
-NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT)
+# A full disk, no folder for temporary files, a file system without locks or one that is gone: they may name no file.
+NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT, errno.ENOLCK, errno.EIO, errno.ESTALE)
 
 
 class UserError(Exception):

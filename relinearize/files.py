@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,15 @@ def files_below(folder: Path, name: str) -> list[Path]:
     """Everything called `name` below `folder`, sorted; one warning for each folder that cannot be listed."""
     places = os.walk(folder, onerror=lambda error: _warn_once(error.filename, error.strerror))
     return sorted(Path(place) / name for place, folders, files in places if name in (*folders, *files))
+
+
+def move_missing(folder: Path, target: Path) -> None:
+    """Move what `target` lacks there from `folder`; what both have stays, folders are looked into."""
+    for entry in folder.iterdir():
+        if not (target / entry.name).exists():
+            shutil.move(entry, target / entry.name)
+        elif entry.is_dir():
+            move_missing(entry, target / entry.name)
 
 
 @functools.cache

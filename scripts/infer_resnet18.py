@@ -90,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for protocol in PROTOCOLS:
             for subject in subjects(options.width):
                 print(f"{subject.name}: {protocol}", file=sys.stderr, flush=True)
-                bundle = options.folder / subject.name.replace(" ", "-").replace("%", "percent")
+                name = subject.name.replace(" ", "-").replace("%", "percent")
+                bundle = options.folder / f"width-{options.width}-images-{options.images}" / name
                 if not bundle.exists():
                     subject.export(bundle)
                 rows.append(row(bundle, protocol, bench.record(bundle, protocol, WAN, options.images)))

@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from relinearize.commands.words import quoted
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, first_problem
+from relinearize.sweeps.arguments import quoted
 
 T = TypeVar("T")
 

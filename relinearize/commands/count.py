@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from relinearize.commands.jobs import application, one_line_errors, show_help
-from relinearize.commands.words import flags_first, quoted
+from relinearize.commands.words import flags_first
 from relinearize.private_inference.cost.backbones import recorded_name
 from relinearize.relu.replacement import IDENTITY
+from relinearize.sweeps.arguments import quoted
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, user_error_behind
 from relinearize.records.config import entries
+from relinearize.sweeps.arguments import MULTIRUN
 
 application = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 
@@ -43,7 +44,7 @@ def show_help(arguments: Sequence[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         from relinearize.commands.composing import composed
 
-        composed("config", [word for word in arguments if word not in ("-m", "--multirun")])
+        composed("config", [word for word in arguments if word not in MULTIRUN and "," not in word])
 
 
 def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:

@@ -5,6 +5,8 @@ import os
 import re
 from collections.abc import Sequence
 
+from relinearize.sweeps.arguments import quoted
+
 # What Hydra's grammar reads as something else than a text, and which texts it takes without quotes.
 NO_NAME = re.compile(r"null|true|false|nan|[-+]?(inf|[\d_]*\.?[\d_]+\.?(e[-+]?\d+)?)", re.IGNORECASE)
 UNQUOTED = re.compile(r"[\w./%+?|@:*-]*", re.ASCII)
@@ -43,11 +45,6 @@ def as_meant(word: str) -> str:
 def is_name(value: str) -> bool:
     """Whether Hydra's grammar takes it for a text without quotes."""
     return UNQUOTED.fullmatch(value) is not None and NO_NAME.fullmatch(value) is None
-
-
-def quoted(text: str) -> str:
-    """`text` as a string of Hydra's grammar."""
-    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'") + "'"
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from filelock import FileLock
 from relinearize.data.decoding import CACHE_VERSION, CentralCrop, EncodedImages, as_rgb, load_decoded
 from relinearize.data.source import ImageSet, Source, Split, check_labels
 from relinearize.errors import UserError
-from relinearize.files import SHARED
+from relinearize.files import SHARED, move_missing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -182,7 +182,7 @@ class TorchvisionImages(Source):
                 if archive.is_file() and not archive.name.startswith("."):
                     (Path(work) / archive.name).symlink_to(archive.resolve())
             self._class(work, **arguments, **self._options, download=True)
-            move_into(Path(work), self.root)
+            move_missing(Path(work), self.root)
         return self._present(arguments)
 
     @cached_property
@@ -229,15 +229,6 @@ class DatasetImages(EncodedImages):
 
     def name(self, position: int) -> str:
         return f"{self.place} image {position}"
-
-
-def move_into(folder: Path, target: Path) -> None:
-    """Rename what is in `folder`, links apart, to `target`; file by file where both have a folder."""
-    for entry in folder.iterdir():
-        if entry.is_dir() and (target / entry.name).is_dir():
-            move_into(entry, target / entry.name)
-        elif not entry.is_symlink():
-            entry.replace(target / entry.name)
 
 
 def item_of(dataset: VisionDataset, position: int, name: str) -> Any:

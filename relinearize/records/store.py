@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,9 @@ class Artifact:
             say(f"waiting for another process that works on {self.path.name}")
             lock.acquire(poll_interval=0.2)
         try:
+            for folder in (self.path.parent, self.path):  # an NFS client that has seen no file there then looks again
+                with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=folder, prefix="."):
+                    pass
             for folder in (self.path, self.work):  # half-written files of a holder that was killed
                 for leftover in folder.rglob(".*.tmp"):
                     leftover.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.weights import write_weights, zero_share
 from relinearize.errors import UserError
-from relinearize.files import write_text
+from relinearize.files import move_missing, write_text
 from relinearize.machine import usable_cores
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.scores import check_scores
@@ -26,7 +26,7 @@ from relinearize.relu.sites import to_masked, to_replaced
 from relinearize.runs.describe import epochs_begun, make_record
 from relinearize.runs.plan import Plan
 from relinearize.runs.recall import note_of, remember
-from relinearize.runs.search import make_mask, search_inputs
+from relinearize.runs.search import make_mask, make_sensitivities, make_snapshot, search_inputs
 from relinearize.runs.stages import (
     frozen_teacher,
     load_into,
@@ -63,8 +63,7 @@ def run(config: DictConfig) -> tuple[Record, Path]:
     if config.get("repair"):
         remove_damaged(plan)
     plan.run.make(partial(make_run, plan))
-    plan.run.describe()
-    record = Record.read(plan.run.path / RECORD_FILE)
+    record = Record.read(plan.run.file(RECORD_FILE))
     remember(note, plan.run.path)
     log_finished(plan.request.logger, stage_info(plan, "finetune"), record, plan.run.path)
     return record, plan.run.path
@@ -80,7 +79,16 @@ def remove_damaged(plan: Plan) -> None:
                     artifact.check()
             except UserError as error:
                 say(str(error))
-                remove(artifact.path)
+                if artifact is plan.run and artifact.path.is_dir() and not aside(plan).exists():
+                    aside(plan).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(artifact.path, aside(plan))
+                else:
+                    remove(artifact.path)
+
+
+def aside(plan: Plan) -> Path:
+    """Where the folder of a damaged run waits for the new one."""
+    return Path(plan.request.config.store) / "damaged" / plan.run.path.name
 
 
 def remove(path: Path) -> None:
@@ -103,6 +111,9 @@ def make_run(plan: Plan) -> None:
     reused = {name: artifact.complete for name, artifact in plan.artifacts.items()}
     checked = check_stages(plan)
     plan.teacher.make(partial(make_teacher, plan, checked.get("method.teacher")))
+    make_sensitivities(plan)  # the record reads it and the first search, also where the mask is there
+    if plan.first is not None:
+        make_snapshot(plan.first)
     make_mask(plan)
     plan.finetune.make(partial(make_finetuned, plan))
     leave_run(plan, make_record(plan, reused))
@@ -206,6 +217,9 @@ def leave_run(plan: Plan, record: Record) -> None:
     with stage_logger(plan, "finetune", folder) as logger:
         logger.finish(record, folder)
     plan.run.publish(folder, {"record": RECORD_FILE})
+    if aside(plan).is_dir():  # bundles, inferences and robust evaluations say themselves what they are of
+        move_missing(aside(plan), plan.run.path)
+        shutil.rmtree(aside(plan))
 
 
 def check_stages(plan: Plan) -> dict[str, Stage]:
@@ -223,14 +237,14 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
         teacher = request.stage_network("finetune", teacher=True)
         inputs["method.finetune"] = {"network": request.stage_network("finetune"), "teacher": teacher}
     builds = {key: builder(OmegaConf.select(config, key)) for key in inputs}
-    if plan.sensitivity is not None and not plan.sensitivity.complete and not plan.chosen.complete:
+    if plan.sensitivity is not None and not plan.sensitivity.complete:
         if plan.sensitivity_learned:
             inputs["sensitivity.search"] = search_inputs(plan.sensitivity_maker)
             builds["sensitivity.search"] = builder(request.sensitivity["search"])
         else:
             inputs["sensitivity"] = {"network": request.new_network()}
             builds["sensitivity"] = builder(plan.sensitivity_settings)
-    if "method.search" in inputs and plan.first is not None and not plan.first.snapshot().complete:
+    if plan.first is not None and not plan.first.snapshot().complete:
         inputs["method.search.first"] = search_inputs(plan.first)
         builds["method.search.first"] = builder(config.method.search.first)
     stages = {}

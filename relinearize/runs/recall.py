@@ -5,13 +5,13 @@ of a run is noted in `STORE/asked/`, under a key of the whole config. What is no
 """
 
 import contextlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from relinearize.files import write_text
+from relinearize.records.config import entries
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import Artifact, content_key
 from relinearize.runs.keys import RESULTS_VERSION
@@ -31,8 +31,7 @@ def recall(config: DictConfig) -> tuple[Record, Path] | None:
     artifact = Artifact(folder, "")
     if not artifact.complete:
         return None
-    artifact.describe()
-    return Record.read(folder / RECORD_FILE), folder
+    return Record.read(artifact.file(RECORD_FILE)), folder
 
 
 def remember(note: Path | None, folder: Path) -> None:
@@ -65,9 +64,9 @@ def decided_elsewhere(settings: dict[str, Any]) -> bool:
     repair waits."""
     trainer, sensitivity = settings["trainer"], settings.get("sensitivity") or {}
     by_machine = trainer.get("accelerator") != "cpu" and any(Path(device).exists() for device in GPU_DEVICES)
-    search = settings["method"]["search"]
-    masks = [node.get("file") for node in (search, search.get("first")) if isinstance(node, Mapping)]
-    files = (settings["teacher"]["weights"], settings["backbone"].get("weights"), sensitivity.get("file"), *masks)
+    stages = entries({"method": settings["method"], "sensitivity": sensitivity})
+    named = [value for key, value in stages if key.endswith(".file")]
+    files = (settings["teacher"]["weights"], settings["backbone"].get("weights"), *named)
     own = is_ours(sensitivity.get("_target_", "relinearize.")) and is_ours(settings["backbone"]["_target_"])
     free = (settings.get("allocation") or {"name": "free"})["name"] == "free"
     asks = settings.get("repair") or settings["logger"]["name"] == "wandb"

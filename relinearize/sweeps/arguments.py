@@ -1,10 +1,16 @@
 """What a multirun needs to know about itself: its name, and the budgets it will ask of one search."""
 
 import os
+import re
 from datetime import datetime
 
-MULTIRUN = ("-m", "--multirun")
+MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 SWEEP_VARIABLE = "RELINEARIZE_SWEEP"
+
+
+def quoted(text: str) -> str:
+    """`text` as a string of Hydra's grammar."""
+    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'") + "'"
 
 
 def with_budget_grid(arguments: list[str]) -> list[str]:

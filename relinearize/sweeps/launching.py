@@ -16,11 +16,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.errors import UserError, user_error_behind
-from relinearize.sweeps.arguments import SWEEP_VARIABLE
+from relinearize.sweeps.arguments import SWEEP_VARIABLE, quoted
 from relinearize.sweeps.files import SWEEP_FILE, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive, beating
 from relinearize.sweeps.status import Sweep, print_sweep
@@ -37,9 +37,17 @@ class ListJobs(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if not ListJobs.watched:  # `relinearize count -m`: leaves no runs
             return
+        if config.sweep is None:  # hydra.mode in a file
+            print("relinearize: error: this is a sweep without a name: add -m, or sweep=NAME", file=sys.stderr)
+            sys.exit(1)
         folder = Path(config.hydra.sweep.dir).absolute()
         jobs = listed_jobs(config)
         refuse_running(folder)
+        with read_write(config), open_dict(config):  # for jobs that do not get this command's environment
+            config.hydra.overrides.hydra += [
+                f"hydra.sweep.dir={quoted(str(folder))}",
+                f"+hydra.job.env_set.{SWEEP_VARIABLE}={quoted(str(config.sweep))}",
+            ]
         try:
             forget_unfinished(folder, jobs)
             SweepFile(time.time(), Process.this(), resume_command(config), jobs).write(folder / SWEEP_FILE)

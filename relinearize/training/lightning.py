@@ -106,11 +106,13 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, stage: Stage, outputs: Any, batch: Any, batch_index: int) -> None:
         # At the segment's last batch its end follows at once. Of several processes the others know of no signal, and
-        # have sums of their own since the last end: they are stopped at ends only. Gradients that wait for
+        # have sums of their own since the last end: they are saved at ends only. Gradients that wait for
         # further batches (accumulate_grad_batches) are in no checkpoint.
         stepped = (batch_index + 1) % trainer.accumulate_grad_batches == 0
-        if self.signals.arrived and stepped and not trainer.is_last_batch and process_count() == 1:
+        due = self.signals.arrived or 0 < self.seconds <= time.monotonic() - self.saved_at
+        if due and stepped and not trainer.is_last_batch and process_count() == 1:
             trainer.save_checkpoint(self.path)
+            self.saved_at = time.monotonic()
             self.signals.handle()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, stage: Stage) -> None:

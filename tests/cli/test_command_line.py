@@ -135,7 +135,7 @@ def test_config_is_shown_without_importing_torch():
 
 
 def test_help_of_a_run_has_every_key_with_its_comment_and_every_group(typed):
-    status, out, _ = typed("run", "-m", "--help", "backbone=resnet18")
+    status, out, _ = typed("run", "-m", "--help", "backbone=resnet18", "method=snl,random")
     assert status == 0
     for words in (
         "seed: 0 # initial weights",

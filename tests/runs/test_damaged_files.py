@@ -17,6 +17,7 @@ from privileges import as_ordinary_user
 from quick_runs import LARGE, QUICK, SEARCH, assert_same_tensors, composed, quick_run
 
 from relinearize.errors import UserError
+from relinearize.files import read_json
 from relinearize.methods.stage.stage import Stage
 from relinearize.private_inference.engine.infer import infer
 from relinearize.private_inference.engine.options import InferOptions
@@ -150,6 +151,22 @@ def test_a_run_uses_no_damaged_file_of_the_store_and_repairs_it(typed, finished,
     if kind == "finetune":
         (again,) = output.glob("runs/*/record.json")
         assert_same_tensors(again.parent, finished)
+
+
+@pytest.mark.parametrize("file", ["record.json", "config.yaml"])
+def test_a_repaired_run_keeps_what_else_is_in_its_folder(typed, finished, tmp_path, file):
+    shutil.copytree(finished.parents[1], tmp_path / "again")
+    folder = tmp_path / "again" / "runs" / finished.name
+    (folder / "bundle").mkdir()
+    (folder / "bundle" / "graph.json").write_text("{}")
+    one_byte(folder / file)
+    words = ["run", *QUICK, *SEARCH, f"budget.fraction={LARGE}", f"output={tmp_path / 'again'}"]
+    status, _, err = typed(*words)
+    assert (status == 0) == (file == "config.yaml") and (status == 0 or "repair=true" in err)
+    assert typed(*words, "repair=true")[0] == 0
+    assert_same_tensors(folder, finished)
+    assert (folder / "bundle" / "graph.json").read_text() == "{}" and read_json(folder / "record.json")
+    assert not list((tmp_path / "again").glob("store/damaged/*")) and typed("evaluate", f"run={folder}")[0] == 0
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def test_only_the_same_config_is_recalled(tmp_path, alone, monkeypatch):
     "override",
     [
         "teacher.weights=file.pt", "+backbone.weights=file.pt", "allocation=cost", "logger=wandb",
-        "backbone._target_=mine.network",
+        "backbone._target_=mine.network", "+method.teacher.file=mine.pt", "+sensitivity.search.file=mask.safetensors",
     ],
 )  # fmt: skip
 def test_what_more_than_the_config_decides_is_not_noted(override):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pytorch_lightning import Trainer
 from quick_runs import (
     LARGE,
     SMALL,
@@ -20,8 +21,9 @@ from quick_runs import (
     quick_run,
 )
 
+from relinearize.records import store
 from relinearize.records.run import Record, find_records
-from relinearize.records.store import KEY_LENGTH
+from relinearize.records.store import KEY_LENGTH, Artifact
 from relinearize.runs import stages as making
 
 OFTEN = "trainer.checkpoint_seconds=0"
@@ -254,6 +256,26 @@ def test_history_file_has_each_epoch_once_and_equals_the_record(alone):
         assert [int(row["epoch"]) for row in rows] == list(range(len(history)))
         for row, kept in zip(rows, history, strict=True):
             assert {key: float(value) for key, value in row.items()} == pytest.approx(kept)
+
+
+def test_long_epochs_are_saved_within_them(tmp_path, alone, monkeypatch):
+    saved, save = [], Trainer.save_checkpoint
+    monkeypatch.setattr(Trainer, "save_checkpoint", lambda *arguments: saved.append(1) or save(*arguments))
+    record, folder = quick_run(tmp_path, f"budget.fraction={SMALL}", "trainer.checkpoint_seconds=1e-9")
+    assert len(saved) > 2 * sum(stage.epochs for stage in record.stages.values())
+    assert_same_tensors(folder, alone[SMALL][1])
+
+
+def test_a_stage_is_looked_for_anew_once_its_lock_is_held(tmp_path, monkeypatch):
+    """A client of NFS answers from what it remembers of a folder until something of its own changes there."""
+    artifact, changed = Artifact(tmp_path / "teacher" / "name", "key"), []
+    real = store.tempfile.NamedTemporaryFile
+    monkeypatch.setattr(
+        store.tempfile, "NamedTemporaryFile", lambda *, dir, **_: changed.append(dir) or real(dir=dir, prefix=".")
+    )
+    artifact.path.mkdir(parents=True)
+    with artifact.lock():
+        assert changed == [artifact.path.parent, artifact.path] and not list(artifact.path.iterdir())
 
 
 def test_record_can_be_read_back_and_names_its_config(alone):

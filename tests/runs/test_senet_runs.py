@@ -1,6 +1,7 @@
 """Whole runs of SENet and SENet++: what is shared, what is resumed, which stages go together, what records say."""
 
 import itertools
+import shutil
 import signal
 
 import pytest
@@ -67,6 +68,15 @@ def test_a_search_that_stopped_early_and_was_killed_then_does_not_train_on(tmp_p
     record, again = quick_run(tmp_path / "killed", SHARE, *words, method="senet, any sensitivity")
     assert record.stages["search"].epochs == 2
     assert_same_tensors(again, folder)
+
+
+def test_a_sensitivity_that_is_gone_is_made_again_before_the_finetuning(tmp_path, senet, fits):
+    copy_store(senet[1], tmp_path)
+    for folder in tmp_path.glob("store/sensitivity/[!.]*"):
+        shutil.rmtree(folder)
+    total = 2 + sum(senet[0].stages[stage].epochs for stage in ("sensitivity", "search"))
+    record, _ = quick_run(tmp_path, SHARE, f"total_epochs={total}", method="senet")
+    assert fits == ["sensitivity", "finetune"] and record.stages["finetune"].epochs == 2
 
 
 def test_the_teacher_of_sensitivities_is_repaired(tmp_path, senet):

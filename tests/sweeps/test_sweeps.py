@@ -21,6 +21,7 @@ from relinearize.sweeps import heartbeat
 from relinearize.sweeps.arguments import SWEEP_VARIABLE, name_sweep
 from relinearize.sweeps.files import JOB_FILE, SWEEP_FILE, JobFile, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive, beating
+from relinearize.sweeps.launching import ListJobs
 from relinearize.sweeps.status import Sweep, find_sweep, print_sweep, summary
 from relinearize.terminal import duration
 
@@ -237,6 +238,25 @@ def test_sweep_named_by_the_clock_goes_on_under_its_name(monkeypatch):
     sweep(monkeypatch, float, "-m", "seed=0,1")
     folder = find_sweep(None)
     assert Sweep.read(folder).command.endswith(f" seed=0,1 sweep={folder.name}")
+
+
+def test_jobs_without_the_environment_of_the_command_know_their_sweep(monkeypatch, place):
+    start = ListJobs.on_multirun_start
+
+    def alone(self, config, **further):
+        start(self, config, **further)
+        monkeypatch.delenv(SWEEP_VARIABLE)
+
+    monkeypatch.setattr(ListJobs, "on_multirun_start", alone)
+    assert sweep(monkeypatch, lambda seed: 90.0, "-m", "seed=0,1") == (0, [0, 1])
+    counts = {folder.name: len(job_files(folder)) for folder in (place / "outputs" / "sweeps").iterdir()}
+    assert counts.pop("None", 0) == 0 and list(counts.values()) == [2], "Hydra's launcher is in this process"
+
+
+def test_a_sweep_by_hydras_mode_is_one(monkeypatch, place):
+    assert sweep(monkeypatch, lambda seed: 90.0, "hydra.mode=MULTIRUN", "seed=0,1") == (0, [0, 1])
+    (folder,) = (place / "outputs" / "sweeps").iterdir()
+    assert folder.name != "None"
 
 
 def test_a_single_run_is_no_sweep(monkeypatch, capsys, place):
