@@ -67,8 +67,8 @@ def check_number(key: str, value: object, *bounds: str, integer: bool = False, o
 
 
 def as_typed(value: object) -> str:
-    """As it is written in a config: null, not None; true, not True."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    """As it is written in a config: null, not None."""
+    return "null" if value is None else str(value)
 
 
 def checked_keys(key: str, value: object, valid: Collection[str]) -> dict[str, Any]:

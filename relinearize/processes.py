@@ -42,6 +42,13 @@ def zero_unless_first(tensors: Iterable[Tensor]) -> None:
             tensor.zero_()
 
 
+def take_from_first(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by that of the first process."""
+    if process_count() > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, 0)
+
+
 def minimum_over_processes(tensor: Tensor) -> Tensor:
     """The element-wise minimum, in place."""
     if process_count() > 1:

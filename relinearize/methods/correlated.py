@@ -13,7 +13,7 @@ STEP = 0.005
 
 
 def removal_order(vectors: Tensor, keep: int, diagonal: float) -> Tensor:
-    """Scores of positions, float32: the later a position goes, the higher; the `keep` that stay are highest.
+    """Scores of positions, float64: the later a position goes, the higher; the `keep` that stay are highest.
 
     Args:
         vectors: v, n images x positions.
@@ -24,7 +24,7 @@ def removal_order(vectors: Tensor, keep: int, diagonal: float) -> Tensor:
     squares = vectors.square().mean(0)
     own = squares * (0.5 + diagonal)
     removed = vectors.new_zeros(len(vectors))
-    scores = squares / squares.max().clamp_min(1e-30) + count  # of those that stay: by their own damage
+    scores = squares.double() / squares.max().clamp_min(1e-30) + count  # of those that stay: by their own damage
     kept = scores.new_ones(count).bool()
     left, place = count, 0
     while left > keep:

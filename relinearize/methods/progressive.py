@@ -27,7 +27,7 @@ from relinearize.methods.scores import check_callable, damage_vectors
 from relinearize.methods.stage.cycle import CycleStage
 from relinearize.methods.stage.schedule import one_cycle
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
-from relinearize.processes import process_rank, sum_over_processes
+from relinearize.processes import process_rank, sum_over_processes, take_from_first
 from relinearize.relu.budget import kept_first, listed_budget, top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import slopes
@@ -57,14 +57,15 @@ class Progressive(CycleStage, Distill):
         score_images: training images for a score; correlated selection takes 1,024.
         exchanges: at each rung, after its training, so many times: linearize the `exchange_share` of kept positions of
             least score, restore as many of largest score, train an epoch at `exchange_rate` times the learning rate,
-            and go back unless KL(teacher || network) on the hold-out has fallen. A budget that is a rung then gets the
+            and go back unless KL(teacher || network) on the hold-out has fallen; after each such return, half as
+            many are exchanged. A budget that is a rung then gets the
             mask that the exchanges end with; without exchanges, it is chosen before the rung's training.
         settings: see CycleStage and Distill, whose loss it is.
     """
 
     name = "search"
     least_epochs = 0
-    SAVED = ("rung", "kept", "former", "accepted", "lowest_checked")
+    SAVED = ("rung", "kept", "former", "accepted", "rejected", "lowest_checked")
 
     def __init__(
         self,
@@ -119,6 +120,7 @@ class Progressive(CycleStage, Distill):
         self.former = dict(self.kept)  # of the rung before
         self.slopes_settled = False  # they are those of `kept`; a resumed training sets them once more
         self.accepted: dict[str, Any] | None = None  # weights, mask and divergence before the exchange that is tried
+        self.rejected = 0  # exchanges of this rung that were gone back on
 
     def check_selection(self, holdout: float) -> None:
         super().check_selection(holdout)
@@ -127,7 +129,7 @@ class Progressive(CycleStage, Distill):
 
     def check_devices(self, devices: int) -> None:
         super().check_devices(devices)
-        if devices > 1 and self.choice != "top":
+        if devices > 1 and self.epochs and self.choice != "top":
             raise UserError(f"{self.config_key}.selection={self.choice} runs on one device; give trainer.devices=1")
 
     # ---- training ----------------------------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ class Progressive(CycleStage, Distill):
         self.pending = self.pending[len(passed) :]
         if not last:
             self.former, self.kept = self.kept, self.on_device(top_mask(scores, rung))
-            self.rung, self.accepted, self.slopes_settled = self.rung + 1, None, False
+            self.rung, self.accepted, self.rejected, self.slopes_settled = self.rung + 1, None, 0, False
 
     def on_device(self, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: mask[name].to(alpha.device) for name, alpha in self.alphas.items()}
@@ -217,7 +219,8 @@ class Progressive(CycleStage, Distill):
             network.to(first.device)  # without any training, nothing has moved them there yet
         batches = self.further_batches(self.rung, count)
         found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed + self.rung)
-        found = {name: found[name] for name in self.alphas}  # one's own may have any order
+        found = {name: found[name].to(first.device) for name in self.alphas}  # one's own may have any order
+        take_from_first(found.values())  # and be of this process's images alone
         if self.choice != "top":
             found = self.correlated_scores(found, self.further_batches(self.rung, count), keep)
         return {
@@ -235,7 +238,7 @@ class Progressive(CycleStage, Distill):
         else:  # the scores of a site stay, so that its count does, and go to its positions in their new order
             parts = [removal_order(part, 1, self.diagonal) for part in vectors.split(sizes, dim=1)]
             for part, score in zip(parts, scores.values(), strict=True):
-                part[part.argsort(stable=True)] = score.flatten().sort().values
+                part[part.argsort(stable=True)] = score.flatten().sort().values.to(part)
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
     def leave_snapshot(
@@ -246,13 +249,14 @@ class Progressive(CycleStage, Distill):
             return
         weights = without_alphas(self.weights(), self.alphas)
         moment = {"epoch": float(len(history)), **count_columns(mask.counts)}
-        self.on_snapshot(Snapshot(budget, mask, weights, True, self.seconds, [*history, moment], scores))
+        trained = len(history) >= min(self.rung, self.walked) * self.epochs_of_rung  # else a callback ended it
+        self.on_snapshot(Snapshot(budget, mask, weights, trained, self.seconds, [*history, moment], scores))
 
     def finish(self) -> list[int]:
         """After the fit: without training, all that a fit would have done. Returns the budgets not reached: none."""
         self._segment_started = time.monotonic()
         while self.pending:
-            self.next_rung([])
+            self.next_rung(list(self.history))
             self.set_slopes(1.0)
         return []
 
@@ -261,7 +265,7 @@ class Progressive(CycleStage, Distill):
     def try_exchange(self) -> None:
         """Linearize the kept positions of least score and restore as many of the others of largest score."""
         scores = self.position_scores(self.count)
-        number = max(1, round(self.exchange_share * self.count))
+        number = max(1, round(self.exchange_share * self.count / 2**self.rejected))
         number = min(number, self.count, sum(kept.numel() for kept in self.kept.values()) - self.count)
         kept = {name: mask.cpu() for name, mask in self.kept.items()}
         of_kept = {name: score.masked_fill(~kept[name], -torch.inf) for name, score in scores.items()}
@@ -277,6 +281,7 @@ class Progressive(CycleStage, Distill):
             state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
             self.accepted = {"divergence": divergence, "network": state, "kept": self.kept}
         else:
+            self.rejected += 1
             self.network.load_state_dict(self.accepted["network"])
             self.kept = self.former = self.accepted["kept"]
         return divergence
@@ -296,6 +301,8 @@ class Progressive(CycleStage, Distill):
 def rung_counts(key: str, rungs: int | Sequence[float | int | str], lowest: float, total: int) -> list[int]:
     """ReLUs at each rung, from the largest on. Raises UserError that names `key`, where `rungs` stands."""
     if isinstance(rungs, Sequence) and not isinstance(rungs, str) and rungs:
+        if any(rung == 1 and not isinstance(rung, float) for rung in rungs):  # in keys it is 1.0, which is all
+            raise UserError(f"{key}: the smallest count is 2, below which masks need no rung; 1.0 is all ReLUs")
         counts = {listed_budget(key, rung, total) for rung in rungs}
         return sorted(counts - {total}, reverse=True)
     if type(rungs) is not int or rungs < 1:

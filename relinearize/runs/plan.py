@@ -263,6 +263,8 @@ class Plan:
         file = content["stage"].get("file")
         if isinstance(file, str) and Path(file).is_file():  # its content decides, not its place
             content["stage"]["file"] = file_digest(Path(file))
+        if content["stage"].get("exchanges"):
+            content["exchanges"] = "halved"  # before, one that was gone back on was tried again
         return content if routes == ROUTES[1] else {**content, "routes": routes}
 
     def _word(self, stage: str) -> str:

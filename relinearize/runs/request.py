@@ -24,6 +24,7 @@ from relinearize.relu.mask import relu_total
 from relinearize.relu.replacement import IDENTITY, REPLACEMENTS
 from relinearize.relu.sites import site_shapes
 from relinearize.runs.build import STUDENT_SHAPE, all_relu_network, open_images, open_source
+from relinearize.runs.keys import defaults_of
 from relinearize.runs.schema import check_targets, checked
 from relinearize.runs.site_choice import FREE, SiteChoice
 from relinearize.targets import TARGET, builder, plain, target
@@ -206,9 +207,10 @@ class Request:
     def first_changes(self) -> dict[str, Any] | None:
         """Dotted key -> value: what the run has other than this one whose search is `method.search.first`, if any."""
         search = self.config.method.search
-        first, factor = plain(search.get("first")), search.get("first_factor", 1)
         if "first" not in search:
             return None
+        first = plain(search.first)
+        factor = search.get("first_factor", defaults_of(target(search)).get("first_factor", 1))
         if not isinstance(first, dict):
             raise UserError(
                 f"method.search.first={as_typed(first)}: must be a search, as method/search@method.search.first=snl"

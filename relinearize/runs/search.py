@@ -115,7 +115,8 @@ def sensitivity_stage(maker: Plan) -> Stage:
 def scored_snapshot(plan: Plan, search: Any, sensitivities: dict[str, float | None]) -> None:
     """A search without training: the mask is the top of its scores, the weights are the teacher's."""
     started, request = time.monotonic(), plan.request
-    scores = search.scores(request.shapes, request.seed)
+    found = search.scores(request.shapes, request.seed)
+    scores = {name: found[name] for name in request.shapes}
     if request.allocated:
         mask = site_mask(scores, allocate(request.sizes, sensitivities, request.budget))
     else:

@@ -338,9 +338,9 @@ def test_errors_name_what_is_wrong(tmp_path, photographs: Photographs) -> None:
     with pytest.raises(UserError, match=r"corruptions\.frost_images=1 is no path"):
         Photographs(1)
     labels = np.zeros(1)
-    with pytest.raises(UserError, match=r"corruptions\.cache=true is no path"):
+    with pytest.raises(UserError, match=r"corruptions\.cache=True is no path"):
         GeneratedCorruptions(images, labels, cache=True)
-    with pytest.raises(UserError, match=r"corruptions\.extra=no is unknown; valid: true, false"):
+    with pytest.raises(UserError, match=r"corruptions\.extra=no is unknown; valid: True, False"):
         GeneratedCorruptions(images, labels, extra="no")
     with pytest.raises(UserError, match=r"corruptions\.folder=2024 is no path"):
         CorruptionFiles(images, labels, ["cat"], folder=2024)

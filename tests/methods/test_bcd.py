@@ -56,6 +56,7 @@ def places(mask):
 def test_blocks_and_epochs_are_counted_from_the_first_mask():
     assert (toy().rounds, toy().epochs) == (3, 2 * 4), "one training before the first block and one after each at most"
     assert (toy(block=4).rounds, toy(block=0.5).block, toy(block=0.5).rounds) == (2, 3, 2)
+    assert toy(block=1.0).block == toy(block=1).block == 1, "keys do not tell them apart"
     assert (toy(swaps=2).rounds, toy(kept=6).rounds, toy(kept=6).epochs) == (5, 0, 2)
     assert (toy().fewest_epochs, toy(train="always").fewest_epochs) == (2, 8)
 
@@ -203,6 +204,12 @@ def test_a_replacement_is_none_of_the_first_search_s(tmp_path):
     assert plan.first.request.budget == plan.request.total and plan.first.request.replacement is None
 
 
+def test_the_first_search_ends_at_the_default_where_the_config_does_not_say(tmp_path):
+    plan = quick_plan(tmp_path, SHARE, *SEARCH, "~method.search.first_factor", method="bcd")
+    assert plan.first.request.budget == round(1.5 * plan.request.budget)
+    assert plan.first.request.budget == quick_plan(tmp_path, SHARE, *SEARCH, method="bcd").first.request.budget
+
+
 @pytest.mark.slow
 def test_run_in_pieces_ends_as_the_undisturbed(finished, tmp_path, run_in_pieces):
     assert_same_in_pieces(finished, tmp_path, run_in_pieces, 4, SHARE, *SEARCH, method="bcd")
@@ -212,7 +219,7 @@ def test_run_in_pieces_ends_as_the_undisturbed(finished, tmp_path, run_in_pieces
     ("name", "value", "message"),
     [
         ("block", 0, "must be a number > 0"),
-        ("block", 2.5, "must be an integer, or a share of at most 1"),
+        ("block", 2.5, "must be an integer, or a share below 1"),
         ("draws", 0, "must be an integer >= 1"),
         ("block_epochs", 0, "must be an integer >= 1"),
         ("tolerance", -1, "must be a number >= 0"),

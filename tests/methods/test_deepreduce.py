@@ -166,12 +166,21 @@ def test_resolution_whole_layers_and_measured_orders(narrow, tmp_path, capsys, s
         assert evaluate_run([f"run={folder}", "accelerator=cpu"])["test"] == pytest.approx(record.accuracy.test)
 
 
+def test_a_search_without_training_needs_no_batches_for_each_device(tmp_path):
+    plan = quick_plan(tmp_path, *SEARCH, "budget.relus=400", method="deepreduce")
+    check_stages(plan)["method.search"].check_devices(3)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (["method.search.score=null", "method.search.exact=true"], r"exact=true: whole layers come to 384 or 512"),
         (["method.search.exact=true", "method.search.score=null", "method.search.order=measured"], "needs an order"),
         (["method.search.score=null", "budget.relus=1"], "come to 32 to 2,304 ReLUs, and the budget is 1"),
+        (
+            ["method.search.score=null", "budget.relus=1", "method.search.order=measured"],
+            "come to 128 to 2,304 ReLUs, and the budget is 1",
+        ),
         (["method.search.channels=0.5", "budget.relus=1400"], "come to 128 to 1,152 ReLUs, and the budget is 1,400"),
         (["method.search.channels=0.3"], r"method.search.channels=0.3: no network of backbone.width=8"),
         (["method.search.order=[3,2,4,1]"], r"order=\[3, 2, 4, 1\]: this network has 3 stages"),

@@ -162,6 +162,17 @@ def test_the_folder_gives_the_network_back_and_it_is_a_curve_of_its_own(tmp_path
     assert build_panels([record, other])[0].runs["curve"].nunique() == 2
 
 
+class Concatenating(nn.Module):
+    def __init__(self, classes, image_size, channels, **_):
+        super().__init__()
+        self.convolution, self.head = nn.Conv2d(channels, 4, 3, padding=1), nn.Linear(8, classes)
+        self.first, self.second = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x):
+        y = self.convolution(x)
+        return self.head(self.second(torch.cat([y, self.first(y)], 1)).mean((2, 3)))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -170,6 +181,7 @@ def test_the_folder_gives_the_network_back_and_it_is_a_curve_of_its_own(tmp_path
         (["method.search.criterion=l3"], "criterion=l3 is unknown; valid: l1, l2, geometric_median, learned"),
         (["method.search.criterion_epochs=0"], "criterion_epochs=0: must be an integer >= 1"),
         (["method.search.gumbel_temperature=0"], "gumbel_temperature=0: must be a number > 0"),
+        ([f"backbone._target_={__name__}.Concatenating", "budget.relus=200"], "cannot be pruned by filters"),
         (["replacement=affine"], "replacement=affine: this search has zero at removed positions"),
         (["allocation=sites"], "allocation=sites: this search itself decides where ReLUs stay"),
     ],

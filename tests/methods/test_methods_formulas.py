@@ -78,6 +78,7 @@ def test_learning_rates_by_hand():
     assert learning_rate(1.0, "cosine", 0, 4) == 1
     assert learning_rate(1.0, "cosine", 1, 4) == pytest.approx((1 + math.sqrt(0.5)) / 2)
     assert learning_rate(1.0, "cosine", 2, 4) == pytest.approx(0.5)
+    assert learning_rate(0.1, "milestones", 55, 100, [0.55]) == pytest.approx(0.01), "0.55 * 100 is above 55"
     snl = [learning_rate(0.1, "milestones", epoch, 160, (0.5, 0.75)) for epoch in (0, 79, 80, 119, 120, 159)]
     assert snl == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 

@@ -9,6 +9,7 @@ from quick_runs import SMALL, assert_same_tensors, composed, copy_store, lasting
 
 from relinearize.errors import UserError
 from relinearize.methods import scores
+from relinearize.methods.correlated import removal_order
 from relinearize.methods.progressive import Progressive, rung_counts
 from relinearize.methods.stage.schedule import one_cycle
 from relinearize.relu.budget import top_mask
@@ -168,6 +169,27 @@ def test_an_exchange_that_does_not_help_is_undone(plan):
     stage.settle_exchange()
     assert all(kept.equal(before[name]) for name, kept in stage.kept.items())
     assert all(value.equal(weights[name]) for name, value in stage.network.state_dict().items())
+    stage.try_exchange()
+    again = sum(int((before[name] != kept).sum()) for name, kept in stage.kept.items())
+    assert again == 2 * round(0.1 * count), "the same weights and mask would lead to the same exchange"
+
+
+def test_budgets_below_a_finished_walk_have_its_history_and_those_of_a_stopped_one_are_not_reached(plan):
+    left = []
+    stage = ready(plan, stage_of(plan, [200, 100], left.append, rungs=[0.5, 0.2], rung_epochs=1))
+    stage.history = [{"epoch": 0.0}]  # of two epochs
+    stage.finish()
+    assert [(len(one.history), one.reached) for one in left] == [(2, False), (2, False)]
+    stage = ready(plan, stage_of(plan, [200, 100], left.append, rungs=[0.5, 0.2], rung_epochs=1))
+    stage.history = [{"epoch": 0.0}, {"epoch": 1.0}]
+    stage.finish()
+    assert [(len(one.history), one.reached) for one in left[2:]] == [(3, True), (3, True)]
+
+
+def test_kept_positions_stay_ordered_among_many():
+    squares = torch.linspace(1e-6, 1, 300_000)
+    order = removal_order(squares.sqrt().expand(2, -1), 299_000, 0.5)
+    assert (order[1000:].diff() > 0).all() and order[1000] > order[:1000].max()
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_restarts_of_kl_are_the_worst_case_too() -> None:
         (lambda: PGD(step_size=0), "attack.step_size=0 makes no attack; give pixels times 255"),
         (lambda: PGD(steps=0), "attack.steps=0: must be an integer"),
         (lambda: PGD(restarts=1.5), "attack.restarts=1.5"),
-        (lambda: PGD(early_stop="no"), "attack.early_stop=no is unknown; valid: true, false"),
+        (lambda: PGD(early_stop="no"), "attack.early_stop=no is unknown; valid: True, False"),
         (lambda: PGD(losses=["cw"]), r"attack.losses=\[cw\]: give some of ce, margin, kl"),
         (lambda: PGD(losses=[]), r"attack.losses=\[\]"),
         (lambda: APGD(losses=["ce", "ce"]), "give some of ce, dlr, t, each once"),

@@ -69,14 +69,14 @@ class BCD(MaskedSearch):
         check_choice(f"{self.config_key}.train", train, ("needed", "always"))
         check_number(f"{self.config_key}.block", block, "> 0")
         if isinstance(block, float) and block > 1 and not block.is_integer():
-            raise UserError(f"{self.config_key}.block={block}: must be an integer, or a share of at most 1")
+            raise UserError(f"{self.config_key}.block={block}: must be an integer, or a share below 1")
         check_number(f"{self.config_key}.accuracy_images", accuracy_images, ">= 1", integer=True, optional=True)
         going = Mask.of(inner_network(network)).count - budget
         if going < 0:
             raise UserError(
                 f"{self.config_key}.first has left {budget + going:,} ReLUs, fewer than the {budget:,} asked"
             )
-        self.block = max(1, math.ceil(block * going)) if isinstance(block, float) and block <= 1 else int(block)
+        self.block = max(1, math.ceil(block * going)) if block < 1 else int(block)
         self.rounds = math.ceil(going / self.block) + swaps
         super().__init__(network, teacher, budget=budget, epochs=(1 + self.rounds) * block_epochs, **settings)
         self.draws, self.tolerance, self.candidates = draws, tolerance, candidates

@@ -199,10 +199,10 @@ class DeepReDuce(MaskedSearch):
         share = choose(
             shapes,
             budget,
-            known or range(1, len(stages(shapes)) + 1),
+            known or smallest_first(shapes),
             shares=shares,
             thinned=thinned,
-            filled=known is None or score is not None,
+            filled=score is not None,
             exact=exact,
         ).share
         return {"student_width": None if share == 1 else int(width * share), "student_stride": stride}
@@ -247,6 +247,12 @@ class DeepReDuce(MaskedSearch):
 
     def position_scores(self) -> Mapping[str, Tensor]:
         return self.scores or super().position_scores()
+
+
+def smallest_first(shapes: Shapes) -> list[int]:
+    """Stages by their ReLUs: what no order of them can have is less than the first."""
+    counts = [sum(math.prod(shapes[name]) for name in stage) for stage in stages(shapes)]
+    return sorted(range(1, len(counts) + 1), key=lambda stage: counts[stage - 1])
 
 
 def known_order(order: object, shapes: Shapes) -> Sequence[int] | None:

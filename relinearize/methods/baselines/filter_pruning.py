@@ -135,6 +135,10 @@ class FilterPruning(MaskedSearch):
         example = next(self.network.parameters())
         self.prepare(images[:1].to(device=example.device, dtype=example.dtype))
 
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        super().rehearse(images, labels)
+        self.prepare(images[:1])
+
     def prepare(self, sample: Tensor) -> None:
         """Find the filters in front of each site by running `sample` (1 x C x H x W), and what each criterion keeps."""
         if self.layers:

@@ -79,7 +79,7 @@ class SAFENet(Planner):
         if not self.scores:  # else of a checkpoint; the network is no longer the teacher's then
             batches = self.further_batches(1, -(-self.score_images // self.batch_size))
             found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed)
-            self.scores = {name: score.cpu() for name, score in found.items()}
+            self.scores = {name: found[name].cpu() for name in self.shapes}
         super().on_train_start()
 
     def plan(self, numbers: Mapping[str, float]) -> tuple[Mask, GaussianFit]:

@@ -22,7 +22,7 @@ def learning_rate(
     if schedule == "cosine":
         return base * (1 + math.cos(math.pi * epoch / epochs)) / 2
     if schedule == "milestones":
-        return base * gamma ** sum(epoch >= fraction * epochs for fraction in milestones)
+        return base * gamma ** sum(epoch >= round(fraction * epochs, 6) for fraction in milestones)
     raise ValueError(f"schedule={schedule} is unknown; valid: {', '.join(SCHEDULES)}")
 
 

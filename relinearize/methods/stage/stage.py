@@ -26,7 +26,7 @@ from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.scores import Scores, check_score
 from relinearize.methods.stage.epoch_sums import EpochSums
 from relinearize.methods.stage.schedule import SCHEDULES, learning_rate, sgd
-from relinearize.processes import average_batch_norms, process_rank
+from relinearize.processes import average_batch_norms, process_count, process_rank
 
 SELECTIONS = ("best", "last", "test")
 # Number of an epoch beyond any that is trained: orders and crops are functions of it.
@@ -172,7 +172,7 @@ class Stage(nn.Module):
     def check_devices(self, devices: int) -> None:
         """UserError where batches cannot be divided among so many processes."""
         least = 8 * self.batch_shares * devices  # an epoch's last batch may be a quarter; a batch norm needs 2 images
-        if devices > 1 and (self.batch_size % devices or self.batch_size < least):
+        if devices > 1 and self.epochs and (self.batch_size % devices or self.batch_size < least):
             raise UserError(
                 f"{self.config_key}.batch_size={self.batch_size} is shared by trainer.devices={devices} "
                 f"processes; give a multiple of {devices} that is at least {least}"
@@ -209,6 +209,8 @@ class Stage(nn.Module):
     def further_batches(self, number: int, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """The first `count` training batches (None: all) of an epoch that is not trained on, one for each `number`."""
         loader = copy.copy(self.train_loader)  # the place of the training stays where it is
+        if process_count() == 1:  # after a training in several, of which each has had its share
+            loader.rank, loader.world_size = 0, 1
         loader.seek(UNTRAINED + number)
         return itertools.islice(itertools.chain.from_iterable(loader for _ in range(loader.parts)), count)
 
