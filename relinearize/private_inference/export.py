@@ -11,16 +11,17 @@ from torch import Tensor
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import route_state
-from relinearize.backbones.weights import match_weights, read_weights
+from relinearize.backbones.weights import match_weights, read_weights, without_prefixes
 from relinearize.data.augment import to_pixels
 from relinearize.data.splits import stable_order
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle.bundle import About, Bundle, worst_difference
-from relinearize.private_inference.bundle.exporting import as_bundle, export
+from relinearize.private_inference.bundle.bundle import About, Bundle, worst_difference, write_bundle
+from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.private_inference.bundle.onnx_model import check_free, check_installed, onnx_path, write_onnx
 from relinearize.private_inference.cost.backbones import recorded_name
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import to_masked, to_replaced
+from relinearize.relu.replacement import COEFFICIENTS, IDENTITY
+from relinearize.relu.sites import named_sites, to_masked, to_replaced
 from relinearize.runs.build import all_relu_network, open_source
 from relinearize.runs.finished import FinishedRun
 from relinearize.runs.submodels import ROUTE
@@ -49,15 +50,14 @@ def export_subject(
     folder = output or subject.place
     check_free(folder, onnx)
     pixels, labels = test_images(subject, images) if images else (None, None)
-    bundle = export(
-        subject.network, folder, input_size=subject.input_size, images=pixels, labels=labels, about=subject.about
-    )
+    bundle = as_bundle(subject.network, subject.input_size, images=pixels, labels=labels, about=subject.about)
     lines = summary(bundle, subject)
-    if onnx:
+    if onnx:  # first: where it fails, no bundle is in the way of the next try
         model = onnx_path(folder)
         difference = write_onnx(bundle, model)
         checked = "not run: onnxruntime is missing" if difference is None else f"differs by {difference:.0e} in it"
         lines.append(f"{model}: onnxruntime {checked}")
+    write_bundle(bundle, folder)
     (console or Console()).print("\n".join([*lines, str(folder)]), soft_wrap=True, highlight=False, markup=False)
     return folder
 
@@ -92,7 +92,9 @@ def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str 
     if root:
         config.dataset.root = root
     network = all_relu_network(config, student=True)
+    coefficients = [f"{name}.{COEFFICIENTS}" for name in named_sites(network.network)]
     weights = route_state(read_weights(path), route or "clean")
+    weights = without_prefixes(weights, [*network.network.state_dict(), *coefficients])
     to_replaced(network.network, weights)
     network.network.load_state_dict(match_weights(network.network, weights, path))
     source = build(config.dataset.source)
@@ -101,6 +103,8 @@ def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str 
     if mask:
         kept, metadata = Mask.from_file(mask)
         metadata.check(backbone.name, backbone.get("convention", "all"), size)
+        if (metadata.replacement != IDENTITY) != any(name in weights for name in coefficients):
+            raise UserError(f"{path} does not have at removed positions what {mask} says: {metadata.replacement}")
         to_masked(network.network, kept)
     about = About(
         name=path.stem, backbone=recorded_name(backbone), width=backbone.get("width"),

@@ -29,6 +29,15 @@ from relinearize.report.tables.robustness_text import corruptions_csv, robustnes
 from relinearize.report.tables.text import csv_text
 from relinearize.tracking.wandb_run import wandb_run
 
+# Whatever a report may leave.
+FILES = {
+    *("pareto.csv", "pareto.png", "pareto_latency.png", "pareto_bytes.png", "latency_split.png", "report.html"),
+    *(f"{name}.png" for name in PREDICTIONS),
+    *("inference.md", "inference.csv", "inference.png", "inference_split.png", "masks.png", "searches.png"),
+    *("combinations.md", "robustness.md", "robustness.csv", "robustness_corruptions.csv", "robustness.png"),
+    *("against_paper.md", "against_paper.csv"),
+}
+
 
 class Report:
     """Everything below some folders, and every table made of it, each once.
@@ -79,6 +88,8 @@ def write_report(report: Report, out: Path | str | None = None) -> dict[str, Pat
         for name, content in report_files(report, folder):
             paths[name] = folder / name
             (write_bytes if isinstance(content, bytes) else write_text)(paths[name], content)
+        for name in FILES - paths.keys():  # of an earlier report, about runs or a preset that are not in this one
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written here ({error.strerror}); give out=FOLDER") from error
     return paths

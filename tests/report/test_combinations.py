@@ -1,5 +1,7 @@
 """Searches crossed with fine-tunings: which runs make a matrix, its cells, the Markdown and the printed tables."""
 
+from dataclasses import replace
+
 import pytest
 from fake_records import fake_record
 
@@ -63,6 +65,8 @@ def test_markdown_marks_the_best_and_the_missing():
     assert text.count("| budget | search |") == 1
     assert "**62.50**" in rows["| 35,000 ReLUs, 25 % senet"] and "**" not in rows["| 35,000 ReLUs, 25 % snl"]
     assert "-" in rows["| 14,000 ReLUs, 10 % senet"]
+    titled = combinations_markdown([replace(one, title="<img src=x> a*b*\nc") for one in matrices_of(crossed())])
+    assert "<img" not in titled and "a*b*" not in titled and "\nc" not in titled
 
 
 @pytest.mark.slow

@@ -10,9 +10,10 @@ from fake_records import REPORT_FILES, fake_record, fake_sweep, write_records
 from rich.console import Console
 
 from relinearize.errors import UserError
+from relinearize.private_inference.cost.presets import one_preset
 from relinearize.report.figures.pareto import draw_pareto
 from relinearize.report.page.page import render_page
-from relinearize.report.report import Report, report_files, write_report
+from relinearize.report.report import FILES, Report, report_files, write_report
 from relinearize.report.tables.terminal import print_runs
 
 
@@ -43,6 +44,15 @@ def test_a_report_can_be_made_again_and_names_no_machine(tmp_path):
     paths = write_report(Report([folder]))
     assert str(tmp_path) not in paths["report.html"].read_text()
     assert next(report_files(Report([folder]), folder)) == ("pareto.csv", paths["pareto.csv"].read_text())
+
+
+def test_what_an_earlier_report_had_to_show_does_not_stay(tmp_path):
+    folder = write_records([fake_record()], tmp_path / "runs")
+    for name in ("pareto_bytes.png", "robustness.md", "mine.png"):
+        (folder / name).write_text("")
+    written = write_report(Report([folder], preset=one_preset("delphi_compute")))
+    assert {path.name for path in folder.iterdir() if path.is_file() and not path.stat().st_size} == {"mine.png"}
+    assert written.keys() <= FILES
 
 
 def test_errors_are_one_line(tmp_path):

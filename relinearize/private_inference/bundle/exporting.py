@@ -111,7 +111,10 @@ def _normalising(network: PixelInput, nodes: Sequence[Node], input_size: tuple[i
     Not folded into the first convolution: that pads with zeros, which are no pixels. The owner of the image does it.
     """
     attributes = {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()}
-    first = Node("normalize", "normalize", (INPUT,), input_size, attributes)
+    name = "normalize"
+    while name in {node.name for node in nodes}:  # a module of the user's
+        name = f"{name}_pixels"
+    first = Node(name, "normalize", (INPUT,), input_size, attributes)
     behind = [
         replace(node, inputs=tuple(first.name if name == INPUT else name for name in node.inputs)) for node in nodes
     ]

@@ -25,6 +25,7 @@ def check_installed() -> None:
 
 def onnx_path(bundle: Path) -> Path:
     """Where the ONNX model of the bundle in that folder is written: beside it."""
+    bundle = bundle.resolve() if bundle.name in ("", "..") else bundle
     return bundle.with_name(f"{bundle.name}.onnx")
 
 
@@ -53,8 +54,11 @@ def to_onnx(bundle: Bundle) -> Any:
         nodes.append(helper.make_node(op, list(inputs), [output], name=f"{op} {output}", **attributes))
         return output
 
+    # The model's output is called logits; a node of the user's that is called so has another name here.
+    names = {node.name: f"{node.name}.node" if node.name == "logits" else node.name for node in bundle.nodes}
+    names[bundle.output] = "logits"
     for node in bundle.nodes:
-        inputs, name, given = node.inputs, node.name, node.attributes
+        inputs, name, given = [names.get(one, one) for one in node.inputs], names[node.name], node.attributes
         tensors = {role: constant(f"{name}.{role}", _shaped(node, t)) for role, t in bundle.tensors(node).items()}
         match node.op:
             case "normalize":
@@ -71,9 +75,8 @@ def to_onnx(bundle: Bundle) -> Any:
             case "affine":
                 emit("Add", [emit("Mul", [*inputs, tensors["scale"]], f"{name}.scaled"), tensors["shift"]], name)
             case "replaced_relu":
-                named = [
-                    constant(f"{name}.{place}", value[None]) for place, value in enumerate(bundle.coefficients[name])
-                ]
+                coefficients = bundle.coefficients[node.name]
+                named = [constant(f"{name}.{place}", value[None]) for place, value in enumerate(coefficients)]
                 factor, *higher = named[:1] + named[2:]
                 if higher:  # Horner's rule, see relu/replacement.py
                     lower, factor = [factor, *higher[:-1]], higher[-1]
@@ -83,9 +86,9 @@ def to_onnx(bundle: Bundle) -> Any:
                 linear = emit("Mul", [*inputs, factor], f"{name}.linear")
                 removed = emit("Add", [linear, named[1]], f"{name}.removed") if len(named) > 1 else linear
                 active = emit("Relu", inputs, f"{name}.all")
-                emit("Where", [constant(f"{name}.mask", bundle.masks[name][None]), active, removed], name)
+                emit("Where", [constant(f"{name}.mask", bundle.masks[node.name][None]), active, removed], name)
             case "masked_relu":
-                mask = bundle.masks[name]
+                mask = bundle.masks[node.name]
                 if mask.all() or not mask.any():
                     emit("Relu" if mask.all() else "Identity", inputs, name)
                 else:
@@ -101,8 +104,6 @@ def to_onnx(bundle: Bundle) -> Any:
                 emit("Concat", inputs, name, axis=1)
             case op:
                 emit(_SAME_MEANING[op], inputs, name)
-    emit("Identity", [bundle.output], "logits")
-
     image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *bundle.input_shape])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", bundle.classes])
     graph = helper.make_graph(nodes, bundle.about.name or "network", [image], [logits], constants)

@@ -183,4 +183,5 @@ class InferOptions:
         flags = [f"batch{self.batch}"] if self.batch > 1 else []
         flags += [key for key in SEMI2K_ONLY if getattr(self, key)]
         name = "-".join([self.chosen_protocol.name, self.link.name, *flags])
-        return self.bundle.with_name(f"{self.bundle.name}-infer") / name
+        bundle = self.bundle.resolve() if self.bundle.name in ("", "..") else self.bundle
+        return bundle.with_name(f"{bundle.name}-infer") / name

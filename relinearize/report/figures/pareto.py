@@ -60,6 +60,7 @@ PREDICTIONS = {
     "worst_class": Measure("worst_class", "worst_class", "test accuracy of the worst class (%)"),
     "calibration": Measure("ece", "ece", "expected calibration error (%)"),
 }
+MOST = 60  # curves in a legend; the page has all
 RELUS = Axis("relus", "ReLUs kept per image", compact_count)
 
 
@@ -87,7 +88,7 @@ def draw_pareto(panels: Sequence[Panel], axis: Axis = RELUS, measure: Measure = 
     rows = math.ceil(len(panels) / columns)
     # A legend line more for every curve beyond three, so that many curves do not squeeze the axes.
     most_curves = max(panel.points["curve"].nunique() for panel in panels)
-    height = (6.2 if columns == 1 else 5.6) + 0.42 * max(0, most_curves - 3)
+    height = (6.2 if columns == 1 else 5.6) + 0.42 * max(0, min(most_curves, MOST) - 3)
     figure = new_figure(8.8 if columns == 1 else 14.0, height * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(panels) :]:
@@ -107,6 +108,7 @@ def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, m
     handles = _draw_curves(axes, panel, colours, axis, measure) + _draw_all_relu(axes, panel, axis, measure) + handles
     _set_axes(axes, panel, axis, measure)
     # Below the axes: inside, it would cover points of one dataset or another.
+    handles = handles[:MOST]
     columns = legend_columns([str(handle.get_label()) for handle in handles])
     room = -0.12 - 0.03 * len(textwrap.wrap(axis.note, NOTE_LETTERS))
     below = {"loc": "upper left", "bbox_to_anchor": (-0.01, room), "ncols": columns, "frameon": False}

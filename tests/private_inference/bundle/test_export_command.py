@@ -1,5 +1,6 @@
 """`relinearize export`: finished runs and checkpoints as bundles."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -15,7 +16,8 @@ from relinearize.backbones.routes import ROUTES, state_for, with_routes
 from relinearize.commands.export import main as export_command
 from relinearize.errors import UserError
 from relinearize.files import read_json, write_json
-from relinearize.private_inference.bundle import read_bundle, run_bundle
+from relinearize.private_inference.bundle import onnx_model, read_bundle, run_bundle
+from relinearize.relu.mask import Mask
 from relinearize.runs.finished import FinishedRun
 
 
@@ -107,6 +109,16 @@ def test_a_checkpoint_with_a_mask_and_one_without(run, tmp_path):
     save_file({name: value.clone() for name, value in routed.items()}, tmp_path / "routed.safetensors")
     weights = f"weights={tmp_path / 'routed.safetensors'}"
     clean = read_bundle(export(weights, *network, f"output={tmp_path / 'c'}")[0])
+    mask, about = Mask.from_file(folder / "mask.safetensors")
+    mask.to_file(tmp_path / "other.safetensors", dataclasses.replace(about, replacement="quadratic"))
+    with pytest.raises(UserError, match=r"does not have at removed positions what .*other\.safetensors says"):
+        export(weights, f"mask={tmp_path / 'other.safetensors'}", *network, f"output={tmp_path / 'o'}")
+    polynomials = {f"module.{site}.coefficients": torch.zeros(3, len(kept), 1, 1) for site, kept in mask.items()}
+    trained = load_file(folder / "weights.safetensors")
+    polynomials |= {f"module.{name}": value for name, value in trained.items()}
+    save_file(polynomials, tmp_path / "polynomials.safetensors")
+    given = [f"weights={tmp_path / 'polynomials.safetensors'}", f"mask={tmp_path / 'other.safetensors'}"]
+    assert read_bundle(export(*given, *network, f"output={tmp_path / 'p'}")[0]).coefficients
     other = read_bundle(export(weights, *network, "route=adversarial", f"output={tmp_path / 'a'}")[0])
     assert np.allclose(clean.reference.logits, whole.reference.logits, atol=1e-5)
     assert other.about.route == "adversarial"
@@ -131,6 +143,18 @@ def test_mistakes_are_one_line(arguments):
     with pytest.raises(UserError, match=MISTAKES[arguments]) as caught:
         export(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_an_onnx_model_that_fails_leaves_no_bundle(run, monkeypatch):
+    _, folder = run
+    monkeypatch.setattr(onnx_model, "TOLERANCE", 0.0)
+    with pytest.raises(UserError, match="onnxruntime's logits differ"):
+        export(f"run={folder}", "images=0", "onnx=true")
+    assert not (folder / "bundle").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="exists already"):
+        export(f"run={folder}", "images=0", "onnx=true", "output=.")
 
 
 def test_other_images_are_refused(run):

@@ -5,13 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from bundles import BACKBONES, linearized, replaced, small_bundle, some_kept
+from torch import nn
 
+from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
 from relinearize.methods.replacement import Affine, Cubic, Quadratic, Zero
 from relinearize.private_inference.bundle.bundle import run_bundle
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.private_inference.bundle.onnx_model import to_onnx, write_onnx
+from relinearize.relu.sites import linearize
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx: pip install -e '.[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx: pip install -e '.[onnx]'")
@@ -36,7 +41,22 @@ def test_replacements_in_onnxruntime(kind, tmp_path):
 
 def test_a_mask_is_a_choice_only_where_it_must_be():
     ops = [node.op_type for node in to_onnx(small_bundle()).graph.node]
-    assert ops.count("Where") == 5 and ops.count("Relu") == 6 and ops.count("Identity") == 2  # one is the output's name
+    assert ops.count("Where") == 5 and ops.count("Relu") == 6 and ops.count("Identity") == 1
+
+
+def test_modules_may_have_the_names_of_ours(tmp_path):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.normalize, self.logits, self.last = nn.BatchNorm2d(3), nn.Linear(3, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.last(F.relu(self.logits(self.normalize(x).mean((2, 3)))))
+
+    network = PixelInput(linearize(Named(), (3, 8, 8)), torch.zeros(3), torch.ones(3)).eval()
+    bundle = as_bundle(network, (3, 8, 8))
+    assert bundle.nodes[0].op == "normalize" and bundle.nodes[0].name != "normalize"
+    assert write_onnx(bundle, tmp_path / "b.onnx") < 1e-5
 
 
 def test_nothing_is_written_over(tmp_path):

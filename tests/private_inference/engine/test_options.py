@@ -20,6 +20,12 @@ def test_defaults():
     assert not options.kn2row and not options.local_truncation
 
 
+def test_the_bundle_in_which_the_command_is_typed_has_its_folder_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "bundle").mkdir()
+    monkeypatch.chdir(tmp_path / "bundle")
+    assert InferOptions(".").folder == tmp_path / "bundle-infer" / "cheetah-loopback"
+
+
 def test_a_protocol_has_one_engine_and_an_engine_a_default():
     for settings in ({"engine": "crypten"}, {"protocol": "tfp"}, {"engine": "crypten", "protocol": "tfp"}):
         options = InferOptions("b", **settings)
