@@ -122,6 +122,8 @@ def tested(
     selected, last = (stage.variants(state)[variant] for state in (weights, stage.weights()))
     network.to(plan.request.training.accelerator)
     test, predictions = measure_predictions(load_into(network, selected), plan.request.data.test_loader())
+    if predictions["nll"] is None:
+        say(f"{stage.name}: logits of a test image are not finite; so there are no calibration error and no likelihood")
     batches = plan.request.data.holdout_loader()
     holdout = accuracy(network, batches) if batches is not None else None
     same = last.keys() == selected.keys() and all(torch.equal(last[name], selected[name]) for name in last)
