@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,13 +135,14 @@ def files_below(folder: Path, name: str) -> list[Path]:
     return sorted(Path(place) / name for place, folders, files in places if name in (*folders, *files))
 
 
-def move_missing(folder: Path, target: Path) -> None:
-    """Move what `target` lacks there from `folder`; what both have stays, folders are looked into."""
+def move_into(folder: Path, target: Path, replace: bool = False) -> None:
+    """Rename what `target` lacks from `folder` there, and with `replace` files that both have. Links stay."""
     for entry in folder.iterdir():
-        if not (target / entry.name).exists():
-            shutil.move(entry, target / entry.name)
-        elif entry.is_dir():
-            move_missing(entry, target / entry.name)
+        place = target / entry.name
+        if entry.is_dir() and place.is_dir():
+            move_into(entry, place, replace)
+        elif not entry.is_symlink() and (replace or not place.exists()):
+            entry.replace(place)
 
 
 @functools.cache

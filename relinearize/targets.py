@@ -34,13 +34,13 @@ def plain(node: Any) -> Any:
 
 
 def build(node: Any, *arguments: Any, **settings: Any) -> Any:
-    """What the config node describes (Hydra's instantiate), from configs of earlier versions, too."""
-    return instantiate(_at_present(plain(node)), *arguments, **settings)
+    """What the config node describes (Hydra's instantiate), from configs of earlier versions, too; lists are plain."""
+    return instantiate(_at_present(plain(node)), *arguments, **{"_convert_": "all", **settings})
 
 
 def builder(node: Any) -> functools.partial:
     """The class or function of a config node with its settings, to be called with what else it needs."""
-    return build(node, _partial_=True, _convert_="all")
+    return build(node, _partial_=True)
 
 
 def target(node: Mapping[str, Any]) -> Callable[..., Any]:

@@ -54,7 +54,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as weights: {reason}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError for files that would execute code
-        raise UserError(f"{path} holds more than tensors and is refused ({type(error).__name__})") from error
+        raise UserError(
+            f"{path} holds more than tensors and is refused ({type(error).__name__}); "
+            "save its state dict alone: torch.save(checkpoint['state_dict'], FILE)"
+        ) from error
     while isinstance(content, dict) and (found := [name for name in WRAPPERS if isinstance(content.get(name), dict)]):
         if len(found) > 1:
             say(f"{path} holds {', '.join(found)}: {found[0]} is taken")

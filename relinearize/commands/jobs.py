@@ -44,7 +44,8 @@ def show_help(arguments: Sequence[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         from relinearize.commands.composing import composed
 
-        composed("config", [word for word in arguments if word not in MULTIRUN and "," not in word])
+        sweeps = any(word in MULTIRUN for word in arguments)
+        composed("config", [word for word in arguments if word not in MULTIRUN and not (sweeps and "," in word)])
 
 
 def one_line_errors(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
 
 @application
 def run_job(config: DictConfig) -> float:
-    """One run. Returns its test accuracy, which Hydra's sweepers can maximise."""
+    """One run. Returns its accuracy on held-out images (without any: test images), for Hydra's sweepers to maximise."""
     if HydraConfig.get().job.chdir:  # paths stay relative to where the command was typed
         os.chdir(HydraConfig.get().runtime.cwd)
     find_users_modules()  # in a launcher's process, too
@@ -40,7 +40,7 @@ def run_job(config: DictConfig) -> float:
     launcher = HydraConfig.get().runtime.choices.get("launcher")
     if launcher not in ("basic", None):  # Hydra would say nothing and run it here
         fail(f"launcher={launcher} starts the runs of a sweep: add -m, also for a single run")
-    return make_run(config)[0].accuracy.test
+    return make_run(config)[0].accuracy.objective
 
 
 def make_run(config: DictConfig) -> tuple[Any, Path]:

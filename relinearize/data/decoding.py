@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -90,6 +90,9 @@ class EncodedImages(ABC):
         import torch
 
         return torch.from_numpy(self.numpy(rows.tolist()))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.numpy(), dtype)
 
     def numpy(self, rows: Sequence[int] | None = None) -> np.ndarray:
         """The images at `rows`, or all of them."""

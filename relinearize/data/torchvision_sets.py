@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
+import itertools
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from filelock import FileLock
 from relinearize.data.decoding import CACHE_VERSION, CentralCrop, EncodedImages, as_rgb, load_decoded
 from relinearize.data.source import ImageSet, Source, Split, check_labels
 from relinearize.errors import UserError
-from relinearize.files import SHARED, move_missing
+from relinearize.files import SHARED, move_into
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SOME = ("FashionMNIST", "SVHN", "Imagenette", "Flowers102", "Food101", "ImageNet")
 UNPICKLED = {"CIFAR10": "cifar10", "CIFAR100": "cifar100"}  # torchvision executes their files; ours reads them safely
+ARCHIVES = (".gz", ".tgz", ".zip", ".tar", ".bz2", ".xz", ".mat")  # what torchvision's sets are fetched as
 # What torchvision's sets call their splits, in the order in which they are tried.
 NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "trainval", "train-standard"),
@@ -178,11 +180,14 @@ class TorchvisionImages(Source):
         ):
             with suppress(OSError, RuntimeError, ValueError):  # another process has fetched it meanwhile
                 return self._present(arguments)
-            for archive in self.root.iterdir():  # the user's own copies: torchvision compares and unpacks them
-                if archive.is_file() and not archive.name.startswith("."):
-                    (Path(work) / archive.name).symlink_to(archive.resolve())
+            # The user's own copies: torchvision compares them, and unpacks them or fetches them anew.
+            for archive in itertools.chain.from_iterable(self.root.glob(depth) for depth in ("*", "*/*", "*/*/*")):
+                if archive.suffix in ARCHIVES and not archive.relative_to(self.root).parts[0].startswith("."):
+                    link = Path(work) / archive.relative_to(self.root)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(archive.resolve())
             self._class(work, **arguments, **self._options, download=True)
-            move_missing(Path(work), self.root)
+            move_into(Path(work), self.root, replace=True)
         return self._present(arguments)
 
     @cached_property

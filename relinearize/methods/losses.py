@@ -105,7 +105,8 @@ def measure_predictions(network: nn.Module, batches: Iterable[tuple[Tensor, Tens
     right = logits.argmax(1) == labels
     counts, hits = (torch.bincount(chosen, minlength=classes).tolist() for chosen in (labels, labels[right]))
     nll = F.cross_entropy(logits, labels).item()
-    error = multiclass_calibration_error(logits.softmax(1), labels, classes, BINS, "l1")
+    confidences = logits.softmax(1).clamp(max=1 - 1e-7)  # torchmetrics has a bin of its own for 1.0
+    error = multiclass_calibration_error(confidences, labels, classes, BINS, "l1")
     return 100.0 * right.sum().item() / len(labels), {
         "per_class": [100.0 * hit / count if count else None for hit, count in zip(hits, counts, strict=True)],
         **({"ece": 100.0 * error.item(), "nll": nll} if math.isfinite(nll) else {"ece": None, "nll": None}),

@@ -219,8 +219,9 @@ class Progressive(CycleStage, Distill):
             network.to(first.device)  # without any training, nothing has moved them there yet
         batches = self.further_batches(self.rung, count)
         found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed + self.rung)
-        found = {name: found[name].to(first.device) for name in self.alphas}  # one's own may have any order
-        take_from_first(found.values())  # and be of this process's images alone
+        # One's own may have any order, and be of this process's images alone.
+        found = {name: found[name].to(first.device).contiguous() for name in self.alphas}
+        take_from_first(found.values())
         if self.choice != "top":
             found = self.correlated_scores(found, self.further_batches(self.rung, count), keep)
         return {
@@ -253,7 +254,7 @@ class Progressive(CycleStage, Distill):
         self.on_snapshot(Snapshot(budget, mask, weights, trained, self.seconds, [*history, moment], scores))
 
     def finish(self) -> list[int]:
-        """After the fit: without training, all that a fit would have done. Returns the budgets not reached: none."""
+        """After the fit: without training, all that a fit would have done. No budget is left, hence []."""
         self._segment_started = time.monotonic()
         while self.pending:
             self.next_rung(list(self.history))

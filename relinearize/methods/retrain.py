@@ -56,7 +56,7 @@ class Retrain(CycleStage, Distill):
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         # The weights that the step before left: a checkpoint between two steps needs no average of its own time.
-        if self.average is not None and batch_index:
+        if self.average is not None and batch_index and not batch_index % self.batches_of_step:
             self.move_average()
         return super().training_step(batch, batch_index)
 

@@ -103,7 +103,7 @@ def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str 
     if mask:
         kept, metadata = Mask.from_file(mask)
         metadata.check(backbone.name, backbone.get("convention", "all"), size)
-        if (metadata.replacement != IDENTITY) != any(name in weights for name in coefficients):
+        if metadata.replacement != IDENTITY and not any(name in weights for name in coefficients):
             raise UserError(f"{path} does not have at removed positions what {mask} says: {metadata.replacement}")
         to_masked(network.network, kept)
     about = About(

@@ -120,6 +120,11 @@ class AccuracyRecord(Part):
     teacher_predictions: PredictionsRecord | None = None
 
     @property
+    def objective(self) -> float | None:
+        """What a run is chosen by: held-out images, without any the test images."""
+        return self.test if self.holdout is None else self.holdout
+
+    @property
     def class_spread(self) -> float | None:
         """Points between the class that lost most against the teacher and the one that lost least."""
         if self.predictions is None or self.teacher_predictions is None:

@@ -120,7 +120,7 @@ class Artifact:
             lock.acquire(poll_interval=0.2)
         try:
             for folder in (self.path.parent, self.path):  # an NFS client that has seen no file there then looks again
-                with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=folder, prefix="."):
+                with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp"):
                     pass
             for folder in (self.path, self.work):  # half-written files of a holder that was killed
                 for leftover in folder.rglob(".*.tmp"):

@@ -96,7 +96,7 @@ def kept_first(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict
     """Scores with the same order among the positions of `kept` (bool, by site), which come before all others."""
     flat = torch.cat([score.reshape(-1) for score in scores.values()])
     raised = 2 * float(flat.max() - flat.min()) or 1.0
-    return {name: score.double() + raised * kept[name].to(score) for name, score in scores.items()}
+    return {name: score + raised * kept[name].to(score) for name, score in scores.items()}
 
 
 def top_positions(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:

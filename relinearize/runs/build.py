@@ -1,12 +1,13 @@
 """From a config to its images and its network: what `dataset` and `backbone` name, built."""
 
+import copy
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from relinearize.backbones import build_backbone
 from relinearize.backbones.adapter import PixelInput
@@ -14,11 +15,11 @@ from relinearize.backbones.resnet import drop_identity_shortcuts
 from relinearize.backbones.weights import load_initial
 from relinearize.data.order import seeded_generator
 from relinearize.data.source import Source
-from relinearize.errors import UserError
+from relinearize.errors import UserError, one_line
 from relinearize.records.run import DatasetRecord
 from relinearize.relu.copies import unwrapped
 from relinearize.relu.sites import linearize
-from relinearize.targets import build, plain, target
+from relinearize.targets import build, builder, plain, target
 
 if TYPE_CHECKING:
     from relinearize.data.datamodule import ImageData
@@ -58,6 +59,24 @@ def open_images(config: DictConfig, source: Source, device: str, *, holdout: flo
     return ImageData(source, seed=config.seed, device=device, **settings)
 
 
+def check_network(network: PixelInput, source: Source) -> None:
+    """UserError unless `network`, in training or not, gives logits of the images as they come: channels last."""
+    size = (2, source.channels, source.image_size, source.image_size)
+    images, tried = torch.zeros(size).to(memory_format=torch.channels_last), copy.deepcopy(network)
+    for training in (True, False):
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                logits = tried.train(training)(images)
+        except Exception as error:
+            raise UserError(
+                f"backbone: fails on images whose channels are last in memory ({one_line(error)}); "
+                "views of maps need flatten(1) or reshape"
+            ) from error
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if shape != (2, source.classes):
+            raise UserError(f"backbone: of 2 images it makes {shape}, not 2 x {source.classes} logits")
+
+
 def all_relu_network(
     config: DictConfig, source: Source | DatasetRecord | None = None, student: bool = False
 ) -> PixelInput:
@@ -83,7 +102,7 @@ def all_relu_network(
         settings.pop("name")  # a label for folders and records; our own builder is told what to build by it
         if settings.get("initialisation") == "he":  # the default in our files, which a user's class need not know
             del settings["initialisation"]
-    make = build(settings, _partial_=True)
+    make = builder(settings)
     images = {"classes": source.classes, "image_size": source.image_size, "channels": source.channels}
     try:
         inspect.signature(make.func).bind(*make.args, **make.keywords, **images)
@@ -92,7 +111,13 @@ def all_relu_network(
     with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
         seed = seeded_generator("student", config.seed).initial_seed() if student else config.seed
         torch.default_generator.manual_seed(seed)
-        backbone = unwrapped(make(**images))
+        try:
+            backbone = unwrapped(make(**images))
+        except TypeError as error:  # **kwargs take anything, and hand it on
+            raise UserError(
+                f"backbone._target_={config.backbone._target_} fails: {one_line(error)}; it is given classes, "
+                "image_size and channels, and the other keys of its file"
+            ) from error
     if weights is not None:
         load_initial(backbone, Path(weights))
     if student and not student_skip:

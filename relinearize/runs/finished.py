@@ -77,7 +77,10 @@ class FinishedRun:
         return source
 
     def network(self) -> PixelInput:
-        """The network as it was tested, on the CPU. UserError unless mask, weights and record fit each other."""
+        """The network as it was tested, in eval mode on the CPU.
+
+        UserError unless mask, weights and record fit each other.
+        """
         record, backbone = self.record, self.config.backbone
         for file in (MASK, WEIGHTS):
             check_digest(self.folder / file, (record.files or {}).get(file), "run it again, with repair=true")
@@ -97,7 +100,7 @@ class FinishedRun:
             raise UserError(f"{path} does not have at removed positions what the record says: {record.replacement}")
         to_replaced(network.network, weights)
         network.network.load_state_dict(match_weights(network.network, weights, path))
-        return network
+        return network.eval()
 
     def parts(self) -> "list[FinishedRun]":
         """The sub-folders that are finished runs of their own: widths and batch-norm routes, at any depth."""

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.weights import write_weights, zero_share
 from relinearize.errors import UserError
-from relinearize.files import move_missing, write_text
+from relinearize.files import move_into, write_text
 from relinearize.machine import usable_cores
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.scores import check_scores
@@ -23,6 +23,7 @@ from relinearize.records.store import CONFIG, MASK, WEIGHTS
 from relinearize.relu.budget import top_mask
 from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.sites import to_masked, to_replaced
+from relinearize.runs.build import check_network
 from relinearize.runs.describe import epochs_begun, make_record
 from relinearize.runs.plan import Plan
 from relinearize.runs.recall import note_of, remember
@@ -64,6 +65,8 @@ def run(config: DictConfig) -> tuple[Record, Path]:
         remove_damaged(plan)
     plan.run.make(partial(make_run, plan))
     record = Record.read(plan.run.file(RECORD_FILE))
+    if aside(plan).is_dir():
+        take_back(plan)
     remember(note, plan.run.path)
     log_finished(plan.request.logger, stage_info(plan, "finetune"), record, plan.run.path)
     return record, plan.run.path
@@ -79,16 +82,24 @@ def remove_damaged(plan: Plan) -> None:
                     artifact.check()
             except UserError as error:
                 say(str(error))
-                if artifact is plan.run and artifact.path.is_dir() and not aside(plan).exists():
-                    aside(plan).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.move(artifact.path, aside(plan))
+                keeps = artifact is plan.run and artifact.path.is_dir() and not artifact.path.is_symlink()
+                if keeps and not aside(plan).exists():
+                    artifact.path.rename(aside(plan))
                 else:
                     remove(artifact.path)
 
 
 def aside(plan: Plan) -> Path:
     """Where the folder of a damaged run waits for the new one."""
-    return Path(plan.request.config.store) / "damaged" / plan.run.path.name
+    return plan.run.path.with_name(f"{plan.run.path.name}.damaged")
+
+
+def take_back(plan: Plan) -> None:
+    """What else was in the folder of the damaged run: bundles, inferences, robust evaluations."""
+    with plan.run.lock():
+        if aside(plan).is_dir():
+            move_into(aside(plan), plan.run.path)
+            shutil.rmtree(aside(plan))
 
 
 def remove(path: Path) -> None:
@@ -217,9 +228,6 @@ def leave_run(plan: Plan, record: Record) -> None:
     with stage_logger(plan, "finetune", folder) as logger:
         logger.finish(record, folder)
     plan.run.publish(folder, {"record": RECORD_FILE})
-    if aside(plan).is_dir():  # bundles, inferences and robust evaluations say themselves what they are of
-        move_missing(aside(plan), plan.run.path)
-        shutil.rmtree(aside(plan))
 
 
 def check_stages(plan: Plan) -> dict[str, Stage]:
@@ -228,6 +236,7 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
     Returns them by config key. That of the teacher can be trained as it is; the others wait for what they start from.
     """
     request, config = plan.request, plan.request.config
+    check_network(request.all_relu, request.source)
     inputs = {}
     if not plan.teacher.complete and request.teacher_file is None:
         inputs["method.teacher"] = {"network": request.stage_network("teacher")}
@@ -255,6 +264,9 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
                 top_mask(check_scores(key, compute, request.shapes), request.budget)
             else:
                 stages[key] = build(**inputs[key])
+                name = key.rpartition(".")[2].replace("first", "search")
+                if stages[key].name != name:
+                    raise UserError(f"{key}: {build.func.__name__}.name is {stages[key].name!r}; it must be {name!r}")
                 stages[key].check_selection(config.dataset.holdout)
                 stages[key].check_devices(request.training.devices)
                 stages[key].rehearse(torch.zeros(2, *request.input_size), torch.zeros(2, dtype=torch.long))

@@ -178,7 +178,8 @@ class Plan:
         if self.sensitivity_learned or hasattr(target(self.sensitivity_settings), "training_step"):
             return None
         maker = builder(self.sensitivity_settings)()
-        return maker.sensitivities(self.request.shapes, self.request.config.backbone.name)
+        found = maker.sensitivities(self.request.shapes, self.request.config.backbone.name)
+        return {name: float(value) for name, value in found.items()}
 
     @cached_property
     def sensitivity_maker(self) -> "Plan":

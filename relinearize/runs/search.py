@@ -82,7 +82,7 @@ def open_sensitivities(plan: Plan) -> dict[str, float | None]:
 
 def make_sensitivities(plan: Plan) -> dict[str, float]:
     """The sensitivity of each site, from wherever the `sensitivity` group says; trained if it must be."""
-    if plan.sensitivity is not None:
+    if plan.sensitivity is not None and not plan.sensitivity.complete:
         maker = plan.sensitivity_maker
         maker.teacher.make(partial(make_teacher, maker))
         if plan.sensitivity_learned:
@@ -99,7 +99,7 @@ def train_sensitivity(plan: Plan) -> None:
     weights, accuracies = tested(maker, stage, maker.request.new_network())
     description = {
         "sensitivities": stage.sensitivities(),
-        "densities": stage.densities(),
+        "densities": stage.densities() if hasattr(stage, "densities") else {},
         "seconds": stage.seconds,
         "history": stage.history,
         "accuracy": accuracies,

@@ -132,6 +132,6 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
     values["unit"] = mask.unit
     values["cost"] = cost_values(config, build(config.dataset.source), mask, record.replacement)
     values["accuracy"] |= accuracies
-    if fraction < 1:
-        values["accuracy"] |= dict.fromkeys(("teacher_test", "teacher_predictions"))  # the teacher is of full width
+    if fraction < 1 or name.startswith(ROUTE):  # the teacher is of full width, and was tested on its clean route
+        values["accuracy"] |= dict.fromkeys(("teacher_test", "teacher_predictions"))
     return Record.model_validate(values)

@@ -60,6 +60,7 @@ class JobFile(_File):
     found: bool = False  # the run was finished before: its seconds say nothing of the others'
     run: str | None = None  # folder of the finished run
     accuracy: float | None = None  # of the finished run on the test set, in percent
+    objective: float | None = None  # on held-out images, for sweepers that choose
     error: str | None = None  # one line
 
 

@@ -21,7 +21,7 @@ _at_work: list[tuple[Path, JobFile]] = []  # of this process; at most one
 
 
 def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) -> float:
-    """The test accuracy of `task(config)`, which returns record and folder; NaN if it fails.
+    """What a sweeper judges `task(config)` by, which returns record and folder; NaN if it fails.
 
     A failed job ends like any other for Hydra, whose sweepers start no further batch of jobs after an exception; the
     command that started the sweep reads the states and reports.
@@ -40,9 +40,10 @@ def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) 
         with beating(path):
             record, folder = task(config)
         job.state, job.run, job.accuracy = "done", str(folder), record.accuracy.test
+        job.objective = record.accuracy.objective
         started = time.time() - (time.monotonic() - began)
         job.found = datetime.fromisoformat(record.created).timestamp() < math.floor(started)
-        return record.accuracy.test
+        return job.objective
     except Exception as error:
         cause = user_error_behind(error)
         job.state, job.error = "failed", one_line(cause or error)
@@ -82,12 +83,12 @@ def note_lost(sweep: Path, number: int, overrides: list[str], reason: str) -> fl
     """Note in the folder of the sweep that the job was lost (cancelled, killed, out of memory, on a node that failed),
     unless it has noted an end itself.
 
-    Returns the accuracy of its run, NaN if there is none.
+    Returns what its run is judged by, NaN if there is none.
     """
     found = {path: job for path, job in job_files(sweep).items() if job.number == number and job.overrides == overrides}
     for job in found.values():
         if job.state in ENDED:
-            return math.nan if job.accuracy is None else job.accuracy
+            return math.nan if job.objective is None else job.objective
     path, job = next(iter(found.items()), (sweep / str(number) / JOB_FILE, None))
     job = job or JobFile(time.time(), Process.this(), number, overrides)
     job.state, job.error = "failed", reason

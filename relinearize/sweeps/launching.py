@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.errors import UserError, user_error_behind
@@ -43,11 +43,9 @@ class ListJobs(Callback):
         folder = Path(config.hydra.sweep.dir).absolute()
         jobs = listed_jobs(config)
         refuse_running(folder)
-        with read_write(config), open_dict(config):  # for jobs that do not get this command's environment
-            config.hydra.overrides.hydra += [
-                f"hydra.sweep.dir={quoted(str(folder))}",
-                f"+hydra.job.env_set.{SWEEP_VARIABLE}={quoted(str(config.sweep))}",
-            ]
+        settings = {"hydra.sweep.dir": folder, f"+hydra.job.env_set.{SWEEP_VARIABLE}": config.sweep}
+        # For jobs that do not get this command's environment.
+        config.hydra.overrides.hydra.extend([f"{key}={quoted(str(value))}" for key, value in settings.items()])
         try:
             forget_unfinished(folder, jobs)
             SweepFile(time.time(), Process.this(), resume_command(config), jobs).write(folder / SWEEP_FILE)

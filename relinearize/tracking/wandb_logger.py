@@ -19,6 +19,7 @@ import numpy as np
 import wandb
 from filelock import FileLock
 
+from relinearize.files import write_text
 from relinearize.records.run import PredictionsRecord, Record, find_records
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
@@ -41,16 +42,17 @@ FIGURE = 96  # pixels a site's figure has at least
 class WandbRows(StageLogger):
     """Sends each epoch's row; at the end the summary columns, the sites, mask and weights.
 
-    mark: the file that says that W&B was given the result. first: nothing of this stage was logged here before.
+    mark: the file that says that W&B was given the result. sent: the file with the last epoch that it was given, of
+    whatever budget: stages that serve several have one W&B run.
     """
 
     run: Any
     info: StageInfo
     mark: Path
-    first: bool
+    sent: Path
 
     def rows(self, history: list[dict[str, float]]) -> None:
-        self.run.log(history[-1])
+        self.send(history)
         self.run.summary.update(best_columns(history))
 
     def lightning(self) -> Any:
@@ -84,15 +86,23 @@ class WandbRows(StageLogger):
         self.mark.touch()
 
     def log_history(self, history: list[dict[str, float]]) -> None:
-        """The curves, if they were not logged while the stage was trained, and their summary.
+        """The curves, as far as they were not logged while the stage was trained, and their summary.
 
         A snapshot's row, which lies between two epochs, is in neither; the summary says nothing of single sites.
         """
         rows = [row for row in history if "seconds" in row]
-        for row in rows if self.first else ():
-            self.run.log(row)
+        self.send(rows)
         last = {key: value for key, value in rows[-1].items() if key.count("/") < 2} if rows else {}
         self.run.summary.update(last | best_columns(history))
+
+    def send(self, history: list[dict[str, float]]) -> None:
+        """The rows that W&B does not have yet."""
+        last = int(self.sent.read_text()) if self.sent.is_file() else -1
+        for row in history:
+            if "seconds" in row and row["epoch"] > last:
+                self.run.log(row)
+                last = int(row["epoch"])
+        write_text(self.sent, str(last))
 
     def log_network(self, record: Record, files: Mapping[str, Path], copied: str | None = None) -> None:
         about = {"record": record.key, "relus": record.budget.met, "test_accuracy": record.accuracy.test}
@@ -110,7 +120,6 @@ def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]
     for one in inputs:
         ensure_logged(settings, one)
     run_id = run_id_of(info)
-    first = not any(settings.output.glob(f"wandb/*run-*-{run_id}*"))
     about = {
         "id": run_id,
         "resume": "allow",
@@ -130,7 +139,8 @@ def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]
         if not run.offline:  # where W&B refuses it; there, `lineage` in the config says the same
             for one in inputs:
                 declare_use(run, one)
-        yield WandbRows(run, info, mark_of(settings, info), first)
+        mark = mark_of(settings, info)
+        yield WandbRows(run, info, mark, mark.with_name(f"{mark.name.removesuffix(f'-{info.name}')}.epoch"))
 
 
 def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:

@@ -1,4 +1,4 @@
-"""The checkpoint of a stage: the whole state of its training, written at segment ends and when a signal has come.
+"""The checkpoint of a stage: the whole state of its training, written within and at the ends of segments.
 
 Written and read here: Lightning's own files pass through $TMPDIR, which may be small, and through fsspec, to which `::`
 and `://` in a path mean other file systems.

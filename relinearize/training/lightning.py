@@ -85,7 +85,8 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class SegmentCheckpoint(pl.callbacks.Checkpoint):
-    """Saves the training at segment ends, at most once in `seconds`, and always when it stops or a signal has come.
+    """Saves the training at most once in `seconds`, within segments on one device, and always when it stops or a signal
+    has come.
 
     A signal is handled at the end of the batch, after the save: nothing that was trained is lost.
 

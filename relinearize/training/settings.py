@@ -151,6 +151,11 @@ class TrainerSettings:
                 callback = instantiate(dict(entry), _convert_="all")
             except (HydraException, MisconfigurationException, ImportError, TypeError, ValueError) as error:
                 raise UserError(f"callbacks.{name} cannot be built: {one_line(error)}") from error
+            if isinstance(callback, pl.callbacks.WeightAveraging | pl.callbacks.StochasticWeightAveraging):
+                raise UserError(
+                    f"callbacks.{name}: it averages weights behind the selection's back; "
+                    "method/finetune=retrain has average_decay"
+                )
             if not isinstance(callback, pl.Callback):
                 raise UserError(f"callbacks.{name}._target_={entry['_target_']} is no pytorch_lightning.Callback")
         quiet_lightning()

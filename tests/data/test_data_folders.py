@@ -276,6 +276,7 @@ def test_an_uncompressed_file_replaced_by_another_of_its_size_is_another_set(tmp
     )
     length = file.stat().st_size
     Image.new("RGB", (16, 16), "blue").save(file)
+    os.utime(file, ns=(0, 0))
     again = ImageFolder(root, image_size=16)
     read = []
     monkeypatch.setattr(image_folder, "file_digest", lambda path: read.append(path) or file_digest(path))

@@ -164,6 +164,22 @@ def test_an_interrupted_download_leaves_nothing_that_looks_whole(tmp_path, monke
     assert not (tmp_path / "archive.tgz").is_symlink()
 
 
+def test_damaged_files_of_a_set_are_fetched_again_and_archives_in_its_folder_are_taken(tmp_path, monkeypatch):
+    def fetch(dataset):
+        root = Path(dataset.root)
+        assert (root / "FashionMNIST" / "raw" / "images.gz").read_text() == "the user's" and root != tmp_path
+        shutil.move(write_fashion_mnist(root / "other"), root / "moved")
+        for file in (root / "moved").iterdir():
+            file.rename(root / "FashionMNIST" / "raw" / file.name)
+
+    folder = write_fashion_mnist(tmp_path)
+    (folder / "images.gz").write_text("the user's")
+    (folder / "train-images-idx3-ubyte").write_bytes(b"")
+    monkeypatch.setattr(datasets.FashionMNIST, "download", fetch)
+    TorchvisionImages("FashionMNIST", tmp_path, download=True).check()
+    assert (folder / "images.gz").read_text() == "the user's" and not (folder / "images.gz").is_symlink()
+
+
 @pytest.mark.parametrize("damaged", [0, -1])
 def test_a_damaged_image_is_named(tmp_path, damaged):
     write_imagenette(tmp_path)

@@ -40,6 +40,13 @@ def test_predictions_of_a_network_that_grew_beyond_all_bounds():
     assert accuracy == 50 and (found["ece"], found["nll"]) == (None, None)
 
 
+def test_certain_images_are_in_the_last_of_fifteen_bins():
+    logits, labels = torch.tensor([[30.0, 0.0], [30.0, 0.0], [3.5, 0.0], [3.5, 0.0]]), torch.tensor([0, 1, 0, 0])
+    _, found = measure_predictions(nn.Identity(), [(logits, labels)])
+    confidence = (2 + 2 * torch.tensor(3.5).sigmoid().item()) / 4
+    assert found["ece"] == pytest.approx(100 * abs(confidence - 0.75), rel=1e-3)
+
+
 def test_multipliers_by_hand():
     """Class 0 has loss log 4, class 1 log 4/3, twice each; class 2 has no images."""
     shares = torch.tensor([[0.25, 0.5, 0.25], [0.125, 0.75, 0.125]])

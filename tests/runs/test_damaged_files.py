@@ -166,7 +166,7 @@ def test_a_repaired_run_keeps_what_else_is_in_its_folder(typed, finished, tmp_pa
     assert typed(*words, "repair=true")[0] == 0
     assert_same_tensors(folder, finished)
     assert (folder / "bundle" / "graph.json").read_text() == "{}" and read_json(folder / "record.json")
-    assert not list((tmp_path / "again").glob("store/damaged/*")) and typed("evaluate", f"run={folder}")[0] == 0
+    assert not list(folder.parent.glob("*.damaged")) and typed("evaluate", f"run={folder}")[0] == 0
 
 
 @contextlib.contextmanager

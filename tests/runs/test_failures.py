@@ -4,11 +4,14 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from quick_runs import SMALL, assert_same_tensors, quick_run, sealed_again
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
+from relinearize.methods.distill import Distill
 from relinearize.records.store import MASK, WEIGHTS
 from relinearize.relu.mask import Mask
 from relinearize.runs import stages as making
@@ -78,6 +81,52 @@ def test_wrong_settings_of_later_stages_are_found_before_the_first_trains(tmp_pa
 # ---- teachers from files -------------------------------------------------------------------------------------------
 
 
+class OwnNet(nn.Module):
+    """What users' networks do, by `kind`."""
+
+    def __init__(self, classes, image_size, channels, kind, kernel=(3, 3), **_):
+        super().__init__()
+        assert isinstance(kernel, list | tuple)
+        self.kind, self.convolution = kind, nn.Conv2d(channels, 4, tuple(kernel), padding=1)
+        self.head = nn.Linear(4 * image_size**2, classes + (kind == "more"))
+
+    def forward(self, x):
+        x = F.relu(self.convolution(x))
+        logits = self.head(x.view(x.size(0), -1) if self.kind == "view" else x.flatten(1))
+        return (logits, x) if self.kind == "tuple" else logits
+
+
+def given_to_a_builder(**settings):
+    return nn.Linear(**settings)
+
+
+class Nameless(Distill):
+    name = "mine"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+backbone.kind=view"], r"channels are last in memory .*flatten\(1\) or reshape"),
+        (["+backbone.kind=tuple"], "backbone: of 2 images it makes tuple, not 2 x 10 logits"),
+        (["+backbone.kind=more"], r"backbone: of 2 images it makes \(2, 11\), not 2 x 10 logits"),
+        (
+            ["+backbone.kind=view", f"backbone._target_={__name__}.given_to_a_builder"],
+            "given_to_a_builder fails: TypeError",
+        ),
+        (
+            ["+backbone.kind=own", f"method.finetune._target_={__name__}.Nameless"],
+            "name is 'mine'; it must be 'finetune'",
+        ),
+    ],
+)
+def test_networks_and_stages_of_ones_own_are_tried_before_the_teacher_trains(tmp_path, overrides, message):
+    words = [f"backbone._target_={__name__}.OwnNet", "+backbone.kernel=[3,3]", *overrides]
+    with pytest.raises(UserError, match=message) as caught:
+        quick_run(tmp_path, f"budget.fraction={SMALL}", *words, method="random")
+    assert "\n" not in str(caught.value) and not list(tmp_path.glob("store/teacher/*/last.ckpt"))
+
+
 @pytest.fixture
 def teacher_file(alone):
     return next(alone[SMALL][1].parents[1].glob("store/teacher/*/weights.safetensors"))
@@ -120,7 +169,7 @@ def test_teacher_file_that_would_execute_code_is_refused(tmp_path):
     Malice.target = str(tmp_path / "executed")
     path = tmp_path / "teacher.pt"
     torch.save({"weight": Malice()}, path)
-    with pytest.raises(UserError, match=r"teacher\.pt holds more than tensors and is refused"):
+    with pytest.raises(UserError, match=r"teacher\.pt holds more than tensors and is refused .*its state dict alone"):
         quick_run(tmp_path, f"teacher.weights={path}")
     path.write_bytes(pickle.dumps({"weight": Malice()}))
     with pytest.raises(UserError, match=r"teacher\.pt"):

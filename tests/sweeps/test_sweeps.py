@@ -57,7 +57,7 @@ def sweep(monkeypatch, job, *arguments, whole_config=False):
         begun.append(config.seed)
         accuracy = job(config.seed)
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        return SimpleNamespace(accuracy=SimpleNamespace(test=accuracy), created=created), "a folder"
+        return SimpleNamespace(accuracy=SimpleNamespace(test=accuracy, objective=accuracy), created=created), "a folder"
 
     monkeypatch.setattr(run, "make_run", make_run)
     monkeypatch.setattr(sys, "argv", ["relinearize", "run", *arguments])

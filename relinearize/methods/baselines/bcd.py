@@ -30,7 +30,7 @@ class BCD(MaskedSearch):
         teacher, budget: see MaskedSearch.
         first: scores of all positions by the search that made the first mask. (In the config: that search.)
         first_factor: of the first mask's budget; read by runs/request.py.
-        block: K, an integer; or a share of the positions to go, a float up to 1.
+        block: K, an integer; or a share of the positions to go, below 1.
         draws: R. tolerance: percentage points of training accuracy.
         candidates: blocks are drawn from this share of the kept positions, those of least score, and restored from as
             large a share of the linear ones, those of largest score; 1: from all.

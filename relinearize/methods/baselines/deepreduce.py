@@ -199,7 +199,7 @@ class DeepReDuce(MaskedSearch):
         share = choose(
             shapes,
             budget,
-            known or smallest_first(shapes),
+            known or smallest_first(shapes, bool(thinned)),
             shares=shares,
             thinned=thinned,
             filled=score is not None,
@@ -249,9 +249,10 @@ class DeepReDuce(MaskedSearch):
         return self.scores or super().position_scores()
 
 
-def smallest_first(shapes: Shapes) -> list[int]:
+def smallest_first(shapes: Shapes, thinned: bool) -> list[int]:
     """Stages by their ReLUs: what no order of them can have is less than the first."""
-    counts = [sum(math.prod(shapes[name]) for name in stage) for stage in stages(shapes)]
+    second = second_sites(list(shapes)) if thinned else set()
+    counts = [sum(math.prod(shapes[name]) for name in stage if name not in second) for stage in stages(shapes)]
     return sorted(range(1, len(counts) + 1), key=lambda stage: counts[stage - 1])
 
 

@@ -28,7 +28,7 @@ class FoldedRoute:
     """
 
     def __init__(self, source: nn.Module, route: str, masks_change: bool) -> None:
-        exported = export_route(source, route)
+        exported = export_route(source, route).eval()  # traced below as frozen_copy traces it
         if masks_change:  # a mask with a hole stays a mask
             for site in named_sites(inner_network(exported)).values():
                 site.mask.view(-1)[0] = False

@@ -3,7 +3,7 @@
 A *segment* is one of `segments` near-equal parts of a data epoch, and what Lightning calls an epoch. Validation, budget
 checks and stopping happen at segment ends only. The state is the weights, the optimizer and a few numbers: batches and
 learning rates are functions of (seed, epoch, batch). A killed run therefore resumes to the same bits, from a checkpoint
-of a segment's end or, after a signal, of any batch.
+of a segment's end or, after a signal or in a long segment, of any batch.
 """
 
 import copy
@@ -244,6 +244,11 @@ class Stage(nn.Module):
         return self._trained_by[0].current_epoch if self._trained_by else 0
 
     @property
+    def batches_of_step(self) -> int:
+        """Batches whose gradients make one step (trainer.lightning.accumulate_grad_batches)."""
+        return self.trainer.accumulate_grad_batches if self.trainer else 1
+
+    @property
     def global_step(self) -> int:
         return self._trained_by[0].global_step if self._trained_by else 0
 
@@ -413,7 +418,8 @@ class Stage(nn.Module):
         self.sums.load(state)
         self._stopped = state.get("stopped", False)
         self._generator_state = state["generator"]
-        vars(self).update((name, checkpoint["search"][name]) for name in self.SAVED)
+        saved = checkpoint["search"]  # of an earlier version perhaps, without what has its default since
+        vars(self).update((name, saved[name]) for name in self.SAVED if name in saved)
 
 
 def global_generator(device: torch.device) -> torch.Generator:

@@ -105,10 +105,10 @@ def draw_pareto(panels: Sequence[Panel], axis: Axis = RELUS, measure: Measure = 
 
 def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, measure: Measure) -> None:
     handles = _draw_published(axes, panel.published) if axis is RELUS and measure is ACCURACY else []
-    handles = _draw_curves(axes, panel, colours, axis, measure) + _draw_all_relu(axes, panel, axis, measure) + handles
+    curves = _draw_curves(axes, panel, colours, axis, measure)
+    handles = curves[:MOST] + _draw_all_relu(axes, panel, axis, measure) + handles
     _set_axes(axes, panel, axis, measure)
     # Below the axes: inside, it would cover points of one dataset or another.
-    handles = handles[:MOST]
     columns = legend_columns([str(handle.get_label()) for handle in handles])
     room = -0.12 - 0.03 * len(textwrap.wrap(axis.note, NOTE_LETTERS))
     below = {"loc": "upper left", "bbox_to_anchor": (-0.01, room), "ncols": columns, "frameon": False}

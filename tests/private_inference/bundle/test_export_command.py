@@ -50,7 +50,7 @@ def test_a_finished_run(run):
     right = np.mean(reference.logits.argmax(1) == reference.labels)
     assert f"60 test images, {100 * right:.2f} % right" in text and right > 0.5
     with torch.no_grad():
-        expected = FinishedRun.open(folder).network().eval()(torch.from_numpy(reference.images)).numpy()
+        expected = FinishedRun.open(folder).network()(torch.from_numpy(reference.images)).numpy()
     assert np.allclose(run_bundle(bundle, reference.images), expected, atol=1e-4)
     with pytest.raises(UserError, match="bundle exists already; name another folder by output="):
         export(f"run={folder}")
