@@ -92,6 +92,15 @@ def test_the_average_follows_every_step(tmp_path):
     assert not any(parameter.requires_grad for parameter in stage.average.parameters())
 
 
+def test_accumulated_batches_make_one_step_of_the_average(tmp_path, monkeypatch):
+    moved = []
+    real = Retrain.move_average
+    monkeypatch.setattr(Retrain, "move_average", lambda stage: (moved.append(stage.global_step), real(stage))[1])
+    settings = ["method/finetune=retrain", "method.finetune.average_decay=0.8", "budget.fraction=0.5"]
+    quick_run(tmp_path, *settings, "+trainer.lightning.accumulate_grad_batches=2", method="random")
+    assert moved == sorted(set(moved)), "once after each step"
+
+
 def test_without_an_average_the_trained_network_is_left():
     stage = new_stage(average_decay=None)
     assert stage.average is None and stage.result_network is stage.network

@@ -165,6 +165,27 @@ def test_biases_and_batch_norms_without_affine():
     torch.testing.assert_close(folded.network(images), network.eval()(images), rtol=1e-12, atol=1e-12)
 
 
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.training:
+            x = x + torch.randn_like(x)
+        return self.relu(self.bn(x)).mean((2, 3))
+
+
+def test_what_happens_in_training_alone_is_in_no_attacked_network():
+    network = with_routes(Noisy().double(), ROUTES[2])
+    disturb(network)
+    folded = FoldedRoute(network.train(), "clean", masks_change=False)
+    images = torch.rand(2, 3, 5, 5).double()
+    with on_route(network.eval(), "clean"):
+        torch.testing.assert_close(folded.network(images), network(images), rtol=1e-9, atol=1e-9)
+
+
 class Branching(nn.Module):
     """What torch.fx cannot follow."""
 

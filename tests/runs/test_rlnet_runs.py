@@ -31,6 +31,9 @@ def test_each_route_is_a_finished_run_of_one_checkpoint(rlnet):
     (_, clean), (path, adversarial) = find_records([folder])
     assert path.parent == folder / "route-adversarial"
     assert (clean.route, adversarial.route) == ("clean", "adversarial")
+    assert clean.accuracy.teacher_test is not None and adversarial.accuracy.teacher_test is None, (
+        "it has none of its own"
+    )
     assert adversarial.submodel.run == clean.key == record.key and clean.submodel is None
     assert clean.budget == adversarial.budget and clean.budget.met == BUDGET and clean.sites == adversarial.sites
     ours, theirs = (load_file(place / "weights.safetensors") for place in (folder, path.parent))

@@ -78,6 +78,10 @@ def test_the_report_of_a_profiler_is_shown(tmp_path, caplog):
         ("+callbacks.mine._target_=nowhere.Callback", r"^callbacks\.mine\._target_=nowhere\.Callback is no class"),
         ("+callbacks.mine._target_=test_settings.NoCallback", r"^callbacks\.mine\._target_=.* is no .*Callback$"),
         ("+callbacks.mine=3", r"^callbacks\.mine has no _target_"),
+        (
+            "+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging",
+            r"^callbacks\.ema: it averages weights",
+        ),
         ("+callbacks.bar._target_=pytorch_lightning.callbacks.RichProgressBar", r"^trainer\.lightning or callbacks: "),
     ],
 )
