@@ -84,6 +84,9 @@ class TrainLoader:
         """Batches in the longest part."""
         return self._part_bounds[1]
 
+    def batches_of(self, part: int) -> int:
+        return self._part_bounds[part + 1] - self._part_bounds[part]
+
     def seek(self, epoch: int, part: int = 0) -> None:
         """Make the next iteration yield this part; takes effect when its first batch is asked for."""
         if epoch < 0 or not 0 <= part < self.parts:

@@ -8,6 +8,7 @@ from quick_runs import composed, quick_plan, quick_run, tensors
 
 from relinearize import machine
 from relinearize.errors import UserError
+from relinearize.methods.stage.stage import Stage
 from relinearize.targets import NEUTRAL_ARGUMENTS
 from relinearize.training import settings
 from relinearize.training.settings import RESERVED, TrainerSettings, trainer_parameters
@@ -153,6 +154,16 @@ def test_auto_takes_as_many_threads_as_cores_are_free(monkeypatch, cores, allowe
     monkeypatch.setattr(settings, "torch_threads", lambda: 1)  # OMP_NUM_THREADS=1
     assert settings.resolve_threads("auto") == 1
     assert settings.resolve_threads(3) == 3 and settings.resolve_threads(None) is None
+
+
+def test_every_segment_ends_with_a_step_of_accumulated_gradients(tmp_path, monkeypatch):
+    """Four batches an epoch in parts of 2, 1 and 1, two batches a step."""
+    steps, real = [], Stage.on_before_optimizer_step
+    monkeypatch.setattr(Stage, "on_before_optimizer_step", lambda stage: steps.append(stage.name) or real(stage))
+    words = ["+method.finetune.segments=3", "method.finetune.batch_size=50", "budget.fraction=0.5"]
+    words += ["method.finetune.epochs=2", "+trainer.lightning.accumulate_grad_batches=2"]
+    quick_run(tmp_path, *words, method="random")
+    assert steps.count("finetune") == 3 * 2
 
 
 STOP = ["+callbacks.stop._target_=pytorch_lightning.callbacks.EarlyStopping", "+callbacks.stop.mode=max"]

@@ -281,6 +281,8 @@ class Stage(nn.Module):
         if (state := self._generator_state.get(self.device.type)) is not None:  # another kind of device has its own
             global_generator(self.device).set_state(state)
         self.trainer.should_stop |= self._stopped
+        self._most_batches = self.trainer.fit_loop.max_batches
+        self._tell_batches()
 
     def on_train_epoch_start(self) -> None:
         """Not called where a checkpoint of the middle of a segment is resumed."""
@@ -290,7 +292,14 @@ class Stage(nn.Module):
         # Only networks with dropout draw from the global generator; this makes it a function of the position.
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch + process_rank() * 2**40) % 2**63)
         self.set_learning_rate(epoch)
+        self._tell_batches()
         self.sums.begin_segment(first_of_epoch=segment == 0)
+
+    def _tell_batches(self) -> None:
+        """Lightning counts those of the longest segment: a shorter one would end without its last step."""
+        if self.batches_of_step > 1:
+            batches = self.train_loader.batches_of(self.position[1])
+            self.trainer.fit_loop.max_batches = max(1, min(self._most_batches, batches))
 
     def set_learning_rate(self, epoch: int) -> None:
         period = self.period or self.epochs
