@@ -52,6 +52,14 @@ class LightningStage(pl.LightningModule):
         except AttributeError:
             return getattr(super().__getattr__("stage"), name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What is the stage's, callbacks set there."""
+        stage = self.__dict__.get("_modules", {}).get("stage")
+        if stage is not None and name not in self.__dict__ and name in vars(stage):
+            setattr(stage, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def train_dataloader(self) -> Any:
         return self.stage.train_loader
 

@@ -166,6 +166,26 @@ def test_every_segment_ends_with_a_step_of_accumulated_gradients(tmp_path, monke
     assert steps.count("finetune") == 3 * 2
 
 
+class Meddle(pl.Callback):
+    rates, clips = [], []
+
+    def on_train_epoch_start(self, trainer, module):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        module.clip = 1e-9
+        self.clips.append((module.stage.clip, module.stage.name))
+
+
+def test_callbacks_see_the_rate_of_the_epoch_and_set_what_is_the_stages(tmp_path):
+    words = [
+        "+callbacks.meddle._target_=test_settings.Meddle",
+        "method.finetune.schedule=cosine",
+        "budget.fraction=0.5",
+    ]
+    record, _ = quick_run(tmp_path, *words, "method.finetune.epochs=3", method="random")
+    assert Meddle.rates[-3:] == pytest.approx([row["lr"] for row in record.stages["finetune"].history])
+    assert Meddle.clips[-1] == (1e-9, "finetune")
+
+
 STOP = ["+callbacks.stop._target_=pytorch_lightning.callbacks.EarlyStopping", "+callbacks.stop.mode=max"]
 
 

@@ -358,6 +358,7 @@ class Stage(nn.Module):
         self.segment_end(last_of_epoch)
         if last_of_epoch:
             self._finish_epoch(epoch)
+        self.set_learning_rate((self.current_epoch + 1) // self.segments)  # for callbacks, which are called first there
         self._count_seconds()
 
     def _count_seconds(self) -> None:
