@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from relinearize.errors import UserError
 
 SHARED = 0o666  # mode of lock files, which hold nothing: whoever shares a folder must be able to take them
 CONTROL = re.compile(r"\\u00[0189]|\\u007f|\x7f", re.IGNORECASE)  # as JSON writes them; but not of lines and tabs
+DAMAGED = ".damaged"  # what a repair puts behind the name of a run's folder
 DIGEST = "sha256"
 SEAL = f',\n "{DIGEST}": '
 
@@ -130,19 +132,25 @@ def check_readable(path: Path) -> None:
 
 
 def files_below(folder: Path, name: str) -> list[Path]:
-    """Everything called `name` below `folder`, sorted; one warning for each folder that cannot be listed."""
-    places = os.walk(folder, onerror=lambda error: _warn_once(error.filename, error.strerror))
-    return sorted(Path(place) / name for place, folders, files in places if name in (*folders, *files))
+    """Everything called `name` below `folder`, sorted, but not what a repair has put aside.
+
+    One warning for each folder that cannot be listed.
+    """
+    found = []
+    for place, folders, files in os.walk(folder, onerror=lambda error: _warn_once(error.filename, error.strerror)):
+        found += [Path(place) / name] * (name in (*folders, *files))
+        folders[:] = [one for one in folders if not one.endswith(DAMAGED)]
+    return sorted(found)
 
 
 def move_into(folder: Path, target: Path, replace: bool = False) -> None:
-    """Rename what `target` lacks from `folder` there, and with `replace` files that both have. Links stay."""
+    """Move what `target` lacks from `folder` there; `replace`: files that both have, too, but no links."""
     for entry in folder.iterdir():
         place = target / entry.name
         if entry.is_dir() and place.is_dir():
             move_into(entry, place, replace)
-        elif not entry.is_symlink() and (replace or not place.exists()):
-            entry.replace(place)
+        elif not (replace and entry.is_symlink()) and (replace or not place.exists()):
+            shutil.move(entry, place)
 
 
 @functools.cache

@@ -125,6 +125,9 @@ def without_prefixes(weights: dict[str, Tensor], names: Collection[str]) -> dict
         if not bare or len(known & set(bare.values())) < len(known & set(weights)):
             return weights
         others = {name: value for name, value in weights.items() if name not in bare}
+        if len(others.keys() | set(bare.values())) < len(weights):
+            heads = sorted({name.partition(".")[0] for name in weights})
+            raise UserError(f"a file of weights holds several networks ({', '.join(heads)}); save one of them alone")
         weights = others | {short: weights[name] for name, short in bare.items()}
 
 

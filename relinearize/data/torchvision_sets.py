@@ -182,8 +182,9 @@ class TorchvisionImages(Source):
                 return self._present(arguments)
             # The user's own copies: torchvision compares them, and unpacks them or fetches them anew.
             for archive in itertools.chain.from_iterable(self.root.glob(depth) for depth in ("*", "*/*", "*/*/*")):
-                if archive.suffix in ARCHIVES and not archive.relative_to(self.root).parts[0].startswith("."):
-                    link = Path(work) / archive.relative_to(self.root)
+                name = archive.relative_to(self.root)
+                if name.suffix in ARCHIVES and archive.is_file() and not name.parts[0].startswith("."):
+                    link = Path(work) / name
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(archive.resolve())
             self._class(work, **arguments, **self._options, download=True)

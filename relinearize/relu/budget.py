@@ -95,8 +95,8 @@ def top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
 def kept_first(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Scores with the same order among the positions of `kept` (bool, by site), which come before all others."""
     flat = torch.cat([score.reshape(-1) for score in scores.values()])
-    raised = 2 * float(flat.max() - flat.min()) or 1.0
-    return {name: score + raised * kept[name].to(score) for name, score in scores.items()}
+    raised = 2 * (float(flat.max()) - float(flat.min())) or 1.0
+    return {name: score.double() + raised * kept[name].to(score) for name, score in scores.items()}
 
 
 def top_positions(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.copies import copied
 from relinearize.relu.nonlinearities import GATES, RELU_FUNCTIONS, is_nonlinear, name_of
 
-PROBE_BATCH = 3  # an axis of two, say of two streams, is not taken for it
+PROBE_BATCH = 5  # an axis of two or three, say of streams, is not taken for it
 LEAVES_TORCH = {Tensor.numpy, Tensor.tolist, Tensor.item, Tensor.__array__}
 
 

@@ -61,7 +61,7 @@ def open_images(config: DictConfig, source: Source, device: str, *, holdout: flo
 
 def check_network(network: PixelInput, source: Source) -> None:
     """UserError unless `network`, in training or not, gives logits of the images as they come: channels last."""
-    size = (2, source.channels, source.image_size, source.image_size)
+    size = (4, source.channels, source.image_size, source.image_size)
     images, tried = torch.zeros(size).to(memory_format=torch.channels_last), copy.deepcopy(network)
     for training in (True, False):
         try:
@@ -69,12 +69,12 @@ def check_network(network: PixelInput, source: Source) -> None:
                 logits = tried.train(training)(images)
         except Exception as error:
             raise UserError(
-                f"backbone: fails on images whose channels are last in memory ({one_line(error)}); "
-                "views of maps need flatten(1) or reshape"
+                f"backbone: fails on images whose channels are last in memory ({one_line(error)})"
+                f"{'; views of maps need flatten(1) or reshape' if 'view' in str(error) else ''}"
             ) from error
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if shape != (2, source.classes):
-            raise UserError(f"backbone: of 2 images it makes {shape}, not 2 x {source.classes} logits")
+        if shape != (4, source.classes):
+            raise UserError(f"backbone: of 4 images it makes {shape}, not 4 x {source.classes} logits")
 
 
 def all_relu_network(
@@ -114,6 +114,8 @@ def all_relu_network(
         try:
             backbone = unwrapped(make(**images))
         except TypeError as error:  # **kwargs take anything, and hand it on
+            if "argument" not in str(error):
+                raise
             raise UserError(
                 f"backbone._target_={config.backbone._target_} fails: {one_line(error)}; it is given classes, "
                 "image_size and channels, and the other keys of its file"

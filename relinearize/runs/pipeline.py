@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.weights import write_weights, zero_share
 from relinearize.errors import UserError
-from relinearize.files import move_into, write_text
+from relinearize.files import DAMAGED, move_into, write_text
 from relinearize.machine import usable_cores
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.scores import check_scores
@@ -91,7 +91,7 @@ def remove_damaged(plan: Plan) -> None:
 
 def aside(plan: Plan) -> Path:
     """Where the folder of a damaged run waits for the new one."""
-    return plan.run.path.with_name(f"{plan.run.path.name}.damaged")
+    return plan.run.path.with_name(f"{plan.run.path.name}{DAMAGED}")
 
 
 def take_back(plan: Plan) -> None:

@@ -88,7 +88,7 @@ def note_lost(sweep: Path, number: int, overrides: list[str], reason: str) -> fl
     found = {path: job for path, job in job_files(sweep).items() if job.number == number and job.overrides == overrides}
     for job in found.values():
         if job.state in ENDED:
-            return math.nan if job.objective is None else job.objective
+            return next((value for value in (job.objective, job.accuracy) if value is not None), math.nan)
     path, job = next(iter(found.items()), (sweep / str(number) / JOB_FILE, None))
     job = job or JobFile(time.time(), Process.this(), number, overrides)
     job.state, job.error = "failed", reason

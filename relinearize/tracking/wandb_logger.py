@@ -150,7 +150,7 @@ def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:
     """
     mark = mark_of(settings, info)
     with FileLock(f"{mark}.lock"):
-        if mark.is_file():
+        if mark.is_file() or not info.artifact.complete:  # gone, perhaps, since what was made of it is there
             return
         description = info.artifact.describe()
         with open_wandb(settings, info) as rows:

@@ -53,7 +53,7 @@ class LightningStage(pl.LightningModule):
             return getattr(super().__getattr__("stage"), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What is the stage's, callbacks set there."""
+        """What is an attribute of the stage, callbacks set there."""
         stage = self.__dict__.get("_modules", {}).get("stage")
         if stage is not None and name not in self.__dict__ and name in vars(stage):
             setattr(stage, name, value)

@@ -116,9 +116,10 @@ class TrainerSettings:
         if arguments:
             defaults = {name: parameter.default for name, parameter in trainer_parameters().items()}
             arguments = {key: value for key, value in arguments.items() if value != defaults[key]}
-        if "accumulate_grad_batches" in arguments:
-            identity["steps"] = "of all batches"  # before, a shorter segment ended without its last step
         callbacks = {name: entry for name, entry in self.callbacks.items() if not only_watches(entry)}
+        scheduled = any(entry["_target_"].endswith("GradientAccumulationScheduler") for entry in callbacks.values())
+        if "accumulate_grad_batches" in arguments or scheduled:
+            identity["steps"] = "of all batches"  # before, a shorter segment ended without its last step
         return (
             identity | ({"lightning": arguments} if arguments else {}) | ({"callbacks": callbacks} if callbacks else {})
         )

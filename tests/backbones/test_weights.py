@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from relinearize.backbones.weights import load_initial, match_weights, read_weights
+from relinearize.backbones.weights import load_initial, match_weights, read_weights, without_prefixes
 from relinearize.errors import UserError
 
 
@@ -43,6 +43,13 @@ def assert_read(path: Path, theirs: nn.Module) -> None:
 def test_what_wrappers_put_before_names_does_not_matter(tmp_path: Path, prefix: str, suffix: str) -> None:
     weights = {f"{prefix}{name}": value for name, value in network().state_dict().items()}
     assert_read(saved(weights, tmp_path / f"teacher{suffix}"), network())
+
+
+def test_a_file_of_two_networks_is_refused() -> None:
+    own = nn.Linear(2, 2).state_dict()
+    both = {f"{name}.{key}": value for name in ("model", "net") for key, value in own.items()}
+    with pytest.raises(UserError, match=r"holds several networks \(model, net\)"):
+        without_prefixes(both, own)
 
 
 def test_a_wrapped_file_starts_a_network_with_another_head(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_scores_that_put_the_kept_first():
     scores = {"a": torch.tensor([3.0, 1e-9, 2e-9]), "b": torch.tensor([0.0])}
     kept = {"a": torch.tensor([False, True, True]), "b": torch.tensor([False])}
     assert top_mask(kept_first(scores, kept), 2) == Mask(kept)
+    assert top_mask(kept_first(scores, kept), 1)["a"].tolist() == [False, False, True], "their order stays"
     same = {"a": torch.zeros(3), "b": torch.zeros(1)}
     assert top_mask(kept_first(same, kept), 2) == Mask(kept)
 

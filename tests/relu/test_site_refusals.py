@@ -156,6 +156,12 @@ class TwoStreams(Modules):
         return self.head(self.first(torch.stack([self.conv1(x), self.conv1(x.flip(3))])).sum(0))
 
 
+class ThreeStreams(Modules):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(x)
+        return self.head(self.first(torch.stack([y, y.flip(3), y.flip(2)])).sum(0))
+
+
 class ThroughNumpy(Modules):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(self.conv1(x))
@@ -236,6 +242,7 @@ REFUSED = {
     "no gradients in a part": (FrozenStem, "outputs, gradients or buffers differ"),
     "seldom another network in training": (RarelyRandom, "in the network itself, `self.training` decides"),
     "an axis before the batch": (TwoStreams, "one row per image"),
+    "an axis of three": (ThreeStreams, "one row per image"),
     "numpy": (ThroughNumpy, "the network itself leaves torch by numpy"),
     "a forward that holds the original": (with_another_forward, "the forward of 0 was replaced by a function"),
     "TorchScript": (Scripted, "runs 2 ReLUs, of which only 1"),

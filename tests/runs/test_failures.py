@@ -108,8 +108,8 @@ class Nameless(Distill):
     ("overrides", "message"),
     [
         (["+backbone.kind=view"], r"channels are last in memory .*flatten\(1\) or reshape"),
-        (["+backbone.kind=tuple"], "backbone: of 2 images it makes tuple, not 2 x 10 logits"),
-        (["+backbone.kind=more"], r"backbone: of 2 images it makes \(2, 11\), not 2 x 10 logits"),
+        (["+backbone.kind=tuple"], "backbone: of 4 images it makes tuple, not 4 x 10 logits"),
+        (["+backbone.kind=more"], r"backbone: of 4 images it makes \(4, 11\), not 4 x 10 logits"),
         (
             ["+backbone.kind=view", f"backbone._target_={__name__}.given_to_a_builder"],
             "given_to_a_builder fails: TypeError",

@@ -199,7 +199,7 @@ class DeepReDuce(MaskedSearch):
         share = choose(
             shapes,
             budget,
-            known or smallest_first(shapes, bool(thinned)),
+            known or smallest_first(shapes, thinned is not False),
             shares=shares,
             thinned=thinned,
             filled=score is not None,

@@ -161,7 +161,8 @@ class RobustTraining(Stage):
             self._attacked.follow()
         targets = (logits if self.attack.loss == "kl" else labels)[part.rows]
         part_of_step = self.trainer.fit_loop.batch_idx % self.batches_of_step if self.batches_of_step > 1 else 0
-        start = (self.seed, self.current_epoch, self.global_step, *self._own_noise, *[part_of_step][: part_of_step > 0])
+        further = (part_of_step,) if part_of_step else ()
+        start = (self.seed, self.current_epoch, self.global_step, *self._own_noise, *further)
         return self.attack(self._attacked.network, clean, targets, start=start, temperature=temperature)
 
     @property

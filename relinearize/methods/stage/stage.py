@@ -296,10 +296,9 @@ class Stage(nn.Module):
         self.sums.begin_segment(first_of_epoch=segment == 0)
 
     def _tell_batches(self) -> None:
-        """Lightning counts those of the longest segment: a shorter one would end without its last step."""
-        if self.batches_of_step > 1:
-            batches = self.train_loader.batches_of(self.position[1])
-            self.trainer.fit_loop.max_batches = max(1, min(self._most_batches, batches))
+        """Lightning counts those of the longest segment: a shorter one would end without the step that waits."""
+        batches = self.train_loader.batches_of(self.position[1])
+        self.trainer.fit_loop.max_batches = max(1, min(self._most_batches, batches))
 
     def set_learning_rate(self, epoch: int) -> None:
         period = self.period or self.epochs

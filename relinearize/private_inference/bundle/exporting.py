@@ -1,6 +1,5 @@
 """A torch network as a bundle: one route, masks applied, batch norms folded, checked against torch."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from relinearize.private_inference.bundle.bundle import (
     write_bundle,
 )
 from relinearize.private_inference.bundle.tracing import traced_graph
+from relinearize.relu.copies import copied
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import Site, linearize, to_masked
 
@@ -62,15 +62,16 @@ def as_bundle(
         nodes = _normalising(network, nodes, tuple(input_size))
     if images is None:
         images = torch.rand(RANDOM_IMAGES, *input_size, generator=torch.Generator().manual_seed(0))
+    images = images.detach().cpu().float()
     with torch.no_grad():
-        logits = torch.cat([network(part.float()) for part in images.split(50)])
+        logits = torch.cat([network(part) for part in images.split(50)])
     bundle = Bundle(
         input_shape=tuple(input_size),
         nodes=tuple(nodes),
         masks=masks,
         weights=weights,
         reference=Reference(
-            images.float().numpy(), logits.numpy(), None if labels is None else labels.to(torch.int64).numpy()
+            images.numpy(), logits.numpy(), None if labels is None else labels.cpu().to(torch.int64).numpy()
         ),
         about=about or About(),
         coefficients=coefficients,
@@ -92,7 +93,7 @@ def _prepared(
     routes = routes_of(network)
     if route is None and len(routes) > 1:
         raise UserError(f"the network has several batch-norm routes; give route={' or route='.join(routes)}")
-    network = copy.deepcopy(export_route(network, route or routes[0])).cpu().float().eval().requires_grad_(False)
+    network = export_route(copied(network), route or routes[0]).cpu().float().eval().requires_grad_(False)
     inner = inner_network(network)
     if not any(isinstance(module, Site) for module in inner.modules()):
         linear = linearize(inner, input_size).eval()

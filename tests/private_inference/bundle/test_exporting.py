@@ -55,9 +55,16 @@ def test_the_client_normalises_first():
     assert as_bundle(linearized("resnet8").network, SIZE).nodes[0].op == "conv2d"
 
 
+def test_a_pruned_network_is_exported():
+    network = linearized("resnet8")
+    torch.nn.utils.prune.l1_unstructured(network.network.conv1, "weight", 0.5)
+    assert as_bundle(network, SIZE).relus == as_bundle(linearized("resnet8"), SIZE).relus
+
+
 def test_images_and_labels_become_the_reference():
     network, images, labels = linearized("resnet8"), torch.rand(3, *SIZE), torch.tensor([4, 0, 1])
-    reference = as_bundle(network, SIZE, images=images, labels=labels).reference
+    reference = as_bundle(network, SIZE, images=images.requires_grad_(), labels=labels).reference
+    images = images.detach()
     with torch.no_grad():
         assert np.array_equal(reference.logits, network(images).numpy())
     assert np.array_equal(reference.images, images.numpy()) and reference.labels.tolist() == [4, 0, 1]
