@@ -246,7 +246,8 @@ class Stage(nn.Module):
     @property
     def batches_of_step(self) -> int:
         """Batches whose gradients make one step (trainer.lightning.accumulate_grad_batches)."""
-        return self.trainer.accumulate_grad_batches if self.trainer else 1
+        trainer = self._trained_by[0]._trainer if self._trained_by else None  # None: outside of a fit
+        return trainer.accumulate_grad_batches if trainer else 1
 
     @property
     def global_step(self) -> int:
@@ -297,7 +298,8 @@ class Stage(nn.Module):
 
     def _tell_batches(self) -> None:
         """Lightning counts those of the longest segment: a shorter one would end without the step that waits."""
-        batches = self.train_loader.batches_of(self.position[1])
+        accumulates = self.batches_of_step > 1
+        batches = self.train_loader.batches_of(self.position[1]) if accumulates else self._most_batches
         self.trainer.fit_loop.max_batches = max(1, min(self._most_batches, batches))
 
     def set_learning_rate(self, epoch: int) -> None:
