@@ -6,6 +6,7 @@ from statistics import mean, stdev
 
 import pytest
 
+from relinearize.private_inference.cost.presets import find_presets
 from relinearize.records.inference import InferenceRecord
 from relinearize.records.robustness import RobustRecord
 from relinearize.records.run import find_records
@@ -175,3 +176,20 @@ def test_tables_of_latencies_equal_runs_and_inferences(folder: str, table: str) 
             found.add((record.method.name, *counts, f"{record.accuracy.test:.2f}", *cost))
     lines = table.strip().splitlines()[2:]
     assert {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines} == found
+
+
+def test_quadratics_under_semi2k_send_what_the_constants_say() -> None:
+    relu, quadratic, messages = 144, 48, 3
+    online = find_presets("semi2k", "wan")[0].protocol.online
+    assert online.bytes.constants["quadratic"] == quadratic and online.messages.constants["quadratic_sites"] == messages
+    found = 0
+    for path, record in find_records([RESULTS / "quadratics_cifar10jpeg_resnet18w16"]):
+        file = path.parent / "bundle-infer" / "semi2k-wan" / "inference.json"
+        if record.replacement == "quadratic" and file.is_file():
+            sent = InferenceRecord.read(file).steady.kinds["relu"]
+            removed = record.budget.total - record.budget.met
+            live = sum(site.kept > 0 for site in record.sites)
+            assert sent.bytes == relu * record.budget.met + quadratic * removed
+            assert sent.messages == 8 * live + messages * len(record.sites)
+            found += 1
+    assert found == 3

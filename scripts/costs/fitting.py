@@ -112,8 +112,8 @@ def with_constants(
                 online[quantity] = {"value": values[""], "source": source}
                 continue
             text = source + CLOCK if quantity == "seconds" else source
-            # What nobody measured stays: replacements of removed positions.
-            kept = {count: one for count, one in online[quantity].items() if one["source"].startswith("assumed, not")}
+            # What no fit measures stays: replacements of removed positions.
+            kept = {count: one for count, one in online[quantity].items() if one["source"].startswith("assumed")}
             online[quantity] = {count: {"value": value, "source": text} for count, value in values.items()} | kept
             for assumed, model in ASSUMED.items():
                 if model in values:
