@@ -13,7 +13,7 @@ from quick_runs import SMALL, quick_run, sealed_again
 
 from relinearize import files
 from relinearize.evaluation.clean import EVALUATION
-from relinearize.files import user_cache, write_bytes
+from relinearize.files import move_into, user_cache, write_bytes
 from relinearize.records.robustness import ROBUST_FILE
 from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
 
@@ -46,6 +46,22 @@ def refused(monkeypatch):
         monkeypatch.setattr(files.os, "replace", replace)
 
     return refuse
+
+
+def test_folders_are_merged_file_by_file(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, text in ((here, "new"), (there, "old")):
+        (folder / "both").mkdir(parents=True)
+        (folder / "both" / "file").write_text(text)
+    (here / "both" / "more").write_text("new")
+    (here / "link").symlink_to(tmp_path)
+    move_into(here, there)
+    assert (there / "both" / "file").read_text() == "old" and (there / "both" / "more").read_text() == "new"
+    assert (there / "link").is_symlink()
+    (there / "link").unlink()
+    (here / "link").symlink_to(tmp_path)
+    move_into(here, there, replace=True)
+    assert (there / "both" / "file").read_text() == "new" and not (there / "link").exists()
 
 
 def test_an_error_names_the_file_that_was_to_be_written(tmp_path):

@@ -2,10 +2,11 @@
 
 import pickle
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
-from quick_runs import SMALL, assert_same_tensors, quick_run, sealed_again
+from quick_runs import SMALL, assert_same_tensors, quick_plan, quick_run, sealed_again
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -125,6 +126,28 @@ def test_networks_and_stages_of_ones_own_are_tried_before_the_teacher_trains(tmp
     with pytest.raises(UserError, match=message) as caught:
         quick_run(tmp_path, f"budget.fraction={SMALL}", *words, method="random")
     assert "\n" not in str(caught.value) and not list(tmp_path.glob("store/teacher/*/last.ckpt"))
+
+
+def test_logits_that_are_not_finite_are_said(tmp_path, monkeypatch, capfd):
+    lost = {"per_class": [50.0] * 10, "ece": None, "nll": None}
+    monkeypatch.setattr(making, "measure_predictions", lambda *_: (50.0, lost))
+    record, _ = quick_run(tmp_path, f"budget.fraction={SMALL}", "method.finetune.epochs=0", method="random")
+    assert record.accuracy.predictions.nll is None
+    assert "finetune: logits of a test image are not finite" in capfd.readouterr().err
+
+
+class Counted:
+    def __init__(self, **_):
+        pass
+
+    def sensitivities(self, shapes, backbone):
+        return {name: numpy.float32(1 + place) for place, name in enumerate(shapes)}
+
+
+def test_sensitivities_of_ones_own_may_be_scalars_of_numpy(tmp_path):
+    plan = quick_plan(tmp_path, f"sensitivity._target_={__name__}.Counted", method="senet, any sensitivity")
+    assert plan.sensitivities() == {name: 1.0 + place for place, name in enumerate(plan.request.shapes)}
+    assert plan.search.key
 
 
 @pytest.fixture
