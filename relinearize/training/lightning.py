@@ -37,11 +37,14 @@ HANDED_ON = (
 
 
 class LightningStage(pl.LightningModule):
-    """A stage as Lightning wants it: its calls are handed on, and callbacks find the stage's attributes here."""
+    """A stage as Lightning wants it: its calls are handed on, and callbacks find the stage's attributes here.
 
-    def __init__(self, stage: Stage) -> None:
+    monitored: whether there are callbacks that may monitor the columns of the stage's history.
+    """
+
+    def __init__(self, stage: Stage, monitored: bool = False) -> None:
         super().__init__()
-        self.stage = stage
+        self.stage, self.monitored = stage, monitored
         for name in HANDED_ON:  # Lightning asks the instance; what its class defines, __getattr__ is not asked for
             setattr(self, name, getattr(stage, name))
         stage.train_by(self)
@@ -74,7 +77,7 @@ class LightningStage(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.stage.on_train_epoch_end()
-        if self.stage.history:  # for callbacks: EarlyStopping monitors val/accuracy
+        if self.monitored and self.stage.history:  # EarlyStopping monitors val/accuracy, say
             row = {name: float(value) for name, value in self.stage.history[-1].items() if name != "epoch"}
             self.log_dict(row, logger=False)
 
@@ -232,7 +235,7 @@ def train(
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         warnings.filterwarnings("ignore", message=".*sync_dist.*")  # every process has the sums of all
         try:
-            trainer.fit(LightningStage(stage), **resume)
+            trainer.fit(LightningStage(stage, monitored=bool(settings.callbacks)), **resume)
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError) as error:
             other = isinstance(error, RuntimeError) and not str(error).startswith("Early stopping conditioned")
             if other or (not settings.lightning and not settings.callbacks):
