@@ -29,15 +29,6 @@ from relinearize.report.tables.robustness_text import corruptions_csv, robustnes
 from relinearize.report.tables.text import csv_text
 from relinearize.tracking.wandb_run import wandb_run
 
-# Whatever a report may leave.
-FILES = {
-    *("pareto.csv", "pareto.png", "pareto_latency.png", "pareto_bytes.png", "latency_split.png", "report.html"),
-    *(f"{name}.png" for name in PREDICTIONS),
-    *("inference.md", "inference.csv", "inference.png", "inference_split.png", "masks.png", "searches.png"),
-    *("combinations.md", "robustness.md", "robustness.csv", "robustness_corruptions.csv", "robustness.png"),
-    *("against_paper.md", "against_paper.csv"),
-}
-
 
 class Report:
     """Everything below some folders, and every table made of it, each once.
@@ -86,63 +77,48 @@ def write_report(report: Report, out: Path | str | None = None) -> dict[str, Pat
     paths = {}
     try:
         for name, content in report_files(report, folder):
+            if content is None:  # an earlier report may have had something to show
+                (folder / name).unlink(missing_ok=True)
+                continue
             paths[name] = folder / name
             (write_bytes if isinstance(content, bytes) else write_text)(paths[name], content)
-        for name in FILES - paths.keys():  # of an earlier report, about runs or a preset that are not in this one
-            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written here ({error.strerror}); give out=FOLDER") from error
     return paths
 
 
-def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | bytes]]:
-    """Name and content of each file; those without anything to show are left out. `folder`: where they will lie."""
-    panels, preset = report.panels, report.preset
+def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | bytes | None]]:
+    """Name and content of each file, None where there is nothing to show. `folder`: where they will lie."""
+    panels, preset, inferences, robust = report.panels, report.preset, report.inferences, report.robustness
+    axes, splits = cost_axes(preset), latency_splits(panels, preset)
     yield "pareto.csv", csv_text(pareto_table(panels))
     yield "pareto.png", draw_pareto(panels)
-    for name, axis in cost_axes(preset).items():
-        if covered(axis, panels):
-            yield f"pareto_{name}.png", draw_pareto(panels, axis)
+    for name in ("latency", "bytes"):
+        drawn = name in axes and covered(axes[name], panels)
+        yield f"pareto_{name}.png", draw_pareto(panels, axes[name]) if drawn else None
     for name, measure in PREDICTIONS.items():
-        if covered(RELUS, panels, measure):
-            yield f"{name}.png", draw_pareto(panels, measure=measure)
-    splits = latency_splits(panels, preset)
-    if not splits.empty:
-        yield "latency_split.png", draw_latency_split(splits, preset)
+        yield f"{name}.png", draw_pareto(panels, measure=measure) if covered(RELUS, panels, measure) else None
+    yield "latency_split.png", None if splits.empty else draw_latency_split(splits, preset)
     # Seen from the page: a folder that is moved or shared keeps true paths, and names no machine.
     paths = {record.key: Path(os.path.relpath(path, folder)) for path, record in report.runs}
-    yield (
-        "report.html",
-        render_page(
-            panels,
-            paths,
-            robustness=report.robustness,
-            masks=report.masks,
-            without_mask=report.without_mask,
-            preset=preset,
-            inferences=report.inferences,
-        ),
-    )
-    if not report.inferences.empty:
-        yield "inference.md", inference_markdown(report.inferences)
-        yield "inference.csv", csv_text(report.inferences.loc[:, :"created"])
-        yield "inference_split.png", draw_inference_split(report.inferences)
-        if report.inferences["test_accuracy"].notna().any():
-            yield "inference.png", draw_inference(report.inferences)
-    if report.masks:
-        yield "masks.png", draw_masks(report.masks)
-    if not report.trajectories.empty:
-        yield "searches.png", draw_searches(report.trajectories)
-    if report.combinations:
-        yield "combinations.md", combinations_markdown(report.combinations)
-    if report.robustness:
-        yield "robustness.md", robustness_markdown(report.robustness)
-        yield "robustness.csv", robustness_csv(report.robustness)
-        yield "robustness_corruptions.csv", corruptions_csv(report.robustness)
-        yield "robustness.png", draw_robustness(report.robustness)
-    if report.comparisons is not None:
-        yield "against_paper.md", against_paper_markdown(report.comparisons)
-        yield "against_paper.csv", csv_text(report.comparisons, COLUMNS)
+    parts = {"robustness": robust, "masks": report.masks, "without_mask": report.without_mask, "preset": preset}
+    yield "report.html", render_page(panels, paths, inferences=inferences, **parts)
+    measured = not inferences.empty
+    known = measured and inferences["test_accuracy"].notna().any()
+    yield "inference.md", inference_markdown(inferences) if measured else None
+    yield "inference.csv", csv_text(inferences.loc[:, :"created"]) if measured else None
+    yield "inference_split.png", draw_inference_split(inferences) if measured else None
+    yield "inference.png", draw_inference(inferences) if known else None
+    yield "masks.png", draw_masks(report.masks) if report.masks else None
+    yield "searches.png", None if report.trajectories.empty else draw_searches(report.trajectories)
+    yield "combinations.md", combinations_markdown(report.combinations) if report.combinations else None
+    yield "robustness.md", robustness_markdown(robust) if robust else None
+    yield "robustness.csv", robustness_csv(robust) if robust else None
+    yield "robustness_corruptions.csv", corruptions_csv(robust) if robust else None
+    yield "robustness.png", draw_robustness(robust) if robust else None
+    compared = report.comparisons
+    yield "against_paper.md", None if compared is None else against_paper_markdown(compared)
+    yield "against_paper.csv", None if compared is None else csv_text(compared, COLUMNS)
 
 
 def log_report(report: Report, paths: Mapping[str, Path], settings: Mapping[str, Any]) -> str:

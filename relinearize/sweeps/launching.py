@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.errors import UserError, user_error_behind
+from relinearize.records.run import RECORD_FILE
 from relinearize.sweeps.arguments import SWEEP_VARIABLE, quoted
 from relinearize.sweeps.files import SWEEP_FILE, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive, beating
@@ -82,6 +83,7 @@ def forget_unfinished(folder: Path, jobs: list[list[str]] | None) -> None:
         living = job.state == "running" and alive(job.process, path)
         if not living and not (listed and job.state == "done"):
             path.unlink(missing_ok=True)
+            path.with_name(RECORD_FILE).unlink(missing_ok=True)  # of a job that had this number before
 
 
 def forget_sweep(folder: Path) -> None:

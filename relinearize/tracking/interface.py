@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relinearize.errors import check_choice
+from relinearize.errors import UserError, check_choice
 from relinearize.records.run import Record
 from relinearize.records.store import KEY_LENGTH, Artifact
 
@@ -28,6 +28,11 @@ class LoggerSettings:
     def __post_init__(self) -> None:
         check_choice("logger.name", self.name, LOGGERS)
         check_choice("logger.mode", self.mode, MODES)
+        for key in ("project", "entity", "group"):
+            if not isinstance(getattr(self, key), str | None):
+                raise UserError(f"logger.{key}={getattr(self, key)}: must be a text, or null")
+        if not isinstance(self.tags, list | tuple) or not all(isinstance(tag, str) for tag in self.tags):
+            raise UserError(f"logger.tags={self.tags}: must be a list of texts, such as [a,b]")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,10 @@ from relinearize.tracking.interface import LoggerSettings, StageInfo, StageLogge
 from relinearize.tracking.wandb_run import run_of_agent, wandb_run
 
 # Over the epoch, since W&B's own step counts on where a run is resumed.
-OVER_EPOCHS = ("train/*", "val/*", "relu/count", "mask/distance", "lasso", "lr", "seconds")
+OVER_EPOCHS = (
+    *("train/*", "val/*", "relu/count", "mask/distance", "lasso", "lr", "seconds"),
+    *("density", "exchange/*", "block/*", "criterion/*", "plan/*"),
+)
 OF_SITES = ("relu/kept/*", "mask/distance/*")  # one curve for each site: no columns of the table of runs
 ACCURACIES = {
     "test": "test/accuracy",

@@ -71,6 +71,13 @@ RUN_ERRORS = {
     "no teacher file": (["teacher.weights=/nowhere.pt"], ["teacher.weights=/nowhere.pt"]),
     "syntax": (["budget.fraction"], ["budget.fraction"]),
     "bad grid": (["budget.grid=[9999]"], ["9999", "2,304"]),
+    "a text for tags": (["logger=wandb", "logger.tags=a"], ["logger.tags=a: must be a list of texts, such as [a,b]"]),
+    "no hold-out for the last stage": (
+        ["dataset.holdout=0", "method.teacher.selection=last"], ["finetune.selection=best", "dataset.holdout"],
+    ),
+    "no lasso": (["method.search.lasso=0"], ["method.search.lasso"]),
+    "unknown schedule": (["method.finetune.schedule=linear"], ["method.finetune.schedule"]),
+    "batches of one": (["method.finetune.batch_size=1"], ["method.finetune", "batch_size"]),
 }  # fmt: skip
 
 

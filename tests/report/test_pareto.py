@@ -2,11 +2,15 @@
 
 import csv
 import io
+import json
 import random
 
 import pytest
 from fake_records import BUDGETS, fake_record, fake_sweep
+from test_page import Page
 
+from relinearize.records.run import StudentRecord
+from relinearize.report.page.page import render_page
 from relinearize.report.tables.pareto import build_panels, pareto_table
 from relinearize.report.tables.text import csv_text, spread_text
 
@@ -152,10 +156,50 @@ def test_budget_and_paths_in_the_config_do_not_split_a_curve():
     records = []
     for asked, seed in ((7_000, 0), (14_000, 1)):
         record = fake_record("snl", asked, seed)
-        config = {**record.config, "method": {**record.config["method"], "budget": asked, "seed": seed}}
+        config = {**record.config, "method": {**record.config["method"], "name": f"{seed}", "seed": seed}}
+        config |= {"budget": {"relus": asked}, "teacher": {"weights": f"{seed}.pt"}, "output": f"out/{seed}"}
         records.append(record.model_copy(update={"config": config}))
     (panel,) = build_panels(records)
     assert panel.points["curve"].nunique() == 1
+
+
+def test_a_setting_of_ones_own_splits_a_curve_whatever_its_name():
+    records = []
+    for seed, fraction in ((0, 0.3), (1, 0.5)):
+        record = fake_record("snl", 7_000, seed)
+        config = {**record.config, "method": {**record.config["method"], "search": {"fraction": fraction}}}
+        records.append(record.model_copy(update={"config": config}))
+    (panel,) = build_panels(records)
+    assert sorted(panel.points["variant"]) == ["search.fraction=0.3", "search.fraction=0.5"]
+
+
+def test_seeds_under_an_allocation_with_a_seed_of_its_own_are_one_point():
+    records = []
+    for seed in (0, 1):
+        record = fake_record("snl+shapley", 7_000, seed)
+        allocation = {"name": "shapley", "sensitivity": {"permutations": 20, "seed": seed}}
+        records.append(record.model_copy(update={"config": {**record.config, "allocation": allocation}}))
+    (panel,) = build_panels(records)
+    assert list(panel.points["n"]) == [2] and not panel.points["variant"].any()
+
+
+def test_the_level_of_all_relus_is_that_of_whatever_route_knows_it():
+    """RLNet's further routes have no teacher's accuracy; theirs come first here."""
+    known = fake_record("rlnet", 7_000).model_copy(update={"route": "clean"})
+    accuracy = known.accuracy.model_copy(update={"teacher_test": None})
+    unknown = known.model_copy(update={"route": "adversarial", "accuracy": accuracy})
+    for records in ([unknown, known], [known, unknown]):
+        renamed = [record.model_copy(update={"key": str(place)}) for place, record in enumerate(records)]
+        (panel,) = build_panels(renamed)
+        assert list(panel.levels["accuracy_mean"]) == [known.accuracy.teacher_test]
+
+
+def test_where_only_narrower_students_are_known_the_costs_of_the_level_are_not():
+    record = fake_record("deepreduce", 7_000)
+    backbone = record.backbone.model_copy(update={"student": StudentRecord(width=8, stride=1)})
+    panels = build_panels([record.model_copy(update={"backbone": backbone})])
+    data = json.loads(Page(render_page(panels, {})).data)
+    assert data["panels"][0]["levels"][0]["predicted"]["live"] is None
 
 
 def test_hold_out_split_tells_runs_apart():

@@ -23,7 +23,7 @@ def three_budgets():
         timed(
             asked,
             {"teacher": 100.0, "search": search, "finetune": 20.0},
-            {"teacher": "one", "search": "one", "finetune": str(asked)},
+            {"teacher": "one", "search": "another", "finetune": str(asked)},
         )
         for asked, search in ((50_000, 30.0), (20_000, 60.0), (10_000, 80.0))
     ]
@@ -33,6 +33,14 @@ def test_each_stage_is_done_once():
     # 100 + 80 + 3 * 20 seconds were done, 3 * 120 + 30 + 60 + 80 would be needed.
     text = "3 runs: 4 min 0 s of training; each on its own: 8 min 50 s (55 % saved by sharing stages)"
     assert shared_work(three_budgets()) == text
+
+
+def test_a_search_that_another_run_begins_with_is_done_once():
+    """BCD's first search, say, or the one that sensitivities are learned from."""
+    run = three_budgets()[0]
+    stages = run.stages | {"first": run.stages["search"]}
+    beginning = run.model_copy(update={"stages": {name: stages[name] for name in ("teacher", "first")}})
+    assert shared_work([run, beginning]).startswith("2 runs: 2 min 30 s of training; each on its own: 4 min 40 s")
 
 
 def test_one_run_saves_nothing():

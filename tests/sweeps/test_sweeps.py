@@ -212,6 +212,15 @@ def test_other_jobs_under_an_old_name_begin_anew(monkeypatch):
     assert seen == [["running", "waiting"], ["done", "running"]]
 
 
+def test_records_of_jobs_that_had_the_number_before_are_no_results_of_the_new_ones(monkeypatch, place):
+    sweep(monkeypatch, float, *SEEDS)
+    folders = [path.parent for path in job_files(place / "outputs/sweeps/mine")]
+    for folder in folders:
+        (folder / "record.json").write_text("{}")
+    sweep(monkeypatch, failing, "-m", "seed=0,2", "sweep=mine")
+    assert [(folder / "record.json").is_file() for folder in folders] == [True, False, False, False]
+
+
 def test_jobs_that_cannot_be_composed_leave_no_sweep(monkeypatch, capsys, place):
     code, begun = sweep(monkeypatch, float, "-m", "sede=0,1", "sweep=mine")
     assert code == 1 and not begun

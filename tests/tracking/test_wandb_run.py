@@ -1,5 +1,7 @@
 """W&B offline: what a run leaves there, read back from the files that `wandb sync` would upload."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -11,6 +13,7 @@ from relinearize.records.run import Record
 
 wandb = pytest.importorskip("wandb")
 
+from relinearize.tracking.interface import LoggerSettings
 from relinearize.tracking.wandb_logger import WandbRows, site_figure
 
 
@@ -166,6 +169,11 @@ def test_failing_run_is_closed_as_failed(tmp_path, offline):
         quick_run(tmp_path, "method.teacher.learning_rate=1e20", *offline)
     runs = runs_below(tmp_path)
     assert set(runs) == {"teacher"} and runs["teacher"][0]["ended"] == [1]
+
+
+def test_names_are_texts():
+    with pytest.raises(UserError, match=r"logger\.project=2024: must be a text, or null"):
+        LoggerSettings("wandb", Path(), project=2024)
 
 
 def test_unknown_mode_and_missing_account_are_one_line(tmp_path, monkeypatch):

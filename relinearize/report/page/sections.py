@@ -41,7 +41,7 @@ def predicted_data(row: Mapping[str, Any], preset: Preset) -> dict[str, float | 
     names = {"seconds": "s", "megabytes": "mb", "messages": "messages", **{part: part for part in PARTS}}
     costs = {name: short_number(row.get(f"{preset.name}_{column}")) for name, column in names.items()}
     messages = costs["messages"]
-    return {"live": int(row["live_sites"]), **costs, "messages": None if messages is None else round(messages)}
+    return {"live": short_number(row["live_sites"]), **costs, "messages": None if messages is None else round(messages)}
 
 
 def inference_data(inferences: DataFrame, titles: Sequence[str]) -> dict[str, Any]:
@@ -146,7 +146,8 @@ def _what_fits(groups: Sequence[MaskGroup], text_of: Any, room: int) -> dict[int
                 continue
             text = text_of(ranked[turn].sites)
             if len(text) > room:
-                return fitting
+                ranked.clear()
+                continue
             room -= len(text)
             fitting[id(ranked[turn])] = text
     return fitting

@@ -58,11 +58,10 @@ def paper_method(record: Record) -> str | None:
 def recipe_settings(record: Record) -> list[Setting]:
     """The settings of a run whose stages are all a paper's, beside the paper's recipe; else none."""
     method = paper_method(record)
-    if method and record.method.name == ALL_RELUS:
-        return settings(record, method, ("teacher",))
-    if method is None or _other_stage(record, method):
+    stages = ("teacher",) if record.method.name == ALL_RELUS else STAGES
+    if method is None or (stages is STAGES and _other_stage(record, method)):
         return []
-    return settings(record, method, STAGES if record.method.teacher != "file" else STAGES[1:])
+    return settings(record, method, stages if record.method.teacher != "file" else stages[1:])
 
 
 def _other_stage(record: Record, method: str) -> str | None:

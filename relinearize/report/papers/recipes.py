@@ -103,7 +103,7 @@ def comparable(value: Any) -> Any:
         return value
     try:
         return float(value)
-    except ValueError:
+    except (TypeError, ValueError):  # TypeError: a dict in a list, of one's own network
         return value
 
 
@@ -153,7 +153,9 @@ def own_settings(config: Mapping[str, Any], method: str, stages: tuple[str, ...]
     found |= {name: config[name]["name"] for name in ("allocation", "replacement") if name in config}
     if method != "snl" and "search" in stages:
         sensitivity = config.get("sensitivity") or {}
-        found["sensitivity"] = sensitivity.get("_target_", NOT_RECORDED).rpartition(".")[2]
+        found["sensitivity"] = (
+            (sensitivity.get("search") or sensitivity).get("_target_", NOT_RECORDED).rpartition(".")[2]
+        )
         found |= dict(flat({"sensitivity": sensitivity}))
     if found.get("method.search.paper_parity"):
         parity = (block for block in blocks() if block.parity and method in block.methods)

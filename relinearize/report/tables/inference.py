@@ -86,6 +86,7 @@ def _row(record: InferenceRecord, run: Record | None) -> dict[str, Any]:
         "load_before": record.machine["load_before"],
         "cores": record.machine["cores"],
         "created": record.created,
+        "seed": run and run.seed,
         "neural": network_name(bundle["backbone"], bundle["width"], bundle["convention"])
         if bundle["backbone"]
         else name,
@@ -118,7 +119,8 @@ def curves(inferences: DataFrame) -> dict[tuple[str, str], DataFrame]:
     known = inferences.dropna(subset="test_accuracy").sort_values(["relus", "live_sites"], kind="stable")
     several = known[[name for name in ("family", "neural") if known[name].nunique() > 1]]
     kinds = Series([", ".join(filter(None, names)) for names in several.to_numpy()], known.index, dtype=object)
-    by_sites = known.groupby(["setting", kinds, "relus"])["live_sites"].transform("nunique") > 1
+    alike = known.groupby(["title", "setting", kinds, "relus", "seed"], dropna=False)
+    by_sites = alike["live_sites"].transform("nunique") > 1
     if known.loc[by_sites, "relus"].nunique() > 1:
         kinds = kinds.mask(by_sites, (kinds + known["relus"].map(", {:,} ReLUs".format)).str.removeprefix(", "))
     return dict(list(known.groupby(["setting", kinds])))

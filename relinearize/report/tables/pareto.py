@@ -27,8 +27,11 @@ OF_CURVE = ("dataset", "title", "backbone", "width", "convention", "method", "va
 OF_IMAGES = ("mean", "std", "augment", "short_batch")
 # What settings were before there was a choice; older records say nothing.
 _FORMERLY = {"backbone.initialisation": "he", "backbone.student_skip": True, "dataset.short_batch": False}
-_NOT_RECIPE = {"seed", "budget", "relus", "grid", "fraction", "weights", "name", "key", "output", "path", "folder"}
-_NOT_RECIPE |= {"student_width", "student_stride"}  # they follow from the budget
+# Names and files; the last two follow from the budget.
+_NOT_RECIPE = {
+    *("method.name", "replacement.name", "allocation.name", "backbone.name", "backbone.weights", "teacher.weights"),
+    *("backbone.student_width", "backbone.student_stride"),
+}
 LONGEST = 40  # letters of a setting in a curve's name
 NAMES = ("method_name", "label", "network", "total")  # likewise of a curve, for figures and page
 
@@ -186,20 +189,19 @@ def _of_teacher(key: str) -> bool:
 def variants_of(recipes: Sequence[dict[str, Any]]) -> list[str]:
     """In a few words, what tells each recipe from the others of its method and network; "" where there is one only."""
     keys = sorted({key for recipe in recipes for key in recipe})
-    differing = [key for key in keys if len({repr(recipe.get(key)) for recipe in recipes}) > 1]
+
+    def kinds(keys: Sequence[str]) -> int:
+        return len({tuple(repr(recipe.get(key)) for key in keys) for recipe in recipes})
+
+    differing = [key for key in keys if kinds([key]) > 1]
     # The classes of the stages, then their settings, then what follows from these; after two, what tells more apart.
     ordered = sorted(differing, key=lambda key: (key != "stages", "_target_" in key, "." not in key, key))
     shown = ordered[:2]
     for key in ordered[2:]:
-        if told_apart(recipes, [*shown, key]) > told_apart(recipes, shown):
+        if kinds([*shown, key]) > kinds(shown):
             shown.append(key)
     columns = {key.removeprefix("method."): _shortened([str(one.get(key)) for one in recipes]) for key in shown}
     return [", ".join(f"{key}={texts[place]}" for key, texts in columns.items()) for place in range(len(recipes))]
-
-
-def told_apart(recipes: Sequence[dict[str, Any]], keys: Sequence[str]) -> int:
-    """How many kinds of recipes `keys` make."""
-    return len({tuple(repr(recipe.get(key)) for key in keys) for recipe in recipes})
 
 
 def _shortened(texts: Sequence[str]) -> Sequence[str]:
@@ -210,12 +212,13 @@ def _shortened(texts: Sequence[str]) -> Sequence[str]:
 
 def _allocation(config: dict[str, Any]) -> str:
     """Which sites may keep ReLUs, in words; records from before there was a choice say nothing."""
-    settings = (f"{key}={value}" for key, value in config.items() if key not in ("name", "_target_"))
-    return " ".join([config.get("name", "free"), *settings])
+    settings = {key.partition(".")[2]: value for key, value in _flattened(config, "allocation")}
+    words = (f"{key}={value}" for key, value in settings.items() if key != "_target_")
+    return " ".join([config.get("name", "free"), *words])
 
 
 def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if name.rsplit(".", 1)[-1] in _NOT_RECIPE:
+    if name in _NOT_RECIPE or name.endswith(".seed"):
         return
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -259,8 +262,9 @@ def level_table(runs: DataFrame, preset: Preset | None = None) -> DataFrame:
     Each teacher counts once, however many runs share it. `relus`: all; costs of the network with all ReLUs.
     """
     kind = ["network", "total", "teacher_recipe"]
-    runs = runs.assign(reshaped=[record.backbone.student is not None for record in runs["record"]])
-    teachers = runs.sort_values("reshaped", kind="stable").drop_duplicates([*kind, "teacher"])
+    reshaped = [record.backbone.student is not None for record in runs["record"]]
+    runs = runs.assign(unknown=runs["teacher_test"].isna(), reshaped=reshaped)
+    teachers = runs.sort_values(["unknown", "reshaped"], kind="stable").drop_duplicates([*kind, "teacher"])
     levels = teachers.groupby(kind, sort=False).agg(
         accuracy_mean=("teacher_test", "mean"),
         accuracy_std=("teacher_test", "std"),

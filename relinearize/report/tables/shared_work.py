@@ -15,11 +15,11 @@ def shared_work(records: Iterable[Record]) -> str:
     """
     runs = [record for record in records if record.submodel is None]
     stages = DataFrame(
-        [(name, stage.key, stage.seconds) for record in runs for name, stage in record.stages.items()],
-        columns=["stage", "key", "seconds"],
+        [(stage.key, stage.seconds) for record in runs for stage in record.stages.values()],
+        columns=["key", "seconds"],
     )
     # A search that serves several budgets took as long as it takes to reach the smallest.
-    done, alone = stages.groupby(["stage", "key"])["seconds"].max().sum(), stages["seconds"].sum()
+    done, alone = stages.groupby("key")["seconds"].max().sum(), stages["seconds"].sum()
     if done == alone:
         return ""
     return (
