@@ -79,7 +79,8 @@ def main() -> None:
         import_module(f"relinearize.commands.{arguments[0]}").main(arguments[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("relinearize: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        goes_on = "; the same command goes on from the last checkpoint" if arguments[0] in ("run", "evaluate") else ""
+        print(f"relinearize: interrupted{goes_on}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         if not reader_left():

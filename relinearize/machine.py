@@ -1,6 +1,7 @@
 """What a result was computed with: versions of packages, the commit, the names of the processor and the GPU."""
 
 import contextlib
+import importlib.util
 import math
 import os
 import platform
@@ -22,6 +23,12 @@ def versions(*further: str) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
+
+
+def installed(package: str) -> bool:
+    """Whether it can be imported; a plain folder of its name in the working directory is none."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def git_commit() -> str | None:

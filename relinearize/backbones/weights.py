@@ -54,6 +54,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as weights: {reason}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError for files that would execute code
+        with path.open("rb") as file:
+            if file.read(1) not in (b"P", b"\x80"):  # a zip archive, or a pickle of old
+                raise UserError(f"{path} cannot be read as weights: it is no file of torch") from error
         raise UserError(
             f"{path} holds more than tensors and is refused ({type(error).__name__}); "
             "save its state dict alone: torch.save(checkpoint['state_dict'], FILE)"

@@ -57,7 +57,12 @@ def export_subject(
         difference = write_onnx(bundle, model)
         checked = "not run: onnxruntime is missing" if difference is None else f"differs by {difference:.0e} in it"
         lines.append(f"{model}: onnxruntime {checked}")
-    write_bundle(bundle, folder)
+    try:
+        write_bundle(bundle, folder)
+    except UserError:
+        if onnx:
+            model.unlink()
+        raise
     (console or Console()).print("\n".join([*lines, str(folder)]), soft_wrap=True, highlight=False, markup=False)
     return folder
 
@@ -91,13 +96,13 @@ def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str 
     config = OmegaConf.merge({"seed": 0}, config)  # of initial weights, none of which stays
     if root:
         config.dataset.root = root
-    network = all_relu_network(config, student=True)
+    source = build(config.dataset.source)
+    network = all_relu_network(config, source, student=True)
     coefficients = [f"{name}.{COEFFICIENTS}" for name in named_sites(network.network)]
     weights = route_state(read_weights(path), route or "clean")
     weights = without_prefixes(weights, [*network.network.state_dict(), *coefficients])
     to_replaced(network.network, weights)
     network.network.load_state_dict(match_weights(network.network, weights, path))
-    source = build(config.dataset.source)
     size = (source.channels, source.image_size, source.image_size)
     backbone = config.backbone
     if mask:

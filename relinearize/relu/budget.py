@@ -22,7 +22,7 @@ def parse_count(value: object) -> int:
     """A number of ReLUs: 37000, "37k", "37.5K", "1.2M" -> int. Raises UserError for anything else, zero or negative."""
     number: Fraction | None = None
     if isinstance(value, str):
-        match = _COUNT.fullmatch(re.sub(r"(?<=\d)[_,](?=\d)", "", value.strip()))
+        match = _COUNT.fullmatch(re.sub(r"(?<=\d)(_(?=\d)|,(?=\d{3}(?!\d)))", "", value.strip()))
         if match:
             number = Fraction(match[1]) * _FACTORS[match[2].lower()]
     elif isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
@@ -94,8 +94,14 @@ def top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
 
 def kept_first(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Scores with the same order among the positions of `kept` (bool, by site), which come before all others."""
-    flat = torch.cat([score.reshape(-1) for score in scores.values()])
-    raised = 2 * (float(flat.max()) - float(flat.min())) or 1.0
+    flat = torch.cat([score.reshape(-1) for score in scores.values()]).double()
+    finite = flat[flat.isfinite()]
+    if len(finite) < len(flat):  # infinite ones, just beyond the others
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+        beyond = high - low or 1.0
+        scores = {name: score.double().clamp(low - beyond, high + beyond) for name, score in scores.items()}
+        flat = flat.clamp(low - beyond, high + beyond)
+    raised = 2 * float(flat.max() - flat.min()) or 1.0
     return {name: score.double() + raised * kept[name].to(score) for name, score in scores.items()}
 
 

@@ -32,7 +32,10 @@ def copied(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for module in model.modules():
         memo.update((id(tensor), tensor.detach().clone()) for tensor in _computed(module).values())
-    network = copy.deepcopy(model, memo)
+    try:
+        network = copy.deepcopy(model, memo)
+    except TypeError as error:
+        raise UserError(f"the network cannot be copied ({error}): keep files, locks and writers out of it") from error
     originals = set(model.modules())
     for name, module in network.named_modules():
         forward = vars(module).get("forward")

@@ -112,7 +112,7 @@ def all_relu_network(
         seed = seeded_generator("student", config.seed).initial_seed() if student else config.seed
         torch.default_generator.manual_seed(seed)
         try:
-            backbone = unwrapped(make(**images))
+            backbone = unwrapped(make(**images)).cpu()  # moved to its device when it trains
         except TypeError as error:  # **kwargs take anything, and hand it on
             if "argument" not in str(error):
                 raise

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from relinearize.errors import UserError
-from relinearize.relu.budget import parse_count, resolve_budget, top_mask
+from relinearize.relu.budget import kept_first, parse_count, resolve_budget, top_mask
 
 TOTAL = 557_056
 
@@ -38,10 +38,24 @@ NONSENSE = [
     "k",
     "many",
     "1e3k",
+    "37,5k",
+    "1,23",
     "5g",
     None,
     [1],
 ]
+
+
+def test_infinite_scores_stay_first_and_last_where_the_kept_come_first() -> None:
+    """Two are kept, one of them of least score; of the others one has the largest."""
+    scores = {"x": torch.tensor([math.inf, 2.0, -math.inf, -math.inf]), "y": torch.tensor([1.0])}
+    kept = {"x": torch.tensor([False, True, True, False]), "y": torch.tensor([False])}
+    order = kept_first(scores, kept)
+    found = [top_mask(order, count) for count in range(1, 5)]
+    assert [mask["x"].tolist() for mask in found[:3]] == [
+        [False, True, False, False], [False, True, True, False], [True, True, True, False]
+    ]  # fmt: skip
+    assert found[3]["y"].tolist() == [True]
 
 
 @pytest.mark.parametrize("value", NONSENSE, ids=repr)

@@ -208,6 +208,8 @@ def test_what_users_networks_have_besides() -> None:
         assert len(named_sites(linearize(built(kind), SIZE))) == sites
     with pytest.warns(UserWarning, match="do not run on a random image .* second"):
         assert list(named_sites(linearize(built(Branches), SIZE))) == ["first"]
+    with pytest.warns(UserWarning, match="is using pow"):  # of an exponent for each channel
+        linearize(Applies(lambda y: y ** torch.full((4, 1, 1), 2.0)), SIZE)
     with pytest.warns(UserWarning, match="is using a norm"):
         linearize(Applies(lambda y: F.normalize(y.mean((2, 3)))), SIZE)
 

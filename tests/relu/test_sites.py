@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import threading
 import warnings
 
 import pytest
@@ -132,6 +133,13 @@ def test_wrapped_networks_are_taken_out() -> None:
         network = linearize(wrapped, SIZE)
         assert list(network.state_dict()) == list(model.state_dict())
         assert list(named_sites(network)) == EXPECTED[Functional][0]
+
+
+def test_networks_that_cannot_be_copied_are_refused() -> None:
+    model = built(Functional)
+    model.lock = threading.Lock()
+    with pytest.raises(UserError, match=r"the network cannot be copied .*lock.* keep files, locks and writers out"):
+        linearize(model, SIZE)
 
 
 def test_vmap() -> None:

@@ -1,6 +1,5 @@
 """A bundle as an ONNX model, for the engines of others. Needs the package onnx (the extra `onnx`)."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from relinearize.errors import UserError
 from relinearize.files import write_bytes
+from relinearize.machine import installed
 from relinearize.private_inference.bundle.bundle import INPUT, TOLERANCE, Bundle, Node, worst_difference
 
 # Old enough for what engines read; nothing newer is needed.
@@ -19,7 +19,7 @@ _SAME_MEANING = {"add": "Add", "global_avg_pool": "GlobalAveragePool", "flatten"
 
 def check_installed() -> None:
     """UserError where onnx is missing."""
-    if importlib.util.find_spec("onnx") is None:
+    if not installed("onnx"):
         raise UserError("onnx=true needs the package onnx: pip install -e '.[onnx]'")
 
 
@@ -124,7 +124,7 @@ def write_onnx(bundle: Bundle, path: Path | str) -> float | None:
     if path.exists():
         raise UserError(f"{path} exists already; delete it or name another output")
     content = to_onnx(bundle).SerializeToString()
-    difference = _difference(bundle, content) if importlib.util.find_spec("onnxruntime") else None
+    difference = _difference(bundle, content) if installed("onnxruntime") else None
     if difference is not None and not difference < TOLERANCE:
         raise UserError(f"onnxruntime's logits differ from torch's by {difference:.1e} of the largest")
     write_bytes(path, content)

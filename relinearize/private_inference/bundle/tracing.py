@@ -281,7 +281,7 @@ def _adaptive_pool(graph: _Translation, call: fx.Node, x: Any, module: nn.Module
 
 
 def _mean(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
-    dims = _argument(call, 1, "dim", ())
+    dims = _argument(call, 1, "dim", call.kwargs.get("axis", ()))
     dims = {dim % 4 for dim in (dims if isinstance(dims, tuple | list) else (dims,))}
     if dims != {2, 3} or len(graph.shape(x)) != 3:
         raise ValueError("a mean over something else than height and width")
@@ -303,11 +303,11 @@ def _flatten(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | Non
 def _add(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
     if call.kwargs.get("alpha", 1) != 1:
         raise ValueError("alpha")
-    return graph.add(call, "add", [call.args[0], _argument(call, 1, "other")])
+    return graph.add(call, "add", [x, _argument(call, 1, "other")])
 
 
 def _concat(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node | fx.Node:
-    maps, dim = _argument(call, 0, "tensors"), _argument(call, 1, "dim", 0)
+    maps, dim = _argument(call, 0, "tensors"), _argument(call, 1, "dim", call.kwargs.get("axis", 0))
     if dim not in (1, -len(_shape(call) or ())):
         raise ValueError(f"dim={dim}")
     return graph.add(call, "concat", maps) if len(maps) > 1 else maps[0]

@@ -1,6 +1,5 @@
 """What `relinearize infer` is asked for, checked before anything is compiled; engines, and what protocols promise."""
 
-import importlib.util
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from relinearize.errors import UserError, check_number
+from relinearize.machine import installed
 from relinearize.private_inference.cost.network import Network, read_network
 from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.cost.workload import Workload
@@ -32,7 +32,7 @@ class Engine:
     @property
     def here(self) -> bool:
         """Whether this environment has it."""
-        return importlib.util.find_spec(self.package) is not None
+        return installed(self.package)
 
     def python(self, asked: Path | None = None) -> Path:
         """Another Python that should have it, `asked` or the Makefile's. UserError says how to get one."""

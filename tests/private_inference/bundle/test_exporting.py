@@ -48,6 +48,21 @@ def test_the_network_stays_as_it_is():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
+def test_wrappers_of_a_training_loop_are_taken_off():
+    network = linearized("resnet8").network
+    mask = Mask.full(network)
+    for wrapped in (torch.nn.DataParallel(network), torch.compile(network)):
+        assert as_bundle(wrapped, SIZE, mask=mask).relus == mask.total
+
+
+def test_logits_that_are_not_finite_are_named():
+    network = linearized("resnet8")
+    network.network.linear.bias.data[0] = float("nan")
+    with pytest.raises(UserError, match="the network's logits are not finite for some of these images"):
+        as_bundle(network, SIZE)
+
+
 def test_the_client_normalises_first():
     first = as_bundle(linearized("resnet8"), SIZE).nodes[0]
     assert (first.op, first.inputs, first.shape) == ("normalize", ("input",), SIZE)
@@ -155,6 +170,9 @@ KNOWN = {
     "subsampling alone": nn.AvgPool2d(1, 2),
     "functional dropout": Does(lambda x: F.dropout(x, 0.5, False).contiguous()),
     "in place, read by nobody else": Does(lambda x: x.add_(x)),
+    "arguments by name": Does(
+        lambda x: torch.add(input=x, other=torch.cat([x], axis=1)).mean(axis=(2, 3), keepdim=True)
+    ),
 }
 
 

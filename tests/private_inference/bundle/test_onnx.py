@@ -1,5 +1,6 @@
 """The ONNX model says what the bundle says, in onnxruntime."""
 
+import importlib.machinery
 import sys
 from dataclasses import replace
 
@@ -76,6 +77,9 @@ def test_a_model_that_differs_is_not_written(tmp_path):
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (tmp_path / "onnx").mkdir()  # a folder of this name is no package
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(UserError, match=r"pip install -e '\.\[onnx\]'"):
         write_onnx(small_bundle(), tmp_path / "b.onnx")

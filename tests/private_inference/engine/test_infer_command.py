@@ -16,7 +16,7 @@ from relinearize.private_inference.engine.options import InferOptions
 @pytest.fixture
 def no_engine(monkeypatch, tmp_path):
     """Of any kind, in this environment."""
-    monkeypatch.setattr(engine_options.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine_options, "installed", lambda name: False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -94,7 +94,7 @@ def test_options_come_back_from_json():
 
 
 def test_an_environment_without_the_engine_says_so_and_asks_no_further(monkeypatch):
-    monkeypatch.setattr(engine_options.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine_options, "installed", lambda name: False)
     monkeypatch.setattr(os, "execv", lambda *call: pytest.fail("handed over again"))
     with pytest.raises(UserError, match=f"{sys.executable} cannot import spu; `make pi` makes it"):
         main(InferOptions("b", python=sys.executable))

@@ -109,6 +109,8 @@ def test_logits_are_compared_with_plaintext_and_labels():
     assert found.images == 2 and found.max_error == pytest.approx(0.01, rel=1e-3) and found.agreement == 100
     assert found.logit_scale == np.abs(bundle.reference.logits[:2]).max()
     assert fidelity_of(bundle, logits).agreement == 75
+    logits[3, 0] = np.nan
+    assert np.isfinite(fidelity_of(bundle, logits).max_error), "an image of which nothing can be said"
     unlabelled = replace(bundle, reference=replace(bundle.reference, labels=None))
     assert fidelity_of(unlabelled, logits).private_accuracy is None
 
