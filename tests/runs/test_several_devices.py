@@ -34,6 +34,11 @@ from relinearize.runs.stages import ready, train_as_peer
 from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
 
+# The peers' own, and what reading the digits imports: once, in the server, instead of in each peer.
+multiprocessing.set_forkserver_preload([
+    "relinearize.runs.pipeline", "relinearize.training.lightning", "sklearn.datasets", "pytest",
+])  # fmt: skip
+
 TWO = "trainer.devices=2"
 PLAIN = [f"backbone._target_={__name__}.Plain", "backbone.name=plain", "~backbone.initialisation"]
 IMAGES = 180  # of the quick runs' training
@@ -249,7 +254,7 @@ def test_accuracy_of_two_processes_is_that_of_one_within_noise(tmp_path):
     assert max(abs(one - two) for one, two in zip(*found, strict=True)) < 5
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     pass
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from processes import gone
-from quick_runs import command, shell
+from quick_runs import shell
 
 from relinearize.sweeps.files import job_files
 from relinearize.sweeps.status import Sweep
@@ -167,31 +167,48 @@ def test_interrupt_while_jobs_are_submitted_ends_those_that_run(monkeypatch):
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-def error_of(*arguments, **environment):
+NOT_INSTALLED = """
+import sys
+from relinearize import cli
+sys.modules["hydra_plugins"] = None
+for launcher in ("joblib", "slurm", "ray"):
+    sys.argv = ["relinearize", "run", "-m", f"launcher={launcher}", sys.argv[-1]]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert end.code == 1
+    else:
+        raise AssertionError(launcher)
+"""
+
+
+def test_launcher_that_is_not_installed_is_named_with_its_remedy(tmp_path):
+    """In a process of its own, for here the plugins are found already."""
+    done = shell([sys.executable, "-c", NOT_INSTALLED, f"output={tmp_path}"])
+    assert done.returncode == 0, done.stderr
+    plugins = {"joblib": "launchers", "submitit_slurm": "launchers", "ray": "ray"}
+    assert done.stderr.splitlines() == [
+        f"relinearize: error: the launcher {plugin} is not installed; it comes with pip install -e '.[{extra}]'"
+        for plugin, extra in plugins.items()
+    ]
+
+
+def error_of(typed, *arguments):
     """The one line that the command leaves on standard error."""
-    done = shell(command("run", *arguments), env=environment)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr.removeprefix("relinearize: error: ").strip()
+    status, _, err = typed("run", *arguments)
+    assert status == 1 and err.count("\n") == 1, err
+    return err.removeprefix("relinearize: error: ").strip()
 
 
-@pytest.mark.parametrize(
-    ("launcher", "plugin", "extra"),
-    [("joblib", "joblib", "launchers"), ("slurm", "submitit_slurm", "launchers"), ("ray", "ray", "ray")],
-)
-def test_launcher_that_is_not_installed_is_named_with_its_remedy(tmp_path, launcher, plugin, extra):
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['hydra_plugins'] = None\n")
-    error = error_of("-m", f"launcher={launcher}", f"output={tmp_path}", PYTHONPATH=str(tmp_path))
-    assert error == f"the launcher {plugin} is not installed; it comes with pip install -e '.[{extra}]'"
-
-
-def test_launcher_of_a_single_run_asks_for_a_sweep(tmp_path):
+def test_launcher_of_a_single_run_asks_for_a_sweep(tmp_path, typed):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    assert "add -m" in error_of("launcher=joblib", f"output={tmp_path}")
+    assert "add -m" in error_of(typed, "launcher=joblib", f"output={tmp_path}")
 
 
-def test_machine_without_slurm_is_one_line(tmp_path):
+def test_machine_without_slurm_is_one_line(tmp_path, monkeypatch, typed):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    error = error_of("-m", "seed=0,1", "launcher=slurm", f"output={tmp_path}", PATH=str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    error = error_of(typed, "-m", "seed=0,1", "launcher=slurm", f"output={tmp_path}")
     assert error.startswith("2 of 2 runs are not done; ") and "srun" in error
 
 
