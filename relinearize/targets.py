@@ -23,8 +23,8 @@ NEUTRAL_ARGUMENTS = {
     "enable_autolog_hparams", "inference_mode", "limit_test_batches", "limit_predict_batches", "model_registry",
 }  # fmt: skip
 NEUTRAL_CALLBACKS = {
-    "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "OnExceptionCheckpoint",
-    "RichModelSummary", "ThroughputMonitor",
+    "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary",
+    "ThroughputMonitor",
 }  # fmt: skip
 
 
@@ -103,4 +103,5 @@ def _at_present(node: Any) -> Any:
 
 def only_watches(callback: Mapping[str, Any]) -> bool:
     """Whether a callback is one of Lightning's that cannot change a training."""
-    return callback[TARGET].rsplit(".", 1)[-1] in NEUTRAL_CALLBACKS
+    package, name = callback[TARGET].partition(".")[0], callback[TARGET].rpartition(".")[2]
+    return package in ("pytorch_lightning", "lightning") and name in NEUTRAL_CALLBACKS

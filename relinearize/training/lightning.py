@@ -13,9 +13,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -74,6 +76,17 @@ class LightningStage(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.stage.on_before_optimizer_step()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's own refuses fused optimizers under bf16, as if the gradients were scaled."""
+        if gradient_clip_val:
+            kind = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val, kind)
 
     def on_train_epoch_end(self) -> None:
         self.stage.on_train_epoch_end()
@@ -220,8 +233,8 @@ def train(
         limit_val_batches=0,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        # In a job of Slurm: whoever submitted it queues it again, Lightning must not.
-        plugins=[WholeFiles(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
+        # In a job of Slurm, too: whoever submitted it queues it again, and its tasks are no processes of a training.
+        plugins=[WholeFiles(), LightningEnvironment()],
         **defaults | settings.lightning_arguments(),
     )
     resume = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint.is_file() else {}

@@ -138,6 +138,7 @@ class TrainerSettings:
         if not self.lightning and not self.callbacks:
             return
         import pytorch_lightning as pl
+        from pytorch_lightning.plugins.environments import LightningEnvironment
         from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
         known = trainer_parameters()
@@ -159,11 +160,17 @@ class TrainerSettings:
                     f"callbacks.{name}: it averages weights behind the selection's back; "
                     "method/finetune=retrain has average_decay"
                 )
+            if isinstance(callback, pl.callbacks.OnExceptionCheckpoint):
+                raise UserError(
+                    f"callbacks.{name}: Lightning would begin later stages from its file; "
+                    "trainer.checkpoint_seconds saves already"
+                )
             if not isinstance(callback, pl.Callback):
                 raise UserError(f"callbacks.{name}._target_={entry['_target_']} is no pytorch_lightning.Callback")
         quiet_lightning()
         try:
             quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+            quiet["plugins"] = LightningEnvironment()
             pl.Trainer(accelerator="cpu", callbacks=self.new_callbacks(), **quiet, **self.lightning_arguments())
         except (HydraException, MisconfigurationException, ImportError, TypeError, ValueError) as error:
             raise UserError(f"trainer.lightning or callbacks: {one_line(error)}") from error

@@ -14,6 +14,7 @@ from relinearize.training import settings
 from relinearize.training.settings import RESERVED, TrainerSettings, trainer_parameters
 
 SHORT = ["budget.fraction=0.5", "method.teacher.epochs=2", "method.finetune.epochs=0", "trainer.convolutions=torch"]
+CLIP = "+trainer.lightning.gradient_clip_val"
 WATCH = "+callbacks.watch._target_=test_settings.Watch"
 
 
@@ -30,6 +31,10 @@ class Watch(pl.Callback):
 
 
 class NoCallback:
+    pass
+
+
+class ModelSummary(pl.Callback):
     pass
 
 
@@ -52,9 +57,20 @@ def test_arguments_reach_lightnings_trainer_and_callbacks_are_called(tmp_path, s
 def test_clipped_gradients_give_other_weights_and_callbacks_that_watch_the_same(tmp_path):
     plain, clipped, watched = (
         tensors(quick_run(tmp_path / name, *SHORT, *more, method="random")[1])
-        for name, more in (("plain", []), ("clip", ["+trainer.lightning.gradient_clip_val=0.01"]), ("watch", [WATCH]))
+        for name, more in (("plain", []), ("clip", [f"{CLIP}=0.01"]), ("watch", [WATCH]))
     )
     assert all(value.equal(watched[name]) for name, value in plain.items())
+    assert not plain["conv1.weight"].equal(clipped["conv1.weight"])
+
+
+def test_gradients_are_clipped_in_bf16_too_and_in_jobs_of_many_tasks(tmp_path, monkeypatch):
+    """bf16 is what a GPU trains in. A job of Slurm with `-n 8` whose script does not call srun is one process."""
+    for name, value in {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "job", "SLURM_JOB_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    plain, clipped = (
+        tensors(quick_run(tmp_path / value, *SHORT, "trainer.precision=bf16", f"{CLIP}={value}", method="random")[1])
+        for value in ("1e9", "0.01")
+    )
     assert not plain["conv1.weight"].equal(clipped["conv1.weight"])
 
 
@@ -83,12 +99,16 @@ def test_the_report_of_a_profiler_is_shown(tmp_path, caplog):
             "+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging",
             r"^callbacks\.ema: it averages weights",
         ),
+        (
+            "+callbacks.save._target_=pytorch_lightning.callbacks.OnExceptionCheckpoint +callbacks.save.dirpath=there",
+            r"^callbacks\.save: Lightning would begin later stages from its file",
+        ),
         ("+callbacks.bar._target_=pytorch_lightning.callbacks.RichProgressBar", r"^trainer\.lightning or callbacks: "),
     ],
 )
 def test_what_cannot_be_is_one_line_before_anything_trains(tmp_path, given, message):
     with pytest.raises(UserError, match=message) as error:
-        quick_plan(tmp_path, given)
+        quick_plan(tmp_path, *given.split())
     assert "\n" not in str(error.value)
 
 
@@ -115,6 +135,7 @@ def test_every_argument_of_lightnings_trainer_is_known_or_passed_on():
         ("+trainer.lightning.gradient_clip_val=1.0", True),
         ("+trainer.lightning.limit_train_batches=2", True),
         (WATCH, True),  # who knows what it does
+        ("+callbacks.mine._target_=test_settings.ModelSummary", True),  # one's own of Lightning's name
     ],
 )
 def test_what_can_change_a_result_is_in_every_key(tmp_path, plain, given, changes):

@@ -91,7 +91,7 @@ class Stage(nn.Module):
         if not isinstance(milestones, Sequence) or isinstance(milestones, str):
             raise UserError(f"{key}={milestones}: must be a list of fractions of the epochs, such as [0.5,0.75]")
         for milestone in milestones:
-            check_number(key, milestone, ">= 0")
+            check_number(key, milestone, ">= 0", "< 2")  # the official code has some above 1
         for key, value in {"learning_rate": learning_rate, "gamma": gamma, "weight_decay": weight_decay}.items():
             check_number(f"{self.config_key}.{key}", value, ">= 0")
         check_number(f"{self.config_key}.momentum", momentum, ">= 0", "< 1")
