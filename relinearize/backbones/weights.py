@@ -55,7 +55,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read as weights: {reason}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError for files that would execute code
         with path.open("rb") as file:
-            if file.read(1) not in (b"P", b"\x80"):  # a zip archive, or a pickle of old
+            if not file.read(2).startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of old
                 raise UserError(f"{path} cannot be read as weights: it is no file of torch") from error
         raise UserError(
             f"{path} holds more than tensors and is refused ({type(error).__name__}); "

@@ -27,10 +27,10 @@ OF_CURVE = ("dataset", "title", "backbone", "width", "convention", "method", "va
 OF_IMAGES = ("mean", "std", "augment", "short_batch")
 # What settings were before there was a choice; older records say nothing.
 _FORMERLY = {"backbone.initialisation": "he", "backbone.student_skip": True, "dataset.short_batch": False}
-# Names and files; the last two follow from the budget.
+# Names and files, and what follows from the total or the budget.
 _NOT_RECIPE = {
     *("method.name", "replacement.name", "allocation.name", "backbone.name", "backbone.weights", "teacher.weights"),
-    *("backbone.student_width", "backbone.student_stride"),
+    *("backbone.relus", "backbone.student_width", "backbone.student_stride"),
 }
 LONGEST = 40  # letters of a setting in a curve's name
 NAMES = ("method_name", "label", "network", "total")  # likewise of a curve, for figures and page

@@ -59,7 +59,7 @@ def test_wrappers_of_a_training_loop_are_taken_off():
 def test_logits_that_are_not_finite_are_named():
     network = linearized("resnet8")
     network.network.linear.bias.data[0] = float("nan")
-    with pytest.raises(UserError, match="the network's logits are not finite for some of these images"):
+    with pytest.raises(UserError, match="the network's logits are not finite for some of the first 8 images"):
         as_bundle(network, SIZE)
 
 
