@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from relinearize.commands.words import as_meant
 from relinearize.conf_folder import conf_folder
 from relinearize.errors import UserError, first_problem
 from relinearize.sweeps.arguments import quoted
@@ -79,7 +80,7 @@ def composed(
     overrides = [word for word in words if word not in places]
     if given.config_dir:
         overrides.append(f"hydra.searchpath=[{quoted(f'file://{Path(given.config_dir).absolute()}')}]")
-    config = compose_config(command, [as_typed(word, texts) for word in overrides], called)
+    config = compose_config(command, [as_meant(as_typed(word, texts)) for word in overrides], called)
     if given.help:
         show(help_text(command, config))
     with open_dict(config):

@@ -7,7 +7,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from relinearize.commands.composing import Place, checked, command_options, composed
-from relinearize.commands.words import as_meant
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import one_preset
 from relinearize.tracking.interface import LoggerSettings
@@ -81,8 +80,7 @@ def composed_report(words: Sequence[str]) -> DictConfig:
         raise UserError(f"relinearize report {settings[0]}: this is a setting of W&B; give logger=wandb, too")
     if loggers and loggers[-1] not in ("logger=wandb", "logger=none"):
         raise UserError(f"report does not know {loggers[-1]!r}; valid: logger=wandb, logger.KEY= with it")
-    settings_meant = [as_meant(word) if word in settings else word for word in words]
-    return composed("report", settings_meant, ReportOptions, positional="folders")
+    return composed("report", words, ReportOptions, positional="folders")
 
 
 def wandb_settings(config: DictConfig) -> dict[str, Any] | None:

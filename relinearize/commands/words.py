@@ -13,6 +13,8 @@ UNQUOTED = re.compile(r"[\w./%+?|@:*-]*", re.ASCII)
 # Keys of names, folders and files: 2024 is a text there.
 TEXTS = {"output", "store", "sweep", "method.name", "backbone.name", "dataset.name", "dataset.title", "dataset.root"}
 TEXTS |= {"teacher.weights", "backbone.weights", "logger.project", "logger.entity", "logger.group"}
+TEXTS |= {"method.search.file", "sensitivity.file"}
+TEXTS |= {"corruptions.folder", "corruptions.frost_images", "corruptions.cache"}
 # Hydra's flags that are followed by a value of their own.
 WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
 

@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from relinearize.errors import UserError
-from relinearize.files import SHARED, file_digest, replacing, user_cache, write_text
+from relinearize.files import SHARED, file_digest, look_anew, replacing, user_cache, write_text
 from relinearize.machine import usable_cores
 from relinearize.progress import WorkProgress
 
@@ -228,6 +228,7 @@ def load_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], 
     if (array := found()) is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), mode=SHARED):  # several jobs may start at once
+            look_anew(path.parent)
             if found() is None:
                 for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
                     leftover.unlink(missing_ok=True)

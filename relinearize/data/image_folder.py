@@ -121,7 +121,8 @@ class ImageFolder(FolderSource):
     def _list(self, split: Split, others: list[str]) -> Iterator[ImageFile]:
         labels = {name: label for label, name in enumerate(self.class_names)}
         folders = [self.path / name for name in (("train",) if split == "train" else ("test", "val"))]
-        part = next((folder for folder in folders if folder.is_dir()), None)
+        there = [folder for folder in folders if folder.is_dir()]
+        part = next((folder for folder in there if class_folders(folder)), next(iter(there), None))
         if part is None:
             raise UserError(f"{folders[0]}: no such folder, and no val/ either; one of them holds the test images")
         others += [entry.path for entry in list_folder(part) if not entry.is_dir()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -164,6 +165,12 @@ class ResizedCrops:
         return torch.from_numpy(views), self.labels[[row for row, *_ in request]]
 
 
+def left_to_the_first(_: int) -> None:
+    """A signal to the whole group is the first process's, which saves the training first; workers end with it."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Reader:
     """Reads requested batches in worker processes and brings them to the device, in order."""
 
@@ -175,6 +182,7 @@ class Reader:
             sampler=self._requests,
             batch_size=None,  # the sampler hands out complete batches
             num_workers=workers,
+            worker_init_fn=left_to_the_first,
             persistent_workers=workers > 0,  # parts of an epoch are short: do not start workers anew for each
             pin_memory=device.type == "cuda",
             # The reader draws nothing at random; its own generator keeps it from consuming the global one.

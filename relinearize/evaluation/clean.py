@@ -7,13 +7,14 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from relinearize.data.loaders import OrderedLoader
+from relinearize.data.source import check_set
 from relinearize.evaluation.settings import Evaluation
 from relinearize.evaluation.table import shown_anyway
 from relinearize.files import write_json
 from relinearize.methods.losses import measure_predictions
 from relinearize.records.run import PredictionsRecord
 from relinearize.relu.mask import relu_total
-from relinearize.runs.build import open_images
 from relinearize.runs.finished import FinishedRun
 from relinearize.training.settings import resolve_accelerator
 
@@ -30,14 +31,15 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, Any]:
     record, source = run.record, run.source()
     accelerator = resolve_accelerator(evaluation.accelerator)
     network = run.network().to(accelerator)
-    data = open_images(run.config, source, accelerator, holdout=0.0)
-    batches = data.test_loader(evaluation.batch_size)
+    test = check_set(source.load("test"), source, "test")
+    workers = run.config.dataset.get("workers", 2)
+    batches = OrderedLoader(test.images, test.labels, evaluation.batch_size, accelerator, workers=workers)
     shown = track(batches, description="test", console=Console(stderr=True), transient=True)
     found, predictions = measure_predictions(network, shown)
     result = {
         "test": found,
         **predictions,
-        "n_test": data.sizes["test"],
+        "n_test": len(test),
         "relu/count": relu_total(network.network),
         "record/test": record.accuracy.test,
         "record/relu/count": record.budget.met,
@@ -46,7 +48,7 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, Any]:
     for column in ("", "record", "now"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("ReLUs", f"{record.budget.met:,}", f"{result['relu/count']:,}")
-    table.add_row(f"test accuracy, % (n = {data.sizes['test']:,})", f"{record.accuracy.test:.2f}", f"{found:.2f}")
+    table.add_row(f"test accuracy, % (n = {len(test):,})", f"{record.accuracy.test:.2f}", f"{found:.2f}")
     before = record.accuracy.predictions
     for title, name in (("worst class, %", "worst_class"), ("calibration error (ECE), %", "ece"), ("NLL", "nll")):
         values = [getattr(found, name, None) for found in (before, PredictionsRecord(**predictions))]

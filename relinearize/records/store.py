@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from relinearize.errors import UserError
-from relinearize.files import SHARED, check_readable, file_digest, read_json, sync_folder, write_json
+from relinearize.files import SHARED, check_readable, file_digest, look_anew, read_json, sync_folder, write_json
 from relinearize.progress import say
 
 KEY_LENGTH = 12  # hex digits in folder names; the whole key stands in artifact.json
@@ -119,9 +118,7 @@ class Artifact:
             say(f"waiting for another process that works on {self.path.name}")
             lock.acquire(poll_interval=0.2)
         try:
-            for folder in (self.path.parent, self.path):  # an NFS client that has seen no file there then looks again
-                with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp"):
-                    pass
+            look_anew(self.path.parent, self.path)
             for folder in (self.path, self.work):  # half-written files of a holder that was killed
                 for leftover in folder.rglob(".*.tmp"):
                     leftover.unlink(missing_ok=True)

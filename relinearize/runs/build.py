@@ -49,11 +49,11 @@ def fill_statistics(config: DictConfig, source: Source) -> None:
                 config.dataset[name] = values
 
 
-def open_images(config: DictConfig, source: Source, device: str, *, holdout: float | None = None) -> "ImageData":
-    """The images of `source` as `config.dataset` wants them, on `device`; `holdout` replaces its share if given."""
+def open_images(config: DictConfig, source: Source, device: str) -> "ImageData":
+    """The images of `source` as `config.dataset` wants them, on `device`."""
     from relinearize.data.datamodule import ImageData
 
-    dataset = plain(config.dataset) | ({} if holdout is None else {"holdout": holdout})
+    dataset = plain(config.dataset)
     names = ("mean", "std", "augment", "holdout", "subset", "short_batch", "resident", "resident_limit_gb", "workers")
     settings = {name: dataset[name] for name in names if name in dataset}
     return ImageData(source, seed=config.seed, device=device, **settings)

@@ -51,15 +51,15 @@ def make_record(plan: Plan, reused: dict[str, bool]) -> Record:
             "dataset": {
                 "name": config.dataset.name,
                 "title": config.dataset.title,
-                "image_size": request.source.image_size,
-                "channels": request.source.channels,
-                "classes": request.source.classes,
+                "image_size": int(request.source.image_size),  # a NumPy integer perhaps, of one's own source
+                "channels": int(request.source.channels),
+                "classes": int(request.source.classes),
                 **request.data.sizes,
                 "fingerprint": request.fingerprint,
             },
             "backbone": {
                 "name": recorded_name(config.backbone),
-                "width": config.backbone.get("width"),
+                "width": known_width(config),
                 "convention": config.backbone.get("convention", "all"),
                 "student": student_shape(config) if request.reshaped else None,
             },
@@ -122,7 +122,13 @@ def stage_classes(request: Request) -> dict[str, str]:
 def student_shape(config: DictConfig) -> dict[str, Any]:
     """Width and stride of the network that is linearized, where it may have others than the teacher."""
     width, stride = (config.backbone.get(name, usual) for name, usual in STUDENT_SHAPE.items())
-    return {"width": config.backbone.get("width") if width is None else width, "stride": stride}
+    return {"width": known_width(config) if width is None else width, "stride": stride}
+
+
+def known_width(config: DictConfig) -> int | None:
+    """None of a network that has none, or means something else by it than a number of channels."""
+    width = config.backbone.get("width")
+    return width if type(width) is int else None
 
 
 # ---- private inference: the counts of the network, and what each preset predicts from them -------------------------

@@ -1,5 +1,6 @@
 """What a run consists of: for each stage its key and its place in the store, and what was read or made so far."""
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from relinearize.relu.budget import short_count
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.runs.build import NETWORK_DEFAULTS, STUDENT_SHAPE
 from relinearize.runs.keys import RESULTS_VERSION, settings_content, without_defaults
-from relinearize.runs.request import Request
-from relinearize.targets import builder, plain, target
+from relinearize.runs.request import Request, built
+from relinearize.targets import plain, target
 
 
 class Results:
@@ -177,8 +178,11 @@ class Plan:
         """Those that need no training."""
         if self.sensitivity_learned or hasattr(target(self.sensitivity_settings), "training_step"):
             return None
-        maker = builder(self.sensitivity_settings)()
+        maker = built("sensitivity", self.sensitivity_settings)
         found = maker.sensitivities(self.request.shapes, self.request.config.backbone.name)
+        for name in self.request.shapes:
+            if not math.isfinite(found.get(name, math.nan)):
+                raise UserError(f"sensitivity: site {name} is given {found.get(name)}; it must be a finite number")
         return {name: float(value) for name, value in found.items()}
 
     @cached_property

@@ -141,7 +141,7 @@ class Request:
         """What fits the coefficients of `replacement` (methods/replacement.py); None for `identity`."""
         if self.replacement is None:
             return None
-        fit = _built("replacement", {key: value for key, value in self.replacement.items() if key != "name"})
+        fit = built("replacement", {key: value for key, value in self.replacement.items() if key != "name"})
         if hasattr(fit, "continuation") and not self.config.method.finetune.epochs and self.planned_replacement is None:
             fit.continuation = 0.0  # without any training nothing comes in slowly
         return fit
@@ -185,7 +185,7 @@ class Request:
             raise UserError(f"allocation={name}: this search itself decides where ReLUs stay; give allocation=free")
         if self.allocated and "sensitivity" in self.allocation:
             raise UserError(f"allocation={name}: this search divides by `sensitivity`; give sensitivity={name}")
-        return _built("allocation", settings)
+        return built("allocation", settings)
 
     @cached_property
     def allocated(self) -> bool:
@@ -260,7 +260,7 @@ class Request:
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        return (self.source.channels, self.source.image_size, self.source.image_size)
+        return (int(self.source.channels), int(self.source.image_size), int(self.source.image_size))
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -345,7 +345,7 @@ class Request:
         return open_images(self.config, self.source, self.training.accelerator)
 
 
-def _built(group: str, settings: dict[str, Any]) -> Any:
+def built(group: str, settings: dict[str, Any]) -> Any:
     """What the class of a group makes of its settings. UserError for those that it does not take."""
     build = builder(settings)  # in two steps, so that its own errors stay ours
     try:

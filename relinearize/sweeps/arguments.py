@@ -1,5 +1,6 @@
 """What a multirun needs to know about itself: its name, and the budgets it will ask of one search."""
 
+import contextlib
 import os
 import re
 from datetime import datetime
@@ -28,9 +29,9 @@ def with_budget_grid(arguments: list[str]) -> list[str]:
         if key in ("budget", "budget.relus", "budget.fraction") and "," in values:
             for value in values.strip("[]").split(","):
                 value = value.strip()
-                number = value.rstrip("kKmM")
-                if number.replace(".", "", 1).isdigit():
-                    grid.append(value if key != "budget.fraction" else str(float(value)))
+                with contextlib.suppress(ValueError):  # of a file's name
+                    number = float(value if key == "budget.fraction" else value.rstrip("kKmM"))
+                    grid.append(str(number) if key == "budget.fraction" else value)
     return [*arguments, f"budget.grid=[{','.join(grid)}]"] if len(grid) > 1 else arguments
 
 

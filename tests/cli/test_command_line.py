@@ -163,8 +163,15 @@ def test_count_prints_each_site_and_both_totals(typed):
 def test_grid_and_name_of_a_multirun():
     arguments = with_budget_grid(["-m", "budget.fraction=0.5,0.25", "seed=1,2"])
     assert arguments[-1] == "budget.grid=[0.5,0.25]"
+    assert with_budget_grid(["-m", "budget.fraction=1e-2,5e-2"])[-1] == "budget.grid=[0.01,0.05]"
     assert with_budget_grid(["-m", "budget=100k,50k"])[-1] == "budget.grid=[100k,50k]"
-    for same in (["budget=100k"], ["-m", "seed=1,2"], ["-m", "budget=1k,2k", "budget.grid=[3k]"]):
+    assert with_budget_grid(["-m", "budget.relus=37_000,1e4"])[-1] == "budget.grid=[37_000,1e4]"
+    for same in (
+        ["budget=100k"],
+        ["-m", "seed=1,2"],
+        ["-m", "budget=half,tenth"],
+        ["-m", "budget=1k,2k", "budget.grid=[3k]"],
+    ):
         assert with_budget_grid(same) == same
 
 
@@ -294,7 +301,7 @@ def test_count_imports_torch_and_no_other_large_package():
         ("seed=1", "seed=1"), ("method.teacher.learning_rate=1e-3", "method.teacher.learning_rate=1e-3"),
         ("-m", "-m"), ("a=b=~", "a=b=~"), ("output=a=b", "output='a=b'"), ("store=é(1)", "store='é(1)'"),
         ("dataset.title=[a]", "dataset.title='[a]'"), ("store='é'", "store='é'"), ("output=it's", r"output='it\'s'"),
-        ("output=${store}", "output=${store}"),
+        ("output=${store}", "output=${store}"), ("method.search.file=é=3.ckpt", "method.search.file='é=3.ckpt'"),
         ('dataset.title="A, (b), c"', 'dataset.title="A, (b), c"'), ("score=f(x)", "score=f(x)"),
     ],
 )  # fmt: skip

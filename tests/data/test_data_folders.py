@@ -299,6 +299,11 @@ def test_image_folder_prefers_test_and_has_its_classes(tmp_path):
     source = ImageFolder(str(root), image_size=8)
     assert source.class_names == ["a", "b", "c"] and source.classes == 3
     assert len(source.load("test")) == 9 and source.load("train").labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    sorted_here = shutil.copytree(root, tmp_path / "flat")
+    (sorted_here / "test").rename(sorted_here / "val")
+    (sorted_here / "test").mkdir()  # without labels, as ImageNet has it
+    (sorted_here / "test" / "a.png").write_bytes(b"")
+    assert ImageFolder(str(sorted_here), image_size=8).load("test").labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     moved = shutil.move(root, tmp_path / "elsewhere")
     assert ImageFolder(moved, image_size=8).fingerprint() == source.fingerprint()
     assert ImageFolder(moved, image_size=9).fingerprint() != source.fingerprint()

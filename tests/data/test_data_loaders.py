@@ -1,6 +1,8 @@
 """The training loaders: every image once, crops per image, replay, shards, and both paths alike."""
 
 import itertools
+import os
+import signal
 
 import pytest
 import torch
@@ -225,3 +227,18 @@ def test_gpu_draws_the_same_crops():
     for cpu, gpu, stream in zip(on_cpu, on_gpu, streamed, strict=True):
         assert gpu[0].is_cuda and torch.equal(cpu[0], gpu[0].cpu()) and torch.equal(cpu[1], gpu[1].cpu())
         assert torch.equal(gpu[0], stream[0]) and torch.equal(gpu[1], stream[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_to_the_whole_group_leaves_the_reading_workers(number):
+    """Slurm and `timeout` send it to all; the first process saves the training before it ends."""
+    images, labels = torch.zeros(40, 8, 8, 3, dtype=torch.uint8), torch.arange(40)
+    streamed = StreamedImages(images, labels, workers=1)
+    loader = TrainLoader(streamed, 10, 7)
+    loader.seek(0)
+    batches = iter(loader)
+    seen = [next(batches)[1]]
+    (worker,) = streamed._reader._loader._iterator._workers
+    os.kill(worker.pid, number)
+    seen += [labels for _, labels in batches]
+    assert torch.cat(seen).sort().values.equal(labels) and worker.is_alive()

@@ -6,16 +6,19 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from quick_runs import SMALL, assert_same_tensors, quick_plan, quick_run, sealed_again
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from relinearize.commands.evaluate import main as evaluate_run
+from relinearize.data.digits import Digits
 from relinearize.errors import UserError
 from relinearize.methods.distill import Distill
 from relinearize.records.store import MASK, WEIGHTS
 from relinearize.relu.mask import Mask
 from relinearize.runs import stages as making
+from relinearize.runs.describe import known_width
 
 
 @pytest.mark.slow
@@ -45,6 +48,38 @@ def test_weights_that_are_not_finite_at_the_very_end_are_no_result(tmp_path):
             tmp_path, "method.teacher.epochs=1", "method.teacher.batch_size=500", "method.teacher.learning_rate=1e39"
         )
     assert not list(tmp_path.glob("store/teacher/*/artifact.json"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sensitivity=uniform", "+sensitivity.density=0.2"], r"^sensitivity \(Uniform\): .*takes no arguments"),
+        (["sensitivity=released_list", "sensitivity.list=[3,2]"], r"^sensitivity\.list=\[3, 2\] is no released list"),
+        (
+            ["sensitivity=uniform", f"sensitivity._target_={__name__}.Odd"],
+            "^sensitivity: site .* is given nan; it must",
+        ),
+        (["sensitivity=uniform", f"sensitivity._target_={__name__}.Short"], "^sensitivity: site .* is given None; it"),
+    ],
+)
+def test_sensitivities_that_cannot_be_are_named_before_training(tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        quick_plan(tmp_path, *overrides, method="senet, any sensitivity").known_sensitivities  # noqa: B018
+
+
+class Odd:
+    def sensitivities(self, shapes, backbone):
+        return dict.fromkeys(shapes, float("nan"))
+
+
+class Short:
+    def sensitivities(self, shapes, backbone):
+        return dict.fromkeys(list(shapes)[1:], 1.0)
+
+
+def test_a_width_that_counts_no_channels_is_in_no_record():
+    given = (8, 0.5, [8, 16], None)
+    assert [known_width(OmegaConf.create({"backbone": {"width": width}})) for width in given] == [8, None, None, None]
 
 
 # ---- teachers from files -------------------------------------------------------------------------------------------
@@ -194,7 +229,10 @@ def copied_run(tmp_path, alone):
     return folder
 
 
-def test_evaluate_finds_the_records_numbers(copied_run, alone):
+def test_evaluate_finds_the_records_numbers(copied_run, alone, monkeypatch):
+    """And reads no training images: of a large set they may have to be decoded first."""
+    load = Digits.load
+    monkeypatch.setattr(Digits, "load", lambda source, split: load(source, {"test": "test"}[split]))
     result = evaluate_run([f"run={copied_run}", "accelerator=cpu"])
     record = alone[SMALL][0]
     assert result["test"] == result["record/test"] == record.accuracy.test

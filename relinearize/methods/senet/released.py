@@ -46,7 +46,7 @@ class ReleasedList:
     """
 
     def __init__(self, list: str | None = None) -> None:
-        if list not in LISTS:
+        if not isinstance(list, str) or list not in LISTS:
             name = "null" if list is None else list
             raise UserError(f"sensitivity.list={name} is no released list; valid: {', '.join(LISTS)}")
         self.name = list
