@@ -1,5 +1,6 @@
 """Sources of single files: layouts, cache, and damaged images."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -141,6 +142,21 @@ def test_two_jobs_at_once_decode_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor(2) as jobs:
         loaded = list(jobs.map(lambda _job: ImageFolder(root, image_size=16).load("train").images, range(2)))
     assert torch.equal(*loaded) and len(seen) == 40
+
+
+def test_whoever_waited_for_decoded_images_looks_anew_before_it_decodes(tmp_path, monkeypatch):
+    """Another node, whose file a client of NFS does not see before, has made them in the meantime."""
+    path, made = tmp_path / "cache" / "a.npy", []
+
+    def appears(folder):
+        assert folder == path.parent
+        monkeypatch.setattr(decoding, "look_anew", lambda folder: None)
+        decoding.load_array(path, (3,), lambda array: made.append(array.fill(7)))
+
+    monkeypatch.setattr(decoding, "look_anew", appears)
+    monkeypatch.setattr(decoding, "FileLock", lambda *_, **__: contextlib.nullcontext())
+    found = decoding.load_array(path, (3,), lambda array: pytest.fail("decoded once more"))
+    assert found.tolist() == [7, 7, 7] and len(made) == 1
 
 
 def test_full_disk_falls_back_to_the_user_cache(tmp_path, user_cache, monkeypatch):

@@ -21,7 +21,7 @@ from quick_runs import (
     quick_run,
 )
 
-from relinearize.records import store
+from relinearize import files
 from relinearize.records.run import Record, find_records
 from relinearize.records.store import KEY_LENGTH, Artifact
 from relinearize.runs import stages as making
@@ -269,9 +269,9 @@ def test_long_epochs_are_saved_within_them(tmp_path, alone, monkeypatch):
 def test_a_stage_is_looked_for_anew_once_its_lock_is_held(tmp_path, monkeypatch):
     """A client of NFS answers from what it remembers of a folder until something of its own changes there."""
     artifact, changed = Artifact(tmp_path / "teacher" / "name", "key"), []
-    real = store.tempfile.NamedTemporaryFile
+    real = files.tempfile.NamedTemporaryFile
     monkeypatch.setattr(
-        store.tempfile, "NamedTemporaryFile", lambda *, dir, **_: changed.append(dir) or real(dir=dir, prefix=".")
+        files.tempfile, "NamedTemporaryFile", lambda *, dir, **_: changed.append(dir) or real(dir=dir, prefix=".")
     )
     artifact.path.mkdir(parents=True)
     with artifact.lock():
