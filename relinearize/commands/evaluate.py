@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +104,9 @@ def read_evaluation(arguments: Sequence[str]) -> Evaluation:
     The config is composed twice: `evaluation.attacks` and `evaluation.corruptions` say which files belong to it.
     """
     words = [*(HELP if {"-h", "--help"} & set(arguments) else []), *arguments]
-    robust = robust_settings([word for word in words if word.startswith(("evaluation=", "evaluation."))])
+    flags = {"-cd", "--config-dir"}
+    own = [word for before, word in pairwise(["", *words]) if flags & {before, word.partition("=")[0]}]
+    robust = robust_settings([*own, *(word for word in words if word.startswith(("evaluation=", "evaluation.")))])
     further = [word for word in words if word.startswith(("attack.", "corruptions."))]
     added = []
     if robust is not None:

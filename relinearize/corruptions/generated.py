@@ -61,6 +61,9 @@ class GeneratedCorruptions(CorruptedImages):
         self.left_out = {}
         if self._photographs is None:
             self.left_out["frost"] = "needs photographs of frost (corruptions.frost_images=FOLDER)"
+        else:
+            *_, scale = CONSTANTS[constants]["frost"][0]  # of all severities
+            self._photographs.textures(scale, *self._images.shape[1:])  # finds those that cannot be used
         wanted = CORRUPTIONS + EXTRA if extra else CORRUPTIONS
         if extra and self._images.shape[-1] == 1:
             self.left_out["saturate"] = "grey images have no saturation"
@@ -115,6 +118,8 @@ class GeneratedCorruptions(CorruptedImages):
     @cached_property
     def _content(self) -> dict[str, Any]:
         """What cached arrays depend on; not on what else is made."""
-        pixels = hashlib.sha256(np.ascontiguousarray(self._images[:])).hexdigest()
+        pixels = hashlib.sha256()
+        for start in range(0, len(self), CHUNK):  # in parts: streamed images are not in memory
+            pixels.update(np.ascontiguousarray(self._images[start : start + CHUNK]))
         settings = {key: value for key, value in self.describe().items() if key not in ("names", "left_out")}
-        return {"pixels": pixels, "shape": list(self._images.shape), **settings}
+        return {"pixels": pixels.hexdigest(), "shape": list(self._images.shape), **settings}

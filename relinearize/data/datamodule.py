@@ -17,6 +17,7 @@ from relinearize.data.splits import choose_subset, split_holdout, stable_order
 from relinearize.data.training_images import ResidentImages, StreamedImages, TrainingImages
 from relinearize.errors import UserError
 from relinearize.machine import available_memory
+from relinearize.processes import process_count
 
 GIB = 2**30
 DEFAULT_LIMIT_GB = 8.0
@@ -108,7 +109,9 @@ class ImageData:
         if self.resident != "auto":
             return bool(self.resident)
         limit = self.resident_limit_gb
-        limit_bytes = min(DEFAULT_LIMIT_GB * GIB, free_bytes(self.device) / 2) if limit is None else limit * GIB
+        sharing = process_count() if self.device.type == "cpu" else 1  # each of them has a copy
+        fits = min(DEFAULT_LIMIT_GB * GIB, free_bytes(self.device) / 2 / sharing)
+        limit_bytes = fits if limit is None else limit * GIB
         return self.resident_bytes <= limit_bytes
 
     @property

@@ -109,6 +109,8 @@ class TorchvisionImages(Source):
         images = DatasetImages(self._datasets[split], f"{self.name}, {split}", crop)
         if not self.stream:
             place = f"{self.name}_{split}_{self.channels}_{CACHE_VERSION}"
+            if self._options:
+                place += hashlib.sha256(repr(sorted(self._options.items())).encode()).hexdigest()[:8]
             images = torch.from_numpy(load_decoded(images, self._digest(split), home=self.root, split=place))
         return ImageSet(images, torch.from_numpy(self._labels[split]), self.class_names)
 

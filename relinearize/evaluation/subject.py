@@ -11,6 +11,7 @@ from relinearize.backbones.adapter import PixelInput
 from relinearize.data.augment import to_pixels
 from relinearize.data.source import ImageSet
 from relinearize.data.splits import stable_order
+from relinearize.robustness.attack import is_right
 from relinearize.runs.finished import FinishedRun
 
 
@@ -57,7 +58,7 @@ class Subject:
     @torch.no_grad()
     def correct(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """bool N: which images are classified correctly."""
-        return self.network(pixels).argmax(1) == labels
+        return is_right(self.network(pixels), labels)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.processes import sum_over_processes
+from relinearize.robustness.attack import is_right
 
 BINS = 15  # of confidence, in a calibration error
 
@@ -32,7 +33,7 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def percent_correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Of the rows of logits N x classes whose largest is the label's; a detached scalar."""
-    return 100 * (logits.detach().argmax(1) == labels).float().mean()
+    return 100 * is_right(logits.detach(), labels).float().mean()
 
 
 def logit_losses(
@@ -72,7 +73,7 @@ def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], preci
     try:
         for images, labels in batches:
             with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                right = (network(images).argmax(1) == labels).sum()
+                right = is_right(network(images), labels).sum()
             correct = right if correct is None else correct + right
             seen += labels.numel()
     finally:
@@ -102,7 +103,7 @@ def measure_predictions(network: nn.Module, batches: Iterable[tuple[Tensor, Tens
     found = [(network(images).float(), labels) for images, labels in batches]
     logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
     classes = logits.shape[1]
-    right = logits.argmax(1) == labels
+    right = is_right(logits, labels)
     counts, hits = (torch.bincount(chosen, minlength=classes).tolist() for chosen in (labels, labels[right]))
     nll = F.cross_entropy(logits, labels).item()
     confidences = logits.softmax(1).clamp(max=1 - 1e-7)  # torchmetrics has a bin of its own for 1.0

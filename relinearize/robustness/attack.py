@@ -15,6 +15,11 @@ from torch import Generator, Tensor, nn
 LOSSES = ("ce", "margin", "kl")
 
 
+def is_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """bool N: whether the largest of logits N x classes is the label's. A row with one that is no number is wrong."""
+    return (logits.argmax(1) == labels) & ~logits.isnan().any(1)
+
+
 def fgsm(network: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float) -> Tensor:
     """One step of `epsilon` along the sign of the cross-entropy's gradient, from the images themselves; see `pgd`."""
     return pgd(network, images, labels, epsilon=epsilon, step_size=epsilon or 1.0, steps=1, random_start=False)
@@ -95,7 +100,7 @@ def pgd(
                 logits = network(x)
                 (gradient,) = torch.autograd.grad(per_image(logits, targets).sum(), x)
                 x.requires_grad_(False)
-                if active_only and bool((done := logits.detach().argmax(1) != targets).any()):
+                if active_only and bool((done := ~is_right(logits.detach(), targets)).any()):
                     if x is not result:
                         result[rows[done]] = x[done]
                     going = (~done).nonzero().squeeze(1)
@@ -125,7 +130,7 @@ def pgd(
             with torch.no_grad():
                 logits = network(found)
                 value = per_image(logits, parts[-1]).to(clean.dtype)
-            wrong = best_wrong[rows] if loss == "kl" else logits.argmax(1) != parts[-1]
+            wrong = best_wrong[rows] if loss == "kl" else ~is_right(logits, parts[-1])
             # "Not at most": a loss that is no number is taken too, so that it does not go unseen.
             worse = torch.where(wrong == best_wrong[rows], ~(value <= best_value[rows]), wrong)
             rows = rows[worse]

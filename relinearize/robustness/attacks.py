@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from relinearize.errors import UserError, check_choice, check_number
-from relinearize.robustness.attack import LOSSES, fgsm, pgd, rows_of, under_attack
+from relinearize.robustness.attack import LOSSES, fgsm, is_right, pgd, rows_of, under_attack
 
 # Radii below this are taken for pixels of [0, 1] by mistake: 8/255 is 0.031.
 LEAST_RADIUS = 0.1
@@ -109,7 +109,7 @@ class PGD(Attack):
             found, left = images.clone(), torch.arange(len(labels), device=labels.device)
             for attempt, (loss, restarts) in enumerate(attempts):
                 if attempt:
-                    left = (logits_of(network, found).argmax(1) == labels).nonzero().squeeze(1)
+                    left = is_right(logits_of(network, found), labels).nonzero().squeeze(1)
                 if not len(left):
                     break
                 clean = rows_of(images, left)
@@ -168,13 +168,13 @@ def attacked_batch(
     """
     with torch.autocast(images.device.type, enabled=False):
         images = images.float()
-        robust = logits_of(network, images).argmax(1) == labels
+        robust = is_right(logits_of(network, images), labels)
         rows = robust.nonzero().squeeze(1)
         if len(rows):
             pixels, labels = rows_of(images, rows), labels[rows]
             found = attack(network, pixels, labels, seed)
             check_threat_model(pixels, found, epsilon)
-            robust[rows] = logits_of(network, found).argmax(1) == labels
+            robust[rows] = is_right(logits_of(network, found), labels)
     return robust.cpu()
 
 

@@ -26,7 +26,7 @@ def fixed_point(network: nn.Module, bits: int = FRACTION_BITS) -> nn.Module:
     """A copy of `network` (one set of batch norms), in eval mode: constants and layer outputs multiples of 2^-bits."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for module in network.modules():
-        if isinstance(module, NORMS):  # one multiplication and one addition
+        if isinstance(module, NORMS) and module.track_running_stats:  # one multiplication and one addition
             factor, offset = folded(torch.ones_like(module.running_var), None, module)
             module.weight, module.bias = (nn.Parameter(one, requires_grad=False) for one in (factor, offset))
             module.running_mean.zero_()

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relinearize.robustness.attack import under_attack
+from relinearize.robustness.attack import is_right, under_attack
 from relinearize.robustness.attacks import FGSM, LEAST_RADIUS, PGD, attacked_batch, logits_of
 from relinearize.robustness.fixed_point import FRACTION_BITS, fixed_point
 from relinearize.robustness.third_party import Square
@@ -184,11 +184,11 @@ def more_steps(case: Case) -> Check:
     attacks |= {str(count): replace(case.pgd, steps=count, early_stop=False) for count in STEP_COUNTS}
     numbers, accuracies, means = {}, [], []
     with torch.autocast(case.images.device.type, enabled=False):
-        clean = logits_of(case.network, case.images).argmax(1) == case.labels
+        clean = is_right(logits_of(case.network, case.images), case.labels)
         for name, attack in attacks.items():
             attacked = attack(case.network, case.images, case.labels, case.seed)
             logits = logits_of(case.network, attacked).float()
-            accuracies.append(100 * (clean & (logits.argmax(1) == case.labels)).float().mean().item())
+            accuracies.append(100 * (clean & is_right(logits, case.labels)).float().mean().item())
             means.append(F.cross_entropy(logits, case.labels).item())
             numbers |= {name: accuracies[-1], f"loss {name}": means[-1]}
     falls = all(later <= former + case.slack for former, later in pairwise(accuracies))
@@ -254,7 +254,7 @@ def deployed_arithmetic(case: Case, bits: int = FRACTION_BITS) -> Check:
     with torch.autocast(case.images.device.type, enabled=False):
         attacked = case.pgd(case.network, case.images, case.labels, case.seed)
         for kind, network in (("", fixed_point(case.network, bits)), ("float ", case.network)):
-            clean, robust = (logits_of(network, x).argmax(1) == case.labels for x in (case.images, attacked))
+            clean, robust = (is_right(logits_of(network, x), case.labels) for x in (case.images, attacked))
             numbers[f"{kind}clean"] = 100 * clean.float().mean().item()
             numbers[f"{kind}pgd"] = 100 * (clean & robust).float().mean().item()
     allowed = max(2.0, case.slack) + 1e-4

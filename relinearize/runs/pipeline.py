@@ -27,7 +27,7 @@ from relinearize.runs.build import check_network
 from relinearize.runs.describe import epochs_begun, make_record
 from relinearize.runs.plan import Plan
 from relinearize.runs.recall import note_of, remember
-from relinearize.runs.search import make_mask, make_sensitivities, make_snapshot, search_inputs
+from relinearize.runs.search import keys_of, make_first, make_mask, make_sensitivities, search_inputs
 from relinearize.runs.stages import (
     frozen_teacher,
     load_into,
@@ -53,7 +53,6 @@ from relinearize.tracking.loggers import log_finished
 from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
 
 REPLACEMENT = "replacement.ckpt"  # of a fine-tuning: the coefficients at removed positions
-SECOND_SEARCHES = ("method.search.first", "sensitivity.search")  # their errors name keys of method.search
 FIT_BATCH = 128  # images that are drawn at a time for them
 
 
@@ -123,8 +122,7 @@ def make_run(plan: Plan) -> None:
     checked = check_stages(plan)
     plan.teacher.make(partial(make_teacher, plan, checked.get("method.teacher")))
     make_sensitivities(plan)  # the record reads it and the first search, also where the mask is there
-    if plan.first is not None:
-        make_snapshot(plan.first)
+    make_first(plan)
     make_mask(plan)
     plan.finetune.make(partial(make_finetuned, plan))
     leave_run(plan, make_record(plan, reused))
@@ -259,22 +257,21 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
     stages = {}
     for key, build in builds.items():
         try:
-            if hasattr(build.func, "scores"):
-                compute = partial(build().scores, request.shapes, request.seed)
-                top_mask(check_scores(key, compute, request.shapes), request.budget)
-            else:
-                stages[key] = build(**inputs[key])
-                name = key.rpartition(".")[2].replace("first", "search")
-                if stages[key].name != name:
-                    raise UserError(f"{key}: {build.func.__name__}.name is {stages[key].name!r}; it must be {name!r}")
-                stages[key].check_selection(config.dataset.holdout)
-                stages[key].check_devices(request.training.devices)
-                stages[key].rehearse(torch.zeros(2, *request.input_size), torch.zeros(2, dtype=torch.long))
-                check_submodels(request, stages[key])
-        except UserError as error:
-            if key not in SECOND_SEARCHES:
-                raise
-            raise UserError(str(error).replace("method.search.", f"{key}.")) from error
+            with keys_of(key):
+                if hasattr(build.func, "scores"):
+                    compute = partial(build().scores, request.shapes, request.seed)
+                    top_mask(check_scores(key, compute, request.shapes), request.budget)
+                else:
+                    stages[key] = build(**inputs[key])
+                    name = key.rpartition(".")[2].replace("first", "search")
+                    if stages[key].name != name:
+                        raise UserError(
+                            f"{key}: {build.func.__name__}.name is {stages[key].name!r}; it must be {name!r}"
+                        )
+                    stages[key].check_selection(config.dataset.holdout)
+                    stages[key].check_devices(request.training.devices)
+                    stages[key].rehearse(torch.zeros(2, *request.input_size), torch.zeros(2, dtype=torch.long))
+                    check_submodels(request, stages[key])
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since
             named = re.search(r"keyword argument '(\w+)'", str(error))
             if named is None or named[1] not in OmegaConf.select(config, key):

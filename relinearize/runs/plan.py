@@ -69,6 +69,8 @@ class Plan:
             dataset["short_batch"] = True
         if not dataset["augment"].get("random_resized_crop"):
             dataset["augment"].pop("random_resized_crop", None)  # null: crops by padding
+            if getattr(request.source, "stream", False):
+                dataset["stream"] = True  # a crop by padding shows what of the image is beyond the central square
         # What a search makes of its student follows from its settings and the budget, and teachers do not depend on it.
         backbone = {key: value for key, value in plain(request.config.backbone).items() if key not in STUDENT_SHAPE}
         if backbone.get("weights") is not None:
@@ -109,7 +111,13 @@ class Plan:
     def first(self) -> "Plan | None":
         """The plan of the search whose mask this run's search starts from, at a larger budget; None for most."""
         changes = self.request.first_changes
-        return None if changes is None else Plan(self.request.with_settings(changes))
+        if changes is None:
+            return None
+        first = Plan(self.request.with_settings(changes))
+        if first.request.budget < self.request.budget:
+            kept, asked = first.request.budget, self.request.budget
+            raise UserError(f"method.search.first keeps {kept:,} ReLUs, fewer than the {asked:,} asked")
+        return first
 
     def snapshot(self, budget: int | None = None) -> Artifact:
         """The search's result at `budget`, the run's own by default."""

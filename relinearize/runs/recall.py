@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from relinearize.files import write_text
+from relinearize.files import DAMAGED, write_text
 from relinearize.records.config import entries
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import Artifact, content_key
@@ -18,7 +18,7 @@ from relinearize.runs.keys import RESULTS_VERSION
 from relinearize.runs.schema import check_targets, checked
 from relinearize.targets import build, is_ours
 
-NOTES_VERSION = 4  # raise it where keys get an entry that follows from no setting: former notes lead past it
+NOTES_VERSION = 5  # raise it where keys get an entry that follows from no setting: former notes lead past it
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 
 
@@ -29,7 +29,7 @@ def recall(config: DictConfig) -> tuple[Record, Path] | None:
         return None
     folder = Path(note.read_text(encoding="utf-8", errors="surrogateescape"))
     artifact = Artifact(folder, "")
-    if not artifact.complete:
+    if not artifact.complete or folder.with_name(f"{folder.name}{DAMAGED}").exists():  # see pipeline.take_back
         return None
     return Record.read(artifact.file(RECORD_FILE)), folder
 

@@ -223,6 +223,8 @@ class Request:
                 )
         grid = [min(self.total, round(factor * budget)) for budget in self.grid]
         budget = {"relus": grid[self.grid.index(self.budget)], "fraction": None, "grid": grid}
+        if hasattr(target(first), "budget"):  # the mask of a file: its own
+            budget = {"relus": None, "fraction": None, "grid": []}
         return {
             "method.search": first,
             "budget": budget,

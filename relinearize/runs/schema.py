@@ -1,6 +1,7 @@
 """The kinds of a run's config values: whatever is built from them later may take each for what it is."""
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import fields
 from difflib import get_close_matches
@@ -17,6 +18,13 @@ from relinearize.targets import TARGET, plain, present_path
 from relinearize.tracking.interface import LoggerSettings
 
 Channels = list[float] | None
+
+
+def printable(text: str) -> str:
+    """The text. ValueError where it has control characters, which no record can hold."""
+    if not text.isprintable():
+        raise ValueError("must have no control characters")
+    return text
 
 
 def file_name(text: str) -> str:
@@ -56,7 +64,7 @@ class Method(Keys):
 
 class Dataset(Keys):
     name: Name
-    title: str
+    title: Annotated[str, AfterValidator(printable)]
     source: Target
     mean: Channels
     std: Channels
@@ -131,6 +139,7 @@ class RunConfig(Keys):
 
 
 # Groups whose keys are all named here: no class of a user's takes others.
+PATHS = ("output", "store", "teacher.weights", "backbone.weights", "method.search.file", "sensitivity.file")
 CLOSED = ("method", "dataset", "budget", "teacher", "trainer")
 
 
@@ -143,6 +152,8 @@ def checked(config: DictConfig) -> dict[str, Any]:
     for key, value in entries(values):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}={value}: must be a finite number")
+        if key in PATHS and str(value).startswith("~"):
+            raise UserError(f"{key}={value}: a ~ is for the command line only; give the whole path")
         if key.endswith(f".{TARGET}") and not isinstance(value, str):
             raise UserError(f"{key}={'null' if value is None else value}: must be MODULE.NAME of a class or a function")
     try:
@@ -169,7 +180,7 @@ def check_unknown(config: DictConfig, groups: Collection[str]) -> None:
     for prefix, names in known.items():
         node = config[prefix.rstrip(".")] if prefix else config
         for name in node if isinstance(node, DictConfig) else ():
-            if name not in names and f"${{{prefix}{name}" not in texts:
+            if name not in names and not re.search(rf"\$\{{{re.escape(prefix + name)}[}}.[]", texts):
                 near = "".join(f"; did you mean {prefix}{one}?" for one in get_close_matches(name, names, 1))
                 raise UserError(f"{prefix}{name}={node[name]}: no such key, and no other key refers to it{near}")
 

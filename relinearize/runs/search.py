@@ -1,6 +1,8 @@
 """The search of a run: the mask of its budget and the weights of that moment, from the store or by searching."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.weights import write_weights
+from relinearize.errors import UserError
 from relinearize.methods.senet.ordered import first
 from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.methods.stage.stage import Stage
@@ -25,6 +28,7 @@ from relinearize.runs.teacher import make_teacher
 from relinearize.targets import builder
 from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
 
+SECOND_SEARCHES = ("method.search.first", "sensitivity.search")
 SCORES = "scores.safetensors"  # of a snapshot whose search scores positions
 
 
@@ -33,8 +37,7 @@ def make_snapshot(plan: Plan) -> None:
     if plan.snapshot().complete:
         return
     request = plan.request
-    if plan.first is not None:
-        make_snapshot(plan.first)
+    make_first(plan)
     sensitivities = open_sensitivities(plan) if request.allocated else {}  # before the lock: may need other searches
     with plan.search.lock():
         if plan.snapshot().complete:
@@ -46,6 +49,24 @@ def make_snapshot(plan: Plan) -> None:
             budget_search(plan, sensitivities)
         else:
             walk_search(plan)
+
+
+def make_first(plan: Plan) -> None:
+    """The search whose mask this run's search starts from, if it does."""
+    if plan.first is not None:
+        with keys_of("method.search.first"):
+            make_snapshot(plan.first)
+
+
+@contextmanager
+def keys_of(key: str) -> Iterator[None]:
+    """What is wrong with another search than the run's own is said of its keys: `method.search.first.epochs`."""
+    try:
+        yield
+    except UserError as error:
+        if key not in SECOND_SEARCHES:
+            raise
+        raise type(error)(str(error).replace("method.search.", f"{key}.")) from error
 
 
 def make_mask(plan: Plan) -> None:
@@ -86,7 +107,8 @@ def make_sensitivities(plan: Plan) -> dict[str, float]:
         maker = plan.sensitivity_maker
         maker.teacher.make(partial(make_teacher, maker))
         if plan.sensitivity_learned:
-            make_snapshot(maker)
+            with keys_of("sensitivity.search"):
+                make_snapshot(maker)
         else:
             plan.sensitivity.make(partial(train_sensitivity, plan))
     return plan.sensitivities()
@@ -133,7 +155,8 @@ def budget_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
         say(f"search: its epochs ended before it came down to {snapshot.budget:,} ReLUs, which are met by projection")
     if snapshot.mask.count < snapshot.budget:
         met, unit = snapshot.mask.count, snapshot.mask.unit
-        say(f"search: of the {snapshot.budget:,} ReLUs asked, whole {unit} come to {met:,}")
+        what = "its mask, without ties, comes" if unit == "positions" else f"whole {unit} come"
+        say(f"search: of the {snapshot.budget:,} ReLUs asked, {what} to {met:,}")
     keep_snapshot(plan, snapshot)
     checkpoint.unlink(missing_ok=True)
 

@@ -134,8 +134,10 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
         # have sums of their own since the last end: they are saved at ends only. Gradients that wait for
         # further batches (accumulate_grad_batches) are in no checkpoint.
         stepped = (batch_index + 1) % trainer.accumulate_grad_batches == 0
+        # A resumed segment does not begin anew, so that this callback would not be asked.
+        varies = any(isinstance(callback, pl.callbacks.GradientAccumulationScheduler) for callback in trainer.callbacks)
         due = self.signals.arrived or 0 < self.seconds <= time.monotonic() - self.saved_at
-        if due and stepped and not trainer.is_last_batch and process_count() == 1:
+        if due and stepped and not varies and not trainer.is_last_batch and process_count() == 1:
             trainer.save_checkpoint(self.path)
             self.saved_at = time.monotonic()
             self.signals.handle()

@@ -36,11 +36,10 @@ class StageProgress(pl.Callback):
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"), TextColumn("{task.fields[metrics]}")
         )
         self.bar.start()
-        total = stage.epochs * stage.train_loader.batches_per_epoch / trainer.accumulate_grad_batches
         self.task = self.bar.add_task(
             stage.name,
-            total=total,
-            completed=trainer.global_step,
+            total=stage.epochs * stage.train_loader.batches_per_epoch,
+            completed=trainer.fit_loop.total_batch_idx + 1,
             epoch=stage.position[0],
             epochs=stage.epochs,
             metrics="",
@@ -48,7 +47,7 @@ class StageProgress(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.bar is not None:
-            self.bar.update(self.task, completed=trainer.global_step, epoch=stage.position[0] + 1)
+            self.bar.update(self.task, completed=trainer.fit_loop.total_batch_idx + 1, epoch=stage.position[0] + 1)
 
     def epoch_finished(self, stage: Any, row: dict[str, float]) -> None:
         """Called by the training with each complete row of the stage's history."""

@@ -204,11 +204,13 @@ def resolve_accelerator(accelerator: str) -> str:
 
 
 def resolve_precision(precision: str | int, accelerator: str) -> str:
-    """ "32" or "bf16" (autocast); "auto": bf16 on CUDA, 32 elsewhere."""
+    """ "32" or "bf16" (autocast); "auto": bf16 on GPUs that compute in it, 32 elsewhere."""
     if str(precision) not in PRECISIONS:
         raise UserError(f"trainer.precision={precision} is unknown; valid: {', '.join(PRECISIONS)}")
     if str(precision) == "auto":
-        return "bf16" if accelerator == "cuda" else "32"
+        # Before Ampere bf16 is emulated, and slow.
+        native = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "32"
     return str(precision)
 
 

@@ -399,6 +399,9 @@ def test_keys_of_an_experiment_that_nothing_knows_are_refused(typed, tmp_path):
     ):
         status, _, err = typed("run", "method=random", "scale=debug", "output=out", f"+{key}=1")
         assert status == 1 and err.endswith(f"{key}=1: no such key, and no other key refers to it{near}\n"), err
+    own.write_text("# @package _global_\nsee: 1\nseedling: 3\nseed: ${seedling}\n")  # `see` begins like a key in use
+    status, _, err = typed(*words)
+    assert status == 1 and "see=1: no such key" in err
     own.write_text("# @package _global_\nmine: 3\nseed: ${mine}\n")
     status, out, err = typed(*words)
     assert status == 0 and "-s3-" in out, err

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from relinearize.commands import infer
 from relinearize.commands.composing import composed
 from relinearize.commands.cost import CostOptions
+from relinearize.commands.evaluate import read_evaluation
 from relinearize.commands.export import ExportOptions
 from relinearize.commands.infer import InferOptions
 from relinearize.commands.jobs import require_all
@@ -58,6 +59,14 @@ def test_a_folder_of_ones_own_holds_further_choices(tmp_path):
         else:
             with pytest.raises(UserError, match="backbone=mine is unknown; valid: cryptonas, resnet18, "):
                 composed("export", arguments, ExportOptions)
+
+
+def test_an_evaluation_of_ones_own(tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    text = (conf_folder() / "evaluation" / "robust.yaml").read_text()
+    (tmp_path / "evaluation" / "mine.yaml").write_text(text)
+    for flag in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], ["-cd", str(tmp_path)]):
+        assert read_evaluation(["run=a", "evaluation=mine", *flag]).robust is not None
 
 
 def test_the_engines_defaults_are_those_of_the_config():

@@ -335,6 +335,11 @@ def test_errors_name_what_is_wrong(tmp_path, photographs: Photographs) -> None:
         generate(images / 255, "snow", 1)
     with pytest.raises(UserError, match=r"frost_images=.*absent: no such folder"):
         Photographs(tmp_path / "absent")
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    (torn / "frost1.png").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"frost1\.png: cannot be decoded"):
+        GeneratedCorruptions(images, np.zeros(1), frost_images=torn)
     with pytest.raises(UserError, match=r"corruptions\.frost_images=1 is no path"):
         Photographs(1)
     labels = np.zeros(1)

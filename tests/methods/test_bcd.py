@@ -253,6 +253,16 @@ def test_a_first_search_that_cannot_be_is_one_line(tmp_path):
         toy(budget=13)
 
 
+def test_it_starts_from_the_mask_of_a_file(finished, tmp_path):
+    """Its own number of ReLUs, whatever `first_factor` says."""
+    _, folder = finished
+    given = ["method/search@method.search.first=given", f"method.search.first.file={folder / 'mask.safetensors'}"]
+    plan = quick_plan(tmp_path, "budget.fraction=0.05", *given, method="bcd")
+    assert plan.first.request.budget == BUDGET > plan.request.budget
+    with pytest.raises(UserError, match=r"^method.search.first keeps .* ReLUs, fewer than the .* asked$"):
+        quick_plan(tmp_path, "budget.fraction=0.9", *given, method="bcd").search  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -38,6 +38,8 @@ def test_predictions_of_a_network_that_grew_beyond_all_bounds():
     logits = torch.tensor([[float("nan"), 1.0], [float("inf"), 0.0]])
     accuracy, found = measure_predictions(Given(), [(logits, torch.tensor([1, 0]))])
     assert accuracy == 50 and (found["ece"], found["nll"]) == (None, None)
+    accuracy, found = measure_predictions(Given(), [(logits, torch.tensor([0, 0]))])  # argmax finds what is no number
+    assert accuracy == 50 and found["per_class"] == [50, None]
 
 
 def test_certain_images_are_in_the_last_of_fifteen_bins():

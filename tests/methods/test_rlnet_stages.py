@@ -362,6 +362,7 @@ def test_the_searchs_best_mask_belongs_to_the_best_epoch(monkeypatch):
         (lambda: teacher_stage(robust_validation={"every": 0}), "robust_validation.every=0: must be an integer"),
         (lambda: teacher_stage(robust_validation={"images": 0}), "leaves nothing for method.teacher.select_by=mean"),
         (lambda: teacher_stage(trades_weight=6.0), "method.teacher.trades_weight=6.0 compares two outputs"),
+        (lambda: teacher_stage(1, trades_weight=6.0, part_weights={"augmix": 0, "adversarial": 0.5}), "divergence has"),
         (lambda: teacher_stage(attack={"loss": "kl"}), "attack.loss=kl needs method.teacher.trades_weight"),
         (lambda: teacher_stage(trades_temperature=0), "method.teacher.trades_temperature=0: must be a number > 0"),
         (lambda: teacher_stage(attack_order="both"), "method.teacher.attack_order=both is unknown; valid: first, last"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.backbones.sphynx import build_sphynx
@@ -345,3 +346,12 @@ def test_compiles_in_one_graph_and_masks_may_move():
 def test_settings_refused(settings, message):
     with pytest.raises(UserError, match=message):
         SparseTraining(tiny_network(), **{"epochs": 1, "batch_size": 4, "learning_rate": 0.1, **settings})
+
+
+@pytest.mark.parametrize("way", [weight_norm, spectral_norm, parametrizations.weight_norm, prune.identity])
+def test_weights_that_are_made_of_others_are_refused_before_anything_is_trained(way):
+    network = tiny_network()
+    way(network.network.conv1, "weight")
+    stage = SparseTraining(network, epochs=1, batch_size=4, learning_rate=0.1)
+    with pytest.raises(UserError, match=r"^sensitivity=computed prunes the weight of conv1, which is computed"):
+        stage.rehearse(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))

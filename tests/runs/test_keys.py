@@ -134,6 +134,17 @@ def test_a_short_last_batch_is_another_result(tmp_path):
     assert short.request.data.train_loader(32, 0).batches_per_epoch == 6  # of 180 images; the last has 20
 
 
+def test_streamed_images_are_another_result_where_crops_show_more_of_them(tmp_path):
+    whole = quick_plan(tmp_path)
+    streamed = quick_plan(tmp_path)
+    streamed.request.source.stream = True
+    assert streamed.teacher.key != whole.teacher.key
+    area = "+dataset.augment.random_resized_crop=0.5"
+    whole, streamed = quick_plan(tmp_path, area), quick_plan(tmp_path, area)
+    streamed.request.source.stream = True
+    assert streamed.teacher.key == whole.teacher.key
+
+
 def in_keys():
     """Name -> defaults of each class and function of ours that a config names in what keys are made of."""
     found = {}

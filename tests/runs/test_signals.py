@@ -15,6 +15,8 @@ END = 75  # exit code of the handler, as of submitit's, which queues the job aga
 # Four batches an epoch in three parts: some end with a batch fewer than others.
 PARTS = (f"budget.fraction={SMALL}", "method.search.batch_size=50", "method.finetune.batch_size=50")
 ACCUMULATED = "+trainer.lightning.accumulate_grad_batches=2"
+SCHEDULER = "pytorch_lightning.callbacks.GradientAccumulationScheduler"  # asked at the start of a segment only
+VARYING = f"+callbacks.accumulate={{_target_: {SCHEDULER}, scheduling: {{0: 2, 3: 1}}}}"
 
 
 @pytest.fixture
@@ -58,6 +60,7 @@ def run_in_pieces(notice, every, number, folder, *overrides):
     ("settings", "every", "number", "end"),
     [
         pytest.param([], 22, signal.SIGTERM, KeyboardInterrupt, id="TERM"),
+        pytest.param([VARYING], 7, signal.SIGUSR2, SystemExit, id="USR2, varying", marks=pytest.mark.slow),
         # Odd: most come between two steps of the optimizer.
         pytest.param([ACCUMULATED], 7, signal.SIGUSR2, SystemExit, id="USR2", marks=pytest.mark.slow),
     ],

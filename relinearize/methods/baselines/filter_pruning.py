@@ -81,7 +81,7 @@ class FilterPruning(MaskedSearch):
     """The search stage of method=filter_pruning.
 
     Args:
-        network: all-ReLU, starts from the teacher's weights, which stay.
+        network: all-ReLU, starts from the teacher's weights, which stay (batch-norm statistics follow the selections).
         teacher, budget: see MaskedSearch; whole channels come to the budget or to the next lower count that they reach.
         criterion: one of CRITERIA, or "learned".
         exact: refuse budgets that whole channels do not come to.

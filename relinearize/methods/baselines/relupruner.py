@@ -92,7 +92,8 @@ class ReLUPruner(MaskedSearch):
         epoch, _ = self.position
         start, end = (share * self.epochs for share in self.ramp)
         every = self.mask_every if epoch < end else 2 * self.mask_every
-        if epoch >= start and self.global_step and self.global_step % every == 0:
+        first = batch_index % self.batches_of_step == 0
+        if epoch >= start and first and self.global_step and self.global_step % every == 0:
             ratio = kept_ratio(self.budget / self.mask.total, epoch, start, end)
             self.choose(max(self.budget, int(ratio * self.mask.total)))
         return super().training_step(batch, batch_index)

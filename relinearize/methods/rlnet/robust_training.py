@@ -24,6 +24,7 @@ from relinearize.methods.rlnet.folded_route import FoldedRoute
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.stage.stage import Stage
 from relinearize.processes import process_count, process_rank, sum_over_processes
+from relinearize.robustness.attack import is_right
 
 SELECT_BY = ("mean", "clean", "robust")
 ATTACK_ORDERS = ("first", "last")
@@ -213,7 +214,7 @@ class RobustTraining(Stage):
             start = ("validation", self.seed, batch, *self._own_noise)
             adversarial = attack(self._attacked.network, images, labels, start=start)
             with torch.no_grad():
-                right += int((self._attacked.network(adversarial).argmax(1) == labels).sum())
+                right += int(is_right(self._attacked.network(adversarial), labels).sum())
             seen += len(labels)
             left -= len(labels)
         counts = torch.tensor([right, seen], device=self.device)

@@ -63,6 +63,11 @@ class RobustClassifier(RobustTraining):
             )
         if self.attack.loss == "kl" and trades_weight is None:
             raise UserError(f"{key}.attack.loss=kl needs {key}.trades_weight; valid without: ce, margin")
+        weight = self.part_weights["adversarial"]
+        if trades_weight is not None and weight != 1:
+            raise UserError(
+                f"{key}.part_weights.adversarial={weight}: TRADES' divergence has {key}.trades_weight; give 1 here"
+            )
         self.trades_weight, self.trades_temperature = trades_weight, trades_temperature
 
     def loss(

@@ -143,7 +143,8 @@ class SENetSearch(Distill):
         check_number("method.search.stop_patience", stop_patience, ">= 1", integer=True)
         measure, self.granularity, self.initial_mask, self.top, self.start = switches.values()
         if self.granularity == "channel" and self.top == "strict":
-            raise UserError("method.search.granularity=channel keeps exact counts; give method.search.top=exact")
+            remedy = "method.search.paper_parity=false" if paper_parity else "method.search.top=exact"
+            raise UserError(f"method.search.granularity=channel keeps exact counts; give {remedy}")
         self.budget = budget
         self.stop_distance, self.stop_patience = stop_distance, stop_patience
         self.shapes = site_shapes(inner_network(network))

@@ -20,6 +20,7 @@ ResNet-18 of width 16).
 
 import copy
 import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -164,11 +165,25 @@ class SparseTraining(Classifier):
         if self.layers:
             return
         self.layers = site_layers(self.network, sample)
-        inner = inner_network(self.network)
-        for name in dict.fromkeys(self.layers.values()):
-            layer = inner.get_submodule(name)
+        for name, layer in self.prunable(self.layers).items():
             parametrize.register_parametrization(layer, "weight", PrunedWeight(layer.weight))
             self.pruned[name] = layer
+
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        super().rehearse(images, labels)
+        self.prunable(site_layers(self.network, images[:1]))
+
+    def prunable(self, layers: Mapping[str, str]) -> dict[str, nn.Module]:
+        """The layers in front of the sites by name. UserError for one whose weight is no parameter of its own."""
+        inner = inner_network(self.network)
+        found = {name: inner.get_submodule(name) for name in dict.fromkeys(layers.values())}
+        for name, layer in found.items():
+            if "weight" not in layer._parameters:
+                raise UserError(
+                    f"sensitivity=computed prunes the weight of {name}, which is computed from others (by weight or "
+                    "spectral norm, or pruning); give other sensitivities (sensitivity=fisher, say)"
+                )
+        return found
 
     # ---- training --------------------------------------------------------------------------------------------------
 
