@@ -38,6 +38,13 @@ HANDED_ON = (
 )  # fmt: skip
 
 
+# What torch says of networks that it cannot train so -> what the user is told.
+REFUSED_NETWORKS = {
+    "Expected to have finished reduction": "weights of the network take no part in its loss; give trainer.devices=1",
+    "marked with @once_differentiable": "its loss is differentiated twice; give trainer.convolutions=torch",
+}
+
+
 class LightningStage(pl.LightningModule):
     """A stage as Lightning wants it: its calls are handed on, and callbacks find the stage's attributes here.
 
@@ -252,6 +259,9 @@ def train(
         try:
             trainer.fit(LightningStage(stage, monitored=bool(settings.callbacks)), **resume)
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError) as error:
+            for part, remedy in REFUSED_NETWORKS.items():
+                if part in str(error):
+                    raise UserError(f"stage {stage.name}: {remedy}") from error
             other = isinstance(error, RuntimeError) and not str(error).startswith("Early stopping conditioned")
             if other or (not settings.lightning and not settings.callbacks):
                 raise

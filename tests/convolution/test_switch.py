@@ -12,6 +12,7 @@ from relinearize.backbones import PixelInput, build_backbone
 from relinearize.convolution import on_winograd, resolve_convolutions, winograd
 from relinearize.data.loaders import TrainLoader
 from relinearize.data.training_images import ResidentImages
+from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.snl import SNLSearch
 from relinearize.relu.sites import to_sloped
@@ -149,6 +150,20 @@ def test_a_training_with_them_is_that_with_torch_s_up_to_rounding(tmp_path: Path
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-3)
     again = trained(tmp_path / "again")
     assert all(torch.equal(again[name], tensor) for name, tensor in found.items())
+
+
+def test_a_loss_that_is_differentiated_twice_is_refused(tmp_path: Path, calls: list, monkeypatch) -> None:
+    real = SNLSearch.loss
+
+    def penalised(stage, images, labels):
+        loss, metrics = real(stage, images.requires_grad_(), labels)
+        (gradient,) = torch.autograd.grad(loss, images, create_graph=True)
+        return loss + gradient.square().sum(), metrics
+
+    monkeypatch.setattr(SNLSearch, "loss", penalised)
+    with pytest.raises(UserError, match=r"^stage search: .* give trainer\.convolutions=torch$"):
+        trained(tmp_path)
+    assert calls
 
 
 @pytest.mark.parametrize("changed", [{"precision": "bf16"}, {"channels_last": False}])

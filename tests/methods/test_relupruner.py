@@ -5,7 +5,7 @@ import torch
 from quick_runs import assert_same_in_pieces, copy_store, quick_plan, quick_run
 
 from relinearize.errors import UserError
-from relinearize.methods.baselines.relupruner import kept_ratio
+from relinearize.methods.baselines.relupruner import ReLUPruner, kept_ratio
 from relinearize.methods.scores import ReLUPrunerMeans, relupruner
 from relinearize.relu.budget import kept_first, top_mask
 from relinearize.relu.mask import Mask
@@ -115,6 +115,16 @@ def test_a_search_that_ends_too_early_is_projected_and_says_so(finished, tmp_pat
     record, _ = quick_run(tmp_path, SHARE, *settings, method="relupruner")
     assert record.budget.met == BUDGET and not record.budget.reached
     assert "ended before it came down to 461 ReLUs" in capsys.readouterr().err
+
+
+def test_masks_are_chosen_once_a_step_of_accumulated_gradients(tmp_path, monkeypatch):
+    chosen, real = [], ReLUPruner.choose
+    monkeypatch.setattr(
+        ReLUPruner, "choose", lambda search, count: chosen.append(search.global_step) or real(search, count)
+    )
+    settings = [*SEARCH, "method.search.batch_size=30", "method.finetune.epochs=0"]  # six batches an epoch
+    quick_run(tmp_path, SHARE, *settings, "+trainer.lightning.accumulate_grad_batches=2", method="relupruner")
+    assert chosen == [*range(3, 9), 10], "every second step after the ramp"
 
 
 def test_a_search_that_a_callback_ends_keeps_its_budget(finished, tmp_path):

@@ -159,6 +159,21 @@ def test_training_that_diverges_in_two_processes_says_so_once(tmp_path, forks_fr
         quick_run(tmp_path, TWO, "method.teacher.learning_rate=1e30")
 
 
+class PartlyUsed(Plain):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.unused = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return nn.Sequential(*list(self)[:-1])(x)
+
+
+@pytest.mark.slow
+def test_weights_that_no_loss_depends_on_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^stage teacher: weights of the network take no part .* trainer\.devices=1$"):
+        quick_run(tmp_path, TWO, *PLAIN[1:], f"backbone._target_={__name__}.PartlyUsed")
+
+
 def test_more_devices_than_cards_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
