@@ -8,10 +8,15 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from relinearize.report.figures.style import SHARE_COLOURS
+
 GREY, GREY_TEXT, INK = "#a3a9b3", "#6d7480", "#22262c"
+# Shares of ReLUs kept as colours: small ones stay visible.
+MAP, NORM = LinearSegmentedColormap.from_list("share", SHARE_COLOURS), PowerNorm(0.5, 0, 1)
 WIDE_RANGE = 4.0  # from this quotient of its ends on, an axis of costs is logarithmic
 # Decorates what draws a figure.
 styled = rc_context(

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -23,8 +24,8 @@ from relinearize.report.figures.canvas import (
     wide,
 )
 from relinearize.report.figures.pareto import legend_columns
-from relinearize.report.figures.style import CURVE_COLOURS, KIND_COLOURS, KIND_WORDS, PART_COLOURS
-from relinearize.report.tables.cost import PARTS, preset_text
+from relinearize.report.figures.style import CURVE_COLOURS, KINDS, PARTS
+from relinearize.report.tables.cost import preset_text
 from relinearize.report.tables.inference import curves
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.text import compact_count
@@ -111,13 +112,12 @@ def draw_inference_split(inferences: DataFrame) -> bytes:
     figure = new_figure(12.4, 1.8 + HEIGHT * len(shown))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, unit in ((left, "mb"), (right, "s")):
-        parts = shown.reindex(columns=[f"{kind}_{unit}" for kind in KIND_COLOURS])
-        draw_stacked(axes, parts.set_axis(list(KIND_COLOURS), axis=1), KIND_COLOURS, names)
+        draw_stacked(axes, shown.reindex(columns=[f"{kind}_{unit}" for kind in KINDS]), KINDS, names)
     left.set_xlabel(TRAFFIC)
     right.set_xlabel(f"{LATENCY} (kinds: slower party)")
     some = f" ({MOST} of {len(inferences)} records)" if len(inferences) > MOST else ""
     heading(figure, f"Measured, by kind of operation{some}")
-    _part_legend(figure, KIND_COLOURS, KIND_WORDS, "left")
+    _part_legend(figure, KINDS, "left")
     return png(figure, 130)
 
 
@@ -142,25 +142,24 @@ def draw_latency_split(splits: DataFrame, preset: Preset) -> bytes:
     figure = new_figure(9.2, 1.5 + HEIGHT * sum(heights))
     grid = figure.subplots(len(groups), 1, squeeze=False, sharex=True, height_ratios=heights)
     for axes, (title, group) in zip(grid.flat, groups.items(), strict=True):
-        draw_stacked(axes, group[list(PARTS)], PART_COLOURS, list(group["label"]), " s")
+        draw_stacked(axes, group[list(PARTS)], PARTS, list(group["label"]), " s")
         axes.set_title(title, loc="left", fontsize=10)
     shown = f" ({MOST} of {len(splits)} points)" if len(splits) > MOST else ""
     heading(figure, f"Parts of the predicted latency, {preset.name}{shown}")
     grid.flat[-1].set_xlabel("predicted online latency, seconds per image")
     note_below(grid.flat[-1], preset_text(preset))
-    _part_legend(figure, PART_COLOURS, PARTS, "center")
+    _part_legend(figure, PARTS, "center")
     return png(figure, 130)
 
 
-def draw_stacked(axes: Axes, parts: DataFrame, colours: dict[str, str], names: list[str], unit: str = "") -> None:
-    """One bar per row of `parts` (a column for each colour; missing ones are 0), from the top; its sum at its end."""
-    lengths = parts.astype(float).fillna(0.0)
-    places, ends = range(len(lengths)), lengths.cumsum(axis=1)
-    starts = ends.shift(axis=1, fill_value=0.0)
-    for part, colour in colours.items():
-        axes.barh(places, lengths[part], left=starts[part], height=0.74, color=colour, linewidth=0)
-    beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
-    for place, end in zip(places, ends.iloc[:, -1], strict=True):
+def draw_stacked(axes: Axes, parts: DataFrame, looks: dict[str, Any], names: list[str], unit: str = "") -> None:
+    """One bar per row of `parts` (a column for each of `looks`; missing are 0), from the top; its sum at its end."""
+    places, ends = range(len(parts)), 0.0
+    for (_, lengths), look in zip(parts.astype(float).fillna(0.0).items(), looks.values(), strict=True):
+        axes.barh(places, lengths, left=ends, height=0.74, color=look["colour"], linewidth=0)
+        ends = ends + lengths
+    for place, end in zip(places, ends, strict=True):
+        beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
         axes.annotate(f"{end:.3g}{unit}", (end, place), **beside)
     axes.set_yticks(places, names, fontsize=7.5)
     axes.set_ylim(len(parts) - 0.4, -0.6)
@@ -168,6 +167,6 @@ def draw_stacked(axes: Axes, parts: DataFrame, colours: dict[str, str], names: l
     grid_lines(axes, "x")
 
 
-def _part_legend(figure: Figure, colours: dict[str, str], words: dict[str, str], side: str) -> None:
-    keys = [Rectangle((0, 0), 1, 1, color=colour, label=words[part]) for part, colour in colours.items()]
+def _part_legend(figure: Figure, looks: dict[str, Any], side: str) -> None:
+    keys = [Rectangle((0, 0), 1, 1, color=look["colour"], label=look["words"]) for look in looks.values()]
     figure.legend(handles=keys, loc=f"outside lower {side}", ncols=len(keys), frameon=False, fontsize=8.5)
