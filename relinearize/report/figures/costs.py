@@ -12,18 +12,7 @@ from matplotlib.patches import Rectangle
 from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import Preset
-from relinearize.report.figures.canvas import (
-    GREY_TEXT,
-    grid_lines,
-    heading,
-    log_axis,
-    new_figure,
-    note_below,
-    png,
-    styled,
-    wide,
-)
-from relinearize.report.figures.pareto import legend_columns
+from relinearize.report.figures import canvas
 from relinearize.report.figures.style import CURVE_COLOURS, KINDS, PARTS
 from relinearize.report.tables.cost import preset_text
 from relinearize.report.tables.inference import curves
@@ -38,7 +27,7 @@ LONGEST_NAME = 80  # letters beside a bar
 TRAFFIC, LATENCY = "steady traffic, MB per image", "steady latency, seconds per image"
 
 
-@styled
+@canvas.styled
 def draw_inference(inferences: DataFrame) -> bytes:
     """Accuracy against measured bytes and latency as PNG bytes, a row per dataset and setting.
 
@@ -48,7 +37,7 @@ def draw_inference(inferences: DataFrame) -> bytes:
     found = curves(inferences)
     kinds = list(dict.fromkeys(kind for _, kind in found))
     colours = {kind: CURVE_COLOURS[place % len(CURVE_COLOURS)] for place, kind in enumerate(kinds)}
-    figure = new_figure(12.4, (4.6 + LEGEND_LINE * (len(kinds) + 1)) * len(rows))
+    figure = canvas.new_figure(12.4, (4.6 + LEGEND_LINE * (len(kinds) + 1)) * len(rows))
     grid = figure.subplots(len(rows), 2, squeeze=False)
     for (left, right), ((title, setting), group) in zip(grid, rows.items(), strict=True):
         own = {kind: points[points["title"] == title] for (given, kind), points in found.items() if given == setting}
@@ -58,13 +47,11 @@ def draw_inference(inferences: DataFrame) -> bytes:
         first = group.iloc[0]
         left.set_title(f"{title}: {first.protocol}, {first.link}", loc="left", fontweight="bold", fontsize=12)
         left.set_ylabel("test accuracy in plaintext (%)")
-        hollow = Line2D([], [], color=GREY_TEXT, linestyle="none", marker="o", markerfacecolor="white")
+        hollow = Line2D([], [], color=canvas.GREY_TEXT, linestyle="none", marker="o", markerfacecolor="white")
         hollow.set_label("hollow: predicted from counts, without the engine")
-        columns = legend_columns([str(handle.get_label()) for handle in [*handles, hollow]])
-        place = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.14), "frameon": False, "ncols": columns}
-        left.legend(handles=[*handles, hollow], fontsize=8.2, **place)
-        note_below(right, textwrap.fill(_load(group), 85), across=0, down=-40, ha="left")
-    return png(figure, 130)
+        canvas.legend_below(left, [*handles, hollow], -0.14, fontsize=8.2)
+        canvas.note_below(right, textwrap.fill(_load(group), 85), across=0, down=-40, ha="left")
+    return canvas.png(figure, 130)
 
 
 def _draw_curves(
@@ -82,14 +69,14 @@ def _draw_curves(
             for point in points.itertuples():
                 beside = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": colours[kind]}
                 axes.annotate(str(point.live_sites), (getattr(point, f"steady_{unit}"), point.test_accuracy), **beside)
-    if wide(axes.dataLim.x0, axes.dataLim.x1):
-        log_axis(axes)
+    if canvas.wide(axes.dataLim.x0, axes.dataLim.x1):
+        canvas.log_axis(axes)
         label += " (log scale)"
     elif axes.dataLim.x1 - axes.dataLim.x0 < NARROW * axes.dataLim.x1:  # all alike: small differences stay small
         axes.set_xlim((1 - NARROW) * axes.dataLim.x0, (1 + NARROW) * axes.dataLim.x1)
     axes.set_xlabel(label)
     axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
-    grid_lines(axes)
+    canvas.grid_lines(axes)
     return handles
 
 
@@ -101,7 +88,7 @@ def _load(group: DataFrame) -> str:
     return f"Load of the machine before: {' to '.join(ends)} on {cores} cores{busy}"
 
 
-@styled
+@canvas.styled
 def draw_inference_split(inferences: DataFrame) -> bytes:
     """Bytes and time per kind of operation, one pair of bars per record."""
     shown = inferences.head(MOST)
@@ -109,16 +96,16 @@ def draw_inference_split(inferences: DataFrame) -> bytes:
     if shown["title"].nunique() > 1:
         names = shown["title"] + ": " + names
     names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
-    figure = new_figure(12.4, 1.8 + HEIGHT * len(shown))
+    figure = canvas.new_figure(12.4, 1.8 + HEIGHT * len(shown))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, unit in ((left, "mb"), (right, "s")):
         draw_stacked(axes, shown.reindex(columns=[f"{kind}_{unit}" for kind in KINDS]), KINDS, names)
     left.set_xlabel(TRAFFIC)
     right.set_xlabel(f"{LATENCY} (kinds: slower party)")
     some = f" ({MOST} of {len(inferences)} records)" if len(inferences) > MOST else ""
-    heading(figure, f"Measured, by kind of operation{some}")
+    canvas.heading(figure, f"Measured, by kind of operation{some}")
     _part_legend(figure, KINDS, "left")
-    return png(figure, 130)
+    return canvas.png(figure, 130)
 
 
 def latency_splits(panels: Sequence[Panel], preset: Preset) -> DataFrame:
@@ -134,22 +121,22 @@ def latency_splits(panels: Sequence[Panel], preset: Preset) -> DataFrame:
     return splits
 
 
-@styled
+@canvas.styled
 def draw_latency_split(splits: DataFrame, preset: Preset) -> bytes:
     """One bar per row of `splits`, the same scale for all."""
     groups = dict(list(splits.head(MOST).groupby("title", sort=False)))
     heights = [len(group) + 1.6 for group in groups.values()]
-    figure = new_figure(9.2, 1.5 + HEIGHT * sum(heights))
+    figure = canvas.new_figure(9.2, 1.5 + HEIGHT * sum(heights))
     grid = figure.subplots(len(groups), 1, squeeze=False, sharex=True, height_ratios=heights)
     for axes, (title, group) in zip(grid.flat, groups.items(), strict=True):
         draw_stacked(axes, group[list(PARTS)], PARTS, list(group["label"]), " s")
         axes.set_title(title, loc="left", fontsize=10)
     shown = f" ({MOST} of {len(splits)} points)" if len(splits) > MOST else ""
-    heading(figure, f"Parts of the predicted latency, {preset.name}{shown}")
+    canvas.heading(figure, f"Parts of the predicted latency, {preset.name}{shown}")
     grid.flat[-1].set_xlabel("predicted online latency, seconds per image")
-    note_below(grid.flat[-1], preset_text(preset))
+    canvas.note_below(grid.flat[-1], preset_text(preset))
     _part_legend(figure, PARTS, "center")
-    return png(figure, 130)
+    return canvas.png(figure, 130)
 
 
 def draw_stacked(axes: Axes, parts: DataFrame, looks: dict[str, Any], names: list[str], unit: str = "") -> None:
@@ -164,7 +151,7 @@ def draw_stacked(axes: Axes, parts: DataFrame, looks: dict[str, Any], names: lis
     axes.set_yticks(places, names, fontsize=7.5)
     axes.set_ylim(len(parts) - 0.4, -0.6)
     axes.margins(x=0.08)
-    grid_lines(axes, "x")
+    canvas.grid_lines(axes, "x")
 
 
 def _part_legend(figure: Figure, looks: dict[str, Any], side: str) -> None:
