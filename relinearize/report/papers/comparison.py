@@ -24,14 +24,14 @@ UNKNOWN_NUMBERS = {"senetpp": "SENet++", "rlnet": "RLNet"}
 NOT_STATED = {"SNL": ("resnet18", "wrn22_8")}
 ALL_RELUS = "all-relu"  # the name of the run without search and fine-tuning, whose convention says whose teacher it is
 TRAINING_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000}
-OF_PAPER = ["run", "paper", "paper_relus", "paper_accuracy", "what_differs", "no_counterpart", "confidence", "source"]
-OF_RECIPE = ["settings_differ", "settings_unverified", "settings_not_known", "settings"]
+VERDICTS = {
+    "differs": "settings_differ", "unverified": "settings_unverified", "not known": "settings_not_known"
+}  # fmt: skip
 COLUMNS = (
     *("run", "key", "method", "dataset", "title", "backbone", "width", "convention", "seed", "relus", "accuracy"),
     *("paper", "paper_relus", "paper_accuracy", "difference", "what_differs", "no_counterpart", "confidence", "source"),
-    *OF_RECIPE[:-1],
+    *VERDICTS.values(),
 )
-VERDICTS = dict(zip(("differs", "unverified", "not known"), OF_RECIPE, strict=False))
 
 
 def paper_stages(method: str) -> dict[str, str]:
@@ -48,11 +48,10 @@ def paper_method(record: Record) -> str | None:
     """The method of a paper that a run is, by its method's name or, of a combination of stages, by its stages."""
     name, known = record.method.name, PAPER_METHODS | UNKNOWN_NUMBERS
     if name == ALL_RELUS:
-        name = record.backbone.convention
-        return name if name in PAPER_METHODS else None
-    return (
-        name if name in known else next((one for one in known if _other_stage(record, one) in (None, "teacher")), None)
-    )
+        name, known = record.backbone.convention, PAPER_METHODS
+    elif name not in known:
+        name = next((one for one in known if _other_stage(record, one) in (None, "teacher")), None)
+    return name if name in known else None
 
 
 def recipe_settings(record: Record) -> list[Setting]:
@@ -135,24 +134,24 @@ def compare(runs: DataFrame) -> DataFrame:
     paper's columns are None. `settings`: recipe_settings; the columns before it are their texts by verdict.
     """
     rows = []
-    for record in runs["record"]:
+    for run in runs.to_dict("records"):
+        record = run["record"]
         point, reason = counterpart(record)
         found = recipe_settings(record)
-        row = {"run": record.name, "no_counterpart": reason or None, "settings": found}
+        row = run | {"run": record.name, "relus": run["met"], "accuracy": run["test"], "settings": found}
+        row["no_counterpart"] = reason or None
         for verdict, column in VERDICTS.items():
             row[column] = "; ".join(str(setting) for setting in found if setting.verdict == verdict)
         if point is not None:
             row |= {"paper_relus": point.relus, "paper_accuracy": point.accuracy}
             row |= {name: point[name] for name in ("paper", "confidence", "source")}
+            row["difference"] = round(run["test"] - point.accuracy, 4)
             row["what_differs"] = "; ".join(differences(record, point))
         rows.append(row)
-    table = runs.rename(columns={"met": "relus", "test": "accuracy"}).join(
-        DataFrame(rows, runs.index, OF_PAPER + OF_RECIPE, dtype=object)
-    )
-    table["difference"] = (table["accuracy"] - table["paper_accuracy"].astype(float)).round(4)
+    table = DataFrame(rows, columns=[*COLUMNS, "settings"], dtype=object)
     order = table.assign(alone=table["paper"].isna(), falling=-table["relus"])
     names = ["alone", "dataset", "title", "method", "backbone", "falling", "seed", "run", "key"]
-    return table.loc[order.sort_values(names).index, [*COLUMNS, "settings"]].reset_index(drop=True)
+    return table.loc[order.sort_values(names).index].reset_index(drop=True)
 
 
 def shown_comparisons(comparisons: DataFrame) -> tuple[DataFrame, DataFrame]:
