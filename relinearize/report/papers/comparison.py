@@ -6,6 +6,8 @@ differ: `differences` and `recipes.settings` list them. The papers' stages and w
 and conf/backbone, their recipes those of recipes.yaml.
 """
 
+from collections import Counter
+
 import pandas as pd
 from omegaconf import OmegaConf
 from pandas import DataFrame, Series
@@ -13,7 +15,7 @@ from pandas import DataFrame, Series
 from relinearize.conf_folder import conf_folder
 from relinearize.records.run import Record
 from relinearize.report.papers.published import published_for
-from relinearize.report.papers.recipes import SOURCES, STAGES, Setting, composed, settings
+from relinearize.report.papers.recipes import SOURCES, STAGES, Setting, composed, settings, short_key
 from relinearize.report.tables.text import markdown, markdown_table
 
 # Published counts are what the papers met (12.9K, 49.4K) after asking for round numbers (13K, 50K), or are rounded.
@@ -176,12 +178,10 @@ def shown_comparisons(comparisons: DataFrame) -> tuple[DataFrame, DataFrame]:
 
 def settings_in_words(found: list[Setting]) -> list[str]:
     """The names of the settings that differ, and how many could."""
-    names = {
-        verdict: [setting.texts()["setting"] for setting in found if setting.verdict == verdict] for verdict in VERDICTS
-    }
-    differ = names.pop("differs")
+    differ = [short_key(setting.key) for setting in found if setting.verdict == "differs"]
     words = [f"settings: {', '.join(differ)}"] if differ else []
-    return words + [f"{len(of)} settings {verdict}" for verdict, of in names.items() if of]
+    counts = Counter(setting.verdict for setting in found)
+    return words + [f"{counts[one]} settings {one}" for one in ("unverified", "not known") if counts[one]]
 
 
 def shown_settings(comparisons: DataFrame) -> DataFrame:
@@ -192,10 +192,9 @@ def shown_settings(comparisons: DataFrame) -> DataFrame:
         for setting in found:
             if setting.verdict != "equal":
                 runs.setdefault((setting.verdict, *setting.texts().values()), []).append(run)
-    names = ("verdict", "setting", "ours", *SOURCES, "runs")
-    everywhere = len(compared)
-    rows = [(*texts, "all" if len(of) == everywhere else ", ".join(dict.fromkeys(of))) for texts, of in runs.items()]
-    return DataFrame(sorted(rows, key=lambda row: list(VERDICTS).index(row[0])), columns=list(names))
+    rows = [(*texts, "all" if len(of) == len(compared) else ", ".join(dict.fromkeys(of))) for texts, of in runs.items()]
+    rows.sort(key=lambda row: list(VERDICTS).index(row[0]))
+    return DataFrame(rows, columns=["verdict", "setting", "ours", *SOURCES, "runs"])
 
 
 def against_paper_markdown(comparisons: DataFrame) -> str:

@@ -1,6 +1,6 @@
 """The runs, and their robustness, as tables for the terminal, printed at the end of a run and of a report."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -57,13 +57,13 @@ def runs_table(records: Iterable[Record], preset: Preset) -> Table:
             *[f"{budget.asked:,}"] * missed,
             met if budget.met == budget.asked else f"[red]{met}[/red]",
             f"{100 * budget.met / budget.total:.2f}" if budget.total else "-",
-            f"[bold]{_percent(accuracy.test)}[/bold]",
-            _percent(accuracy.test_last),
-            _percent(accuracy.teacher_test),
+            f"[bold]{_number(accuracy.test)}[/bold]",
+            _number(accuracy.test_last),
+            _number(accuracy.teacher_test),
             f"{sum(stage.seconds for stage in record.stages.values() if not stage.reused):.1f}",
             str(cost["live_sites"]),
-            _significant(cost[f"{preset.name}_s"]),
-            *[_significant(cost.get(f"{preset.name}_mb"))] * sent,
+            _number(cost[f"{preset.name}_s"], significant),
+            *[_number(cost.get(f"{preset.name}_mb"), significant)] * sent,
         )
     return table
 
@@ -74,12 +74,8 @@ def _order(record: Record) -> tuple:
     return (*names, -record.budget.asked, record.seed, record.name)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _significant(value: float | None) -> str:
-    return "-" if value is None else significant(value)
+def _number(value: float | None, text_of: Callable[[float], str] = "{:.2f}".format) -> str:
+    return "-" if value is None else text_of(value)
 
 
 def print_combinations(matrices: "Iterable[Matrix]", console: Console | None = None) -> None:
