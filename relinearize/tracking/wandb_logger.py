@@ -70,11 +70,10 @@ class WandbRows(StageLogger):
         for path, narrow in find_records([folder]):
             if narrow.submodel is not None:
                 name = path.parent.name
-                columns = summary_columns(narrow).items()
-                self.run.summary.update({f"{name}/{key}": value for key, value in columns})
-                weights = self.info.artifact.path / name / WEIGHTS
+                self.run.summary.update({f"{name}/{key}": value for key, value in summary_columns(narrow).items()})
                 # The mask of a sub-model lies in the run's folder alone, which has not got its name yet.
-                self.log_network(narrow, {"mask": path.parent / MASK, "weights": weights}, copied="mask")
+                files = {"mask": path.parent / MASK, "weights": self.info.artifact.path / name / WEIGHTS}
+                self.log_network(narrow, files, copied="mask")
         mask, _ = Mask.from_file(self.info.files["mask"])
         table = wandb.Table(columns=["site", "shape", "total", "kept", "sensitivity"])
         for site in record.sites:
@@ -193,12 +192,9 @@ def run_id_of(info: StageInfo) -> str:
 
 def best_columns(history: list[dict[str, float]]) -> dict[str, float]:
     """The best value so far of each validation metric; its last one stands in the summary by itself."""
-    best: dict[str, float] = {}
-    for row in history:
-        for key, value in row.items():
-            if key.startswith("val/") and value is not None:
-                best[f"{key}_best"] = max(value, best.get(f"{key}_best", value))
-    return best
+    keys = dict.fromkeys(key for row in history for key in row if key.startswith("val/"))
+    values = {key: [row[key] for row in history if row.get(key) is not None] for key in keys}
+    return {f"{key}_best": max(known) for key, known in values.items() if known}
 
 
 def summary_columns(record: Record) -> dict[str, Any]:

@@ -96,7 +96,19 @@ def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, m
     handles = _draw_published(axes, panel.published) if axis is RELUS and measure is ACCURACY else []
     curves = _draw_curves(axes, panel, colours, axis, measure)
     handles = curves[:MOST] + _draw_all_relu(axes, panel, axis, measure) + handles
-    _set_axes(axes, panel, axis, measure)
+    label = axis.label
+    if axis is RELUS or canvas.wide(axes.dataLim.x0, axes.dataLim.x1):
+        label += " (log scale)"
+        canvas.log_axis(axes, axis.text)
+    elif axes.get_xlim()[0] > 0:
+        label += " (axis begins above 0)"
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(0, bottom), min(100, top + 0.04 * (top - bottom)))
+    canvas.grid_lines(axes)
+    axes.set_xlabel(label)
+    canvas.note_below(axes, textwrap.fill(axis.note, NOTE_LETTERS))
+    axes.set_ylabel(measure.label)
+    canvas.panel_title(axes, panel.title, sorted(set(panel.points["network"])))
     down = -0.12 - 0.03 * len(textwrap.wrap(axis.note, NOTE_LETTERS))
     canvas.legend_below(axes, handles, down, fontsize=8.2, columnspacing=1.6, handletextpad=0.6, borderaxespad=0)
 
@@ -147,30 +159,12 @@ def _draw_all_relu(axes: Axes, panel: Panel, axis: Axis, measure: Measure) -> li
     """A dashed line at the value of each all-ReLU network, with a tick of the same kind at its place on the axis."""
     handles = []
     for index, level in enumerate(panel.levels.to_dict("records")):
-        look = {"color": LEVEL_SHADES[index % len(LEVEL_SHADES)], "marker": "D"}
+        look = {"color": LEVEL_SHADES[index % len(LEVEL_SHADES)], "linestyle": (0, (4, 3))}
         value = level[f"{measure.name}_mean"]
         if math.isnan(value):  # a teacher of which only the accuracy was measured
             continue
-        axes.axhline(value, color=look["color"], linestyle=(0, (4, 3)), linewidth=1.1, zorder=3)
-        axes.plot(level[axis.column], value, markersize=5.5, zorder=6, **look)
+        axes.axhline(value, linewidth=1.1, zorder=3, **look)
         label = f"all ReLUs ({compact_count(level['total'])}): {value:.1f} %"
-        if len(panel.levels) > 1:
-            label += f", {level['network']}"
-        handles.append(Line2D([], [], linestyle=(0, (4, 3)), markersize=5, label=label, **look))
+        label += f", {level['network']}" if len(panel.levels) > 1 else ""
+        handles += axes.plot(level[axis.column], value, marker="D", markersize=5.5, zorder=6, label=label, **look)
     return handles
-
-
-def _set_axes(axes: Axes, panel: Panel, axis: Axis, measure: Measure) -> None:
-    label = axis.label
-    if axis is RELUS or canvas.wide(axes.dataLim.x0, axes.dataLim.x1):
-        label += " (log scale)"
-        canvas.log_axis(axes, axis.text)
-    elif axes.get_xlim()[0] > 0:
-        label += " (axis begins above 0)"
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(max(0, bottom), min(100, top + 0.04 * (top - bottom)))
-    canvas.grid_lines(axes)
-    axes.set_xlabel(label)
-    canvas.note_below(axes, textwrap.fill(axis.note, NOTE_LETTERS))
-    axes.set_ylabel(measure.label)
-    canvas.panel_title(axes, panel.title, sorted(set(panel.points["network"])))
