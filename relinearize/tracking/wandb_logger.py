@@ -134,10 +134,8 @@ def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]
     }
     with wandb_run(vars(settings), settings.output, **about) as run:
         run.define_metric("epoch")
-        for metric in OVER_EPOCHS:
-            run.define_metric(metric, step_metric="epoch")
-        for metric in OF_SITES:
-            run.define_metric(metric, step_metric="epoch", summary="none")
+        for metric in (*OVER_EPOCHS, *OF_SITES):
+            run.define_metric(metric, step_metric="epoch", summary="none" if metric in OF_SITES else None)
         if not run.offline:  # where W&B refuses it; there, `lineage` in the config says the same
             for one in inputs:
                 declare_use(run, one)
@@ -157,9 +155,8 @@ def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:
         description = info.artifact.describe()
         with open_wandb(settings, info) as rows:
             rows.log_history(description["history"])
-            accuracy, counts = description.get("accuracy", {}), {"count": "met", "asked": "asked"}
-            found = {column: description.get(name) for column, name in counts.items()}
-            rows.run.summary.update(result_columns(accuracy, **found))
+            counts = {"count": description.get("met"), "asked": description.get("asked")}
+            rows.run.summary.update(result_columns(description.get("accuracy", {}), **counts))
             for artifact in wandb_artifacts(info):
                 rows.run.log_artifact(artifact, aliases=["latest", info.alias])
         mark.touch()
