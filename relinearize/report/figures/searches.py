@@ -32,7 +32,7 @@ def build_trajectories(panels: Sequence[Panel]) -> pd.DataFrame:
     or of the kept ones that moved; NaN where a row has none.
     """
     found: dict[str, list[Record]] = {}
-    for record in (record for panel in panels for record in panel.runs["record"]):
+    for record in pd.concat([panel.runs["record"] for panel in panels]):
         narrower = record.submodel is not None and record.submodel.fraction < 1
         if _recorded(record) is not None and not narrower:
             found.setdefault(record.stages["search"].key, []).append(record)

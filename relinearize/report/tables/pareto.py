@@ -6,6 +6,7 @@ point   one asked budget of a curve: its runs differ by nothing but their seed
 level   the all-ReLU networks of one kind
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ PREDICTIONS = ("worst_class", "ece", "nll")  # of the test images, where a recor
 OF_CURVE = ("dataset", "title", "backbone", "width", "convention", "method", "variant", "replacement")
 # Config entries that may differ between the points of one curve.
 OF_IMAGES = ("mean", "std", "augment", "short_batch")
+# Beginnings of the entries of a recipe that say how the teacher came to be, beside those that name it.
+OF_TEACHER = ("backbone.", "dataset.", "trainer.", "callbacks.", "data", "train images", "holdout images", "precision")
 # What settings were before there was a choice; older records say nothing.
 _FORMERLY = {"backbone.initialisation": "he", "backbone.student_skip": True, "dataset.short_batch": False}
 # Names and files, and what follows from the total or the budget.
@@ -104,6 +107,7 @@ def _row(record: Record) -> dict[str, Any]:
     panel = (dataset.name, dataset.title, dataset.image_size)
     curve = (panel, record.method.name, backbone.name, backbone.width, backbone.convention, sorted(recipe.items()))
     teacher = record.stages.get("teacher")
+    of_teacher = [item for item in recipe.items() if "teacher" in item[0] or item[0].startswith(OF_TEACHER)]
     return {
         "record": record,
         "key": record.key,
@@ -119,7 +123,7 @@ def _row(record: Record) -> dict[str, Any]:
         "unit": record.unit,
         "recipe": recipe,
         "teacher": teacher.key if teacher else f"seed {record.seed}",
-        "teacher_recipe": repr(sorted(item for item in recipe.items() if _of_teacher(item[0]))),
+        "teacher_recipe": repr(sorted(of_teacher)),
         "seed": record.seed,
         **{name: getattr(budget, name) for name in ("asked", "met", "total")},
         **{name: getattr(record.accuracy, name) for name in (*ACCURACIES, "class_spread")},
@@ -165,12 +169,6 @@ def recipe_of(record: Record) -> dict[str, Any]:
     arguments = (trainer.get("lightning") or {}).items()
     settings["trainer.lightning"] = {name: value for name, value in arguments if name not in NEUTRAL_ARGUMENTS}
     return recipe | {key: value for name, group in settings.items() for key, value in _flattened(group, name)}
-
-
-def _of_teacher(key: str) -> bool:
-    """Whether an entry of a recipe says how the teacher came to be."""
-    groups = ("backbone.", "dataset.", "trainer.", "callbacks.", "data", "train images", "holdout images", "precision")
-    return "teacher" in key or key.startswith(groups)
 
 
 def variants_of(recipes: Sequence[dict[str, Any]]) -> list[str]:
@@ -256,15 +254,14 @@ def level_table(runs: DataFrame, preset: Preset | None = None) -> DataFrame:
         accuracy_std=("teacher_test", "std"),
         n=("teacher_test", "count"),
         **{f"{name}_mean": (f"teacher_{name}", "mean") for name in PREDICTIONS},
-        record=("record", "first"),
+        **{name: (name, "first") for name in ("record", "reshaped")},
     )
     levels = levels[levels["n"] > 0].reset_index()
     levels["relus"] = levels["total"]
     costs = [predicted_costs(record, preset, all_relus=True) for record in levels["record"]]
-    for place, record in enumerate(levels["record"]):
-        if record.backbone.student is not None:  # all that is known is the cost of another network
-            costs[place] = dict.fromkeys(costs[place])
-    return levels.join(DataFrame(costs, index=levels.index).astype(float))
+    costs = DataFrame(costs, index=levels.index).astype(float)
+    costs.loc[levels.pop("reshaped")] = math.nan  # all that is known is the cost of another network
+    return levels.join(costs)
 
 
 def pareto_table(panels: Sequence[Panel]) -> DataFrame:

@@ -130,14 +130,12 @@ def _measured(row: Row, column: Column) -> dict[str, Any]:
 
 def corruptions_csv(tables: Iterable[RobustTable]) -> str:
     """One line per checkpoint and route, corruption and severity; `standard`: one of the 15 that NPA is the mean of."""
-    rows = [line for table in tables for row in table.checkpoints for line in _severities(row)]
-    return csv_text(rows, columns=CORRUPTION_COLUMNS)
+    measured = [row for table in tables for row in table.checkpoints if row.first.corruptions is not None]
+    return csv_text([line for row in measured for line in _severities(row)], columns=CORRUPTION_COLUMNS)
 
 
 def _severities(row: Row) -> Iterable[dict[str, Any]]:
     record, corruptions = row.first, row.first.corruptions
-    if corruptions is None:
-        return
     same = {name: getattr(record, name) for name in ("dataset", "title", *_OF_NETWORK, "relus", "seed", "key")}
     same |= {name: getattr(corruptions, name) for name in ("source", "constants", "n")}
     same |= {"variant": row.variant, "route": row.route, "corruption_seed": corruptions.seed}

@@ -78,22 +78,22 @@ def _number(value: float | None, text_of: Callable[[float], str] = "{:.2f}".form
     return "-" if value is None else text_of(value)
 
 
-def print_combinations(matrices: "Iterable[Matrix]", console: Console | None = None) -> None:
+def print_combinations(matrices: "Iterable[Matrix]") -> None:
     """Print one table per network and budget: rows are searches, columns fine-tunings."""
     for matrix in matrices:
         texts = matrix.texts.reset_index()
         title = f"{matrix.title}, {matrix.network}: {matrix.budget}, test accuracy in %"
-        print_texts(title, texts, right=texts.columns[1:], console=console)
+        print_texts(title, texts, right=texts.columns[1:])
 
 
-def print_texts(title: str, texts: "DataFrame", right: Iterable[str] = (), console: Console | None = None) -> None:
+def print_texts(title: str, texts: "DataFrame", right: Iterable[str] = ()) -> None:
     """Print a table of texts; the columns `right` are flush right and never folded."""
     shown = new_table(title, min_width=len(title))  # a title is wrapped to the width of its table
     for name in texts:
         shown.add_column(escape(name), justify="right" if name in right else "left", no_wrap=name in right)
     for row in texts.itertuples(index=False):
         shown.add_row(*map(escape, row))
-    print_table(shown, console)
+    print_table(shown)
 
 
 def print_robustness(tables: "Iterable[RobustTable]", console: Console | None = None) -> None:
