@@ -37,10 +37,8 @@ class ReportOptions:
 def main(arguments: Sequence[str]) -> dict[str, Path]:
     """Write the report, print its tables and the paths of its files. Returns name -> path."""
     words = ["against_paper=true" if word == "--against-paper" else word for word in arguments]
-    unknown = [
-        word for word in words if word.startswith("--") and not word.startswith(("--help", "--cfg", "--config-dir"))
-    ]
-    if unknown:
+    known = ("--help", "--cfg", "--config-dir")
+    if unknown := [word for word in words if word.startswith("--") and not word.startswith(known)]:
         raise UserError(f"report does not know {unknown[0]!r}; {USAGE}")
     config = composed_report(words)
     options = checked(ReportOptions, config)

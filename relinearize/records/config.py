@@ -39,13 +39,10 @@ def check_untrusted(nodes: dict[str, Any], path: Path) -> None:
     for key, value in entries(nodes):
         if isinstance(value, str) and "${" in value:
             raise UserError(f"{path}: {key}={value} reads its surroundings; only with trust=true")
-    for key, package in BUILT.items():
-        found = nodes
-        for part in key.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        for name, value in entries(found, key):
-            if name.rpartition(".")[2] == TARGET and not (isinstance(value, str) and defined_in(package, value)):
-                raise UserError(f"{path}: {name}={value} is not of {package} and would be run; only with trust=true")
+        for node, package in BUILT.items():
+            named = key.startswith(f"{node}.") and key.rpartition(".")[2] == TARGET
+            if named and not (isinstance(value, str) and defined_in(package, value)):
+                raise UserError(f"{path}: {key}={value} is not of {package} and would be run; only with trust=true")
 
 
 def entries(node: Any, key: str = "") -> list[tuple[str, Any]]:

@@ -19,11 +19,6 @@ from relinearize.files import files_below, read_json, write_json
 logger = logging.getLogger(__name__)
 
 
-def _iso_time(text: str) -> str:
-    datetime.fromisoformat(text)
-    return text
-
-
 def _finite_or_null(value: Any) -> Any:
     # JSON has no NaN; a metric that was not measured in an epoch is null.
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -32,7 +27,7 @@ def _finite_or_null(value: Any) -> Any:
 Count = Annotated[int, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seconds = Annotated[float, Field(ge=0)]
-IsoTime = Annotated[str, AfterValidator(_iso_time)]
+IsoTime = Annotated[str, AfterValidator(lambda text: datetime.fromisoformat(text) and text)]
 Metric = Annotated[int | float | None, BeforeValidator(_finite_or_null)]
 Shape = Annotated[tuple[int, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 

@@ -5,7 +5,6 @@ Printed at the end of a multirun, and by `relinearize status`.
 
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -104,19 +103,17 @@ def sweeps_below(output: Path) -> list[Path]:
 def print_sweep(sweep: Sweep) -> None:
     """Print a row for each job in the order of the command, and the summary."""
     table = new_table(f"sweep {sweep.folder}")
-    table.add_column("job", justify="right", no_wrap=True)
-    table.add_column("run", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    for name in ("time", "test"):
-        table.add_column(name, justify="right", no_wrap=True)
     errors = any(row.error for row in sweep.rows)
-    if errors:
-        table.add_column("error", overflow="fold")
-    for row, words in zip(sweep.rows, shown_overrides(sweep.rows), strict=True):
+    for name in ("job", "run", "state", "time", "test", *["error"] * errors):
+        look = {"overflow": "fold"} if name in ("run", "error") else {"no_wrap": True}
+        table.add_column(name, justify="right" if name in ("job", "time", "test") else "left", **look)
+    # What tells the jobs apart: each one's overrides without those that all share (with one job: all).
+    shared = set.intersection(*(set(row.overrides) for row in sweep.rows)) if len(sweep.rows) > 1 else set()
+    for row in sweep.rows:
         colour = STATES.get(row.state, "default")
         cells = [
             str(row.number),
-            escape(words),
+            escape(" ".join(word for word in row.overrides if word not in shared)),
             f"[{colour}]{'found' if row.found else row.state}[/{colour}]",
             "-" if row.seconds is None or row.found else duration(row.seconds),
             "-" if row.accuracy is None else f"{row.accuracy:.2f}",
@@ -126,13 +123,6 @@ def print_sweep(sweep: Sweep) -> None:
     print_table(table, console)
     for line in summary(sweep):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def shown_overrides(rows: Iterable[JobFile]) -> list[str]:
-    """What tells the jobs apart: each one's overrides without those that all share (with one job: all)."""
-    rows = list(rows)
-    shared = set.intersection(*(set(row.overrides) for row in rows)) if len(rows) > 1 else set()
-    return [" ".join(word for word in row.overrides if word not in shared) for row in rows]
 
 
 def summary(sweep: Sweep) -> list[str]:

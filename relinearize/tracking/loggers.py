@@ -3,10 +3,9 @@
 Chosen by the `logger` group. The records do not depend on it: they are made from the stage's own history.
 """
 
-import contextlib
 import csv
 import io
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +34,13 @@ class CSVLogger(StageLogger):
         return loggers.CSVLogger(self.folder, name="lightning")
 
 
-@contextlib.contextmanager
-def open_logger(settings: LoggerSettings, info: StageInfo, folder: Path) -> Iterator[StageLogger]:
+def open_logger(settings: LoggerSettings, info: StageInfo, folder: Path) -> AbstractContextManager[StageLogger]:
     """The logger of one stage; closed on every way out. `folder`: of its checkpoint."""
     if settings.name == "wandb":
         from relinearize.tracking.wandb_logger import open_wandb
 
-        with open_wandb(settings, info) as logger:
-            yield logger
-    else:
-        yield CSVLogger(folder) if settings.name == "csv" else StageLogger()
+        return open_wandb(settings, info)
+    return nullcontext(CSVLogger(folder) if settings.name == "csv" else StageLogger())
 
 
 def log_finished(settings: LoggerSettings, finetune: StageInfo, record: Record, folder: Path) -> None:

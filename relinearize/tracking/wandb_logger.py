@@ -70,11 +70,10 @@ class WandbRows(StageLogger):
         for path, narrow in find_records([folder]):
             if narrow.submodel is not None:
                 name = path.parent.name
-                columns = summary_columns(narrow).items()
-                self.run.summary.update({f"{name}/{key}": value for key, value in columns})
-                weights = self.info.artifact.path / name / WEIGHTS
+                self.run.summary.update({f"{name}/{key}": value for key, value in summary_columns(narrow).items()})
                 # The mask of a sub-model lies in the run's folder alone, which has not got its name yet.
-                self.log_network(narrow, {"mask": path.parent / MASK, "weights": weights}, copied="mask")
+                files = {"mask": path.parent / MASK, "weights": self.info.artifact.path / name / WEIGHTS}
+                self.log_network(narrow, files, copied="mask")
         mask, _ = Mask.from_file(self.info.files["mask"])
         table = wandb.Table(columns=["site", "shape", "total", "kept", "sensitivity"])
         for site in record.sites:
@@ -135,10 +134,8 @@ def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]
     }
     with wandb_run(vars(settings), settings.output, **about) as run:
         run.define_metric("epoch")
-        for metric in OVER_EPOCHS:
-            run.define_metric(metric, step_metric="epoch")
-        for metric in OF_SITES:
-            run.define_metric(metric, step_metric="epoch", summary="none")
+        for metric in (*OVER_EPOCHS, *OF_SITES):
+            run.define_metric(metric, step_metric="epoch", summary="none" if metric in OF_SITES else None)
         if not run.offline:  # where W&B refuses it; there, `lineage` in the config says the same
             for one in inputs:
                 declare_use(run, one)
@@ -158,9 +155,8 @@ def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:
         description = info.artifact.describe()
         with open_wandb(settings, info) as rows:
             rows.log_history(description["history"])
-            accuracy, counts = description.get("accuracy", {}), {"count": "met", "asked": "asked"}
-            found = {column: description.get(name) for column, name in counts.items()}
-            rows.run.summary.update(result_columns(accuracy, **found))
+            counts = {"count": description.get("met"), "asked": description.get("asked")}
+            rows.run.summary.update(result_columns(description.get("accuracy", {}), **counts))
             for artifact in wandb_artifacts(info):
                 rows.run.log_artifact(artifact, aliases=["latest", info.alias])
         mark.touch()
@@ -193,12 +189,9 @@ def run_id_of(info: StageInfo) -> str:
 
 def best_columns(history: list[dict[str, float]]) -> dict[str, float]:
     """The best value so far of each validation metric; its last one stands in the summary by itself."""
-    best: dict[str, float] = {}
-    for row in history:
-        for key, value in row.items():
-            if key.startswith("val/") and value is not None:
-                best[f"{key}_best"] = max(value, best.get(f"{key}_best", value))
-    return best
+    keys = dict.fromkeys(key for row in history for key in row if key.startswith("val/"))
+    values = {key: [row[key] for row in history if row.get(key) is not None] for key in keys}
+    return {f"{key}_best": max(known) for key, known in values.items() if known}
 
 
 def summary_columns(record: Record) -> dict[str, Any]:

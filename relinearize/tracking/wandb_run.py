@@ -28,14 +28,8 @@ def wandb_run(settings: Mapping[str, Any], folder: Path, *, sweep: str | None = 
     folder.mkdir(parents=True, exist_ok=True)
     with staged_in(folder / "wandb"):
         try:
-            run = wandb.init(
-                project=settings["project"],
-                entity=settings["entity"],
-                mode=settings["mode"],
-                dir=str(folder),
-                settings=wandb.Settings(silent=True, sweep_id=sweep),
-                **about,
-            )
+            about |= {key: settings[key] for key in ("project", "entity", "mode")}
+            run = wandb.init(dir=str(folder), settings=wandb.Settings(silent=True, sweep_id=sweep), **about)
         except wandb.errors.Error as error:
             reason = " ".join(str(error).split())
             raise UserError(f"logger=wandb: {reason}; logger.mode=offline needs no account and no network") from error

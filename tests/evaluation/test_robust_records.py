@@ -1,8 +1,7 @@
-"""Robust records: what is accepted, what is refused with which line, and how they are found."""
+"""Robust records: what is accepted, and what is refused with which line; tests/runs/test_records.py has the rest."""
 
 import copy
 import json
-import logging
 
 import pytest
 from pydantic import ValidationError
@@ -122,16 +121,6 @@ def test_refused_with_path_and_field(tmp_path, changes, words):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_what_is_no_record(tmp_path, text):
-    path = tmp_path / "robustness.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match=r"robustness\.json"):
-        RobustRecord.read(path)
-    with pytest.raises(UserError, match="cannot be read"):
-        RobustRecord.read(tmp_path / "absent.json")
-
-
 def test_optional_parts_may_be_missing_but_not_left_out():
     record = RobustRecord.model_validate(values_with(corruptions=None, route=None, attacks=[], checks=[]))
     assert record.corruptions is None and record.route is None
@@ -139,17 +128,6 @@ def test_optional_parts_may_be_missing_but_not_left_out():
     del values["corruptions"]
     with pytest.raises(ValidationError, match="corruptions"):
         RobustRecord.model_validate(values)
-
-
-def test_find_is_recursive_sorted_without_duplicates_and_skips_broken_ones(tmp_path, caplog):
-    written(tmp_path / "b" / "route-adversarial", values_with(key="k2"))
-    written(tmp_path / "a", values_with(key="k1"))
-    written(tmp_path / "c", values_with(key="k1"))
-    broken = written(tmp_path / "d", {"schema_version": 1})
-    with caplog.at_level(logging.WARNING):
-        found = RobustRecord.find([tmp_path, str(tmp_path / "b")])
-    assert [(path.parent.name, record.key) for path, record in found] == [("a", "k1"), ("route-adversarial", "k2")]
-    assert [str(broken) in line for line in caplog.messages] == [True]
 
 
 def test_folders_without_robust_records_are_fine_and_missing_ones_are_not(tmp_path):

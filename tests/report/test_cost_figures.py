@@ -77,10 +77,8 @@ def test_the_parts_of_a_latency_make_the_whole():
     records = [*fake_sweep(methods=("snl",), budgets=(70_000, 3_500)), unknown(fake_record("x"))]
     panels, preset = build_panels(records), one_preset("semi2k")
     splits = latency_splits(panels, preset)
-    assert [(split.title, split.label[:3], split.label[-3:]) for split in splits.itertuples()] == [
-        ("CIFAR-10 (JPEG)", "snl", "70K"),
-        ("CIFAR-10 (JPEG)", "snl", ".5K"),
-    ]
+    assert list(splits["title"]) == 2 * ["CIFAR-10 (JPEG)"]
+    assert [(label[:3], label[-3:]) for label in splits["label"]] == [("snl", "70K"), ("snl", ".5K")]
     points = panels[0].points
     (whole,) = points.loc[points["asked"] == 70_000, cost_axes(preset)["latency"].column]
     first, second = splits.itertuples()

@@ -155,20 +155,16 @@ def test_teachers_of_other_images_are_other_levels():
 def test_budget_and_paths_in_the_config_do_not_split_a_curve():
     records = []
     for asked, seed in ((7_000, 0), (14_000, 1)):
-        record = fake_record("snl", asked, seed)
-        config = {**record.config, "method": {**record.config["method"], "name": f"{seed}", "seed": seed}}
-        config |= {"budget": {"relus": asked}, "teacher": {"weights": f"{seed}.pt"}, "output": f"out/{seed}"}
-        records.append(record.model_copy(update={"config": config}))
+        record = with_config(fake_record("snl", asked, seed), "method", name=f"{seed}", seed=seed)
+        record.config.update(budget={"relus": asked}, teacher={"weights": f"{seed}.pt"}, output=f"out/{seed}")
+        records.append(record)
     (panel,) = build_panels(records)
     assert panel.points["curve"].nunique() == 1
 
 
 def test_a_setting_of_ones_own_splits_a_curve_whatever_its_name():
-    records = []
-    for seed, fraction in ((0, 0.3), (1, 0.5)):
-        record = fake_record("snl", 7_000, seed)
-        config = {**record.config, "method": {**record.config["method"], "search": {"fraction": fraction}}}
-        records.append(record.model_copy(update={"config": config}))
+    fractions = enumerate((0.3, 0.5))
+    records = [with_config(fake_record(seed=seed), "method", search={"fraction": one}) for seed, one in fractions]
     (panel,) = build_panels(records)
     assert sorted(panel.points["variant"]) == ["search.fraction=0.3", "search.fraction=0.5"]
 
@@ -176,9 +172,9 @@ def test_a_setting_of_ones_own_splits_a_curve_whatever_its_name():
 def test_seeds_under_an_allocation_with_a_seed_of_its_own_are_one_point():
     records = []
     for seed in (0, 1):
+        learned = {"permutations": 20, "seed": seed}
         record = fake_record("snl+shapley", 7_000, seed)
-        allocation = {"name": "shapley", "sensitivity": {"permutations": 20, "seed": seed}}
-        records.append(record.model_copy(update={"config": {**record.config, "allocation": allocation}}))
+        records.append(with_config(record, "allocation", name="shapley", sensitivity=learned))
     (panel,) = build_panels(records)
     assert list(panel.points["n"]) == [2] and not panel.points["variant"].any()
 
@@ -210,10 +206,8 @@ def test_hold_out_split_tells_runs_apart():
 
 def test_datasets_are_panels():
     panels = build_panels([fake_record(), fake_record(dataset="cifar100", title="CIFAR-100")])
-    assert [(panel.dataset, panel.title) for panel in panels] == [
-        ("cifar10", "CIFAR-10 (JPEG)"),
-        ("cifar100", "CIFAR-100"),
-    ]
+    titles = {"cifar10": "CIFAR-10 (JPEG)", "cifar100": "CIFAR-100"}
+    assert [(panel.dataset, panel.title) for panel in panels] == list(titles.items())
 
 
 def test_each_teacher_counts_once():
@@ -225,12 +219,10 @@ def test_each_teacher_counts_once():
 
 
 def test_csv_reads_back():
-    rows = list(
-        csv.DictReader(io.StringIO(csv_text(pareto_table(build_panels([fake_record(holdout=False, teacher=False)])))))
-    )
-    assert len(rows) == 1
-    assert rows[0]["dataset"] == "cifar10"
-    assert (rows[0]["accuracy_std"], rows[0]["holdout_mean"], rows[0]["drop"]) == ("", "", "")
+    table = pareto_table(build_panels([fake_record(holdout=False, teacher=False)]))
+    (row,) = csv.DictReader(io.StringIO(csv_text(table)))
+    assert row["dataset"] == "cifar10"
+    assert (row["accuracy_std"], row["holdout_mean"], row["drop"]) == ("", "", "")
 
 
 def test_runs_of_equal_total_epochs_are_one_curve():
@@ -250,11 +242,8 @@ def test_runs_of_equal_total_epochs_are_one_curve():
 
 @pytest.mark.parametrize(("file", "shown"), [("{}/{}.pt", 40), ("{1}/{0}same.pt", 149)])
 def test_a_long_path_in_a_curve_s_name_is_cut_to_its_end_where_that_tells_it_apart(file, shown):
-    records = []
-    for seed in (0, 1):
-        record = fake_record("snl", 7_000, seed)
-        path = {"search": {"file": file.format("folder/" * 20, seed)}}
-        records.append(record.model_copy(update={"config": {**record.config, **path}}))
+    paths = [file.format("folder/" * 20, seed) for seed in (0, 1)]
+    records = [with_config(fake_record(seed=seed), "search", file=path) for seed, path in enumerate(paths)]
     first, second = sorted({row["variant"] for row in pareto_rows(build_panels(records))})
     assert first != second and [len(first), len(second)] == [len("search.file=") + shown] * 2
     assert first.endswith(file.format("folder/", 0)[-12:])

@@ -6,13 +6,13 @@ import json
 import random
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from operator import lt
 
 import pytest
 from fake_records import REPORT_FILES, fake_record, fake_sweep, write_records
 from fake_robust_records import ATTACKS, CORRUPTIONS, EXTRA, fake_robust, fake_robust_runs, routed, write_robust
 from rich.console import Console
+from test_page import Page
 
 from relinearize.commands.report import main as report_command
 from relinearize.records.robustness import RobustRecord
@@ -329,35 +329,14 @@ def test_corruptions_csv_holds_every_severity():
     assert fog == record.corruptions.accuracy["fog"]
 
 
-class Data(HTMLParser):
-    """The page's data block."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.inside, self.text, self.ids = False, "", set()
-        self.feed(text)
-        self.values = json.loads(self.text)
-
-    def handle_starttag(self, tag, attrs):
-        self.inside = dict(attrs).get("id") == "data"
-        self.ids.add(dict(attrs).get("id"))
-
-    def handle_data(self, data):
-        if self.inside:
-            self.text += data
-
-    def handle_endtag(self, tag):
-        self.inside = False
-
-
 def test_page_holds_the_table_and_is_still_self_contained():
     records = fake_robust_runs(seeds=(0, 1))
     panels = build_panels(records)
     robust = [fake_robust(record) for record in records]
     text = render_page(panels, {}, robustness=build_tables(robust, panels))
-    page = Data(text)
-    (table,) = page.values["robustness"]
-    assert "robustness" in page.ids and "robust-heat" in page.ids
+    page = Page(text)
+    (table,) = json.loads(page.data)["robustness"]
+    assert {"robustness", "robust-heat"} <= {attributes.get("id") for _, attributes in page.tags}
     assert len(table["records"]) == len(records)
     assert {one["key"] for one in table["records"]} == {record.key for record in records}
     assert [row["kind"] for row in table["rows"]] == ["mean"] * 8 and len(table["oracles"]) == 4

@@ -5,18 +5,17 @@ import io
 import matplotlib.image
 import numpy as np
 import pytest
-from fake_records import fake_record
+from fake_records import fake_record, fake_sweep
 
+from relinearize.report.figures.canvas import MAP, NORM
 from relinearize.report.figures.searches import (
     CHANGED,
     KEPT,
-    MAP,
     MOST,
-    NORM,
     build_trajectories,
     chosen_trajectories,
     draw_searches,
-)
+)  # fmt: skip
 from relinearize.report.figures.style import SHARE_COLOURS
 from relinearize.report.page.page import page_data
 from relinearize.report.report import Report, write_report
@@ -78,14 +77,11 @@ def test_a_run_that_recorded_no_sites_does_not_hide_its_search():
 
 
 def test_first_seeds_and_small_budgets_are_drawn_first():
-    records = [
-        walked(fake_record("snl", 1000 * asked, seed), key=f"{asked} {seed}")
-        for asked in range(10, 20)
-        for seed in (0, 1)
-    ]
+    asked = [1000 * thousands for thousands in range(10, 20)]
+    records = [walked(one, key=one.key) for one in fake_sweep(methods=("snl",), budgets=asked)]
     chosen = chosen_trajectories(trajectories_of(*records))
     assert len(chosen) == MOST
-    assert list(chosen["asked"][chosen["seed"] == 0]) == [1000 * asked for asked in reversed(range(10, 20))]
+    assert list(chosen["asked"][chosen["seed"] == 0]) == asked[::-1]
     assert list(chosen["asked"][chosen["seed"] == 1]) == [11_000, 10_000]
 
 
@@ -109,8 +105,7 @@ def test_report_writes_searches_only_where_there_are_ways(tmp_path):
 def test_the_page_has_each_sites_columns_and_the_colours():
     record = walked(fake_record("snl"))
     data = page_data(build_panels([record], published=False), {})
-    history = data["histories"][
-        next(stage for stage in data["runs"][0]["stages"] if stage["name"] == "search")["history"]
-    ]
+    (place,) = (stage["history"] for stage in data["runs"][0]["stages"] if stage["name"] == "search")
+    history = data["histories"][place]
     assert {KEPT + site["name"] for site in data["runs"][0]["sites"]} <= set(history)
     assert data["shareColours"] == SHARE_COLOURS

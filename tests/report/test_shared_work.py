@@ -8,25 +8,16 @@ from relinearize.records.run import SubmodelRecord
 from relinearize.report.tables.shared_work import shared_work
 
 
-def timed(asked, seconds, keys, **changes):
-    record = fake_record("snl", asked)
-    stages = {
-        name: stage.model_copy(update={"seconds": seconds[name], "key": keys[name]})
-        for name, stage in record.stages.items()
-    }
-    return record.model_copy(update={"stages": stages, **changes})
-
-
 def three_budgets():
     """One teacher, one search whose way to the smallest budget is the longest, three fine-tunings."""
-    return [
-        timed(
-            asked,
-            {"teacher": 100.0, "search": search, "finetune": 20.0},
-            {"teacher": "one", "search": "another", "finetune": str(asked)},
-        )
-        for asked, search in ((50_000, 30.0), (20_000, 60.0), (10_000, 80.0))
-    ]
+    records = []
+    for asked, search in ((50_000, 30.0), (20_000, 60.0), (10_000, 80.0)):
+        record = fake_record("snl", asked)
+        done = {"teacher": ("one", 100.0), "search": ("another", search), "finetune": (str(asked), 20.0)}
+        for name, (key, seconds) in done.items():
+            record.stages[name] = record.stages[name].model_copy(update={"key": key, "seconds": seconds})
+        records.append(record)
+    return records
 
 
 def test_each_stage_is_done_once():

@@ -8,10 +8,17 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from relinearize.report.figures.style import SHARE_COLOURS
+
 GREY, GREY_TEXT, INK = "#a3a9b3", "#6d7480", "#22262c"
+# Shares of ReLUs kept as colours: small ones stay visible.
+MAP, NORM = LinearSegmentedColormap.from_list("share", SHARE_COLOURS), PowerNorm(0.5, 0, 1)
+PANEL_INCHES = 6.4  # usable width of a panel
 WIDE_RANGE = 4.0  # from this quotient of its ends on, an axis of costs is logarithmic
 # Decorates what draws a figure.
 styled = rc_context(
@@ -61,6 +68,21 @@ def note_below(axes: Axes, text: str, across: float = 0.5, down: float = -37, **
     """Small grey letters below the label of the horizontal axis. across: share of its length; down: in points."""
     below = {"xycoords": "axes fraction", "xytext": (0, down), "textcoords": "offset points", "va": "top"}
     axes.annotate(text, (across, 0), **{"fontsize": 8, "color": GREY_TEXT, "ha": "center", **below, **options})
+
+
+def legend_below(
+    axes: Axes, handles: Sequence[Line2D], down: float, most: int = 3, longer: int = 0, **look: Any
+) -> int:
+    """A legend below the axes, where it covers no points, in as many columns, up to `most`, as fit below a panel (about
+    0.063 inches a letter; lines as wide as `longer` letters more than usual). Returns its number of lines."""
+    lengths = [len(str(handle.get_label())) + longer for handle in handles]
+    for columns in range(most, 0, -1):
+        rows = math.ceil(len(lengths) / columns)
+        longest = [max(lengths[start : start + rows]) for start in range(0, len(lengths), rows)]
+        if sum(0.063 * length + 0.55 for length in longest) <= PANEL_INCHES:
+            break
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.01, down), ncols=columns, frameon=False, **look)
+    return rows
 
 
 def grid_lines(axes: Axes, axis: str = "both") -> None:

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,20 +12,9 @@ from matplotlib.patches import Rectangle
 from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import Preset
-from relinearize.report.figures.canvas import (
-    GREY_TEXT,
-    grid_lines,
-    heading,
-    log_axis,
-    new_figure,
-    note_below,
-    png,
-    styled,
-    wide,
-)
-from relinearize.report.figures.pareto import legend_columns
-from relinearize.report.figures.style import CURVE_COLOURS, KIND_COLOURS, KIND_WORDS, PART_COLOURS
-from relinearize.report.tables.cost import PARTS, preset_text
+from relinearize.report.figures import canvas
+from relinearize.report.figures.style import CURVE_COLOURS, KINDS, PARTS
+from relinearize.report.tables.cost import preset_text
 from relinearize.report.tables.inference import curves
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.text import compact_count
@@ -37,7 +27,7 @@ LONGEST_NAME = 80  # letters beside a bar
 TRAFFIC, LATENCY = "steady traffic, MB per image", "steady latency, seconds per image"
 
 
-@styled
+@canvas.styled
 def draw_inference(inferences: DataFrame) -> bytes:
     """Accuracy against measured bytes and latency as PNG bytes, a row per dataset and setting.
 
@@ -47,7 +37,7 @@ def draw_inference(inferences: DataFrame) -> bytes:
     found = curves(inferences)
     kinds = list(dict.fromkeys(kind for _, kind in found))
     colours = {kind: CURVE_COLOURS[place % len(CURVE_COLOURS)] for place, kind in enumerate(kinds)}
-    figure = new_figure(12.4, (4.6 + LEGEND_LINE * (len(kinds) + 1)) * len(rows))
+    figure = canvas.new_figure(12.4, (4.6 + LEGEND_LINE * (len(kinds) + 1)) * len(rows))
     grid = figure.subplots(len(rows), 2, squeeze=False)
     for (left, right), ((title, setting), group) in zip(grid, rows.items(), strict=True):
         own = {kind: points[points["title"] == title] for (given, kind), points in found.items() if given == setting}
@@ -57,13 +47,11 @@ def draw_inference(inferences: DataFrame) -> bytes:
         first = group.iloc[0]
         left.set_title(f"{title}: {first.protocol}, {first.link}", loc="left", fontweight="bold", fontsize=12)
         left.set_ylabel("test accuracy in plaintext (%)")
-        hollow = Line2D([], [], color=GREY_TEXT, linestyle="none", marker="o", markerfacecolor="white")
+        hollow = Line2D([], [], color=canvas.GREY_TEXT, linestyle="none", marker="o", markerfacecolor="white")
         hollow.set_label("hollow: predicted from counts, without the engine")
-        columns = legend_columns([str(handle.get_label()) for handle in [*handles, hollow]])
-        place = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.14), "frameon": False, "ncols": columns}
-        left.legend(handles=[*handles, hollow], fontsize=8.2, **place)
-        note_below(right, textwrap.fill(_load(group), 85), across=0, down=-40, ha="left")
-    return png(figure, 130)
+        canvas.legend_below(left, [*handles, hollow], -0.14, fontsize=8.2)
+        canvas.note_below(right, textwrap.fill(_load(group), 85), across=0, down=-40, ha="left")
+    return canvas.png(figure, 130)
 
 
 def _draw_curves(
@@ -81,14 +69,14 @@ def _draw_curves(
             for point in points.itertuples():
                 beside = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": colours[kind]}
                 axes.annotate(str(point.live_sites), (getattr(point, f"steady_{unit}"), point.test_accuracy), **beside)
-    if wide(axes.dataLim.x0, axes.dataLim.x1):
-        log_axis(axes)
+    if canvas.wide(axes.dataLim.x0, axes.dataLim.x1):
+        canvas.log_axis(axes)
         label += " (log scale)"
     elif axes.dataLim.x1 - axes.dataLim.x0 < NARROW * axes.dataLim.x1:  # all alike: small differences stay small
         axes.set_xlim((1 - NARROW) * axes.dataLim.x0, (1 + NARROW) * axes.dataLim.x1)
     axes.set_xlabel(label)
     axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
-    grid_lines(axes)
+    canvas.grid_lines(axes)
     return handles
 
 
@@ -100,7 +88,7 @@ def _load(group: DataFrame) -> str:
     return f"Load of the machine before: {' to '.join(ends)} on {cores} cores{busy}"
 
 
-@styled
+@canvas.styled
 def draw_inference_split(inferences: DataFrame) -> bytes:
     """Bytes and time per kind of operation, one pair of bars per record."""
     shown = inferences.head(MOST)
@@ -108,17 +96,16 @@ def draw_inference_split(inferences: DataFrame) -> bytes:
     if shown["title"].nunique() > 1:
         names = shown["title"] + ": " + names
     names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
-    figure = new_figure(12.4, 1.8 + HEIGHT * len(shown))
+    figure = canvas.new_figure(12.4, 1.8 + HEIGHT * len(shown))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, unit in ((left, "mb"), (right, "s")):
-        parts = shown.reindex(columns=[f"{kind}_{unit}" for kind in KIND_COLOURS])
-        draw_stacked(axes, parts.set_axis(list(KIND_COLOURS), axis=1), KIND_COLOURS, names)
+        draw_stacked(axes, shown.reindex(columns=[f"{kind}_{unit}" for kind in KINDS]), KINDS, names)
     left.set_xlabel(TRAFFIC)
     right.set_xlabel(f"{LATENCY} (kinds: slower party)")
     some = f" ({MOST} of {len(inferences)} records)" if len(inferences) > MOST else ""
-    heading(figure, f"Measured, by kind of operation{some}")
-    _part_legend(figure, KIND_COLOURS, KIND_WORDS, "left")
-    return png(figure, 130)
+    canvas.heading(figure, f"Measured, by kind of operation{some}")
+    _part_legend(figure, KINDS, "left")
+    return canvas.png(figure, 130)
 
 
 def latency_splits(panels: Sequence[Panel], preset: Preset) -> DataFrame:
@@ -134,40 +121,39 @@ def latency_splits(panels: Sequence[Panel], preset: Preset) -> DataFrame:
     return splits
 
 
-@styled
+@canvas.styled
 def draw_latency_split(splits: DataFrame, preset: Preset) -> bytes:
     """One bar per row of `splits`, the same scale for all."""
     groups = dict(list(splits.head(MOST).groupby("title", sort=False)))
     heights = [len(group) + 1.6 for group in groups.values()]
-    figure = new_figure(9.2, 1.5 + HEIGHT * sum(heights))
+    figure = canvas.new_figure(9.2, 1.5 + HEIGHT * sum(heights))
     grid = figure.subplots(len(groups), 1, squeeze=False, sharex=True, height_ratios=heights)
     for axes, (title, group) in zip(grid.flat, groups.items(), strict=True):
-        draw_stacked(axes, group[list(PARTS)], PART_COLOURS, list(group["label"]), " s")
+        draw_stacked(axes, group[list(PARTS)], PARTS, list(group["label"]), " s")
         axes.set_title(title, loc="left", fontsize=10)
     shown = f" ({MOST} of {len(splits)} points)" if len(splits) > MOST else ""
-    heading(figure, f"Parts of the predicted latency, {preset.name}{shown}")
+    canvas.heading(figure, f"Parts of the predicted latency, {preset.name}{shown}")
     grid.flat[-1].set_xlabel("predicted online latency, seconds per image")
-    note_below(grid.flat[-1], preset_text(preset))
-    _part_legend(figure, PART_COLOURS, PARTS, "center")
-    return png(figure, 130)
+    canvas.note_below(grid.flat[-1], preset_text(preset))
+    _part_legend(figure, PARTS, "center")
+    return canvas.png(figure, 130)
 
 
-def draw_stacked(axes: Axes, parts: DataFrame, colours: dict[str, str], names: list[str], unit: str = "") -> None:
-    """One bar per row of `parts` (a column for each colour; missing ones are 0), from the top; its sum at its end."""
-    lengths = parts.astype(float).fillna(0.0)
-    places, ends = range(len(lengths)), lengths.cumsum(axis=1)
-    starts = ends.shift(axis=1, fill_value=0.0)
-    for part, colour in colours.items():
-        axes.barh(places, lengths[part], left=starts[part], height=0.74, color=colour, linewidth=0)
-    beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
-    for place, end in zip(places, ends.iloc[:, -1], strict=True):
+def draw_stacked(axes: Axes, parts: DataFrame, looks: dict[str, Any], names: list[str], unit: str = "") -> None:
+    """One bar per row of `parts` (a column for each of `looks`; missing are 0), from the top; its sum at its end."""
+    places, ends = range(len(parts)), 0.0
+    for (_, lengths), look in zip(parts.astype(float).fillna(0.0).items(), looks.values(), strict=True):
+        axes.barh(places, lengths, left=ends, height=0.74, color=look["colour"], linewidth=0)
+        ends = ends + lengths
+    for place, end in zip(places, ends, strict=True):
+        beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
         axes.annotate(f"{end:.3g}{unit}", (end, place), **beside)
     axes.set_yticks(places, names, fontsize=7.5)
     axes.set_ylim(len(parts) - 0.4, -0.6)
     axes.margins(x=0.08)
-    grid_lines(axes, "x")
+    canvas.grid_lines(axes, "x")
 
 
-def _part_legend(figure: Figure, colours: dict[str, str], words: dict[str, str], side: str) -> None:
-    keys = [Rectangle((0, 0), 1, 1, color=colour, label=words[part]) for part, colour in colours.items()]
+def _part_legend(figure: Figure, looks: dict[str, Any], side: str) -> None:
+    keys = [Rectangle((0, 0), 1, 1, color=look["colour"], label=look["words"]) for look in looks.values()]
     figure.legend(handles=keys, loc=f"outside lower {side}", ncols=len(keys), frameon=False, fontsize=8.5)

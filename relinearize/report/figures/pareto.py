@@ -10,24 +10,13 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import Preset
-from relinearize.report.figures.canvas import (
-    GREY,
-    grid_lines,
-    log_axis,
-    new_figure,
-    note_below,
-    panel_title,
-    png,
-    styled,
-    wide,
-)
+from relinearize.report.figures import canvas
 from relinearize.report.figures.published import name_published
 from relinearize.report.figures.style import LINE_STYLES, MARKERS, REPLACEMENT_WORDS, method_colours
 from relinearize.report.tables.cost import preset_text
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.text import compact_count
 
-PANEL_INCHES = 6.4  # usable width of a panel
 NOTE_LETTERS = 105  # a line of small letters below it
 LEVEL_SHADES = ("#22262c", "#5d6570", "#868d98", "#aab0b9")
 
@@ -66,10 +55,10 @@ RELUS = Axis("relus", "ReLUs kept per image", compact_count)
 
 def cost_axes(preset: Preset) -> dict[str, Axis]:
     """latency and, where the protocol sends anything, bytes."""
-    label, note = "predicted online {}", preset_text(preset)
-    axes = {"latency": Axis(f"{preset.name}_s", label.format("latency, seconds per image"), note=note)}
+    note = preset_text(preset)
+    axes = {"latency": Axis(f"{preset.name}_s", "predicted online latency, seconds per image", note=note)}
     if preset.network is not None:
-        axes["bytes"] = Axis(f"{preset.name}_mb", label.format("traffic, MB per image"), note=note)
+        axes["bytes"] = Axis(f"{preset.name}_mb", "predicted online traffic, MB per image", note=note)
     return axes
 
 
@@ -79,7 +68,7 @@ def covered(axis: Axis, panels: Sequence[Panel], measure: Measure = ACCURACY) ->
     return [panel for panel in panels if panel.points[columns].notna().all(axis=1).any()]
 
 
-@styled
+@canvas.styled
 def draw_pareto(panels: Sequence[Panel], axis: Axis = RELUS, measure: Measure = ACCURACY) -> bytes:
     """The figure as PNG bytes (150 dots per inch; panels in rows of two). One panel at least has a place on `axis`."""
     colours = method_colours(method for panel in panels for method in panel.points["method"])
@@ -89,7 +78,7 @@ def draw_pareto(panels: Sequence[Panel], axis: Axis = RELUS, measure: Measure = 
     # A legend line more for every curve beyond three, so that many curves do not squeeze the axes.
     most_curves = max(panel.points["curve"].nunique() for panel in panels)
     height = (6.2 if columns == 1 else 5.6) + 0.42 * max(0, min(most_curves, MOST) - 3)
-    figure = new_figure(8.8 if columns == 1 else 14.0, height * rows)
+    figure = canvas.new_figure(8.8 if columns == 1 else 14.0, height * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
@@ -100,29 +89,28 @@ def draw_pareto(panels: Sequence[Panel], axis: Axis = RELUS, measure: Measure = 
         figure.canvas.draw()
         for axes, panel in zip(grid.flat, panels, strict=False):
             name_published(axes, panel.published)
-    return png(figure)
+    return canvas.png(figure)
 
 
 def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, measure: Measure) -> None:
     handles = _draw_published(axes, panel.published) if axis is RELUS and measure is ACCURACY else []
     curves = _draw_curves(axes, panel, colours, axis, measure)
     handles = curves[:MOST] + _draw_all_relu(axes, panel, axis, measure) + handles
-    _set_axes(axes, panel, axis, measure)
-    # Below the axes: inside, it would cover points of one dataset or another.
-    columns = legend_columns([str(handle.get_label()) for handle in handles])
-    room = -0.12 - 0.03 * len(textwrap.wrap(axis.note, NOTE_LETTERS))
-    below = {"loc": "upper left", "bbox_to_anchor": (-0.01, room), "ncols": columns, "frameon": False}
-    axes.legend(handles=handles, fontsize=8.2, columnspacing=1.6, handletextpad=0.6, borderaxespad=0, **below)
-
-
-def legend_columns(labels: Sequence[str]) -> int:
-    """As many columns, up to three, as fit below a panel (about 0.063 inches a letter)."""
-    for columns in (3, 2):
-        rows = math.ceil(len(labels) / columns)
-        longest = [max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
-        if sum(0.063 * length + 0.55 for length in longest) <= PANEL_INCHES:
-            return columns
-    return 1
+    label = axis.label
+    if axis is RELUS or canvas.wide(axes.dataLim.x0, axes.dataLim.x1):
+        label += " (log scale)"
+        canvas.log_axis(axes, axis.text)
+    elif axes.get_xlim()[0] > 0:
+        label += " (axis begins above 0)"
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(0, bottom), min(100, top + 0.04 * (top - bottom)))
+    canvas.grid_lines(axes)
+    axes.set_xlabel(label)
+    canvas.note_below(axes, textwrap.fill(axis.note, NOTE_LETTERS))
+    axes.set_ylabel(measure.label)
+    canvas.panel_title(axes, panel.title, sorted(set(panel.points["network"])))
+    down = -0.12 - 0.03 * len(textwrap.wrap(axis.note, NOTE_LETTERS))
+    canvas.legend_below(axes, handles, down, fontsize=8.2, columnspacing=1.6, handletextpad=0.6, borderaxespad=0)
 
 
 def _draw_published(axes: Axes, published: DataFrame) -> list[Line2D]:
@@ -132,12 +120,11 @@ def _draw_published(axes: Axes, published: DataFrame) -> list[Line2D]:
     handles = []
     for kind, marker in MARKERS.items():
         points = published[published["replacement"] == kind]
-        look = {"linestyle": "none", "marker": marker, "markerfacecolor": "white" if kind == "identity" else GREY}
-        marks = {"markersize": 4.6, "markeredgecolor": GREY, "markeredgewidth": 0.9, "zorder": 2}
-        axes.plot(points["relus"], points["accuracy"], **marks, **look)
         if not points.empty:
+            look = {"marker": marker, "markersize": 4.6, "markeredgewidth": 0.9, "color": canvas.GREY, "zorder": 2}
+            look |= {"markerfacecolor": "white"} if kind == "identity" else {}
             label = f"published, {REPLACEMENT_WORDS[kind]}"
-            handles.append(Line2D([], [], color=GREY, markersize=5, label=label, **look))
+            handles += axes.plot(points["relus"], points["accuracy"], linestyle="none", label=label, **look)
     return handles
 
 
@@ -172,30 +159,12 @@ def _draw_all_relu(axes: Axes, panel: Panel, axis: Axis, measure: Measure) -> li
     """A dashed line at the value of each all-ReLU network, with a tick of the same kind at its place on the axis."""
     handles = []
     for index, level in enumerate(panel.levels.to_dict("records")):
-        look = {"color": LEVEL_SHADES[index % len(LEVEL_SHADES)], "marker": "D"}
+        look = {"color": LEVEL_SHADES[index % len(LEVEL_SHADES)], "linestyle": (0, (4, 3))}
         value = level[f"{measure.name}_mean"]
         if math.isnan(value):  # a teacher of which only the accuracy was measured
             continue
-        axes.axhline(value, color=look["color"], linestyle=(0, (4, 3)), linewidth=1.1, zorder=3)
-        axes.plot(level[axis.column], value, markersize=5.5, zorder=6, **look)
+        axes.axhline(value, linewidth=1.1, zorder=3, **look)
         label = f"all ReLUs ({compact_count(level['total'])}): {value:.1f} %"
-        if len(panel.levels) > 1:
-            label += f", {level['network']}"
-        handles.append(Line2D([], [], linestyle=(0, (4, 3)), markersize=5, label=label, **look))
+        label += f", {level['network']}" if len(panel.levels) > 1 else ""
+        handles += axes.plot(level[axis.column], value, marker="D", markersize=5.5, zorder=6, label=label, **look)
     return handles
-
-
-def _set_axes(axes: Axes, panel: Panel, axis: Axis, measure: Measure) -> None:
-    label = axis.label
-    if axis is RELUS or wide(axes.dataLim.x0, axes.dataLim.x1):
-        label += " (log scale)"
-        log_axis(axes, axis.text)
-    elif axes.get_xlim()[0] > 0:
-        label += " (axis begins above 0)"
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(max(0, bottom), min(100, top + 0.04 * (top - bottom)))
-    grid_lines(axes)
-    axes.set_xlabel(label)
-    note_below(axes, textwrap.fill(axis.note, NOTE_LETTERS))
-    axes.set_ylabel(measure.label)
-    panel_title(axes, panel.title, sorted(set(panel.points["network"])))

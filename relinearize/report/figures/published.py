@@ -80,7 +80,8 @@ def place_names(
         boxes = np.hstack([corners, corners + size])
         inside = (frame[:2] <= corners).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1)
         cost = 0.3 * np.tile(far, len(points)) + _covered(boxes, light, 2 * unit) + 3 * _covered(boxes, heavy, 2 * unit)
-        cost += 6 * _overlapping(boxes, placed) + 40 * ~inside
+        apart = (placed[:, :2] >= boxes[:, None, 2:]) | (boxes[:, None, :2] >= placed[:, 2:])  # from each name there
+        cost += 6 * (~apart.any(axis=-1)).sum(axis=-1) + 40 * ~inside
         placed = np.vstack([placed, boxes[cost.argmin()]])
     return placed
 
@@ -89,9 +90,3 @@ def _covered(boxes: np.ndarray, points: np.ndarray, pad: float) -> np.ndarray:
     """How many of `points` lie in each box."""
     low, high = boxes[:, None, :2] - pad, boxes[:, None, 2:] + pad
     return ((low <= points) & (points <= high)).all(axis=-1).sum(axis=-1)
-
-
-def _overlapping(boxes: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """How many boxes of `taken` each box overlaps."""
-    apart = (taken[:, :2] >= boxes[:, None, 2:]) | (boxes[:, None, :2] >= taken[:, 2:])
-    return (~apart.any(axis=-1)).sum(axis=-1)

@@ -3,7 +3,6 @@
 Every line belongs to one route; the oracle's reading is not drawn.
 """
 
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -11,26 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from relinearize.report.figures.canvas import INK, grid_lines, log_axis, new_figure, panel_title, png, styled
-from relinearize.report.figures.pareto import legend_columns
+from relinearize.report.figures import canvas
 from relinearize.report.figures.style import method_colours
 from relinearize.report.tables.measures import Column
 from relinearize.report.tables.robustness import RobustTable, Row
 from relinearize.report.tables.text import compact_count
 
-LONG_HANDLE = " " * 6  # in letters, what this legend's lines are longer by than the Pareto figure's
 CLEAN, CORRUPTED, ATTACKED = ("-", "o"), ((0, (5, 2)), "s"), ((0, (1, 1.6)), "^")  # line and marker
 
 
-@styled
+@canvas.styled
 def draw_robustness(tables: Sequence[RobustTable]) -> bytes:
     """The figure as PNG bytes."""
     colours = method_colours(row.first.method for table in tables for row in table.rows)
-    figure = new_figure(7.4 * len(tables) + 1.4, 5.6)
+    figure = canvas.new_figure(7.4 * len(tables) + 1.4, 5.6)
     grid = figure.subplots(1, len(tables), squeeze=False)
     lines = [_draw_table(axes, table, colours) for axes, table in zip(grid.flat, tables, strict=True)]
     figure.set_figheight(3.8 + 0.19 * max(lines))
-    return png(figure)
+    return canvas.png(figure)
 
 
 def attacked_column(table: RobustTable) -> Column | None:
@@ -83,14 +80,12 @@ def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> int:
         label = method + (f", {network}" if len(table.networks) > 1 else "") + (f", route {route}" * (route != "-"))
         handles.append(Line2D([], [], linewidth=1.7, marker="o", label=label, **look))
     handles += [
-        Line2D([], [], color=INK, linestyle=line, marker=marker, markersize=5.5, label=name)
+        Line2D([], [], color=canvas.INK, linestyle=line, marker=marker, markersize=5.5, label=name)
         for _, name, (line, marker) in drawn
     ]
     _set_axes(axes, table)
-    columns = min(2, legend_columns([f"{handle.get_label()}{LONG_HANDLE}" for handle in handles]))
-    below = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.14), "ncols": columns, "frameon": False}
-    axes.legend(handles=handles, fontsize=8.6, columnspacing=1.8, handlelength=4.2, borderaxespad=0, **below)
-    return math.ceil(len(handles) / columns)
+    look = {"fontsize": 8.6, "columnspacing": 1.8, "handlelength": 4.2, "borderaxespad": 0}
+    return canvas.legend_below(axes, handles, -0.14, most=2, longer=6, **look)
 
 
 def shade(colour: str, label: str, method: str, table: RobustTable) -> tuple[float, ...]:
@@ -102,9 +97,9 @@ def shade(colour: str, label: str, method: str, table: RobustTable) -> tuple[flo
 
 def _set_axes(axes: Axes, table: RobustTable) -> None:
     axes.margins(x=0.1)
-    log_axis(axes, compact_count)
+    canvas.log_axis(axes, compact_count)
     axes.set_ylim(bottom=-2)
-    grid_lines(axes)
+    canvas.grid_lines(axes)
     axes.set_xlabel("ReLUs kept per image (log scale)")
     axes.set_ylabel("accuracy (%)")
-    panel_title(axes, table.title, table.networks)
+    canvas.panel_title(axes, table.title, table.networks)

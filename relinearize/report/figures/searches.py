@@ -13,19 +13,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
 from relinearize.records.run import Record
-from relinearize.report.figures.canvas import GREY_TEXT, heading, new_figure, png, styled
-from relinearize.report.figures.style import SHARE_COLOURS, SHARE_TICKS
+from relinearize.report.figures.canvas import GREY_TEXT, MAP, NORM, heading, new_figure, png, styled
+from relinearize.report.figures.style import SHARE_TICKS
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.text import compact_count, network_name
 
 KEPT, CHANGED = "relu/kept/", "mask/distance/"  # columns of a search's history, followed by the site's name
 MOST = 12  # heat maps; beyond them, further seeds and then larger budgets are left out
 COLUMNS = 3
-MAP = LinearSegmentedColormap.from_list("share", SHARE_COLOURS)
-NORM = PowerNorm(0.5, 0, 1)  # as in masks.png: small shares stay visible
 
 
 def build_trajectories(panels: Sequence[Panel]) -> pd.DataFrame:
@@ -35,7 +32,7 @@ def build_trajectories(panels: Sequence[Panel]) -> pd.DataFrame:
     or of the kept ones that moved; NaN where a row has none.
     """
     found: dict[str, list[Record]] = {}
-    for record in (record for panel in panels for record in panel.runs["record"]):
+    for record in pd.concat([panel.runs["record"] for panel in panels]):
         narrower = record.submodel is not None and record.submodel.fraction < 1
         if _recorded(record) is not None and not narrower:
             found.setdefault(record.stages["search"].key, []).append(record)

@@ -40,20 +40,16 @@ CURVE_COLOURS = _SOUND
 LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
 
 # Parts of a predicted latency, and kinds of operations of a measured inference with what is outside of them all.
-PART_COLOURS = {"computation": "#2f6fde", "wire": "#e07020", "rounds": "#0f9d76"}
-KIND_COLOURS = {
-    "relu": "#d33f6a",
-    "pool": "#8250c4",
-    "linear": "#2f6fde",
-    "gather": "#0f9d76",
-    "other": "#8a7a12",
-    "outside": "#c3c8d0",
+PARTS = {
+    "computation": {"words": "computation of both parties", "colour": "#2f6fde"},
+    "wire": {"words": "bytes / rate", "colour": "#e07020"},
+    "rounds": {"words": "messages x RTT/2", "colour": "#0f9d76"},
 }
-KIND_WORDS = {
-    "relu": "ReLUs",
-    "pool": "max-pools",
-    "linear": "linear layers",
-    "gather": "gathers of the mask",
-    "other": "other operations",
-    "outside": "outside of operations (reading the program, waiting for a core)",
+KINDS = {
+    "relu": {"words": "ReLUs", "colour": "#d33f6a"},
+    "pool": {"words": "max-pools", "colour": "#8250c4"},
+    "linear": {"words": "linear layers", "colour": "#2f6fde"},
+    "gather": {"words": "gathers of the mask", "colour": "#0f9d76"},
+    "other": {"words": "other operations", "colour": "#8a7a12"},
+    "outside": {"words": "outside of operations (reading the program, waiting for a core)", "colour": "#c3c8d0"},
 }

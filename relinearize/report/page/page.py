@@ -19,14 +19,7 @@ from pandas import DataFrame
 from relinearize.private_inference.cost.presets import Preset, one_preset
 from relinearize.records.run import Record, StageRecord
 from relinearize.report.figures.style import REPLACEMENT_WORDS, SHARE_COLOURS, SHARE_TICKS, SHORT_WORDS, method_colours
-from relinearize.report.page.sections import (
-    inference_data,
-    mask_data,
-    predicted_data,
-    preset_data,
-    robustness_data,
-    short_number,
-)
+from relinearize.report.page import sections
 from relinearize.report.tables.masks import MaskGroup
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.robustness import RobustTable
@@ -57,11 +50,11 @@ def render_page(
     """
     data = page_data(panels, paths, preset)
     measured = inferences is not None and not inferences.empty
-    data["inferences"] = inference_data(inferences, [panel.title for panel in panels]) if measured else None
-    data["masks"] = mask_data(masks, panels, without_mask) if masks else None
+    data["inferences"] = sections.inference_data(inferences, [panel.title for panel in panels]) if measured else None
+    data["masks"] = sections.mask_data(masks, panels, without_mask) if masks else None
     styles, scripts = STYLES, SCRIPTS
     if robustness:
-        data["robustness"] = robustness_data(robustness)
+        data["robustness"] = sections.robustness_data(robustness)
         styles, scripts = (*styles, "robustness.css"), (*scripts, "robustness.js")
     template = environment().get_template("page.html")
     return template.render(styles=_assets(styles), scripts=_assets(scripts), data=data)
@@ -120,7 +113,7 @@ def page_data(panels: Sequence[Panel], paths: dict[str, Path], preset: Preset | 
         "shareTicks": SHARE_TICKS,
         "words": REPLACEMENT_WORDS,
         "shortWords": SHORT_WORDS,
-        "preset": preset_data(preset),
+        "preset": sections.preset_data(preset),
         "panels": drawn_panels,
         "runs": runs,
         "histories": [json.loads(history) for history in histories],
@@ -135,13 +128,13 @@ def _level(level: dict[str, Any], preset: Preset) -> dict[str, Any]:
     std = None if math.isnan(level["accuracy_std"]) else level["accuracy_std"]
     accuracy = {"mean": level["accuracy_mean"], "std": std, "n": level["n"]}
     about = {"network": level["network"], "total": level["total"], "accuracy": accuracy}
-    return {**about, "predicted": predicted_data(level, preset)}
+    return {**about, "predicted": sections.predicted_data(level, preset)}
 
 
 def _run(row: dict[str, Any], path: Path | None, preset: Preset, histories: dict[str, int]) -> dict[str, Any]:
     record: Record = row["record"]
     run = record.model_dump(mode="json", exclude={"stages", "config", "schema_version", "cost"})
-    run |= {"network": row["network"], "predicted": predicted_data(row, preset)}
+    run |= {"network": row["network"], "predicted": sections.predicted_data(row, preset)}
     run["path"] = "" if path is None else str(path)
     run["config"] = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True, width=100)
     run["stages"] = [
@@ -163,7 +156,7 @@ def _columns(stage: StageRecord) -> dict[str, list[float | int | None]]:
     if len(rows) > MOST_EPOCHS:
         rows = [rows[round(index * (len(rows) - 1) / (MOST_EPOCHS - 1))] for index in range(MOST_EPOCHS)]
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [short_number(row.get(name)) for row in rows] for name in names}
+    columns = {name: [sections.short_number(row.get(name)) for row in rows] for name in names}
     if rows and "epoch" not in columns:
         columns["epoch"] = list(range(len(rows)))
     return columns

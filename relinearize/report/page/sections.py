@@ -16,8 +16,8 @@ from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.private_inference.cost.table import LAYER_COLUMNS, layer_texts
-from relinearize.report.figures.style import CURVE_COLOURS, KIND_COLOURS, KIND_WORDS, PART_COLOURS
-from relinearize.report.tables.cost import PARTS, preset_text
+from relinearize.report.figures.style import CURVE_COLOURS, KINDS, PARTS
+from relinearize.report.tables.cost import preset_text
 from relinearize.report.tables.inference import curves, inference_texts
 from relinearize.report.tables.masks import DrawnMask, MaskGroup, SiteMap
 from relinearize.report.tables.measures import interval_95, source_note
@@ -32,8 +32,7 @@ ROOM_FOR_BITS = 1_500_000
 
 def preset_data(preset: Preset) -> dict[str, Any]:
     """The preset of the page's predictions, for people."""
-    parts = {part: {"words": words, "colour": PART_COLOURS[part]} for part, words in PARTS.items()}
-    return {"name": preset.name, "text": preset_text(preset), "network": preset.network is not None, "parts": parts}
+    return {"name": preset.name, "text": preset_text(preset), "network": preset.network is not None, "parts": PARTS}
 
 
 def predicted_data(row: Mapping[str, Any], preset: Preset) -> dict[str, float | None]:
@@ -61,7 +60,7 @@ def inference_data(inferences: DataFrame, titles: Sequence[str]) -> dict[str, An
     return {
         "columns": list(texts),
         "layerColumns": LAYER_COLUMNS,
-        "kinds": {kind: {"words": KIND_WORDS[kind], "colour": colour} for kind, colour in KIND_COLOURS.items()},
+        "kinds": KINDS,
         "rows": [
             {
                 "title": row["title"] if row["title"] in titles else None,

@@ -6,6 +6,8 @@ differ: `differences` and `recipes.settings` list them. The papers' stages and w
 and conf/backbone, their recipes those of recipes.yaml.
 """
 
+from collections import Counter
+
 import pandas as pd
 from omegaconf import OmegaConf
 from pandas import DataFrame, Series
@@ -13,7 +15,7 @@ from pandas import DataFrame, Series
 from relinearize.conf_folder import conf_folder
 from relinearize.records.run import Record
 from relinearize.report.papers.published import published_for
-from relinearize.report.papers.recipes import SOURCES, STAGES, Setting, composed, settings
+from relinearize.report.papers.recipes import SOURCES, STAGES, Setting, composed, settings, short_key
 from relinearize.report.tables.text import markdown, markdown_table
 
 # Published counts are what the papers met (12.9K, 49.4K) after asking for round numbers (13K, 50K), or are rounded.
@@ -24,14 +26,14 @@ UNKNOWN_NUMBERS = {"senetpp": "SENet++", "rlnet": "RLNet"}
 NOT_STATED = {"SNL": ("resnet18", "wrn22_8")}
 ALL_RELUS = "all-relu"  # the name of the run without search and fine-tuning, whose convention says whose teacher it is
 TRAINING_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000}
-OF_PAPER = ["run", "paper", "paper_relus", "paper_accuracy", "what_differs", "no_counterpart", "confidence", "source"]
-OF_RECIPE = ["settings_differ", "settings_unverified", "settings_not_known", "settings"]
+VERDICTS = {
+    "differs": "settings_differ", "unverified": "settings_unverified", "not known": "settings_not_known"
+}  # fmt: skip
 COLUMNS = (
     *("run", "key", "method", "dataset", "title", "backbone", "width", "convention", "seed", "relus", "accuracy"),
     *("paper", "paper_relus", "paper_accuracy", "difference", "what_differs", "no_counterpart", "confidence", "source"),
-    *OF_RECIPE[:-1],
+    *VERDICTS.values(),
 )
-VERDICTS = dict(zip(("differs", "unverified", "not known"), OF_RECIPE, strict=False))
 
 
 def paper_stages(method: str) -> dict[str, str]:
@@ -48,11 +50,10 @@ def paper_method(record: Record) -> str | None:
     """The method of a paper that a run is, by its method's name or, of a combination of stages, by its stages."""
     name, known = record.method.name, PAPER_METHODS | UNKNOWN_NUMBERS
     if name == ALL_RELUS:
-        name = record.backbone.convention
-        return name if name in PAPER_METHODS else None
-    return (
-        name if name in known else next((one for one in known if _other_stage(record, one) in (None, "teacher")), None)
-    )
+        name, known = record.backbone.convention, PAPER_METHODS
+    elif name not in known:
+        name = next((one for one in known if _other_stage(record, one) in (None, "teacher")), None)
+    return name if name in known else None
 
 
 def recipe_settings(record: Record) -> list[Setting]:
@@ -135,24 +136,24 @@ def compare(runs: DataFrame) -> DataFrame:
     paper's columns are None. `settings`: recipe_settings; the columns before it are their texts by verdict.
     """
     rows = []
-    for record in runs["record"]:
+    for run in runs.to_dict("records"):
+        record = run["record"]
         point, reason = counterpart(record)
         found = recipe_settings(record)
-        row = {"run": record.name, "no_counterpart": reason or None, "settings": found}
+        row = run | {"run": record.name, "relus": run["met"], "accuracy": run["test"], "settings": found}
+        row["no_counterpart"] = reason or None
         for verdict, column in VERDICTS.items():
             row[column] = "; ".join(str(setting) for setting in found if setting.verdict == verdict)
         if point is not None:
             row |= {"paper_relus": point.relus, "paper_accuracy": point.accuracy}
             row |= {name: point[name] for name in ("paper", "confidence", "source")}
+            row["difference"] = round(run["test"] - point.accuracy, 4)
             row["what_differs"] = "; ".join(differences(record, point))
         rows.append(row)
-    table = runs.rename(columns={"met": "relus", "test": "accuracy"}).join(
-        DataFrame(rows, runs.index, OF_PAPER + OF_RECIPE, dtype=object)
-    )
-    table["difference"] = (table["accuracy"] - table["paper_accuracy"].astype(float)).round(4)
+    table = DataFrame(rows, columns=[*COLUMNS, "settings"], dtype=object)
     order = table.assign(alone=table["paper"].isna(), falling=-table["relus"])
     names = ["alone", "dataset", "title", "method", "backbone", "falling", "seed", "run", "key"]
-    return table.loc[order.sort_values(names).index, [*COLUMNS, "settings"]].reset_index(drop=True)
+    return table.loc[order.sort_values(names).index].reset_index(drop=True)
 
 
 def shown_comparisons(comparisons: DataFrame) -> tuple[DataFrame, DataFrame]:
@@ -177,12 +178,10 @@ def shown_comparisons(comparisons: DataFrame) -> tuple[DataFrame, DataFrame]:
 
 def settings_in_words(found: list[Setting]) -> list[str]:
     """The names of the settings that differ, and how many could."""
-    names = {
-        verdict: [setting.texts()["setting"] for setting in found if setting.verdict == verdict] for verdict in VERDICTS
-    }
-    differ = names.pop("differs")
+    differ = [short_key(setting.key) for setting in found if setting.verdict == "differs"]
     words = [f"settings: {', '.join(differ)}"] if differ else []
-    return words + [f"{len(of)} settings {verdict}" for verdict, of in names.items() if of]
+    counts = Counter(setting.verdict for setting in found)
+    return words + [f"{counts[one]} settings {one}" for one in ("unverified", "not known") if counts[one]]
 
 
 def shown_settings(comparisons: DataFrame) -> DataFrame:
@@ -193,10 +192,9 @@ def shown_settings(comparisons: DataFrame) -> DataFrame:
         for setting in found:
             if setting.verdict != "equal":
                 runs.setdefault((setting.verdict, *setting.texts().values()), []).append(run)
-    names = ("verdict", "setting", "ours", *SOURCES, "runs")
-    everywhere = len(compared)
-    rows = [(*texts, "all" if len(of) == everywhere else ", ".join(dict.fromkeys(of))) for texts, of in runs.items()]
-    return DataFrame(sorted(rows, key=lambda row: list(VERDICTS).index(row[0])), columns=list(names))
+    rows = [(*texts, "all" if len(of) == len(compared) else ", ".join(dict.fromkeys(of))) for texts, of in runs.items()]
+    rows.sort(key=lambda row: list(VERDICTS).index(row[0]))
+    return DataFrame(rows, columns=["verdict", "setting", "ours", *SOURCES, "runs"])
 
 
 def against_paper_markdown(comparisons: DataFrame) -> str:

@@ -121,10 +121,11 @@ def blocks() -> tuple[Block, ...]:
     """recipes.yaml, in its order."""
     text = resources.files("relinearize.report.papers").joinpath("recipes.yaml").read_text(encoding="utf-8")
     return tuple(
-        Block(**{name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
-              | {"settings": dict(flat(block["settings"]))})
+        Block(
+            **{name: comparable(value) for name, value in block.items()} | {"settings": dict(flat(block["settings"]))}
+        )
         for block in safe_load(text)
-    )  # fmt: skip
+    )
 
 
 def published(method: str, dataset: str, backbone: str, key: str) -> dict[str, tuple[Any, ...]]:
@@ -153,9 +154,8 @@ def own_settings(config: Mapping[str, Any], method: str, stages: tuple[str, ...]
     found |= {name: config[name]["name"] for name in ("allocation", "replacement") if name in config}
     if method != "snl" and "search" in stages:
         sensitivity = config.get("sensitivity") or {}
-        found["sensitivity"] = (
-            (sensitivity.get("search") or sensitivity).get("_target_", NOT_RECORDED).rpartition(".")[2]
-        )
+        learned = sensitivity.get("search") or sensitivity
+        found["sensitivity"] = learned.get("_target_", NOT_RECORDED).rpartition(".")[2]
         found |= dict(flat({"sensitivity": sensitivity}))
     if found.get("method.search.paper_parity"):
         parity = (block for block in blocks() if block.parity and method in block.methods)
@@ -208,8 +208,8 @@ def defaults(method: str, datasets: tuple[str, ...] = (), backbones: tuple[str, 
 
 def default_settings(method: str) -> list[Setting]:
     """What `relinearize run method=` does on CIFAR-100 with ResNet-18, beside what is published of that."""
-    ours = defaults(method)
-    return [Setting(key, value, published(method, "cifar100", "resnet18", key)) for key, value in ours.items()]
+    scope = ("cifar100", "resnet18")
+    return [Setting(key, value, published(method, *scope, key)) for key, value in defaults(method).items()]
 
 
 def recipe_table(method: str) -> DataFrame:

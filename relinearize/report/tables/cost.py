@@ -7,13 +7,6 @@ from relinearize.private_inference.cost.presets import Preset, predict, recorded
 from relinearize.private_inference.cost.workload import LinearWork, Workload, mask_workload
 from relinearize.records.run import Record, StudentRecord
 
-# Part of a predicted latency -> words for people.
-PARTS = {
-    "computation": "computation of both parties",
-    "wire": "bytes / rate",
-    "rounds": "messages x RTT/2",
-}
-
 
 def record_workload(record: Record, all_relus: bool = False) -> Workload:
     """The counts of a run's network, or of the same with all its ReLUs.

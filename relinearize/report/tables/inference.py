@@ -16,6 +16,7 @@ from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.text import markdown, markdown_table, network_name
 
 OPTIONS = ("kn2row", "local_truncation")  # of the engine; the presets' constants are of none
+OF_FIDELITY = ("max_error", "relative_error", "agreement", "private_accuracy", "plaintext_accuracy", "images")
 ORDER = ["title", "neural", "method", "protocol", "rtt_ms", "network", "relus", "run"]
 
 
@@ -25,21 +26,19 @@ def build_inferences(records: Iterable[InferenceRecord], runs: Sequence[Record])
     Numbers as measured, None where unknown; megabytes (10^6 bytes, both directions) and seconds are per image, medians:
     of a batch its share. Messages are of an inference, whatever its batch.
     Columns up to `created` are those of inference.csv. Then `neural`: the neural network; `family`: the method under
-    whatever allocation; `setting`: protocol with its
-    options, and network, which make a curve; `link`: the network between the parties, for people; `run_key`: None for
-    networks of no run below the folders; `record`.
+    whatever allocation; `setting`: protocol with its options, and network, which make a curve; `link`: the network
+    between the parties, for people; `run_key`: None for networks of no run below the folders; `record`.
     """
     by_key = {run.key: run for run in runs}
-    table = DataFrame([_row(record, by_key.get(record.bundle["key"])) for record in records], dtype=object)
-    if table.empty:
-        return table
-    order = table.assign(relus=-table["relus"]).sort_values(ORDER, kind="stable").index
-    return table.loc[order].reset_index(drop=True)
+    rows = [_row(record, by_key.get(record.bundle["key"])) for record in records]
+    rows.sort(key=lambda row: [-row[name] if name == "relus" else row[name] for name in ORDER])
+    return DataFrame(rows, dtype=object)
 
 
 def _row(record: InferenceRecord, run: Record | None) -> dict[str, Any]:
-    bundle, fidelity, model, steady = record.bundle, record.fidelity, record.model, record.steady
+    bundle, model, steady = record.bundle, record.model, record.steady
     name, link = bundle["name"] or Path(bundle["path"]).name, Network(**record.network)
+    network = [bundle[part] for part in ("backbone", "width", "convention")]
     options = [option for option in OPTIONS if record.settings.get(option)]
     options += [f"batch{record.batch}"] if record.batch > 1 else []
     per_image = 1 / record.batch
@@ -76,20 +75,12 @@ def _row(record: InferenceRecord, run: Record | None) -> dict[str, Any]:
         "loopback_s": per_image * model.loopback_seconds,
         "model_s": per_image * model.predicted_seconds,
         "predicted_s": predicted and predicted.seconds,
-        "max_error": fidelity.max_error,
-        "relative_error": fidelity.relative_error,
-        "agreement": fidelity.agreement,
-        "private_accuracy": fidelity.private_accuracy,
-        "plaintext_accuracy": fidelity.plaintext_accuracy,
-        "images": fidelity.images,
+        **{name: getattr(record.fidelity, name) for name in OF_FIDELITY},
         "test_accuracy": run.accuracy.test if run else bundle["test_accuracy"],
-        "load_before": record.machine["load_before"],
-        "cores": record.machine["cores"],
+        **{name: record.machine[name] for name in ("load_before", "cores")},
         "created": record.created,
         "seed": run and run.seed,
-        "neural": network_name(bundle["backbone"], bundle["width"], bundle["convention"])
-        if bundle["backbone"]
-        else name,
+        "neural": network_name(*network) if bundle["backbone"] else name,
         "family": run.method.name.replace(f"+{(run.config.get('allocation') or {}).get('name')}", "") if run else "",
         "setting": f"{protocol} {link.name}",
         "link": link.text,
@@ -105,9 +96,8 @@ def _predicted(record: InferenceRecord, run: Record | None, link: Network) -> Ph
         return None
     sites = [(kept, record.positions[name]) for name, kept in record.relus.items()]
     linear = record_workload(run).linear if run else None
-    found = predict(
-        Preset(record.protocol, protocol, link), replace(mask_workload(sites, record.replacement), linear=linear)
-    )
+    workload = replace(mask_workload(sites, record.replacement), linear=linear)
+    found = predict(Preset(record.protocol, protocol, link), workload)
     return found.online if found.complete else None
 
 

@@ -5,7 +5,8 @@ is the mean over other corrupted images, or over fewer corruptions.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +18,20 @@ STANDARD_ATTACKS = {"fgsm": "FGSM", "pgd20": "PGD-20", "pgd100x5": "PGD-100 x 5"
 MEANS = {"ca": "CA", "npa": "NPA", "mce": "mCE"}
 CORRUPTIONS = 15  # NPA and mCE are means over these, times five severities
 _ATTACK_SETTINGS = ("epsilon", "step", "steps", "restarts", "losses", "version")
-_DIGITS = 8  # of a file's checksum: enough to tell two apart
 _NORMAL_95 = 1.959964
+# Setting of an attack or of corrupted images -> its value in words.
+_WORDS: dict[str, Callable[[Any], str]] = {
+    "source": lambda text: re.sub(r"(sha256.* \S{8})\S*$", r"\1", text),  # enough to tell two files apart
+    "constants": "{} constants".format,
+    "left_out": lambda names: f"no {', '.join(names)}" if names else f"all {CORRUPTIONS}",
+    "anchor": "anchor: {}".format,
+    "epsilon": "ε {:g}/255".format,
+    "step": "step {:g}/255".format,
+    "steps": lambda count: f"{count} step{'s' * (count != 1)}",
+    "restarts": lambda count: f"{count} restart{'s' * (count != 1)}",
+    "losses": lambda names: f"loss {' and '.join(names)}{', worst case' * (len(names) > 1)}",
+    "version": "version {}".format,
+}
 
 
 @dataclass(frozen=True)
@@ -170,20 +183,4 @@ def interval_95(accuracy: float, n: int) -> float:
 
 def _described(name: str, value: Any) -> str:
     """One setting in words, "" where the attack has no such setting."""
-    if name == "left_out":
-        return f"no {', '.join(value)}" if value else f"all {CORRUPTIONS}"
-    if value in (None, (), ""):
-        return ""
-    match name:
-        case "source":
-            *words, last = value.split()
-            return " ".join([*words, last[:_DIGITS] if "sha256" in words else last])
-        case "constants":
-            return f"{value} constants"
-        case "epsilon" | "step":
-            return f"{'ε' if name == 'epsilon' else 'step'} {value:g}/255"
-        case "steps" | "restarts":
-            return f"{value} {name[:-1] if value == 1 else name}"
-        case "losses":
-            return f"loss {' and '.join(value)}" + (", worst case" if len(value) > 1 else "")
-    return f"anchor: {value}" if name == "anchor" else f"version {value}"
+    return "" if value in (None, (), "") and name != "left_out" else _WORDS[name](value)

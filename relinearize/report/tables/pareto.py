@@ -6,6 +6,7 @@ point   one asked budget of a curve: its runs differ by nothing but their seed
 level   the all-ReLU networks of one kind
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ PREDICTIONS = ("worst_class", "ece", "nll")  # of the test images, where a recor
 OF_CURVE = ("dataset", "title", "backbone", "width", "convention", "method", "variant", "replacement")
 # Config entries that may differ between the points of one curve.
 OF_IMAGES = ("mean", "std", "augment", "short_batch")
+# Beginnings of the entries of a recipe that say how the teacher came to be, beside those that name it.
+OF_TEACHER = ("backbone.", "dataset.", "trainer.", "callbacks.", "data", "train images", "holdout images", "precision")
 # What settings were before there was a choice; older records say nothing.
 _FORMERLY = {"backbone.initialisation": "he", "backbone.student_skip": True, "dataset.short_batch": False}
 # Names and files, and what follows from the total or the budget.
@@ -69,21 +72,17 @@ def run_table(records: Sequence[Record], preset: Preset | None = None) -> DataFr
     `method_name` is the method with its variant, `label` adds the network where the panel has several; then the columns
     of `predicted_costs`.
     """
-    runs = DataFrame(
-        [_row(record) | predicted_costs(record, preset) for record in sorted(records, key=_order)], dtype=object
-    )
-    costs = list(predicted_costs(records[0], preset))
-    predictions = ("class_spread", *PREDICTIONS, *(f"teacher_{name}" for name in PREDICTIONS))
-    runs = runs.astype(
-        dict.fromkeys((*ACCURACIES, *predictions, *costs), float) | dict.fromkeys(("asked", "met", "total"), int)
-    )
+    rows = [_row(record) | predicted_costs(record, preset) for record in sorted(records, key=_order)]
+    runs = DataFrame(rows, dtype=object).astype(dict.fromkeys(("asked", "met", "total"), int))
+    numbers = runs.columns[runs.columns.get_loc("total") + 1 :]
+    runs = runs.astype(dict.fromkeys(numbers, float))
     # A seed counts once: runs that nothing here tells apart (another version of the program, say) are no further seeds.
     again = runs.groupby(["panel", "curve", "asked", "seed"])["key"].transform(lambda keys: pd.factorize(keys)[0]) > 0
     for place in runs.index[again]:
         runs.at[place, "recipe"] = {**runs.at[place, "recipe"], "run": runs.at[place, "key"][:8]}
         runs.at[place, "curve"] += runs.at[place, "key"]
-    runs["panel"] = pd.factorize(runs["panel"])[0]
-    runs["curve"] = pd.factorize(runs["curve"])[0]
+    for name in ("panel", "curve"):
+        runs[name] = pd.factorize(runs[name])[0]
     runs = runs.sort_values(["panel", "curve"], kind="stable", ignore_index=True)
     variants: dict[int, str] = {}
     for _, alike in runs.drop_duplicates("curve").groupby(["panel", "method", "network"]):
@@ -108,6 +107,7 @@ def _row(record: Record) -> dict[str, Any]:
     panel = (dataset.name, dataset.title, dataset.image_size)
     curve = (panel, record.method.name, backbone.name, backbone.width, backbone.convention, sorted(recipe.items()))
     teacher = record.stages.get("teacher")
+    of_teacher = [item for item in recipe.items() if "teacher" in item[0] or item[0].startswith(OF_TEACHER)]
     return {
         "record": record,
         "key": record.key,
@@ -116,19 +116,16 @@ def _row(record: Record) -> dict[str, Any]:
         "dataset": dataset.name,
         "title": dataset.title,
         "backbone": backbone.name,
-        "width": backbone.width,
-        "convention": backbone.convention,
+        **{name: getattr(backbone, name) for name in ("width", "convention")},
         "network": network_name(backbone.name, backbone.width, backbone.convention),
         "method": record.method.name,
         "replacement": record.replacement,
         "unit": record.unit,
         "recipe": recipe,
         "teacher": teacher.key if teacher else f"seed {record.seed}",
-        "teacher_recipe": repr(sorted(item for item in recipe.items() if _of_teacher(item[0]))),
+        "teacher_recipe": repr(sorted(of_teacher)),
         "seed": record.seed,
-        "asked": budget.asked,
-        "met": budget.met,
-        "total": budget.total,
+        **{name: getattr(budget, name) for name in ("asked", "met", "total")},
         **{name: getattr(record.accuracy, name) for name in (*ACCURACIES, "class_spread")},
         **{name: getattr(record.accuracy.predictions, name, None) for name in PREDICTIONS},
         **{f"teacher_{name}": getattr(record.accuracy.teacher_predictions, name, None) for name in PREDICTIONS},
@@ -142,6 +139,7 @@ def recipe_of(record: Record) -> dict[str, Any]:
     key depends on. A teacher's file may be another for each seed.
     """
     config = record.config
+    dataset, callbacks, trainer = (config.get(name) or {} for name in ("dataset", "callbacks", "trainer"))
     recipe: dict[str, Any] = {
         "stages": "-".join((record.method.teacher, record.method.search, record.method.finetune)),
         "replacement": record.replacement,
@@ -153,37 +151,24 @@ def recipe_of(record: Record) -> dict[str, Any]:
         "selection": record.accuracy.selection,
         "allocation": _allocation(config.get("allocation") or {}),
         "precision": record.hardware.precision,
+        "route": record.route,  # the same weights with other batch norms: another network, no seed of the first
+        "total epochs": config.get("total_epochs"),
     }
-    if record.route is not None:  # the same weights with other batch norms: another network, no seed of the first
-        recipe["route"] = record.route
     # The number of search epochs follows from the budget; that of the other two stages is part of the recipe, or, where
     # the run has `total_epochs`, of search and fine-tuning together.
-    total = config.get("total_epochs")
-    for name in ("teacher", "finetune") if total is None else ("teacher",):
+    for name in ("teacher", "finetune") if recipe["total epochs"] is None else ("teacher",):
         if name in record.stages:
             recipe[f"{name} epochs"] = record.stages[name].epochs
-    if total is not None:
-        recipe["total epochs"] = total
-    groups = ["method", "teacher", "search", "finetune", "backbone", "replacement"]
+    settings = {name: config.get(name) for name in ("method", "teacher", "search", "finetune", "backbone")}
+    settings["replacement"] = config.get("replacement")
     if any(site.sensitivity is not None for site in record.sites):
-        groups.append("sensitivity")
-    settings = {name: config.get(name) for name in groups}
-    settings["dataset"] = {name: value for name, value in (config.get("dataset") or {}).items() if name in OF_IMAGES}
-    callbacks = (config.get("callbacks") or {}).items()
-    settings["callbacks"] = {name: entry for name, entry in callbacks if entry and not only_watches(entry)}
-    trainer = config.get("trainer") or {}
+        settings["sensitivity"] = config.get("sensitivity")
+    settings["dataset"] = {name: value for name, value in dataset.items() if name in OF_IMAGES}
+    settings["callbacks"] = {name: entry for name, entry in callbacks.items() if entry and not only_watches(entry)}
+    settings["trainer.devices"] = trainer.get("devices")
     arguments = (trainer.get("lightning") or {}).items()
-    settings["trainer"] = {"devices": trainer.get("devices")}
-    settings["trainer"]["lightning"] = {name: value for name, value in arguments if name not in NEUTRAL_ARGUMENTS}
-    for name, group in settings.items():
-        recipe.update(_flattened(group, name))
-    return recipe
-
-
-def _of_teacher(key: str) -> bool:
-    """Whether an entry of a recipe says how the teacher came to be."""
-    groups = ("backbone.", "dataset.", "trainer.", "callbacks.", "data", "train images", "holdout images", "precision")
-    return "teacher" in key or key.startswith(groups)
+    settings["trainer.lightning"] = {name: value for name, value in arguments if name not in NEUTRAL_ARGUMENTS}
+    return recipe | {key: value for name, group in settings.items() for key, value in _flattened(group, name)}
 
 
 def variants_of(recipes: Sequence[dict[str, Any]]) -> list[str]:
@@ -236,8 +221,7 @@ def point_table(runs: DataFrame) -> DataFrame:
     """
     costs = list(runs.columns[runs.columns.get_loc("live_sites") : runs.columns.get_loc("variant")])
     points = runs.groupby(["curve", "asked"], sort=False).agg(
-        **{name: (name, "first") for name in (*OF_CURVE, *NAMES)},
-        unit=("unit", "first"),
+        **{name: (name, "first") for name in (*OF_CURVE, *NAMES, "unit")},
         relus=("met", lambda met: round(met.mean())),
         accuracy_mean=("test", "mean"),
         accuracy_std=("test", "std"),
@@ -270,15 +254,14 @@ def level_table(runs: DataFrame, preset: Preset | None = None) -> DataFrame:
         accuracy_std=("teacher_test", "std"),
         n=("teacher_test", "count"),
         **{f"{name}_mean": (f"teacher_{name}", "mean") for name in PREDICTIONS},
-        record=("record", "first"),
+        **{name: (name, "first") for name in ("record", "reshaped")},
     )
     levels = levels[levels["n"] > 0].reset_index()
     levels["relus"] = levels["total"]
     costs = [predicted_costs(record, preset, all_relus=True) for record in levels["record"]]
-    for place, record in enumerate(levels["record"]):
-        if record.backbone.student is not None:  # all that is known is the cost of another network
-            costs[place] = dict.fromkeys(costs[place])
-    return levels.join(DataFrame(costs, index=levels.index).astype(float))
+    costs = DataFrame(costs, index=levels.index).astype(float)
+    costs.loc[levels.pop("reshaped")] = math.nan  # all that is known is the cost of another network
+    return levels.join(costs)
 
 
 def pareto_table(panels: Sequence[Panel]) -> DataFrame:

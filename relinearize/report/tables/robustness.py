@@ -5,6 +5,7 @@ route an image needs. The papers' reading, which does combine them, is an "oracl
 no mean, no order and no mark of the best value.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -100,11 +101,10 @@ def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) 
         parts = run.variant.split(", ") if run else []
         variants[record.key] = ", ".join(part for part in parts if not part.startswith("route="))
         recipes[record.key] = run.curve if run else record.name.replace(f"-s{record.seed}", "", 1)
-    by_dataset: dict[tuple[str, str], list[RobustRecord]] = {}
-    for record in sorted(records, key=lambda record: _order(record, variants[record.key])):
-        by_dataset.setdefault((record.dataset, record.title), []).append(record)
+    ordered = sorted(records, key=lambda record: _order(record, variants[record.key]))
     tables = []
-    for (dataset, title), own in by_dataset.items():
+    for (dataset, title), alike in itertools.groupby(ordered, key=lambda record: (record.dataset, record.title)):
+        own = list(alike)
         columns = columns_of(own)
         groups: dict[tuple, list[Row]] = {}
         for record in own:
@@ -113,9 +113,8 @@ def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) 
             groups.setdefault((record.method, record.route, network, recipes[record.key]), []).append(row)
         checkpoints = [row for group in groups.values() for row in group]
         rows = [group[0] if len(group) == 1 else _mean_row(group) for group in groups.values()]
-        oracles = _oracle_rows(checkpoints, columns)
         marked = _marked(rows, columns), _marked(checkpoints, columns)
-        tables.append(RobustTable(dataset, title, columns, *marked, oracles))
+        tables.append(RobustTable(dataset, title, columns, *marked, _oracle_rows(checkpoints, columns)))
     return tables
 
 
@@ -168,19 +167,15 @@ def _oracle_rows(checkpoints: Sequence[Row], columns: Sequence[Column]) -> list[
 
 def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
     """The rows with the best value of each column marked, among those of one network with as many ReLUs."""
-    alike: dict[tuple, list[Measure]] = {}
-    for row in rows:
-        for key, measure in row.cells.items():
-            alike.setdefault((row.network, row.first.relus, key), []).append(measure)
-    least = {column.key for column in columns if column.name == "mce"}  # lower is better
-    best: dict[tuple, float] = {}  # none where values were not measured alike or do not differ
-    for place, measures in alike.items():
-        values = [measure.value for measure in measures]
-        if len({measure.basis for measure in measures}) == 1 and not math.isclose(min(values), max(values)):
-            best[place] = (min if place[-1] in least else max)(values)
     marked = []
-    for row in rows:
-        tops = {key: best.get((row.network, row.first.relus, key)) for key in row.cells}
-        cells = {key: replace(measure, best=measure.value == tops[key]) for key, measure in row.cells.items()}
-        marked.append(replace(row, cells=cells))
+    for _, group in itertools.groupby(rows, key=lambda row: (row.network, row.first.relus)):
+        alike, best = list(group), {}  # best: none where values were not measured alike or do not differ
+        for column in columns:
+            measures = [row.cells[column.key] for row in alike if column.key in row.cells]
+            values = [measure.value for measure in measures]
+            if len({measure.basis for measure in measures}) == 1 and not math.isclose(min(values), max(values)):
+                best[column.key] = (min if column.name == "mce" else max)(values)
+        for row in alike:
+            cells = {key: replace(measure, best=measure.value == best.get(key)) for key, measure in row.cells.items()}
+            marked.append(replace(row, cells=cells))
     return marked

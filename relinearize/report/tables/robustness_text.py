@@ -94,20 +94,16 @@ def robustness_csv(tables: Iterable[RobustTable]) -> str:
 
 
 def _values(table: RobustTable, row: Row) -> dict[str, Any]:
-    record = row.first
+    record, (passed, checks) = row.first, row.checks
     values: dict[str, Any] = {"row": row.kind, "dataset": table.dataset, "title": table.title}
     values |= {name: getattr(record, name) for name in _OF_NETWORK}
-    values |= {"variant": row.variant, "route": row.route}
-    values |= {"relus": record.relus, "relus_total": record.total}
+    values |= {"variant": row.variant, "route": row.route, "relus": record.relus, "relus_total": record.total}
     values["seeds"] = " ".join(map(str, row.seeds))
     for column in table.columns:
         name = re.sub(r"[\W_]+", "_", column.key).strip("_")
         values |= {name + part: value for part, value in _measured(row, column).items()}
-    passed, checks = row.checks
     values |= {"checks_passed": passed, "checks": checks}
-    values["names"] = " ".join(each.name for each in row.records)
-    values["keys"] = " ".join(each.key for each in row.records)
-    return values
+    return values | {f"{name}s": " ".join(getattr(each, name) for each in row.records) for name in ("name", "key")}
 
 
 def _measured(row: Row, column: Column) -> dict[str, Any]:
@@ -116,14 +112,12 @@ def _measured(row: Row, column: Column) -> dict[str, Any]:
     The route is named with each, as an oracle's values are of several.
     """
     measure, settings = row.cells.get(column.key), dict(column.settings)
-    values: dict[str, Any] = {"": measure and measure.value, "_sd": measure and measure.deviation}
-    values |= {"_n": measure and measure.n, "_route": measure and measure.route}
-    if column.name != "ca":
-        values["_seed"] = measure and measure.seed
-    if column.is_attack or column.name in ("ca", "npa"):
-        values["_interval95"] = measure and measure.interval
+    names = {"": "value", "_sd": "deviation", "_n": "n", "_route": "route"}
+    names |= {} if column.name == "ca" else {"_seed": "seed"}
+    names |= {} if column.name == "mce" else {"_interval95": "interval"}
+    values = {end: getattr(measure, name, None) for end, name in names.items()}
     if column.is_attack:
-        values["_settings"] = measure and column.described
+        values["_settings"] = column.described
     elif column.name != "ca":
         values |= {"_source": settings.get("source"), "_constants": settings.get("constants")}
         values["_left_out"] = " ".join(settings.get("left_out", ()))
@@ -136,18 +130,15 @@ def _measured(row: Row, column: Column) -> dict[str, Any]:
 
 def corruptions_csv(tables: Iterable[RobustTable]) -> str:
     """One line per checkpoint and route, corruption and severity; `standard`: one of the 15 that NPA is the mean of."""
-    rows = [line for table in tables for row in table.checkpoints for line in _severities(row)]
-    return csv_text(rows, columns=CORRUPTION_COLUMNS)
+    measured = [row for table in tables for row in table.checkpoints if row.first.corruptions is not None]
+    return csv_text([line for row in measured for line in _severities(row)], columns=CORRUPTION_COLUMNS)
 
 
 def _severities(row: Row) -> Iterable[dict[str, Any]]:
     record, corruptions = row.first, row.first.corruptions
-    if corruptions is None:
-        return
-    same = {name: getattr(record, name) for name in (*_OF_NETWORK, "relus", "seed", "key")}
-    same |= {"title": record.title, "dataset": record.dataset, "variant": row.variant, "route": row.route}
-    same |= {"source": corruptions.source, "constants": corruptions.constants}
-    same |= {"corruption_seed": corruptions.seed, "n": corruptions.n}
+    same = {name: getattr(record, name) for name in ("dataset", "title", *_OF_NETWORK, "relus", "seed", "key")}
+    same |= {name: getattr(corruptions, name) for name in ("source", "constants", "n")}
+    same |= {"variant": row.variant, "route": row.route, "corruption_seed": corruptions.seed}
     for standard, accuracies in ((True, corruptions.accuracy), (False, corruptions.extra)):
         for corruption, by_severity in accuracies.items():
             for severity, accuracy in enumerate(by_severity, start=1):

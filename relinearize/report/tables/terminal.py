@@ -1,6 +1,6 @@
 """The runs, and their robustness, as tables for the terminal, printed at the end of a run and of a report."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -57,13 +57,13 @@ def runs_table(records: Iterable[Record], preset: Preset) -> Table:
             *[f"{budget.asked:,}"] * missed,
             met if budget.met == budget.asked else f"[red]{met}[/red]",
             f"{100 * budget.met / budget.total:.2f}" if budget.total else "-",
-            f"[bold]{_percent(accuracy.test)}[/bold]",
-            _percent(accuracy.test_last),
-            _percent(accuracy.teacher_test),
+            f"[bold]{_number(accuracy.test)}[/bold]",
+            _number(accuracy.test_last),
+            _number(accuracy.teacher_test),
             f"{sum(stage.seconds for stage in record.stages.values() if not stage.reused):.1f}",
             str(cost["live_sites"]),
-            _significant(cost[f"{preset.name}_s"]),
-            *[_significant(cost.get(f"{preset.name}_mb"))] * sent,
+            _number(cost[f"{preset.name}_s"], significant),
+            *[_number(cost.get(f"{preset.name}_mb"), significant)] * sent,
         )
     return table
 
@@ -74,30 +74,26 @@ def _order(record: Record) -> tuple:
     return (*names, -record.budget.asked, record.seed, record.name)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _number(value: float | None, text_of: Callable[[float], str] = "{:.2f}".format) -> str:
+    return "-" if value is None else text_of(value)
 
 
-def _significant(value: float | None) -> str:
-    return "-" if value is None else significant(value)
-
-
-def print_combinations(matrices: "Iterable[Matrix]", console: Console | None = None) -> None:
+def print_combinations(matrices: "Iterable[Matrix]") -> None:
     """Print one table per network and budget: rows are searches, columns fine-tunings."""
     for matrix in matrices:
         texts = matrix.texts.reset_index()
         title = f"{matrix.title}, {matrix.network}: {matrix.budget}, test accuracy in %"
-        print_texts(title, texts, right=texts.columns[1:], console=console)
+        print_texts(title, texts, right=texts.columns[1:])
 
 
-def print_texts(title: str, texts: "DataFrame", right: Iterable[str] = (), console: Console | None = None) -> None:
+def print_texts(title: str, texts: "DataFrame", right: Iterable[str] = ()) -> None:
     """Print a table of texts; the columns `right` are flush right and never folded."""
     shown = new_table(title, min_width=len(title))  # a title is wrapped to the width of its table
     for name in texts:
         shown.add_column(escape(name), justify="right" if name in right else "left", no_wrap=name in right)
     for row in texts.itertuples(index=False):
         shown.add_row(*map(escape, row))
-    print_table(shown, console)
+    print_table(shown)
 
 
 def print_robustness(tables: "Iterable[RobustTable]", console: Console | None = None) -> None:
