@@ -19,6 +19,7 @@ GREY, GREY_TEXT, INK = "#a3a9b3", "#6d7480", "#22262c"
 # Shares of ReLUs kept as colours: small ones stay visible.
 MAP, NORM = LinearSegmentedColormap.from_list("share", SHARE_COLOURS), PowerNorm(0.5, 0, 1)
 PANEL_INCHES = 6.4  # usable width of a panel
+LONGEST = 92  # letters of a line of its legend
 WIDE_RANGE = 4.0  # from this quotient of its ends on, an axis of costs is logarithmic
 # Decorates what draws a figure.
 styled = rc_context(
@@ -70,11 +71,17 @@ def note_below(axes: Axes, text: str, across: float = 0.5, down: float = -37, **
     axes.annotate(text, (across, 0), **{"fontsize": 8, "color": GREY_TEXT, "ha": "center", **below, **options})
 
 
+def cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def legend_below(
     axes: Axes, handles: Sequence[Line2D], down: float, most: int = 3, longer: int = 0, **look: Any
 ) -> int:
     """A legend below the axes, where it covers no points, in as many columns, up to `most`, as fit below a panel (about
     0.063 inches a letter; lines as wide as `longer` letters more than usual). Returns its number of lines."""
+    for handle in handles:
+        handle.set_label(cut(str(handle.get_label()), LONGEST - longer))
     lengths = [len(str(handle.get_label())) + longer for handle in handles]
     for columns in range(most, 0, -1):
         rows = math.ceil(len(lengths) / columns)

@@ -95,7 +95,6 @@ def draw_inference_split(inferences: DataFrame) -> bytes:
     names = shown["run"] + ", " + shown["setting"]
     if shown["title"].nunique() > 1:
         names = shown["title"] + ": " + names
-    names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
     figure = canvas.new_figure(12.4, 1.8 + HEIGHT * len(shown))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, unit in ((left, "mb"), (right, "s")):
@@ -148,7 +147,7 @@ def draw_stacked(axes: Axes, parts: DataFrame, looks: dict[str, Any], names: lis
     for place, end in zip(places, ends, strict=True):
         beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
         axes.annotate(f"{end:.3g}{unit}", (end, place), **beside)
-    axes.set_yticks(places, names, fontsize=7.5)
+    axes.set_yticks(places, [canvas.cut(name, LONGEST_NAME) for name in names], fontsize=7.5)
     axes.set_ylim(len(parts) - 0.4, -0.6)
     axes.margins(x=0.08)
     canvas.grid_lines(axes, "x")
