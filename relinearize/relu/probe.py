@@ -3,8 +3,8 @@
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -136,18 +136,14 @@ def _after_training(model: nn.Module, found: Probe, names: Sequence[str]) -> lis
     with _fixed_random_state(found.device), torch.enable_grad():
         try:
             outputs = _leaves(network(found.input.clone()))
-            learnt = [output.float().square().sum() for output in outputs if _learns(output)]
+            learnt = [output for output in outputs if isinstance(output, Tensor) and output.requires_grad]
             if learnt:
-                sum(learnt).backward()
+                sum(output.float().square().sum() for output in learnt).backward()
         except Exception as error:  # e.g. batch norm on 1 x 1 maps
             outputs = [type(error).__name__]
     tensors = dict(network.named_buffers()) | dict(network.named_parameters())
     kept = [output.detach() if isinstance(output, Tensor) else output for output in outputs]
     return kept + [each for name in names for each in (tensors[name].detach(), tensors[name].grad)]
-
-
-def _learns(output: Any) -> bool:
-    return isinstance(output, Tensor) and output.requires_grad
 
 
 def describe(calls: Sequence[Call]) -> str:
@@ -311,11 +307,11 @@ def _leaves(outputs: Any) -> list[Any]:
     return pytree.tree_leaves(vars(outputs) if is_dataclass(outputs) else outputs)
 
 
-def _fixed_random_state(device: torch.device) -> AbstractContextManager[None]:
-    stack = ExitStack()
-    stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
-    torch.manual_seed(0)
-    return stack
+@contextmanager
+def _fixed_random_state(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def _warn_of_other_relus_in_training(network: nn.Module, found: Probe, input_size: Sequence[int]) -> bool:

@@ -97,10 +97,6 @@ class _Mode(int):
         return False
 
 
-def _plain(argument: Any) -> Any:
-    return False if isinstance(argument, _Mode) else argument
-
-
 class _Tracer(fx.Tracer):
     """Enters only modules in which a ReLU is called, so that all others keep their train and eval behaviour.
 
@@ -114,6 +110,7 @@ class _Tracer(fx.Tracer):
         self._modules = set(root.modules())
         self._computing = False
         self._values: dict[fx.Node, Any] = {}
+        self._runner = fx.Interpreter(root, garbage_collect_values=False, graph=fx.Graph())
         self.modules_that_ask: set[str] = set()
 
     def graph_of(self, root: nn.Module) -> fx.Graph:
@@ -172,19 +169,14 @@ class _Tracer(fx.Tracer):
 
     def _value(self, node: fx.Node) -> Any:
         def value_of(argument: Any) -> Any:
-            return self._values[argument] if isinstance(argument, fx.Node) else _plain(argument)
+            if isinstance(argument, _Mode):
+                return False
+            return self._values[argument] if isinstance(argument, fx.Node) else argument
 
-        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value_of)
         if node.op == "placeholder":
             return self._found.input.clone()
-        if node.op == "get_attr":
-            owner, _, attribute = node.target.rpartition(".")
-            return getattr(self.root.get_submodule(owner), attribute)
-        if node.op == "call_module":
-            return self.root.get_submodule(node.target)(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        return node.target(*args, **kwargs) if node.op == "call_function" else None
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value_of)
+        return getattr(self._runner, node.op)(node.target, args, kwargs)
 
     def _of_batch_size(self, node: fx.Node) -> bool:
         sizes = isinstance(self._values[node], int) and node.args[1:] == (0,)
