@@ -251,19 +251,17 @@ def write_bundle(bundle: Bundle, folder: Path | str) -> None:
         "nodes": [asdict(node) for node in bundle.nodes],
     }
     files[GRAPH] = sealed(json.dumps(graph, indent=1, allow_nan=False)).encode()
+    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         work.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, content in files.items():
-                (work / name).write_bytes(content)
-            sync_folder(work)
-            work.rename(folder)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
+        for name, content in files.items():
+            (work / name).write_bytes(content)
+        sync_folder(work)
+        work.rename(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def read_bundle(folder: Path | str, weights: bool = True) -> Bundle:

@@ -83,16 +83,14 @@ class _Translation:
 
     def _translate(self, call: fx.Node) -> None:
         """By the first of _TRANSLATIONS that knows the function, the method, or a class of the module."""
+        keys, said = [call.target], f"{call.op} {call.target}"
         if call.op == "call_module":
             keys = type(self.modules[call.target]).__mro__
             said = f"{keys[0].__name__} at {call.target}"
         elif call.op == "call_function":
-            keys, said = [call.target], getattr(call.target, "__name__", str(call.target))
-        else:
-            keys, said = (
-                [call.target],
-                f"Tensor.{call.target}" if call.op == "call_method" else f"{call.op} {call.target}",
-            )
+            said = getattr(call.target, "__name__", str(call.target))
+        elif call.op == "call_method":
+            said = f"Tensor.{call.target}"
         try:
             translate = next((_TRANSLATIONS[key] for key in keys if key in _TRANSLATIONS), None)
             if translate is None or not call.op.startswith("call"):
@@ -171,11 +169,12 @@ def _with_strides(nodes: list[Node], weights: dict[str, np.ndarray]) -> list[Nod
         if pool.op != "avg_pool" or pool.attributes["kernel"] != [1, 1] or any(pool.attributes["padding"]):
             continue
         if readers and all(node.op == "conv2d" and takes_a_stride(node) for node in readers):
-            stride = {"stride": pool.attributes["stride"]}
-            strided = {
-                node.name: replace(node, inputs=pool.inputs, attributes=node.attributes | stride) for node in readers
-            }
-            nodes = [strided.get(node.name, node) for node in nodes if node is not pool]
+            strided = {"stride": pool.attributes["stride"]}
+            nodes = [
+                replace(node, inputs=pool.inputs, attributes=node.attributes | strided) if node in readers else node
+                for node in nodes
+                if node is not pool
+            ]
     return nodes
 
 
