@@ -9,7 +9,7 @@ from torch import nn
 
 from relinearize.convolution.building import library
 from relinearize.convolution.winograd import convolve
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
 
 CHOICES = ("auto", "torch", "winograd")
 
@@ -21,8 +21,7 @@ def resolve_convolutions(choice: str, possible: bool = True) -> str:
     is a C compiler. `possible`: whether the training is in float32 and channels_last on a CPU, without torch.compile.
     UserError for "winograd" where it cannot be.
     """
-    if choice not in CHOICES:
-        raise UserError(f"trainer.convolutions={choice} is unknown; valid: {', '.join(CHOICES)}")
+    check_choice("trainer.convolutions", choice, CHOICES)
     if choice == "winograd":
         if not possible:
             raise UserError(

@@ -46,12 +46,8 @@ class MaskMetadata:
         self, backbone: str | None = None, convention: str | None = None, input_size: tuple[int, ...] | None = None
     ) -> None:
         """Raise UserError, saying both sides, where the mask was made for something else. None is not compared."""
-        wanted = {
-            "backbone": backbone,
-            "convention": convention,
-            "input_size": None if input_size is None else tuple(int(size) for size in input_size),
-        }
-        for name, value in wanted.items():
+        size = None if input_size is None else tuple(int(size) for size in input_size)
+        for name, value in {"backbone": backbone, "convention": convention, "input_size": size}.items():
             ours = getattr(self, name)
             if value is not None and value != ours:
                 raise UserError(f"the mask was made for {name}={_plain(ours)}, but {name}={_plain(value)} is needed")
