@@ -251,7 +251,8 @@ class _Operators(TorchDispatchMode):
             self.gates.append(f"{where} is using a norm")  # F.normalize
         elif floating and is_nonlinear(operator, args, len(floating)):
             noted = self.gates if name_of(operator) in GATES else self.others
-            noted.append(f"{where} is {_kind(module, name_of(operator))}")
+            of_torch = type(module).__module__.startswith("torch.nn.modules.activation")
+            noted.append(f"{where} is {type(module).__name__ if of_torch else f'using {name_of(operator)}'}")
         result = operator(*args, **kwargs)
         if activations and not re.match("new_|.*_like$", name_of(operator)):  # these read a tensor's shape alone
             written = [tensor for tensor in pytree.tree_leaves(result) if isinstance(tensor, Tensor)]
@@ -265,11 +266,6 @@ class _Operators(TorchDispatchMode):
 
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def _kind(module: nn.Module, activation: str) -> str:
-    of_torch = type(module).__module__.startswith("torch.nn.modules.activation")
-    return type(module).__name__ if of_torch else f"using {activation}"
 
 
 def _watched(network: nn.Module, sample: Tensor, input_size: Sequence[int]) -> tuple[_Calls, _Operators, list[Any]]:

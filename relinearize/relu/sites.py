@@ -37,7 +37,8 @@ def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     network = _swapped(model, found) if found.modules_called_once else None
     if network is None or not does_the_same(network, found):
         network = traced_with_sites(model, found)
-        _warn_of_left_out_weights(model, network)
+        if left_out := [name for name in model.state_dict() if name not in network.state_dict()]:
+            warnings.warn(f"weights that inference does not use are left out: {listed(left_out)}", stacklevel=2)
     _restore_modes(model, network)
     return network
 
@@ -125,13 +126,6 @@ def _swapped(model: nn.Module, found: Probe) -> nn.Module:
             return nn.Sequential(site)
         _replace(network, call.module, site)
     return network
-
-
-def _warn_of_left_out_weights(model: nn.Module, network: nn.Module) -> None:
-    kept = network.state_dict().keys()
-    left_out = [name for name in model.state_dict() if name not in kept]
-    if left_out:
-        warnings.warn(f"weights that inference does not use are left out: {listed(left_out)}", stacklevel=3)
 
 
 def _restore_modes(model: nn.Module, network: nn.Module) -> None:
