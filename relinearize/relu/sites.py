@@ -70,8 +70,7 @@ def to_sloped(network: nn.Module, kind: type[SlopedReLU] = SlopedReLU) -> None:
     for name, site in named_sites(network).items():
         if isinstance(site, SlopedReLU):
             continue
-        sloped = kind(_values(site).shape, site.index).to(_values(site).device)
-        _replace(network, name, sloped.train(site.training))
+        _replace(network, name, kind(_values(site).shape, site.index).to(_values(site).device))
 
 
 def to_masked(network: nn.Module, mask: Mapping[str, Tensor]) -> None:
@@ -86,7 +85,7 @@ def to_masked(network: nn.Module, mask: Mapping[str, Tensor]) -> None:
             continue
         masked = MaskedReLU(_values(site).shape, site.index).to(_values(site).device)
         masked.mask.copy_(mask[name])
-        _replace(network, name, masked.train(site.training))
+        _replace(network, name, masked)
 
 
 def to_replaced(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -103,7 +102,7 @@ def to_replaced(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         except ValueError as error:
             raise UserError(f"site {name} cannot be replaced: {error}") from error
         replaced.mask.copy_(site.mask)
-        _replace(network, name, replaced.train(site.training))
+        _replace(network, name, replaced)
 
 
 def _values(site: Site) -> Tensor:
@@ -111,8 +110,9 @@ def _values(site: Site) -> Tensor:
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place of that at `name`, under every name which that one has in `network`."""
+    """Put `module` in the place of that at `name`, in its mode and under every name which it has in `network`."""
     old = network.get_submodule(name)
+    module.train(old.training)
     for path, other in list(network.named_modules(remove_duplicate=False)):
         if other is old:
             network.set_submodule(path, module)

@@ -16,7 +16,7 @@ from relinearize.relu.copies import copied
 from relinearize.relu.nonlinearities import INPLACE_RELU_FUNCTIONS, RELU_FUNCTIONS
 from relinearize.relu.probe import Probe, describe, does_the_same, listed, trains_the_same
 
-_RELU_METHODS = {"relu", "relu_"}
+_RELU_METHODS = {"relu": False, "relu_": True}  # whether they work in place
 KNOWN = ("torch.", "torchvision.")
 
 
@@ -34,7 +34,7 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
     for node in graph.nodes:
         if of_image.intersection(node.all_input_nodes):
             of_image.add(node)
-    nodes = [node for node in graph.nodes if node in of_image and _is_relu(node, root)]
+    nodes = [node for node in graph.nodes if node in of_image and _works_in_place(node, root) is not None]
     if len(nodes) != len(found.calls):
         raise UserError(
             f"tracing found {len(nodes)} of the {len(found.calls)} ReLU calls {describe(found.calls)}; "
@@ -43,7 +43,7 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
     names = _site_names(nodes, root)
     for index, (node, name, call) in enumerate(zip(nodes, names, found.calls, strict=True)):
         root.set_submodule(name, MaskedReLU(call.shape, index).to(found.device))
-        _call_site(graph, node, name, in_place=_is_in_place(node, model))
+        _call_site(graph, node, name, in_place=_works_in_place(node, model))
     _follow_the_mode(graph, root)
     graph.lint()
     network = fx.GraphModule(root, graph, class_name=type(model).__name__).eval()
@@ -183,21 +183,15 @@ class _Tracer(fx.Tracer):
         return sizes or any(self._of_batch_size(source) for source in node.all_input_nodes)
 
 
-def _is_relu(node: fx.Node, root: nn.Module) -> bool:
+def _works_in_place(node: fx.Node, model: nn.Module) -> bool | None:
+    """Whether this call of a ReLU writes over its input; None for all other calls."""
     if node.op == "call_module":
-        return type(root.get_submodule(node.target)) is nn.ReLU
-    if node.op == "call_function":
-        return node.target in RELU_FUNCTIONS
-    return node.op == "call_method" and node.target in _RELU_METHODS
-
-
-def _is_in_place(node: fx.Node, model: nn.Module) -> bool:
-    if node.op == "call_module":
-        return model.get_submodule(node.target).inplace
-    if node.op == "call_function":
+        module = model.get_submodule(node.target)
+        return module.inplace if type(module) is nn.ReLU else None
+    if node.op == "call_function" and node.target in RELU_FUNCTIONS:
         inplace = node.args[1] if len(node.args) > 1 else node.kwargs.get("inplace", False)
         return node.target in INPLACE_RELU_FUNCTIONS or bool(inplace)
-    return node.target == "relu_"
+    return _RELU_METHODS.get(node.target) if node.op == "call_method" else None
 
 
 def _site_names(nodes: list[fx.Node], root: nn.Module) -> list[str]:

@@ -131,12 +131,9 @@ class Bundle:
     def arguments(self, node: Node, dtype: Any = np.float32) -> dict[str, Any]:
         """What the operation of `node` takes beside its inputs: attributes, tensors in `dtype`, a site's mask."""
         tensors = {role: tensor.astype(dtype, copy=False) for role, tensor in self.tensors(node).items()}
-        public = {"mask": self.masks, COEFFICIENTS: self.coefficients}
-        return (
-            node.attributes
-            | tensors
-            | {key: values[node.name] for key, values in public.items() if node.name in values}
-        )
+        tables = {"mask": self.masks, COEFFICIENTS: self.coefficients}
+        public = {key: values[node.name] for key, values in tables.items() if node.name in values}
+        return node.attributes | tensors | public
 
     def evaluate(self, image: T, compute: Callable[[Node, list[T]], T]) -> T:
         """The logits: `compute` gives the result of a node, in any arithmetic, from the results that it reads."""

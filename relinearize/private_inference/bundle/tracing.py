@@ -47,11 +47,7 @@ def traced_graph(
     found = _Translation(traced, input_shape)
     with torch.no_grad():
         found.translate_all()
-    weights = {
-        f"{name}.{role}": tensor.float().numpy()
-        for name, tensors in found.tensors.items()
-        for role, tensor in tensors.items()
-    }
+    weights = {name: tensor.float().numpy() for name, tensor in found.tensors.items()}
     return _with_strides(list(found.nodes.values()), weights), weights, found.masks, found.coefficients
 
 
@@ -63,7 +59,7 @@ class _Translation:
         self.shapes: dict[str, Shape] = {INPUT: tuple(input_shape)}
         self.names: dict[fx.Node, str] = {}  # a call -> the node that holds its result
         self.nodes: dict[str, Node] = {}
-        self.tensors: dict[str, dict[str, Tensor]] = {}  # of each node, by role; float64 until all is folded
+        self.tensors: dict[str, Tensor] = {}  # `NODE.role`; float64 until all is folded
         self.masks: dict[str, np.ndarray] = {}
         self.coefficients: dict[str, np.ndarray] = {}
 
@@ -131,7 +127,8 @@ class _Translation:
         arguments = settings | {role: tensor.numpy() for role, tensor in tensors.items()}
         shape = result_shape(op, [self.shapes[source] for source in sources], arguments)
         self.nodes[name] = Node(name, op, sources, shape, attributes)
-        self.shapes[name], self.tensors[name] = shape, tensors
+        self.shapes[name] = shape
+        self.tensors |= {f"{name}.{role}": tensor for role, tensor in tensors.items()}
         return self.nodes[name]
 
     def shape(self, given: Any) -> Shape:
@@ -222,9 +219,8 @@ def _norm(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) 
     if module.running_mean is None:
         raise ValueError("it keeps no running statistics (track_running_stats=False)")
     if (before := graph.carrier(call, x)) is not None:
-        weight, bias = OPERATIONS[graph.nodes[before].op].tensors
-        values = graph.tensors[before]
-        values[weight], values[bias] = folded(values[weight], values[bias], module)
+        weight, bias = (f"{before}.{role}" for role in OPERATIONS[graph.nodes[before].op].tensors)
+        graph.tensors[weight], graph.tensors[bias] = folded(graph.tensors[weight], graph.tensors[bias], module)
         return x
     scale, shift = folded(torch.ones(module.num_features, dtype=torch.float64), None, module)
     return graph.add(call, "affine", [x], scale=scale, shift=shift)
