@@ -37,7 +37,8 @@ def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     network = _swapped(model, found) if found.modules_called_once else None
     if network is None or not does_the_same(network, found):
         network = traced_with_sites(model, found)
-        if left_out := [name for name in model.state_dict() if name not in network.state_dict()]:
+        kept = network.state_dict()
+        if left_out := [name for name in model.state_dict() if name not in kept]:
             warnings.warn(f"weights that inference does not use are left out: {listed(left_out)}", stacklevel=2)
     _restore_modes(model, network)
     return network
@@ -68,9 +69,8 @@ def to_sloped(network: nn.Module, kind: type[SlopedReLU] = SlopedReLU) -> None:
     `kind`: a subclass to turn them into.
     """
     for name, site in named_sites(network).items():
-        if isinstance(site, SlopedReLU):
-            continue
-        _replace(network, name, kind(_values(site).shape, site.index).to(_values(site).device))
+        if isinstance(site, MaskedReLU):
+            _replace(network, name, kind(site.mask.shape, site.index).to(site.mask.device))
 
 
 def to_masked(network: nn.Module, mask: Mapping[str, Tensor]) -> None:
