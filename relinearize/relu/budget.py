@@ -129,12 +129,8 @@ def channel_mask(scores: Mapping[str, Tensor], channels: Mapping[str, int]) -> M
     """
     means = {name: score.double().flatten(1).mean(1) if score.dim() > 1 else score for name, score in scores.items()}
     kept = site_mask(means, channels)
-    return Mask(
-        {
-            name: kept[name].view(-1, *[1] * (score.dim() - 1)).expand(score.shape).contiguous()
-            for name, score in scores.items()
-        }
-    )
+    columns = {name: kept[name].view(-1, *[1] * (score.dim() - 1)) for name, score in scores.items()}
+    return Mask({name: column.expand(scores[name].shape) for name, column in columns.items()})
 
 
 def _check_scores(scores: Mapping[str, Tensor]) -> None:
