@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
 
 from relinearize.convolution.building import library
 from relinearize.convolution.winograd import convolve
-from relinearize.errors import UserError
+from relinearize.errors import UserError, check_choice
 
 CHOICES = ("auto", "torch", "winograd")
 
@@ -21,8 +21,7 @@ def resolve_convolutions(choice: str, possible: bool = True) -> str:
     is a C compiler. `possible`: whether the training is in float32 and channels_last on a CPU, without torch.compile.
     UserError for "winograd" where it cannot be.
     """
-    if choice not in CHOICES:
-        raise UserError(f"trainer.convolutions={choice} is unknown; valid: {', '.join(CHOICES)}")
+    check_choice("trainer.convolutions", choice, CHOICES)
     if choice == "winograd":
         if not possible:
             raise UserError(
@@ -32,11 +31,9 @@ def resolve_convolutions(choice: str, possible: bool = True) -> str:
         library()
         return choice
     if choice == "auto" and possible and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        try:
+        with suppress(UserError):  # no compiler: slower, and no less right
             library()
-        except UserError:  # no compiler: slower, and no less right
-            return "torch"
-        return "winograd"
+            return "winograd"
     return "torch"
 
 

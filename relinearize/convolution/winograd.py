@@ -7,6 +7,7 @@ rounding: about 1e-5 of the largest value, where those of two direct ones differ
 
 import ctypes
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,38 +87,26 @@ def convolution(
         first += weight.element_size() * 2 * (row + column)
         out, into, row, column, channels = into, out, -row, -column, weight.shape[1]
     y = torch.empty((x.shape[0], channels, *size), dtype=x.dtype, memory_format=torch.channels_last)
+    strides = (ctypes.c_long * 4)(out, into, row, column)
     offsets = None if bias is None else bias.detach().contiguous()
-    failed = library().winograd_convolution(
-        kind,
-        pointer(x.data_ptr()),
-        pointer(first),
-        (ctypes.c_long * 4)(out, into, row, column),
-        None if offsets is None else pointer(offsets.data_ptr()),
-        pointer(y.data_ptr()),
-        *sizes(x, y),
-        block_of(x, y),
-    )
-    return checked(failed, y)
+    addresses = (first, ctypes.addressof(strides), None if offsets is None else offsets.data_ptr(), y.data_ptr())
+    call("winograd_convolution", kind, x, y, addresses, block_of(x, y))
+    return y
 
 
 def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """O x I x 3 x 3 (channels_last) from x and the gradient of the convolution's results, both channels_last."""
     kind = SAME if x.shape[2:] == gradient.shape[2:] else HALVING
     weight = torch.empty((gradient.shape[1], x.shape[1], 3, 3), memory_format=torch.channels_last)
-    failed = library().winograd_weight_gradient(
-        kind,
-        pointer(x.data_ptr()),
-        pointer(gradient.data_ptr()),
-        pointer(weight.data_ptr()),
-        *sizes(x, gradient),
-        GRADIENT_BLOCK,
-    )
-    return checked(failed, weight)
+    call("winograd_weight_gradient", kind, x, gradient, (gradient.data_ptr(), weight.data_ptr()), GRADIENT_BLOCK)
+    return weight
 
 
-def sizes(x: Tensor, y: Tensor) -> tuple[int, ...]:
-    """Images; height, width and channels of x, then of y."""
-    return (x.shape[0], *x.shape[2:], x.shape[1], *y.shape[2:], y.shape[1])
+def call(name: str, kind: int, x: Tensor, y: Tensor, addresses: Sequence[int | None], block: int) -> None:
+    """Call a function of winograd.c on x, on what stands at `addresses`, and with the sizes of x and y."""
+    sizes = (x.shape[0], *x.shape[2:], x.shape[1], *y.shape[2:], y.shape[1])
+    if getattr(library(), name)(kind, *map(ctypes.c_void_p, (x.data_ptr(), *addresses)), *sizes, block):
+        raise MemoryError("a convolution found no memory for its tiles")
 
 
 def block_of(x: Tensor, y: Tensor) -> int:
@@ -125,13 +114,3 @@ def block_of(x: Tensor, y: Tensor) -> int:
     block = BLOCK if x.shape[1] + y.shape[1] < MANY else BLOCK_OF_MANY
     tiles = y.shape[0] * math.prod(-(-size // 4) for size in y.shape[2:])
     return max(1, min(block, -(-tiles // torch.get_num_threads())))
-
-
-def pointer(address: int) -> ctypes.c_void_p:
-    return ctypes.c_void_p(address)
-
-
-def checked(failed: int, result: Tensor) -> Tensor:
-    if failed:
-        raise MemoryError("a convolution found no memory for its tiles")
-    return result

@@ -8,11 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import TypeVar
 
 from relinearize.errors import UserError
-
-T = TypeVar("T")  # a number of positions, or a shape
 
 
 def allocate(sizes: Mapping[str, int], sensitivities: Mapping[str, float | None], budget: int) -> dict[str, int]:
@@ -30,7 +27,9 @@ def allocate(sizes: Mapping[str, int], sensitivities: Mapping[str, float | None]
     Raises UserError for other sites, negative or non-finite or all-zero sensitivities, and an impossible budget.
     """
     everything = dict.fromkeys(sizes, 0)
-    sizes, sensitivities = _without_culled(sizes, sensitivities)
+    culled = {name for name, eta in sensitivities.items() if eta is None}
+    sizes = {name: size for name, size in sizes.items() if name not in culled}
+    sensitivities = {name: eta for name, eta in sensitivities.items() if name not in culled}
     _check(sizes, sensitivities, budget)
     etas = [Fraction(float(sensitivities[name])) for name in sizes]
     caps = list(sizes.values())
@@ -63,19 +62,19 @@ def allocate_channels(
 
     Raises UserError as `allocate` does, and for a budget below the smallest map.
     """
-    everything = dict.fromkeys(shapes, 0)
-    shapes, sensitivities = _without_culled(shapes, sensitivities)
     counts = allocate({name: math.prod(shape) for name, shape in shapes.items()}, sensitivities, budget)
+    everything = dict.fromkeys(shapes, 0)
+    shapes = {name: shape for name, shape in shapes.items() if sensitivities[name] is not None}
     maps = {name: math.prod(shape[1:]) for name, shape in shapes.items()}
     smallest = min(maps.values())
     if budget < smallest:
         raise UserError(
             f"budget {budget:,} is below one whole channel of any site; with whole channels give at least {smallest:,}"
         )
-    channels = {name: count // maps[name] for name, count in counts.items()}
+    channels = {name: counts[name] // maps[name] for name in shapes}
     rest = budget - sum(channels[name] * maps[name] for name in shapes)
 
-    broken_off = {name: Fraction(count % maps[name], maps[name]) for name, count in counts.items()}
+    broken_off = {name: Fraction(counts[name] % maps[name], maps[name]) for name in shapes}
     for name in sorted((name for name in shapes if broken_off[name]), key=lambda name: -broken_off[name]):
         if maps[name] <= rest:
             channels[name] += 1
@@ -121,14 +120,6 @@ def _capped_shares(caps: Sequence[int], etas: Sequence[Fraction], budget: int) -
             return [min(Fraction(cap), factor * eta) for cap, eta in zip(caps, etas, strict=True)]
         rest, weight = rest - caps[index], weight - etas[index]
     return [Fraction(cap * (eta > 0)) for cap, eta in zip(caps, etas, strict=True)]
-
-
-def _without_culled(
-    sizes: Mapping[str, T], sensitivities: Mapping[str, float | None]
-) -> tuple[dict[str, T], dict[str, float]]:
-    culled = {name for name, eta in sensitivities.items() if eta is None}
-    others = {name: size for name, size in sizes.items() if name not in culled}
-    return others, {name: eta for name, eta in sensitivities.items() if eta is not None}
 
 
 def _check(sizes: Mapping[str, int], sensitivities: Mapping[str, float], budget: int) -> None:

@@ -42,7 +42,16 @@ def resolve_budget(relus: object, fraction: object, total: int) -> int:
         raise UserError(f"give either budget.relus (1 to {total:,}) or budget.fraction (above 0, up to 1), not {given}")
     if relus is not None:
         return _checked_count(relus, total)
-    return max(1, round(_checked_fraction(fraction, total) * total))
+    try:
+        number = math.nan if isinstance(fraction, bool) else float(fraction)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number <= 1:  # false for NaN too
+        raise UserError(
+            f"budget.fraction={fraction} is not a fraction of the {total:,} ReLUs of this network; "
+            "give a number above 0, up to 1"
+        )
+    return max(1, round(number * total))
 
 
 def listed_budget(key: str, entry: object, total: int) -> int:
@@ -66,19 +75,6 @@ def _checked_count(relus: object, total: int) -> int:
     if budget > total:
         raise UserError(f"budget.relus={relus} is more than the {total:,} ReLUs of this network; give 1 to {total:,}")
     return budget
-
-
-def _checked_fraction(fraction: object, total: int) -> float:
-    try:
-        number = math.nan if isinstance(fraction, bool) else float(fraction)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 < number <= 1:  # false for NaN too
-        raise UserError(
-            f"budget.fraction={fraction} is not a fraction of the {total:,} ReLUs of this network; "
-            "give a number above 0, up to 1"
-        )
-    return number
 
 
 def top_mask(scores: Mapping[str, Tensor], budget: int) -> Mask:
@@ -133,12 +129,8 @@ def channel_mask(scores: Mapping[str, Tensor], channels: Mapping[str, int]) -> M
     """
     means = {name: score.double().flatten(1).mean(1) if score.dim() > 1 else score for name, score in scores.items()}
     kept = site_mask(means, channels)
-    return Mask(
-        {
-            name: kept[name].view(-1, *[1] * (score.dim() - 1)).expand(score.shape).contiguous()
-            for name, score in scores.items()
-        }
-    )
+    columns = {name: kept[name].view(-1, *[1] * (score.dim() - 1)) for name, score in scores.items()}
+    return Mask({name: column.expand(scores[name].shape) for name, column in columns.items()})
 
 
 def _check_scores(scores: Mapping[str, Tensor]) -> None:

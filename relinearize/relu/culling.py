@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relinearize.errors import UserError
 from relinearize.relu.allocation import allocate
 
 
@@ -84,16 +83,10 @@ class SensitiveSites:
 def keep_sites(sizes: Mapping[str, int], budget: int, divide: Divide, number: int) -> Division:
     """Cull one site after the other, each time the one whose loss leaves the largest worth, until `number` are live.
 
-    Never a site without which the budget could not be held at `number` sites. The search's own division is returned
-    where it has no more live sites than that. Among equals the earliest site is culled.
-
-    Raises UserError where the `number` largest sites do not hold the budget.
+    Never a site without which the budget could not be held at `number` sites; the `number` largest sites must hold it.
+    The search's own division is returned where it has no more live sites than that. Among equals the earliest site is
+    culled.
     """
-    if holds(sizes.values(), number) < budget:
-        raise UserError(
-            f"the {number} largest sites have {holds(sizes.values(), number):,} ReLUs, and the budget is {budget:,}; "
-            f"give at least {fewest_sites(sizes.values(), budget)}"
-        )
     open_sites, division = list(sizes), divide(sizes)
     while len(division.live) > number:
         ways = _without_one(open_sites)

@@ -144,17 +144,24 @@ class SlopedReLUFunction(torch.autograd.Function):
             return (gradient - alpha * below).to(x.dtype), -(below * x).to(alpha.dtype).sum(0)
         layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
         x, gradient = x.contiguous(memory_format=layout), gradient.contiguous(memory_format=layout)
-        input_gradient = torch.empty_like(x)
-        flat_alpha = rows(in_layout_of(x, alpha))
-        alpha_gradient = _backward_by_parts(
-            rows(x), rows(gradient), flat_alpha, rows(input_gradient), images_per_part(x), ctx.needs_input_grad[1]
-        )
-        if alpha_gradient is None:
+        input_gradient, alpha_learns = torch.empty_like(x), ctx.needs_input_grad[1]
+        minus_alpha = rows(in_layout_of(x, alpha)).neg().to(x.dtype)
+        dtype = torch.promote_types(alpha.dtype, x.dtype)  # of the sum of alpha's gradient
+        total = torch.zeros(alpha.numel(), dtype=dtype, device=x.device)
+        # hardtanh_backward passes what lies inside its bounds, both exclusive: x <= 0 is x < the least number above 0.
+        upper = 2**-24 if x.dtype == torch.float16 else torch.finfo(x.dtype).tiny
+        parts = [rows(one).split(images_per_part(x)) for one in (x, gradient, input_gradient)]
+        for x_part, gradient_part, out_part in zip(*parts, strict=True):
+            below = aten.hardtanh_backward(gradient_part, x_part, -torch.inf, upper)
+            torch.addcmul(gradient_part, below, minus_alpha, out=out_part)
+            if alpha_learns:
+                total.sub_(below.mul_(x_part).sum(0, dtype=dtype))
+        if not alpha_learns:
             return input_gradient, None
         if layout is torch.channels_last:
             channels, height, width = alpha.shape
-            return input_gradient, alpha_gradient.view(height, width, channels).permute(2, 0, 1)
-        return input_gradient, alpha_gradient.view(alpha.shape)
+            total = total.view(height, width, channels).permute(2, 0, 1)
+        return input_gradient, total.view(alpha.shape).to(alpha.dtype)
 
 
 def rows(x: Tensor) -> Tensor:
@@ -167,20 +174,3 @@ def images_per_part(x: Tensor) -> int:
     if x.device.type != "cpu" or not images:
         return max(1, images)
     return min(images, max(1, PART_BYTES // max(1, x[0].nbytes)))
-
-
-def _backward_by_parts(
-    x: Tensor, gradient: Tensor, alpha: Tensor, out: Tensor, count: int, alpha_learns: bool
-) -> Tensor | None:
-    """Write the gradient for x into `out` and return that for alpha, summed in its dtype or better, if it learns."""
-    dtype = torch.promote_types(alpha.dtype, x.dtype)
-    total = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
-    minus_alpha = alpha.neg().to(x.dtype)
-    # hardtanh_backward passes what lies inside its bounds, both exclusive: x <= 0 is x < the smallest number above 0.
-    upper = 2**-24 if x.dtype == torch.float16 else torch.finfo(x.dtype).tiny
-    for x_part, gradient_part, out_part in zip(x.split(count), gradient.split(count), out.split(count), strict=True):
-        below = aten.hardtanh_backward(gradient_part, x_part, -torch.inf, upper)
-        torch.addcmul(gradient_part, below, minus_alpha, out=out_part)
-        if alpha_learns:
-            total.sub_(below.mul_(x_part).sum(0, dtype=dtype))
-    return total.to(alpha.dtype) if alpha_learns else None

@@ -46,12 +46,8 @@ class MaskMetadata:
         self, backbone: str | None = None, convention: str | None = None, input_size: tuple[int, ...] | None = None
     ) -> None:
         """Raise UserError, saying both sides, where the mask was made for something else. None is not compared."""
-        wanted = {
-            "backbone": backbone,
-            "convention": convention,
-            "input_size": None if input_size is None else tuple(int(size) for size in input_size),
-        }
-        for name, value in wanted.items():
+        size = None if input_size is None else tuple(int(size) for size in input_size)
+        for name, value in {"backbone": backbone, "convention": convention, "input_size": size}.items():
             ours = getattr(self, name)
             if value is not None and value != ours:
                 raise UserError(f"the mask was made for {name}={_plain(ours)}, but {name}={_plain(value)} is needed")
@@ -180,9 +176,13 @@ class Mask(Mapping[str, Tensor]):
             raise UserError(f"{path} is a safetensors file, but not a mask written by relinearize (no mask header)")
         try:
             content = json.loads(header)
-            version, names, metadata = content["version"], content["sites"], _metadata_from(content["metadata"])
+            version, names, metadata = content["version"], content["sites"], MaskMetadata(**content["metadata"])
             if version != FILE_VERSION:
                 raise UserError(f"mask file {path} has version {version}; this program reads version {FILE_VERSION}")
+            for entry in fields(MaskMetadata):
+                if entry.type in (str, int) and type(getattr(metadata, entry.name)) is not entry.type:
+                    kind = "a text" if entry.type is str else "an integer"
+                    raise TypeError(f"metadata {entry.name} is not {kind}")
             if sorted(names) != sorted(tensors):
                 raise ValueError("its list of sites and its tensors differ")
             for name, tensor in tensors.items():
@@ -208,21 +208,6 @@ def relu_total(network: nn.Module) -> int:
 
 # For people with their own training loop: save_mask(mask, path, metadata) and load_mask(path).
 save_mask, load_mask = Mask.to_file, Mask.from_file
-
-
-def _metadata_from(content: dict[str, Any]) -> MaskMetadata:
-    expected = {entry.name: entry for entry in fields(MaskMetadata)}
-    unknown = sorted(set(content) - set(expected))
-    if unknown:
-        raise ValueError(f"unknown metadata {unknown}")
-    metadata = MaskMetadata(**content)
-    for name in ("backbone", "convention", "key", "replacement"):
-        if not isinstance(getattr(metadata, name), str):
-            raise TypeError(f"metadata {name} is not a text")
-    for name in ("asked", "met"):
-        if type(getattr(metadata, name)) is not int:
-            raise TypeError(f"metadata {name} is not an integer")
-    return metadata
 
 
 def _plain(value: object) -> str:

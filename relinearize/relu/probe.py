@@ -3,8 +3,8 @@
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -136,18 +136,14 @@ def _after_training(model: nn.Module, found: Probe, names: Sequence[str]) -> lis
     with _fixed_random_state(found.device), torch.enable_grad():
         try:
             outputs = _leaves(network(found.input.clone()))
-            learnt = [output.float().square().sum() for output in outputs if _learns(output)]
+            learnt = [output for output in outputs if isinstance(output, Tensor) and output.requires_grad]
             if learnt:
-                sum(learnt).backward()
+                sum(output.float().square().sum() for output in learnt).backward()
         except Exception as error:  # e.g. batch norm on 1 x 1 maps
             outputs = [type(error).__name__]
     tensors = dict(network.named_buffers()) | dict(network.named_parameters())
     kept = [output.detach() if isinstance(output, Tensor) else output for output in outputs]
     return kept + [each for name in names for each in (tensors[name].detach(), tensors[name].grad)]
-
-
-def _learns(output: Any) -> bool:
-    return isinstance(output, Tensor) and output.requires_grad
 
 
 def describe(calls: Sequence[Call]) -> str:
@@ -255,7 +251,8 @@ class _Operators(TorchDispatchMode):
             self.gates.append(f"{where} is using a norm")  # F.normalize
         elif floating and is_nonlinear(operator, args, len(floating)):
             noted = self.gates if name_of(operator) in GATES else self.others
-            noted.append(f"{where} is {_kind(module, name_of(operator))}")
+            of_torch = type(module).__module__.startswith("torch.nn.modules.activation")
+            noted.append(f"{where} is {type(module).__name__ if of_torch else f'using {name_of(operator)}'}")
         result = operator(*args, **kwargs)
         if activations and not re.match("new_|.*_like$", name_of(operator)):  # these read a tensor's shape alone
             written = [tensor for tensor in pytree.tree_leaves(result) if isinstance(tensor, Tensor)]
@@ -269,11 +266,6 @@ class _Operators(TorchDispatchMode):
 
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def _kind(module: nn.Module, activation: str) -> str:
-    of_torch = type(module).__module__.startswith("torch.nn.modules.activation")
-    return type(module).__name__ if of_torch else f"using {activation}"
 
 
 def _watched(network: nn.Module, sample: Tensor, input_size: Sequence[int]) -> tuple[_Calls, _Operators, list[Any]]:
@@ -311,11 +303,11 @@ def _leaves(outputs: Any) -> list[Any]:
     return pytree.tree_leaves(vars(outputs) if is_dataclass(outputs) else outputs)
 
 
-def _fixed_random_state(device: torch.device) -> AbstractContextManager[None]:
-    stack = ExitStack()
-    stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
-    torch.manual_seed(0)
-    return stack
+@contextmanager
+def _fixed_random_state(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def _warn_of_other_relus_in_training(network: nn.Module, found: Probe, input_size: Sequence[int]) -> bool:

@@ -37,7 +37,9 @@ def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     network = _swapped(model, found) if found.modules_called_once else None
     if network is None or not does_the_same(network, found):
         network = traced_with_sites(model, found)
-        _warn_of_left_out_weights(model, network)
+        kept = network.state_dict()
+        if left_out := [name for name in model.state_dict() if name not in kept]:
+            warnings.warn(f"weights that inference does not use are left out: {listed(left_out)}", stacklevel=2)
     _restore_modes(model, network)
     return network
 
@@ -67,10 +69,8 @@ def to_sloped(network: nn.Module, kind: type[SlopedReLU] = SlopedReLU) -> None:
     `kind`: a subclass to turn them into.
     """
     for name, site in named_sites(network).items():
-        if isinstance(site, SlopedReLU):
-            continue
-        sloped = kind(_values(site).shape, site.index).to(_values(site).device)
-        _replace(network, name, sloped.train(site.training))
+        if isinstance(site, MaskedReLU):
+            _replace(network, name, kind(site.mask.shape, site.index).to(site.mask.device))
 
 
 def to_masked(network: nn.Module, mask: Mapping[str, Tensor]) -> None:
@@ -85,7 +85,7 @@ def to_masked(network: nn.Module, mask: Mapping[str, Tensor]) -> None:
             continue
         masked = MaskedReLU(_values(site).shape, site.index).to(_values(site).device)
         masked.mask.copy_(mask[name])
-        _replace(network, name, masked.train(site.training))
+        _replace(network, name, masked)
 
 
 def to_replaced(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -102,7 +102,7 @@ def to_replaced(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         except ValueError as error:
             raise UserError(f"site {name} cannot be replaced: {error}") from error
         replaced.mask.copy_(site.mask)
-        _replace(network, name, replaced.train(site.training))
+        _replace(network, name, replaced)
 
 
 def _values(site: Site) -> Tensor:
@@ -110,8 +110,9 @@ def _values(site: Site) -> Tensor:
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place of that at `name`, under every name which that one has in `network`."""
+    """Put `module` in the place of that at `name`, in its mode and under every name which it has in `network`."""
     old = network.get_submodule(name)
+    module.train(old.training)
     for path, other in list(network.named_modules(remove_duplicate=False)):
         if other is old:
             network.set_submodule(path, module)
@@ -125,13 +126,6 @@ def _swapped(model: nn.Module, found: Probe) -> nn.Module:
             return nn.Sequential(site)
         _replace(network, call.module, site)
     return network
-
-
-def _warn_of_left_out_weights(model: nn.Module, network: nn.Module) -> None:
-    kept = network.state_dict().keys()
-    left_out = [name for name in model.state_dict() if name not in kept]
-    if left_out:
-        warnings.warn(f"weights that inference does not use are left out: {listed(left_out)}", stacklevel=3)
 
 
 def _restore_modes(model: nn.Module, network: nn.Module) -> None:

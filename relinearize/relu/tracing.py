@@ -16,7 +16,7 @@ from relinearize.relu.copies import copied
 from relinearize.relu.nonlinearities import INPLACE_RELU_FUNCTIONS, RELU_FUNCTIONS
 from relinearize.relu.probe import Probe, describe, does_the_same, listed, trains_the_same
 
-_RELU_METHODS = {"relu", "relu_"}
+_RELU_METHODS = {"relu": False, "relu_": True}  # whether they work in place
 KNOWN = ("torch.", "torchvision.")
 
 
@@ -34,7 +34,7 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
     for node in graph.nodes:
         if of_image.intersection(node.all_input_nodes):
             of_image.add(node)
-    nodes = [node for node in graph.nodes if node in of_image and _is_relu(node, root)]
+    nodes = [node for node in graph.nodes if node in of_image and _works_in_place(node, root) is not None]
     if len(nodes) != len(found.calls):
         raise UserError(
             f"tracing found {len(nodes)} of the {len(found.calls)} ReLU calls {describe(found.calls)}; "
@@ -43,7 +43,7 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
     names = _site_names(nodes, root)
     for index, (node, name, call) in enumerate(zip(nodes, names, found.calls, strict=True)):
         root.set_submodule(name, MaskedReLU(call.shape, index).to(found.device))
-        _call_site(graph, node, name, in_place=_is_in_place(node, model))
+        _call_site(graph, node, name, in_place=_works_in_place(node, model))
     _follow_the_mode(graph, root)
     graph.lint()
     network = fx.GraphModule(root, graph, class_name=type(model).__name__).eval()
@@ -97,10 +97,6 @@ class _Mode(int):
         return False
 
 
-def _plain(argument: Any) -> Any:
-    return False if isinstance(argument, _Mode) else argument
-
-
 class _Tracer(fx.Tracer):
     """Enters only modules in which a ReLU is called, so that all others keep their train and eval behaviour.
 
@@ -114,6 +110,7 @@ class _Tracer(fx.Tracer):
         self._modules = set(root.modules())
         self._computing = False
         self._values: dict[fx.Node, Any] = {}
+        self._runner = fx.Interpreter(root, garbage_collect_values=False, graph=fx.Graph())
         self.modules_that_ask: set[str] = set()
 
     def graph_of(self, root: nn.Module) -> fx.Graph:
@@ -172,40 +169,29 @@ class _Tracer(fx.Tracer):
 
     def _value(self, node: fx.Node) -> Any:
         def value_of(argument: Any) -> Any:
-            return self._values[argument] if isinstance(argument, fx.Node) else _plain(argument)
+            if isinstance(argument, _Mode):
+                return False
+            return self._values[argument] if isinstance(argument, fx.Node) else argument
 
-        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value_of)
         if node.op == "placeholder":
             return self._found.input.clone()
-        if node.op == "get_attr":
-            owner, _, attribute = node.target.rpartition(".")
-            return getattr(self.root.get_submodule(owner), attribute)
-        if node.op == "call_module":
-            return self.root.get_submodule(node.target)(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        return node.target(*args, **kwargs) if node.op == "call_function" else None
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value_of)
+        return getattr(self._runner, node.op)(node.target, args, kwargs)
 
     def _of_batch_size(self, node: fx.Node) -> bool:
         sizes = isinstance(self._values[node], int) and node.args[1:] == (0,)
         return sizes or any(self._of_batch_size(source) for source in node.all_input_nodes)
 
 
-def _is_relu(node: fx.Node, root: nn.Module) -> bool:
+def _works_in_place(node: fx.Node, model: nn.Module) -> bool | None:
+    """Whether this call of a ReLU writes over its input; None for all other calls."""
     if node.op == "call_module":
-        return type(root.get_submodule(node.target)) is nn.ReLU
-    if node.op == "call_function":
-        return node.target in RELU_FUNCTIONS
-    return node.op == "call_method" and node.target in _RELU_METHODS
-
-
-def _is_in_place(node: fx.Node, model: nn.Module) -> bool:
-    if node.op == "call_module":
-        return model.get_submodule(node.target).inplace
-    if node.op == "call_function":
+        module = model.get_submodule(node.target)
+        return module.inplace if type(module) is nn.ReLU else None
+    if node.op == "call_function" and node.target in RELU_FUNCTIONS:
         inplace = node.args[1] if len(node.args) > 1 else node.kwargs.get("inplace", False)
         return node.target in INPLACE_RELU_FUNCTIONS or bool(inplace)
-    return node.target == "relu_"
+    return _RELU_METHODS.get(node.target) if node.op == "call_method" else None
 
 
 def _site_names(nodes: list[fx.Node], root: nn.Module) -> list[str]:

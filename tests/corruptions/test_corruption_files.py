@@ -68,10 +68,14 @@ def test_generated_images_stream_and_say_what_they_are() -> None:
 
 def test_generated_settings_are_checked() -> None:
     images, labels = clean()
-    with pytest.raises(UserError, match=r"corruptions\.constants=imagenet is unknown; valid: auto, cifar, tiny"):
-        GeneratedCorruptions(images, labels, constants="imagenet")
-    with pytest.raises(UserError, match=r"corruptions\.seed=-1: must be an integer >= 0"):
-        GeneratedCorruptions(images, labels, seed=-1)
+    for settings, message in (
+        ({"constants": "imagenet"}, r"corruptions\.constants=imagenet is unknown; valid: auto, cifar, tiny"),
+        ({"seed": -1}, r"corruptions\.seed=-1: must be an integer >= 0"),
+        ({"cache": True}, r"corruptions\.cache=True is no path"),
+        ({"extra": "no"}, r"corruptions\.extra=no is unknown; valid: True, False"),
+    ):
+        with pytest.raises(UserError, match=message):
+            GeneratedCorruptions(images, labels, **settings)
     with pytest.raises(UserError, match="speckle_noise is left out: was not requested"):
         GeneratedCorruptions(images, labels).images("speckle_noise", 1)
     grey = GeneratedCorruptions(*clean(channels=1), extra=True)

@@ -184,15 +184,18 @@ def test_mask_is_not_in_the_state_dict_and_slopes_are() -> None:
 )
 def test_compiled_without_graph_break_equals_eager(make, layout: str, dtype: torch.dtype) -> None:
     torch._dynamo.reset()
-    results = []
-    for compiled in (False, True):
-        site, x = make(), batch(layout, dtype).requires_grad_()
-        y = (torch.compile(site, fullgraph=True) if compiled else site)(x)
-        y.backward(batch(layout, dtype, seed=3))
-        results.append((y.detach(), x.grad, None if isinstance(site, MaskedReLU) else site.alpha.grad))
     tolerance = 1e-6 if dtype == torch.float32 else 2e-2
-    for eager, compiled in zip(*results, strict=True):
+    pairs = zip(*(passed(make, layout, dtype, compiled=compiled) for compiled in (False, True)), strict=True)
+    for eager, compiled in pairs:
         torch.testing.assert_close(compiled, eager, rtol=tolerance, atol=tolerance)
+
+
+def passed(make, layout: str, dtype: torch.dtype, device: str = "cpu", compiled: bool = False) -> list[Tensor | None]:
+    """The outputs of a site, the gradient for them and, if it has slopes, for these."""
+    site, x = make().to(device), batch(layout, dtype).to(device).requires_grad_()
+    y = (torch.compile(site, fullgraph=True) if compiled else site)(x)
+    y.backward(batch(layout, dtype, seed=3).to(device))
+    return [y.detach().cpu(), x.grad.cpu(), None if isinstance(site, MaskedReLU) else site.alpha.grad.cpu()]
 
 
 @pytest.mark.gpu
@@ -202,13 +205,7 @@ def test_compiled_without_graph_break_equals_eager(make, layout: str, dtype: tor
 @pytest.mark.parametrize("make", [half_masked, random_sloped, half_replaced])
 def test_cuda_equals_cpu(make, layout: str, dtype: torch.dtype, compiled: bool) -> None:
     torch._dynamo.reset()
-    results = []
-    for device in ("cpu", "cuda"):
-        site, x = make().to(device), batch(layout, dtype).to(device).requires_grad_()
-        y = (torch.compile(site, fullgraph=True) if compiled and device == "cuda" else site)(x)
-        y.backward(batch(layout, dtype, seed=3).to(device))
-        alpha_gradient = None if isinstance(site, MaskedReLU) else site.alpha.grad.cpu()
-        results.append((y.detach().cpu(), x.grad.cpu(), alpha_gradient))
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    for cpu, cuda in zip(*results, strict=True):
+    on_gpu = passed(make, layout, dtype, "cuda", compiled)
+    for cpu, cuda in zip(passed(make, layout, dtype), on_gpu, strict=True):
         torch.testing.assert_close(cuda, cpu, rtol=tolerance, atol=tolerance)

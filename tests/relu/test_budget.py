@@ -23,27 +23,8 @@ def test_counts(given: object, count: int) -> None:
     assert parse_count(given) == count and type(parse_count(given)) is int
 
 
-NONSENSE = [
-    0,
-    -1,
-    "0",
-    "-3k",
-    1.5,
-    "1.0001k",
-    math.nan,
-    math.inf,
-    True,
-    False,
-    "",
-    "k",
-    "many",
-    "1e3k",
-    "37,5k",
-    "1,23",
-    "5g",
-    None,
-    [1],
-]
+NONSENSE = [0, -1, 1.5, math.nan, math.inf, True, False, None, [1]]
+NONSENSE += ["0", "-3k", "1.0001k", "", "k", "many", "1e3k", "37,5k", "1,23", "5g"]
 
 
 def test_infinite_scores_stay_first_and_last_where_the_kept_come_first() -> None:

@@ -12,6 +12,7 @@ from relinearize.errors import UserError
 from relinearize.relu.allocation import allocate, allocate_channels
 from relinearize.relu.budget import site_mask, top_mask
 from relinearize.relu.culling import ScoredPositions, SensitiveSites, cull_by_latency, keep_sites
+from relinearize.runs.site_choice import FewerSites
 
 SIZES = {"stem": 64, "wide": 64, "middle": 32, "late": 16, "last": 16}
 BUDGET = 40
@@ -38,8 +39,9 @@ def test_the_budget_is_met_exactly_at_no_more_sites_than_asked(sizes, share, num
     divide = ScoredPositions(scores, budget) if scored else SensitiveSites(sizes, etas, budget)
     largest = sum(sorted(sizes.values())[-number:])
     if largest < budget:
-        with pytest.raises(UserError, match=f"the {number} largest sites have {largest} ReLUs.*give at least"):
-            keep_sites(sizes, budget, divide, number)
+        message = f"the {number} largest of the {len(sizes)} sites have {largest} ReLUs.*give at least"
+        with pytest.raises(UserError, match=message):
+            FewerSites(number).check(sizes, budget)
         return
     division = keep_sites(sizes, budget, divide, number)
     assert list(division.counts) == list(sizes) and sum(division.counts.values()) == budget

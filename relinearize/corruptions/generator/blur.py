@@ -117,11 +117,6 @@ def blur_motion(image: np.ndarray, radius: float, sigma: float, angle: float) ->
     return levels.astype(np.uint8).reshape(image.shape)  # OpenCV drops a single channel
 
 
-def zoom(images: np.ndarray, factor: float) -> np.ndarray:
-    """N x H x W x C of floats -> the same shape, the centre enlarged `factor` (>= 1) times."""
-    return apply(zoom_matrix(*images.shape[1:3], factor), images)
-
-
 def apply(matrix: sparse.csr_array, images: np.ndarray) -> np.ndarray:
     """A matrix over the H W pixels, applied to each image and channel of N x H x W x C."""
     number, height, width, channels = images.shape

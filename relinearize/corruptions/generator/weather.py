@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from relinearize.corruptions.generator.blur import blur_motion, smoothed, zoom
+from relinearize.corruptions.generator.blur import apply, blur_motion, smoothed, zoom_matrix
 from relinearize.corruptions.generator.pixels import Streams, to_bytes, to_unit
 from relinearize.corruptions.photographs import Photographs
 
@@ -22,7 +22,7 @@ def snow(images: np.ndarray, strength: tuple[float, ...], streams: Streams) -> n
     for image, stream in enumerate(streams):
         flakes[image] = stream.normal(mean, deviation, size=(height, width, 1))
         angles[image] = stream.uniform(-135, -45)
-    flakes = zoom(flakes, enlarged)
+    flakes = apply(zoom_matrix(height, width, enlarged), flakes)
     flakes[flakes < threshold] = 0
     moved = [blur_motion(one, radius, sigma, angle) for one, angle in zip(to_bytes(flakes), angles, strict=True)]
     layer = to_unit(np.stack(moved))

@@ -131,12 +131,9 @@ class Bundle:
     def arguments(self, node: Node, dtype: Any = np.float32) -> dict[str, Any]:
         """What the operation of `node` takes beside its inputs: attributes, tensors in `dtype`, a site's mask."""
         tensors = {role: tensor.astype(dtype, copy=False) for role, tensor in self.tensors(node).items()}
-        public = {"mask": self.masks, COEFFICIENTS: self.coefficients}
-        return (
-            node.attributes
-            | tensors
-            | {key: values[node.name] for key, values in public.items() if node.name in values}
-        )
+        tables = {"mask": self.masks, COEFFICIENTS: self.coefficients}
+        public = {key: values[node.name] for key, values in tables.items() if node.name in values}
+        return node.attributes | tensors | public
 
     def evaluate(self, image: T, compute: Callable[[Node, list[T]], T]) -> T:
         """The logits: `compute` gives the result of a node, in any arithmetic, from the results that it reads."""
@@ -251,19 +248,17 @@ def write_bundle(bundle: Bundle, folder: Path | str) -> None:
         "nodes": [asdict(node) for node in bundle.nodes],
     }
     files[GRAPH] = sealed(json.dumps(graph, indent=1, allow_nan=False)).encode()
+    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         work.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, content in files.items():
-                (work / name).write_bytes(content)
-            sync_folder(work)
-            work.rename(folder)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
+        for name, content in files.items():
+            (work / name).write_bytes(content)
+        sync_folder(work)
+        work.rename(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def read_bundle(folder: Path | str, weights: bool = True) -> Bundle:

@@ -100,12 +100,11 @@ def _prepared(
     network = export_route(copied(network), route or routes[0]).cpu().float().eval().requires_grad_(False)
     inner = inner_network(network)
     if not any(isinstance(module, Site) for module in inner.modules()):
-        linear = linearize(inner, input_size).eval()
+        inner = linearize(inner, input_size).eval()
         if isinstance(network, PixelInput):
-            network.network = linear
+            network.network = inner
         else:
-            network = linear
-        inner = linear
+            network = inner
     to_masked(inner, Mask.of(inner) if mask is None else Mask(mask))
     return network
 

@@ -9,7 +9,7 @@ import numpy as np
 from relinearize.errors import UserError
 from relinearize.files import write_bytes
 from relinearize.machine import installed
-from relinearize.private_inference.bundle.bundle import INPUT, TOLERANCE, Bundle, Node, worst_difference
+from relinearize.private_inference.bundle.bundle import INPUT, TOLERANCE, Bundle, worst_difference
 
 # Old enough for what engines read; nothing newer is needed.
 OPSET, IR_VERSION = 17, 8
@@ -59,7 +59,10 @@ def to_onnx(bundle: Bundle) -> Any:
     names[bundle.output] = "logits"
     for node in bundle.nodes:
         inputs, name, given = [names.get(one, one) for one in node.inputs], names[node.name], node.attributes
-        tensors = {role: constant(f"{name}.{role}", _shaped(node, t)) for role, t in bundle.tensors(node).items()}
+        tensors = bundle.tensors(node)
+        if node.op == "affine":  # against a map: C x 1 x 1
+            tensors = {role: value.reshape(-1, *[1] * (len(node.shape) - 1)) for role, value in tensors.items()}
+        tensors = {role: constant(f"{name}.{role}", value) for role, value in tensors.items()}
         match node.op:
             case "normalize":
                 mean, std = (
@@ -124,20 +127,13 @@ def write_onnx(bundle: Bundle, path: Path | str) -> float | None:
     if path.exists():
         raise UserError(f"{path} exists already; delete it or name another output")
     content = to_onnx(bundle).SerializeToString()
-    difference = _difference(bundle, content) if installed("onnxruntime") else None
-    if difference is not None and not difference < TOLERANCE:
-        raise UserError(f"onnxruntime's logits differ from torch's by {difference:.1e} of the largest")
+    difference = None
+    if installed("onnxruntime"):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        difference = worst_difference(bundle, lambda images: session.run(["logits"], {INPUT: images})[0])
+        if not difference < TOLERANCE:
+            raise UserError(f"onnxruntime's logits differ from torch's by {difference:.1e} of the largest")
     write_bytes(path, content)
     return difference
-
-
-def _shaped(node: Node, tensor: np.ndarray) -> np.ndarray:
-    """Scale and shift of an affine against a map: C x 1 x 1."""
-    return tensor.reshape(-1, *[1] * (len(node.shape) - 1)) if node.op == "affine" else tensor
-
-
-def _difference(bundle: Bundle, content: bytes) -> float:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return worst_difference(bundle, lambda images: session.run(["logits"], {INPUT: images})[0])

@@ -27,7 +27,6 @@ class Operation:
     attributes: lists of floats, one per channel (mean, std), pairs of integers (of windows), an integer (groups).
     """
 
-    meaning: str
     compute: Callable[..., np.ndarray]
     inputs: int | None = 1
     tensors: tuple[str, ...] = ()
@@ -65,6 +64,7 @@ def _normalize(x: np.ndarray, mean: Any, std: Any) -> np.ndarray:
 def _conv2d(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> np.ndarray:
+    """Cross-correlation as in torch; weight O x C/groups x h x w, bias O; padding on both sides, with zeros."""
     if weight.ndim != 4 or bias.shape != weight.shape[:1]:
         raise ValueError(f"weight {weight.shape}, bias {bias.shape}")
     window = [d * (length - 1) + 1 for length, d in zip(weight.shape[2:], dilation, strict=True)]
@@ -110,47 +110,23 @@ def _pool(x: np.ndarray, kernel: Any, stride: Any, padding: Any, value: float = 
 _WINDOW = ("kernel", "stride", "padding")
 
 OPERATIONS: dict[str, Operation] = {
-    "normalize": Operation(
-        "(x - mean) / std per channel, public: the owner of the image does it in the clear",
-        _normalize,
-        attributes=("mean", "std"),
+    "normalize": Operation(_normalize, attributes=("mean", "std")),  # public: the owner of the image does it in clear
+    "conv2d": Operation(_conv2d, tensors=("weight", "bias"), attributes=("stride", "padding", "dilation", "groups")),
+    "linear": Operation(_linear, tensors=("weight", "bias")),
+    "affine": Operation(  # a batch norm that no layer could take in
+        lambda x, scale, shift: x * _per_channel(scale, x) + _per_channel(shift, x), tensors=("scale", "shift")
     ),
-    "conv2d": Operation(
-        "cross-correlation as in torch; weight O x C/groups x h x w, bias O; padding on both sides, with zeros",
-        _conv2d,
-        tensors=("weight", "bias"),
-        attributes=("stride", "padding", "dilation", "groups"),
-    ),
-    "linear": Operation("x @ weight.T + bias; weight O x F, bias O", _linear, tensors=("weight", "bias")),
-    "affine": Operation(
-        "scale * x + shift per channel: a batch norm that no layer could take in",
-        lambda x, scale, shift: x * _per_channel(scale, x) + _per_channel(shift, x),
-        tensors=("scale", "shift"),
-    ),
-    "add": Operation("x + y, same shapes", _add, inputs=2),
-    "concat": Operation("along the channels", lambda *inputs: np.concatenate(inputs, 1), inputs=None),
-    "masked_relu": Operation(
-        "max(x, 0) where the mask of this name is true, x elsewhere; the name is the site's", _masked_relu
-    ),
-    "replaced_relu": Operation(
-        "max(x, 0) where the mask of this name is true, a polynomial elsewhere; its coefficients stand beside the mask",
-        _replaced_relu,
-    ),
-    "avg_pool": Operation(
-        "mean over the window; padded zeros count, as in torch",
-        lambda x, kernel, stride, padding: _pool(x, kernel, stride, padding).mean((4, 5)),
-        attributes=_WINDOW,
+    "add": Operation(_add, inputs=2),
+    "concat": Operation(lambda *inputs: np.concatenate(inputs, 1), inputs=None),
+    "masked_relu": Operation(_masked_relu),  # its name is the site's
+    "replaced_relu": Operation(_replaced_relu),
+    "avg_pool": Operation(  # padded zeros count, as in torch
+        lambda x, kernel, stride, padding: _pool(x, kernel, stride, padding).mean((4, 5)), attributes=_WINDOW
     ),
     "max_pool": Operation(
-        "maximum over the window, what is padded left out: comparisons",
-        lambda x, kernel, stride, padding: _pool(x, kernel, stride, padding, -np.inf).max((4, 5)),
-        attributes=_WINDOW,
+        lambda x, kernel, stride, padding: _pool(x, kernel, stride, padding, -np.inf).max((4, 5)), attributes=_WINDOW
     ),
-    "global_avg_pool": Operation(
-        "mean of each channel: C x H x W to C x 1 x 1", lambda x: x.mean((2, 3), keepdims=True)
-    ),
-    "flatten": Operation(
-        "C x H x W to C*H*W, channels outermost whatever the engine's layout",
-        lambda x: x.reshape(len(x), int(np.prod(x.shape[1:]))),
-    ),
+    "global_avg_pool": Operation(lambda x: x.mean((2, 3), keepdims=True)),
+    # channels outermost, whatever the engine's layout
+    "flatten": Operation(lambda x: x.reshape(len(x), int(np.prod(x.shape[1:])))),
 }

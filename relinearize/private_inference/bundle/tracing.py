@@ -47,11 +47,7 @@ def traced_graph(
     found = _Translation(traced, input_shape)
     with torch.no_grad():
         found.translate_all()
-    weights = {
-        f"{name}.{role}": tensor.float().numpy()
-        for name, tensors in found.tensors.items()
-        for role, tensor in tensors.items()
-    }
+    weights = {name: tensor.float().numpy() for name, tensor in found.tensors.items()}
     return _with_strides(list(found.nodes.values()), weights), weights, found.masks, found.coefficients
 
 
@@ -63,7 +59,7 @@ class _Translation:
         self.shapes: dict[str, Shape] = {INPUT: tuple(input_shape)}
         self.names: dict[fx.Node, str] = {}  # a call -> the node that holds its result
         self.nodes: dict[str, Node] = {}
-        self.tensors: dict[str, dict[str, Tensor]] = {}  # of each node, by role; float64 until all is folded
+        self.tensors: dict[str, Tensor] = {}  # `NODE.role`; float64 until all is folded
         self.masks: dict[str, np.ndarray] = {}
         self.coefficients: dict[str, np.ndarray] = {}
 
@@ -83,16 +79,14 @@ class _Translation:
 
     def _translate(self, call: fx.Node) -> None:
         """By the first of _TRANSLATIONS that knows the function, the method, or a class of the module."""
+        keys, said = [call.target], f"{call.op} {call.target}"
         if call.op == "call_module":
             keys = type(self.modules[call.target]).__mro__
             said = f"{keys[0].__name__} at {call.target}"
         elif call.op == "call_function":
-            keys, said = [call.target], getattr(call.target, "__name__", str(call.target))
-        else:
-            keys, said = (
-                [call.target],
-                f"Tensor.{call.target}" if call.op == "call_method" else f"{call.op} {call.target}",
-            )
+            said = getattr(call.target, "__name__", str(call.target))
+        elif call.op == "call_method":
+            said = f"Tensor.{call.target}"
         try:
             translate = next((_TRANSLATIONS[key] for key in keys if key in _TRANSLATIONS), None)
             if translate is None or not call.op.startswith("call"):
@@ -133,7 +127,8 @@ class _Translation:
         arguments = settings | {role: tensor.numpy() for role, tensor in tensors.items()}
         shape = result_shape(op, [self.shapes[source] for source in sources], arguments)
         self.nodes[name] = Node(name, op, sources, shape, attributes)
-        self.shapes[name], self.tensors[name] = shape, tensors
+        self.shapes[name] = shape
+        self.tensors |= {f"{name}.{role}": tensor for role, tensor in tensors.items()}
         return self.nodes[name]
 
     def shape(self, given: Any) -> Shape:
@@ -171,11 +166,12 @@ def _with_strides(nodes: list[Node], weights: dict[str, np.ndarray]) -> list[Nod
         if pool.op != "avg_pool" or pool.attributes["kernel"] != [1, 1] or any(pool.attributes["padding"]):
             continue
         if readers and all(node.op == "conv2d" and takes_a_stride(node) for node in readers):
-            stride = {"stride": pool.attributes["stride"]}
-            strided = {
-                node.name: replace(node, inputs=pool.inputs, attributes=node.attributes | stride) for node in readers
-            }
-            nodes = [strided.get(node.name, node) for node in nodes if node is not pool]
+            strided = {"stride": pool.attributes["stride"]}
+            nodes = [
+                replace(node, inputs=pool.inputs, attributes=node.attributes | strided) if node in readers else node
+                for node in nodes
+                if node is not pool
+            ]
     return nodes
 
 
@@ -223,9 +219,8 @@ def _norm(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) 
     if module.running_mean is None:
         raise ValueError("it keeps no running statistics (track_running_stats=False)")
     if (before := graph.carrier(call, x)) is not None:
-        weight, bias = OPERATIONS[graph.nodes[before].op].tensors
-        values = graph.tensors[before]
-        values[weight], values[bias] = folded(values[weight], values[bias], module)
+        weight, bias = (f"{before}.{role}" for role in OPERATIONS[graph.nodes[before].op].tensors)
+        graph.tensors[weight], graph.tensors[bias] = folded(graph.tensors[weight], graph.tensors[bias], module)
         return x
     scale, shift = folded(torch.ones(module.num_features, dtype=torch.float64), None, module)
     return graph.add(call, "affine", [x], scale=scale, shift=shift)

@@ -9,7 +9,13 @@ from typing import Any
 
 from relinearize.private_inference.cost.workload import LinearWork, affine_work, max_pool_work
 
-RESNETS = {"resnet8": (16, (1, 1, 1)), "resnet18": (64, (2, 2, 2, 2)), "resnet34": (64, (3, 4, 6, 3))}
+# Usual channels of the first convolution, those of each stage in units of these, blocks of each stage.
+RESNETS = {
+    "resnet8": (16, (1, 2, 4), (1, 1, 1)),
+    "resnet18": (64, (1, 2, 4, 8), (2, 2, 2, 2)),
+    "resnet34": (64, (1, 2, 4, 8), (3, 4, 6, 3)),
+    "wrn22_8": (16, (8, 16, 32), (3, 3, 3)),
+}
 AVERAGE = "_average"  # behind the name of a network with average pools
 VGG16 = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels in units of the width, convolutions of each block
 
@@ -28,12 +34,8 @@ def backbone_work(name: str, width: int | None, images: Any) -> LinearWork | Non
     """
     size, channels = images.image_size, images.channels
     if name in RESNETS:
-        usual, blocks = RESNETS[name]
-        base = width or usual
-        layers, features = _resnet(base, [base * 2**stage for stage in range(len(blocks))], blocks, channels, size)
-    elif name == "wrn22_8":
-        base = width or 16
-        layers, features = _resnet(base, [8 * base, 16 * base, 32 * base], (3, 3, 3), channels, size, norms=True)
+        usual, factors, blocks = RESNETS[name]
+        layers, features = _resnet(width or usual, factors, blocks, channels, size, norms=name == "wrn22_8")
     elif name in ("vgg16_bn", f"vgg16_bn{AVERAGE}"):
         layers, features = _vgg(width or 64, channels, size, name.endswith(AVERAGE))
     else:
@@ -48,14 +50,15 @@ def _conv(inside: int, outside: int, kernel: int, size: int, stride: int = 1) ->
 
 
 def _resnet(
-    base: int, widths: Sequence[int], blocks: Sequence[int], channels: int, size: int, norms: bool = False
+    base: int, factors: Sequence[int], blocks: Sequence[int], channels: int, size: int, norms: bool
 ) -> tuple[list[LinearWork], int]:
     """Blocks of two 3x3 convolutions, and a 1x1 one as shortcut where the shape changes.
 
     norms: a batch norm behind an addition, at the beginning of every block but the first and at the end, stays a layer.
     """
     layers, inside = [_conv(channels, base, 3, size)], base
-    for stage, (outside, count) in enumerate(zip(widths, blocks, strict=True)):
+    for stage, (factor, count) in enumerate(zip(factors, blocks, strict=True)):
+        outside = factor * base
         for number in range(count):
             stride = 2 if stage and not number else 1
             layers += [_conv(inside, outside, 3, size, stride), _conv(outside, outside, 3, math.ceil(size / stride))]

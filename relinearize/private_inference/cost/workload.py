@@ -136,21 +136,17 @@ def mask_workload(sites: Iterable[tuple[int, int]], replacement: str = IDENTITY,
     """
     sites = [(batch * kept, batch * total) for kept, total in sites]
     removed = [total - kept for kept, total in sites if kept < total]
-    replaced = {}
+    affine = removed if replacement == "affine" else []
     products = {"quadratic": 1, "cubic": 2}.get(replacement, 0)
-    if replacement == "affine":
-        replaced = {"affine": sum(removed), "affine_sites": len(removed)}
-    elif products:
-        replaced = {
-            "quadratic": products * sum(removed),
-            "quadratic_sites": products * len(removed),
-            "quadratic_ciphertexts": products * sum(2 * math.ceil(count / SCALARS) for count in removed),
-        }
     return Workload(
         relus=sum(kept for kept, _ in sites),
         live_sites=sum(kept > 0 for kept, _ in sites),
         gathered=sum(total for kept, total in sites if 0 < kept < total),
-        **replaced,
+        affine=sum(affine),
+        affine_sites=len(affine),
+        quadratic=products * sum(removed),
+        quadratic_sites=products * len(removed),
+        quadratic_ciphertexts=products * sum(2 * math.ceil(count / SCALARS) for count in removed),
     )
 
 
@@ -194,15 +190,13 @@ def bundle_workload(bundle: Bundle, batch: int = 1) -> Workload:
     return Workload(**counts, linear=LinearWork.total(work.linear for work in works))
 
 
-def linear_work(
-    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray], batch: int = 1
-) -> LinearWork:
+def linear_work(input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]) -> LinearWork:
     """Of a bundle's nodes in topological order; weights: `NODE.role` -> tensor."""
-    return LinearWork.total(_linear_layers(input_shape, nodes, weights, batch))
+    return LinearWork.total(_linear_layers(input_shape, nodes, weights))
 
 
 def _linear_layers(
-    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray], batch: int
+    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray], batch: int = 1
 ) -> list[LinearWork]:
     shapes = {INPUT: tuple(input_shape), **{node.name: node.shape for node in nodes}}
     return [_node_work(node, [shapes[name] for name in node.inputs], weights, batch) for node in nodes]

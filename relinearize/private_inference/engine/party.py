@@ -11,11 +11,11 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from relinearize.errors import UserError
 from relinearize.files import file_digest
-from relinearize.private_inference.bundle.bundle import GRAPH, Bundle, read_bundle
+from relinearize.private_inference.bundle.bundle import GRAPH, read_bundle
 from relinearize.private_inference.engine.job import SERVER, Job
 
 
@@ -23,8 +23,12 @@ def new_party(job: Job, rank: int, folder: Path) -> Any:
     """Set up, which takes both parties; for `link_seconds` of it they connect.
 
     It has `infer(indices)`, of a batch of reference images, to an Inferred, which both parties must call together.
+    UserError where its bundle is damaged or another than the one of the job; the server alone reads the weights.
     """
-    bundle = own_bundle(job, rank)
+    place = Path(job.bundles[rank])
+    bundle = read_bundle(place, weights=rank == SERVER)
+    if file_digest(place / GRAPH) != job.graph_sha256:
+        raise UserError(f"bundle={place} is another version than the one that this inference was prepared with")
     if job.engine == "spu":
         from relinearize.private_inference.engine.spu.party import SpuParty
 
@@ -34,17 +38,9 @@ def new_party(job: Job, rank: int, folder: Path) -> Any:
     return CryptenParty(job, rank, bundle)
 
 
-def own_bundle(job: Job, rank: int) -> Bundle:
-    """With the weights for the server alone. UserError where it is damaged or another than the one of the job."""
-    folder = Path(job.bundles[rank])
-    bundle = read_bundle(folder, weights=rank == SERVER)
-    if file_digest(folder / GRAPH) != job.graph_sha256:
-        raise UserError(f"bundle={folder} is another version than the one that this inference was prepared with")
-    return bundle
-
-
 def main(folder: Path, rank: int) -> None:
-    events = own_stream()
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # standard output is for events alone: whatever else is printed goes into the log, as errors do
     commands: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(commands,), daemon=True).start()
 
@@ -60,13 +56,6 @@ def main(folder: Path, rank: int) -> None:
     say("ready", link_seconds=party.link_seconds)
     while True:
         say("inferred", **asdict(party.infer(json.loads(commands.get())["images"])))
-
-
-def own_stream() -> TextIO:
-    """Standard output for events alone: whatever else is printed goes where errors go, into the log."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return events
 
 
 def listen(commands: queue.SimpleQueue[str]) -> None:

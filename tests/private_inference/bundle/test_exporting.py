@@ -26,11 +26,10 @@ def operations(bundle):
 
 
 def test_batch_norms_are_folded_and_strides_taken_back():
-    nodes = as_bundle(linearized("resnet18"), SIZE).nodes
-    found = Counter(node.op for node in nodes)
+    bundle = as_bundle(linearized("resnet18"), SIZE)
     counts = {"conv2d": 20, "masked_relu": 17, "add": 8, "global_avg_pool": 1, "flatten": 1, "linear": 1}
-    assert found == {"normalize": 1, **counts}
-    shortcuts = [node for node in nodes if node.op == "conv2d" and "shortcut" in node.name]
+    assert operations(bundle) == {"normalize": 1, **counts}
+    shortcuts = [node for node in bundle.nodes if node.op == "conv2d" and "shortcut" in node.name]
     assert [node.attributes["stride"] for node in shortcuts] == [[2, 2]] * 3
 
 
@@ -236,11 +235,13 @@ class TwoResults(Head):
         return super().forward(x), x
 
 
-def test_what_says_something_else_than_torch_is_refused():
-    with pytest.raises(UserError, match=r"logits differ from torch's by .* of the largest.*in place"):
-        as_bundle(Overwritten(nn.Identity()), SIZE)
-
-
-def test_one_tensor_must_come_out():
-    with pytest.raises(UserError, match="not one tensor of N x classes"):
-        as_bundle(TwoResults(nn.Identity()), SIZE)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Overwritten, r"logits differ from torch's by .* of the largest.*in place"),
+        (TwoResults, "not one tensor of N x classes"),
+    ],
+)
+def test_what_says_something_else_than_torch_is_refused(kind, message):
+    with pytest.raises(UserError, match=message):
+        as_bundle(kind(nn.Identity()), SIZE)

@@ -59,15 +59,13 @@ def test_one_that_is_killed_is_named_with_its_log(parties, tmp_path, rank, name)
         parties.both()
 
 
-def test_one_that_exits_is_named(parties):
-    parties.tell(do="exit 1")
-    with pytest.raises(UserError, match="the client ended: exit status 3"):
-        parties.both()
-
-
-def test_one_that_says_why_is_quoted(parties):
-    parties.tell(do="fail 1")
-    with pytest.raises(UserError, match=r"^the client cannot take part: the reason$"):
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("exit 1", "the client ended: exit status 3"), ("fail 1", "^the client cannot take part: the reason$")],
+)
+def test_one_that_exits_is_named_and_one_that_says_why_quoted(parties, command, message):
+    parties.tell(do=command)
+    with pytest.raises(UserError, match=message):
         parties.both()
 
 

@@ -36,7 +36,9 @@ def read_profile(lines: Iterable[str], of_pools: tuple[float, float] = (0, 0)) -
             kind = _KIND.get(found["name"], "other")
             cost = Cost(float(found["seconds"]), int(found["bytes"]), int(found["messages"]), int(found["calls"]))
             if found["name"] == _COMPARED:
-                pools = _share(cost, *of_pools)
+                comparisons, batches = of_pools
+                size, messages = round(cost.bytes * comparisons), round(cost.messages * batches)
+                pools = Cost(cost.seconds * comparisons, size, messages, round(cost.calls * batches))
                 costs["pool"] += pools
                 cost -= pools
             costs[kind] += cost
@@ -46,12 +48,3 @@ def read_profile(lines: Iterable[str], of_pools: tuple[float, float] = (0, 0)) -
     if reported != (sent.bytes, sent.messages):
         raise ValueError(f"operations send {sent.bytes} bytes, the whole run {reported and reported[0]}")
     return costs
-
-
-def _share(cost: Cost, comparisons: float, batches: float) -> Cost:
-    return Cost(
-        cost.seconds * comparisons,
-        round(cost.bytes * comparisons),
-        round(cost.messages * batches),
-        round(cost.calls * batches),
-    )
