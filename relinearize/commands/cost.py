@@ -11,6 +11,8 @@ from relinearize.private_inference.cost.table import layer_table, print_costs
 from relinearize.private_inference.cost.workload import bundle_layers, bundle_workload
 from relinearize.terminal import print_table
 
+SINGLE_IMAGES = "ckks"  # the protocol whose constants are those of a ciphertext that one image fills
+
 
 @command_options
 class CostOptions:
@@ -36,6 +38,12 @@ def main(arguments: Sequence[str], console: Console | None = None) -> None:
     """Print the table of the presets that were asked for."""
     options = checked(CostOptions, composed("cost", arguments, CostOptions))
     presets = find_presets(options.preset, options.network)
+    if options.batch > 1:
+        presets = [preset for preset in presets if preset.protocol.name != SINGLE_IMAGES]
+        if not presets:
+            raise UserError(
+                f"batch={options.batch}: the constants of {SINGLE_IMAGES} are of single images; give batch=1"
+            )
     if options.bundle:
         from relinearize.private_inference.bundle.bundle import read_bundle
 

@@ -17,7 +17,9 @@ from relinearize.corruptions.sources import CorruptedImages
 from relinearize.data.decoding import EncodedImages, load_array
 from relinearize.errors import UserError, check_choice, check_number, check_path
 from relinearize.files import write_text
+from relinearize.progress import say
 
+LARGEST = 96  # pixels for which the constants for 64 may stand
 CHUNK = 1000  # images made at a time for the cache
 DISTRIBUTIONS = ("numpy", "scipy", "opencv-python-headless", "pillow")  # another version may round otherwise
 
@@ -55,7 +57,10 @@ class GeneratedCorruptions(CorruptedImages):
         check_choice("corruptions.extra", extra, (True, False))
         check_choice("corruptions.constants", constants, ("auto", *CONSTANTS))
         if constants == "auto":  # those made for the nearer size
-            constants = "cifar" if max(self._images.shape[1:3]) < 48 else "tiny"
+            size = max(self._images.shape[1:3])
+            constants = "cifar" if size < 48 else "tiny"
+            if size > LARGEST:
+                say(f"corruptions: those of images of 64 pixels, on {size}: not comparable with ImageNet-C")
         self.constants, self.seed = constants, seed
         self._photographs = None if frost_images is None else Photographs(frost_images)
         self.left_out = {}

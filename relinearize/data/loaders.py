@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -20,9 +20,9 @@ from relinearize.errors import UserError, check_choice
 EVALUATION_BATCH = {"cpu": 250, "cuda": 1000}
 
 
-def evaluation_batch(device: str, images: Tensor | EncodedImages) -> int:
-    """How many images of N x H x W x C at once: of larger ones as many pixels as of those of 64."""
-    return max(1, EVALUATION_BATCH[device] * 64**2 // max(64, images.shape[1]) ** 2)
+def evaluation_batch(device: str, images: Tensor | EncodedImages, counts: Mapping[str, int] = EVALUATION_BATCH) -> int:
+    """How many images of N x H x W x C at once: `counts` of 64 pixels, and of larger ones as many pixels."""
+    return max(1, counts[device] * 64**2 // max(64, images.shape[1]) ** 2)
 
 
 class TrainLoader:

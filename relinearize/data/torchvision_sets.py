@@ -138,7 +138,10 @@ class TorchvisionImages(Source):
         kind = self._class
         parameters = inspect.signature(kind).parameters
         if "train" in parameters or issubclass(kind, MNIST):
-            return self._made({"train": split == "train"})
+            try:
+                return self._made({"train": split == "train"})
+            except ValueError as error:  # EMNIST's split
+                raise UserError(f"dataset.options of {self.name}: {error}") from error
         if "split" not in parameters:
             raise UserError(f"dataset.class={self.name}: torchvision has no test split of it")
         for name in [self._splits[split]] if self._splits[split] else NAMES[split]:

@@ -97,6 +97,9 @@ def finished(run: FinishedRun, evaluation: Evaluation) -> RobustRecord | None:
         record = RobustRecord.read(run.folder / ROBUST_FILE)
     except UserError:  # none there, or of another version: made anew
         return None
+    corruptions = evaluation.corruptions or {}
+    if corruptions.get("folder") or corruptions.get("frost_images"):
+        return None  # what lies there may be other than it was: the pieces are found by its content
     device = record.hardware.accelerator
     here = evaluation.accelerator == "auto" or resolve_accelerator(evaluation.accelerator) == device
     request = request_of(run, evaluation)
@@ -167,7 +170,7 @@ class RowEvaluation:
         self.subject, self.evaluation = subject, evaluation
         settings, device = evaluation.robust, subject.device
         batch_size = evaluation.batch_size or evaluation_batch(device, subject.images.images)
-        chunk = settings.chunk or CHUNK[device]
+        chunk = settings.chunk or evaluation_batch(device, subject.images.images, CHUNK)
         self.clean = clean_part(subject, settings.n_clean, batch_size)
         self.corrupted = [corrupted_part(subject, source, settings.n_corruptions, batch_size)] if source else []
         self.attacked: dict[str, Part] = {}

@@ -17,8 +17,23 @@ from relinearize.robustness.attack import under_attack
 from relinearize.robustness.attacks import check_threat_model
 
 
+class FiniteGradient(torch.autograd.Function):
+    """x, whose gradient is 0 where it is no number."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient.nan_to_num()
+
+
 class LogitsOnly(nn.Module):
-    """What a third-party attack sees: pixels in, float32 logits out, also where the network returns (logits, more)."""
+    """What a third-party attack sees: pixels in, float32 logits out, also where the network returns (logits, more).
+
+    Finite ones: polynomials may leave others, from which attacks would make pixels that are no numbers.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -26,8 +41,8 @@ class LogitsOnly(nn.Module):
         self.training = False  # else torchattacks calls train() on all of it when it is done
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs = self.network(x)
-        return (outputs[0] if isinstance(outputs, tuple | list) else outputs).float()
+        outputs = self.network(FiniteGradient.apply(x))
+        return (outputs[0] if isinstance(outputs, tuple | list) else outputs).float().nan_to_num(0.0, 1e9, -1e9)
 
 
 def third_party_attack(

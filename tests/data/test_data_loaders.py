@@ -181,6 +181,8 @@ def test_batches_too_small_for_their_parts(count, settings):
 )
 def test_fewer_large_images_are_evaluated_at_once(device, size, images):
     assert evaluation_batch(device, torch.empty(1, size, size, 3)) == images
+    twice = {"cpu": 500, "cuda": 2000}
+    assert evaluation_batch(device, torch.empty(1, size, size, 3), twice) // 2 == images
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -202,6 +202,11 @@ def test_a_damaged_image_is_named(tmp_path, damaged):
         ("FashionMNIST", {}, "FashionMNIST is not there, or damaged"),
         ("ImageNet", {}, "ImageNet is not there, or damaged .*torchvision cannot fetch it"),
         ("Flowers102", {"options": {"size": 3}}, r"cannot be opened .*dataset\.options"),
+        (
+            "EMNIST",
+            {"options": {"split": "letter"}},
+            r"^dataset\.options of EMNIST: Unknown value 'letter' for argument",
+        ),
         ("SVHN", {"image_size": 0}, r"dataset\.image_size=0"),
         ("SVHN", {"channels": 2}, r"dataset\.channels=2: valid are 1, 3"),
     ],

@@ -13,7 +13,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
 from relinearize.errors import UserError
-from relinearize.robustness.attacks import check_threat_model
+from relinearize.robustness.attacks import attacked_batch, check_threat_model
 from relinearize.robustness.guard import third_party_attack
 from relinearize.robustness.third_party import OTHER_DISTANCES, TORCHATTACKS, AutoAttack, Torchattacks
 
@@ -113,6 +113,23 @@ def test_only_logits_come_out() -> None:
     expected = torchattacks_attack("FGSM", network, images, labels, seed=0, arguments={})
     found = torchattacks_attack("FGSM", WithFeatures(network), images, labels, seed=0, arguments={})
     assert torch.equal(found, expected)
+
+
+class Cliff(nn.Module):
+    """Logits are no numbers, and have no gradient, beyond a brightness that attacks reach."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.flatten(1).mean(1, keepdim=True)
+        return torch.cat([0.6 - bright, (bright - 0.45) * (0.52 - bright).sqrt() / (0.52 - bright).sqrt()], 1)
+
+
+@pytest.mark.parametrize("name", ["PGDL2", "Square"])  # others take signs: 0 of what is no number
+def test_pixels_stay_finite_where_logits_are_no_numbers(name: str) -> None:
+    images, labels = torch.full((3, 3, 8, 8), 0.5), torch.zeros(3, dtype=torch.int64)
+    images[1] = 0.3  # out of reach
+    attack = Torchattacks(attack=name)
+    assert attack(Cliff(), images, labels, 0).isfinite().all()
+    assert attacked_batch(Cliff(), images, labels, attack, seed=0, epsilon=None)[1]
 
 
 def test_unknown_names_and_arguments() -> None:

@@ -28,8 +28,8 @@ class LinearWork:
     """The part that no mask changes, of all images of an inference together.
 
     layers: convolutions, linear layers, batch norms that no layer took in. inputs, outputs: scalars that go in and come
-    out of them, and the means of average pools, which are rounded. weights: scalars they are multiplied by (of a lone
-    batch norm as many as of its map). pool_comparisons: of max-pools, as engines make them (`bundle.tournament`), in
+    out of them, and the means of average pools, which are rounded. weights: scalars they are multiplied by (of a
+    lone batch norm a diagonal matrix). pool_comparisons: of max-pools, as engines make them (`bundle.tournament`), in
     pool_steps batches that wait for each other. parameters: scalars of the layers' weights, which CrypTen opens as
     they are, with the inputs.
 
@@ -232,7 +232,7 @@ def affine_work(channels: int, pixels: int, batch: int = 1) -> LinearWork:
     """Of a batch norm that no layer took in: engines multiply by a diagonal matrix, others each scalar by one."""
     scalars = channels * pixels
     work = LinearWork.of_products(batch * scalars, batch * pixels, channels, channels)
-    return replace(work, multiplications=batch * scalars, weights=scalars, parameters=channels)
+    return replace(work, multiplications=batch * scalars, parameters=channels)
 
 
 # ---- Cheetah's ciphertexts -------------------------------------------------------------------------------------------

@@ -47,6 +47,14 @@ def test_fewer_relus_cost_less_everywhere_but_in_ckks(alone):
         assert less.online.bytes <= more.online.bytes
 
 
+def test_what_is_known_of_single_images_is_left_out_of_batches(alone, capsys):
+    cost_command([f"run={alone[SMALL][1]}", "batch=8"], Console(width=140))
+    text = capsys.readouterr().out
+    assert "cheetah" in text and "ckks" not in text
+    with pytest.raises(UserError, match=r"^batch=2: the constants of ckks are of single images; give batch=1$"):
+        cost_command([f"run={alone[SMALL][1]}", "batch=2", "preset=ckks_wan"])
+
+
 def test_the_table_says_what_was_counted(alone):
     record, _ = alone[SMALL]
     workload = record_workload(record)

@@ -109,6 +109,13 @@ def test_semi2k_as_measured(linear, relus, live, megabytes):
     assert found.messages == 8 * live + 2 * 22 + 2, "two for each layer; the mean of the pool and the logits"
 
 
+def test_batch_norms_of_their_own_are_products_with_diagonal_matrices():
+    """WRN-22-8 with all ReLUs, measured in SEMI2K: docs/private_inference.md."""
+    linear = backbone_work("wrn22_8", None, SimpleNamespace(classes=10, image_size=32, channels=3))
+    found = predict(preset("semi2k_wan"), Workload(1_392_640, 19, 0, linear)).online
+    assert found.bytes == pytest.approx(696.99e6, rel=1e-4) and found.messages == 218
+
+
 @pytest.mark.parametrize(("relus", "live", "megabytes", "messages"), TFP)
 def test_crypten_as_measured(relus, live, megabytes, messages):
     found = predict(preset("tfp_wan"), Workload(relus, live, 0, RESNET20)).online
