@@ -141,10 +141,16 @@ def check_readable(path: Path) -> None:
 def files_below(folder: Path, name: str) -> list[Path]:
     """Everything called `name` below `folder`, sorted, but not what a repair has put aside.
 
-    One warning for each folder that cannot be listed.
+    Links are followed, to each folder once. One warning for each folder that cannot be listed.
     """
-    found = []
-    for place, folders, files in os.walk(folder, onerror=lambda error: _warn_once(error.filename, error.strerror)):
+    found, seen = [], set()
+    walk = os.walk(folder, onerror=lambda error: _warn_once(error.filename, error.strerror), followlinks=True)
+    for place, folders, files in walk:
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         found += [Path(place) / name] * (name in (*folders, *files))
         folders[:] = [one for one in folders if not one.endswith(DAMAGED)]
     return sorted(found)

@@ -17,7 +17,7 @@
 # Copies of CIFAR-10 that went through JPEG: dataset.verify=false 'dataset.title="CIFAR-10 (JPEG)"' as OVERRIDES. A dry
 # run on a CPU:
 #   scripts/frontier.sh unused /tmp/dry 10 2 BUDGETS=0.1 dataset=digits backbone=resnet8 budget.grid=[0.1] \
-#       scale=debug total_epochs=4 method.teacher.epochs=1
+#       scale=debug total_epochs=14 method.teacher.epochs=1
 set -euo pipefail
 images=${1:?usage: frontier.sh IMAGES OUT MINUTES PROCESSES [NAME=VALUE ...] [OVERRIDES ...]} out=$2 minutes=$3 processes=$4
 shift 4

@@ -27,6 +27,7 @@ from relinearize.runs.build import check_network
 from relinearize.runs.describe import epochs_begun, make_record
 from relinearize.runs.plan import Plan
 from relinearize.runs.recall import note_of, remember
+from relinearize.runs.request import Request
 from relinearize.runs.search import keys_of, make_first, make_mask, make_sensitivities, search_inputs
 from relinearize.runs.stages import (
     frozen_teacher,
@@ -228,6 +229,17 @@ def leave_run(plan: Plan, record: Record) -> None:
     plan.run.publish(folder, {"record": RECORD_FILE})
 
 
+def check_monitors(request: Request, key: str, stage: Stage) -> None:
+    """UserError where EarlyStopping looks for a metric before the stage's first epoch ends."""
+    for name, entry in request.training.callbacks.items():
+        strict = entry["_target_"].endswith("EarlyStopping") and entry.get("strict", True)
+        if strict and stage.epochs and stage.segments > 1:
+            raise UserError(
+                f"callbacks.{name}: {key} has {stage.segments} segments an epoch, and no metric before the first epoch "
+                f"ends; give +callbacks.{name}.strict=false and a patience that counts segments"
+            )
+
+
 def check_stages(plan: Plan) -> dict[str, Stage]:
     """Build the stages that are to be trained, so that a wrong setting of the last is found before the first trains.
 
@@ -270,6 +282,7 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
                         )
                     stages[key].check_selection(config.dataset.holdout)
                     stages[key].check_devices(request.training.devices)
+                    check_monitors(request, key, stages[key])
                     stages[key].rehearse(torch.zeros(2, *request.input_size), torch.zeros(2, dtype=torch.long))
                     check_submodels(request, stages[key])
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since

@@ -72,7 +72,8 @@ class Plan:
             if getattr(request.source, "stream", False):
                 dataset["stream"] = True  # a crop by padding shows what of the image is beyond the central square
         # What a search makes of its student follows from its settings and the budget, and teachers do not depend on it.
-        backbone = {key: value for key, value in plain(request.config.backbone).items() if key not in STUDENT_SHAPE}
+        students = {*STUDENT_SHAPE, "student_skip"}
+        backbone = {key: value for key, value in plain(request.config.backbone).items() if key not in students}
         if backbone.get("weights") is not None:
             backbone["weights"] = file_digest(Path(backbone["weights"]))
         return {
@@ -97,6 +98,8 @@ class Plan:
     def search(self) -> Artifact:
         """The search as a whole; each budget's snapshot lies in it (some searches have one budget)."""
         content = {**self._stage_content("search"), "teacher": self.teacher.key, **self.common}
+        if not self.request.config.backbone.get("student_skip", True):
+            content["student_skip"] = False
         if self.request.one_budget:
             content["budget"] = self.request.budget
         if self.request.allocated:
@@ -272,10 +275,7 @@ class Plan:
     def _stage_content(self, stage: str) -> dict[str, Any]:
         """What of a stage's own settings can change its result."""
         routes = self.request.stage_routes(stage)
-        content = {"stage": settings_content(self.request.config.method[stage])}
-        file = content["stage"].get("file")
-        if isinstance(file, str) and Path(file).is_file():  # its content decides, not its place
-            content["stage"]["file"] = file_digest(Path(file))
+        content = {"stage": _by_content(settings_content(self.request.config.method[stage]))}
         if content["stage"].get("exchanges"):
             content["exchanges"] = "halved"  # before, one that was gone back on was tried again
         return content if routes == ROUTES[1] else {**content, "routes": routes}
@@ -283,3 +283,14 @@ class Plan:
     def _word(self, stage: str) -> str:
         """SNLSearch -> snlsearch: the class of a stage, for names of folders."""
         return self.request.class_name(stage).lower()
+
+
+def _by_content(settings: Any) -> Any:
+    """`settings` with the digests of files in place of their paths, wherever a key is called `file`."""
+    if isinstance(settings, list):
+        return [_by_content(entry) for entry in settings]
+    if not isinstance(settings, dict):
+        return settings
+    found = {key: _by_content(value) for key, value in settings.items()}
+    file = found.get("file")
+    return found | {"file": file_digest(Path(file))} if isinstance(file, str) and Path(file).is_file() else found

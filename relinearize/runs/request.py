@@ -302,7 +302,7 @@ class Request:
             return
 
         def shapes_at(**changes: Any) -> dict[str, tuple[int, ...]]:
-            for key, value in changes.items():
+            for key, value in (STUDENT_SHAPE | changes).items():  # whatever a finished run's config says
                 OmegaConf.update(self.config, f"backbone.{key}", value, force_add=True)
             return site_shapes(self.fresh_student().network)
 

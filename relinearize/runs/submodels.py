@@ -50,6 +50,8 @@ def submodel_config(config: DictConfig, fraction: float) -> DictConfig:
         )
     narrow = copy.deepcopy(config)
     narrow.backbone.width = round(width * fraction)
+    if narrow.backbone.get("weights") is not None:
+        narrow.backbone.weights = None  # of the full width, from which the sub-model's are cut
     return narrow
 
 

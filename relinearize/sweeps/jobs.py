@@ -1,6 +1,7 @@
 """One job of a multirun: its state on disk from start to end, also where it was killed; its errors stay its own."""
 
 import math
+import multiprocessing
 import re
 import sys
 import time
@@ -27,7 +28,8 @@ def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) 
     command that started the sweep reads the states and reports.
     """
     hydra = HydraConfig.get()
-    if hydra.runtime.choices.get("launcher") == "joblib":
+    # With n_jobs=1 joblib starts no process: this is the command's own.
+    if hydra.runtime.choices.get("launcher") == "joblib" and multiprocessing.current_process().name != "MainProcess":
         end_with_parent()
     path = Path(hydra.runtime.output_dir) / JOB_FILE
     before = JobFile.read(path)

@@ -133,5 +133,8 @@ def summary(sweep: Sweep) -> list[str]:
     if any(row.state not in ENDED for row in sweep.rows):
         lines[0] += f"; ETA {'-' if remaining is None else duration(remaining)}"
     if not sweep.launching and not counts["running"] and counts["done"] < len(sweep.rows):
-        lines += [f"not all is done and nothing is running; go on with: {sweep.command}"]
+        queued = (
+            " (but in Slurm's queue, perhaps: see squeue)" if "slurm" in sweep.command and counts["waiting"] else ""
+        )
+        lines += [f"not all is done and nothing is running{queued}; go on with: {sweep.command}"]
     return lines

@@ -13,6 +13,9 @@ LOGGERS = ("csv", "wandb", "none")
 MODES = ("online", "offline", "disabled")
 
 
+LONGEST_TAG = 64  # W&B refuses longer ones
+
+
 @dataclass(frozen=True)
 class LoggerSettings:
     """The `logger` group; all but `name` and `output` are W&B's. `output`: the folder of all results."""
@@ -33,6 +36,9 @@ class LoggerSettings:
                 raise UserError(f"logger.{key}={getattr(self, key)}: must be a text, or null")
         if not isinstance(self.tags, list | tuple) or not all(isinstance(tag, str) for tag in self.tags):
             raise UserError(f"logger.tags={self.tags}: must be a list of texts, such as [a,b]")
+        for tag in self.tags:
+            if not 0 < len(tag) <= LONGEST_TAG:
+                raise UserError(f"logger.tags: {tag!r} must have 1 to {LONGEST_TAG} letters")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from relinearize.files import write_text
 from relinearize.records.run import PredictionsRecord, Record, find_records
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
-from relinearize.tracking.interface import LoggerSettings, StageInfo, StageLogger
+from relinearize.tracking.interface import LONGEST_TAG, LoggerSettings, StageInfo, StageLogger
 from relinearize.tracking.wandb_run import run_of_agent, wandb_run
 
 # Over the epoch, since W&B's own step counts on where a run is resumed.
@@ -129,7 +129,7 @@ def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]
         "group": settings.group or info.group,
         "job_type": info.stage,
         "name": info.title,
-        "tags": [*info.tags, *settings.tags],
+        "tags": [*(tag[:LONGEST_TAG] for tag in info.tags), *settings.tags],
         "config": {**info.config, "lineage": lineage(info)},
     }
     with wandb_run(vars(settings), settings.output, **about) as run:
@@ -149,7 +149,7 @@ def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:
     A stage that was made without W&B, or elsewhere, gets its W&B run here, with the curves of its history.
     """
     mark = mark_of(settings, info)
-    with FileLock(f"{mark}.lock"):
+    with FileLock(mark.with_name(f"{mark.name.removesuffix(f'-{info.name}')}.lock")):  # of the run that budgets share
         if mark.is_file() or not info.artifact.complete:  # gone, perhaps, since what was made of it is there
             return
         description = info.artifact.describe()

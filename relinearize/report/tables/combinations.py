@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from pandas import DataFrame
 
+from relinearize.records.run import Record
 from relinearize.relu.replacement import IDENTITY
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.text import markdown, markdown_table, share_text, spread_text
@@ -33,7 +34,8 @@ def build_matrices(panels: Iterable[Panel]) -> list[Matrix]:
     runs = pd.concat([panel.runs for panel in panels])
     stages = runs["method"].str.extract(r"^(?P<search>[^+]+)\+(?P<finetuning>[^+]+)$")
     runs = runs.join(stages[["search", "finetuning"]])
-    main = runs["record"].map(lambda record: record.submodel is None) & (runs["replacement"] == IDENTITY)
+    main = runs["record"].map(lambda record: record.submodel is None and not _allocated(record))
+    main &= runs["replacement"] == IDENTITY
     runs = runs[main & runs["search"].notna() & runs["test"].notna()]
     cell = ["title", "network", "asked", "total", "search", "finetuning"]
     cells = runs.groupby([*cell, "curve"], sort=False)["test"].agg(["mean", "std"]).reset_index()
@@ -46,6 +48,11 @@ def build_matrices(panels: Iterable[Panel]) -> list[Matrix]:
         if len(own) > max(means.shape) > 1:
             matrices.append(Matrix(title, network, asked, budget, means, texts.fillna("-")))
     return sorted(matrices, key=lambda one: (one.title, one.network, -one.asked))
+
+
+def _allocated(record: Record) -> bool:
+    """Whether the second part of its name is an allocation, and no fine-tuning: snl+sites."""
+    return (record.config.get("allocation") or {}).get("name", "free") != "free"
 
 
 def combinations_markdown(matrices: Sequence[Matrix]) -> str:

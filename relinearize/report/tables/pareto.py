@@ -155,16 +155,17 @@ def recipe_of(record: Record) -> dict[str, Any]:
         "total epochs": config.get("total_epochs"),
     }
     # The number of search epochs follows from the budget; that of the other two stages is part of the recipe, or, where
-    # the run has `total_epochs`, of search and fine-tuning together.
+    # the run has `total_epochs`, of search and fine-tuning together. Callbacks may end each seed's training elsewhere.
+    callbacks = {name: entry for name, entry in callbacks.items() if entry and not only_watches(entry)}
     for name in ("teacher", "finetune") if recipe["total epochs"] is None else ("teacher",):
-        if name in record.stages:
+        if name in record.stages and not callbacks:
             recipe[f"{name} epochs"] = record.stages[name].epochs
     settings = {name: config.get(name) for name in ("method", "teacher", "search", "finetune", "backbone")}
     settings["replacement"] = config.get("replacement")
     if any(site.sensitivity is not None for site in record.sites):
         settings["sensitivity"] = config.get("sensitivity")
     settings["dataset"] = {name: value for name, value in dataset.items() if name in OF_IMAGES}
-    settings["callbacks"] = {name: entry for name, entry in callbacks.items() if entry and not only_watches(entry)}
+    settings["callbacks"] = callbacks
     settings["trainer.devices"] = trainer.get("devices")
     arguments = (trainer.get("lightning") or {}).items()
     settings["trainer.lightning"] = {name: value for name, value in arguments if name not in NEUTRAL_ARGUMENTS}

@@ -88,7 +88,7 @@ function drawDetails(holder, run, panel, state, redraw) {
   const worstClass = (found) => Math.min(...found.per_class.filter(isNumber));
   const beside = (of) => [run.accuracy.predictions, run.accuracy.teacher_predictions].filter(Boolean).map((found) => percent(of(found))).join(" / ") + " %";
   const own = run.stages.filter((stage) => !stage.reused).reduce((sum, stage) => sum + stage.seconds, 0);
-  const accuracy = run.accuracy;
+  const accuracy = run.accuracy, narrow = run.submodel && run.submodel.fraction < 1; // the search was of all channels
   const others = panel.runs.map((index) => DATA.runs[index]).filter((other) => other.key !== run.key && other.sites.length === run.sites.length);
   const rival = others.find((other) => other.key === state.rival) || null;
   const table = (pairs) => el("table", {}, el("tbody", {}, pairs.map(([name, value]) => el("tr", {}, el("td", { class: "text" }, name), el("td", { class: "text", style: { whiteSpace: "normal", overflowWrap: "anywhere" } }, value)))));
@@ -126,10 +126,10 @@ function drawDetails(holder, run, panel, state, redraw) {
         segments([["share", "share"], ["count", "count"], ["log", "log count"]], state.sites, (mode) => { state.sites = mode; redraw(); }, "Bar length"))),
       siteBars(run, state.sites, rival), rival ? el("p", { class: "note" }, `Upright marks: ${rival.name}`) : null),
     el("div", { class: "block" }, el("h3", {}, "Training"), run.stages.map((stage) => {
-      const charts = stageCharts(DATA.histories[stage.history], stage.name === "search" ? run.budget.asked : null);
+      const charts = stageCharts(DATA.histories[stage.history], stage.name === "search" && !narrow ? run.budget.asked : null);
       return el("div", { class: "stage" },
         el("p", { class: "sub", style: { marginBottom: "8px" } }, el("b", { style: { color: "var(--ink)" } }, stage.name), `${run.method[stage.name] ? ` · ${run.method[stage.name]}` : ""} · ${stage.epochs} epochs · ${duration(stage.seconds)}`, stage.reused ? " · taken from the store" : "", el("span", { class: "faint", title: stage.key }, ` · ${stage.key.slice(0, 12)}`)),
-        charts.length ? el("div", { class: "grids" }, charts, stage.name === "search" ? siteTrajectory(DATA.histories[stage.history], run.sites) : null) : el("p", { class: "note" }, "No epochs were recorded for this stage."));
+        charts.length ? el("div", { class: "grids" }, charts, stage.name === "search" && !narrow ? siteTrajectory(DATA.histories[stage.history], run.sites) : null) : el("p", { class: "note" }, "No epochs were recorded for this stage."));
     })),
     el("div", { class: "block wide" },
       el("details", { open: true }, el("summary", {}, "Config "), el("div", { style: { position: "relative" } }, el("div", { style: { position: "absolute", right: "8px", top: "8px" } }, copy), el("pre", {}, run.config))),
