@@ -1,0 +1,22 @@
+"""Small networks and batches in float64, which tests compare with the formulas written out (reference.py)."""
+
+import pytest
+import torch
+from reference import SmallNetwork
+
+from relinearize.relu.sites import linearize
+
+
+@pytest.fixture
+def networks():
+    """(student, teacher): linearized, with different weights so that the distillation term is at work."""
+    torch.manual_seed(5)
+    student, teacher = (linearize(SmallNetwork(2, 4, 3), (2, 5, 5)).double() for _ in range(2))
+    return student, teacher.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def batches():
+    """Three of six images."""
+    torch.manual_seed(6)
+    return [(torch.randn(6, 2, 5, 5, dtype=torch.float64), torch.randint(3, (6,))) for _ in range(3)]
