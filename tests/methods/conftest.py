@@ -1,10 +1,26 @@
-"""Small networks and batches in float64, which tests compare with the formulas written out (reference.py)."""
+"""A trained teacher for runs; small networks and batches in float64, for the formulas written out (reference.py)."""
+
+import shutil
 
 import pytest
 import torch
+from quick_runs import SMALL
 from reference import SmallNetwork
 
 from relinearize.relu.sites import linearize
+
+
+@pytest.fixture(scope="session")
+def taught(shared_run, tmp_path_factory):
+    """taught() -> a new folder, in whose store quick runs find their teacher."""
+    _, trained = shared_run(f"alone-{SMALL}", f"budget.fraction={SMALL}")
+
+    def new():
+        folder = tmp_path_factory.mktemp("taught")
+        shutil.copytree(trained.parents[1] / "store" / "teacher", folder / "store" / "teacher")
+        return folder
+
+    return new
 
 
 @pytest.fixture
