@@ -157,12 +157,12 @@ class DeepReDuce(MaskedSearch):
         batch_size: int = 128,
     ) -> None:
         super().__init__(network, teacher, budget=budget, epochs=0, batch_size=batch_size, learning_rate=0.0)
-        check_choice(f"{KEY}.exact", exact, (True, False))
-        check_number(f"{KEY}.score_images", score_images, ">= 1", integer=True)
+        self.take_one_of((True, False), exact=exact)
+        self.take(">= 1", integer=True, score_images=score_images)
         if score is not None:
             check_callable(f"{KEY}.score", score)
-        self.order, self.thinned, self.exact = known_order(order, site_shapes(inner_network(network))), thinned, exact
-        self.score_of, self.score_images = score, score_images
+        self.order, self.thinned = known_order(order, site_shapes(inner_network(network))), thinned
+        self.score_of = score
         self.scores: dict[str, Tensor] = {}
 
     @staticmethod

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import UserError, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.stage.snapshot import Snapshot
@@ -58,14 +58,13 @@ class Planner(MaskedSearch):
         exact: bool = False,
         **settings: Any,
     ) -> None:
-        for name, (value, least) in {
-            "trials": (trials, 1), "trial_epochs": (trial_epochs, 1), "population": (population, 2)
-        }.items():  # fmt: skip
-            check_number(f"{self.config_key}.{name}", value, f">= {least}", integer=True)
-        check_choice(f"{self.config_key}.exact", exact, (True, False))
+        check_number(f"{self.config_key}.trials", trials, ">= 1", integer=True)
+        check_number(f"{self.config_key}.trial_epochs", trial_epochs, ">= 1", integer=True)
+        self.take(">= 2", integer=True, population=population)
+        self.take_one_of((True, False), exact=exact)
         super().__init__(network, teacher, budget=budget, epochs=trials * trial_epochs, **settings)
         optuna_module(self.config_key)
-        self.fit, self.period, self.population = fit, trial_epochs, population
+        self.fit, self.period = fit, trial_epochs
         inner = inner_network(network)
         self.initial = {name: value.clone() for name, value in inner.state_dict().items()}
         self.shapes = site_shapes(inner)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.routes import on_route, route_state, routes_of
-from relinearize.errors import UserError, check_choice, check_number, checked_keys
+from relinearize.errors import UserError, check_number, checked_keys
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.rlnet.batch_parts import (
     PARTS,
@@ -81,12 +81,10 @@ class RobustTraining(Stage):
         attacked = FoldedRoute(network, route_of("adversarial", routes), self.masks_change)  # before there are hooks
         super().__init__(network, *inputs, **settings)
         self.routes = routes
-        check_choice(f"{key}.second_view", second_view, ("augmix", None))
-        check_choice(f"{key}.split", split, SPLITS)
-        check_choice(f"{key}.attack_order", attack_order, ATTACK_ORDERS)
-        check_choice(f"{key}.select_by", select_by, SELECT_BY)
-        self.attack_order = attack_order
-        self.second_view, self.split, self.select_by = second_view, split, select_by
+        self.take_one_of(("augmix", None), second_view=second_view)
+        self.take_one_of(SPLITS, split=split)
+        self.take_one_of(ATTACK_ORDERS, attack_order=attack_order)
+        self.take_one_of(SELECT_BY, select_by=select_by)
         self.part_weights = checked_weights(part_weights, dict.fromkeys(PARTS, 1.0), f"{key}.part_weights")
         if second_view is None:
             self.part_weights["augmix"] = 0.0

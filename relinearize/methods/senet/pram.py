@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import UserError
 from relinearize.methods.distill import Distill
 from relinearize.methods.senet.site_outputs import Outputs, SiteOutputs
 from relinearize.relu.sites import site_shapes
@@ -169,9 +169,8 @@ class PRAMDistill(Distill):
     ) -> None:
         weights = {"cross_entropy_weight": cross_entropy_weight, "distillation_weight": distillation_weight}
         super().__init__(network, teacher, **weights, **settings)
-        check_choice(f"{self.config_key}.form", form, FORMS)
-        check_number(f"{self.config_key}.pram_weight", pram_weight, ">= 0")
-        self.form, self.pram_weight = form, pram_weight
+        self.take_one_of(FORMS, form=form)
+        self.take(">= 0", pram_weight=pram_weight)
         inner = inner_network(network)
         stage_ends = getattr(inner, "stage_ends", ())
         shapes, wanted = site_shapes(inner), site_shapes(inner_network(teacher))  # none in a frozen copy

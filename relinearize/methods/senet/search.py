@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import UserError
 from relinearize.methods.distill import Distill
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
 from relinearize.methods.stage.snapshot import Snapshot
@@ -137,18 +137,16 @@ class SENetSearch(Distill):
             **settings,
         )
         for key, value in switches.items():
-            check_choice(f"method.search.{key}", value, CHOICES[key])
-        check_choice("method.search.paper_parity", paper_parity, (True, False))
-        check_number("method.search.stop_distance", stop_distance, ">= 0", "<= 1", optional=True)
-        check_number("method.search.stop_patience", stop_patience, ">= 1", integer=True)
-        measure, self.granularity, self.initial_mask, self.top, self.start = switches.values()
+            self.take_one_of(CHOICES[key], **{key: value})
+        self.take_one_of((True, False), paper_parity=paper_parity)
+        self.take(">= 0", "<= 1", optional=True, stop_distance=stop_distance)
+        self.take(">= 1", integer=True, stop_patience=stop_patience)
         if self.granularity == "channel" and self.top == "strict":
             raise UserError("method.search.granularity=channel keeps exact counts; give method.search.top=exact")
         self.budget = budget
-        self.stop_distance, self.stop_patience = stop_distance, stop_patience
         self.shapes = site_shapes(inner_network(network))
         self.counts = self._allotment(sensitivities)
-        self.mismatch = Mismatch(network, teacher, self.shapes, measure)
+        self.mismatch = Mismatch(network, teacher, self.shapes, switches["mismatch"])
         self.mask = Mask.full(inner_network(network))
         self.distance, self.distances = 1.0, {name: 1.0 for name in self.shapes}
         self.settled_epochs = 0
