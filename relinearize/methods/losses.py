@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.processes import sum_over_processes
+from relinearize.robustness.attack import under_attack
 
 BINS = 15  # of confidence, in a calibration error
 
@@ -66,18 +67,13 @@ def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], preci
     Runs in eval mode and gives every module its former mode back. `precision` "bf16" evaluates under autocast.
     Several processes: each counts its own batches, the sums are added. Raises ValueError on an empty iterable.
     """
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     correct, seen = None, 0
-    try:
+    with under_attack(network):
         for images, labels in batches:
             with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 right = (network(images).argmax(1) == labels).sum()
             correct = right if correct is None else correct + right
             seen += labels.numel()
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if correct is None:
         raise ValueError("accuracy of no images")
     totals = torch.stack([correct, torch.tensor(seen, device=correct.device)])

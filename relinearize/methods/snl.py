@@ -108,8 +108,7 @@ class SNLSearch(Stage):
 
     def configure_optimizers(self) -> optim.Optimizer:
         """Adam on weights and alphas alike (the paper's recipe)."""
-        alpha_rate = self.alpha_learning_rate or self.base_learning_rate
-        return adam(self.network, self.alphas.values(), self.base_learning_rate, alpha_rate)
+        return adam(self.network, self.alphas.values(), self.base_learning_rate, self.alpha_learning_rate)
 
     @property
     def fewest_epochs(self) -> int:

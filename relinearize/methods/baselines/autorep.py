@@ -112,8 +112,7 @@ class AutoReP(Distill):
 
     def configure_optimizers(self) -> optim.Optimizer:
         gates = [site.alpha for site in self.sites.values()]
-        gate_rate = self.gate_learning_rate or self.base_learning_rate
-        return adam(self.network, gates, self.base_learning_rate, gate_rate)
+        return adam(self.network, gates, self.base_learning_rate, self.gate_learning_rate)
 
     @property
     def mask(self) -> Mask:

@@ -118,21 +118,17 @@ class Planner(MaskedSearch):
         asked = study.ask(ranges)
         return {"params": dict(asked.params), "system_attrs": dict(study.trials[-1].system_attrs)}
 
-    def put_on_plan(self, numbers: Mapping[str, float]) -> None:
-        """The teacher's weights under the plan of `numbers`, its polynomials fitted."""
+    def begin_trial(self) -> None:
+        """The teacher's weights under the plan that comes next, its polynomials fitted."""
+        self.tried = self.propose()
         inner = inner_network(self.network)
         inner.load_state_dict(self.initial, strict=False)  # which lacks coefficients
-        mask, fit = self.plan(numbers)
+        mask, fit = self.plan(self.tried["params"])
         self.put_on(mask)
         batches = self.further_batches(0, -(-fit.images // self.batch_size))
         coefficients = fit.coefficients(self.network, batches, self.seed)
-        sites = named_sites(inner)
-        for name in sites:
-            sites[name].coefficients.copy_(coefficients[f"{name}.{COEFFICIENTS}"])
-
-    def begin_trial(self) -> None:
-        self.tried = self.propose()
-        self.put_on_plan(self.tried["params"])
+        for name, site in named_sites(inner).items():
+            site.coefficients.copy_(coefficients[f"{name}.{COEFFICIENTS}"])
         for optimizer in self.trainer.optimizers:  # momentum of the trial before
             optimizer.state.clear()
 

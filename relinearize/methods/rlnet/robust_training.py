@@ -180,14 +180,10 @@ class RobustTraining(Stage):
 
     def validate(self, row: dict[str, float]) -> None:
         super().validate(row)
-        if self._robust_epoch(int(row["epoch"])):
+        epochs = int(row["epoch"]) + 1
+        last = epochs == self.epochs or (self.trainer is not None and self.trainer.should_stop)
+        if self.robust_validation["images"] and (last or epochs % self.robust_validation["every"] == 0):
             row["val/robust"] = self.robust_accuracy()
-
-    def _robust_epoch(self, epoch: int) -> bool:
-        if not self.robust_validation["images"]:
-            return False
-        last = epoch + 1 == self.epochs or (self.trainer is not None and self.trainer.should_stop)
-        return last or (epoch + 1) % self.robust_validation["every"] == 0
 
     def score(self, row: dict[str, float]) -> float | None:
         clean, robust = row["val/accuracy"], row.get("val/robust")

@@ -129,13 +129,8 @@ class SENetSearch(Distill):
         }
         if paper_parity:
             switches, settings = switches | PARITY, settings | STAGE_PARITY
-        super().__init__(
-            network,
-            teacher,
-            cross_entropy_weight=cross_entropy_weight,
-            distillation_weight=distillation_weight,
-            **settings,
-        )
+        weights = {"cross_entropy_weight": cross_entropy_weight, "distillation_weight": distillation_weight}
+        super().__init__(network, teacher, **weights, **settings)
         for key, value in switches.items():
             self.take_one_of(CHOICES[key], **{key: value})
         self.take_one_of((True, False), paper_parity=paper_parity)
