@@ -27,24 +27,6 @@ class SmallNetwork(nn.Module):
         return self.linear(features.mean((2, 3)))
 
 
-class Batches:
-    """What a stage needs of a loader: the same batches in every epoch, and a kill in one of them."""
-
-    def __init__(self, batches, killed_in_epoch=None):
-        self.batches, self.killed_in_epoch, self.epoch = batches, killed_in_epoch, 0
-
-    def seek(self, epoch, segment):
-        self.epoch = epoch
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        if self.epoch == self.killed_in_epoch:
-            raise RuntimeError("killed")
-        return iter(self.batches)
-
-
 def state_of(network):
     """Copies of the weights, which get gradients, and of the statistics."""
     state = {key: value.detach().clone() for key, value in network.state_dict().items() if "tracked" not in key}

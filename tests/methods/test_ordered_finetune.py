@@ -3,9 +3,9 @@
 import pytest
 import reference
 import torch
-from reference import Batches
+from small_stages import Batches, fit_stage, killed_and_resumed, pixels
 
-from relinearize.backbones import PixelInput, build_backbone
+from relinearize.backbones import build_backbone
 from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.senet import ordered_distill as ordered_finetune
@@ -14,9 +14,6 @@ from relinearize.methods.senet.ordered_distill import OrderedDistill
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, to_masked
-from relinearize.training.checkpoint import CHECKPOINT
-from relinearize.training.fit import fit
-from relinearize.training.settings import TrainerSettings
 
 IMAGES, SIZE, CLASSES = 6, 5, 3
 GAMMA, ALPHA, BETA = 0.1, 0.5, 20.0
@@ -89,47 +86,23 @@ def networks():
     """(student with half of the ReLUs, frozen teacher): a ResNet-8 of 8 channels on 8 pixels."""
     torch.manual_seed(3)
     backbone = build_backbone("resnet8", classes=CLASSES, image_size=8, width=8)
-    teacher = PixelInput(linearize(backbone, (3, 8, 8)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    student = PixelInput(linearize(backbone, (3, 8, 8)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    teacher, student = (pixels(linearize(backbone, (3, 8, 8))) for _ in range(2))
     for module in student.modules():
         if isinstance(module, MaskedReLU):
             module.mask.copy_(torch.rand(module.mask.shape) < 0.5)
     return student, frozen_copy(teacher)
 
 
-def new_batches(killed_in_epoch=None):
-    generator = torch.Generator().manual_seed(4)
-    batches = [
-        (torch.rand(6, 3, 8, 8, generator=generator), torch.randint(CLASSES, (6,), generator=generator))
-        for _ in range(2)
-    ]
-    return Batches(batches, killed_in_epoch)
-
-
-def quick_stage(loader=None, **settings):
+def quick_stage(killed_in_epoch=None, **settings):
     given = {"epochs": 4, "batch_size": 6, "learning_rate": 0.02, **settings}
     stage = OrderedDistill(*networks(), **given)
-    stage.use(train_loader=loader or new_batches(), validation_loader=new_batches().batches, precision="32", seed=0)
+    held_out = Batches(6).batches
+    stage.use(train_loader=Batches(6, killed_in_epoch), validation_loader=held_out, precision="32", seed=0)
     return stage
 
 
-def fit_stage(stage, folder, **settings):
-    defaults = {"accelerator": "cpu", "precision": "32", "compile": False, "checkpoint_seconds": 0, "progress": "none"}
-    fit(stage, TrainerSettings.resolve(**defaults | settings), folder / CHECKPOINT)
-
-
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
-    whole, killed, resumed = quick_stage(), quick_stage(new_batches(killed_in_epoch=3)), quick_stage()
-    (tmp_path / "whole").mkdir()
-    fit_stage(whole, tmp_path / "whole")
-    with pytest.raises(RuntimeError, match="killed"):
-        fit_stage(killed, tmp_path)
-    fit_stage(resumed, tmp_path)
-    found, wanted = resumed.weights(), whole.weights()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted) and found.keys() == wanted.keys()
-    assert resumed.selected()[1] == whole.selected()[1]
-    for found, wanted in zip(resumed.history, whole.history, strict=True):
-        assert found | {"seconds": 0} == wanted | {"seconds": 0}
+    whole, _ = killed_and_resumed(quick_stage, 3, tmp_path)
     metrics = ("loss", "accuracy", "accuracy_0.5", "cross_entropy_0.5", "distillation_0.5", "pram", "pram_0.5")
     assert {f"train/{name}" for name in metrics} <= whole.history[0].keys()
     assert {"val/accuracy", "val/accuracy_0.5", "val/accuracy_mean"} <= whole.history[0].keys()
@@ -140,7 +113,7 @@ def test_variants_are_ordinary_networks():
     student = stage.network.full
     variants = stage.variants(stage.weights())
     assert list(variants) == list(stage.variant_fractions) == ["", "width-0.5"]
-    images = new_batches().batches[0][0]
+    images = Batches(6).batches[0][0]
     stage.network.eval()
     for name, fraction in stage.variant_fractions.items():
         plain = narrowed(student, fraction)
@@ -152,7 +125,7 @@ def test_variants_are_ordinary_networks():
 
 def test_the_full_width_trains_as_without_others():
     """widths=[1.0] is SENet's stage."""
-    images, labels = new_batches().batches[0]
+    images, labels = Batches(6).batches[0]
     alone = quick_stage(widths=[1.0])
     both = quick_stage(widths=[0.5, 1.0])
     plain = ordered_finetune.PRAMDistill(*networks(), epochs=1, batch_size=6, learning_rate=0.02)
@@ -167,7 +140,7 @@ def test_the_teacher_answers_once_a_batch():
     stage = quick_stage(widths=[0.25, 0.5, 1.0])
     calls = []
     stage._frozen[0].register_forward_hook(lambda *_: calls.append(1))
-    stage.loss(*new_batches().batches[0])
+    stage.loss(*Batches(6).batches[0])
     assert len(calls) == 1
 
 
@@ -218,9 +191,8 @@ def test_compiled_training_runs_without_falling_back(without_code_generation, tm
     torch._dynamo.utils.counters.clear()
     stage, plain = quick_stage(epochs=2), quick_stage(epochs=2)
     for trained in (stage, plain):  # a last batch that is smaller, as a hold-out has
-        images, labels = new_batches().batches[0]
+        images, labels = Batches(6).batches[0]
         trained.validation_loader = [(images, labels), (images[:3], labels[:3]), (images[:4], labels[:4])]
-    (tmp_path / "plain").mkdir()
     fit_stage(plain, tmp_path / "plain")
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         fit_stage(stage, tmp_path, compile=True)
