@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.processes import sum_over_processes
-from relinearize.robustness.attack import under_attack
+from relinearize.robustness.attack import log_probabilities, under_attack
 
 BINS = 15  # of confidence, in a calibration error
 
@@ -20,9 +20,7 @@ def distillation_divergence(student_logits: Tensor, teacher_logits: Tensor, temp
 
     Hinton et al. 2015; SNL and SENet both use T = 4. Computed in at least float32: softmax tails underflow in bf16.
     """
-    dtype = torch.promote_types(student_logits.dtype, torch.float32)
-    student = F.log_softmax(student_logits.to(dtype) / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits.to(dtype) / temperature, dim=1)
+    student, teacher = (log_probabilities(logits, temperature) for logits in (student_logits, teacher_logits))
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 

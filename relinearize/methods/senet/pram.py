@@ -41,7 +41,7 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _attention(outputs: Tensor) -> Tensor:
     # A sum, as the norm takes the factor 1/C away: the gradient of a mean is one more pass, in another memory layout.
-    energy = _at_least_float32(outputs).square().sum(1)
+    energy = outputs.to(torch.promote_types(outputs.dtype, torch.float32)).square().sum(1)
     return F.normalize(energy.reshape(len(outputs), -1), eps=NORM_FLOOR)
 
 
@@ -85,10 +85,6 @@ def _norms(outputs: Tensor, floor: float = NORM_FLOOR) -> Tensor:
     dtype = torch.promote_types(outputs.dtype, torch.float32)
     norms = torch.linalg.vector_norm(outputs, dim=tuple(range(1, outputs.dim())), keepdim=True, dtype=dtype)
     return norms.clamp_min(floor)
-
-
-def _at_least_float32(outputs: Tensor) -> Tensor:
-    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 # The distance at a site, and the factor of the sum over sites (the paper's, as remembered: beta / 2).

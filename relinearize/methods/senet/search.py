@@ -140,18 +140,15 @@ class SENetSearch(Distill):
             raise UserError("method.search.granularity=channel keeps exact counts; give method.search.top=exact")
         self.budget = budget
         self.shapes = site_shapes(inner_network(network))
-        self.counts = self._allotment(sensitivities)
+        if self.granularity == "channel":  # what each site keeps: channels, or positions
+            self.counts = allocate_channels(self.shapes, sensitivities, budget)
+        else:
+            sizes = {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
+            self.counts = allocate(sizes, sensitivities, budget)
         self.mismatch = Mismatch(network, teacher, self.shapes, switches["mismatch"])
         self.mask = Mask.full(inner_network(network))
         self.distance, self.distances = 1.0, {name: 1.0 for name in self.shapes}
         self.settled_epochs = 0
-
-    def _allotment(self, sensitivities: Mapping[str, float | None]) -> dict[str, int]:
-        """What each site keeps: positions, or channels."""
-        if self.granularity == "channel":
-            return allocate_channels(self.shapes, sensitivities, self.budget)
-        sizes = {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
-        return allocate(sizes, sensitivities, self.budget)
 
     def mask_of(self, scores: Mapping[str, Tensor]) -> Mask:
         """The positions (or channels) of largest score at each site, as many as allotted."""
