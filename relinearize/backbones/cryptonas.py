@@ -60,7 +60,7 @@ def relus_per_channel(image_size: int, layers: Sequence[int], skips: str) -> int
     """ReLUs of the network for each channel of its first stage."""
     pixels, stages = image_size**2, stages_of(layers)
     count = pixels * len(stages)
-    for before, earlier in skip_connections(stages):
+    for before, earlier in zip(stages[1:-1], stages[:-2], strict=True):  # of each layer from the third on
         if skips == "shuffled":
             count += pixels
         elif skips == "plain":  # the earlier map, brought to the later one's size, has its channels or fewer
@@ -71,11 +71,6 @@ def relus_per_channel(image_size: int, layers: Sequence[int], skips: str) -> int
 def stages_of(layers: Sequence[int]) -> list[int]:
     """The stage of each layer."""
     return [stage for stage, count in enumerate(layers) for _ in range(count)]
-
-
-def skip_connections(stages: Sequence[int]) -> list[tuple[int, int]]:
-    """For each layer from the third on, the stages of the layer before it and of the one before that."""
-    return list(zip(stages[1:-1], stages[:-2], strict=True))
 
 
 class SkipConnection(nn.Module):

@@ -56,11 +56,14 @@ def with_routes(network: nn.Module, routes: Sequence[str]) -> nn.Module:
     UserError for other names, and for a network without batch norms, with routes already, or with batch norms that
     keep no statistics (they cannot be folded into a linear layer).
     """
-    _check_names(routes)
-    norms = {path: module for path, module in _modules(network) if isinstance(module, NORMS)}
+    names = [] if isinstance(routes, str) else list(routes)
+    if not names or len(set(names)) < len(names) or not set(names) <= set(NAMES):
+        raise UserError(f"routes {routes}: must be different names of {_listed(NAMES)}")
+    modules = dict(network.named_modules(remove_duplicate=False))
+    norms = {path: module for path, module in modules.items() if isinstance(module, NORMS)}
     if not norms:
         raise UserError("the network has no batch norms, so there is nothing to have routes")
-    for path, module in _modules(network):
+    for path, module in modules.items():
         if isinstance(module, RoutedBatchNorm):
             raise UserError(f"{path} has routes already")
         if path.rpartition(".")[2] in NAMES:
@@ -154,29 +157,17 @@ def _route_in(key: str) -> str | None:
 # ---- what these share ------------------------------------------------------------------------------------------------
 
 
-def _modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """All modules under all their names."""
-    return list(network.named_modules(remove_duplicate=False))
-
-
 def _exchanged(network: nn.Module, kinds: tuple[type, ...], new) -> nn.Module:
     """Put `new(module)` in the place of each module of `kinds`, in place; one called under two names stays one."""
     made: dict[nn.Module, nn.Module] = {}
-    for path, module in _modules(network):
+    for path, module in list(network.named_modules(remove_duplicate=False)):
         if not isinstance(module, kinds):
             continue
-        if module not in made:
-            made[module] = new(module)
+        made[module] = made.get(module) or new(module)
         if not path:
             return made[module]
         network.set_submodule(path, made[module])
     return network
-
-
-def _check_names(routes: Sequence[str]) -> None:
-    names = [] if isinstance(routes, str) else list(routes)
-    if not names or len(set(names)) < len(names) or not set(names) <= set(NAMES):
-        raise UserError(f"routes {routes}: must be different names of {_listed(NAMES)}")
 
 
 def _check_route(network: nn.Module, route: str) -> None:

@@ -43,13 +43,9 @@ class Distill(Stage):
         **stage_settings,
     ) -> None:
         super().__init__(network, **stage_settings)
-        check_number(f"{self.config_key}.temperature", temperature, "> 0")
-        check_number(f"{self.config_key}.cross_entropy_weight", cross_entropy_weight, ">= 0")
-        check_number(f"{self.config_key}.distillation_weight", distillation_weight, ">= 0")
+        self.take("> 0", temperature=temperature)
+        self.take(">= 0", cross_entropy_weight=cross_entropy_weight, distillation_weight=distillation_weight)
         self._frozen = (teacher,)
-        self.temperature = temperature
-        self.cross_entropy_weight = cross_entropy_weight
-        self.distillation_weight = distillation_weight
         check_number(f"{self.config_key}.class_multiplier_rate", class_multiplier_rate, "> 0", optional=True)
         self.class_multipliers = None if class_multiplier_rate is None else ClassMultipliers(class_multiplier_rate)
 

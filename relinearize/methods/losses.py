@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.processes import sum_over_processes
-from relinearize.robustness.attack import is_right
+from relinearize.robustness.attack import is_right, log_probabilities, under_attack
 
 BINS = 15  # of confidence, in a calibration error
 
@@ -20,9 +20,7 @@ def distillation_divergence(student_logits: Tensor, teacher_logits: Tensor, temp
 
     Hinton et al. 2015; SNL and SENet both use T = 4. Computed in at least float32: softmax tails underflow in bf16.
     """
-    dtype = torch.promote_types(student_logits.dtype, torch.float32)
-    student = F.log_softmax(student_logits.to(dtype) / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits.to(dtype) / temperature, dim=1)
+    student, teacher = (log_probabilities(logits, temperature) for logits in (student_logits, teacher_logits))
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
@@ -67,18 +65,13 @@ def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], preci
     Runs in eval mode and gives every module its former mode back. `precision` "bf16" evaluates under autocast.
     Several processes: each counts its own batches, the sums are added. Raises ValueError on an empty iterable.
     """
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     correct, seen = None, 0
-    try:
+    with under_attack(network):
         for images, labels in batches:
             with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 right = is_right(network(images), labels).sum()
             correct = right if correct is None else correct + right
             seen += labels.numel()
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if correct is None:
         raise ValueError("accuracy of no images")
     totals = torch.stack([correct, torch.tensor(seen, device=correct.device)])

@@ -93,14 +93,10 @@ class Progressive(CycleStage, Distill):
         check_callable(f"{key}.score", score)
         check_choice(f"{key}.selection", selection, SELECTED)
         check_number(f"{key}.lowest", lowest, "> 0", "< 1")
-        check_number(f"{key}.continuation", continuation, ">= 0", "<= 1")
-        check_number(f"{key}.hysteresis", hysteresis, ">= 0")
-        check_number(f"{key}.diagonal", diagonal, ">= 0")
-        check_number(f"{key}.exchange_share", exchange_share, ">= 0", "<= 1")
-        check_number(f"{key}.exchange_rate", exchange_rate, ">= 0")
-        check_number(f"{key}.rung_epochs", rung_epochs, ">= 0", integer=True)
-        check_number(f"{key}.score_images", score_images, ">= 1", integer=True)
-        check_number(f"{key}.exchanges", exchanges, ">= 0", integer=True)
+        self.take(">= 0", "<= 1", continuation=continuation, exchange_share=exchange_share)
+        self.take(">= 0", hysteresis=hysteresis, diagonal=diagonal, exchange_rate=exchange_rate)
+        self.take(">= 0", integer=True, rung_epochs=rung_epochs, exchanges=exchanges)
+        self.take(">= 1", integer=True, score_images=score_images)
         if exchanges and not rung_epochs:
             raise UserError(f"{key}.exchanges needs a trained rung; give {key}.rung_epochs >= 1")
         total = sum(alpha.numel() for alpha in alphas.values())
@@ -111,9 +107,7 @@ class Progressive(CycleStage, Distill):
         self.counts, self.walked = counts, len(walked)
         self.pending = sorted(set(budgets), reverse=True)
         self.on_snapshot, self.score_of = on_snapshot, score
-        self.rung_epochs, self.continuation, self.hysteresis = rung_epochs, continuation, hysteresis
-        self.choice, self.diagonal, self.score_images = selection, diagonal, score_images
-        self.exchanges, self.exchange_share, self.exchange_rate = exchanges, exchange_share, exchange_rate
+        self.choice = selection
         self.alphas = {name: alpha.requires_grad_(False) for name, alpha in alphas.items()}
         self.rung = 0  # rungs whose mask was chosen
         self.kept = {name: torch.ones_like(alpha, dtype=torch.bool) for name, alpha in self.alphas.items()}

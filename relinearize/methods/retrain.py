@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from relinearize.errors import check_choice, check_number
 from relinearize.methods.distill import Distill
 from relinearize.methods.stage.cycle import CycleStage
 from relinearize.processes import average_batch_norms
@@ -39,10 +38,9 @@ class Retrain(CycleStage, Distill):
         **settings,
     ) -> None:
         super().__init__(network, teacher, **settings)
-        check_number(f"{self.config_key}.average_decay", average_decay, "> 0", "< 1", optional=True)
-        check_number(f"{self.config_key}.norm_images", norm_images, ">= 2", integer=True)
-        check_choice(f"{self.config_key}.standardise", standardise, (True, False))
-        self.average_decay, self.norm_images, self.standardise = average_decay, norm_images, standardise
+        self.take("> 0", "< 1", optional=True, average_decay=average_decay)
+        self.take(">= 2", integer=True, norm_images=norm_images)
+        self.take_one_of((True, False), standardise=standardise)
         self.average: AveragedModel | None = None
         if average_decay is not None and self.epochs:
             self.average = AveragedModel(network)

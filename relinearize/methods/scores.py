@@ -31,6 +31,7 @@ from relinearize.robustness.attack import under_attack
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Scores = dict[str, Tensor]
+SiteTensors = Iterator[tuple[str, Tensor]]
 Term = Callable[[Tensor, Tensor], Tensor]  # (z, g), N x shape each -> one value per image and position
 
 
@@ -84,15 +85,15 @@ def mismatch(network: nn.Module, batches: Batches, *, teacher: nn.Module | None 
         raise UserError("score=mismatch compares with the all-ReLU network, and none is given")
     inner = inner_network(teacher)  # if frozen, its sites are plain ReLUs of the same names
     teacher_sites = {name: inner.get_submodule(name) for name in site_shapes(inner_network(network))}
-    sums, seen = _zeros(network), 0
-    with torch.no_grad(), under_attack(network), under_attack(teacher):
-        for images, _ in batches:
+
+    def mismatches(images: Tensor, labels: Tensor) -> SiteTensors:
+        with torch.no_grad(), under_attack(teacher):
             _, given = _observe(network, images)
             _, wanted = _observe(teacher, images, teacher_sites)
-            for name, (z, _) in given.items():
-                sums[name] += (wanted[name][1] - z).abs().sum(0)
-            seen += len(images)
-    return _divided(sums, seen)
+        for name, (z, _) in given.items():
+            yield name, (wanted[name][1] - z).abs().sum(0)
+
+    return _means(network, batches, mismatches)
 
 
 def slope(network: nn.Module, batches: Batches = (), *, teacher: nn.Module | None = None, seed: int = 0) -> Scores:
@@ -270,29 +271,27 @@ def model_labels(seed: int, exact: bool = False) -> Labels:
 
 def gradient_means(network: nn.Module, batches: Batches, term: Term, labels_of: Labels) -> Scores:
     """The mean over the images of term(z, g), position by position; g of the summed loss, so of each image alone."""
-    sums, seen = _zeros(network), 0
-    with under_attack(network):
-        for images, labels in batches:
-            logits, sites = _observe(network, images, with_graph=True)
-            for classes, weights in labels_of(logits.detach(), labels):
-                for name, z, g in _gradients(F.cross_entropy(logits, classes, reduction="sum"), sites):
-                    values = term(z, g)
-                    sums[name] += (
-                        values.sum(0) if weights is None else torch.tensordot(weights.to(values.dtype), values, dims=1)
-                    )
-            seen += len(images)
-    return _divided(sums, seen)
+
+    def sums(images: Tensor, labels: Tensor) -> SiteTensors:
+        logits, sites = _observe(network, images, with_graph=True)
+        for classes, weights in labels_of(logits.detach(), labels):
+            for name, z, g in _gradients(F.cross_entropy(logits, classes, reduction="sum"), sites):
+                values = term(z, g)
+                yield name, values.sum(0) if weights is None else torch.tensordot(weights.to(values.dtype), values, 1)
+
+    return _means(network, batches, sums)
 
 
 def activation_means(network: nn.Module, batches: Batches, term: Callable[[Tensor], Tensor]) -> Scores:
     """The mean over the images of term(z), position by position; without a backward pass."""
-    sums, seen = _zeros(network), 0
-    with torch.no_grad(), under_attack(network):
-        for images, _ in batches:
-            for name, (z, _) in _observe(network, images)[1].items():
-                sums[name] += term(z).sum(0)
-            seen += len(images)
-    return _divided(sums, seen)
+
+    def sums(images: Tensor, labels: Tensor) -> SiteTensors:
+        with torch.no_grad():
+            _, sites = _observe(network, images)
+        for name, (z, _) in sites.items():
+            yield name, term(z).sum(0)
+
+    return _means(network, batches, sums)
 
 
 def damage_vectors(network: nn.Module, batches: Batches, seed: int) -> tuple[Tensor, dict[str, tuple[int, ...]]]:
@@ -334,14 +333,16 @@ def _gradients(loss: Tensor, sites: dict[str, tuple[Tensor, Tensor]]) -> Iterato
         yield name, z, g
 
 
-def _zeros(network: nn.Module) -> Scores:
+def _means(network: nn.Module, batches: Batches, sums_of: Callable[[Tensor, Tensor], SiteTensors]) -> Scores:
+    """The mean over the images of what `sums_of` sums up of each batch, with the network in eval mode."""
     device = next(network.parameters()).device
-    return {name: torch.zeros(shape, device=device) for name, shape in site_shapes(inner_network(network)).items()}
-
-
-def _divided(sums: Scores, seen: int) -> Scores:
-    device = next(iter(sums.values())).device
-    count = torch.tensor(float(seen), device=device)
+    sums = {name: torch.zeros(shape, device=device) for name, shape in site_shapes(inner_network(network)).items()}
+    count = torch.zeros((), device=device)
+    with under_attack(network):
+        for images, labels in batches:
+            for name, total in sums_of(images, labels):
+                sums[name] += total
+            count += len(images)
     sum_over_processes([*sums.values(), count])
     if not count:
         raise ValueError("a score of no images")

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import check_choice, check_number
 from relinearize.methods.losses import logit_losses
 from relinearize.methods.stage.schedule import adam
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
@@ -87,20 +86,14 @@ class SNLSearch(Stage):
     ) -> None:
         segments = 1 if paper_parity else checks_per_epoch
         super().__init__(network, segments=segments, selection="last", **stage_settings)
-        bounds = {"lasso": (lasso, "> 0"), "lasso_growth": (lasso_growth, ">= 1"), "threshold": (threshold, ">= 0")}
-        bounds |= {"temperature": (temperature, "> 0"), "patience_epochs": (patience_epochs, ">= 0")}
-        for key, (value, bound) in bounds.items():
-            check_number(f"{self.config_key}.{key}", value, bound)
-        check_number(f"{self.config_key}.alpha_learning_rate", alpha_learning_rate, "> 0", optional=True)
-        check_choice(f"{self.config_key}.paper_parity", paper_parity, (True, False))
+        self.take("> 0", lasso=lasso, temperature=temperature)
+        self.take(">= 0", threshold=threshold, patience_epochs=patience_epochs)
+        self.take(">= 1", lasso_growth=lasso_growth)
+        self.take("> 0", optional=True, alpha_learning_rate=alpha_learning_rate)
+        self.take_one_of((True, False), paper_parity=paper_parity)
         self._frozen = (teacher,)
         self.pending = sorted(set(budgets), reverse=True)
         self.on_snapshot = on_snapshot
-        self.lasso = lasso
-        self.lasso_growth, self.threshold, self.temperature = lasso_growth, threshold, temperature
-        self.patience_epochs = patience_epochs
-        self.alpha_learning_rate = alpha_learning_rate
-        self.paper_parity = paper_parity
         self.alphas = slopes(inner_network(network))
         self.kept = {name: alpha.numel() for name, alpha in self.alphas.items()}
         self.count = self.lowest = sum(self.kept.values())
@@ -115,8 +108,7 @@ class SNLSearch(Stage):
 
     def configure_optimizers(self) -> optim.Optimizer:
         """Adam on weights and alphas alike (the paper's recipe)."""
-        alpha_rate = self.alpha_learning_rate or self.base_learning_rate
-        return adam(self.network, self.alphas.values(), self.base_learning_rate, alpha_rate)
+        return adam(self.network, self.alphas.values(), self.base_learning_rate, self.alpha_learning_rate)
 
     @property
     def fewest_epochs(self) -> int:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from quick_runs import SMALL, assert_same_in_pieces, copy_store, quick_plan, quick_run
+from quick_runs import assert_same_in_pieces, copy_store, quick_plan, quick_run
 
 from relinearize.errors import UserError
 from relinearize.methods.baselines.autorep import GatedReLU
@@ -20,11 +20,9 @@ BUDGET = 461  # of 2,304
 
 
 @pytest.fixture(scope="module")
-def finished(alone, tmp_path_factory):
+def finished(taught):
     """(record, folder) of a run in a store of its own, with the teacher of others."""
-    folder = tmp_path_factory.mktemp("autorep")
-    copy_store(alone[SMALL][1], folder)
-    return quick_run(folder, SHARE, *SEARCH, method="autorep")
+    return quick_run(taught(), SHARE, *SEARCH, method="autorep")
 
 
 def gated(gates, kept):

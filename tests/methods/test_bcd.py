@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from quick_runs import SEARCH as SNL
-from quick_runs import SMALL, assert_same_in_pieces, assert_same_tensors, composed, copy_store, quick_plan, quick_run
+from quick_runs import assert_same_in_pieces, assert_same_tensors, composed, copy_store, quick_plan, quick_run
 from torch import nn
 
 from relinearize.errors import UserError
@@ -26,12 +26,9 @@ FIRST = 1036
 
 
 @pytest.fixture(scope="module")
-def finished(alone, tmp_path_factory):
+def finished(taught):
     """(record, folder) of a run with searches of its own and the teacher of others."""
-    folder = tmp_path_factory.mktemp("bcd")
-    copy_store(alone[SMALL][1], folder)
-    shutil.rmtree(folder / "store" / "search")
-    return quick_run(folder, SHARE, *SEARCH, method="bcd")
+    return quick_run(taught(), SHARE, *SEARCH, method="bcd")
 
 
 def toy(kept=12, budget=6, accuracy=None, **settings):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quick_runs import SMALL, copy_store, quick_plan, quick_run
+from quick_runs import copy_store, quick_plan, quick_run
 
 from relinearize.backbones import build_backbone
 from relinearize.commands.evaluate import main as evaluate_run
@@ -27,11 +27,9 @@ def resnet18():
 
 
 @pytest.fixture(scope="module")
-def narrow(alone, tmp_path_factory):
+def narrow(taught):
     """(record, folder) of a run whose budget halves the student's channels."""
-    folder = tmp_path_factory.mktemp("narrow")
-    copy_store(alone[SMALL][1], folder)
-    return quick_run(folder, *SEARCH, "budget.relus=192", method="deepreduce")
+    return quick_run(taught(), *SEARCH, "budget.relus=192", method="deepreduce")
 
 
 def test_stages_and_second_relus(resnet18):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from quick_runs import SMALL, assert_same_in_pieces, copy_store, quick_plan, quick_run
+from quick_runs import assert_same_in_pieces, quick_plan, quick_run
 from torch import nn
 
 from relinearize.commands.evaluate import main as evaluate_run
@@ -151,9 +151,8 @@ def test_a_run_at_debug_scale(typed, tmp_path, criterion):
         assert sum(row[f"criterion/{one}"] for one in ("l1", "l2", "geometric_median")) == 7
 
 
-def test_the_folder_gives_the_network_back_and_it_is_a_curve_of_its_own(tmp_path, alone):
-    copy_store(alone[SMALL][1], tmp_path)
-    record, folder = quick_run(tmp_path, *SEARCH, "budget.relus=400", method="filter_pruning")
+def test_the_folder_gives_the_network_back_and_it_is_a_curve_of_its_own(tmp_path, taught):
+    record, folder = quick_run(taught(), *SEARCH, "budget.relus=400", method="filter_pruning")
     assert evaluate_run([f"run={folder}", "accelerator=cpu"])["test"] == pytest.approx(record.accuracy.test)
     export_run([f"run={folder}", f"output={tmp_path / 'bundle'}", "images=20"])
     bundle = read_bundle(tmp_path / "bundle")
@@ -193,8 +192,7 @@ def test_settings_that_cannot_be_are_one_line(tmp_path, settings, message):
 
 
 @pytest.mark.slow
-def test_run_in_pieces_ends_as_the_undisturbed(tmp_path, alone, run_in_pieces):
-    copy_store(alone[SMALL][1], tmp_path / "whole")
+def test_run_in_pieces_ends_as_the_undisturbed(tmp_path, taught, run_in_pieces):
     settings = [*SEARCH, "budget.relus=400", "method.search.criterion=learned"]
-    finished = quick_run(tmp_path / "whole", *settings, method="filter_pruning")
+    finished = quick_run(taught(), *settings, method="filter_pruning")
     assert_same_in_pieces(finished, tmp_path / "pieces", run_in_pieces, 3, *settings, method="filter_pruning")

@@ -3,21 +3,17 @@
 import copy
 
 import pytest
+import small_stages
 import torch
 from torch import nn
-from toy_networks import with_statistics
 
-from relinearize.backbones import PixelInput, build_backbone
 from relinearize.methods.frozen import frozen_copy
 from relinearize.relu.activation import MaskedReLU
-from relinearize.relu.sites import linearize, named_sites
+from relinearize.relu.sites import named_sites
 
 
-def pixel_network(name: str, size: int, width: int) -> PixelInput:
-    torch.manual_seed(0)
-    backbone = build_backbone(name, classes=5, image_size=size, width=width)
-    network = PixelInput(linearize(backbone, (3, size, size)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)).double()
-    return with_statistics(network)
+def pixel_network(name, size, width):
+    return small_stages.pixel_network(name, width, size).double()
 
 
 @pytest.mark.parametrize(("name", "width"), [("resnet8", 4), ("resnet18", 4), ("wrn22_8", 1), ("vgg16_bn", 4)])

@@ -70,9 +70,10 @@ def test_what_is_no_mask_of_the_network_is_refused(tmp_path) -> None:
         GivenMask(str(tmp_path / "weights.safetensors")).mask(SHAPES)
 
 
-def test_a_mask_of_another_run_is_retrained(tmp_path) -> None:
+def test_a_mask_of_another_run_is_retrained(tmp_path, taught) -> None:
     """The same mask and the teacher's weights: the networks of both runs are the same to the bit."""
     retrain = "method/finetune=retrain"
+    tmp_path = taught()
     expected, first = quick_run(tmp_path, retrain, "budget.relus=300", method="random")
     record, path = quick_run(tmp_path, f"method.search.file={first / 'mask.safetensors'}", method="given")
     assert (record.budget.asked, record.budget.met, record.method.name) == (300, 300, "given")
@@ -93,9 +94,9 @@ def test_a_mask_of_another_run_is_retrained(tmp_path) -> None:
         quick_plan(tmp_path, f"method.search.file={first / 'mask.safetensors'}", "allocation=sites", method="given")
 
 
-def test_a_released_checkpoint_is_evaluated_as_it_is(tmp_path) -> None:
+def test_a_released_checkpoint_is_evaluated_as_it_is(tmp_path, taught) -> None:
     """teacher.weights and no fine-tuning: the network that another program left, with its mask."""
-    record, trained = quick_run(tmp_path, "budget.relus=300", method="random")
+    record, trained = quick_run(taught(), "budget.relus=300", method="random")
     mask, _ = Mask.from_file(trained / "mask.safetensors")
     slopes = {f"{name}.alphas": kept.float()[None] for name, kept in mask.items()}
     file = tmp_path / "best.pth"

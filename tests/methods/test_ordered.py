@@ -8,8 +8,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from small_stages import pixel_network, pixels
 from torch import Tensor, nn
-from toy_networks import with_statistics
 
 from relinearize.backbones import PixelInput, build_backbone
 from relinearize.errors import UserError
@@ -30,11 +30,7 @@ def backbone(name: str, width: int, convention: str = "senet") -> nn.Module:
 
 def linear_network(name: str, width: int, convention: str = "senet") -> PixelInput:
     """Half of the positions are ReLUs; batch norms have something to say."""
-    torch.manual_seed(0)
-    network = PixelInput(
-        linearize(backbone(name, width, convention), (3, SIZE, SIZE)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    )
-    with_statistics(network)
+    network = pixel_network(name, width, SIZE, classes=CLASSES, convention=convention)
     for module in network.modules():
         if isinstance(module, MaskedReLU):
             module.mask.copy_(torch.rand(module.mask.shape) < 0.5)
@@ -43,7 +39,7 @@ def linear_network(name: str, width: int, convention: str = "senet") -> PixelInp
 
 def half_network(name: str, width: int, ordered: OrderedNetwork) -> PixelInput:
     """Built at half the width from the start, with the weights of `ordered` and the first half of its masks."""
-    network = PixelInput(linearize(backbone(name, width // 2), (3, SIZE, SIZE)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    network = pixels(linearize(backbone(name, width // 2), (3, SIZE, SIZE)))
     masks = {key: site.mask[: len(site.mask) // 2] for key, site in named_sites(ordered.full.network).items()}
     to_masked(network.network, Mask(masks))
     network.network.load_state_dict(ordered.weights_at(ordered.state_dict(), 0.5))
@@ -71,8 +67,7 @@ def test_half_of_a_backbone_is_the_backbone_of_half_the_width(name, width, conve
     assert site_shapes(half.network) == site_shapes(plain)
     plain.load_state_dict(found)
     to_masked(plain, Mask.of(half.network))
-    adapted = PixelInput(plain, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    assert torch.equal(half(images()), adapted(images()))
+    assert torch.equal(half(images()), pixels(plain)(images()))
 
 
 def test_first_channels_are_what_stays():

@@ -1,10 +1,11 @@
 """SENet++'s fine-tuning against its formulas on two separate networks in float64; what the stage keeps and leaves."""
 
 import pytest
+import reference
 import torch
-from torch import nn
+from small_stages import Batches, fit_stage, killed_and_resumed, pixels
 
-from relinearize.backbones import PixelInput, build_backbone
+from relinearize.backbones import build_backbone
 from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.senet import ordered_distill as ordered_finetune
@@ -13,108 +14,43 @@ from relinearize.methods.senet.ordered_distill import OrderedDistill
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, to_masked
-from relinearize.training.checkpoint import CHECKPOINT
-from relinearize.training.fit import fit
-from relinearize.training.settings import TrainerSettings
 
-IMAGES, SIZE, CLASSES, TEMPERATURE = 6, 5, 3, 4.0
+IMAGES, SIZE, CLASSES = 6, 5, 3
 GAMMA, ALPHA, BETA = 0.1, 0.5, 20.0
 SHARED = ("conv1.weight", "conv2.weight", "linear.weight", "linear.bias")
 
 
-# ---- the reference: two dictionaries of weights, nothing shared ----------------------------------------------------
-
-
-class SmallNetwork(nn.Module):
-    """conv - batch norm - ReLU - conv - batch norm - ReLU - mean - linear."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(2, 4, 3, padding=1, bias=False)
-        self.bn1, self.relu1 = nn.BatchNorm2d(4), nn.ReLU()
-        self.conv2 = nn.Conv2d(4, 6, 3, stride=2, bias=False)
-        self.bn2, self.relu2 = nn.BatchNorm2d(6), nn.ReLU()
-        self.linear = nn.Linear(6, CLASSES)
-
-    def forward(self, images):
-        features = self.relu1(self.bn1(self.conv1(images)))
-        features = self.relu2(self.bn2(self.conv2(features)))
-        return self.linear(features.mean((2, 3)))
-
-
-def norm(values, state, name, train):
-    if train:
-        mean, variance = values.mean((0, 2, 3)), values.var((0, 2, 3), unbiased=False)
-        with torch.no_grad():
-            state[f"{name}.running_mean"] = 0.9 * state[f"{name}.running_mean"] + 0.1 * mean
-            state[f"{name}.running_var"] = 0.9 * state[f"{name}.running_var"] + 0.1 * values.var((0, 2, 3))
-    else:
-        mean, variance = state[f"{name}.running_mean"], state[f"{name}.running_var"]
-    scaled = (values - mean[:, None, None]) / torch.sqrt(variance + 1e-5)[:, None, None]
-    return scaled * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]
-
-
-def forward(images, state, masks, train):
-    """(logits, what the two sites put out)."""
-    first = norm(torch.conv2d(images, state["conv1.weight"], padding=1), state, "bn1", train)
-    first = torch.where(masks[0], first.clamp(min=0), first)
-    second = norm(torch.conv2d(first, state["conv2.weight"], stride=2), state, "bn2", train)
-    second = torch.where(masks[1], second.clamp(min=0), second)
-    return second.mean((2, 3)) @ state["linear.weight"].T + state["linear.bias"], [first, second]
-
-
-def mismatch(form, found, wanted):
-    total = 0
-    for ours, theirs in zip(found, wanted, strict=True):
-        distances = []
-        for a, b in zip(ours, theirs, strict=True):
-            if form == "attention":
-                a, b = (values.square().mean(0).flatten() for values in (a, b))
-                distances.append((a / a.norm() - b / b.norm()).square().mean())
-            else:
-                a, b = a.flatten(), b[: len(a)].flatten()
-                distances.append((a / a.norm() - b / b.norm()).norm() / 2)
-        total = total + sum(distances) / len(distances)
-    return total
-
-
 def senet_loss(form, answer, teacher_answer, labels):
     (logits, sites), (teacher_logits, teacher_sites) = answer, teacher_answer
-    cross_entropy = -torch.log(torch.softmax(logits, 1)[torch.arange(IMAGES), labels]).mean()
-    wanted, found = torch.softmax(teacher_logits / TEMPERATURE, 1), torch.softmax(logits / TEMPERATURE, 1)
-    divergence = (wanted * (wanted.log() - found.log())).sum() / IMAGES * TEMPERATURE**2
-    return GAMMA * cross_entropy + ALPHA * divergence + BETA * mismatch(form, sites, teacher_sites)
+    terms = reference.cross_entropy(logits, labels), reference.divergence(logits, teacher_logits)
+    return GAMMA * terms[0] + ALPHA * terms[1] + BETA * reference.PRAM[form](sites, teacher_sites)
 
 
-def corner(shared, half_shape):
-    """The index of the first entries."""
-    return tuple(slice(size) for size in half_shape)
-
-
-def state_of(network):
-    return {key: value.detach().clone() for key, value in network.state_dict().items() if "tracked" not in key}
+def first(shared, shape):
+    """The first entries, as a copy without gradients."""
+    return shared.detach()[tuple(slice(size) for size in shape)].clone()
 
 
 @pytest.mark.parametrize("form", ["attention", "activations"])
 def test_two_steps_equal_the_formulas_on_two_separate_networks(form):
     """SGD with momentum and weight decay; gradients of shared weights: those of the full plus the half's, padded."""
     torch.manual_seed(5)
-    student, teacher = (linearize(SmallNetwork(), (2, SIZE, SIZE)).double() for _ in range(2))
+    student, teacher = (linearize(reference.SmallNetwork(2, 4, 6), (2, SIZE, SIZE)).double() for _ in range(2))
     teacher.eval().requires_grad_(False)
     to_masked(student, Mask({name: torch.rand(site.mask.shape) < 0.5 for name, site in named_sites(student).items()}))
     masks = [site.mask.clone() for site in named_sites(student).values()]
     half_masks = [mask[: len(mask) // 2] for mask in masks]
-    full, half, teacher_state = state_of(student), state_of(narrowed(student, 0.5)), state_of(teacher)
+    full, half, teacher_state = (reference.state_of(one) for one in (student, narrowed(student, 0.5), teacher))
     everywhere = [torch.ones_like(mask) for mask in masks]
     rate, decay = 0.1, 5e-3
     stage = OrderedDistill(
-        student, teacher, widths=[0.5, 1.0], form=form, sites="all", temperature=TEMPERATURE,
+        student, teacher, widths=[0.5, 1.0], form=form, sites="all",
         cross_entropy_weight=GAMMA, distillation_weight=ALPHA, pram_weight=BETA,
         epochs=1, batch_size=IMAGES, learning_rate=rate, weight_decay=decay,
     ).train()  # fmt: skip
     teacher.eval()
     optimizer = stage.configure_optimizers()
-    velocity = {}
+    sgd = [reference.SGD(rate, decay) for _ in range(2)]
     for _ in range(2):
         images, labels = torch.randn(IMAGES, 2, SIZE, SIZE, dtype=torch.float64), torch.randint(CLASSES, (IMAGES,))
         optimizer.zero_grad()
@@ -122,23 +58,21 @@ def test_two_steps_equal_the_formulas_on_two_separate_networks(form):
         loss.backward()
         optimizer.step()
 
-        half |= {key: full[key][corner(key, half[key].shape)].clone() for key in SHARED}
-        wanted = forward(images, teacher_state, everywhere, train=False)
+        half |= {key: first(full[key], half[key].shape).requires_grad_() for key in SHARED}
+        wanted = reference.forward(images, teacher_state, everywhere, train=False)
         gradients, losses = [], []
         for state, kept in ((full, masks), (half, half_masks)):
-            trained = {key: value.requires_grad_() for key, value in state.items() if "running" not in key}
-            losses.append(senet_loss(form, forward(images, state, kept, train=True), wanted, labels))
-            gradients.append(dict(zip(trained, torch.autograd.grad(losses[-1], list(trained.values())), strict=True)))
+            keys = reference.trained_keys(state)
+            losses.append(senet_loss(form, reference.forward(images, state, kept, train=True), wanted, labels))
+            found = torch.autograd.grad(losses[-1], [state[key] for key in keys])
+            gradients.append(dict(zip(keys, found, strict=True)))
         torch.testing.assert_close(loss, sum(losses), rtol=1e-12, atol=1e-12)
         for key in SHARED:
-            gradients[0][key][corner(key, half[key].shape)] += gradients[1].pop(key)
-        for name, state, of_width in (("full", full, gradients[0]), ("half", half, gradients[1])):
-            for key, gradient in of_width.items():
-                gradient = gradient + decay * state[key].detach()
-                velocity[name, key] = 0.9 * velocity[name, key] + gradient if (name, key) in velocity else gradient
-                state[key] = (state[key] - rate * velocity[name, key]).detach()
+            gradients[0][key][tuple(slice(size) for size in half[key].shape)] += gradients[1].pop(key)
+        for one, state, of_width in zip(sgd, (full, half), gradients, strict=True):
+            one.apply(state, of_width)
 
-    half |= {key: full[key][corner(key, half[key].shape)] for key in SHARED}
+    half |= {key: first(full[key], half[key].shape) for key in SHARED}
     variants = stage.variants(stage.weights())
     for name, state in (("", full), ("width-0.5", half)):
         for key, value in state.items():
@@ -152,61 +86,23 @@ def networks():
     """(student with half of the ReLUs, frozen teacher): a ResNet-8 of 8 channels on 8 pixels."""
     torch.manual_seed(3)
     backbone = build_backbone("resnet8", classes=CLASSES, image_size=8, width=8)
-    teacher = PixelInput(linearize(backbone, (3, 8, 8)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    student = PixelInput(linearize(backbone, (3, 8, 8)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    teacher, student = (pixels(linearize(backbone, (3, 8, 8))) for _ in range(2))
     for module in student.modules():
         if isinstance(module, MaskedReLU):
             module.mask.copy_(torch.rand(module.mask.shape) < 0.5)
     return student, frozen_copy(teacher)
 
 
-class Batches:
-    """What a stage needs of a loader: the same batches in every epoch, and a kill in one of them."""
-
-    def __init__(self, killed_in_epoch=None):
-        generator = torch.Generator().manual_seed(4)
-        self.batches = [
-            (torch.rand(6, 3, 8, 8, generator=generator), torch.randint(CLASSES, (6,), generator=generator))
-            for _ in range(2)
-        ]
-        self.killed_in_epoch, self.epoch = killed_in_epoch, 0
-
-    def seek(self, epoch, segment):
-        self.epoch = epoch
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        if self.epoch == self.killed_in_epoch:
-            raise RuntimeError("killed")
-        return iter(self.batches)
-
-
-def quick_stage(loader=None, **settings):
+def quick_stage(killed_in_epoch=None, **settings):
     given = {"epochs": 4, "batch_size": 6, "learning_rate": 0.02, **settings}
     stage = OrderedDistill(*networks(), **given)
-    stage.use(train_loader=loader or Batches(), validation_loader=Batches().batches, precision="32", seed=0)
+    held_out = Batches(6).batches
+    stage.use(train_loader=Batches(6, killed_in_epoch), validation_loader=held_out, precision="32", seed=0)
     return stage
 
 
-def fit_stage(stage, folder, **settings):
-    defaults = {"accelerator": "cpu", "precision": "32", "compile": False, "checkpoint_seconds": 0, "progress": "none"}
-    fit(stage, TrainerSettings.resolve(**defaults | settings), folder / CHECKPOINT)
-
-
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
-    whole, killed, resumed = quick_stage(), quick_stage(Batches(killed_in_epoch=3)), quick_stage()
-    (tmp_path / "whole").mkdir()
-    fit_stage(whole, tmp_path / "whole")
-    with pytest.raises(RuntimeError, match="killed"):
-        fit_stage(killed, tmp_path)
-    fit_stage(resumed, tmp_path)
-    found, wanted = resumed.weights(), whole.weights()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted) and found.keys() == wanted.keys()
-    assert resumed.selected()[1] == whole.selected()[1]
-    for found, wanted in zip(resumed.history, whole.history, strict=True):
-        assert found | {"seconds": 0} == wanted | {"seconds": 0}
+    whole, _ = killed_and_resumed(quick_stage, 3, tmp_path)
     metrics = ("loss", "accuracy", "accuracy_0.5", "cross_entropy_0.5", "distillation_0.5", "pram", "pram_0.5")
     assert {f"train/{name}" for name in metrics} <= whole.history[0].keys()
     assert {"val/accuracy", "val/accuracy_0.5", "val/accuracy_mean"} <= whole.history[0].keys()
@@ -217,7 +113,7 @@ def test_variants_are_ordinary_networks():
     student = stage.network.full
     variants = stage.variants(stage.weights())
     assert list(variants) == list(stage.variant_fractions) == ["", "width-0.5"]
-    images = Batches().batches[0][0]
+    images = Batches(6).batches[0][0]
     stage.network.eval()
     for name, fraction in stage.variant_fractions.items():
         plain = narrowed(student, fraction)
@@ -229,7 +125,7 @@ def test_variants_are_ordinary_networks():
 
 def test_the_full_width_trains_as_without_others():
     """widths=[1.0] is SENet's stage."""
-    images, labels = Batches().batches[0]
+    images, labels = Batches(6).batches[0]
     alone = quick_stage(widths=[1.0])
     both = quick_stage(widths=[0.5, 1.0])
     plain = ordered_finetune.PRAMDistill(*networks(), epochs=1, batch_size=6, learning_rate=0.02)
@@ -244,7 +140,7 @@ def test_the_teacher_answers_once_a_batch():
     stage = quick_stage(widths=[0.25, 0.5, 1.0])
     calls = []
     stage._frozen[0].register_forward_hook(lambda *_: calls.append(1))
-    stage.loss(*Batches().batches[0])
+    stage.loss(*Batches(6).batches[0])
     assert len(calls) == 1
 
 
@@ -295,9 +191,8 @@ def test_compiled_training_runs_without_falling_back(without_code_generation, tm
     torch._dynamo.utils.counters.clear()
     stage, plain = quick_stage(epochs=2), quick_stage(epochs=2)
     for trained in (stage, plain):  # a last batch that is smaller, as a hold-out has
-        images, labels = Batches().batches[0]
+        images, labels = Batches(6).batches[0]
         trained.validation_loader = [(images, labels), (images[:3], labels[:3]), (images[:4], labels[:4])]
-    (tmp_path / "plain").mkdir()
     fit_stage(plain, tmp_path / "plain")
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         fit_stage(stage, tmp_path, compile=True)

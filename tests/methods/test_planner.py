@@ -30,11 +30,9 @@ SHARE = "budget.fraction=0.3"  # 691 of 2,304, at sites of 512, 512, 512, 256, 2
 
 
 @pytest.fixture(scope="module", params=PLANNERS)
-def made(request, tmp_path_factory):
+def made(request, taught):
     """(method, record, folder) of a run on its own."""
-    return request.param, *quick_run(
-        tmp_path_factory.mktemp(request.param), SHARE, *PLANNERS[request.param], method=request.param
-    )
+    return request.param, *quick_run(taught(), SHARE, *PLANNERS[request.param], method=request.param)
 
 
 def toy(kind, budget, **settings):

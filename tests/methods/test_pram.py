@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import small_stages
 import torch
 from hydra import compose, initialize_config_dir
-from toy_networks import with_statistics
 
-from relinearize.backbones import PixelInput, build_backbone
+from relinearize.backbones import build_backbone
 from relinearize.cli import conf_folder
 from relinearize.errors import UserError
 from relinearize.methods.distill import Distill
@@ -31,12 +31,8 @@ SETTINGS = {"epochs": 1, "batch_size": 4, "learning_rate": 0.01}
 CLASSES = 5
 
 
-def pixel_network(name: str, width: int, size: int, convention: str = "senet", seed: int = 0) -> PixelInput:
-    """Linearized, full masks, float64, with batch norms that do something."""
-    torch.manual_seed(seed)
-    backbone = build_backbone(name, classes=CLASSES, image_size=size, width=width, convention=convention)
-    network = PixelInput(linearize(backbone, (3, size, size)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)).double()
-    return with_statistics(network)
+def pixel_network(name, width, size, seed=0):
+    return small_stages.pixel_network(name, width, size, seed).double()
 
 
 def batch(size: int, dtype=torch.float64, images: int = 4):

@@ -23,11 +23,9 @@ LADDER = ["method.search.rungs=3", "method.search.rung_epochs=1", "method.search
 
 
 @pytest.fixture(scope="module")
-def store(alone, tmp_path_factory):
+def store(taught):
     """A folder with a trained teacher, for runs that share it."""
-    folder = tmp_path_factory.mktemp("progressive")
-    copy_store(alone[SMALL][1], folder)
-    return folder
+    return taught()
 
 
 @pytest.fixture(scope="module")
@@ -74,26 +72,25 @@ def stage_of(plan, budgets, on_snapshot=None, **settings):
     return Progressive(network, teacher, budgets=budgets, on_snapshot=on_snapshot, **given)
 
 
-def test_one_walk_serves_every_budget_and_masks_are_those_of_single_walks(store, tmp_path, alone):
-    copy_store(alone[SMALL][1], tmp_path)
+def test_one_walk_serves_every_budget_and_masks_are_those_of_single_walks(store, taught):
     grid = "budget.grid=[0.6,0.3,0.12]"
     record, _ = quick_run(store, *LADDER, "budget.fraction=0.12", grid, method="progressive")
     assert record.stages["search"].epochs == 2, "rungs at 0.46 and 0.22; the last, at 0.1, is below the budget"
     plan = quick_plan(store, *LADDER, "budget.fraction=0.6", grid, method="progressive")
     assert [plan.snapshot(budget).complete for budget in plan.request.grid] == [True] * 3
-    single, single_folder = quick_run(tmp_path, *LADDER, "budget.fraction=0.3", method="progressive")
+    single, single_folder = quick_run(taught(), *LADDER, "budget.fraction=0.3", method="progressive")
     shared, shared_folder = quick_run(store, *LADDER, "budget.fraction=0.3", grid, method="progressive")
     assert single.stages["search"].epochs == shared.stages["search"].epochs == 1
     masks = [Mask.from_file(one / "mask.safetensors")[0] for one in (single_folder, shared_folder)]
     assert masks[0] == masks[1] and masks[0].count == shared.budget.met
 
 
-def test_a_budget_above_the_first_rung_is_served_after_a_smaller_one(tmp_path, alone):
-    copy_store(alone[SMALL][1], tmp_path)
-    quick_run(tmp_path, *LADDER, "budget.fraction=0.25", method="progressive")
-    record, folder = quick_run(tmp_path, *LADDER, "budget.fraction=0.7", method="progressive")
+def test_a_budget_above_the_first_rung_is_served_after_a_smaller_one(taught):
+    output = taught()
+    quick_run(output, *LADDER, "budget.fraction=0.25", method="progressive")
+    record, folder = quick_run(output, *LADDER, "budget.fraction=0.7", method="progressive")
     assert record.stages["search"].epochs == 0 and Mask.from_file(folder / "mask.safetensors")[0].count == 1613
-    assert not list(tmp_path.glob("store/search/*/again-*"))
+    assert not list(output.glob("store/search/*/again-*"))
 
 
 def test_removed_positions_become_linear_in_a_part_of_the_rung(plan):

@@ -43,17 +43,17 @@ def test_loss_on_standardised_logits_ignores_scale_and_offset_of_the_teacher():
     torch.testing.assert_close(metrics["distillation"], divergence.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_average_is_what_is_left_with_statistics_of_its_own(tmp_path):
+def test_the_average_is_what_is_left_with_statistics_of_its_own(taught):
     """Straight line: exponential average of the weights after every step, then batch norms over training batches."""
     settings = ["method/finetune=retrain", "method.finetune.average_decay=0.8", "method.finetune.norm_images=60"]
     settings += ["method.search.epochs=1", "budget.fraction=0.5"]
-    seen = []
+    folder, seen = taught(), []
     with pytest.MonkeyPatch.context() as patch:
         real = Retrain.segment_end
         patch.setattr(Retrain, "segment_end", lambda stage, last: (seen.append(stage), real(stage, last))[1])
-        record, _ = quick_run(tmp_path, *settings)
+        record, _ = quick_run(folder, *settings)
     stage = seen[-1]
-    plan = quick_plan(tmp_path, *settings)
+    plan = quick_plan(folder, *settings)
     again = ready(plan, new_stage(stage.network, norm_images=60, batch_size=60, epochs=2))
     again.average.load_state_dict(stage.average.state_dict())
     update_bn(again.further_batches(1, 1), again.average)

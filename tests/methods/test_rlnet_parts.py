@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from small_stages import pixel_network
 from torch import nn
 
-from relinearize.backbones import BACKBONES, PixelInput, build_backbone
+from relinearize.backbones import BACKBONES
 from relinearize.backbones.routes import ROUTES, on_route, with_routes
 from relinearize.errors import UserError
 from relinearize.methods.rlnet.batch_parts import Part, batch_parts, checked_weights, used_parts
@@ -12,7 +13,7 @@ from relinearize.methods.rlnet.folded_route import FoldedRoute
 from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.relu.activation import MaskedReLU
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import linearize, site_shapes
+from relinearize.relu.sites import site_shapes
 
 SIZE = 16
 
@@ -108,9 +109,7 @@ def test_the_random_start_is_a_function_of_its_key_alone():
 
 
 def network_of(name, routes=2):
-    torch.manual_seed(0)
-    backbone = build_backbone(name, classes=4, image_size=SIZE, width=1 if name == "wrn22_8" else 8)
-    network = PixelInput(linearize(backbone, (3, SIZE, SIZE)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)).double()
+    network = pixel_network(name, 1 if name == "wrn22_8" else 8, SIZE).double()
     network = with_routes(network, ROUTES[routes]) if routes > 1 else network
     disturb(network)
     return network

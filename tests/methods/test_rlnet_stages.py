@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from reference import SmallNetwork
+from small_stages import Batches, fit_stage, killed_and_resumed, pixels
 from torch import nn
 
-from relinearize.backbones import PixelInput, build_backbone
+from relinearize.backbones import build_backbone
 from relinearize.backbones.routes import ROUTES, RoutedBatchNorm, export_route, on_route, state_for, with_routes
 from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
@@ -14,10 +16,7 @@ from relinearize.methods.rlnet.search import RLNetSearch
 from relinearize.methods.rlnet.teacher import RobustClassifier
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, site_shapes, to_masked
-from relinearize.training.checkpoint import CHECKPOINT
-from relinearize.training.fit import fit
 from relinearize.training.lightning import LightningStage
-from relinearize.training.settings import TrainerSettings
 
 SIZE, CLASSES, IMAGES, BUDGET = 8, 3, 12, 100
 SETTINGS = {
@@ -26,22 +25,9 @@ SETTINGS = {
 }  # fmt: skip
 
 
-class SmallNetwork(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1, self.relu1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()
-        self.conv2, self.bn2, self.relu2 = nn.Conv2d(8, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.ReLU()
-        self.linear = nn.Linear(8, CLASSES)
-
-    def forward(self, images):
-        features = self.relu1(self.bn1(self.conv1(images)))
-        features = self.relu2(self.bn2(self.conv2(features)))
-        return self.linear(features.mean((2, 3)))
-
-
 def network_of(count=2, seed=0):
     torch.manual_seed(seed)
-    network = PixelInput(linearize(SmallNetwork(), (3, SIZE, SIZE)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    network = pixels(linearize(SmallNetwork(3, 8, 8), (3, SIZE, SIZE)))
     network = with_routes(network, ROUTES[count]) if count > 1 else network
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -50,32 +36,8 @@ def network_of(count=2, seed=0):
     return network
 
 
-class Batches:
-    """What a stage needs of a loader: the same batches in every epoch, and a kill in one of them."""
-
-    def __init__(self, killed_in_epoch=None):
-        generator = torch.Generator().manual_seed(4)
-
-        def images():
-            return torch.rand(IMAGES, 3, SIZE, SIZE, generator=generator)
-
-        self.batches = [(images(), torch.randint(CLASSES, (IMAGES,), generator=generator), images()) for _ in range(2)]
-        self.killed_in_epoch, self.epoch = killed_in_epoch, 0
-
-    def seek(self, epoch, segment):
-        self.epoch = epoch
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        if self.epoch == self.killed_in_epoch:
-            raise RuntimeError("killed")
-        return iter(self.batches)
-
-
-BATCH = Batches().batches[0]
-HELD_OUT = [batch[:2] for batch in Batches().batches]
+BATCH = Batches(IMAGES, second_view=True).batches[0]
+HELD_OUT = [batch[:2] for batch in Batches(IMAGES, second_view=True).batches]
 
 
 def teacher_stage(count=2, **settings):
@@ -101,6 +63,13 @@ def finetune_stage(count=2, **settings):
 
 
 STAGES = {"teacher": teacher_stage, "search": search_stage, "finetune": finetune_stage}
+
+
+def used(stage, killed_in_epoch=None):
+    """The stage with its images."""
+    loader = Batches(IMAGES, killed_in_epoch, second_view=True)
+    stage.use(train_loader=loader, validation_loader=HELD_OUT, precision="32", seed=3)
+    return stage
 
 
 def gradients(stage, batch=BATCH):
@@ -210,7 +179,7 @@ def test_the_network_is_attacked_as_it_is_in_eval_mode_and_left_as_it_was(monkey
 
     monkeypatch.setattr(InnerAttack, "__call__", watched)
     optimizer = stage.configure_optimizers()
-    for batch in Batches().batches:
+    for batch in Batches(IMAGES, second_view=True).batches:
         optimizer.zero_grad()
         stage.loss(*batch)[0].backward()
         optimizer.step()
@@ -245,25 +214,9 @@ def test_shared_shortcut_norms_take_all_parts_and_the_others_their_own():
 # ---- a whole fit -----------------------------------------------------------------------------------------------------
 
 
-def fit_stage(stage, folder, loader=None):
-    stage.use(train_loader=loader or Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
-    folder.mkdir(exist_ok=True)
-    settings = {"accelerator": "cpu", "precision": "32", "compile": False, "checkpoint_seconds": 0, "progress": "none"}
-    fit(stage, TrainerSettings.resolve(**settings), folder / CHECKPOINT)
-    return stage
-
-
 @pytest.mark.parametrize(("kind", "count"), [("teacher", 2), ("search", 2), ("finetune", 3)])
 def test_a_killed_training_goes_on_to_the_same_bits(kind, count, tmp_path):
-    whole = fit_stage(STAGES[kind](count), tmp_path / "whole")
-    with pytest.raises(RuntimeError, match="killed"):
-        fit_stage(STAGES[kind](count), tmp_path / "killed", Batches(killed_in_epoch=1))
-    resumed = fit_stage(STAGES[kind](count), tmp_path / "killed")
-    wanted, found = whole.weights(), resumed.weights()
-    assert wanted.keys() == found.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
-    for before, after in zip(whole.history, resumed.history, strict=True):
-        assert before | {"seconds": 0} == after | {"seconds": 0}
-    assert whole.selected()[1] == resumed.selected()[1]
+    whole, resumed = killed_and_resumed(lambda *killed: used(STAGES[kind](count), *killed), 1, tmp_path)
     names = {"train/loss", "train/accuracy", "train/accuracy_adversarial", "train/cross_entropy_augmix", "val/robust"}
     assert names <= whole.history[0].keys()
     if kind == "finetune":
@@ -275,7 +228,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(kind, count, tmp_path):
 
 
 def test_routes_are_ordinary_networks_and_the_clean_one_is_validated(tmp_path):
-    stage = fit_stage(teacher_stage(3, epochs=1, selection="last"), tmp_path)
+    stage = fit_stage(used(teacher_stage(3, epochs=1, selection="last")), tmp_path)
     variants = stage.variants(stage.selected()[0])
     assert stage.variant_fractions == {"": 1.0, "route-augmix": 1.0, "route-adversarial": 1.0}
     assert list(variants) == list(stage.variant_fractions)
@@ -291,8 +244,7 @@ def test_routes_are_ordinary_networks_and_the_clean_one_is_validated(tmp_path):
 
 
 def test_robust_validation_counts_the_first_images_and_repeats_itself():
-    stage = teacher_stage(robust_validation={"steps": 2, "images": IMAGES + 5})
-    stage.use(train_loader=Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
+    stage = used(teacher_stage(robust_validation={"steps": 2, "images": IMAGES + 5}))
     seen = []
     stage._attacked.network.register_forward_hook(lambda _, images, __: seen.append(len(images[0])))
     with torch.no_grad():
@@ -307,8 +259,7 @@ def test_robust_validation_counts_the_first_images_and_repeats_itself():
     ("select_by", "every", "chosen"), [("mean", 1, 1), ("clean", 1, 0), ("robust", 1, 2), ("mean", 2, 1)]
 )
 def test_what_the_best_epoch_is(monkeypatch, select_by, every, chosen):
-    stage = teacher_stage(epochs=4, select_by=select_by, robust_validation={"every": every})
-    stage.use(train_loader=Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
+    stage = used(teacher_stage(epochs=4, select_by=select_by, robust_validation={"every": every}))
     clean, robust = [90.0, 85.0, 70.0, 60.0], [10.0, 40.0, 50.0, 30.0]
     for epoch in range(4):
         monkeypatch.setattr(stage, "robust_accuracy", lambda epoch=epoch: robust[epoch])
@@ -321,8 +272,7 @@ def test_what_the_best_epoch_is(monkeypatch, select_by, every, chosen):
     assert epoch == chosen and (weights["linear.bias"] == chosen).all()
     checkpoint = {}
     stage.on_save_checkpoint(checkpoint)
-    resumed = teacher_stage(epochs=6, select_by=select_by)
-    resumed.use(train_loader=Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
+    resumed = used(teacher_stage(epochs=6, select_by=select_by))
     resumed.on_load_checkpoint(checkpoint)
     monkeypatch.setattr(resumed, "robust_accuracy", lambda: 5.0)
     resumed.close_epoch({"epoch": 4, "val/accuracy": 20.0})
@@ -330,8 +280,7 @@ def test_what_the_best_epoch_is(monkeypatch, select_by, every, chosen):
 
 
 def test_the_searchs_best_mask_belongs_to_the_best_epoch(monkeypatch):
-    stage = search_stage(epochs=3, selection="best")
-    stage.use(train_loader=Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
+    stage = used(search_stage(epochs=3, selection="best"))
     masks = []
     for epoch, (clean, robust) in enumerate([(50.0, 10.0), (45.0, 30.0), (60.0, 5.0)]):
         stage.put_on(stage.first_mask(epoch))
@@ -381,8 +330,7 @@ def test_official_choices_and_what_needs_no_robust_validation():
     stage = search_stage(paper_parity=True)
     found = (stage.select_by, stage.attack_order, stage.selection, stage.schedule, stage.mismatch.measure)
     assert found == ("clean", "last", "test", "constant", "activation")
-    stage = teacher_stage(robust_validation={"images": 0}, select_by="clean")
-    stage.use(train_loader=Batches(), validation_loader=HELD_OUT, precision="32", seed=3)
+    stage = used(teacher_stage(robust_validation={"images": 0}, select_by="clean"))
     row = {"epoch": 0, "val/accuracy": 10.0}
     stage.close_epoch(row)
     assert "val/robust" not in row and stage.selected()[1] == 0

@@ -1,12 +1,13 @@
-"""Two steps of each of RLNet's stages against rlnet_reference.py, in float64, with one, two and three routes."""
+"""Two steps of each of RLNet's stages against reference.py, in float64, with one, two and three routes."""
 
 import math
 from pathlib import Path
 
 import pytest
-import rlnet_reference as reference
+import reference
 import torch
 from omegaconf import OmegaConf
+from reference import SmallNetwork, compare, state_of
 from torch import nn
 from toy_networks import with_statistics
 
@@ -24,37 +25,15 @@ SETTINGS = {"epochs": 1, "batch_size": 24, "learning_rate": 0.05, "momentum": 0.
 ETA = {"relu1": 1.0, "relu2": 2.0}
 
 
-class SmallNetwork(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(2, 4, 3, padding=1, bias=False)
-        self.bn1, self.relu1 = nn.BatchNorm2d(4), nn.ReLU()
-        self.conv2 = nn.Conv2d(4, 5, 3, stride=2, bias=False)
-        self.bn2, self.relu2 = nn.BatchNorm2d(5), nn.ReLU()
-        self.linear = nn.Linear(5, CLASSES)
-
-    def forward(self, images):
-        features = self.relu1(self.bn1(self.conv1(images)))
-        features = self.relu2(self.bn2(self.conv2(features)))
-        return self.linear(features.mean((2, 3)))
-
-
 def network_of(count, seed):
     """Routes that differ: affine and statistics of their own."""
     torch.manual_seed(seed)
-    network = linearize(SmallNetwork(), (2, SIZE, SIZE)).double()
+    network = linearize(SmallNetwork(2, 4, 5), (2, SIZE, SIZE)).double()
     if count > 1:
         network = with_routes(network, ROUTES[count])
     with_statistics(network)
     nn.init.normal_(network.linear.weight)
     return network
-
-
-def state_of(network):
-    state = {key: value.detach().clone() for key, value in network.state_dict().items() if "tracked" not in key}
-    for key, value in state.items():
-        value.requires_grad_("running" not in key)
-    return state
 
 
 def batches():
@@ -64,13 +43,6 @@ def batches():
         (torch.rand(IMAGES, *pixels).double(), torch.randint(CLASSES, (IMAGES,)), torch.rand(IMAGES, *pixels).double())
         for _ in range(STEPS)
     ]
-
-
-def compare(network, state):
-    own = {key: value for key, value in network.state_dict().items() if "tracked" not in key}
-    assert own.keys() == state.keys()
-    for key, value in state.items():
-        assert torch.allclose(own[key], value.detach(), rtol=0, atol=1e-10), key
 
 
 def rows(count, split):
@@ -90,7 +62,7 @@ def rows(count, split):
 def run(stage, state, expected_loss):
     """The steps of `stage`, each compared with the reference: its loss, then all weights and statistics."""
     stage.train()
-    optimizer, ours = stage.configure_optimizers(), reference.SGD(0.05, 0.9, 5e-4)
+    optimizer, ours = stage.configure_optimizers(), reference.SGD(0.05, 5e-4)
     for batch in batches():
         optimizer.zero_grad()
         loss, metrics = stage.loss(*batch)
@@ -236,7 +208,7 @@ def three_answers(images, labels, augmix, state, masks, wanted, count, split, at
         return reference.attacked(images[hit], state, masks, on_hit, PGD_STEPS, loss)
 
     def answer(part, what, route):
-        return (part, what, *reference.forward(what, state, masks, route, True))
+        return (part, what, *reference.forward(what, state, masks, route, train=True))
 
     adversarial = attacked() if order == "first" else None
     answers = [answer(clean, images[clean], on_clean), answer(mixed, augmix[mixed], on_mixed)]

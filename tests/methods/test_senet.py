@@ -4,20 +4,10 @@ import copy
 from types import SimpleNamespace
 
 import pytest
+import reference
 import torch
-from test_methods_straight_line import (
-    IMAGES,
-    SIZE,
-    TEMPERATURE,
-    SmallNetwork,
-    batches,  # noqa: F401 (a fixture)
-    compare,
-    networks,  # noqa: F401 (a fixture)
-    reference_norm,
-    reference_state,
-    run_steps,
-    trained_keys,
-)
+from reference import SmallNetwork, compare, state_of
+from test_methods_straight_line import run_steps
 
 from relinearize.backbones import BACKBONES, build_backbone
 from relinearize.errors import UserError
@@ -27,7 +17,7 @@ from relinearize.methods.senet.search import SENetSearch, hamming_distance, site
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, named_sites, site_shapes, to_masked
 
-SETTINGS = {"epochs": 4, "batch_size": IMAGES, "learning_rate": 0.1, "selection": "last", "weight_decay": 5e-4}
+SETTINGS = {"epochs": 4, "batch_size": 6, "learning_rate": 0.1, "selection": "last", "weight_decay": 5e-4}
 ETA = {"relu1": 1.0, "relu2": 2.0}
 
 
@@ -37,27 +27,12 @@ def search(student, teacher, budget=30, **settings):
     return stage
 
 
-def outputs_and_logits(images, state, masks, train, before=None):
-    """Both post-activation maps and the logits of the small network, where(mask, relu(x), x) written out.
-
-    `before`: a list that takes both pre-activation maps.
-    """
-    before = [] if before is None else before
-    first = reference_norm(torch.conv2d(images, state["conv1.weight"], padding=1), state, "bn1", train)
-    before.append(first)
-    first = torch.where(masks[0], first.clamp(min=0), first)
-    second = reference_norm(torch.conv2d(first, state["conv2.weight"], stride=2), state, "bn2", train)
-    before.append(second)
-    second = torch.where(masks[1], second.clamp(min=0), second)
-    return first, second, second.mean((2, 3)) @ state["linear.weight"].T + state["linear.bias"]
-
-
 @pytest.mark.parametrize("measure", ["linear", "activation"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_one_search_epoch_equals_the_formulas(networks, batches, layout, measure):  # noqa: F811
+def test_one_search_epoch_equals_the_formulas(networks, batches, layout, measure):
     """Weights, batch-norm statistics, summed mismatch and the new mask of three steps of SGD."""
     student, teacher = networks
-    state, teacher_state = reference_state(student), reference_state(teacher)
+    state, teacher_state = state_of(student), state_of(teacher)
     weights = (0.3, 0.7)
     stage = search(student, teacher, cross_entropy_weight=weights[0], distillation_weight=weights[1], mismatch=measure)
     assert stage.counts == {"relu1": 20, "relu2": 10} or sum(stage.counts.values()) == 30
@@ -67,24 +42,17 @@ def test_one_search_epoch_equals_the_formulas(networks, batches, layout, measure
     run_steps(stage, [(images.contiguous(memory_format=layout), labels) for images, labels in batches])
 
     mismatch = [torch.zeros(mask.shape, dtype=torch.float64) for mask in masks]
-    velocity = {}
     ones = [torch.ones_like(mask) for mask in masks]
+    sgd = reference.SGD(0.1, 5e-4)
     for images, labels in batches:
         before = []
-        *ours, logits = outputs_and_logits(images, state, masks, train=True, before=before)
-        *theirs, teacher_logits = outputs_and_logits(images, teacher_state, ones, train=False)
-        ours = before if measure == "linear" else ours
-        for total, found, wanted in zip(mismatch, ours, theirs, strict=True):
-            total += (wanted - found.detach()).abs().sum(0)
-        cross_entropy = -torch.log(torch.softmax(logits, 1)[torch.arange(IMAGES), labels]).mean()
-        wanted, found = (torch.softmax(z / TEMPERATURE, 1) for z in (teacher_logits, logits))
-        divergence = (wanted * (wanted.log() - found.log())).sum() / IMAGES * 16
-        loss = weights[0] * cross_entropy + weights[1] * divergence
-        gradients = torch.autograd.grad(loss, [state[key] for key in trained_keys(state)])
-        for key, gradient in zip(trained_keys(state), gradients, strict=True):
-            gradient = gradient + 5e-4 * state[key].detach()
-            velocity[key] = 0.9 * velocity[key] + gradient if key in velocity else gradient
-            state[key] = (state[key] - 0.1 * velocity[key]).detach().requires_grad_()
+        logits, after = reference.forward(images, state, masks, train=True, before=before)
+        wanted, theirs = reference.forward(images, teacher_state, ones, train=False)
+        ours = before if measure == "linear" else after
+        for total, one, other in zip(mismatch, ours, theirs, strict=True):
+            total += (other - one.detach()).abs().sum(0)
+        terms = reference.cross_entropy(logits, labels), reference.divergence(logits, wanted)
+        sgd.step(state, weights[0] * terms[0] + weights[1] * terms[1])
     compare(student, state)
     compare(teacher, teacher_state)
     for total, found in zip(mismatch, stage.mismatch.sums.values(), strict=True):
@@ -143,7 +111,7 @@ def test_mismatch_of_parts_and_layouts_is_one_sum():
 
 
 @pytest.mark.slow
-def test_compiled_mismatch_equals_eager(without_code_generation, networks, batches):  # noqa: F811
+def test_compiled_mismatch_equals_eager(without_code_generation, networks, batches):
     student, teacher = (network.float() for network in networks)
     shapes = site_shapes(student)
     pairs = [(copy.deepcopy(student), copy.deepcopy(teacher)) for _ in range(2)]
@@ -166,7 +134,7 @@ def test_compiled_mismatch_equals_eager(without_code_generation, networks, batch
 # ---- masks ---------------------------------------------------------------------------------------------------------
 
 
-def test_first_mask_is_random_exact_and_a_function_of_the_seed(networks):  # noqa: F811
+def test_first_mask_is_random_exact_and_a_function_of_the_seed(networks):
     stage = search(*networks)
     mask = stage.first_mask(3)
     assert mask.counts == stage.counts and mask == stage.first_mask(3) and mask != stage.first_mask(4)
@@ -201,7 +169,7 @@ def test_official_choice_keeps_one_less_and_fewer_among_ties():
     assert strict_mask(scores, {"plain": 0, "dead": 1}).counts == {"plain": 0, "dead": 0}
 
 
-def test_channels_are_kept_whole_and_below_the_budget(networks, batches):  # noqa: F811
+def test_channels_are_kept_whole_and_below_the_budget(networks, batches):
     """relu1 has 4 maps of 25, relu2 3 maps of 4 positions: 30 ReLUs are 1 map and 1 map, 29 of 30."""
     stage = search(*networks, granularity="channel")
     run_steps(stage, [(images, labels) for images, labels in batches])
@@ -215,7 +183,7 @@ def test_channels_are_kept_whole_and_below_the_budget(networks, batches):  # noq
         assert sorted(best.tolist()) == whole.all(1).nonzero().flatten().tolist()
 
 
-def test_parity_sets_every_switch(networks):  # noqa: F811
+def test_parity_sets_every_switch(networks):
     stage = search(*networks, paper_parity=True, schedule="milestones", milestones=(0.5,))
     assert (stage.initial_mask, stage.top, stage.start) == ("spatial", "strict", "scratch")
     assert (stage.schedule, stage.selection) == ("constant", "test")
@@ -236,12 +204,12 @@ def test_parity_sets_every_switch(networks):  # noqa: F811
         ({"granularity": "channel", "top": "strict"}, "give method.search.top=exact"),
     ],
 )
-def test_wrong_settings_are_one_line(networks, settings, words):  # noqa: F811
+def test_wrong_settings_are_one_line(networks, settings, words):
     with pytest.raises(UserError, match=words):
         search(*networks, **settings)
 
 
-def test_a_search_that_ends_before_its_first_candidate_leaves_what_it_has(networks):  # noqa: F811
+def test_a_search_that_ends_before_its_first_candidate_leaves_what_it_has(networks):
     """RLNet's robust validation may be rare, and a callback may end the search before it."""
     stage = search(*networks, selection="best")
     stage.put_on(stage.first_mask(0))
@@ -253,7 +221,7 @@ def test_a_search_that_ends_before_its_first_candidate_leaves_what_it_has(networ
 # ---- the way of the search -----------------------------------------------------------------------------------------
 
 
-def test_ends_when_masks_stay_near_each_other(networks, monkeypatch):  # noqa: F811
+def test_ends_when_masks_stay_near_each_other(networks, monkeypatch):
     """Three epochs in a row under the threshold; one above it starts the count again."""
     stage = search(*networks, stop_distance=0.1, stop_patience=3)
     stage._fabric = None
@@ -271,7 +239,7 @@ def test_ends_when_masks_stay_near_each_other(networks, monkeypatch):  # noqa: F
     assert stops == [False] * 6 + [True] * 2
 
 
-def test_state_goes_through_a_checkpoint(networks, batches):  # noqa: F811
+def test_state_goes_through_a_checkpoint(networks, batches):
     student, teacher = networks
     stage = search(copy.deepcopy(student), teacher)
     run_steps(stage, batches)
@@ -287,7 +255,7 @@ def test_state_goes_through_a_checkpoint(networks, batches):  # noqa: F811
     assert Mask(other.best["mask"]) == stage.mask
 
 
-def test_best_epoch_takes_its_mask_along(networks):  # noqa: F811
+def test_best_epoch_takes_its_mask_along(networks):
     stage = search(*networks, selection="best")
     for epoch, accuracy in enumerate((40.0, 60.0, 50.0)):
         stage.put_on(stage.first_mask(epoch))
@@ -298,9 +266,9 @@ def test_best_epoch_takes_its_mask_along(networks):  # noqa: F811
 def test_only_training_steps_are_measured():
     """Validation runs the same networks; it must not add to the mismatch."""
     torch.manual_seed(0)
-    student, teacher = (linearize(SmallNetwork(), (2, SIZE, SIZE)) for _ in range(2))
+    student, teacher = (linearize(SmallNetwork(2, 4, 3), (2, 5, 5)) for _ in range(2))
     mismatch = Mismatch(student, teacher, site_shapes(student))
-    student(torch.rand(2, 2, SIZE, SIZE)), teacher(torch.rand(2, 2, SIZE, SIZE))
+    student(torch.rand(2, 2, 5, 5)), teacher(torch.rand(2, 2, 5, 5))
     assert not any(total.any() for total in mismatch.sums.values())
-    mismatch.logits(torch.rand(2, 2, SIZE, SIZE))
+    mismatch.logits(torch.rand(2, 2, 5, 5))
     assert all(total.any() for total in mismatch.sums.values())

@@ -64,7 +64,7 @@ def test_released_refuses_other_networks(backbone: str, sites: int) -> None:
 
 def test_released_covers_known_backbones_only() -> None:
     assert RELEASED.keys() - set(BACKBONES) == {"torchvision_resnet18"}
-    sites = site_shapes(linearize(torchvision.models.resnet18(num_classes=10), (3, 64, 64)))
+    sites = site_shapes(linearize(torchvision.models.resnet18(num_classes=10), (3, 32, 32)))
     assert len(sites) == len(RELEASED["torchvision_resnet18"])
     assert all(max(vector) == 1.0 and min(vector) > 0 for vector in RELEASED.values())
 

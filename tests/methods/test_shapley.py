@@ -69,9 +69,9 @@ def test_settings_are_checked(setting):
         ShapleyValues(nn.Identity(), **{setting: 0})
 
 
-def test_a_run_divides_its_budget_by_them(tmp_path):
+def test_a_run_divides_its_budget_by_them(taught):
     overrides = ["sensitivity=shapley", "sensitivity.permutations=2", "sensitivity.images=100", "budget.relus=300"]
-    record, _ = run(composed(tmp_path, *overrides, method="random_allocated"))
+    record, _ = run(composed(taught(), *overrides, method="random_allocated"))
     values = [site.sensitivity for site in record.sites]
     assert record.budget.met == 300 and min(values) >= 0 and max(values) > 0
     assert all(site.kept == 0 for site in record.sites if site.sensitivity == 0)

@@ -47,9 +47,9 @@ def test_a_run_at_debug_scale(typed, tmp_path):
     assert record.zero_weights == pytest.approx(90, abs=0.01)
 
 
-def test_zeros_survive_the_fine_tuning_and_go_with_other_searches(tmp_path):
+def test_zeros_survive_the_fine_tuning_and_go_with_other_searches(taught):
     share = ["method/finetune=weight_pruning", "method.finetune.share=0.75", "method.finetune.learning_rate=0.05"]
-    record, folder = quick_run(tmp_path, "method=random", *share, "budget.fraction=0.3", method="any search")
+    record, folder = quick_run(taught(), "method=random", *share, "budget.fraction=0.3", method="any search")
     assert record.zero_weights == pytest.approx(75, abs=0.01) and record.unit == "positions"
     assert zero_share(load_file(folder / "weights.safetensors")) == record.zero_weights
     assert evaluate_run([f"run={folder}", "accelerator=cpu"])["test"] == pytest.approx(record.accuracy.test)

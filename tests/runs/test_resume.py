@@ -30,7 +30,7 @@ OFTEN = "trainer.checkpoint_seconds=0"
 FORK = multiprocessing.get_context("fork")  # spares a child the import of torch; a kill is as real
 
 
-def run_and_die_at(folder, writes, overrides):
+def run_and_die_at(folder, writes, overrides, method="snl"):
     """A run in a child that SIGKILLs itself in its `writes`-th fsync: in the middle of writing some file."""
     real = os.fsync
     left = [writes]
@@ -42,7 +42,7 @@ def run_and_die_at(folder, writes, overrides):
         real(descriptor)
 
     os.fsync = fatal
-    quick_run(folder, *overrides)
+    quick_run(folder, *overrides, method=method)
 
 
 def child(target, *arguments):
@@ -53,13 +53,14 @@ def child(target, *arguments):
 
 
 def assert_equals_undisturbed(folder, alone):
-    (path, record), *others = find_records([folder / "runs"])
-    assert not others
-    assert_same_tensors(path.parent, alone[1])
-    ours, theirs = lasting(record), lasting(alone[0])
-    for values in (ours, theirs):
-        values["config"].pop("trainer")
-    assert ours == theirs
+    for (path, record), (other, expected) in zip(
+        find_records([folder / "runs"]), find_records([alone[1]]), strict=True
+    ):
+        assert_same_tensors(path.parent, other.parent)
+        ours, theirs = lasting(record), lasting(expected)
+        for values in (ours, theirs):
+            values["config"].pop("trainer")
+        assert ours == theirs
     leftovers = [file.name for file in folder.rglob("*") if file.name.endswith(".work") or ".tmp" in file.name]
     # A search's half-written checkpoint stays until the search goes on: its snapshots need no lock any more.
     leftovers = [name for name in leftovers if not name.startswith(".last.ckpt.")]
@@ -74,6 +75,18 @@ def test_run_killed_while_writing_goes_on_to_the_same_result(tmp_path, alone):
         assert not list(tmp_path.glob("runs/*/record.json"))
     assert child(run_and_die_at, tmp_path, 10_000, overrides) == 0
     assert_equals_undisturbed(tmp_path, alone[SMALL])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["senet", "rlnet"])
+def test_killed_in_each_of_four_stages_it_goes_on_to_the_same_result(tmp_path, method, request):
+    """In teacher, sensitivity, search and fine-tuning; RLNet's two routes are compared both."""
+    overrides, whole = (OFTEN, "budget.fraction=0.2"), request.getfixturevalue(method)
+    for writes in (5, 9, 13, 13):
+        assert child(run_and_die_at, tmp_path, writes, overrides, method) == -signal.SIGKILL
+    assert child(run_and_die_at, tmp_path, 10_000, overrides, method) == 0
+    assert_equals_undisturbed(tmp_path, whole)
+    assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".work", ".ckpt")) or ".tmp" in file.name]
 
 
 @pytest.mark.slow

@@ -1,13 +1,11 @@
 """Whole runs of RLNet: routes in every stage, a record for each route, what is shared and what is resumed."""
 
 import math
-import signal
 
 import pytest
 import torch
-from quick_runs import METHODS, QUICK_ATTACKS, assert_same_tensors, copy_store, lasting, quick_plan, quick_run
+from quick_runs import METHODS, QUICK_ATTACKS, copy_store, quick_plan, quick_run
 from safetensors.torch import load_file
-from test_resume import OFTEN, child
 
 from relinearize.backbones.routes import ROUTES
 from relinearize.commands.evaluate import main as evaluate_run
@@ -178,27 +176,6 @@ PARITY = [
     "+backbone.student_skip=false", "method.teacher.selection=test", "method.teacher.select_by=clean",
     "method.finetune.selection=test", "method.finetune.select_by=clean",
 ]  # fmt: skip
-
-
-@pytest.mark.slow
-def test_killed_in_each_stage_it_goes_on_to_the_same_result(tmp_path, rlnet):
-    for writes in (5, 9, 13, 13):
-        assert child(run_rlnet_and_die_at, tmp_path, writes) == -signal.SIGKILL
-    assert child(run_rlnet_and_die_at, tmp_path, 10_000) == 0
-    found = find_records([tmp_path / "runs"])
-    for (path, record), (other, expected) in zip(found, find_records([rlnet[1]]), strict=True):
-        assert_same_tensors(path.parent, other.parent)
-        ours, theirs = lasting(record), lasting(expected)
-        for values in (ours, theirs):
-            values["config"].pop("trainer")
-        assert ours == theirs
-
-
-def run_rlnet_and_die_at(folder, writes):
-    import test_resume
-
-    test_resume.quick_run = lambda *arguments: quick_run(*arguments, method="rlnet")
-    test_resume.run_and_die_at(folder, writes, (SHARE, OFTEN))
 
 
 @pytest.mark.parametrize(

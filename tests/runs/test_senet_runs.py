@@ -2,12 +2,10 @@
 
 import itertools
 import shutil
-import signal
 
 import pytest
 import torch
-from quick_runs import METHODS, QUICK, SMALL, assert_same_tensors, copy_store, lasting, quick_plan, quick_run
-from test_resume import OFTEN, child
+from quick_runs import METHODS, QUICK, SMALL, assert_same_tensors, copy_store, quick_plan, quick_run
 
 from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
@@ -136,28 +134,6 @@ def test_counts_learned_from_snl_are_those_that_senet_keeps(tmp_path):
     )  # fmt: skip
     assert [site.kept for site in learned.sites] == [site.kept for site in snl.sites]
     assert learned.stages["sensitivity"].key == snl.stages["search"].key
-
-
-@pytest.mark.slow
-def test_killed_in_each_stage_it_goes_on_to_the_same_result(tmp_path, senet):
-    """The process kills itself while a file is being written: in teacher, sensitivity, search and fine-tuning."""
-    for writes in (5, 9, 13, 13):
-        assert child(run_senet_and_die_at, tmp_path, writes) == -signal.SIGKILL
-    assert child(run_senet_and_die_at, tmp_path, 10_000) == 0
-    ((path, record),) = find_records([tmp_path / "runs"])
-    assert_same_tensors(path.parent, senet[1])
-    ours, theirs = lasting(record), lasting(senet[0])
-    for values in (ours, theirs):
-        values["config"].pop("trainer")
-    assert ours == theirs
-    assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".work", ".ckpt")) or ".tmp" in file.name]
-
-
-def run_senet_and_die_at(folder, writes):
-    import test_resume
-
-    test_resume.quick_run = lambda *arguments: quick_run(*arguments, method="senet")
-    test_resume.run_and_die_at(folder, writes, (SHARE, OFTEN))
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.data.order import seeded_generator
-from relinearize.errors import check_number
 from relinearize.methods.distill import Distill
 from relinearize.methods.stage.schedule import adam
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
@@ -81,11 +80,10 @@ class AutoReP(Distill):
         **settings: Any,
     ) -> None:
         super().__init__(network, teacher, selection="last", **settings)
-        check_number(f"{self.config_key}.penalty", penalty, "> 0")
-        check_number(f"{self.config_key}.hysteresis", hysteresis, ">= 0")
-        check_number(f"{self.config_key}.gate_learning_rate", gate_learning_rate, "> 0", optional=True)
-        self.budget, self.penalty, self.hysteresis = budget, penalty, hysteresis
-        self.gate_learning_rate = gate_learning_rate
+        self.take("> 0", penalty=penalty)
+        self.take(">= 0", hysteresis=hysteresis)
+        self.take("> 0", optional=True, gate_learning_rate=gate_learning_rate)
+        self.budget = budget
         to_sloped(inner_network(network), GatedReLU)
         self.sites: dict[str, GatedReLU] = named_sites(inner_network(network))
         self.total = sum(site.kept.numel() for site in self.sites.values())
@@ -114,8 +112,7 @@ class AutoReP(Distill):
 
     def configure_optimizers(self) -> optim.Optimizer:
         gates = [site.alpha for site in self.sites.values()]
-        gate_rate = self.gate_learning_rate or self.base_learning_rate
-        return adam(self.network, gates, self.base_learning_rate, gate_rate)
+        return adam(self.network, gates, self.base_learning_rate, self.gate_learning_rate)
 
     @property
     def mask(self) -> Mask:

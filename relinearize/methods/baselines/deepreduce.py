@@ -157,12 +157,12 @@ class DeepReDuce(MaskedSearch):
         batch_size: int = 128,
     ) -> None:
         super().__init__(network, teacher, budget=budget, epochs=0, batch_size=batch_size, learning_rate=0.0)
-        check_choice(f"{KEY}.exact", exact, (True, False))
-        check_number(f"{KEY}.score_images", score_images, ">= 1", integer=True)
+        self.take_one_of((True, False), exact=exact)
+        self.take(">= 1", integer=True, score_images=score_images)
         if score is not None:
             check_callable(f"{KEY}.score", score)
-        self.order, self.thinned, self.exact = known_order(order, site_shapes(inner_network(network))), thinned, exact
-        self.score_of, self.score_images = score, score_images
+        self.order, self.thinned = known_order(order, site_shapes(inner_network(network))), thinned
+        self.score_of = score
         self.scores: dict[str, Tensor] = {}
 
     @staticmethod
@@ -196,23 +196,10 @@ class DeepReDuce(MaskedSearch):
             raise UserError(f"{KEY}.exact=true needs an order of the stages that is not measured; give {KEY}.order")
         if known is not None and channels is None and width is not None:
             shares = [one for one in SHARES if (width * one).is_integer()]
-        share = choose(
-            shapes,
-            budget,
-            known or smallest_first(shapes, thinned is not False),
-            shares=shares,
-            thinned=thinned,
-            filled=score is not None,
-            exact=exact,
-        ).share
+        order = known or smallest_first(shapes, thinned is not False)
+        filled = score is not None
+        share = choose(shapes, budget, order, shares=shares, thinned=thinned, filled=filled, exact=exact).share
         return {"student_width": None if share == 1 else int(width * share), "student_stride": stride}
-
-    def form(self, order: Sequence[int]) -> Form:
-        """Of the network as it is now."""
-        return choose(
-            site_shapes(inner_network(self.network)), self.budget, order, shares=(1.0,), thinned=self.thinned,
-            filled=self.score_of is not None, exact=self.exact,
-        )  # fmt: skip
 
     def measured_order(self) -> list[int]:
         """By the training accuracy that the network keeps without the ReLUs of a stage, least first."""
@@ -233,7 +220,10 @@ class DeepReDuce(MaskedSearch):
 
     def snapshot(self) -> Snapshot:
         started = time.monotonic()
-        form = self.form(self.order or self.measured_order())
+        form = choose(
+            site_shapes(inner_network(self.network)), self.budget, self.order or self.measured_order(), shares=(1.0,),
+            thinned=self.thinned, filled=self.score_of is not None, exact=self.exact,
+        )  # fmt: skip
         *whole, last = form.kept
         kept = {name: mask & any(name in stage for stage in form.kept) for name, mask in self.mask.items()}
         if form.count > self.budget:

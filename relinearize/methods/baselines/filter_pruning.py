@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import UserError
 from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.senet.sparse_training import site_layers
 from relinearize.methods.stage.snapshot import Snapshot
@@ -108,13 +108,12 @@ class FilterPruning(MaskedSearch):
         gumbel_temperature: float = 1.0,
         **settings: Any,
     ) -> None:
-        check_choice(f"{self.config_key}.criterion", criterion, (*CRITERIA, LEARNED))
-        check_choice(f"{self.config_key}.exact", exact, (True, False))
-        check_number(f"{self.config_key}.criterion_epochs", criterion_epochs, ">= 1", integer=True)
-        check_number(f"{self.config_key}.gumbel_temperature", gumbel_temperature, "> 0")
+        self.take_one_of((*CRITERIA, LEARNED), criterion=criterion)
+        self.take_one_of((True, False), exact=exact)
+        self.take(">= 1", integer=True, criterion_epochs=criterion_epochs)
+        self.take("> 0", gumbel_temperature=gumbel_temperature)
         epochs = criterion_epochs if criterion == LEARNED else 0
         super().__init__(network, teacher, budget=budget, epochs=epochs, **settings)
-        self.criterion, self.gumbel_temperature = criterion, gumbel_temperature
         self.shapes = site_shapes(inner_network(network))
         self.counts = channel_counts(self.shapes, budget)
         reached = sum(self.counts[name] * int(torch.Size(shape[1:]).numel()) for name, shape in self.shapes.items())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import UserError, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.stage.snapshot import Snapshot
@@ -58,14 +58,13 @@ class Planner(MaskedSearch):
         exact: bool = False,
         **settings: Any,
     ) -> None:
-        for name, (value, least) in {
-            "trials": (trials, 1), "trial_epochs": (trial_epochs, 1), "population": (population, 2)
-        }.items():  # fmt: skip
-            check_number(f"{self.config_key}.{name}", value, f">= {least}", integer=True)
-        check_choice(f"{self.config_key}.exact", exact, (True, False))
+        check_number(f"{self.config_key}.trials", trials, ">= 1", integer=True)
+        check_number(f"{self.config_key}.trial_epochs", trial_epochs, ">= 1", integer=True)
+        self.take(">= 2", integer=True, population=population)
+        self.take_one_of((True, False), exact=exact)
         super().__init__(network, teacher, budget=budget, epochs=trials * trial_epochs, **settings)
         optuna_module(self.config_key)
-        self.fit, self.period, self.population = fit, trial_epochs, population
+        self.fit, self.period = fit, trial_epochs
         inner = inner_network(network)
         self.initial = {name: value.clone() for name, value in inner.state_dict().items()}
         self.shapes = site_shapes(inner)
@@ -119,21 +118,17 @@ class Planner(MaskedSearch):
         asked = study.ask(ranges)
         return {"params": dict(asked.params), "system_attrs": dict(study.trials[-1].system_attrs)}
 
-    def put_on_plan(self, numbers: Mapping[str, float]) -> None:
-        """The teacher's weights under the plan of `numbers`, its polynomials fitted."""
+    def begin_trial(self) -> None:
+        """The teacher's weights under the plan that comes next, its polynomials fitted."""
+        self.tried = self.propose()
         inner = inner_network(self.network)
         inner.load_state_dict(self.initial, strict=False)  # which lacks coefficients
-        mask, fit = self.plan(numbers)
+        mask, fit = self.plan(self.tried["params"])
         self.put_on(mask)
         batches = self.further_batches(0, -(-fit.images // self.batch_size))
         coefficients = fit.coefficients(self.network, batches, self.seed)
-        sites = named_sites(inner)
-        for name in sites:
-            sites[name].coefficients.copy_(coefficients[f"{name}.{COEFFICIENTS}"])
-
-    def begin_trial(self) -> None:
-        self.tried = self.propose()
-        self.put_on_plan(self.tried["params"])
+        for name, site in named_sites(inner).items():
+            site.coefficients.copy_(coefficients[f"{name}.{COEFFICIENTS}"])
         for optimizer in self.trainer.optimizers:  # momentum of the trial before
             optimizer.state.clear()
 

@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import check_choice, check_number
 from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.scores import ReLUPrunerMeans
 from relinearize.methods.senet.site_outputs import SiteOutputs
@@ -65,12 +64,10 @@ class ReLUPruner(MaskedSearch):
         **settings: Any,
     ) -> None:
         super().__init__(network, teacher, **settings)
-        check_number(f"{self.config_key}.ramp_start", ramp_start, ">= 0", "< 1")
-        check_number(f"{self.config_key}.ramp_end", ramp_end, f"> {ramp_start}", "<= 1")
-        check_number(f"{self.config_key}.mask_every", mask_every, ">= 1", integer=True)
-        check_choice(f"{self.config_key}.start", start, ("teacher", "scratch"))
-        self.ramp = (ramp_start, ramp_end)
-        self.mask_every, self.start = mask_every, start
+        self.take(">= 0", "< 1", ramp_start=ramp_start)
+        self.take(f"> {ramp_start}", "<= 1", ramp_end=ramp_end)
+        self.take(">= 1", integer=True, mask_every=mask_every)
+        self.take_one_of(("teacher", "scratch"), start=start)
         names = list(site_shapes(inner_network(network)))
         self.means = ReLUPrunerMeans(f"{self.config_key}.", names, decay, layer_weights, second_order)
         self.outputs = SiteOutputs(network, names, take=self.look)
@@ -90,7 +87,7 @@ class ReLUPruner(MaskedSearch):
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         epoch, _ = self.position
-        start, end = (share * self.epochs for share in self.ramp)
+        start, end = self.ramp_start * self.epochs, self.ramp_end * self.epochs
         every = self.mask_every if epoch < end else 2 * self.mask_every
         first = batch_index % self.batches_of_step == 0
         if epoch >= start and first and self.global_step and self.global_step % every == 0:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relinearize.errors import check_number
 from relinearize.methods.baselines.planner import Planner, counts_from_below
 from relinearize.methods.replacement import Cubic, GaussianFit, Quadratic
 from relinearize.methods.scores import Scores, check_callable
@@ -62,9 +61,9 @@ class SAFENet(Planner):
         **settings: Any,
     ) -> None:
         check_callable(f"{self.config_key}.score", score)
-        check_number(f"{self.config_key}.score_images", score_images, ">= 1", integer=True)
+        self.take(">= 1", integer=True, score_images=score_images)
         super().__init__(network, teacher, **settings)
-        self.score_of, self.score_images = score, score_images
+        self.score_of = score
         self.scores: Scores = {}
 
     @property

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import check_number
 from relinearize.methods.losses import accuracy
 from relinearize.methods.stage.stage import Stage
 from relinearize.relu.sites import named_sites
@@ -34,10 +33,8 @@ class ShapleyValues(Stage):
     def __init__(
         self, network: nn.Module, *, permutations: int = 20, images: int = 1024, batch_size: int = 128
     ) -> None:
-        check_number("sensitivity.permutations", permutations, ">= 1", integer=True)
-        check_number("sensitivity.images", images, ">= 1", integer=True)
+        self.take(">= 1", integer=True, permutations=permutations, images=images)
         super().__init__(network, epochs=0, batch_size=batch_size, learning_rate=0.0, selection="last")
-        self.permutations, self.images = permutations, images
 
     def values(self) -> dict[str, float]:
         """Site -> Shapley value in percentage points, in forward order; negative where the ReLUs of a site do harm."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import check_number
 from relinearize.methods.distill import Distill
 from relinearize.methods.senet.sparse_training import LAYERS
 
@@ -30,7 +29,7 @@ class PrunedDistill(Distill):
 
     def __init__(self, network: nn.Module, teacher: nn.Module, *, share: float = 0.9, **settings: Any) -> None:
         super().__init__(network, teacher, **settings)
-        check_number(f"{self.config_key}.share", share, "> 0", "< 1")
+        self.take("> 0", "< 1", share=share)
         layers = [module for module in inner_network(network).modules() if isinstance(module, LAYERS)]
         prune.global_unstructured([(layer, "weight") for layer in layers], prune.L1Unstructured, amount=share)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.routes import on_route, route_state, routes_of
-from relinearize.errors import UserError, check_choice, check_number, checked_keys
+from relinearize.errors import UserError, check_number, checked_keys
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.rlnet.batch_parts import (
     PARTS,
@@ -82,12 +82,10 @@ class RobustTraining(Stage):
         attacked = FoldedRoute(network, route_of("adversarial", routes), self.masks_change)  # before there are hooks
         super().__init__(network, *inputs, **settings)
         self.routes = routes
-        check_choice(f"{key}.second_view", second_view, ("augmix", None))
-        check_choice(f"{key}.split", split, SPLITS)
-        check_choice(f"{key}.attack_order", attack_order, ATTACK_ORDERS)
-        check_choice(f"{key}.select_by", select_by, SELECT_BY)
-        self.attack_order = attack_order
-        self.second_view, self.split, self.select_by = second_view, split, select_by
+        self.take_one_of(("augmix", None), second_view=second_view)
+        self.take_one_of(SPLITS, split=split)
+        self.take_one_of(ATTACK_ORDERS, attack_order=attack_order)
+        self.take_one_of(SELECT_BY, select_by=select_by)
         self.part_weights = checked_weights(part_weights, dict.fromkeys(PARTS, 1.0), f"{key}.part_weights")
         if second_view is None:
             self.part_weights["augmix"] = 0.0
@@ -183,14 +181,10 @@ class RobustTraining(Stage):
 
     def validate(self, row: dict[str, float]) -> None:
         super().validate(row)
-        if self._robust_epoch(int(row["epoch"])):
+        epochs = int(row["epoch"]) + 1
+        last = epochs == self.epochs or (self.trainer is not None and self.trainer.should_stop)
+        if self.robust_validation["images"] and (last or epochs % self.robust_validation["every"] == 0):
             row["val/robust"] = self.robust_accuracy()
-
-    def _robust_epoch(self, epoch: int) -> bool:
-        if not self.robust_validation["images"]:
-            return False
-        last = epoch + 1 == self.epochs or (self.trainer is not None and self.trainer.should_stop)
-        return last or (epoch + 1) % self.robust_validation["every"] == 0
 
     def score(self, row: dict[str, float]) -> float | None:
         clean, robust = row["val/accuracy"], row.get("val/robust")

@@ -42,11 +42,7 @@ def narrowed(network: nn.Module, fraction: float) -> nn.Module:
     narrow = copy.deepcopy(network)
     inner = inner_network(narrow)
     for name, (inputs, outputs) in _cuts(inner).items():
-        layer = inner.get_submodule(name)
-        if type(layer) in WEIGHTED:
-            _cut_weighted(layer, fraction if inputs else 1, fraction if outputs else 1, name)
-        elif outputs:
-            _cut_channels(layer, fraction, name)
+        _cut(inner.get_submodule(name), fraction if inputs else 1, fraction if outputs else 1, name)
     return narrow
 
 
@@ -117,24 +113,22 @@ def _part(channels: int, fraction: float, name: str) -> int:
     return part
 
 
-def _cut_weighted(layer: nn.Conv2d | nn.Linear, inputs: float, outputs: float, name: str) -> None:
-    size_in, size_out = WEIGHTED[type(layer)]
-    setattr(layer, size_in, _part(getattr(layer, size_in), inputs, name))
-    setattr(layer, size_out, _part(getattr(layer, size_out), outputs, name))
-    shape = (getattr(layer, size_out), getattr(layer, size_in), *layer.weight.shape[2:])
-    _keep_first(layer, weight=shape, bias=shape[:1])
-
-
-def _cut_channels(layer: nn.Module, fraction: float, name: str) -> None:
-    if isinstance(layer, MaskedReLU):
-        channels = _part(len(layer.mask), fraction, name)
+def _cut(layer: nn.Module, inputs: float, outputs: float, name: str) -> None:
+    if type(layer) in WEIGHTED:
+        size_in, size_out = WEIGHTED[type(layer)]
+        setattr(layer, size_in, _part(getattr(layer, size_in), inputs, name))
+        setattr(layer, size_out, _part(getattr(layer, size_out), outputs, name))
+        shape = (getattr(layer, size_out), getattr(layer, size_in), *layer.weight.shape[2:])
+        _keep_first(layer, weight=shape, bias=shape[:1])
+    elif isinstance(layer, MaskedReLU):
+        channels = _part(len(layer.mask), outputs, name)
         layer.mask = layer.mask[:channels].clone()
         if isinstance(layer, ReplacedReLU):
             layer.coefficients = layer.coefficients[:, :channels].clone()
-        return
-    layer.num_features = _part(layer.num_features, fraction, name)
-    shape = (layer.num_features,)
-    _keep_first(layer, weight=shape, bias=shape, running_mean=shape, running_var=shape)
+    else:
+        layer.num_features = _part(layer.num_features, outputs, name)
+        shape = (layer.num_features,)
+        _keep_first(layer, weight=shape, bias=shape, running_mean=shape, running_var=shape)
 
 
 def _keep_first(layer: nn.Module, **shapes: Sequence[int]) -> None:

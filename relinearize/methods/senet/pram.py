@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import UserError
 from relinearize.methods.distill import Distill
 from relinearize.methods.senet.site_outputs import Outputs, SiteOutputs
 from relinearize.relu.sites import site_shapes
@@ -41,7 +41,7 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _attention(outputs: Tensor) -> Tensor:
     # A sum, as the norm takes the factor 1/C away: the gradient of a mean is one more pass, in another memory layout.
-    energy = _at_least_float32(outputs).square().sum(1)
+    energy = outputs.to(torch.promote_types(outputs.dtype, torch.float32)).square().sum(1)
     return F.normalize(energy.reshape(len(outputs), -1), eps=NORM_FLOOR)
 
 
@@ -85,10 +85,6 @@ def _norms(outputs: Tensor, floor: float = NORM_FLOOR) -> Tensor:
     dtype = torch.promote_types(outputs.dtype, torch.float32)
     norms = torch.linalg.vector_norm(outputs, dim=tuple(range(1, outputs.dim())), keepdim=True, dtype=dtype)
     return norms.clamp_min(floor)
-
-
-def _at_least_float32(outputs: Tensor) -> Tensor:
-    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 # The distance at a site, and the factor of the sum over sites (the paper's, as remembered: beta / 2).
@@ -169,9 +165,8 @@ class PRAMDistill(Distill):
     ) -> None:
         weights = {"cross_entropy_weight": cross_entropy_weight, "distillation_weight": distillation_weight}
         super().__init__(network, teacher, **weights, **settings)
-        check_choice(f"{self.config_key}.form", form, FORMS)
-        check_number(f"{self.config_key}.pram_weight", pram_weight, ">= 0")
-        self.form, self.pram_weight = form, pram_weight
+        self.take_one_of(FORMS, form=form)
+        self.take(">= 0", pram_weight=pram_weight)
         inner = inner_network(network)
         stage_ends = getattr(inner, "stage_ends", ())
         shapes, wanted = site_shapes(inner), site_shapes(inner_network(teacher))  # none in a frozen copy

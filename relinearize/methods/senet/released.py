@@ -72,19 +72,15 @@ class ReleasedList:
 # ---- the sensitivities that the lists imply --------------------------------------------------------------------------
 
 RELEASED: dict[str, tuple[float, ...]] = {name: tuple(etas) for name, etas in _FILE["sensitivities"].items()}
-# The site that the snl convention leaves out: the stem's ReLU of ResNets, the final one of wide ResNets.
-_LEFT_OUT_BY_SNL = {"resnet18": 0, "resnet34": 0, "wrn22_8": -1}
+# The snl convention leaves a site out: the stem's ReLU of ResNets, the final one of wide ResNets.
+_SITES_OF_SNL = {"resnet18": slice(1, None), "resnet34": slice(1, None), "wrn22_8": slice(-1)}
 
 
 def released_vector(backbone: str, sites: int) -> tuple[float, ...] | None:
     """The released sensitivities of `backbone` with this number of sites, in forward order; None if there are none."""
     full = RELEASED.get(backbone, ())
-    if sites == len(full):
-        return full or None
-    left_out = _LEFT_OUT_BY_SNL.get(backbone)
-    if left_out is None or sites != len(full) - 1:
-        return None
-    return full[1:] if left_out == 0 else full[:-1]
+    of_snl = full[_SITES_OF_SNL.get(backbone, slice(0))]
+    return next((vector for vector in (full, of_snl) if vector and len(vector) == sites), None)
 
 
 class Released:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import UserError
 from relinearize.methods.distill import Distill
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
 from relinearize.methods.stage.snapshot import Snapshot
@@ -129,37 +129,27 @@ class SENetSearch(Distill):
         }
         if paper_parity:
             switches, settings = switches | PARITY, settings | STAGE_PARITY
-        super().__init__(
-            network,
-            teacher,
-            cross_entropy_weight=cross_entropy_weight,
-            distillation_weight=distillation_weight,
-            **settings,
-        )
+        weights = {"cross_entropy_weight": cross_entropy_weight, "distillation_weight": distillation_weight}
+        super().__init__(network, teacher, **weights, **settings)
         for key, value in switches.items():
-            check_choice(f"method.search.{key}", value, CHOICES[key])
-        check_choice("method.search.paper_parity", paper_parity, (True, False))
-        check_number("method.search.stop_distance", stop_distance, ">= 0", "<= 1", optional=True)
-        check_number("method.search.stop_patience", stop_patience, ">= 1", integer=True)
-        measure, self.granularity, self.initial_mask, self.top, self.start = switches.values()
+            self.take_one_of(CHOICES[key], **{key: value})
+        self.take_one_of((True, False), paper_parity=paper_parity)
+        self.take(">= 0", "<= 1", optional=True, stop_distance=stop_distance)
+        self.take(">= 1", integer=True, stop_patience=stop_patience)
         if self.granularity == "channel" and self.top == "strict":
             remedy = "method.search.paper_parity=false" if paper_parity else "method.search.top=exact"
             raise UserError(f"method.search.granularity=channel keeps exact counts; give {remedy}")
         self.budget = budget
-        self.stop_distance, self.stop_patience = stop_distance, stop_patience
         self.shapes = site_shapes(inner_network(network))
-        self.counts = self._allotment(sensitivities)
-        self.mismatch = Mismatch(network, teacher, self.shapes, measure)
+        if self.granularity == "channel":  # what each site keeps: channels, or positions
+            self.counts = allocate_channels(self.shapes, sensitivities, budget)
+        else:
+            sizes = {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
+            self.counts = allocate(sizes, sensitivities, budget)
+        self.mismatch = Mismatch(network, teacher, self.shapes, switches["mismatch"])
         self.mask = Mask.full(inner_network(network))
         self.distance, self.distances = 1.0, {name: 1.0 for name in self.shapes}
         self.settled_epochs = 0
-
-    def _allotment(self, sensitivities: Mapping[str, float | None]) -> dict[str, int]:
-        """What each site keeps: positions, or channels."""
-        if self.granularity == "channel":
-            return allocate_channels(self.shapes, sensitivities, self.budget)
-        sizes = {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
-        return allocate(sizes, sensitivities, self.budget)
 
     def mask_of(self, scores: Mapping[str, Tensor]) -> Mask:
         """The positions (or channels) of largest score at each site, as many as allotted."""

@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor, nn, optim
 
-from relinearize.errors import check_number
 from relinearize.methods.stage.schedule import one_cycle, sgd
 from relinearize.methods.stage.stage import Stage
 
@@ -19,8 +18,7 @@ class CycleStage(Stage):
 
     def __init__(self, network: nn.Module, *arguments: Any, warmup: float = 0.05, **stage_settings: Any) -> None:
         super().__init__(network, *arguments, **stage_settings)
-        check_number(f"{self.config_key}.warmup", warmup, ">= 0", "< 1")
-        self.warmup = warmup
+        self.take(">= 0", "< 1", warmup=warmup)
 
     def rate(self, epochs: float) -> float:
         """The learning rate after so many epochs, a fraction among them."""

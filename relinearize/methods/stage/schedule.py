@@ -33,9 +33,11 @@ def one_cycle(base: float, progress: float, warmup: float) -> float:
     return base * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))) / 2
 
 
-def adam(network: nn.Module, slopes: Iterable[Tensor], learning_rate: float, slope_rate: float) -> optim.Optimizer:
-    """Adam, fused, at its default betas without weight decay; the slopes of the sites have a rate of their own."""
-    slopes = list(slopes)
+def adam(
+    network: nn.Module, slopes: Iterable[Tensor], learning_rate: float, slope_rate: float | None
+) -> optim.Optimizer:
+    """Adam, fused, at its default betas without weight decay. slope_rate: that of the sites' slopes; None: alike."""
+    slopes, slope_rate = list(slopes), slope_rate or learning_rate
     own = {id(slope) for slope in slopes}
     weights = [parameter for parameter in network.parameters() if id(parameter) not in own]
     groups = [

@@ -82,28 +82,23 @@ class Stage(nn.Module):
         segments: int = 1,
     ) -> None:
         super().__init__()
-        check_choice(f"{self.config_key}.selection", selection, SELECTIONS)
-        check_choice(f"{self.config_key}.schedule", schedule, SCHEDULES)
-        least = {"epochs": (epochs, self.least_epochs), "batch_size": (batch_size, 2), self.segments_key: (segments, 1)}
-        for key, (value, bound) in least.items():
-            check_number(f"{self.config_key}.{key}", value, f">= {bound}", integer=True)
+        self.take_one_of(SELECTIONS, selection=selection)
+        self.take_one_of(SCHEDULES, schedule=schedule)
+        self.take(f">= {self.least_epochs}", integer=True, epochs=epochs)
+        self.take(">= 2", integer=True, batch_size=batch_size)
+        check_number(f"{self.config_key}.{self.segments_key}", segments, ">= 1", integer=True)
+        self.segments = segments
         key = f"{self.config_key}.milestones"
         if not isinstance(milestones, Sequence) or isinstance(milestones, str):
             raise UserError(f"{key}={milestones}: must be a list of fractions of the epochs, such as [0.5,0.75]")
         for milestone in milestones:
             check_number(key, milestone, ">= 0", "< 2")  # the official code has some above 1
-        for key, value in {"learning_rate": learning_rate, "gamma": gamma, "weight_decay": weight_decay}.items():
-            check_number(f"{self.config_key}.{key}", value, ">= 0")
-        check_number(f"{self.config_key}.momentum", momentum, ">= 0", "< 1")
-        check_number(f"{self.config_key}.clip", clip, "> 0", optional=True)
+        check_number(f"{self.config_key}.learning_rate", learning_rate, ">= 0")
+        self.take(">= 0", gamma=gamma, weight_decay=weight_decay)
+        self.take(">= 0", "< 1", momentum=momentum)
+        self.take("> 0", optional=True, clip=clip)
         self.network = network
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.base_learning_rate = learning_rate
-        self.schedule, self.milestones, self.gamma = schedule, tuple(milestones), gamma
-        self.momentum, self.weight_decay, self.clip = momentum, weight_decay, clip
-        self.selection = selection
-        self.segments = segments
+        self.base_learning_rate, self.milestones = learning_rate, tuple(milestones)
         self.train_loader: TrainLoader | None = None
         self.validation_loader: Iterable[tuple[Tensor, Tensor]] | None = None
         self.precision_name = "32"
@@ -125,6 +120,18 @@ class Stage(nn.Module):
     def config_key(self) -> str:
         """Where the stage's settings stand in the config, for messages: method.search."""
         return f"{self.config_group}{self.name}"
+
+    def take(self, *bounds: str, integer: bool = False, optional: bool = False, **numbers: Any) -> None:
+        """Keep settings as attributes. UserError, naming the config key, for what is no number within `bounds`."""
+        for name, value in numbers.items():
+            check_number(f"{self.config_key}.{name}", value, *bounds, integer=integer, optional=optional)
+            setattr(self, name, value)
+
+    def take_one_of(self, valid: Iterable[object], **choices: Any) -> None:
+        """Keep settings as attributes. UserError, naming the config key, for what is not `valid`."""
+        for name, value in choices.items():
+            check_choice(f"{self.config_key}.{name}", value, valid)
+            setattr(self, name, value)
 
     # ---- what a subclass defines -------------------------------------------------------------------------------------
 
