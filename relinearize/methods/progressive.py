@@ -228,8 +228,7 @@ class Progressive(CycleStage, Distill):
         vectors, shapes = damage_vectors(self.network, batches, self.seed + self.rung)
         sizes = [math.prod(shape) for shape in shapes.values()]
         if self.choice == "correlated":
-            least = min([keep, *self.pending]) or 1
-            parts = list(removal_order(vectors, least, self.diagonal).split(sizes))
+            parts = list(removal_order(vectors, keep or 1, self.diagonal).split(sizes))
         else:  # the scores of a site stay, so that its count does, and go to its positions in their new order
             parts = [removal_order(part, 1, self.diagonal) for part in vectors.split(sizes, dim=1)]
             for part, score in zip(parts, scores.values(), strict=True):

@@ -133,8 +133,7 @@ def summary(sweep: Sweep) -> list[str]:
     if any(row.state not in ENDED for row in sweep.rows):
         lines[0] += f"; ETA {'-' if remaining is None else duration(remaining)}"
     if not sweep.launching and not counts["running"] and counts["done"] < len(sweep.rows):
-        queued = (
-            " (but in Slurm's queue, perhaps: see squeue)" if "slurm" in sweep.command and counts["waiting"] else ""
-        )
+        waits = "slurm" in sweep.command and counts["waiting"]
+        queued = " (but in Slurm's queue, perhaps: see squeue)" if waits else ""
         lines += [f"not all is done and nothing is running{queued}; go on with: {sweep.command}"]
     return lines

@@ -158,8 +158,9 @@ def recipe_of(record: Record) -> dict[str, Any]:
     # the run has `total_epochs`, of search and fine-tuning together. Callbacks may end each seed's training elsewhere.
     callbacks = {name: entry for name, entry in callbacks.items() if entry and not only_watches(entry)}
     for name in ("teacher", "finetune") if recipe["total epochs"] is None else ("teacher",):
-        if name in record.stages and not callbacks:
-            recipe[f"{name} epochs"] = record.stages[name].epochs
+        if name in record.stages:
+            asked = ((config.get("method") or {}).get(name) or {}).get("epochs") if callbacks else None
+            recipe[f"{name} epochs"] = record.stages[name].epochs if asked is None else asked
     settings = {name: config.get(name) for name in ("method", "teacher", "search", "finetune", "backbone")}
     settings["replacement"] = config.get("replacement")
     if any(site.sensitivity is not None for site in record.sites):
