@@ -152,7 +152,11 @@ class SNLSearch(Stage):
         moment = {"epoch": self.segments_done / self.segments, "lasso": self.lasso, **count_columns(self.kept)}
         self.on_snapshot(Snapshot(budget, mask, weights, reached, self.seconds, [*self.history, moment], alphas))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["search"]["left"] = len(self.pending)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """One that stopped at its lowest budget goes on to one below."""
+        """One that stopped at its lowest budget goes on to one below; one that a callback has stopped does not."""
         super().on_load_checkpoint(checkpoint)
-        self._stopped = self._stopped and not self.pending
+        self._stopped = self._stopped and not (self.pending and not checkpoint["search"].get("left"))

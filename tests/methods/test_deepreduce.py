@@ -15,6 +15,7 @@ from relinearize.relu.mask import Mask
 from relinearize.relu.sites import linearize, site_shapes
 from relinearize.report.tables.pareto import build_panels, pareto_table
 from relinearize.runs.pipeline import check_stages
+from relinearize.runs.plan import Plan
 
 ORDER = "method.search.order=[2,3,1]"  # of the three stages of a ResNet-8: 512, 256 and 1,536 ReLUs, with the stem
 SEARCH = [ORDER, "method.search.batch_size=60", "method.search.score_images=120"]
@@ -122,6 +123,8 @@ def test_teachers_do_not_depend_on_the_student(narrow, tmp_path):
     assert narrower.search.key != whole.search.key
     assert narrower.request.config.backbone.student_width == 4
     assert narrower.request.new_student().network.layer1[0].conv1.weight.shape == (4, 4, 3, 3)
+    again = Plan.of(narrower.request.config)  # of a further process of the training, or typed from a finished run
+    assert again.request.config.backbone.student_width == 4 and again.finetune.key == narrower.finetune.key
 
 
 def test_a_student_of_another_width_is_for_this_search_alone(tmp_path):

@@ -59,6 +59,14 @@ def test_a_replacement_is_no_fine_tuning():
     assert matrices_of([with_accuracy(f"snl+{kind}", 35_000, 60.0, replacement=kind) for kind in kinds]) == []
 
 
+def test_an_allocation_is_no_fine_tuning():
+    names = ("snl+sites", "senet+sites", "snl+cost")
+    records = [with_accuracy(name, 35_000, 60.0) for name in names]
+    for record in records:
+        record.config["allocation"] = {"name": record.method.name.partition("+")[2]}
+    assert matrices_of(records) == []
+
+
 def test_markdown_marks_the_best_and_the_missing():
     text = combinations_markdown(matrices_of(crossed()))
     rows = {line.split(" | ")[0] + " " + line.split(" | ")[1]: line for line in text.splitlines() if "ReLUs" in line}

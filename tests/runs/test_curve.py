@@ -152,6 +152,16 @@ def test_unreached_budget_is_projected_and_says_so(tmp_path, capfd):
     assert record.budget.reached
 
 
+def test_a_search_that_a_callback_has_ended_is_ended_for_lower_budgets_too(tmp_path):
+    """Nothing is better by 1,000 points, so that each stage ends after its second epoch."""
+    stop = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "mode": "max", "monitor": "val/accuracy",
+            "min_delta": 1000, "patience": 3, "strict": "false"}  # fmt: skip
+    settings = ["method.finetune.epochs=0", *(f"+callbacks.stop.{key}={value}" for key, value in stop.items())]
+    first, second = (quick_run(tmp_path, f"budget.fraction={share}", *settings)[0] for share in (0.2, 0.1))
+    assert not first.budget.reached and not second.budget.reached
+    assert second.stages["search"].epochs == first.stages["search"].epochs < 8
+
+
 def test_paper_parity_undershoots_at_epoch_ends(tmp_path):
     """As in SNL's official code the count is looked at after whole epochs only and kept as it is: alpha > epsilon."""
     import torch

@@ -145,6 +145,21 @@ def test_streamed_images_are_another_result_where_crops_show_more_of_them(tmp_pa
     assert streamed.teacher.key == whole.teacher.key
 
 
+def test_a_student_without_skips_has_the_teacher_of_all_others(tmp_path):
+    whole, without = (quick_plan(tmp_path, *words, method="senet") for words in ((), ("+backbone.student_skip=false",)))
+    assert whole.teacher.key == without.teacher.key and whole.sensitivity == without.sensitivity
+    assert whole.search.key != without.search.key and whole.finetune.key != without.finetune.key
+
+
+def test_files_of_inner_settings_are_in_keys_by_content(tmp_path):
+    keys = set()
+    for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / name).write_text(text)
+        plan = quick_plan(tmp_path, f"+method.finetune.inner={{list: [{{file: {tmp_path / name}}}]}}")
+        keys.add(plan.finetune.key)
+    assert len(keys) == 2
+
+
 def in_keys():
     """Name -> defaults of each class and function of ours that a config names in what keys are made of."""
     found = {}

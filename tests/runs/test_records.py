@@ -210,6 +210,17 @@ def test_find_is_recursive_sorted_and_without_duplicates(tmp_path):
     assert find_records([tmp_path / "a" / "record.json"])[0][1].key == "k1"
 
 
+def test_find_follows_links_and_each_folder_once(tmp_path):
+    left = tmp_path / "runs" / "mine"
+    written(left, VALUES)
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    (chosen / "linked").symlink_to(left)
+    assert [path for path, _ in find_records([chosen])] == [chosen / "linked" / "record.json"]
+    (left / "back").symlink_to(tmp_path / "runs")
+    assert len(find_records([tmp_path / "runs"])) == 1
+
+
 def test_find_skips_a_broken_record_and_names_it(tmp_path, caplog):
     written(tmp_path / "good", VALUES)
     broken = written(tmp_path / "broken", {"schema_version": 3})

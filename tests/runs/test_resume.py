@@ -108,7 +108,7 @@ def test_run_killed_at_random_moments_goes_on_to_the_same_result(tmp_path, alone
     for life in range(100):
         process = FORK.Process(target=quick_run, args=(tmp_path, OFTEN, f"budget.fraction={SMALL}"))
         process.start()
-        process.join(chance.uniform(0.2, 1 + life / 4))
+        process.join(chance.uniform(0.1, 0.3 + life / 8))
         if process.exitcode is not None:
             break
         process.kill()

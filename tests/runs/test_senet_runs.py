@@ -163,6 +163,13 @@ def test_official_code_throughout(tmp_path):
     assert not torch.allclose(teacher(images), student(images))
 
 
+def test_narrower_networks_need_no_initial_weights_of_their_own(tmp_path):
+    plan = quick_plan(tmp_path, method="senetpp")
+    file = tmp_path / "initial.pt"
+    torch.save(plan.request.new_network().network.state_dict(), file)
+    check_stages(quick_plan(tmp_path, f"+backbone.weights={file}", method="senetpp"))
+
+
 def test_a_student_from_scratch_has_initial_weights_of_its_own(tmp_path):
     """Of the same distribution, a function of the seed; no stage has those of another seed's stage."""
     requests = [quick_plan(tmp_path, f"seed={seed}", method="senet").request for seed in (0, 0, 1)]

@@ -143,7 +143,7 @@ def test_killed_sweep_is_told_from_a_running_one_and_goes_on_by_the_same_command
     assert states() == ["done", "failed", "killed", "waiting"]
     code, out, _ = status_command("mine")
     assert code == 0 and "1 done, 1 failed, 1 killed, 1 waiting; ETA -" in out
-    assert "go on with: relinearize run -m " in out and out.endswith(" seed=0,1,2,3 sweep=mine\n")
+    assert "nothing is running; go on with: relinearize run -m " in out and out.endswith(" seed=0,1,2,3 sweep=mine\n")
 
     seen = []
     code, begun = sweep(monkeypatch, lambda seed: seen.append(states()) or float(seed), *SEEDS)

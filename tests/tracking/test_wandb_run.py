@@ -174,6 +174,9 @@ def test_failing_run_is_closed_as_failed(tmp_path, offline):
 def test_names_are_texts():
     with pytest.raises(UserError, match=r"logger\.project=2024: must be a text, or null"):
         LoggerSettings("wandb", Path(), project=2024)
+    for tag in ("", "x" * 65):
+        with pytest.raises(UserError, match=r"logger\.tags: '.*' must have 1 to 64 letters"):
+            LoggerSettings("wandb", Path(), tags=("fine", tag))
 
 
 def test_unknown_mode_and_missing_account_are_one_line(tmp_path, monkeypatch):

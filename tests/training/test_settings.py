@@ -9,6 +9,7 @@ from quick_runs import composed, quick_plan, quick_run, tensors
 from relinearize import machine
 from relinearize.errors import UserError
 from relinearize.methods.stage.stage import Stage
+from relinearize.runs.pipeline import check_stages
 from relinearize.targets import NEUTRAL_ARGUMENTS
 from relinearize.training import settings
 from relinearize.training.settings import RESERVED, TrainerSettings, trainer_parameters
@@ -215,6 +216,8 @@ def test_early_stopping_monitors_what_is_validated(tmp_path):
     settings = [*STOP, "+callbacks.stop.monitor=val/accuracy", "+callbacks.stop.min_delta=1000"]
     record, _ = quick_run(tmp_path, *settings, "+callbacks.stop.patience=1", "budget.fraction=0.5", method="random")
     assert [record.stages[name].epochs for name in ("teacher", "finetune")] == [2, 2]
+    with pytest.raises(UserError, match=r"^callbacks\.stop: method\.search has 3 segments .*strict=false"):
+        check_stages(quick_plan(tmp_path, *settings))
     with pytest.raises(UserError, match="in stage teacher: Early stopping conditioned on metric `nothing`"):
         quick_run(tmp_path, *STOP, "+callbacks.stop.monitor=nothing", "budget.fraction=0.5", method="random")
 

@@ -170,7 +170,7 @@ class Stage(nn.Module):
 
     def check_selection(self, holdout: float) -> None:
         """UserError where the weights are chosen on a hold-out and `holdout`, its share of the images, is 0."""
-        if self.selection == "best" and not holdout:
+        if self.epochs and self.selection == "best" and not holdout:
             raise UserError(
                 f"{self.config_key}.selection=best needs held-out images but dataset.holdout=0; "
                 f"give dataset.holdout (0.1, say) or {self.config_key}.selection=last"
