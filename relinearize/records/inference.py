@@ -98,7 +98,7 @@ class Fidelity:
 
     @property
     def relative_error(self) -> float:
-        return self.max_error / self.logit_scale
+        return self.max_error / (self.logit_scale or 1.0)  # 0 where no logit of plaintext is finite
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,11 @@ class TrainerSettings:
             if values.get(key, "auto") not in valid:
                 raise UserError(f"trainer.{key}={values[key]} is unknown; valid: {', '.join(map(str, valid)).lower()}")
         accelerator = resolve_accelerator(given.accelerator)
+        devices = given.devices
+        check_number("trainer.devices", devices, ">= 1", integer=True)
+        if accelerator == "cuda" and devices > torch.cuda.device_count():
+            found = torch.cuda.device_count()
+            raise UserError(f"trainer.devices={devices} but torch sees {found} CUDA device(s); give at most {found}")
         precision = resolve_precision(given.precision, accelerator)
         compile = accelerator == "cuda" if given.compile == "auto" else given.compile
         plain = accelerator == "cpu" and precision == "32" and given.channels_last and not compile
@@ -88,11 +93,6 @@ class TrainerSettings:
         lightning = given.lightning or {}
         if not isinstance(lightning, Mapping):
             raise UserError(f"trainer.lightning={lightning}: must hold arguments of pytorch_lightning.Trainer by name")
-        devices = given.devices
-        check_number("trainer.devices", devices, ">= 1", integer=True)
-        if accelerator == "cuda" and devices > torch.cuda.device_count():
-            found = torch.cuda.device_count()
-            raise UserError(f"trainer.devices={devices} but torch sees {found} CUDA device(s); give at most {found}")
         settings = replace(
             given,
             accelerator=accelerator,
