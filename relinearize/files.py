@@ -153,6 +153,7 @@ def files_below(folder: Path, name: str) -> list[Path]:
         seen.add(real)
         found += [Path(place) / name] * (name in (*folders, *files))
         folders[:] = [one for one in folders if not one.endswith(DAMAGED)]
+        folders.sort(key=lambda one: os.path.islink(os.path.join(place, one)))  # a link gives way to what it leads to
     return sorted(found)
 
 

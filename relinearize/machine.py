@@ -1,6 +1,7 @@
 """What a result was computed with: versions of packages, the commit, the names of the processor and the GPU."""
 
 import contextlib
+import functools
 import importlib.util
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 PACKAGES = ("relinearize", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
+LOADS = Path("/proc/loadavg")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of control group 2: microseconds of processor time, and in how many
 MEMORY_OF_GROUP = Path("/sys/fs/cgroup")  # its memory.max, memory.current and memory.stat, in bytes
 MEMORY = Path("/proc/meminfo")  # in kB
@@ -68,16 +70,19 @@ def usable_cores() -> int:
     return max(1, min(limits))
 
 
+@functools.cache  # the runs of a sweep would take the load of the one before them for that of others
 def free_cores() -> int:
     """Usable cores that others leave free, at least 1.
 
-    The load average of the last minute is that of the whole machine: a share of its cores says nothing by it.
+    The load average of the last minute is that of the whole machine: a share of its cores says nothing by it. Nor does
+    it say anything of what has just ended.
     """
-    cores = usable_cores()
+    cores, load = usable_cores(), 0
     with contextlib.suppress(OSError, AttributeError):
-        if cores == os.cpu_count():
-            return max(1, cores - int(os.getloadavg()[0]))
-    return cores
+        load = int(os.getloadavg()[0])
+        with contextlib.suppress(ValueError, IndexError):  # "0.20 0.18 0.12 3/80 11206": 3 are running, this one too
+            load = min(load, int(LOADS.read_text(encoding="ascii").split()[3].partition("/")[0]) - 1)
+    return max(1, cores - load) if cores == os.cpu_count() else cores
 
 
 def available_memory() -> float:

@@ -17,7 +17,6 @@ from relinearize.data.splits import choose_subset, split_holdout, stable_order
 from relinearize.data.training_images import ResidentImages, StreamedImages, TrainingImages
 from relinearize.errors import UserError
 from relinearize.machine import available_memory
-from relinearize.processes import process_count
 
 GIB = 2**30
 DEFAULT_LIMIT_GB = 8.0
@@ -36,7 +35,7 @@ class ImageData:
     short_batch: the last batch of an epoch may have few images; else it shares with the one before it (order.py).
     resident: "auto" keeps the sets on the device where they fit, True always, False never (batches are the same).
     resident_limit_gb: what fits, in GiB; None for 8 GiB or half of the free memory, whichever is less.
-    workers: reading processes of a set that is not resident.
+    workers: reading processes of a set that is not resident. processes: that train together, each with a copy.
     """
 
     def __init__(
@@ -54,6 +53,7 @@ class ImageData:
         resident: bool | str = "auto",
         resident_limit_gb: float | None = None,
         workers: int = 2,
+        processes: int = 1,
     ) -> None:
         self.source = source
         self.mean = channel_values("dataset.mean", mean, source.channels)
@@ -69,6 +69,7 @@ class ImageData:
         self.holdout, self.subset, self.short_batch, self.seed = holdout, subset, short_batch, seed
         self.device = torch.device(device)
         self.resident, self.resident_limit_gb, self.workers = resident, resident_limit_gb, workers
+        self.processes = processes
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -109,7 +110,7 @@ class ImageData:
         if self.resident != "auto":
             return bool(self.resident)
         limit = self.resident_limit_gb
-        sharing = process_count() if self.device.type == "cpu" else 1  # each of them has a copy
+        sharing = self.processes if self.device.type == "cpu" else 1
         fits = min(DEFAULT_LIMIT_GB * GIB, free_bytes(self.device) / 2 / sharing)
         limit_bytes = fits if limit is None else limit * GIB
         return self.resident_bytes <= limit_bytes

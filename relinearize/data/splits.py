@@ -76,7 +76,8 @@ def split_holdout(labels: np.ndarray, fraction: float, seed: int = 0) -> tuple[n
     if not 0 < count <= most.sum():
         raise UserError(
             f"dataset.holdout={fraction}: {count} of {len(labels)} training images would be held out; "
-            f"valid is 1 to {most.sum()} images (every class keeps one), or dataset.holdout=0"
+            f"valid is 1 to {most.sum()} images (every class keeps one); a larger dataset.subset has more, "
+            "and dataset.holdout=0 needs none"
         )
     shares = allot(sizes, count, lowest=np.zeros_like(sizes), highest=most)
     held_out = choose(labels, shares, seed, "holdout")

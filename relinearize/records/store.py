@@ -21,6 +21,7 @@ from relinearize.files import SHARED, check_readable, file_digest, look_anew, re
 from relinearize.progress import say
 
 KEY_LENGTH = 12  # hex digits in folder names; the whole key stands in artifact.json
+PUBLISHED: set[Path] = set()  # folders of artifacts, by this process
 LONGEST_PREFIX = 200  # bytes of what stands before them; file systems take 255, and temporary names are longer
 DESCRIPTION = "artifact.json"
 MASK, WEIGHTS, CONFIG = "mask.safetensors", "weights.safetensors", "config.yaml"  # file names in artifacts and runs
@@ -137,6 +138,7 @@ class Artifact:
         write_json(folder / DESCRIPTION, {"key": self.key, "name": self.path.name, **description, "files": digests})
         sync_folder(folder)
         os.replace(folder, self.path)
+        PUBLISHED.add(self.path)
 
 
 def artifact_in(root: str, kind: str, prefix: str, content: dict[str, Any]) -> Artifact:

@@ -55,7 +55,8 @@ def open_images(config: DictConfig, source: Source, device: str) -> "ImageData":
 
     dataset = plain(config.dataset)
     names = ("mean", "std", "augment", "holdout", "subset", "short_batch", "resident", "resident_limit_gb", "workers")
-    settings = {name: dataset[name] for name in names if name in dataset}
+    settings = {"holdout": 0} | {name: dataset[name] for name in names if name in dataset}
+    settings["processes"] = config.trainer.get("devices", 1)
     return ImageData(source, seed=config.seed, device=device, **settings)
 
 
@@ -103,7 +104,9 @@ def all_relu_network(
         if settings.get("initialisation") == "he":  # the default in our files, which a user's class need not know
             del settings["initialisation"]
     make = builder(settings)
-    images = {"classes": source.classes, "image_size": source.image_size, "channels": source.channels}
+    # NumPy integers perhaps, of a source of the user's.
+    classes, image_size, channels = int(source.classes), int(source.image_size), int(source.channels)
+    images = {"classes": classes, "image_size": image_size, "channels": channels}
     try:
         inspect.signature(make.func).bind(*make.args, **make.keywords, **images)
     except TypeError as error:
@@ -128,7 +131,7 @@ def all_relu_network(
         stem = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
         stem.stride = tuple(stride * one for one in stem.stride)
     fill_statistics(config, source)
-    input_size = (source.channels, source.image_size, source.image_size)
+    input_size = (channels, image_size, image_size)
     from relinearize.data.datamodule import channel_values
 
     mean = channel_values("dataset.mean", plain(config.dataset.mean), source.channels)

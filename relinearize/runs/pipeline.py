@@ -19,7 +19,7 @@ from relinearize.methods.scores import check_scores
 from relinearize.methods.stage.stage import UNTRAINED, Stage
 from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
-from relinearize.records.store import CONFIG, MASK, WEIGHTS
+from relinearize.records.store import CONFIG, MASK, PUBLISHED, WEIGHTS
 from relinearize.relu.budget import top_mask
 from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.sites import to_masked, to_replaced
@@ -119,14 +119,15 @@ def make_run(plan: Plan) -> None:
     say(f"{request.name}: {request.budget:,} of {request.total:,} ReLUs, {title}, {device}")
     for artifact in (plan.run, *plan.artifacts.values(), plan.chosen, plan.sensitivity_teacher):
         artifact.check_place()
-    reused = {name: artifact.complete for name, artifact in plan.artifacts.items()}
+    before = set(PUBLISHED)
     checked = check_stages(plan)
     plan.teacher.make(partial(make_teacher, plan, checked.get("method.teacher")))
     make_sensitivities(plan)  # the record reads it and the first search, also where the mask is there
     make_first(plan)
     make_mask(plan)
     plan.finetune.make(partial(make_finetuned, plan))
-    leave_run(plan, make_record(plan, reused))
+    made = PUBLISHED - before  # and not another job's, for which this one waited
+    leave_run(plan, make_record(plan, {name: one.path not in made for name, one in plan.artifacts.items()}))
 
 
 def make_finetuned(plan: Plan) -> None:
@@ -230,10 +231,12 @@ def leave_run(plan: Plan, record: Record) -> None:
 
 
 def check_monitors(request: Request, key: str, stage: Stage) -> None:
-    """UserError where EarlyStopping looks for a metric before the stage's first epoch ends."""
+    """UserError where EarlyStopping looks for a column of the history before the stage's first epoch ends."""
     for name, entry in request.training.callbacks.items():
         strict = entry["_target_"].endswith("EarlyStopping") and entry.get("strict", True)
-        if strict and stage.epochs and stage.segments > 1:
+        ours = str(entry.get("monitor")).startswith(("train/", "val/", "relu/"))
+        looks = strict and ours and entry.get("check_on_train_epoch_end") is not False
+        if looks and stage.epochs and stage.segments > 1:
             raise UserError(
                 f"callbacks.{name}: {key} has {stage.segments} segments an epoch, and no metric before the first epoch "
                 f"ends; give +callbacks.{name}.strict=false and a patience that counts segments"
@@ -280,11 +283,12 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
                         raise UserError(
                             f"{key}: {build.func.__name__}.name is {stages[key].name!r}; it must be {name!r}"
                         )
-                    stages[key].check_selection(config.dataset.holdout)
+                    stages[key].check_selection(config.dataset.get("holdout", 0))
                     stages[key].check_devices(request.training.devices)
-                    check_monitors(request, key, stages[key])
                     stages[key].rehearse(torch.zeros(2, *request.input_size), torch.zeros(2, dtype=torch.long))
                     check_submodels(request, stages[key])
+            if key in stages:
+                check_monitors(request, key, stages[key])
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since
             named = re.search(r"keyword argument '(\w+)'", str(error))
             if named is None or named[1] not in OmegaConf.select(config, key):

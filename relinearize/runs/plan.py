@@ -20,6 +20,8 @@ from relinearize.runs.keys import RESULTS_VERSION, settings_content, without_def
 from relinearize.runs.request import Request, built
 from relinearize.targets import plain, target
 
+OF_IMAGES = ("holdout", "subset", "mean", "std", "augment")  # keys of `dataset` that decide what is trained on
+
 
 class Results:
     """Masks and weights of finished stages. Each file is read once in a run, and not at all if the run wrote it."""
@@ -64,7 +66,8 @@ class Plan:
     def common(self) -> dict[str, Any]:
         """What every stage of the run depends on."""
         request = self.request
-        dataset = {key: plain(request.config.dataset[key]) for key in ("holdout", "subset", "mean", "std", "augment")}
+        given = plain(request.config.dataset)
+        dataset = {"holdout": 0, "subset": None} | {name: given[name] for name in OF_IMAGES if name in given}
         if request.config.dataset.get("short_batch"):
             dataset["short_batch"] = True
         if not dataset["augment"].get("random_resized_crop"):
@@ -116,7 +119,10 @@ class Plan:
         changes = self.request.first_changes
         if changes is None:
             return None
-        first = Plan(self.request.with_settings(changes))
+        try:
+            first = Plan(self.request.with_settings(changes))
+        except UserError as error:
+            raise type(error)(str(error).replace("method.search.", "method.search.first.")) from error
         if first.request.budget < self.request.budget:
             kept, asked = first.request.budget, self.request.budget
             raise UserError(f"method.search.first keeps {kept:,} ReLUs, fewer than the {asked:,} asked")
@@ -276,8 +282,13 @@ class Plan:
         """What of a stage's own settings can change its result."""
         routes = self.request.stage_routes(stage)
         content = {"stage": _by_content(settings_content(self.request.config.method[stage]))}
+        # What was computed otherwise before:
         if content["stage"].get("exchanges"):
-            content["exchanges"] = "halved"  # before, one that was gone back on was tried again
+            content["exchanges"] = "halved"  # one that was gone back on was tried again
+        if content["stage"].get("selection") == "correlated":
+            content["correlated"] = "to the rung"  # to the lowest budget that was asked
+        if self._word(stage) == "relupruner" and "accumul" in str(self.request.training.identity):
+            content["masks"] = "once a step"  # in each batch of a step
         return content if routes == ROUTES[1] else {**content, "routes": routes}
 
     def _word(self, stage: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Collection
 from dataclasses import fields
 from difflib import get_close_matches
@@ -22,7 +23,7 @@ Channels = list[float] | None
 
 def printable(text: str) -> str:
     """The text. ValueError where it has control characters, which no record can hold."""
-    if not text.isprintable():
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
         raise ValueError("must have no control characters")
     return text
 
@@ -138,8 +139,10 @@ class RunConfig(Keys):
     callbacks: dict[str, Any] | None = None
 
 
+# Paths, where a ~ is taken as it is; other classes expand it.
+FILES = ("teacher.weights", "backbone.weights", "method.search.file", "method.search.first.file", "sensitivity.file")
+PATHS = ("output", "store", *FILES)
 # Groups whose keys are all named here: no class of a user's takes others.
-PATHS = ("output", "store", "teacher.weights", "backbone.weights", "method.search.file", "sensitivity.file")
 CLOSED = ("method", "dataset", "budget", "teacher", "trainer")
 
 

@@ -1,5 +1,6 @@
 """The search of a run: the mask of its budget and the weights of that moment, from the store or by searching."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ def keys_of(key: str) -> Iterator[None]:
     except UserError as error:
         if key not in SECOND_SEARCHES:
             raise
-        raise type(error)(str(error).replace("method.search.", f"{key}.")) from error
+        raise type(error)(re.sub(r"method\.search\.(?!first\b)", f"{key}.", str(error))) from error
 
 
 def make_mask(plan: Plan) -> None:
@@ -233,6 +234,11 @@ def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
     if artifact.complete:
         return
     snapshot.mask.check_fits(plan.request.shapes)
+    if snapshot.scores is None and plan.request.allocation is not None and not plan.request.allocated:
+        raise UserError(
+            f"allocation={plan.request.allocation['name']} divides the scores of a search, and this one leaves none "
+            "(Snapshot.scores); give allocation=free"
+        )
     write_mask(plan, artifact, snapshot.budget, snapshot.mask)
     if snapshot.scores is not None:
         write_weights(snapshot.scores, artifact.work / SCORES)

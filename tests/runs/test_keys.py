@@ -151,6 +151,15 @@ def test_a_student_without_skips_has_the_teacher_of_all_others(tmp_path):
     assert whole.search.key != without.search.key and whole.finetune.key != without.finetune.key
 
 
+def test_a_dataset_of_ones_own_need_not_name_what_is_usual(tmp_path):
+    assert (
+        quick_plan(tmp_path, "~dataset.subset").teacher.key == quick_plan(tmp_path, "dataset.subset=null").teacher.key
+    )
+    without = quick_plan(tmp_path, "~dataset.holdout")
+    assert without.teacher.key == quick_plan(tmp_path, "dataset.holdout=0").teacher.key
+    assert without.request.data.sizes["holdout"] == 0
+
+
 def test_files_of_inner_settings_are_in_keys_by_content(tmp_path):
     keys = set()
     for name, text in (("a", "one"), ("b", "one"), ("c", "two")):

@@ -169,13 +169,29 @@ def test_auto_takes_as_many_threads_as_cores_are_free(monkeypatch, cores, allowe
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(allowed)))
     monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(machine, "CPU_QUOTA", Path("/none"))
+    monkeypatch.setattr(machine, "LOADS", Path("/none"))
     monkeypatch.setattr(settings, "torch_threads", lambda: 128)
+    machine.free_cores.cache_clear()
     if slurm:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(slurm))
     assert settings.resolve_threads("auto") == expected
     monkeypatch.setattr(settings, "torch_threads", lambda: 1)  # OMP_NUM_THREADS=1
     assert settings.resolve_threads("auto") == 1
     assert settings.resolve_threads(3) == 3 and settings.resolve_threads(None) is None
+    machine.free_cores.cache_clear()
+
+
+def test_what_has_just_ended_and_former_runs_of_a_sweep_take_no_threads(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 16)
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (15.9, 8.0, 4.0))
+    monkeypatch.setattr(machine, "LOADS", tmp_path / "loadavg")
+    machine.LOADS.write_text("15.90 8.00 4.00 4/80 11206\n")
+    machine.free_cores.cache_clear()
+    assert machine.free_cores() == 13
+    machine.LOADS.write_text("15.90 15.90 4.00 17/80 11206\n")
+    assert machine.free_cores() == 13
+    machine.free_cores.cache_clear()
 
 
 def test_every_segment_ends_with_a_step_of_accumulated_gradients(tmp_path, monkeypatch):

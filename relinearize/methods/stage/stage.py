@@ -286,6 +286,9 @@ class Stage(nn.Module):
     def on_train_start(self) -> None:
         self._segment_started = time.monotonic()
         self.sums.to(self.device)  # a checkpoint is read before Lightning moves the module
+        for name in self.SAVED:
+            if isinstance(value := getattr(self, name), Tensor):
+                setattr(self, name, value.to(self.device))
         if (state := self._generator_state.get(self.device.type)) is not None:  # another kind of device has its own
             global_generator(self.device).set_state(state)
         self.trainer.should_stop |= self._stopped

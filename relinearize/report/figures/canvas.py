@@ -72,7 +72,9 @@ def note_below(axes: Axes, text: str, across: float = 0.5, down: float = -37, **
 
 
 def cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """In the middle: names begin with the method and end with the budget."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[half + 1 - most :]}"
 
 
 def legend_below(
