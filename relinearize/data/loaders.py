@@ -21,8 +21,13 @@ EVALUATION_BATCH = {"cpu": 250, "cuda": 1000}
 
 
 def evaluation_batch(device: str, images: Tensor | EncodedImages, counts: Mapping[str, int] = EVALUATION_BATCH) -> int:
-    """How many images of N x H x W x C at once: `counts` of 64 pixels, and of larger ones as many pixels."""
-    return max(1, counts[device] * 64**2 // max(64, images.shape[1]) ** 2)
+    """How many images of N x H x W x C at once: `counts` of those of up to 64 pixels, see `by_size`."""
+    return by_size(counts[device], images.shape[1])
+
+
+def by_size(count: int, pixels: int) -> int:
+    """`count` images of up to 64 `pixels` a side; of larger ones as many as have as many pixels together."""
+    return max(1, count * 64**2 // max(64, pixels) ** 2)
 
 
 class TrainLoader:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
+from relinearize.data.loaders import by_size
 from relinearize.errors import check_number
 from relinearize.methods.scores import Batches, gradient_means, model_labels
 from relinearize.relu.activation import ReplacedReLU
@@ -47,7 +48,7 @@ class GaussianFit:
     replaced already, as in the network that is left. All images are one batch.
 
     Args:
-        images: training images for the two statistics.
+        images: training images for the two statistics; above 64 pixels a side fewer, as many pixels.
         error_weight: of their error in the loss of what trains with them (polynomials.py); 0: none.
         continuation: share of such a training in which they come in, the ReLUs going; 0: at once. With it they are
             fitted to what ReLUs at the removed positions give.
@@ -91,7 +92,8 @@ class GaussianFit:
             if self.continuation:
                 site.register_forward_hook(lambda site, inputs, output: inputs[0].relu())
         with torch.no_grad(), under_attack(network):
-            network(torch.cat([images for images, _ in batches])[: self.images])
+            pixels = torch.cat([images for images, _ in batches])
+            network(pixels[: max(2, by_size(self.images, pixels.shape[-1]))])
         return {f"{name}.{COEFFICIENTS}": site.coefficients for name, site in named_sites(inner).items()}
 
 

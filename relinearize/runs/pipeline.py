@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.weights import write_weights, zero_share
+from relinearize.data.loaders import by_size
 from relinearize.errors import UserError
 from relinearize.files import DAMAGED, move_into, write_text
 from relinearize.machine import usable_cores
@@ -161,10 +162,11 @@ def fit_replacement(plan: Plan) -> None:
         return
     network = begun(plan, request.new_student()).to(request.training.accelerator)
     seed = stage_seed(request.seed, "finetune")
-    loader = request.data.train_loader(FIT_BATCH, seed=seed)
+    batch = by_size(FIT_BATCH, request.source.image_size)
+    loader = request.data.train_loader(batch, seed=seed)
     loader.seek(UNTRAINED)
     fit = request.replacement_fit
-    batches = itertools.islice(iter(loader), -(-fit.images // FIT_BATCH))
+    batches = itertools.islice(iter(loader), -(-fit.images // batch))
     write_checkpoint(fit.coefficients(network, batches, seed), path)
 
 

@@ -262,6 +262,8 @@ class Plan:
         content = {"replacement": settings_content(self.request.replacement)}
         if getattr(self.request.replacement_fit, "heavy_tailed", False):
             content["norms"] = "median"  # before, they were estimated as means
+        if self.request.input_size[-1] > 64:
+            content["fit"] = "by size"  # before, of as many images as of smaller ones
         return content
 
     def _artifact(self, kind: str, words: list[str], content: dict[str, Any], budget: bool = False) -> Artifact:

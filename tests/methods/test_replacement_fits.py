@@ -87,6 +87,15 @@ def test_each_site_is_fitted_to_what_replaced_sites_give_it():
     assert type(first).__name__ == "MaskedReLU" and not network.training, "the network is left as it is"
 
 
+def test_fewer_large_images_are_fitted_to():
+    """As many pixels: of 1,024 images of 64 pixels a side, 256 of 128."""
+    network = network_of([nn.AvgPool2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)], (1, 128, 128))
+    images = torch.randn(300, 1, 128, 128)
+    (found,) = Affine().coefficients(network, [(images, torch.zeros(300))], 0).values()
+    pooled = nn.functional.avg_pool2d(images[:256], 32)
+    assert torch.allclose(found[..., 0, 0], Affine.fitted(*moments(pooled, torch.ones(1, 4, 4).bool())), atol=1e-6)
+
+
 def test_channels_that_do_not_vary_have_no_curvature():
     z = torch.stack([torch.randn(50), torch.zeros(50)], dim=1)
     mean, deviation = moments(z, torch.tensor([True, True]))
