@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class LightningStage(pl.LightningModule):
     def __init__(self, stage: Stage, monitored: bool = False) -> None:
         super().__init__()
         self.stage, self.monitored = stage, monitored
+        self.pause: Callable[[], None] = lambda: None
         for name in HANDED_ON:  # Lightning asks the instance; what its class defines, __getattr__ is not asked for
             setattr(self, name, getattr(stage, name))
         stage.train_by(self)
@@ -97,6 +99,7 @@ class LightningStage(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.stage.on_train_epoch_end()
+        self.stage.between_epochs()
         if self.monitored and self.stage.history:  # EarlyStopping monitors val/accuracy, say
             row = {name: float(value) for name, value in self.stage.history[-1].items() if name != "epoch"}
             self.log_dict(row, logger=False)
@@ -145,9 +148,18 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
         varies = any(isinstance(callback, pl.callbacks.GradientAccumulationScheduler) for callback in trainer.callbacks)
         due = self.signals.arrived or 0 < self.seconds <= time.monotonic() - self.saved_at
         if due and stepped and not varies and not trainer.is_last_batch and process_count() == 1:
-            trainer.save_checkpoint(self.path)
-            self.saved_at = time.monotonic()
+            self.save(trainer)
             self.signals.handle()
+
+    def save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self.saved_at = time.monotonic()
+
+    def pause(self, trainer: pl.Trainer) -> None:
+        """Between two segments."""
+        if self.signals.arrived or time.monotonic() - self.saved_at >= self.seconds:
+            self.save(trainer)
+        self.signals.handle()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, stage: Stage) -> None:
         while self.rows_seen < len(stage.history):
@@ -157,8 +169,7 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
         last = stage.current_epoch + 1 == stage.epochs * stage.segments
         due = time.monotonic() - self.saved_at >= self.seconds
         if trainer.should_stop or last or due or self.signals.arrived:
-            trainer.save_checkpoint(self.path)
-            self.saved_at = time.monotonic()
+            self.save(trainer)
         self.signals.handle()
 
 
@@ -223,7 +234,8 @@ def train(
     callbacks: list[pl.Callback] = settings.new_callbacks(watching=first)
     if first:
         progress = StageProgress(settings.progress)
-        callbacks += [progress, SegmentCheckpoint(checkpoint, settings.checkpoint_seconds, progress, log_rows)]
+        saving = SegmentCheckpoint(checkpoint, settings.checkpoint_seconds, progress, log_rows)
+        callbacks += [progress, saving]
     quiet_lightning()
     defaults = {
         "benchmark": settings.accelerator == "cuda",  # cuDNN tries its algorithms once: the shapes of the batches stay
@@ -257,7 +269,10 @@ def train(
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         warnings.filterwarnings("ignore", message=".*sync_dist.*")  # every process has the sums of all
         try:
-            trainer.fit(LightningStage(stage, monitored=bool(settings.callbacks)), **resume)
+            module = LightningStage(stage, monitored=bool(settings.callbacks))
+            if first:
+                module.pause = partial(saving.pause, trainer)
+            trainer.fit(module, **resume)
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError) as error:
             for part, remedy in REFUSED_NETWORKS.items():
                 if part in str(error) and (settings.convolutions == "winograd" or "devices" in remedy):

@@ -1,6 +1,8 @@
 """Block coordinate descent: its blocks and swaps on a toy accuracy; runs of method=bcd from end to end."""
 
+import os
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -205,6 +207,39 @@ def test_the_first_search_ends_at_the_default_where_the_config_does_not_say(tmp_
     plan = quick_plan(tmp_path, SHARE, *SEARCH, "~method.search.first_factor", method="bcd")
     assert plan.first.request.budget == round(1.5 * plan.request.budget)
     assert plan.first.request.budget == quick_plan(tmp_path, SHARE, *SEARCH, method="bcd").first.request.budget
+
+
+@pytest.mark.parametrize("way", ["kill", "notice"])
+def test_rounds_are_saved_on_the_way(finished, tmp_path, monkeypatch, way):
+    """Paper settings have hours of them between two trainings; those that were done are not done again."""
+    _, whole = finished
+    copy_store(whole, tmp_path)
+    for folder in [*tmp_path.glob("store/search/bcd*"), tmp_path / "store" / "finetune"]:
+        shutil.rmtree(folder)
+    tolerant = ["method.search.tolerance=100", "trainer.checkpoint_seconds=" + ("0" if way == "kill" else "1e9")]
+    rounds, real = [], BCD.remove
+
+    def remove(search):
+        rounds.append(search.round)
+        if len(rounds) == 3:
+            if way == "kill":
+                raise SystemExit(75)
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return real(search)
+
+    def end(number, frame):
+        raise SystemExit(75)
+
+    monkeypatch.setattr(BCD, "remove", remove)
+    before = signal.signal(signal.SIGUSR2, end)
+    try:
+        with pytest.raises(SystemExit):
+            quick_run(tmp_path, SHARE, *SEARCH, *tolerant, method="bcd")
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    again, _ = quick_run(tmp_path, SHARE, *SEARCH, *tolerant, method="bcd")
+    assert rounds == ([0, 1, 2, 2, 3] if way == "kill" else [0, 1, 2, 3])
+    assert again.stages["search"].epochs == 1 and again.budget.met == BUDGET
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ class BCD(MaskedSearch):
         settings: see Distill.
     """
 
-    SAVED = (*MaskedSearch.SAVED, "round")
+    SAVED = (*MaskedSearch.SAVED, "round", "due")
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class BCD(MaskedSearch):
         self.train_always, self.period, self.accuracy_images = train == "always", block_epochs, accuracy_images
         self.first = dict(first)
         self.round = 0  # blocks and swaps done
+        self.due = False  # whether a training has ended and the rounds after it have not
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -93,7 +94,14 @@ class BCD(MaskedSearch):
     def epoch_end(self, row: dict[str, float]) -> None:
         super().epoch_end(row)
         row["block/round"] = self.round
-        if (int(row["epoch"]) + 1) % self.period == 0 and self.rounds_until_training():
+        self.due = (int(row["epoch"]) + 1) % self.period == 0
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.between_epochs()  # of a run that was killed there
+
+    def between_epochs(self) -> None:
+        if self.due and self.rounds_until_training():
             self.trainer.should_stop = True
 
     # ---- blocks ------------------------------------------------------------------------------------------------------
@@ -104,7 +112,10 @@ class BCD(MaskedSearch):
             harmless = self.swap() if self.mask.count == self.budget else self.remove()
             self.round += 1
             if self.train_always or not harmless:
+                self.due = False
                 return False
+            self.pause()
+        self.due = False
         return True
 
     def remove(self) -> bool:

@@ -372,6 +372,14 @@ class Stage(nn.Module):
         self.set_learning_rate((self.current_epoch + 1) // self.segments)  # for callbacks, which are called first there
         self._count_seconds()
 
+    def between_epochs(self) -> None:
+        """What is left to do when a segment has ended; what takes long calls `pause` on the way."""
+
+    def pause(self) -> None:
+        """Save the training as it is, where that is due or a signal has come."""
+        if self._trained_by:
+            self._trained_by[0].pause()
+
     def _count_seconds(self) -> None:
         now = time.monotonic()
         self.seconds, self._segment_started = self.seconds + now - self._segment_started, now
