@@ -69,8 +69,12 @@ list() {
 }
 
 export images out end=$(($(date +%s) + minutes * 60))
+place() { # FILE TARGET: of several runs at once; cp itself fails where another has just made the target
+    cp "$1" "$2.$BASHPID"
+    mv -f "$2.$BASHPID" "$2"
+}
 run() { # WORDS OVERRIDE ...: one run; all but its weights are copied at once, and the masks of finished searches
-    local words=$1 left=$((end - $(date +%s))) record search folder
+    local words=$1 left=$((end - $(date +%s))) record search folder file
     [ "$left" -gt 0 ] || return 0
     # shellcheck disable=SC2086 # words, split on purpose
     timeout "$left" python3 -m relinearize run experiment=sweep/frontier method/teacher=classifier "dataset.root=$images" \
@@ -80,14 +84,16 @@ run() { # WORDS OVERRIDE ...: one run; all but its weights are copied at once, a
         [ -f "$record" ] || continue
         folder=$out/runs/$(basename "$(dirname "$record")")
         mkdir -p "$folder"
-        cp "$record" "${record%/*}/config.yaml" "${record%/*}/mask.safetensors" "$folder"
+        for file in config.yaml mask.safetensors record.json; do
+            place "${record%/*}/$file" "$folder/$file"
+        done
     done
     for search in "$out"/work/store/search/*/budget-*/; do
         [ -f "$search/artifact.json" ] || continue
         folder=${search%/budget-*}
-        cp "$search/mask.safetensors" "$out/masks/${folder##*/}-$(basename "$search").safetensors"
+        place "$search/mask.safetensors" "$out/masks/${folder##*/}-$(basename "$search").safetensors"
     done
 }
-export -f run
+export -f place run
 list | xargs -d '\n' -P "$processes" -I{} bash -c 'run "$@"' run {} "${overrides[@]}"
 python3 -m relinearize report "$out/runs" | tee "$out/report.txt"
