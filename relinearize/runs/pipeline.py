@@ -26,10 +26,10 @@ from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.sites import to_masked, to_replaced
 from relinearize.runs.build import check_network
 from relinearize.runs.describe import epochs_begun, make_record
-from relinearize.runs.plan import Plan
+from relinearize.runs.plan import Plan, keys_of
 from relinearize.runs.recall import note_of, remember
 from relinearize.runs.request import Request
-from relinearize.runs.search import keys_of, make_first, make_mask, make_sensitivities, search_inputs
+from relinearize.runs.search import make_first, make_mask, make_sensitivities, search_inputs
 from relinearize.runs.stages import (
     frozen_teacher,
     load_into,

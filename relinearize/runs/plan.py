@@ -1,6 +1,9 @@
 """What a run consists of: for each stage its key and its place in the store, and what was read or made so far."""
 
 import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from relinearize.runs.keys import RESULTS_VERSION, settings_content, without_def
 from relinearize.runs.request import Request, built
 from relinearize.targets import plain, target
 
+SECOND_SEARCHES = ("method.search.first", "sensitivity.search")
 OF_IMAGES = ("holdout", "subset", "mean", "std", "augment")  # keys of `dataset` that decide what is trained on
 
 
@@ -119,10 +123,8 @@ class Plan:
         changes = self.request.first_changes
         if changes is None:
             return None
-        try:
+        with keys_of("method.search.first"):
             first = Plan(self.request.with_settings(changes))
-        except UserError as error:
-            raise type(error)(str(error).replace("method.search.", "method.search.first.")) from error
         if first.request.budget < self.request.budget:
             kept, asked = first.request.budget, self.request.budget
             raise UserError(f"method.search.first keeps {kept:,} ReLUs, fewer than the {asked:,} asked")
@@ -307,3 +309,14 @@ def _by_content(settings: Any) -> Any:
     found = {key: _by_content(value) for key, value in settings.items()}
     file = found.get("file")
     return found | {"file": file_digest(Path(file))} if isinstance(file, str) and Path(file).is_file() else found
+
+
+@contextmanager
+def keys_of(key: str) -> Iterator[None]:
+    """What is wrong with another search than the run's own is said of its keys: `method.search.first.epochs`."""
+    try:
+        yield
+    except UserError as error:
+        if key not in SECOND_SEARCHES:
+            raise
+        raise type(error)(re.sub(r"method\.search\b(?!\.first\b)", key, str(error))) from error

@@ -1,9 +1,6 @@
 """The search of a run: the mask of its budget and the weights of that moment, from the store or by searching."""
 
-import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,13 +20,12 @@ from relinearize.relu.budget import site_mask, top_mask
 from relinearize.relu.culling import ScoredPositions, SensitiveSites
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.relu.sites import to_sloped
-from relinearize.runs.plan import Plan
+from relinearize.runs.plan import Plan, keys_of
 from relinearize.runs.stages import frozen_teacher, load_into, publish, tested, train
 from relinearize.runs.teacher import make_teacher
 from relinearize.targets import builder
 from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
 
-SECOND_SEARCHES = ("method.search.first", "sensitivity.search")
 SCORES = "scores.safetensors"  # of a snapshot whose search scores positions
 
 
@@ -57,17 +53,6 @@ def make_first(plan: Plan) -> None:
     if plan.first is not None:
         with keys_of("method.search.first"):
             make_snapshot(plan.first)
-
-
-@contextmanager
-def keys_of(key: str) -> Iterator[None]:
-    """What is wrong with another search than the run's own is said of its keys: `method.search.first.epochs`."""
-    try:
-        yield
-    except UserError as error:
-        if key not in SECOND_SEARCHES:
-            raise
-        raise type(error)(re.sub(r"method\.search\.(?!first\b)", f"{key}.", str(error))) from error
 
 
 def make_mask(plan: Plan) -> None:

@@ -203,18 +203,16 @@ def resolve_accelerator(accelerator: str) -> str:
     raise UserError(f"trainer.accelerator={accelerator} but torch sees no CUDA device; valid here: auto, cpu")
 
 
-def _gpus() -> range:
-    return range(torch.cuda.device_count())
-
-
 def resolve_precision(precision: str | int, accelerator: str) -> str:
     """ "32" or "bf16" (autocast); "auto": bf16 on GPUs that compute in it, 32 elsewhere."""
     if str(precision) not in PRECISIONS:
         raise UserError(f"trainer.precision={precision} is unknown; valid: {', '.join(PRECISIONS)}")
     if str(precision) == "auto":
-        # NVIDIA's before Ampere emulate it, slowly. All GPUs are asked, so that further processes find the same.
-        native = torch.version.hip or all(torch.cuda.get_device_capability(number)[0] >= 8 for number in _gpus())
-        return "bf16" if accelerator == "cuda" and native else "32"
+        if accelerator != "cuda":  # no GPU is woken up
+            return "32"
+        # NVIDIA's before Ampere emulate it, slowly. All are asked, so that further processes find the same.
+        capabilities = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+        return "bf16" if torch.version.hip or all(major >= 8 for major, _ in capabilities) else "32"
     return str(precision)
 
 

@@ -293,6 +293,8 @@ def test_it_starts_from_the_mask_of_a_file(finished, tmp_path):
     assert plan.first.request.budget == BUDGET > plan.request.budget
     with pytest.raises(UserError, match=r"^method\.search\.first\.file=absent"):
         quick_plan(tmp_path, given[0], "method.search.first.file=absent", method="bcd").search  # noqa: B018
+    with pytest.raises(UserError, match=r"^method\.search\.first: GivenMask.* unexpected keyword argument 'epochs'"):
+        quick_plan(tmp_path, *given, "+method.search.first.epochs=1", method="bcd").search  # noqa: B018
     with pytest.raises(UserError, match=r"^method.search.first keeps .* ReLUs, fewer than the .* asked$"):
         quick_plan(tmp_path, "budget.fraction=0.9", *given, method="bcd").search  # noqa: B018
 
