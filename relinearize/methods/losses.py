@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relinearize.processes import sum_over_processes
-from relinearize.robustness.attack import is_right, log_probabilities, under_attack
+from relinearize.robustness.attack import in_eval_mode, is_right, log_probabilities
 
 BINS = 15  # of confidence, in a calibration error
 
@@ -66,7 +66,7 @@ def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], preci
     Several processes: each counts its own batches, the sums are added. Raises ValueError on an empty iterable.
     """
     correct, seen = None, 0
-    with under_attack(network):
+    with in_eval_mode(network):
         for images, labels in batches:
             with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 right = is_right(network(images), labels).sum()

@@ -31,7 +31,7 @@ from relinearize.processes import process_rank, sum_over_processes, take_from_fi
 from relinearize.relu.budget import kept_first, listed_budget, top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import slopes
-from relinearize.robustness.attack import under_attack
+from relinearize.robustness.attack import in_eval_mode
 
 SELECTED = ("top", "correlated", "correlated_within_sites")
 
@@ -284,7 +284,7 @@ class Progressive(CycleStage, Distill):
     def divergence(self) -> float:
         """Mean KL(teacher || network) over the held-out images."""
         total, seen = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        with under_attack(self.network):
+        with in_eval_mode(self.network):
             for images, _ in self.validation_loader:
                 total += distillation_divergence(self.network(images), self._frozen[0](images), 1.0) * len(images)
                 seen += len(images)

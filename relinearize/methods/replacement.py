@@ -35,7 +35,7 @@ from relinearize.methods.scores import Batches, gradient_means, model_labels
 from relinearize.relu.activation import ReplacedReLU
 from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.sites import named_sites, to_replaced
-from relinearize.robustness.attack import under_attack
+from relinearize.robustness.attack import in_eval_mode
 
 # The least deviation of a channel, as a share of the largest at its site: a constant one has no curvature.
 LEAST_DEVIATION = 0.01
@@ -91,7 +91,7 @@ class GaussianFit:
             site.register_forward_pre_hook(partial(fit, name))
             if self.continuation:
                 site.register_forward_hook(lambda site, inputs, output: inputs[0].relu())
-        with torch.no_grad(), under_attack(network):
+        with torch.no_grad(), in_eval_mode(network):
             pixels = torch.cat([images for images, _ in batches])
             network(pixels[: max(2, by_size(self.images, pixels.shape[-1]))])
         return {f"{name}.{COEFFICIENTS}": site.coefficients for name, site in named_sites(inner).items()}

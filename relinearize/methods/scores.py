@@ -27,7 +27,7 @@ from relinearize.errors import UserError, check_choice, check_number, one_line
 from relinearize.processes import process_count, sum_over_processes
 from relinearize.relu.activation import SlopedReLU
 from relinearize.relu.sites import named_sites, site_shapes
-from relinearize.robustness.attack import under_attack
+from relinearize.robustness.attack import in_eval_mode
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Scores = dict[str, Tensor]
@@ -87,7 +87,7 @@ def mismatch(network: nn.Module, batches: Batches, *, teacher: nn.Module | None 
     teacher_sites = {name: inner.get_submodule(name) for name in site_shapes(inner_network(network))}
 
     def mismatches(images: Tensor, labels: Tensor) -> SiteTensors:
-        with torch.no_grad(), under_attack(teacher):
+        with torch.no_grad(), in_eval_mode(teacher):
             _, given = _observe(network, images)
             _, wanted = _observe(teacher, images, teacher_sites)
         for name, (z, _) in given.items():
@@ -123,7 +123,7 @@ def relupruner(
 ) -> Scores:
     """ReLUPruner's score (AAAI 2026) of the network as it is; its search computes it while it trains. See below."""
     means = ReLUPrunerMeans("", site_shapes(inner_network(network)), decay, layer_weights, second_order)
-    with under_attack(network):
+    with in_eval_mode(network):
         for images, labels in batches:
             logits, sites = _observe(network, images, with_graph=True)
             for name, z, g in _gradients(F.cross_entropy(logits, labels), sites):
@@ -301,7 +301,7 @@ def damage_vectors(network: nn.Module, batches: Batches, seed: int) -> tuple[Ten
     damage of linearizing the set.
     """
     shapes, rows, labels_of = site_shapes(inner_network(network)), [], model_labels(seed)
-    with under_attack(network):
+    with in_eval_mode(network):
         for images, labels in batches:
             logits, sites = _observe(network, images, with_graph=True)
             classes, _ = next(labels_of(logits.detach(), labels))
@@ -338,7 +338,7 @@ def _means(network: nn.Module, batches: Batches, sums_of: Callable[[Tensor, Tens
     device = next(network.parameters()).device
     sums = {name: torch.zeros(shape, device=device) for name, shape in site_shapes(inner_network(network)).items()}
     count = torch.zeros((), device=device)
-    with under_attack(network):
+    with in_eval_mode(network):
         for images, labels in batches:
             for name, total in sums_of(images, labels):
                 sums[name] += total

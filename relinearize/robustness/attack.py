@@ -78,7 +78,7 @@ def pgd(
         raise ValueError("restarts without a random start repeat one attack; give random_start=True")
     if active_only and loss == "kl":
         raise ValueError("active_only needs labels, which loss 'kl' does not have")
-    with torch.inference_mode(False), torch.enable_grad(), under_attack(network):
+    with torch.inference_mode(False), torch.enable_grad(), in_eval_mode(network):
         clean = images.detach().to(torch.promote_types(images.dtype, torch.float32))
         lower, upper = (clean - epsilon).clamp_(min=0), (clean + epsilon).clamp_(max=1)
         # Copies: the graph keeps the targets, which it may not if they were made in inference mode.
@@ -157,7 +157,7 @@ def losses(logits: Tensor, targets: Tensor, loss: str, temperature: float = 1.0)
 
 
 @contextmanager
-def under_attack(network: nn.Module) -> Iterator[None]:
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
     """`network` in eval mode without gradients of parameters; afterwards as before, module by module.
 
     Flags are set directly: a network whose train() does more than that is left alone.

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from relinearize.errors import UserError, check_choice, check_number
-from relinearize.robustness.attack import LOSSES, fgsm, is_right, pgd, rows_of, under_attack
+from relinearize.robustness.attack import LOSSES, fgsm, in_eval_mode, is_right, pgd, rows_of
 
 # Radii below this are taken for pixels of [0, 1] by mistake: 8/255 is 0.031.
 LEAST_RADIUS = 0.1
@@ -134,7 +134,7 @@ def times(restarts: int) -> str:
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     """Logits in eval mode, without a graph; the network is left as it was."""
-    with torch.no_grad(), under_attack(network):
+    with torch.no_grad(), in_eval_mode(network):
         return network(images)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from relinearize.robustness.attack import under_attack
+from relinearize.robustness.attack import in_eval_mode
 from relinearize.robustness.attacks import check_threat_model
 
 
@@ -67,7 +67,7 @@ def third_party_attack(
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(images.device.type, enabled=False),
-        under_attack(network),
+        in_eval_mode(network),
         random_states(seed),
     ):
         pixels = images.detach().float().clone(memory_format=torch.contiguous_format)
@@ -101,5 +101,5 @@ def random_states(seed: int) -> Iterator[None]:
 
 def class_count(network: nn.Module, images: Tensor) -> int:
     """How many logits `network` has for an image."""
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), under_attack(network):
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), in_eval_mode(network):
         return LogitsOnly(network)(images[:1].float()).shape[1]

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relinearize.robustness.attack import is_right, under_attack
+from relinearize.robustness.attack import in_eval_mode, is_right
 from relinearize.robustness.attacks import FGSM, LEAST_RADIUS, PGD, attacked_batch, logits_of
 from relinearize.robustness.fixed_point import FRACTION_BITS, fixed_point
 from relinearize.robustness.third_party import Square
@@ -86,7 +86,7 @@ def zero_gradients(case: Case) -> Check:
     """For less than 1 % of the images the gradient of the cross-entropy is zero in all pixels."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(case.images.device.type, enabled=False):
         x = case.images.detach().float().clone().requires_grad_()
-        with under_attack(case.network):
+        with in_eval_mode(case.network):
             loss = F.cross_entropy(case.network(x).float(), case.labels.clone(), reduction="sum")
             (gradient,) = torch.autograd.grad(loss, x)
     share = 100 * (gradient.flatten(1) == 0).all(1).float().mean().item()

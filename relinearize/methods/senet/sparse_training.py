@@ -35,7 +35,7 @@ from relinearize.errors import UserError, check_number
 from relinearize.methods.teacher import Classifier
 from relinearize.relu.budget import top_positions
 from relinearize.relu.sites import named_sites
-from relinearize.robustness.attack import under_attack
+from relinearize.robustness.attack import in_eval_mode
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -73,7 +73,7 @@ def site_layers(network: nn.Module, sample: Tensor, direct: bool = False) -> dic
         since.clear()
 
     sites = named_sites(inner)
-    with ExitStack() as hooks, torch.set_grad_enabled(direct), under_attack(network):
+    with ExitStack() as hooks, torch.set_grad_enabled(direct), in_eval_mode(network):
         if direct:
             network.requires_grad_()
         for name, module in inner.named_modules():
