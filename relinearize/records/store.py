@@ -34,15 +34,16 @@ def content_key(content: Any) -> str:
 
 def canonical(content: Any) -> str:
     """Plain data as JSON, the same for equal data: keys are sorted, and 8.0 is written as 8."""
-    return json.dumps(_numbers(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(plain_numbers(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _numbers(content: Any) -> Any:
+def plain_numbers(content: Any) -> Any:
+    """Plain data with integers for floats that are some, so that equal numbers are written alike."""
     if isinstance(content, float) and content.is_integer():
         return int(content)
     if isinstance(content, dict):
-        return {key: _numbers(value) for key, value in content.items()}
-    return [_numbers(value) for value in content] if isinstance(content, list | tuple) else content
+        return {key: plain_numbers(value) for key, value in content.items()}
+    return [plain_numbers(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def check_digest(path: Path, expected: str | None, remedy: str) -> None:

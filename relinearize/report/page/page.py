@@ -127,14 +127,15 @@ def _counted(number: int, thing: str) -> str:
 def _level(level: dict[str, Any], preset: Preset) -> dict[str, Any]:
     std = None if math.isnan(level["accuracy_std"]) else level["accuracy_std"]
     accuracy = {"mean": level["accuracy_mean"], "std": std, "n": level["n"]}
-    about = {"network": level["network"], "total": level["total"], "accuracy": accuracy}
+    about = {name: level[name] for name in ("network", "label", "total")} | {"accuracy": accuracy}
     return {**about, "predicted": sections.predicted_data(level, preset)}
 
 
 def _run(row: dict[str, Any], path: Path | None, preset: Preset, histories: dict[str, int]) -> dict[str, Any]:
     record: Record = row["record"]
     run = record.model_dump(mode="json", exclude={"stages", "config", "schema_version", "cost"})
-    run |= {"network": row["network"], "predicted": sections.predicted_data(row, preset)}
+    run |= {name: row[name] for name in ("network", "teacher")} | {"predicted": sections.predicted_data(row, preset)}
+    run["accuracy"]["teacher_test"] = None if math.isnan(row["teacher_test"]) else row["teacher_test"]
     run["path"] = "" if path is None else str(path)
     run["config"] = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True, width=100)
     run["stages"] = [

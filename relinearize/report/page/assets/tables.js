@@ -20,7 +20,7 @@ function pointsTable(panel, state) {
   });
   // The all-ReLU networks that a column's own runs were made from.
   const teachers = columns.map(({ one }) => {
-    const distinct = new Map(one.runs.map((index) => DATA.runs[index]).map((run) => [(run.stages.find((stage) => stage.name === "teacher") || { key: run.seed }).key, run.accuracy.teacher_test]));
+    const distinct = new Map(one.runs.map((index) => DATA.runs[index]).map((run) => [run.teacher, run.accuracy.teacher_test]));
     return spread([...distinct.values()]);
   });
   if (teachers.some(Boolean) && state.kind !== "holdout")
