@@ -82,7 +82,7 @@ class ImageData:
         order = dict(flip=self.augmentation.flip, short_batch=self.short_batch)
         return TrainLoader(self._training_images(), batch_size, seed, **order, **share)
 
-    def holdout_loader(self, batch_size: int | None = None, **share: int) -> OrderedLoader | None:
+    def holdout_loader(self, batch_size: int | None = None, **share: Any) -> OrderedLoader | None:
         """The held-out training images, or a process's share of them, in order, without augmentation.
 
         None with holdout=0.
@@ -91,12 +91,12 @@ class ImageData:
             return None
         return self._ordered(self._held_out, batch_size, **share)
 
-    def test_loader(self, batch_size: int | None = None, **share: int) -> OrderedLoader:
+    def test_loader(self, batch_size: int | None = None, **share: Any) -> OrderedLoader:
         """The test set, or a process's share of it, in order, without augmentation."""
         return self._ordered(self._tested, batch_size, **share)
 
-    def _ordered(self, shown: Shown, batch_size: int | None, **share: int) -> OrderedLoader:
-        """share: rank and world_size."""
+    def _ordered(self, shown: Shown, batch_size: int | None, **share: Any) -> OrderedLoader:
+        """share: rank, world_size and drawn of OrderedLoader."""
         images, labels, rows = shown
         return OrderedLoader(images, labels, batch_size, self.device, rows, workers=self.workers, **share)
 

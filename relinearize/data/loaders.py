@@ -13,6 +13,7 @@ from relinearize.data.augment import to_pixels
 from relinearize.data.augmix import draw_augmix, mixed
 from relinearize.data.decoding import EncodedImages
 from relinearize.data.order import batch_bounds, part_bounds, seeded_generator
+from relinearize.data.splits import stable_order
 from relinearize.data.training_images import BatchPlan, Reader, TrainingImages
 from relinearize.errors import UserError, check_choice
 
@@ -142,7 +143,8 @@ class OrderedLoader:
 
     images: uint8 N x H x W x C, on the device or not (then each batch is copied there), or encoded images, which
     `workers` processes decode; rows: the images to show (int64, positions), None for all; batch_size: None for
-    `evaluation_batch`. Process `rank` of `world_size` gets every world_size-th image: each is shown in one process.
+    `evaluation_batch`. drawn: in an order that is drawn, always the same, as sets may be sorted by class: the first
+    images then stand for all. Process `rank` of `world_size` gets every world_size-th: each is shown in one process.
     """
 
     def __init__(
@@ -155,9 +157,13 @@ class OrderedLoader:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 2,
+        drawn: bool = False,
     ) -> None:
         self.images, self.labels, self.device = images, labels, torch.device(device)
-        self.rows = (torch.arange(len(labels)) if rows is None else rows)[rank::world_size]
+        rows = torch.arange(len(labels)) if rows is None else rows
+        if drawn:
+            rows = rows[torch.from_numpy(stable_order(len(rows), 0, "validation"))]
+        self.rows = rows[rank::world_size]
         if not len(self.rows) and world_size > 1:
             raise UserError(f"fewer images to evaluate on than trainer.devices={world_size}; give fewer devices")
         self.batch_size = batch_size or evaluation_batch(self.device.type, images)

@@ -293,6 +293,9 @@ class Plan:
             content["correlated"] = "to the rung"  # to the lowest budget that was asked
         if self._word(stage) == "relupruner" and "accumul" in str(self.request.training.identity):
             content["masks"] = "once a step"  # in each batch of a step
+        drawn = getattr(target(self.request.config.method[stage]), "drawn_validation", False)
+        if drawn and content["stage"].get("robust_validation", {}).get("images") != 0:
+            content["val/robust"] = "of drawn images"  # of the first ones, a few classes where a set is sorted by class
         return content if routes == ROUTES[1] else {**content, "routes": routes}
 
     def _word(self, stage: str) -> str:

@@ -104,7 +104,7 @@ def ready(plan: Plan, stage: Stage, rank: int = 0) -> Stage:
         train_loader=request.data.train_loader(
             stage.batch_size, seed=seed, parts=stage.segments, shares=stage.batch_shares, **share, **views
         ),
-        validation_loader=validation(**share),
+        validation_loader=validation(drawn=stage.drawn_validation, **share),
         precision=request.training.precision,
         seed=seed,
     )

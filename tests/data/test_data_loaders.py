@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from relinearize.data.augment import crop_and_flip, draw_augmentation, pad_with_zeros, to_pixels
-from relinearize.data.loaders import TrainLoader, evaluation_batch
+from relinearize.data.loaders import OrderedLoader, TrainLoader, evaluation_batch
 from relinearize.data.order import batch_bounds, part_bounds
 from relinearize.data.training_images import ResidentImages, StreamedImages
 from relinearize.errors import UserError
@@ -210,6 +210,17 @@ def test_streaming_shards():
     ours = TrainLoader(ResidentImages(images, labels, padding=1), 16, 7, **options)
     theirs = TrainLoader(StreamedImages(images, labels, padding=1, workers=0), 16, 7, **options)
     assert equal(list(ours), list(theirs))
+
+
+def test_drawn_images_are_of_all_classes_of_a_sorted_set():
+    images, labels = torch.zeros(400, 2, 2, 3, dtype=torch.uint8), torch.arange(400) // 20
+    held_out = torch.arange(0, 400, 2)
+    drawn = OrderedLoader(images, torch.arange(400), 50, rows=held_out, drawn=True)
+    order = torch.cat([rows for _, rows in drawn])
+    assert len(labels[order[:50]].unique()) > 15 and torch.equal(order.sort().values, held_out)
+    for rank in range(2):  # of two processes
+        share = OrderedLoader(images, torch.arange(400), 50, rows=held_out, drawn=True, rank=rank, world_size=2)
+        assert torch.equal(torch.cat([rows for _, rows in share]), order[rank::2])
 
 
 def test_loaders_leave_the_global_random_state_alone():

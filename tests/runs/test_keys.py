@@ -145,6 +145,18 @@ def test_streamed_images_are_another_result_where_crops_show_more_of_them(tmp_pa
     assert streamed.teacher.key == whole.teacher.key
 
 
+def test_robust_validation_on_drawn_images_is_another_result(tmp_path):
+    """It was on the first ones. Stages without it keep their results."""
+
+    def entries(method, *words):
+        plan = quick_plan(tmp_path, *words, method=method)
+        return [plan._stage_content(stage).get("val/robust") for stage in ("teacher", "search", "finetune")]
+
+    assert entries("rlnet") == ["of drawn images"] * 3 and entries("senet") == [None] * 3
+    without = ("method.teacher.robust_validation.images=0", "method.teacher.select_by=clean")
+    assert entries("rlnet", *without) == [None, "of drawn images", "of drawn images"]
+
+
 def test_a_student_without_skips_has_the_teacher_of_all_others(tmp_path):
     whole, without = (quick_plan(tmp_path, *words, method="senet") for words in ((), ("+backbone.student_skip=false",)))
     assert whole.teacher.key == without.teacher.key and whole.sensitivity == without.sensitivity

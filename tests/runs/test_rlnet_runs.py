@@ -14,6 +14,8 @@ from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.rlnet.robust_training import RobustTraining
 from relinearize.records.run import find_records
 from relinearize.runs.pipeline import check_stages
+from relinearize.runs.stages import ready
+from relinearize.targets import builder
 
 SHARE = "budget.fraction=0.2"
 BUDGET = 461  # of 2,304
@@ -125,6 +127,17 @@ def test_under_autocast_attacks_are_made_in_bf16_on_pixels_in_float32(tmp_path, 
         assert all(value.isfinite().all() for value in weights.values())
         assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
         assert evaluate_run([f"run={path.parent}"])["test"] == found.accuracy.test
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_attacked_validation_images_are_drawn(tmp_path, held_out):
+    """A set may be sorted by class; of such a one the first images are of few classes."""
+    settings = () if held_out else ("method.teacher.selection=test", "dataset.holdout=0")
+    plan = quick_plan(tmp_path, SHARE, *settings, method="rlnet")
+    stage = ready(plan, builder(plan.request.config.method.teacher)(network=plan.request.stage_network("teacher")))
+    whole = plan.request.data.holdout_loader() if held_out else plan.request.data.test_loader()
+    assert sorted(stage.validation_loader.rows.tolist()) == sorted(whole.rows.tolist())
+    assert stage.validation_loader.rows.tolist() != whole.rows.tolist()
 
 
 @pytest.mark.slow

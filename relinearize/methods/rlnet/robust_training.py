@@ -40,9 +40,9 @@ class RobustTraining(Stage):
     one, if there is one) in eval mode.
 
     After an epoch `val/accuracy` is the clean accuracy on route clean, in the precision of training, and `val/robust`
-    the accuracy under PGD on the adversarial route, on the first images of the hold-out and without autocast: float32,
-    in which CUDA's convolutions may use TF32. The attack of a training step computes in the precision of training, on
-    pixels in float32.
+    the accuracy under PGD on the adversarial route, on images drawn from the hold-out, always the same, and without
+    autocast: float32, in which CUDA's convolutions may use TF32. The attack of a training step computes in the
+    precision of training, on pixels in float32.
 
     Args:
         network: with 1, 2 or 3 routes (see backbones/routes.py), on route clean.
@@ -61,6 +61,7 @@ class RobustTraining(Stage):
     """
 
     routed = True
+    drawn_validation = True
     attack_loss = "ce"
     masks_change = False
 
@@ -195,7 +196,8 @@ class RobustTraining(Stage):
     def robust_accuracy(self) -> float:
         """Percent of the first validation images that the adversarial route classifies correctly under PGD against it.
 
-        Every epoch from the same random starts, without autocast; the network's modes are left as they are.
+        They come in an order that is drawn. Every epoch from the same random starts, without autocast; the network's
+        modes are left as they are.
         """
         self._attacked.follow()
         attack = replace(self.attack, steps=self.robust_validation["steps"], loss="ce")

@@ -61,6 +61,7 @@ class Stage(nn.Module):
     routed = False  # whether the stage uses the batch-norm routes of the network (see backbones.routes)
     score_of: Callable[..., Scores] | None = None  # of a search: what scores positions
     period: int | None = None  # epochs that `schedule` covers before it begins again; None: all
+    drawn_validation = False  # whether validation images come in an order that is drawn, so that some stand for all
     batch_shares = 1  # parts of a batch that pass batch norms separately
     start = "teacher"  # of a search for one budget: from the teacher's weights, or from "scratch"
     SAVED: tuple[str, ...] = ()  # attributes of the subclass that a checkpoint holds, too: plain types and tensors
