@@ -91,9 +91,14 @@ class GaussianFit:
             site.register_forward_pre_hook(partial(fit, name))
             if self.continuation:
                 site.register_forward_hook(lambda site, inputs, output: inputs[0].relu())
+        taken, wanted = [], math.inf
+        for images, _ in batches:  # no more than are wanted: large ones are decoded one by one
+            wanted = max(2, by_size(self.images, images.shape[-1]))
+            taken.append(images)
+            if sum(map(len, taken)) >= wanted:
+                break
         with torch.no_grad(), in_eval_mode(network):
-            pixels = torch.cat([images for images, _ in batches])
-            network(pixels[: max(2, by_size(self.images, pixels.shape[-1]))])
+            network(torch.cat(taken)[:wanted])
         return {f"{name}.{COEFFICIENTS}": site.coefficients for name, site in named_sites(inner).items()}
 
 

@@ -162,7 +162,7 @@ def fit_replacement(plan: Plan) -> None:
         return
     network = begun(plan, request.new_student()).to(request.training.accelerator)
     seed = stage_seed(request.seed, "finetune")
-    batch = by_size(FIT_BATCH, request.source.image_size)
+    batch = max(2, by_size(FIT_BATCH, request.source.image_size))  # the loader gives no single images
     loader = request.data.train_loader(batch, seed=seed)
     loader.seek(UNTRAINED)
     fit = request.replacement_fit

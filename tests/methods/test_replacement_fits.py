@@ -96,6 +96,17 @@ def test_fewer_large_images_are_fitted_to():
     assert torch.allclose(found[..., 0, 0], Affine.fitted(*moments(pooled, torch.ones(1, 4, 4).bool())), atol=1e-6)
 
 
+def test_no_more_large_images_are_asked_for_than_are_fitted_to():
+    """256 of 128 pixels: two batches of 200, which give what one of 300 does."""
+    network = network_of([nn.AvgPool2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)], (1, 128, 128))
+    images = torch.randn(1000, 1, 128, 128)
+    batches = iter([(part, torch.zeros(len(part))) for part in images.split(200)])
+    (found,) = Affine().coefficients(network, batches, 0).values()
+    assert len(list(batches)) == 3
+    (whole,) = Affine().coefficients(network, [(images[:300], torch.zeros(300))], 0).values()
+    assert torch.equal(found, whole)
+
+
 def test_channels_that_do_not_vary_have_no_curvature():
     z = torch.stack([torch.randn(50), torch.zeros(50)], dim=1)
     mean, deviation = moments(z, torch.tensor([True, True]))

@@ -165,6 +165,14 @@ def test_a_run_goes_on_to_the_same_bits(made, identity, tmp_path, monkeypatch):
     assert_same_tensors(folder, other)
 
 
+def test_images_so_large_that_one_is_a_batch(identity, tmp_path, monkeypatch):
+    """As above 512 pixels: the loader gives two at least."""
+    copy_store(identity[1], tmp_path)
+    monkeypatch.setattr("relinearize.runs.pipeline.FIT_BATCH", 1)
+    record, _ = quick_run(tmp_path, SHARE, "replacement=affine", "replacement.images=8", "method.finetune.epochs=0")
+    assert record.replacement == "affine" and not record.stages["finetune"].reused
+
+
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_without_fine_tuning(identity, tmp_path, kind):
     copy_store(identity[1], tmp_path)
