@@ -87,7 +87,10 @@ def fitting_attacks(run: FinishedRun, evaluation: Evaluation) -> tuple[Evaluatio
                 f"evaluation.attacks: {name} needs at least {least} classes, {dataset.title} has {dataset.classes}; "
                 f"evaluation.attacks=[{others}] does the others"
             )
-    kept = {name: evaluation.attacks[name] for name in attacks}
+    kept = {name: dict(evaluation.attacks[name]) for name in attacks}
+    for name, settings in kept.items():
+        if "step_size" in settings:  # records and the keys of pieces say what null has come to
+            settings["step_size"] = getattr(attacks[name], "step_size", settings["step_size"])
     return replace(evaluation, attacks=kept, robust=replace(evaluation.robust, attacks=list(kept))), attacks
 
 

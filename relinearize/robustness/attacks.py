@@ -18,6 +18,7 @@ from relinearize.robustness.attack import LOSSES, fgsm, in_eval_mode, is_right, 
 
 # Radii below this are taken for pixels of [0, 1] by mistake: 8/255 is 0.031.
 LEAST_RADIUS = 0.1
+STEP_SHARE = 4  # PGD's own step size is epsilon / 4: 2/255 at 8/255
 
 
 class Attack:
@@ -84,18 +85,24 @@ class FGSM(Attack):
 class PGD(Attack):
     """PGD from random starts; several losses one after the other, each on the images still classified correctly.
 
+    step_size: None for a quarter of epsilon, or for LEAST_RADIUS where that is more.
     losses: some of "ce", "margin" and "kl" (away from the network's own logits of the clean image, as in TRADES).
     early_stop: an image that is misclassified is left at that (see `attack.pgd`); with "kl" all steps are done.
     """
 
     epsilon: float = 8.0
-    step_size: float = 2.0
+    step_size: float | None = 2.0
     steps: int = 20
     restarts: int = 1
     losses: Sequence[str] = ("ce",)
     early_stop: bool = True
     name: str = "pgd"
     losses_known: ClassVar[Sequence[str]] = LOSSES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step_size is None:
+            object.__setattr__(self, "step_size", max(LEAST_RADIUS, self.epsilon / STEP_SHARE))
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         settings = {"epsilon": self.epsilon / 255, "step_size": self.step_size / 255, "steps": self.steps}

@@ -26,7 +26,6 @@ from relinearize.robustness.fixed_point import FRACTION_BITS, fixed_point
 from relinearize.robustness.third_party import Square
 
 STEPS = 20
-STEP_SHARE = 4  # the step size is epsilon / 4: 2/255 at 8/255
 STEP_COUNTS = (7, 10, 20, 50, 100)
 RESTARTS = 5
 QUERIES = 1000
@@ -60,7 +59,7 @@ class Case:
     @property
     def pgd(self) -> PGD:
         """The white-box attack that the others are compared with: PGD-20 on the cross-entropy."""
-        return PGD(self.epsilon, max(LEAST_RADIUS, self.epsilon / STEP_SHARE), STEPS)
+        return PGD(self.epsilon, None, STEPS)
 
     @cached_property
     def white(self) -> float:

@@ -174,6 +174,19 @@ def test_epsilon_is_that_of_all_attacks_and_kept(folder, monkeypatch):
     assert 3.99 < max(moved) <= 4.001
 
 
+def test_steps_are_a_quarter_of_the_radius_and_filed_as_numbers(folder):
+    pgd = ["evaluation.attacks=[pgd20]", "attack.pgd20.steps=2", *ALONE]
+    (usual,) = evaluate(folder, *pgd)
+    (named,) = evaluate(folder, *pgd, "attack.pgd20.step_size=2")
+    assert usual.attacks[0].step == 2.0 and named == usual, "the same evaluation, found again"
+    assert usual.evaluation["attack"]["pgd20"]["step_size"] == 2
+    (small,) = evaluate(folder, *pgd, "evaluation.epsilon=1")
+    assert small.attacks[0].step == small.evaluation["attack"]["pgd20"]["step_size"] == 0.25
+    assert [what["settings"]["step_size"] for what, _ in pieces(folder) if what["kind"] == "attack"] == [2] * 3 + [
+        0.25
+    ] * 3
+
+
 def test_an_attack_that_leaves_its_ball_gives_no_number(folder, monkeypatch):
     attack = robust_evaluation.build({"_target_": "relinearize.robustness.attacks.FGSM", "epsilon": 8})
     monkeypatch.setattr(type(attack), "__call__", lambda self, network, images, labels, seed: 1 - images)

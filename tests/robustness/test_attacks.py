@@ -78,6 +78,7 @@ def test_descriptions_say_what_is_done() -> None:
         "version": None,
     }
     assert FGSM(4).describe()["step"] == 4.0
+    assert [PGD(epsilon, None).describe()["step"] for epsilon in (8, 1, 0.2)] == [2.0, 0.25, 0.1]
     assert AutoAttack().describe()["version"] == "pyautoattack 0.2.0, standard"
     assert Square(queries=1000).describe()["steps"] == 1000
     tried = Torchattacks("PGD", epsilon=4, arguments={"steps": 3}).describe()

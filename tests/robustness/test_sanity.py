@@ -13,7 +13,6 @@ from relinearize.robustness.attack import fgsm
 from relinearize.robustness.fixed_point import fixed_point
 from relinearize.robustness.sanity import (
     CHECKS,
-    STEP_SHARE,
     STEPS,
     Case,
     black_box,
@@ -197,7 +196,7 @@ def test_numbers_are_those_of_the_attacks(honest: nn.Module, tested) -> None:
 
     images, labels = tested[0][:50], tested[1][:50]
     seed = int(np.random.SeedSequence([3, 0]).generate_state(1)[0])
-    pgd = PGD(EPSILON, EPSILON / STEP_SHARE, STEPS)
+    pgd = PGD(EPSILON, EPSILON / 4, STEPS)
     own = 100 * attacked_batch(honest, images, labels, pgd, seed, EPSILON / 255).float().mean().item()
     case = Case(honest, images, labels, EPSILON, seed=3)
     assert black_box(case, queries=3).numbers["pgd"] == own
