@@ -277,6 +277,11 @@ def train(
             for part, remedy in REFUSED_NETWORKS.items():
                 if part in str(error) and (settings.convolutions == "winograd" or "devices" in remedy):
                     raise UserError(f"stage {stage.name}: {remedy}") from error
+            if settings.compile and isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
+                raise UserError(
+                    f"stage {stage.name}: torch.compile failed ({one_line(error.inner_exception)}); "
+                    "give trainer.compile=false, or install a C compiler and Python's headers"
+                ) from error
             other = isinstance(error, RuntimeError) and not str(error).startswith("Early stopping conditioned")
             if other or (not settings.lightning and not settings.callbacks):
                 raise

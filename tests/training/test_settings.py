@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from quick_runs import composed, quick_plan, quick_run, tensors
+from torch._dynamo.exc import BackendCompilerFailed
 
 from relinearize import machine
 from relinearize.errors import UserError
 from relinearize.methods.stage.stage import Stage
+from relinearize.methods.teacher import Classifier
 from relinearize.runs.pipeline import check_stages
 from relinearize.targets import NEUTRAL_ARGUMENTS
 from relinearize.training import settings
@@ -53,6 +56,23 @@ def test_arguments_reach_lightnings_trainer_and_callbacks_are_called(tmp_path, s
     assert seen == [("teacher", 0.5, 2, 4)]
     (metrics,) = tmp_path.glob("store/teacher/*/lightning/version_0/metrics.csv")
     assert metrics.read_text().startswith("epoch,step,watched")
+
+
+def test_a_machine_without_a_compiler_is_told_so(tmp_path, monkeypatch):
+    failure = BackendCompilerFailed("inductor", RuntimeError("Failed to find C compiler.\n  Install one."), None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
+    monkeypatch.setattr(Classifier, "loss", lambda *_: raised(failure))
+    message = (
+        r"stage teacher: torch.compile failed \(Failed to find C compiler. Install one.\); give trainer.compile=false"
+    )
+    with pytest.raises(UserError, match=message):
+        quick_run(tmp_path, *SHORT, "trainer.compile=true", method="random")
+    with pytest.raises(BackendCompilerFailed):  # of a network that compiles itself
+        quick_run(tmp_path, *SHORT, "trainer.compile=false", method="random")
+
+
+def raised(error):
+    raise error
 
 
 def test_clipped_gradients_give_other_weights_and_callbacks_that_watch_the_same(tmp_path):
