@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from relinearize.backbones.weights import match_weights, read_weights
 from relinearize.errors import UserError
@@ -28,8 +29,28 @@ COSTS = {"epsilon sweep": 420, "steps": 570, "restarts": 300, "black box": 1000,
 USUAL_COST = 60
 
 
-def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSettings) -> Part:
-    """All checks on the first `settings.n_checks` images; `others`: the other routes of the checkpoint.
+class InChunks(nn.Module):
+    """`network` on `chunk` images at a time, with the logits and gradients that it has on all at once.
+
+    A backward pass needs the memory of one chunk: it computes the forward pass of each anew.
+    """
+
+    def __init__(self, network: nn.Module, chunk: int) -> None:
+        super().__init__()
+        self.network, self.chunk, self.training = network, chunk, network.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        parts = images.split(self.chunk)
+        if len(parts) == 1:
+            return self.network(images)
+        settings = {"use_reentrant": False, "preserve_rng_state": False}
+        return torch.cat([checkpoint(self.network, part, **settings) for part in parts])
+
+
+def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSettings, chunk: int) -> Part:
+    """All checks on the first `settings.n_checks` images, of which a network sees `chunk` at a time.
+
+    others: the other routes of the checkpoint.
 
     Without other routes attacks are transferred from the run's teacher, if the store still has it.
     """
@@ -38,7 +59,7 @@ def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSet
 
     @cache  # the images are loaded, and PGD-20 done, when the first check asks for them
     def case() -> Case:
-        return Case(subject.network, *subject.batch(subject.order[:count]), epsilon, subject.seed)
+        return Case(InChunks(subject.network, chunk), *subject.batch(subject.order[:count]), epsilon, subject.seed)
 
     def add(name: str, check: Callable[[Case], Check], **further: Any) -> None:
         what = {"kind": "check", "check": name, "epsilon": epsilon, "n": count, "seed": subject.seed, **further}
@@ -53,20 +74,21 @@ def checks_part(subject: Subject, others: Sequence[Subject], settings: RobustSet
         units = min(count, len(subject.images)) * COSTS.get(name, USUAL_COST)
         pieces.append(Piece(f"check {name}", what, units, compute))
 
-    add("clean agreement", lambda case: clean_agreement(case.network, case.images, without_adapter(subject)))
+    add("clean agreement", lambda case: clean_agreement(case.network, case.images, without_adapter(subject, chunk)))
     for name, check in CHECKS.items():
         add(name, check)
     networks = {f"route {one.run.record.route}": (one.network, one.run.identity["weights"]) for one in others}
     if not networks and (teacher := teacher_of(subject.run)):
         networks = {"its teacher": (teacher[0].to(subject.device), teacher[1])}
     if networks:
-        check = partial(transfer, others={name: network for name, (network, _) in networks.items()})
+        check = partial(transfer, others={name: InChunks(network, chunk) for name, (network, _) in networks.items()})
         add("transfer", check, others=[digest for _, digest in networks.values()])
     return Part(pieces, lambda results: [CheckRecord.model_validate(result["check"]) for result in results])
 
 
-def without_adapter(subject: Subject) -> Callable[[Tensor], Tensor]:
-    """The network with its pixels normalised as the run's config says, outside of the adapter."""
+def without_adapter(subject: Subject, chunk: int) -> Callable[[Tensor], Tensor]:
+    """The network, on `chunk` images at a time, whose pixels are normalised outside of the adapter, as the run's config
+    says."""
     mean, std = (
         torch.tensor(list(subject.run.config.dataset[key]), device=subject.device).view(1, -1, 1, 1)
         for key in ("mean", "std")
@@ -74,7 +96,7 @@ def without_adapter(subject: Subject) -> Callable[[Tensor], Tensor]:
 
     @torch.no_grad()
     def logits(pixels: Tensor) -> Tensor:
-        return subject.network.network((pixels - mean) / std)
+        return InChunks(subject.network.network, chunk)((pixels - mean) / std)
 
     return logits
 

@@ -182,7 +182,7 @@ class RowEvaluation:
             self.attacked[name] = attack_part(subject, name, attack, evaluation.attacks[name], count, chunk)
         key = checkpoint_of(subject.run)  # the other routes of the same checkpoint
         others = [one for one in subjects if one is not subject and checkpoint_of(one.run) == key]
-        self.checks = [checks_part(subject, others, settings)] if settings.checks else []
+        self.checks = [checks_part(subject, others, settings, chunk)] if settings.checks else []
         self.parts = [self.clean, *self.corrupted, *self.attacked.values(), *self.checks]
 
     def record(self, progress: WorkProgress) -> RobustRecord:

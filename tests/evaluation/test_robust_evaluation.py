@@ -20,12 +20,13 @@ from relinearize.errors import UserError
 from relinearize.evaluation import attacked as robust_attacks
 from relinearize.evaluation import checks as robust_checks
 from relinearize.evaluation import robustness as robust_evaluation
+from relinearize.evaluation.checks import InChunks
 from relinearize.evaluation.pieces import PIECES_FILE
 from relinearize.files import read_json, write_json
 from relinearize.progress import WorkProgress
 from relinearize.records.robustness import RobustRecord
 from relinearize.records.run import PredictionsRecord, Record
-from relinearize.robustness.sanity import determinism, logits_not_probabilities, zero_gradients
+from relinearize.robustness.sanity import CHECKS, Case, determinism, logits_not_probabilities, zero_gradients
 from relinearize.runs.finished import FinishedRun
 
 
@@ -172,6 +173,30 @@ def test_epsilon_is_that_of_all_attacks_and_kept(folder, monkeypatch):
     (record,) = evaluate(folder, *ATTACKS, *ALONE, "evaluation.epsilon=4")
     assert {attack.epsilon for attack in record.attacks} == {4.0}
     assert 3.99 < max(moved) <= 4.001
+
+
+def test_checks_see_no_more_images_at_a_time_than_a_chunk(folder, monkeypatch):
+    seen = []
+
+    def watched(case):
+        for module in case.network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+        return zero_gradients(case)
+
+    monkeypatch.setattr(robust_checks, "CHECKS", {"zero gradients": watched})
+    (record,) = evaluate(folder, "evaluation.attacks=[]", "evaluation.corruptions=none", "evaluation.n_checks=20")
+    assert {"clean agreement", "zero gradients", "transfer"} <= {check.name for check in record.checks}
+    assert {6, 2} <= set(seen) and max(seen) == 6
+
+
+@pytest.mark.parametrize("name", ["zero gradients", "other loss", "fixed point"])
+def test_checks_in_chunks_find_what_they_find_of_all_at_once(random_masks, name):
+    run = FinishedRun.open(random_masks[1])
+    subject = robust_evaluation.Subject(run, run.source().load("test"), "cpu", 0)
+    batch = subject.batch(subject.order[:20])
+    whole, parts = (CHECKS[name](Case(one, *batch)) for one in (subject.network, InChunks(subject.network, 6)))
+    assert parts.passed == whole.passed and parts.numbers == pytest.approx(whole.numbers, abs=1e-3)
 
 
 def test_steps_are_a_quarter_of_the_radius_and_filed_as_numbers(folder):
