@@ -106,8 +106,8 @@ def read_evaluation(arguments: Sequence[str]) -> Evaluation:
     words = [*(HELP if {"-h", "--help"} & set(arguments) else []), *arguments]
     flags = {"-cd", "--config-dir"}
     own = [word for before, word in pairwise(["", *words]) if flags & {before, word.partition("=")[0]}]
-    robust = robust_settings([*own, *(word for word in words if word.startswith(("evaluation=", "evaluation.")))])
-    further = [word for word in words if word.startswith(("attack.", "corruptions."))]
+    robust = robust_settings([*own, *beginning(words, "evaluation=", "evaluation.")])
+    further = beginning(words, "attack.", "corruptions.")
     added = []
     if robust is not None:
         check_named(further, robust)
@@ -115,7 +115,9 @@ def read_evaluation(arguments: Sequence[str]) -> Evaluation:
     elif further:
         raise UserError(f"{further[0]} is for evaluation=robust")
     # The attack's own arguments are a mapping that takes any key.
-    words = [f"++{word}" if word in further and ".arguments." in word else word for word in words]
+    for place, word in enumerate(words):
+        if word in further and ".arguments." in word and not word.startswith("~"):
+            words[place] = f"++{word.lstrip('+')}"
     config = composed("evaluate", [*added, *words], EvaluateOptions, called=CHOICES)
     options = checked(EvaluateOptions, config)
     require_all(config)
@@ -130,6 +132,11 @@ def read_evaluation(arguments: Sequence[str]) -> Evaluation:
         attacks=nodes.get("attack", {}),
         corruptions=nodes.get("corruptions") or None,
     )
+
+
+def beginning(words: Sequence[str], *keys: str) -> list[str]:
+    """Those of `words` whose key begins so, with or without the +, ++ or ~ of Hydra before it."""
+    return [word for word in words if word.lstrip("+~").startswith(keys)]
 
 
 def robust_settings(words: Sequence[str]) -> RobustSettings | None:
@@ -147,7 +154,7 @@ def robust_settings(words: Sequence[str]) -> RobustSettings | None:
 def check_named(words: Sequence[str], robust: RobustSettings) -> None:
     """UserError for settings of attacks and corruptions that are not part of the evaluation."""
     for word in words:
-        group, name = word.partition("=")[0].split(".")[:2]
+        group, name = word.lstrip("+~").partition("=")[0].split(".")[:2]
         if group == "attack" and name not in robust.attacks:
             raise UserError(f"{word}: no such attack in evaluation.attacks=[{','.join(robust.attacks)}]")
         if group == "corruptions" and robust.corruptions == "none":

@@ -317,6 +317,9 @@ OPTION_ERRORS = {
     "unknown attack": (["evaluation.attacks=[fgms]"], ["evaluation.attacks=fgms", "autoattack", "pgd20"]),
     "twice": (["evaluation.attacks=[fgsm,fgsm]"], ["names an attack twice"]),
     "another attack's": (["attack.square.queries=5"], ["attack.square.queries", "evaluation.attacks=[fgsm,"]),
+    "another's, added": (["++attack.square.queries=5"], ["++attack.square.queries=5: no such attack"]),
+    "forced": (["++evaluation.n_attack=0"], ["evaluation.n_attack=0"]),
+    "taken away": (["~evaluation.n_attack"], ["evaluation.n_attack must be there"]),
     "unknown of attack": (["attack.fgsm.step=5"], ["does not know 'attack.fgsm.step=5'", "attack.fgsm.epsilon"]),
     "unknown corruptions": (["evaluation.corruptions=c"], ["evaluation.corruptions=c", "files, generated, none"]),
     "no folder": (["evaluation.corruptions=files"], ["corruptions.folder must be given"]),
@@ -348,6 +351,14 @@ def test_options_reach_attacks_and_corruptions():
     assert options.attacks["pgd"]["epsilon"] == 2 and options.attacks["pgd"]["losses"] == ["margin"]
     assert options.attacks["torchattacks"]["arguments"] == {"steps": 4}
     assert (options.corruptions["constants"], options.corruptions["seed"]) == ("tiny", 3)
+
+
+def test_hydras_signs_before_a_key_change_nothing():
+    keys = ["evaluation.attacks=[torchattacks]", "evaluation.n_attack=5", "attack.torchattacks.arguments.steps=4"]
+    plain, signed = (
+        read_evaluation(["run=x", "evaluation=robust", *(f"{sign}{key}" for key in keys)]) for sign in ("", "++")
+    )
+    assert signed == plain and signed.robust.n_attack == 5
 
 
 def test_errors_behind_the_options_are_one_line_of_the_program(folder, monkeypatch, capsys):
