@@ -18,6 +18,7 @@ from relinearize.robustness.sanity import (
     black_box,
     clean_agreement,
     deployed_arithmetic,
+    logits_not_probabilities,
     sweep_radii,
     threat_model,
     transfer,
@@ -135,6 +136,15 @@ def test_saturated_logits_mask_gradients(honest: nn.Module, tested) -> None:
 
 def test_probabilities_are_caught(honest: nn.Module, tested) -> None:
     assert "logits" in failed(Changed(honest, behind=lambda logits: logits.softmax(1)), tested)
+
+
+def test_outputs_that_are_no_numbers_are_not_taken_for_probabilities(honest: nn.Module, tested) -> None:
+    images, labels = tested
+    one = torch.arange(len(images))[:, None] == 1
+    check = logits_not_probabilities(Case(Changed(honest, behind=lambda x: x.where(~one, torch.nan)), images, labels))
+    assert check.passed and check.numbers["lowest"] < 0 and "probabilities" not in check.message
+    check = logits_not_probabilities(Case(Changed(honest, behind=lambda x: x * torch.inf), images, labels))
+    assert not check.passed and check.message == "no image has finite outputs"
 
 
 def test_fixed_point_arithmetic(honest: nn.Module, tested) -> None:
