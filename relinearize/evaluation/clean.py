@@ -29,7 +29,7 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, Any]:
     """
     run = FinishedRun.open(evaluation.folder, evaluation.root, evaluation.trust)
     record, source = run.record, run.source()
-    accelerator = resolve_accelerator(evaluation.accelerator)
+    accelerator = resolve_accelerator(evaluation.accelerator, "accelerator")
     network = run.network().to(accelerator)
     test = check_set(source.load("test"), source, "test")
     workers = run.config.dataset.get("workers", 2)

@@ -104,7 +104,7 @@ def finished(run: FinishedRun, evaluation: Evaluation) -> RobustRecord | None:
     if corruptions.get("folder") or corruptions.get("frost_images"):
         return None  # what lies there may be other than it was: the pieces are found by its content
     device = record.hardware.accelerator
-    here = evaluation.accelerator == "auto" or resolve_accelerator(evaluation.accelerator) == device
+    here = evaluation.accelerator == "auto" or resolve_accelerator(evaluation.accelerator, "accelerator") == device
     request = request_of(run, evaluation)
     same = record.key == run.record.key and {name: record.evaluation.get(name) for name in request} == request
     return record if same and here else None
@@ -132,7 +132,7 @@ def evaluated(
 
     All are of one dataset.
     """
-    device = resolve_accelerator(evaluation.accelerator)
+    device = resolve_accelerator(evaluation.accelerator, "accelerator")
     images, source = runs[0].source().load("test"), None
     if evaluation.corruptions is not None:  # UserError where it cannot be
         pixels = images.images if isinstance(images.images, EncodedImages) else images.images.numpy()

@@ -23,7 +23,7 @@ from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS, IDENTITY
 from relinearize.relu.sites import named_sites, to_masked, to_replaced
 from relinearize.runs.build import all_relu_network, open_source
-from relinearize.runs.finished import FinishedRun
+from relinearize.runs.finished import FinishedRun, has_root
 from relinearize.runs.submodels import ROUTE
 from relinearize.targets import build
 
@@ -124,7 +124,8 @@ def test_images(subject: Subject, count: int) -> tuple[Tensor, Tensor]:
 
     They are drawn in an order of their own, since a test set may be sorted by class: that of robust evaluations.
     """
-    hint = "; export takes root=FOLDER, and with images=0 no dataset"
+    root = "root=FOLDER, and " if has_root(subject.config) else ""
+    hint = f"; export takes {root}with images=0 no dataset"
     try:
         source = open_source(subject.config)
     except UserError as error:

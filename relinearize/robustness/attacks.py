@@ -29,6 +29,7 @@ class Attack:
     """
 
     epsilon: float
+    name: str
     label: ClassVar[str]
     losses_known: ClassVar[Sequence[str]] = ()
     least_classes: ClassVar[int] = 2
@@ -36,19 +37,20 @@ class Attack:
 
     def __post_init__(self) -> None:
         """UserError naming the setting that makes no attack."""
+        prefix = f"attack.{self.name}"
         for key, value in vars(self).items():
             if key == "epsilon" or (key == "step_size" and value is not None):
-                check_radius(f"attack.{key}", value, zero=key == "epsilon")
+                check_radius(f"{prefix}.{key}", value, zero=key == "epsilon")
             elif key in ("steps", "restarts", "queries"):
-                check_number(f"attack.{key}", value, ">= 1", integer=True)
+                check_number(f"{prefix}.{key}", value, ">= 1", integer=True)
             elif key == "early_stop":
-                check_choice(f"attack.{key}", value, (True, False))
+                check_choice(f"{prefix}.{key}", value, (True, False))
         if self.losses_known:
             losses = (self.losses,) if isinstance(self.losses, str) else tuple(self.losses)
             object.__setattr__(self, "losses", losses)
             if not losses or set(losses) - set(self.losses_known) or len(set(losses)) < len(losses):
                 valid = f"give some of {', '.join(self.losses_known)}, each once"
-                raise UserError(f"attack.losses=[{','.join(map(str, losses))}]: {valid}")
+                raise UserError(f"{prefix}.losses=[{','.join(map(str, losses))}]: {valid}")
 
     def described(
         self, step: float | None, steps: int | None, restarts: int | None, losses: Sequence[str], further: str = ""

@@ -181,23 +181,24 @@ class Torchattacks(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "arguments", dict(self.arguments))
+        prefix = f"attack.{self.name}"
         if self.attack in WRAPPERS:
             raise UserError(
-                f"attack: torchattacks' {self.attack} is made of other attacks or training, not of a network alone"
+                f"{prefix}: torchattacks' {self.attack} is made of other attacks or training, not of a network alone"
             )
         if self.attack not in TORCHATTACKS:
-            raise UserError(f"attack: torchattacks has no {self.attack!r}; valid are {', '.join(TORCHATTACKS)}")
+            raise UserError(f"{prefix}: torchattacks has no {self.attack!r}; valid are {', '.join(TORCHATTACKS)}")
         taken = self._defaults
         if unknown := [key for key in self.arguments if key not in taken]:
             raise UserError(
-                f"attack.arguments: {self.attack} does not take {', '.join(unknown)}; it takes {', '.join(taken)}"
+                f"{prefix}.arguments: {self.attack} does not take {', '.join(unknown)}; it takes {', '.join(taken)}"
             )
         for key in RADII if self._distance == "Linf" else ():  # an L2 ball may be wider than any pixel's range
             value = self.arguments.get(key)
             if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise UserError(
-                    f"attack.arguments.{key}={value}: {self.attack} takes pixels of [0, 1], so {key} 1 at most "
-                    f"(0.0314 for 8/255); attack.{RADII[key]} is in pixels times 255"
+                    f"{prefix}.arguments.{key}={value}: {self.attack} takes pixels of [0, 1], so {key} 1 at most "
+                    f"(0.0314 for 8/255); {prefix}.{RADII[key]} is in pixels times 255"
                 )
 
     @property

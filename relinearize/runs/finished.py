@@ -1,5 +1,6 @@
 """A finished run's folder, opened again: its record, its config and its network with mask and weights."""
 
+import inspect
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +20,15 @@ from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS, IDENTITY
 from relinearize.relu.sites import site_shapes, to_masked, to_replaced
 from relinearize.runs.build import all_relu_network, open_source
-from relinearize.targets import plain
+from relinearize.targets import plain, target
 
 FILES = (RECORD_FILE, CONFIG, MASK, WEIGHTS)
+
+
+def has_root(config: DictConfig) -> bool:
+    """Whether the images of `config.dataset` lie in a folder that the user can name."""
+    source = config.dataset.source
+    return "root" in source or "root" in inspect.signature(target(source)).parameters
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class FinishedRun:
             check_digest(folder / CONFIG, (record.files or {}).get(CONFIG), "trust=true takes it as it is")
         if root is not None:
             config.dataset.root = root
-            config.dataset.source.root = root
+            if has_root(config):
+                config.dataset.source.root = root
         if config.backbone.get("weights") is not None:
             config.backbone.weights = None  # where the training started; the file may be gone
         return cls(folder, record, config, root, trust)
@@ -70,10 +78,12 @@ class FinishedRun:
         """The images that the run was tested on. UserError if those there now are others."""
         source = open_source(self.config)
         if source.fingerprint() != self.record.dataset.fingerprint:
-            raise UserError(
-                f"the images at dataset.root={self.config.dataset.get('root')} are not those of {self.record.name} "
-                f"({self.record.dataset.title}); give root=FOLDER, where these lie"
-            )
+            place, hint = "of dataset.source", ""
+            if has_root(self.config):
+                place = f"at dataset.root={self.config.dataset.get('root')}"
+                hint = "; give root=FOLDER, where these lie"
+            name, title = self.record.name, self.record.dataset.title
+            raise UserError(f"the images {place} are not those of {name} ({title}){hint}")
         return source
 
     def network(self) -> PixelInput:

@@ -190,17 +190,17 @@ def torch_threads() -> int:
     return torch.get_num_threads()
 
 
-def resolve_accelerator(accelerator: str) -> str:
-    """ "cuda" or "cpu"; "auto" takes CUDA where there is one."""
+def resolve_accelerator(accelerator: str, key: str = "trainer.accelerator") -> str:
+    """ "cuda" or "cpu"; "auto" takes CUDA where there is one. key: what messages call it."""
     if accelerator not in (*ACCELERATORS, "gpu"):
-        raise UserError(f"trainer.accelerator={accelerator} is unknown; valid: {', '.join(ACCELERATORS)}")
+        raise UserError(f"{key}={accelerator} is unknown; valid: {', '.join(ACCELERATORS)}")
     if accelerator == "cpu":
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     if accelerator == "auto":
         return "cpu"
-    raise UserError(f"trainer.accelerator={accelerator} but torch sees no CUDA device; valid here: auto, cpu")
+    raise UserError(f"{key}={accelerator} but torch sees no CUDA device; valid here: auto, cpu")
 
 
 def resolve_precision(precision: str | int, accelerator: str) -> str:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from relinearize import cli
 from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.commands.evaluate import read_evaluation
+from relinearize.data.digits import Digits
 from relinearize.errors import UserError
 from relinearize.evaluation import attacked as robust_attacks
 from relinearize.evaluation import checks as robust_checks
@@ -442,6 +443,30 @@ def test_few_classes_and_other_images_are_refused(folder):
     with pytest.raises(UserError, match="are not those of random-"):
         evaluate_run([f"run={folder}"], Console(quiet=True))
     assert not (folder / "evaluation.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("words", [[], SETTINGS])
+def test_a_missing_gpu_names_the_key_of_the_command(folder, words):
+    with pytest.raises(UserError, match=r"^accelerator=cuda but torch sees no CUDA device"):
+        evaluate_run([f"run={folder}", *words, "accelerator=cuda"], Console(quiet=True))
+
+
+class Elsewhere(Digits):
+    """Images that lie in no folder that the user could name."""
+
+    def __init__(self):
+        super().__init__()
+
+
+def test_root_is_advised_and_taken_where_the_images_have_one(finished, monkeypatch):
+    run = FinishedRun.open(finished)
+    run.config.dataset.source = {"_target_": f"{__name__}.Elsewhere"}
+    monkeypatch.setattr("relinearize.runs.finished.read_config", lambda *_: run.config)
+    assert FinishedRun.open(finished, root="/elsewhere").source().classes == 10
+    monkeypatch.setattr(Elsewhere, "fingerprint", lambda _: "others")
+    with pytest.raises(UserError, match=r"images of dataset.source are not those of random-.* \(Digits\)$"):
+        run.source()
 
 
 def test_table_keeps_all_columns_on_a_narrow_terminal(folder, capsys):
