@@ -138,6 +138,9 @@ class TorchvisionImages(Source):
         kind = self._class
         parameters = inspect.signature(kind).parameters
         if "train" in parameters or issubclass(kind, MNIST):
+            for key, name in self._splits.items():
+                if name is not None:
+                    raise UserError(f"dataset.{key}_split={name}: {self.name} has no names of splits; leave it out")
             try:
                 return self._made({"train": split == "train"})
             except ValueError as error:  # EMNIST's split
@@ -218,8 +221,6 @@ class TorchvisionImages(Source):
         content.update(self._labels[split].astype("<i8").tobytes())
         dataset = self._datasets[split]
         listed = sorted({digest_of(value, self.root) for value in lists_of(dataset)})
-        if not listed:
-            raise UserError(f"dataset.class={self.name}: the set does not list its images")
         content.update("".join(listed).encode())
         return content.hexdigest()
 
@@ -259,17 +260,19 @@ def lists_of(dataset: VisionDataset) -> list[Sequence | np.ndarray]:
 
 
 def labels_of(dataset: VisionDataset, name: str) -> np.ndarray:
-    """int64, one class number an image. UserError for sets whose items are something else."""
+    """int64, one class number an image. UserError for sets whose items are something else, or that do not list them."""
     if len(dataset) == 0:
         return np.empty(0, np.int64)
     places = (0, len(dataset) // 2, len(dataset) - 1)
-    shown = [item_of(dataset, place, name)[1] for place in places]
-    for value in lists_of(dataset):
+    shown, lists = [item_of(dataset, place, name)[1] for place in places], lists_of(dataset)
+    for value in lists:
         # (path, class) as ImageFolder and its like have it, or classes alone
         last = [entry[-1] for entry in value] if isinstance(value[0], tuple) else value
         numbers = all(isinstance(last[place], int | np.integer) for place in places)
         if numbers and [int(last[place]) for place in places] == shown:
             return np.asarray(last, np.int64)
+    if not lists and isinstance(shown[0], int):
+        raise UserError(f"dataset.class={name}: the set does not list its images")
     labels = [item_of(dataset, position, name)[1] for position in range(len(dataset))]
     if not all(isinstance(label, int) for label in labels):
         raise UserError(f"dataset.class={name}: its items are not an image and a class number")

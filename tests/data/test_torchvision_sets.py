@@ -207,6 +207,11 @@ def test_a_damaged_image_is_named(tmp_path, damaged):
             {"options": {"split": "letter"}},
             r"^dataset\.options of EMNIST: Unknown value 'letter' for argument",
         ),
+        (
+            "FashionMNIST",
+            {"test_split": "train"},
+            r"dataset\.test_split=train: FashionMNIST has no names of splits; leave it out",
+        ),
         ("SVHN", {"image_size": 0}, r"dataset\.image_size=0"),
         ("SVHN", {"channels": 2}, r"dataset\.channels=2: valid are 1, 3"),
     ],
@@ -243,6 +248,23 @@ def test_items_that_are_no_classes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "VOCDetection", Boxes)
     with pytest.raises(UserError, match=r"VOCDetection: its items are not an image and a class number"):
         TorchvisionImages("VOCDetection", tmp_path).check()
+
+
+def test_a_set_that_does_not_list_its_images_is_refused_before_they_are_read(tmp_path, monkeypatch):
+    read = []
+
+    class Unlisted(datasets.FakeData):  # as PCAM, whose images lie in one file
+        def __init__(self, root, split="train"):
+            super().__init__(1000, (3, 8, 8))
+
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)[0], index % 2
+
+    monkeypatch.setattr(datasets, "PCAM", Unlisted)
+    with pytest.raises(UserError, match=r"dataset\.class=PCAM: the set does not list its images"):
+        TorchvisionImages("PCAM", tmp_path).check()
+    assert len(read) < 10
 
 
 def test_a_run_with_computed_normalisation(tmp_path):
