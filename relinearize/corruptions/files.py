@@ -10,7 +10,7 @@ import numpy as np
 
 from relinearize.corruptions.constants import CORRUPTIONS, EXTRA, SEVERITIES
 from relinearize.corruptions.sources import CorruptedImages
-from relinearize.data.decoding import CentralCrop, ImageFiles
+from relinearize.data.decoding import CentralCrop, ImageFiles, listed
 from relinearize.data.image_folder import class_folders, list_images
 from relinearize.errors import UserError, check_choice, check_path
 from relinearize.files import file_digest
@@ -169,5 +169,5 @@ def folder_files(
             raise UserError(f"{place}: holds {len(files):,} images, expected {number:,}")
         images = ImageFiles(files, CentralCrop(image_size, exact=True))
         cells[name, severity] = images, np.array([file.label for file in files], np.int64)
-        digests[name].update("".join(f"{file.key}\0{file.mark}\n" for file in files).encode())
+        digests[name].update(listed(files))
     return cells, {name: digest.hexdigest() for name, digest in digests.items()}

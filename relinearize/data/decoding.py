@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,9 +168,14 @@ def list_digest(files: Sequence[ImageFile], image_size: int) -> str:
     same length goes unnoticed.
     """
     content = hashlib.sha256(f"{CACHE_VERSION} {image_size}\n".encode())
-    listed = "".join(f"{key}\0{mark}\n" for key, mark in sorted((f.key, f.mark) for f in files))
-    content.update(listed.encode(errors="surrogateescape"))  # names may be of any bytes
+    content.update(listed(sorted(files, key=lambda file: (file.key, file.mark))))
     return content.hexdigest()
+
+
+def listed(files: Iterable[ImageFile]) -> bytes:
+    """Key and mark of each, for a digest."""
+    lines = (f"{file.key}\0{file.mark}\n" for file in files)
+    return "".join(lines).encode(errors="surrogateescape")  # names may be of any bytes
 
 
 # ---- the cache -------------------------------------------------------------------------------------------------------

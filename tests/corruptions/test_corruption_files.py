@@ -1,6 +1,7 @@
 """Sources of corrupted images: generated ones with their cache, published files in both layouts, and the means."""
 
 import json
+import os
 from pathlib import Path
 
 import hydra.utils
@@ -175,6 +176,15 @@ def test_folders_are_read_by_class(tmp_path: Path) -> None:
     found, found_labels = source.images("snow", 3, positions=[5, 0])
     assert found_labels.tolist() == [2, 0]
     assert set(source.describe()["sha256"]) == set(CORRUPTIONS)
+
+
+def test_names_in_folders_may_be_of_any_bytes(tmp_path: Path) -> None:
+    images, labels = clean()
+    folder = write_folders(tmp_path / "C")
+    (path,) = (folder / "fog" / "2" / "n01").glob("val_0.JPEG")
+    path.rename(path.with_name(os.fsdecode(b"val_\xfc.JPEG")))
+    source = CorruptionFiles(images, labels, CLASSES, folder=folder, expected=6)
+    assert len(source.describe()["sha256"]["fog"]) == 64
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
