@@ -24,6 +24,8 @@ WORDS = {
 PLACES = "output=, store=, dataset.root= and $TMPDIR say where files lie"
 # Colours and the like, and single control characters, which no JSON file of ours may have (files.py).
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+# Radii of attacks below this are taken for pixels of [0, 1] by mistake: 8/255 is 0.031.
+LEAST_RADIUS = 0.1
 WITHIN = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
@@ -64,6 +66,16 @@ def check_number(key: str, value: object, *bounds: str, integer: bool = False, o
     if not fits and not (optional and value is None):
         kind = "an integer" if integer else "a number"
         raise UserError(f"{key}={as_typed(value)}: must be {' '.join([kind, ' and '.join(bounds)]).strip()}")
+
+
+def check_radius(key: str, value: object, zero: bool = True) -> None:
+    """UserError, naming `key`, unless `value` can be a distance in pixels times 255. `zero`: whether 0 can be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 255:
+        raise UserError(f"{key}={value}: give pixels times 255, from 0 to 255 (8 for 8/255)")
+    if 0 < value < LEAST_RADIUS:
+        raise UserError(f"{key}={value}: this is {value}/255; give pixels times 255 (8 for 8/255)")
+    if not (value or zero):
+        raise UserError(f"{key}={value} makes no attack; give pixels times 255, above 0 (8 for 8/255)")
 
 
 def as_typed(value: object) -> str:

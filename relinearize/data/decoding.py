@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -91,12 +91,8 @@ class EncodedImages(ABC):
 
         return torch.from_numpy(self.numpy(rows.tolist()))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.numpy(), dtype)
-
-    def numpy(self, rows: Sequence[int] | None = None) -> np.ndarray:
-        """The images at `rows`, or all of them."""
-        rows = range(len(self)) if rows is None else rows
+    def numpy(self, rows: Sequence[int]) -> np.ndarray:
+        """The images at `rows`."""
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
         decode_all(self, rows, pixels)
         return pixels

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
+from relinearize.errors import check_radius
+
 Images = Annotated[int, Field(ge=1)]
 Names = Annotated[list[str], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)]
 
@@ -30,11 +32,7 @@ class RobustSettings:
     @field_validator("epsilon")
     @classmethod
     def _in_pixels(cls, epsilon: float) -> float:
-        if epsilon < 1:
-            from relinearize.robustness.attacks import LEAST_RADIUS  # imports torch
-
-            if epsilon < LEAST_RADIUS:
-                raise ValueError(f"this is {epsilon}/255; give pixels times 255 (8 for 8/255)")
+        check_radius("evaluation.epsilon", epsilon)
         return epsilon
 
     @field_validator("attacks")

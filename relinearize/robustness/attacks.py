@@ -13,11 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import LEAST_RADIUS, UserError, check_choice, check_number, check_radius
 from relinearize.robustness.attack import LOSSES, fgsm, in_eval_mode, is_right, pgd, rows_of
 
-# Radii below this are taken for pixels of [0, 1] by mistake: 8/255 is 0.031.
-LEAST_RADIUS = 0.1
 STEP_SHARE = 4  # PGD's own step size is epsilon / 4: 2/255 at 8/255
 
 
@@ -145,16 +143,6 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     """Logits in eval mode, without a graph; the network is left as it was."""
     with torch.no_grad(), in_eval_mode(network):
         return network(images)
-
-
-def check_radius(key: str, value: object, zero: bool = True) -> None:
-    """UserError, naming `key`, unless `value` can be a distance in pixels times 255. `zero`: whether 0 can be one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 255:
-        raise UserError(f"{key}={value}: give pixels times 255, from 0 to 255 (8 for 8/255)")
-    if 0 < value < LEAST_RADIUS:
-        raise UserError(f"{key}={value}: this is {value}/255; give pixels times 255 (8 for 8/255)")
-    if not (value or zero):
-        raise UserError(f"{key}={value} makes no attack; give pixels times 255, above 0 (8 for 8/255)")
 
 
 # ---- what an attack does to an accuracy ------------------------------------------------------------------------------

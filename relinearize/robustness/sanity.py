@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relinearize.errors import LEAST_RADIUS
 from relinearize.robustness.attack import in_eval_mode, is_right
-from relinearize.robustness.attacks import FGSM, LEAST_RADIUS, PGD, attacked_batch, logits_of
+from relinearize.robustness.attacks import FGSM, PGD, attacked_batch, logits_of
 from relinearize.robustness.fixed_point import FRACTION_BITS, fixed_point
 from relinearize.robustness.third_party import Square
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from bench.common import Row, Settings, interleaved
 from bench.steps import batch_of, network_of
+from relinearize.errors import LEAST_RADIUS
 from relinearize.methods.frozen import frozen_copy
-from relinearize.robustness.attacks import LEAST_RADIUS, PGD, attacked_batch, logits_of
+from relinearize.robustness.attacks import PGD, attacked_batch, logits_of
 
 STEPS = 20
 PROMISE = ">= 1.5"
@@ -51,7 +52,7 @@ def measure(settings: Settings, device: str = "cpu") -> Iterator[Row]:
 
 def pgd(epsilon: float) -> PGD:
     """`epsilon` in pixels times 255; steps of a quarter of it, as 2 of 8."""
-    return PGD(epsilon, max(LEAST_RADIUS, epsilon / 4), STEPS)
+    return PGD(epsilon, None, STEPS)
 
 
 def ours(network: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Callable[[], float]:

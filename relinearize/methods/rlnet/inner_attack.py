@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.data.order import seeded_generator
-from relinearize.errors import check_choice, check_number, checked_keys
+from relinearize.errors import check_choice, check_number, check_radius, checked_keys
 from relinearize.robustness.attack import LOSSES, pgd
-from relinearize.robustness.attacks import check_radius
 
 PIXEL = 1 / 255
 
