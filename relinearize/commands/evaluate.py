@@ -16,7 +16,7 @@ from relinearize.commands.composing import Count, checked, command_options, comp
 from relinearize.commands.jobs import require_all
 from relinearize.errors import UserError, one_line, user_error_behind
 from relinearize.evaluation.settings import Evaluation, RobustSettings
-from relinearize.files import DAMAGED
+from relinearize.files import DAMAGED, UNFINISHED
 from relinearize.records.run import RECORD_FILE
 
 # What the user calls the choice of a file in these groups.
@@ -66,7 +66,7 @@ def run_folders(text: str) -> list[Path]:
             there = next((folder for folder in Path(part).parents if folder.is_dir()), Path())
             found = sorted(glob.glob(str(Path(part).relative_to(there)), root_dir=there))
             matched = [there / path for path in found if (there / path / RECORD_FILE).is_file()]
-            matched = [folder for folder in matched if folder.suffix != DAMAGED]
+            matched = [folder for folder in matched if folder.suffix not in (DAMAGED, UNFINISHED)]
             if not matched:
                 raise UserError(f"run={part} matches no finished run (a folder with {RECORD_FILE})")
             folders |= dict.fromkeys(matched)

@@ -12,7 +12,7 @@ SCHEMA_VERSION = 3  # the only one that is read
 RECORD_FILE = "record.json"
 OWN_BUILDER = "relinearize.backbones.build_backbone"  # what builds the project's own backbones
 
-StageName = Literal["teacher", "search", "finetune", "sensitivity", "first"]
+StageName = Literal["teacher", "search", "finetune", "sensitivity", "first", "sensitivity_first"]
 
 
 class MethodRecord(Part):

@@ -93,7 +93,7 @@ def make_sensitivities(plan: Plan) -> dict[str, float]:
         maker = plan.sensitivity_maker
         maker.teacher.make(partial(make_teacher, maker))
         if plan.sensitivity_learned:
-            with keys_of("sensitivity.search"):
+            with keys_of(f"{plan.sensitivity_key}.search"):
                 make_snapshot(maker)
         else:
             plan.sensitivity.make(partial(train_sensitivity, plan))

@@ -197,6 +197,26 @@ def test_submodels_are_runs_of_their_own(senetpp):
     assert evaluate_run([f"run={folder}"])["test"] == whole.accuracy.test
 
 
+FROM_BCD = ["sensitivity=snl", "method/search@sensitivity.search=bcd"]
+
+
+@pytest.mark.slow
+def test_what_the_search_of_the_sensitivities_starts_from_is_a_stage_too(tmp_path):
+    """Its epochs count, it is in the record, and `repair` sees it."""
+    quick = [f"sensitivity.search.{key}" for key in ("block=0.5", "block_epochs=1", "batch_size=60", "tolerance=100")]
+    first = [f"sensitivity.search.first.{key}" for key in ("epochs=3", "batch_size=60")]
+    words = [SHARE, *FROM_BCD, *quick, *first, "method.search.epochs=1", "total_epochs=8"]
+    record, folder = quick_run(tmp_path, *words, method="senet, any sensitivity")
+    stages = record.stages
+    assert sum(stage.epochs for name, stage in stages.items() if name != "teacher") == 8
+    assert stages["sensitivity_first"].epochs == 3 and stages["sensitivity"].epochs > 0
+    shutil.rmtree(folder)
+    (mask,) = tmp_path.glob("store/search/snl*/*/mask.safetensors")
+    mask.write_bytes(b"damaged")
+    remove_damaged(quick_plan(tmp_path, *words, method="senet, any sensitivity"))
+    assert not mask.exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -210,6 +230,7 @@ def test_submodels_are_runs_of_their_own(senetpp):
         (["method.finetune.sites=[nowhere]"], "no site nowhere"),
         (["sensitivity=snl", "method/search@sensitivity.search=senet"], "sensitivity.search needs"),
         (["sensitivity=snl", "sensitivity.search.lasso=0"], "sensitivity.search.lasso=0: must be a number > 0"),
+        ([*FROM_BCD, "sensitivity.search.first.lasso=0"], "sensitivity.search.first.lasso=0: must be a number > 0"),
         (["+backbone.student_skip=false", "backbone=wrn22_8", "backbone.width=1"], "student_skip"),
     ],
 )  # fmt: skip

@@ -29,7 +29,7 @@ SCRIPTS = (
     "inference.js", "main.js",
 )  # fmt: skip
 STYLES = ("page.css", "masks.css", "inference.css")
-STAGES = ("teacher", "sensitivity", "first", "search", "finetune")
+STAGES = ("teacher", "sensitivity_first", "sensitivity", "first", "search", "finetune")
 MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels and make the page heavy
 
 
