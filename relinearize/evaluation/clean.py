@@ -16,6 +16,7 @@ from relinearize.methods.losses import measure_predictions
 from relinearize.records.run import PredictionsRecord
 from relinearize.relu.mask import relu_total
 from relinearize.runs.finished import FinishedRun
+from relinearize.terminal import right_column
 from relinearize.training.settings import resolve_accelerator
 
 EVALUATION = "evaluation.json"
@@ -44,9 +45,8 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, Any]:
         "record/test": record.accuracy.test,
         "record/relu/count": record.budget.met,
     }
-    table = Table(title=escape(f"{record.name} on {record.dataset.title}"), title_justify="left")
-    for column in ("", "record", "now"):
-        table.add_column(column, justify="right" if column else "left")
+    title = escape(f"{record.name} on {record.dataset.title}")
+    table = Table("", right_column("record"), right_column("now"), title=title, title_justify="left")
     table.add_row("ReLUs", f"{record.budget.met:,}", f"{result['relu/count']:,}")
     table.add_row(f"test accuracy, % (n = {len(test):,})", f"{record.accuracy.test:.2f}", f"{found:.2f}")
     before = record.accuracy.predictions

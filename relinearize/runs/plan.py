@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -31,28 +31,24 @@ class Results:
     """Masks and weights of finished stages. Each file is read once in a run, and not at all if the run wrote it."""
 
     def __init__(self) -> None:
-        self._weights: dict[Path, dict[str, Tensor]] = {}
-        self._masks: dict[Path, tuple[Mask, MaskMetadata]] = {}
+        self._contents: dict[Path, Any] = {}
 
     def weights(self, artifact: Artifact, file: str = WEIGHTS) -> dict[str, Tensor]:
         """The tensors of one of its files; not to be changed."""
-        path = artifact.path / file
-        if path not in self._weights:
-            self._weights[path] = read_weights(artifact.file(file))
-        return self._weights[path]
+        return self._read(artifact, file, read_weights)
 
     def mask(self, artifact: Artifact) -> tuple[Mask, MaskMetadata]:
-        path = artifact.path / MASK
-        if path not in self._masks:
-            self._masks[path] = Mask.from_file(artifact.file(MASK))
-        return self._masks[path]
+        return self._read(artifact, MASK, Mask.from_file)
 
-    def keep(self, artifact: Artifact, files: dict[str, dict[str, Tensor] | None]) -> None:
-        """Tensors that the run has just written to these files of the artifact."""
-        self._weights |= {artifact.path / file: tensors for file, tensors in files.items() if tensors is not None}
+    def _read(self, artifact: Artifact, file: str, reader: Callable[[Path], Any]) -> Any:
+        path = artifact.path / file
+        if path not in self._contents:
+            self._contents[path] = reader(artifact.file(file))
+        return self._contents[path]
 
-    def keep_mask(self, artifact: Artifact, mask: Mask, metadata: MaskMetadata) -> None:
-        self._masks[artifact.path / MASK] = mask, metadata
+    def keep(self, artifact: Artifact, files: dict[str, Any]) -> None:
+        """What `weights` and `mask` give of these files of the artifact, which the run has just written."""
+        self._contents |= {artifact.path / file: content for file, content in files.items() if content is not None}
 
 
 class Plan:

@@ -251,7 +251,7 @@ def write_mask(plan: Plan, artifact: Artifact, budget: int, mask: Mask) -> None:
         key=plan.search.key,
     )
     mask.to_file(artifact.work / MASK, metadata)
-    plan.results.keep_mask(artifact, mask, metadata)
+    plan.results.keep(artifact, {MASK: (mask, metadata)})
 
 
 def search_inputs(plan: Plan) -> dict[str, Any]:
