@@ -37,30 +37,13 @@ SELECTED = ("top", "correlated", "correlated_within_sites")
 
 
 class Progressive(CycleStage, Distill):
-    """The search stage of method=progressive.
+    """The search stage of method=progressive. Settings: conf/method/search/progressive.yaml.
 
     Args:
         network: sites are SlopedReLU; starts from the teacher's weights.
         teacher: frozen all-ReLU network.
         budgets: counts at which to leave a snapshot; the walk ends at the smallest.
         on_snapshot: called with each Snapshot, largest budget first; of several processes in the first one only.
-        score: a function of scores.py with its settings.
-        rungs: how many, in equal ratios from all ReLUs down to `lowest`; or a list: fractions of the ReLUs (floats up
-            to 1) or counts. Rungs below the smallest budget are not walked.
-        lowest: fraction of the ReLUs at the last rung.
-        rung_epochs: epochs of training at each rung; 0: the rungs are scored one after the other, without training.
-        continuation: share of a rung's training in which removed positions become linear; 0: at once.
-        hysteresis: what is kept now has its score times 1 + hysteresis.
-        selection: top: the positions of largest score. correlated: by joint damage (correlated.py), in the whole
-            network or, with correlated_within_sites, under the counts that the score gives each site.
-        diagonal: of correlated selection.
-        score_images: training images for a score; correlated selection takes 1,024.
-        exchanges: at each rung, after its training, so many times: linearize the `exchange_share` of kept positions of
-            least score, restore as many of largest score, train an epoch at `exchange_rate` times the learning rate,
-            and go back unless KL(teacher || network) on the hold-out has fallen; after each such return, half as
-            many are exchanged. A budget that is a rung then gets the
-            mask that the exchanges end with; without exchanges, it is chosen before the rung's training.
-        settings: see CycleStage and Distill, whose loss it is.
     """
 
     name = "search"

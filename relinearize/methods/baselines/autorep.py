@@ -52,16 +52,12 @@ class GatedReLU(SlopedReLU):
 
 
 class AutoReP(Distill):
-    """The search stage of AutoReP, for one budget.
+    """The search stage of AutoReP, for one budget. Settings: conf/method/search/autorep.yaml.
 
     Args:
         network: starts from the teacher's weights; its sites become GatedReLU.
         teacher: frozen all-ReLU network.
         budget: met exactly by projection at the end: kept positions first, then by gate.
-        penalty: lambda.
-        hysteresis: h.
-        gate_learning_rate: of the gates; None: that of the weights.
-        settings: see Distill; Adam has neither momentum nor weight decay.
     """
 
     name = "search"

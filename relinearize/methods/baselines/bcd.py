@@ -23,22 +23,13 @@ from relinearize.relu.mask import Mask
 
 
 class BCD(MaskedSearch):
-    """The search stage of block coordinate descent.
+    """The search stage of block coordinate descent. Settings: conf/method/search/bcd.yaml.
 
     Args:
         network: with the mask and the weights that it starts from; see MaskedSearch.
         teacher, budget: see MaskedSearch.
         first: scores of all positions by the search that made the first mask. (In the config: that search.)
-        first_factor: of the first mask's budget; read by runs/request.py.
-        block: K, an integer; or a share of the positions to go, below 1.
-        draws: R. tolerance: percentage points of training accuracy.
-        candidates: blocks are drawn from this share of the kept positions, those of least score, and restored from as
-            large a share of the linear ones, those of largest score; 1: from all.
-        train: "needed": after a block that costs more than `tolerance`; "always": after every block.
-        block_epochs: epochs of a training; `schedule` covers them and begins again with each.
-        accuracy_images: training images that the accuracy is measured on; None: all.
-        swaps: rounds of exchanges at the budget.
-        settings: see Distill.
+        first_factor: read by runs/request.py.
     """
 
     SAVED = (*MaskedSearch.SAVED, "round", "due")

@@ -20,8 +20,7 @@ class MaskedSearch(Distill):
         network: sites are MaskedReLU; its mask is the first one.
         teacher: frozen all-ReLU network.
         budget: ReLUs that stay; a subclass meets it exactly when its epochs end. Where a callback ended it
-            before, its mask is projected.
-        settings: see Distill. The result is the last mask, with the weights trained towards it.
+            before, its mask is projected. The result is the last mask, with the weights trained towards it.
     """
 
     name = "search"

@@ -1,9 +1,8 @@
 """SAFENet (Lou et al., ICLR 2021): which channels become polynomials, and of which degree, under a budget of ReLUs.
 
 Known of the abstract: the most useful channels keep their ReLUs, the others become polynomials of several degrees, and
-each layer has a replacement ratio of its own, found by a search. How the paper measures usefulness, its degrees and its
-coefficients are not known. Here: the mean of `score=` over a channel's positions, on the teacher; degrees 2 and 3; the
-least-squares polynomials of replacement.py; and the search of planner.py.
+each layer has a replacement ratio of its own, found by a search. Here: the mean of `score=` over a channel's positions,
+on the teacher; degrees 2 and 3; replacement.py; planner.py. What is not known of the paper: docs/methods.md.
 
 A plan has two numbers per site: what its share of the budget is proportional to, as in SENet's allocation, rounded to
 whole channels; and the share of its removed channels that have degree 3, those of largest score. Engines compute all
@@ -39,13 +38,7 @@ class MixedDegrees(Cubic):
 
 
 class SAFENet(Planner):
-    """The search stage of method=safenet.
-
-    Args:
-        score: a function of scores.py with its settings.
-        score_images: training images for it.
-        settings: see Planner.
-    """
+    """The search stage of method=safenet; see Planner. Settings: conf/method/search/safenet.yaml."""
 
     plans_with = "cubic"
     unit = "channels"

@@ -17,13 +17,9 @@ from relinearize.relu.sites import named_sites
 
 
 class ShapleyValues(Stage):
-    """The sensitivities of sensitivity=shapley; trains nothing.
+    """The sensitivities of sensitivity=shapley; trains nothing. Settings: conf/sensitivity/shapley.yaml.
 
-    Args:
-        network: pixels to logits with the teacher's weights; sites are MaskedReLU that keep all their ReLUs.
-        permutations: random orders of the sites.
-        images: training images for an accuracy.
-        batch_size: images at a time.
+    `network`: pixels to logits with the teacher's weights; sites are MaskedReLU that keep all their ReLUs.
     """
 
     name = "sensitivity"

@@ -75,25 +75,12 @@ def site_distances(mask: Mask, other: Mask) -> dict[str, float]:
 
 
 class SENetSearch(Distill):
-    """The search stage of SENet, for one budget.
+    """The search stage of SENet, for one budget. Settings: conf/method/search/senet.yaml.
 
     Args:
         network: sites are MaskedReLU. teacher: frozen all-ReLU network with the same sites.
         sensitivities: eta_l per site, None for a culled site; the allotment is min(N_l, c * eta_l), summing to
             `budget`.
-        cross_entropy_weight, distillation_weight: gamma and alpha.
-        mismatch: "linear" or "activation" (the official one), see mismatch.py.
-        granularity: "position"; or "channel": whole channels, those of largest mean mismatch, as many as fit below the
-            budget (the record says what was met).
-        initial_mask: "exact": n_l random positions of each site; "spatial": the official one, see spatial_mask.
-        top: "exact": n_l positions, ties to the lower index; "strict": the official code's n_l - 1 or fewer.
-        start: the student's first weights: "teacher": the teacher's (paper, unverified); "scratch": its own (code).
-        paper_parity: the official code throughout: activation, spatial, strict, scratch, constant rate, selection on
-            the test set.
-        stop_distance: end after `stop_patience` epochs in a row in which no more than this share of the kept ReLUs
-            moved (see hamming_distance); None: all epochs, since every threshold measured costs accuracy where the
-            fine-tuning stays as it is (docs/methods.md). The official code trains all epochs, too.
-        settings: see Distill. selection "last" is the last mask with the weights trained towards it.
     """
 
     name = "search"

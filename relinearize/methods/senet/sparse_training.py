@@ -119,14 +119,9 @@ class PrunedWeight(nn.Module):
 class SparseTraining(Classifier):
     """Sparse learning of the all-ReLU network, for the densities of its layers.
 
-    Pruned are the layers in front of sites (see `site_layers`); shortcuts and the classifier stay dense.
-
-    Args:
-        network: all-ReLU; starts from the teacher's weights.
-        density: d, the share of the prunable weights that is kept in the end, exactly (rounded to one weight).
-        pruning_share: the part of the training, 0 to 1, after which d is reached. The masks still move afterwards.
-        updates_per_epoch: how often the mask is updated.
-        stage_settings: see Stage. `selection` is "last": only the end has the final density.
+    Pruned are the layers in front of sites (see `site_layers`); shortcuts and the classifier stay dense. `network`:
+    all-ReLU; starts from the teacher's weights. Only the end has the final density, hence the `selection` "last".
+    Settings: conf/sensitivity/computed.yaml.
 
     `use` runs the network once, to see which layers lead into which sites.
     """

@@ -40,16 +40,12 @@ class Diverged(UserError):
 class Stage(nn.Module):
     """Trains `network` (pixels in, logits out) for `epochs` epochs; subclasses say with which loss and optimizer.
 
+    Settings: conf/method/teacher/classifier.yaml; rates: schedule.py.
+
     Args:
         network: pixels N x C x H x W in [0, 1] to logits; trained in place.
         epochs: passes over the training images; 0, for a fine-tuning: the weights stay as they are.
-        batch_size: images a step, over all processes.
-        learning_rate: of the first epoch; `schedule`, `milestones` and `gamma` as in schedule.py.
-        momentum, weight_decay: of SGD.
         clip: largest norm of a step's gradient, which is shortened to it; None: any.
-        selection: which weights count as the result. "best": highest accuracy on the hold-out (earliest on ties);
-            "last": those of the last epoch; "test": highest accuracy on the test set, as the official codes choose
-            (paper parity; the record says so).
         segments: parts of an epoch between which the training may stop, be checked and be saved.
     """
 
