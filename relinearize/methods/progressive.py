@@ -190,17 +190,16 @@ class Progressive(CycleStage, Distill):
     def position_scores(self, keep: int) -> dict[str, Tensor]:
         """Of the network as it is now, on the CPU; those of what is kept with their hysteresis."""
         images = min(self.score_images, 1024) if self.choice != "top" else self.score_images
-        count = -(-images // self.batch_size)
         ((first, _),) = self.further_batches(self.rung, 1)
         for network in (self.network, *self._frozen):
             network.to(first.device)  # without any training, nothing has moved them there yet
-        batches = self.further_batches(self.rung, count)
+        batches = self.further_batches(self.rung, images)
         found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed + self.rung)
         # One's own may have any order, and be of this process's images alone.
         found = {name: found[name].to(first.device).contiguous() for name in self.alphas}
         take_from_first(found.values())
         if self.choice != "top":
-            found = self.correlated_scores(found, self.further_batches(self.rung, count), keep)
+            found = self.correlated_scores(found, self.further_batches(self.rung, images), keep)
         return {
             name: (score * (1 + self.hysteresis * self.kept[name].to(score))).cpu() for name, score in found.items()
         }

@@ -152,8 +152,7 @@ class BCD(MaskedSearch):
     def train_accuracy(self, mask: Mask) -> float:
         """Percent of training images that the network has right under `mask`; the same images in a round."""
         mask.apply(inner_network(self.network))
-        count = None if self.accuracy_images is None else -(-self.accuracy_images // self.batch_size)
-        return accuracy(self.network, self.further_batches(self.round, count), self.precision_name)
+        return accuracy(self.network, self.further_batches(self.round, self.accuracy_images), self.precision_name)
 
     def position_scores(self) -> Mapping[str, Tensor]:
         return self.first

@@ -191,7 +191,7 @@ class DeepReDuce(MaskedSearch):
 
     def images(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Training images, and the networks on their device: without any training, nothing has moved them there yet."""
-        for images, labels in self.further_batches(0, -(-self.score_images // self.batch_size)):
+        for images, labels in self.further_batches(0, self.score_images):
             for network in (self.network, *self._frozen):
                 network.to(images.device)
             yield images, labels

@@ -119,8 +119,7 @@ class Planner(MaskedSearch):
         inner.load_state_dict(self.initial, strict=False)  # which lacks coefficients
         mask, fit = self.plan(self.tried["params"])
         self.put_on(mask)
-        batches = self.further_batches(0, -(-fit.images // self.batch_size))
-        coefficients = fit.coefficients(self.network, batches, self.seed)
+        coefficients = fit.coefficients(self.network, self.further_batches(0, fit.images), self.seed)
         for name, site in named_sites(inner).items():
             site.coefficients.copy_(coefficients[f"{name}.{COEFFICIENTS}"])
         for optimizer in self.trainer.optimizers:  # momentum of the trial before

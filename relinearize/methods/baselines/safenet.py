@@ -69,7 +69,7 @@ class SAFENet(Planner):
 
     def on_train_start(self) -> None:
         if not self.scores:  # else of a checkpoint; the network is no longer the teacher's then
-            batches = self.further_batches(1, -(-self.score_images // self.batch_size))
+            batches = self.further_batches(1, self.score_images)
             found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed)
             self.scores = {name: found[name].cpu() for name in self.shapes}
         super().on_train_start()

@@ -8,6 +8,7 @@ of a segment's end or, after a signal or in a long segment, of any batch.
 
 import copy
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -209,12 +210,15 @@ class Stage(nn.Module):
         self.train_loader, self.validation_loader = train_loader, validation_loader
         self.precision_name, self.seed = precision, seed
 
-    def further_batches(self, number: int, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first `count` training batches (None: all) of an epoch that is not trained on, one for each `number`."""
+    def further_batches(self, number: int, images: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first training batches of an epoch that is not trained on, one for each `number`: as many as `images`
+        fill, the last of them whole; None: all.
+        """
         loader = copy.copy(self.train_loader)  # the place of the training stays where it is
         if process_count() == 1:  # after a training in several, of which each has had its share
             loader.rank, loader.world_size = 0, 1
         loader.seek(UNTRAINED + number)
+        count = None if images is None else math.ceil(images / self.batch_size)
         return itertools.islice(itertools.chain.from_iterable(loader for _ in range(loader.parts)), count)
 
     def estimate_norms(self, network: nn.Module, images: int = 2048) -> None:
@@ -226,7 +230,7 @@ class Stage(nn.Module):
         norms = [module for module in network.modules() if isinstance(module, NORMS)]
         former = [copy.deepcopy(norm.state_dict()) for norm in norms]
         estimate = update_bn if self.polynomials is None else median_norms
-        estimate(self.further_batches(self.current_epoch, -(-images // self.batch_size)), network)
+        estimate(self.further_batches(self.current_epoch, images), network)
         for norm, state in zip(norms, former, strict=True):
             if norm.track_running_stats and not norm.num_batches_tracked:
                 norm.load_state_dict(state)
