@@ -27,7 +27,7 @@ from relinearize.methods.scores import check_callable, damage_vectors
 from relinearize.methods.stage.cycle import CycleStage
 from relinearize.methods.stage.schedule import one_cycle
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
-from relinearize.processes import process_rank, sum_over_processes, take_from_first
+from relinearize.processes import sum_over_processes, take_from_first
 from relinearize.relu.budget import kept_first, listed_budget, top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import slopes
@@ -43,7 +43,7 @@ class Progressive(CycleStage, Distill):
         network: sites are SlopedReLU; starts from the teacher's weights.
         teacher: frozen all-ReLU network.
         budgets: counts at which to leave a snapshot; the walk ends at the smallest.
-        on_snapshot: called with each Snapshot, largest budget first; of several processes in the first one only.
+        on_snapshot: called with each Snapshot, largest budget first.
     """
 
     name = "search"
@@ -98,6 +98,8 @@ class Progressive(CycleStage, Distill):
         self.slopes_settled = False  # they are those of `kept`; a resumed training sets them once more
         self.accepted: dict[str, Any] | None = None  # weights, mask and divergence before the exchange that is tried
         self.rejected = 0  # exchanges of this rung that were gone back on
+        # Budgets from here on have had their snapshot; runs/search.py reads it in a checkpoint.
+        self.lowest_checked = total + bool(exchanges)
 
     def check_selection(self, holdout: float) -> None:
         super().check_selection(holdout)
@@ -161,11 +163,6 @@ class Progressive(CycleStage, Distill):
         """Positions kept at the present rung."""
         return int(torch.stack([kept.sum() for kept in self.kept.values()]).sum())
 
-    @property
-    def lowest_checked(self) -> int:
-        """Budgets from here on have had their snapshot; runs/search.py reads it in a checkpoint."""
-        return self.count + bool(self.exchanges)
-
     def next_rung(self, history: list[dict[str, float]]) -> None:
         """Score the network, leave the masks of the budgets down to the next rung, and choose that rung's."""
         last = self.rung == len(self.counts)
@@ -183,6 +180,7 @@ class Progressive(CycleStage, Distill):
         if not last:
             self.former, self.kept = self.kept, self.on_device(top_mask(scores, rung))
             self.rung, self.accepted, self.rejected, self.slopes_settled = self.rung + 1, None, 0, False
+            self.lowest_checked = rung + bool(self.exchanges)
 
     def on_device(self, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: mask[name].to(alpha.device) for name, alpha in self.alphas.items()}
@@ -221,8 +219,6 @@ class Progressive(CycleStage, Distill):
         self, budget: int, mask: Mask, scores: dict[str, Tensor] | None, history: list[dict[str, float]]
     ) -> None:
         self._count_seconds()
-        if process_rank() > 0:
-            return
         weights = without_alphas(self.weights(), self.alphas)
         moment = {"epoch": float(len(history)), **count_columns(mask.counts)}
         trained = len(history) >= min(self.rung, self.walked) * self.epochs_of_rung  # else a callback ended it

@@ -21,7 +21,6 @@ from relinearize.methods.losses import logit_losses
 from relinearize.methods.stage.schedule import adam
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
 from relinearize.methods.stage.stage import Stage
-from relinearize.processes import process_rank
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import slopes
@@ -53,7 +52,7 @@ class SNLSearch(Stage):
         network: sites are SlopedReLU; starts from the teacher's weights.
         teacher: frozen all-ReLU network.
         budgets: counts at which to leave a snapshot; the search ends at the smallest.
-        on_snapshot: called with each Snapshot, largest budget first; of several processes in the first one only.
+        on_snapshot: called with each Snapshot, largest budget first.
     """
 
     name = "search"
@@ -133,8 +132,6 @@ class SNLSearch(Stage):
         row |= {**count_columns(self.kept), "lasso": self.lasso_of_epoch}
 
     def _leave_snapshot(self, budget: int) -> None:
-        if process_rank() > 0:
-            return
         reached = self.count <= budget
         alphas = {name: alpha.detach().cpu().clone() for name, alpha in self.alphas.items()}
         if self.paper_parity and reached:

@@ -40,6 +40,7 @@ class ReLUPruner(MaskedSearch):
     """
 
     hooked = True  # hooks look at the sites
+    SAVED = (*MaskedSearch.SAVED, "means.means", "means.shares")
 
     def __init__(
         self,
@@ -100,11 +101,3 @@ class ReLUPruner(MaskedSearch):
 
     def position_scores(self) -> dict[str, Tensor]:
         return self.means.scores()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] |= {"means": self.means.means, "shares": self.means.shares}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.means.means, self.means.shares = checkpoint["search"]["means"], checkpoint["search"]["shares"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
-from relinearize.methods.distill import Distill
+from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
 from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.processes import sum_in_first, sum_over_processes, zero_unless_first
@@ -74,7 +74,7 @@ def site_distances(mask: Mask, other: Mask) -> dict[str, float]:
     return {name: hamming_distance({name: kept}, other) for name, kept in mask.items()}
 
 
-class SENetSearch(Distill):
+class SENetSearch(MaskedSearch):
     """The search stage of SENet, for one budget. Settings: conf/method/search/senet.yaml.
 
     Args:
@@ -83,9 +83,8 @@ class SENetSearch(Distill):
             `budget`.
     """
 
-    name = "search"
-    least_epochs = 1
-    SAVED = ("settled_epochs",)
+    FIXED: Mapping[str, Any] = {}
+    SAVED = (*MaskedSearch.SAVED, "settled_epochs", "mismatch.sums")
     allocated = True  # is given sensitivities and one budget, see pipeline.py
 
     def __init__(
@@ -117,7 +116,7 @@ class SENetSearch(Distill):
         if paper_parity:
             switches, settings = switches | PARITY, settings | STAGE_PARITY
         weights = {"cross_entropy_weight": cross_entropy_weight, "distillation_weight": distillation_weight}
-        super().__init__(network, teacher, **weights, **settings)
+        super().__init__(network, teacher, budget=budget, **weights, **settings)
         for key, value in switches.items():
             self.take_one_of(CHOICES[key], **{key: value})
         self.take_one_of((True, False), paper_parity=paper_parity)
@@ -126,7 +125,6 @@ class SENetSearch(Distill):
         if self.granularity == "channel" and self.top == "strict":
             remedy = "method.search.paper_parity=false" if paper_parity else "method.search.top=exact"
             raise UserError(f"method.search.granularity=channel keeps exact counts; give {remedy}")
-        self.budget = budget
         self.shapes = site_shapes(inner_network(network))
         if self.granularity == "channel":  # what each site keeps: channels, or positions
             self.counts = allocate_channels(self.shapes, sensitivities, budget)
@@ -134,7 +132,6 @@ class SENetSearch(Distill):
             sizes = {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
             self.counts = allocate(sizes, sensitivities, budget)
         self.mismatch = Mismatch(network, teacher, self.shapes, switches["mismatch"])
-        self.mask = Mask.full(inner_network(network))
         self.distance, self.distances = 1.0, {name: 1.0 for name in self.shapes}
         self.settled_epochs = 0
 
@@ -156,14 +153,10 @@ class SENetSearch(Distill):
         super().use(seed=seed, **settings)
         self.put_on(self.first_mask(seed))
 
-    def put_on(self, mask: Mask) -> None:
-        """Train under `mask` from now on."""
-        mask.apply(inner_network(self.network))
-        self.mask = mask
-
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.mismatch.to(self.device)
+        zero_unless_first(self.mismatch.sums.values())  # those of a checkpoint are of all processes
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.logit_loss(*self.mismatch.logits(images), labels)
@@ -197,15 +190,3 @@ class SENetSearch(Distill):
         weights, _ = self.selected()
         mask = self.mask if self.selection == "last" else Mask(self.best.get("mask", self.mask))
         return Snapshot(self.budget, mask, weights, True, self.seconds, list(self.history))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        sums = {name: total.cpu() for name, total in self.mismatch.sums.items()}  # of a part of an epoch
-        checkpoint["search"] |= {"mask": dict(self.mask), "sums": sums}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        state = checkpoint["search"]
-        self.put_on(Mask(state["mask"]))
-        self.mismatch.sums = dict(state["sums"])
-        zero_unless_first(self.mismatch.sums.values())

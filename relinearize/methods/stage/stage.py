@@ -7,6 +7,7 @@ of a segment's end or, after a signal or in a long segment, of any batch.
 """
 
 import copy
+import functools
 import itertools
 import math
 import time
@@ -60,7 +61,9 @@ class Stage(nn.Module):
     period: int | None = None  # epochs that `schedule` covers before it begins again; None: all
     batch_shares = 1  # parts of a batch that pass batch norms separately
     start = "teacher"  # of a search for one budget: from the teacher's weights, or from "scratch"
-    SAVED: tuple[str, ...] = ()  # attributes of the subclass that a checkpoint holds, too: plain types and tensors
+    # Attributes of the subclass, or of what it has ("mismatch.sums"), that a checkpoint holds, too, under their last
+    # names: plain types and tensors.
+    SAVED: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -286,9 +289,9 @@ class Stage(nn.Module):
     def on_train_start(self) -> None:
         self._segment_started = time.monotonic()
         self.sums.to(self.device)  # a checkpoint is read before Lightning moves the module
-        for name in self.SAVED:
-            if isinstance(value := getattr(self, name), Tensor):
-                setattr(self, name, value.to(self.device))
+        for owner, name in self._saved():
+            if isinstance(value := getattr(owner, name), Tensor):
+                setattr(owner, name, value.to(self.device))
         if (state := self._generator_state.get(self.device.type)) is not None:  # another kind of device has its own
             global_generator(self.device).set_state(state)
         self.trainer.should_stop |= self._stopped
@@ -439,7 +442,7 @@ class Stage(nn.Module):
             "generator": {self.device.type: global_generator(self.device).get_state()},
             "stopped": getattr(self.trainer, "should_stop", False),
         }
-        checkpoint["search"] = {name: copy.copy(getattr(self, name)) for name in self.SAVED}
+        checkpoint["search"] = {name: copy.copy(getattr(owner, name)) for owner, name in self._saved()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["stage"]
@@ -448,7 +451,15 @@ class Stage(nn.Module):
         self._stopped = state.get("stopped", False)
         self._generator_state = state["generator"]
         saved = checkpoint["search"]  # of an earlier version perhaps, without what has its default since
-        vars(self).update((name, saved[name]) for name in self.SAVED if name in saved)
+        for owner, name in self._saved():
+            if name in saved:
+                setattr(owner, name, saved[name])
+
+    def _saved(self) -> Iterator[tuple[Any, str]]:
+        """Of each of SAVED the object and the name of its attribute."""
+        for path in self.SAVED:
+            *owners, name = path.split(".")
+            yield functools.reduce(getattr, owners, self), name
 
 
 def global_generator(device: torch.device) -> torch.Generator:
