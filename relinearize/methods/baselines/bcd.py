@@ -52,16 +52,16 @@ class BCD(MaskedSearch):
         swaps: int = 0,
         **settings: Any,
     ) -> None:
-        for name, value in {"draws": draws, "block_epochs": block_epochs}.items():
-            check_number(f"{self.config_key}.{name}", value, ">= 1", integer=True)
+        self.take(">= 1", integer=True, draws=draws)
+        check_number(f"{self.config_key}.block_epochs", block_epochs, ">= 1", integer=True)
         check_number(f"{self.config_key}.swaps", swaps, ">= 0", integer=True)
-        check_number(f"{self.config_key}.tolerance", tolerance, ">= 0")
-        check_number(f"{self.config_key}.candidates", candidates, "> 0", "<= 1")
+        self.take(">= 0", tolerance=tolerance)
+        self.take("> 0", "<= 1", candidates=candidates)
         check_choice(f"{self.config_key}.train", train, ("needed", "always"))
         check_number(f"{self.config_key}.block", block, "> 0")
         if isinstance(block, float) and block > 1 and not block.is_integer():
             raise UserError(f"{self.config_key}.block={block}: must be an integer, or a share below 1")
-        check_number(f"{self.config_key}.accuracy_images", accuracy_images, ">= 1", integer=True, optional=True)
+        self.take(">= 1", integer=True, optional=True, accuracy_images=accuracy_images)
         going = Mask.of(inner_network(network)).count - budget
         if going < 0:
             raise UserError(
@@ -70,8 +70,7 @@ class BCD(MaskedSearch):
         self.block = max(1, math.ceil(block * going)) if block < 1 else int(block)
         self.rounds = math.ceil(going / self.block) + swaps
         super().__init__(network, teacher, budget=budget, epochs=(1 + self.rounds) * block_epochs, **settings)
-        self.draws, self.tolerance, self.candidates = draws, tolerance, candidates
-        self.train_always, self.period, self.accuracy_images = train == "always", block_epochs, accuracy_images
+        self.train_always, self.period = train == "always", block_epochs
         self.first = dict(first)
         self.round = 0  # blocks and swaps done
         self.due = False  # whether a training has ended and the rounds after it have not

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.resnet import share_shortcut_norms
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import UserError, check_choice
 from relinearize.methods.losses import classification_loss, distillation_divergence, percent_correct
 from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
 
@@ -46,8 +46,8 @@ class RobustClassifier(RobustTraining):
         if shared_shortcut_norms:
             share_shortcut_norms(network)
         super().__init__(network, **robust_settings)
-        check_number(f"{key}.trades_weight", trades_weight, ">= 0", optional=True)
-        check_number(f"{key}.trades_temperature", trades_temperature, "> 0")
+        self.take(">= 0", optional=True, trades_weight=trades_weight)
+        self.take("> 0", trades_temperature=trades_temperature)
         if trades_weight is not None and (len(self.routes) > 1 or not {"clean", "adversarial"} <= set(self.part_names)):
             raise UserError(
                 f"{key}.trades_weight={trades_weight} compares two outputs of one route; give method.routes=1 and "
@@ -60,7 +60,6 @@ class RobustClassifier(RobustTraining):
             raise UserError(
                 f"{key}.part_weights.adversarial={weight}: TRADES' divergence has {key}.trades_weight; give 1 here"
             )
-        self.trades_weight, self.trades_temperature = trades_weight, trades_temperature
 
     def loss(
         self, images: Tensor, labels: Tensor, augmix_images: Tensor | None = None

@@ -31,7 +31,7 @@ from torch.nn.utils import parametrize
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.data.loaders import TrainLoader
-from relinearize.errors import UserError, check_number
+from relinearize.errors import UserError
 from relinearize.methods.teacher import Classifier
 from relinearize.relu.budget import top_positions
 from relinearize.relu.sites import named_sites
@@ -140,9 +140,8 @@ class SparseTraining(Classifier):
         **stage_settings: Any,
     ) -> None:
         super().__init__(network, segments=updates_per_epoch, selection="last", **stage_settings)
-        check_number(f"{self.config_key}.density", density, "> 0", "< 1")
-        check_number(f"{self.config_key}.pruning_share", pruning_share, "> 0", "<= 1")
-        self.density, self.pruning_share = density, pruning_share
+        self.take("> 0", "< 1", density=density)
+        self.take("> 0", "<= 1", pruning_share=pruning_share)
         self.layers: dict[str, str] = {}
         self.pruned: dict[str, nn.Module] = {}
 
