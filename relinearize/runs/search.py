@@ -13,6 +13,7 @@ from relinearize.errors import UserError
 from relinearize.methods.senet.ordered import first
 from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.methods.stage.stage import Stage
+from relinearize.processes import process_rank
 from relinearize.progress import say
 from relinearize.records.store import MASK, WEIGHTS, Artifact
 from relinearize.relu.allocation import allocate
@@ -215,8 +216,9 @@ def walking_stage(plan: Plan, budgets: list[int]) -> Stage:
 
 
 def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
+    """Of several processes, the first one's."""
     artifact = plan.snapshot(snapshot.budget)
-    if artifact.complete:
+    if process_rank() > 0 or artifact.complete:
         return
     snapshot.mask.check_fits(plan.request.shapes)
     if snapshot.scores is None and plan.request.allocation is not None and not plan.request.allocated:

@@ -30,10 +30,8 @@ class OrderedDistill(PRAMDistill):
         network: linearized, of full width; its masks do not change and are cut for the narrower widths.
         teacher: of full width. Attention maps are means over channels and compared as they are; activations with the
             teacher's first channels.
-        widths: fractions of the channels, in (0, 1], among them 1.0.
-        pram_settings: see PRAMDistill and Stage.
 
-    Raises UserError for widths that the network does not allow.
+    Settings: conf/method/finetune/senetpp.yaml. Raises UserError for widths that the network does not allow.
     """
 
     def __init__(

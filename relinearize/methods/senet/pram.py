@@ -140,15 +140,12 @@ def chosen_sites(
 class PRAMDistill(Distill):
     """Fine-tunes a linearized `network` against a frozen `teacher` with distillation and PRAM.
 
+    Settings: conf/method/finetune/senet.yaml.
+
     Args:
         network: linearized; its masks do not change.
         teacher: pixels to logits, with modules of the same names as the network's sites (as of `frozen_copy`); not
             trained, not saved.
-        form: how outputs are compared, see FORMS.
-        sites: where: "stages" (the ends of the network's stages), "all" or a list of site names; see chosen_sites.
-        cross_entropy_weight, distillation_weight, pram_weight: gamma, alpha and beta. With form=activations beta
-            multiplies half the sum over the sites.
-        settings: temperature T of the distillation term, and see Stage.
     """
 
     def __init__(
