@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from quick_runs import METHODS, QUICK, SMALL, assert_same_tensors, copy_store, quick_plan, quick_run
+from torch import nn
 
 from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
@@ -220,13 +221,40 @@ def test_what_a_user_gets_wrong_is_found_before_anything_is_trained(tmp_path, se
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_widths_that_the_backbone_has_not_are_one_line(tmp_path):
-    for settings, words in (
-        ("method.finetune.widths=[0.3,1.0]", "method.finetune.widths"),
-        ("method.finetune.widths=[0.5]", "1.0 included"),
-    ):
-        with pytest.raises(UserError, match=words):
-            check_stages(quick_plan(tmp_path, settings, method="senetpp"))
+class Hidden(nn.Sequential):
+    """Its second convolution has `fixed` channels, and `growing` for each of the width."""
+
+    def __init__(self, classes, image_size, channels, width, convention, fixed, growing):
+        hidden = fixed + growing * width
+        layers = nn.Conv2d(channels, width, 3), nn.ReLU(), nn.Conv2d(width, hidden, 3), nn.ReLU(), nn.Flatten()
+        super().__init__(*layers, nn.Linear(hidden * (image_size - 4) ** 2, classes))
+
+
+def hidden_channels(fixed, growing):
+    own = [f"backbone._target_={__name__}.Hidden", "~backbone.initialisation"]
+    return [*own, f"+backbone.fixed={fixed}", f"+backbone.growing={growing}"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ["method.finetune.widths=[0.3,1.0]"],
+            r"method.finetune.widths=\[0.3, 1.0\]: 0.3 of backbone.width=8 is no net",
+        ),
+        (["method.finetune.widths=[0.5]"], "1.0 included"),
+        (hidden_channels(4, 1), r"widths=\[0.5, 1.0\]: backbone.width times 0.5 .* \(not of 2.weight\); all of them"),
+        (hidden_channels(6, 0), "all of them must be proportional to backbone.width"),
+    ],
+)
+def test_widths_that_the_backbone_has_not_are_one_line(tmp_path, settings, words):
+    with pytest.raises(UserError, match=words) as refusal:
+        check_stages(quick_plan(tmp_path, *settings, method="senetpp"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_ones_own_backbone_has_narrower_networks(tmp_path):
+    check_stages(quick_plan(tmp_path, *hidden_channels(0, 2), method="senetpp"))
 
 
 @pytest.mark.slow
