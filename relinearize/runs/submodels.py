@@ -106,7 +106,7 @@ def leave_submodels(plan: Plan, record: Record, folder: Path) -> None:
         mask = Mask.of(submodel_network(plan.request, fraction, run_mask).network)
         config = submodel_config(plan.request.config, fraction)
         write_text(place / CONFIG, OmegaConf.to_yaml(config, resolve=True))
-        mask.to_file(place / MASK, replace(metadata, asked=mask.count, met=mask.count))
+        mask.to_file(place / MASK, replace(metadata, met=mask.count))
         copy_file(plan.finetune.file(f"{name}/{WEIGHTS}"), place / WEIGHTS)
         leave_record(submodel_record(record, name, mask, fraction, content["accuracy"]), place)
 
@@ -136,7 +136,7 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
     if fraction < 1:
         values["backbone"]["width"] = round(record.backbone.width * fraction)
         values["config"]["backbone"]["width"] = values["backbone"]["width"]
-        values["budget"] |= {"asked": mask.count, "met": mask.count, "total": mask.total}
+        values["budget"] |= {"met": mask.count, "total": mask.total}
     for site in values["sites"]:
         kept = mask[site["name"]]
         site |= {"shape": tuple(kept.shape), "total": kept.numel(), "kept": int(kept.sum())}

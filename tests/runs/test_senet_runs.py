@@ -194,6 +194,10 @@ def test_submodels_are_runs_of_their_own(senetpp):
         assert site.shape == (wide.shape[0] // 2, *wide.shape[1:])
         assert site.kept == int(mask[site.name][: site.shape[0]].sum())  # the first half of the channels
     assert narrow.budget.met == sum(site.kept for site in narrow.sites) < whole.budget.met == BUDGET
+    assert (narrow.budget.asked, narrow.budget.total) == (BUDGET, sum(site.total for site in narrow.sites))
+    assert narrow.narrower and not whole.narrower and not narrow.budget_missed
+    _, metadata = Mask.from_file(folder / "width-0.5" / "mask.safetensors")
+    assert (metadata.asked, metadata.met) == (BUDGET, narrow.budget.met)
     assert evaluate_run([f"run={folder / 'width-0.5'}"])["test"] == narrow.accuracy.test
     assert evaluate_run([f"run={folder}"])["test"] == whole.accuracy.test
 
