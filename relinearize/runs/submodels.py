@@ -10,6 +10,7 @@ import copy
 import os
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,15 @@ def narrower_network(request: Request, fraction: float) -> PixelInput:
     """
     if request.reshaped:
         raise UserError("this search gives the student a width itself; give widths=[1.0]")
-    narrow = all_relu_network(submodel_config(request.config, fraction), request.source, student=True)
+    config, same = submodel_config(request.config, fraction), (request.source.channels, request.source.classes)
+    narrow = all_relu_network(config, request.source, student=True)
     part, whole = (network.network.state_dict() for network in (narrow, request.all_relu))
-    same = (request.source.channels, request.source.classes)
-    for name, weights in whole.items():
-        found = part[name].shape if name in part else ()
-        outer = zip(found[:2], weights.shape[:2], strict=False)  # outputs and inputs; then come sides of kernels
-        proportional = all(few == many * fraction or few == many in same for few, many in outer)
-        if len(found) != weights.dim() or found[2:] != weights.shape[2:] or not proportional:
+    ratio = Fraction(config.backbone.width, request.config.backbone.width)
+    for name in whole | part:
+        few, many = (weights[name].shape if name in weights else (0,) for weights in (part, whole))
+        channels = zip(few[:2], many[:2], strict=False)  # outputs and inputs; behind them come the sides of kernels
+        proportional = all(one == other * ratio or one == other in same for one, other in channels)
+        if len(few) != len(many) or few[2:] != many[2:] or not proportional:
             raise UserError(
                 f"backbone.width times {fraction:g} does not give the first {fraction:g} of this backbone's channels "
                 f"in every layer (not of {name}); all of them must be proportional to backbone.width"

@@ -190,7 +190,7 @@ def test_what_cannot_be_narrowed_is_one_line(kind, message):
     network = Special(kind)
     network(images())
     with pytest.raises(UserError, match=message) as error:
-        narrowed(network, Special(kind, 4))
+        OrderedNetwork(network, lambda fraction: Special(kind, int(8 * fraction)))
     assert "\n" not in str(error.value)
 
 

@@ -46,10 +46,9 @@ def narrowed(network: nn.Module, narrower: nn.Module) -> nn.Module:
     """`narrower`, with the first entries of each weight, mask and coefficient of `network` in place of its own.
 
     `network`: linearized or not, with or without its pixel adapter. `narrower`: the same of a smaller width, all ReLUs
-    kept. They share nothing. UserError for networks of which the first channels alone mean something else.
+    kept. They share nothing.
     """
     whole, part = inner_network(network), inner_network(narrower)
-    check_narrowable(whole)
     weights = whole.state_dict()
     to_masked(part, first_positions(Mask.of(whole), part))
     names = {f"{site}.{COEFFICIENTS}": channels for site, (channels, *_) in site_shapes(part).items()}
@@ -95,7 +94,7 @@ class OrderedNetwork(nn.Module):
         narrower: from a fraction below 1 to a new network of that width, all ReLUs kept.
         widths: fractions in (0, 1], among them 1 (the full network).
 
-    Raises UserError for other widths and for networks that `narrower` or `narrowed` refuse.
+    Raises UserError for other widths and for networks that `check_narrowable` or `narrower` refuses.
     """
 
     def __init__(
@@ -106,6 +105,8 @@ class OrderedNetwork(nn.Module):
         if not numbers or len(set(widths)) < len(widths) or max(widths, default=0) != 1 or min(widths) <= 0:
             raise UserError("give a list of different fractions above 0 and up to 1.0 (the full network), 1.0 included")
         self.widths = tuple(sorted(float(width) for width in widths))
+        if len(self.widths) > 1:
+            check_narrowable(inner_network(network))
         self.full = network
         self.narrow = nn.ModuleList(narrowed(network, narrower(width)) for width in self.widths[:-1])
         self._index = {width: index for index, width in enumerate(self.widths[:-1])}
