@@ -41,10 +41,10 @@ from relinearize.runs.stages import (
     train,
 )
 from relinearize.runs.submodels import (
-    check_submodels,
     copy_file,
     leave_record,
     leave_submodels,
+    narrower_input,
     run_mask_of,
     submodel_network,
     submodels,
@@ -183,8 +183,8 @@ def finetune_stage(plan: Plan) -> Stage:
     network = begun(plan, plan.request.stage_network("finetune"))
     if plan.request.replacement is not None:
         to_replaced(network.network, read_checkpoint(plan.finetune.work / REPLACEMENT))
-    build = builder(plan.request.config.method.finetune)
-    stage = build(network=network, teacher=frozen_teacher(plan, "finetune"), **epochs_left(plan))
+    build, further = builder(plan.request.config.method.finetune), narrower_input(plan.request) | epochs_left(plan)
+    stage = build(network=network, teacher=frozen_teacher(plan, "finetune"), **further)
     if isinstance(fit := plan.request.replacement_fit, GaussianFit):
         stage.hold_polynomials(fit)
     return stage
@@ -259,7 +259,8 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
         inputs["method.search"] = search_inputs(plan)
     if not plan.finetune.complete:
         teacher = request.stage_network("finetune", teacher=True)
-        inputs["method.finetune"] = {"network": request.stage_network("finetune"), "teacher": teacher}
+        network = request.stage_network("finetune")
+        inputs["method.finetune"] = {"network": network, "teacher": teacher, **narrower_input(request)}
     builds = {key: builder(OmegaConf.select(config, key)) for key in inputs}
     if plan.sensitivity is not None and not plan.sensitivity.complete:
         key = plan.sensitivity_key
@@ -293,7 +294,6 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
                     stages[key].check_selection(config.dataset.get("holdout", 0))
                     stages[key].check_devices(request.training.devices)
                     stages[key].rehearse(torch.zeros(2, *request.input_size), torch.zeros(2, dtype=torch.long))
-                    check_submodels(request, stages[key])
             if key in stages:
                 check_monitors(request, key, stages[key])
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since

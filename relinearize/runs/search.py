@@ -5,12 +5,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.weights import write_weights
 from relinearize.errors import UserError
-from relinearize.methods.senet.ordered import first
+from relinearize.methods.senet.ordered import first_channels
 from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.methods.stage.stage import Stage
 from relinearize.processes import process_rank
@@ -169,11 +167,6 @@ def budget_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
     if stage.start == "scratch":
         load_into(stage.network, request.fresh_student().network.state_dict())
     return stage
-
-
-def first_channels(weights: dict[str, Tensor], network: PixelInput) -> dict[str, Tensor]:
-    """The teacher's weights, as far as a narrower `network` has room for them."""
-    return {name: first(weights[name], value.shape) for name, value in network.network.state_dict().items()}
 
 
 def walk_search(plan: Plan) -> None:

@@ -57,6 +57,7 @@ class Stage(nn.Module):
     least_epochs = 1
     segments_key = "segments"  # the setting that says how many
     routed = False  # whether the stage uses the batch-norm routes of the network (see backbones.routes)
+    narrows = False  # whether it is given `narrower`: from a fraction of the channels to a new network with these
     score_of: Callable[..., Scores] | None = None  # of a search: what scores positions
     period: int | None = None  # epochs that `schedule` covers before it begins again; None: all
     batch_shares = 1  # parts of a batch that pass batch norms separately

@@ -136,6 +136,7 @@ def _run(row: dict[str, Any], path: Path | None, preset: Preset, histories: dict
     run = record.model_dump(mode="json", exclude={"stages", "config", "schema_version", "cost"})
     run |= {name: row[name] for name in ("network", "teacher")} | {"predicted": sections.predicted_data(row, preset)}
     run["accuracy"]["teacher_test"] = None if math.isnan(row["teacher_test"]) else row["teacher_test"]
+    run["narrower"] = record.narrower
     run["path"] = "" if path is None else str(path)
     run["config"] = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True, width=100)
     run["stages"] = [

@@ -30,7 +30,7 @@ def print_runs(records: Iterable[Record], console: Console | None = None, preset
     several_sets = len({record.dataset.title for record in records}) > 1
     methods = not all(record.name.startswith(f"{record.method.name}-") for record in records)
     units = len({(record.unit, record.replacement) for record in records}) > 1
-    missed = any(record.budget.met != record.budget.asked for record in records)
+    missed = any(record.budget_missed for record in records)
     sent = preset.network is not None
     names = ("run", *["dataset"] * several_sets, *["method"] * methods, *["removed", "replaced by"] * units)
     counts, costs = ["asked"] * missed + ["ReLUs", "ReLU %"], ["live\nsites", "PI s"] + ["PI MB"] * sent
@@ -46,7 +46,7 @@ def print_runs(records: Iterable[Record], console: Console | None = None, preset
             *[escape(record.method.name)] * methods,
             *[record.unit or "-", record.replacement] * units,
             *[f"{budget.asked:,}"] * missed,
-            met if budget.met == budget.asked else f"[red]{met}[/red]",
+            f"[red]{met}[/red]" if record.budget_missed else met,
             f"{100 * budget.met / budget.total:.2f}" if budget.total else "-",
             f"[bold]{_number(accuracy.test)}[/bold]",
             _number(accuracy.test_last),
