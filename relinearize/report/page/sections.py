@@ -185,7 +185,7 @@ def _row(row: Row, table: RobustTable) -> dict[str, Any]:
             cell["each"] = [[one.first.seed, one.cells[key].value] for one in of if key in one.cells]
     return {
         **{name: getattr(row, name) for name in ("kind", "label", "network", "route", "strength", "seeds", "checks")},
-        **{name: getattr(row.first, name) for name in ("method", "relus", "total")},
+        **{"method": row.first.method, "relus": row.relus, "total": row.first.total},
         "cells": cells,
         "records": [places[record.key] for record in row.records],
     }

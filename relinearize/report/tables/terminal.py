@@ -114,7 +114,7 @@ def print_robustness(tables: "Iterable[RobustTable]", console: Console | None = 
         for name in ("ReLUs", *titles, "seeds", "checks"):
             shown.add_column(name, justify="right", no_wrap=True)
         for row in table.rows:
-            cells = [escape(row.label), *[escape(row.network)] * several, escape(row.route), f"{row.first.relus:,}"]
+            cells = [escape(row.label), *[escape(row.network)] * several, escape(row.route), f"{row.relus:,}"]
             for column in table.columns:
                 measure = row.cells.get(column.key)
                 cells.append("-" if measure is None else f"[bold]{measure}[/bold]" if measure.best else str(measure))
