@@ -24,7 +24,7 @@ from relinearize.report.tables.measures import interval_95
 from relinearize.report.tables.pareto import build_panels, pareto_table
 from relinearize.report.tables.robustness import ORACLE, build_tables
 from relinearize.report.tables.robustness_text import corruptions_csv, robustness_csv, robustness_markdown
-from relinearize.report.tables.terminal import print_robustness
+from relinearize.report.tables.terminal import print_evaluation, print_robustness
 
 FILES = ["robustness.md", "robustness.csv", "robustness_corruptions.csv", "robustness.png"]
 
@@ -423,6 +423,29 @@ def test_a_table_in_a_file_is_never_cut_off():
     print_robustness(build_tables(robust, build_panels(records)), Console(file=file, width=80))
     text = file.getvalue()
     assert "…" not in text and "files sha256 aaaaaaaa" in text and text.count("ε 4/255") == len(ATTACKS)
+
+
+def test_an_evaluation_prints_the_same_table_with_all_that_it_stands_on():
+    clean, adversarial = (fake_robust(record) for record in routed(fake_record("rlnet"), ("clean", "adversarial")))
+    fgsm, *others = clean.attacks
+    clean = clean.model_copy(update={"attacks": [fgsm.model_copy(update={"epsilon": 4.0}), *others]})
+    for options in ({}, {"force_terminal": True, "no_color": True}):  # on a narrow terminal lines wrap
+        print_evaluation([clean, adversarial], Console(file=(file := io.StringIO()), width=40, **options))
+        text = file.getvalue()
+        assert f"{clean.name} on CIFAR-10 (JPEG): accuracies in %" in text and "…" not in text
+        for record in (clean, adversarial):
+            assert f"{record.relus:,}" in text and record.route in text
+            for accuracy in (record.clean.accuracy, record.corruptions.npa, *(one.accuracy for one in record.attacks)):
+                assert f"{accuracy:.2f}" in text
+        assert "n 10,000" in text and "n 1,000" in text and "ReLUs" in text
+        assert "FGSM, ε 4/255: ε 4/255, step 8/255, 1 step" in text and "FGSM, ε 8/255: ε 8/255" in text
+        assert "clean: 14 corruptions, generated, cifar constants; left out: frost; mCE: mean error" in text
+    print_evaluation([clean], Console(file=(file := io.StringIO())))
+    alone = file.getvalue()
+    assert "\n14 corruptions" in alone and "\npass  epsilon sweep: falls to 0.0 %" in alone
+    only = fake_robust(fake_record(), attacks=("fgsm",), corruptions=False, checks=False)
+    print_evaluation([only], Console(file=(file := io.StringIO())))
+    assert "PGD" not in file.getvalue() and "NPA" not in file.getvalue(), "what was not asked for has no column"
 
 
 def test_terminal_shows_the_table():
