@@ -120,6 +120,15 @@ def test_rows_stand_by_the_relus_met_and_are_compared_at_equal_ones():
     assert len(alike) == 2 and sum("ca" in best_of(row) for row in alike) == 1
 
 
+def test_images_of_several_sizes_are_tables_named_like_their_panels():
+    records = [fake_record("snl", image_size=size) for size in (32, 64)]
+    records[1] = records[1].model_copy(update={"key": f"64-{records[1].key}"})
+    panels = build_panels(records)
+    tables = build_tables([fake_robust(record) for record in records], panels)
+    titles = ["CIFAR-10 (JPEG), 32 pixels", "CIFAR-10 (JPEG), 64 pixels"]
+    assert [table.title for table in tables] == [panel.title for panel in panels] == titles
+
+
 def test_what_was_measured_otherwise_is_neither_averaged_nor_compared():
     records = [fake_record("snl", 7_000, seed) for seed in range(3)]
     robust = [fake_robust(record, n=n) for record, n in zip(records, (500, 500, 1_000), strict=True)]

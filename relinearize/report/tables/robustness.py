@@ -110,6 +110,8 @@ def build_tables(records: Sequence[RobustRecord], panels: "Sequence[Panel]" = ()
     points: dict[tuple, list[RobustRecord]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.name, record.key)):
         run = runs.get(record.key) or runs.get(record.run)
+        # The page shows a table beside the panel of its dataset and title.
+        record = record.model_copy(update={"title": run.title}) if run else record
         # The route has a column of its own.
         parts = run.variant.split(", ") if run else []
         variants[record.key] = ", ".join(part for part in parts if not part.startswith("route="))
