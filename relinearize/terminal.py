@@ -24,11 +24,14 @@ def new_table(title: str | None = None, *columns: Column | str, **options: Any) 
     return Table(*columns, title=None if title is None else escape(title), **{**look, **options})
 
 
-def print_table(table: Table, console: Console | None = None) -> None:
-    """Print `table`, never cut off: no row is folded in a file; on a narrow terminal one is, or lines wrap."""
+def print_table(table: Table, console: Console | None = None, whole: bool = False) -> None:
+    """Print `table`, never cut off: no row is folded in a file; on a narrow terminal one is, or lines wrap.
+
+    `whole`: no row is folded there, either.
+    """
     console = console or Console()
     width = Measurement.get(console, console.options.update(width=WIDE), table)
-    if not console.is_terminal:
+    if whole or not console.is_terminal:
         console = Console(file=console.file, width=max(console.width, width.maximum))
     elif not any(column.overflow == "fold" for column in table.columns) and width.minimum > console.width:
         table.width = width.minimum

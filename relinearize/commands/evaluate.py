@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -42,14 +43,19 @@ class EvaluateOptions:
 def main(arguments: Sequence[str], console: Console | None = None) -> Any:
     """The clean evaluation's numbers, or all robust records; with several runs a list of these."""
     evaluation = read_evaluation(arguments)
-    if evaluation.robust is None:
-        from relinearize.evaluation.clean import evaluate_clean as evaluate
-    else:
-        from relinearize.evaluation.robustness import evaluate_robustness as evaluate
     console, folders = console or Console(), run_folders(str(evaluation.folder))
+    if evaluation.robust is None:
+        from relinearize.evaluation.clean import evaluate_clean
+
+        evaluate = partial(evaluate_clean, console=console)
+    else:
+        from relinearize.evaluation.robustness import evaluate_robustness
+        from relinearize.report.tables.terminal import print_evaluation
+
+        evaluate = partial(evaluate_robustness, show=partial(print_evaluation, console=console))
     if len(folders) == 1:
-        return evaluate(replace(evaluation, folder=folders[0]), console)
-    return evaluate_each(folders, lambda folder: evaluate(replace(evaluation, folder=folder), console))
+        return evaluate(replace(evaluation, folder=folders[0]))
+    return evaluate_each(folders, lambda folder: evaluate(replace(evaluation, folder=folder)))
 
 
 def run_folders(text: str) -> list[Path]:

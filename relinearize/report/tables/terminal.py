@@ -1,6 +1,7 @@
 """The runs, and their robustness, as tables for the terminal, printed at the end of a run and of a report."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -8,15 +9,17 @@ from rich.markup import escape
 
 from relinearize.private_inference.cost.presets import Preset, one_preset
 from relinearize.private_inference.cost.table import significant
+from relinearize.records.robustness import RobustRecord
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import predicted_costs, preset_text
+from relinearize.report.tables.robustness import RobustTable, build_tables
+from relinearize.report.tables.text import spread_text
 from relinearize.terminal import new_table, number_column, print_lines, print_table, text_column
 
 if TYPE_CHECKING:  # a run prints its row without pandas
     from pandas import DataFrame
 
     from relinearize.report.tables.combinations import Matrix
-    from relinearize.report.tables.robustness import RobustTable
 
 
 def print_runs(records: Iterable[Record], console: Console | None = None, preset: Preset | None = None) -> None:
@@ -88,8 +91,8 @@ def print_texts(title: str, texts: "DataFrame", right: Iterable[str] = ()) -> No
     print_table(shown)
 
 
-def print_robustness(tables: "Iterable[RobustTable]", console: Console | None = None) -> None:
-    """Print each robustness table: one row per checkpoint and route, seeds averaged.
+def print_robustness(tables: Iterable[RobustTable], console: Console | None = None, digits: int = 1) -> None:
+    """Print each robustness table: one row per checkpoint and route, seeds averaged; `digits` behind the point.
 
     The oracle's reading is left to the files and the page.
     """
@@ -103,11 +106,43 @@ def print_robustness(tables: "Iterable[RobustTable]", console: Console | None = 
         names, numbers = ("method", *["network"] * several, "route"), ("ReLUs", *titles, "seeds", "checks")
         shown = new_table(table.title, *map(text_column, names), *map(number_column, numbers))
         for row in table.rows:
-            cells = [escape(row.label), *[escape(row.network)] * several, escape(row.route), f"{row.first.relus:,}"]
-            for column in table.columns:
-                measure = row.cells.get(column.key)
-                cells.append("-" if measure is None else f"[bold]{measure}[/bold]" if measure.best else str(measure))
+            cells = [escape(row.label), *[escape(row.network)] * several, escape(row.route), f"{row.relus:,}"]
+            for measure in (row.cells.get(column.key) for column in table.columns):
+                text = spread_text(measure.value, measure.deviation, digits) if measure else "-"
+                cells.append(f"[bold]{text}[/bold]" if measure and measure.best else text)
             passed, number = row.checks
             warned = f"[red]{number - passed} warn[/red]" if passed < number else "pass" if number else "-"
             shown.add_row(*cells, ", ".join(map(str, row.seeds)), warned)
-        print_table(shown, console)
+        print_table(shown, console, whole=True)  # so many numbers leave too little room for names that are folded
+
+
+def print_evaluation(records: Sequence[RobustRecord], console: Console) -> None:
+    """Print what `relinearize evaluate` measured of one run, its first record, and of its other routes and widths.
+
+    Below the table: the attacks' settings and, for each row, its corrupted images and a line for each check.
+    """
+    (table,) = build_tables(records)
+    rows = table.checkpoints
+    columns = [column for column in table.columns if any(column.key in row.cells for row in rows)]
+    title = f"{records[0].name} on {table.title}: accuracies in %"
+    print_robustness([replace(table, title=title, columns=columns, rows=rows)], console, digits=2)
+    lines = [escape(f"{column.title}: {column.described}") for column in columns if column.is_attack]
+    for row in rows:
+        names = [row.route, *[row.network] * (len(table.networks) > 1)] if len(rows) > 1 else []
+        lines += [escape(f"{', '.join(names)}: " if names else "") + line for line in _notes(row.first)]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _notes(record: RobustRecord) -> Iterator[str]:
+    """What was left out, where corrupted images are from, and a line for each check; with Rich's markup."""
+    if corrupted := record.corruptions:
+        left_out = f"; left out: {', '.join(corrupted.left_out)}" if corrupted.left_out else ""
+        count = len(corrupted.accuracy)
+        yield escape(
+            f"{count} corruptions, {corrupted.source}, {corrupted.constants} constants{left_out}; "
+            f"mCE: {corrupted.mce_anchor}"
+        )
+    for check in record.checks:
+        verdict = "[green]pass[/green]" if check.passed else "[bold yellow]warn[/bold yellow]"
+        yield f"{verdict}  {escape(f'{check.name}: {check.message}')}"
