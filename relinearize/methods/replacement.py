@@ -60,6 +60,11 @@ class GaussianFit:
         check_number("replacement.clip", clip, "> 0", optional=True)
         self.images, self.error_weight, self.continuation, self.clip = images, error_weight, continuation, clip
 
+    @property
+    def held(self) -> bool:
+        """Whether the network's polynomials are held while it trains: see polynomials.py."""
+        return bool(self.error_weight or self.continuation or self.heavy_tailed)
+
     @staticmethod
     def fitted(mean: Tensor, deviation: Tensor) -> Tensor:
         """The coefficients, K x C, for pre-activations of N(mean, deviation^2); both of C channels."""

@@ -57,6 +57,7 @@ class SNLSearch(Stage):
 
     name = "search"
     segments_key = "checks_per_epoch"
+    UNUSED = ("momentum", "weight_decay")  # of Adam
     SAVED = ("lasso", "lowest", "lowest_checked", "count", "kept", "segments_done")
 
     def __init__(

@@ -277,7 +277,7 @@ class Plan:
     @property
     def _replacement_content(self) -> dict[str, Any]:
         content = {"replacement": settings_content(self.request.replacement)}
-        if getattr(self.request.replacement_fit, "heavy_tailed", False):
+        if getattr(self.request.replacement_fit, "held", False):
             content["norms"] = "median"  # before, they were estimated as means
         if self.request.input_size[-1] > 64:
             content["fit"] = "by size"  # before, of as many images as of smaller ones
@@ -307,7 +307,7 @@ class Plan:
         if content["stage"].get("selection") == "correlated":
             content["correlated"] = "to the rung"  # to the lowest budget that was asked
         if self._word(stage) == "relupruner" and "accumul" in str(self.request.training.identity):
-            content["masks"] = "once a step"  # in each batch of a step
+            content["masks"] = "once a step, by the whole loss"  # in each batch of a step, by a part of it
         return content if routes == ROUTES[1] else {**content, "routes": routes}
 
     def _word(self, stage: str) -> str:

@@ -63,6 +63,14 @@ RUN_ERRORS = {
     "winograd in bf16": (["trainer=bf16", "trainer.convolutions=winograd"], ["convolutions=winograd", "precision=32"]),
     "unknown compile": (["trainer.compile=maybe"], ["trainer.compile=maybe", "auto, true, false, reduce-overhead"]),
     "keys of another class": (["+method.teacher.lasso=1"], ["method.teacher.lasso: Classifier does not take it"]),
+    "keys without a use": (
+        ["+method.search.weight_decay=5e-4"],
+        ["method.search.weight_decay: SNLSearch does not use it; leave it out"],
+    ),
+    "keys of cycles": (
+        ["method.finetune._target_=relinearize.methods.retrain.Retrain", "method.finetune.schedule=cosine"],
+        ["method.finetune.schedule: Retrain does not use it; leave it out"],
+    ),
     "several devices": (["trainer.devices=7"], ["teacher.batch_size=60", "trainer.devices=7", "multiple of 7", "56"]),
     "devices for a small batch": (["trainer.devices=10"], ["method.teacher.batch_size=60", "at least 80"]),
     "no devices": (["trainer.devices=0"], ["trainer.devices=0: must be an integer >= 1"]),

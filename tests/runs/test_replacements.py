@@ -218,6 +218,14 @@ def test_impossible_settings_are_refused_before_anything_is_trained(tmp_path, se
     assert message in str(error.value)
 
 
+def test_whether_polynomials_are_held_is_in_the_key(tmp_path):
+    """Then batch-norm statistics are medians: of affine ones, too, which by default are not held."""
+    for settings, held in ((["affine"], False), (["affine", "replacement.continuation=0.5"], True), (["cubic"], True)):
+        kind, *words = settings
+        plan = quick_plan(tmp_path, "budget.fraction=0.3", f"replacement={kind}", *words)
+        assert ("norms" in plan._replacement_content) == held
+
+
 def test_networks_that_keep_all_relus_take_none(tmp_path):
     with pytest.raises(UserError, match="replacement=zero stands at removed positions, but all 2,304 ReLUs are kept"):
         quick_plan(tmp_path, "replacement=zero", "budget=all", method="all_relu")

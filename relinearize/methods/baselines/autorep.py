@@ -59,6 +59,8 @@ class AutoReP(MaskedSearch):
         budget: met exactly by projection at the end: kept positions first, then by gate.
     """
 
+    UNUSED = ("momentum", "weight_decay")  # of Adam
+
     def __init__(
         self,
         network: nn.Module,

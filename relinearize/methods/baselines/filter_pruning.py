@@ -82,6 +82,7 @@ class FilterPruning(MaskedSearch):
 
     least_epochs = 0
     hooked = True
+    UNUSED = ("momentum", "weight_decay")  # of Adam
     replacement = "zero"  # what stands at removed positions: the weights that it leaves have the coefficients
     divides = True  # decides itself how many ReLUs each site keeps: `allocation` cannot
 

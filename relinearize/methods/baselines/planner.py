@@ -124,6 +124,8 @@ class Planner(MaskedSearch):
             site.coefficients.copy_(coefficients[f"{name}.{COEFFICIENTS}"])
         for optimizer in self.trainer.optimizers:  # momentum of the trial before
             optimizer.state.clear()
+        if self.class_multipliers is not None:
+            self.class_multipliers.state = None
 
     def on_train_start(self) -> None:
         super().on_train_start()

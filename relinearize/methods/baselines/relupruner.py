@@ -66,9 +66,12 @@ class ReLUPruner(MaskedSearch):
         self.outputs = SiteOutputs(network, names, take=self.look)
 
     def look(self, name: str, z: Tensor, output: Tensor) -> None:
-        """In the forward pass of a step: have the scores learn this batch when its gradient is there."""
+        """In the forward pass of a step: have the scores learn this batch when its gradient is there.
+
+        Lightning divides the loss by the batches of a step, the scores are of the whole loss.
+        """
         z = z.detach()
-        output.register_hook(lambda g: self.means.add(name, z, g))
+        output.register_hook(lambda g: self.means.add(name, z, g * self.batches_of_step))
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self.outputs.watching():

@@ -11,8 +11,10 @@ from relinearize.methods.stage.stage import Stage
 class CycleStage(Stage):
     """SGD with Nesterov momentum under `one_cycle` over all epochs; a subclass may divide them into several cycles.
 
-    Settings: conf/method/finetune/retrain.yaml. Stage's schedules are not used.
+    Settings: conf/method/finetune/retrain.yaml.
     """
+
+    UNUSED = ("schedule", "milestones", "gamma")
 
     def __init__(self, network: nn.Module, *arguments: Any, warmup: float = 0.05, **stage_settings: Any) -> None:
         super().__init__(network, *arguments, **stage_settings)

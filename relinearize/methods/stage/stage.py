@@ -65,6 +65,7 @@ class Stage(nn.Module):
     # Attributes of the subclass, or of what it has ("mismatch.sums"), that a checkpoint holds, too, under their last
     # names: plain types and tensors.
     SAVED: tuple[str, ...] = ()
+    UNUSED: tuple[str, ...] = ()  # settings of this class that the subclass has no use for
 
     def __init__(
         self,
@@ -82,7 +83,12 @@ class Stage(nn.Module):
         selection: str = "best",
         segments: int = 1,
     ) -> None:
+        rates = {"schedule": schedule, "milestones": tuple(milestones), "gamma": gamma}
+        rates |= {"momentum": momentum, "weight_decay": weight_decay}
         super().__init__()
+        for name in self.UNUSED:
+            if rates[name] != Stage.__init__.__kwdefaults__[name]:
+                raise UserError(f"{self.config_key}.{name}: {type(self).__name__} does not use it; leave it out")
         self.take_one_of(SELECTIONS, selection=selection)
         self.take_one_of(SCHEDULES, schedule=schedule)
         self.take(f">= {self.least_epochs}", integer=True, epochs=epochs)
@@ -196,7 +202,7 @@ class Stage(nn.Module):
 
         Batch-norm statistics are then estimated anew to be validated (`median_norms`).
         """
-        if fit.error_weight or fit.continuation or fit.heavy_tailed:
+        if fit.held:
             self.polynomials = HeldPolynomials(self.network, fit.error_weight, fit.continuation)
         self.clip = min((clip for clip in (self.clip, fit.clip) if clip is not None), default=None)
 
