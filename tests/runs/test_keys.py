@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 from quick_runs import SMALL, composed, quick_plan, quick_run
 
 from relinearize import targets
