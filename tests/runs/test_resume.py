@@ -208,9 +208,9 @@ def test_finished_run_asked_again_trains_and_loads_nothing(tmp_path, alone, monk
 
     monkeypatch.setattr(making, "fit", refuse)
     monkeypatch.setattr("relinearize.data.digits.Digits.load", refuse)
-    started = time.monotonic()
+    started = time.process_time()
     again, place = quick_run(folder.parents[1], f"budget.fraction={SMALL}")
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
     assert (again, place) == (record, folder)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 

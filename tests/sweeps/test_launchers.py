@@ -62,7 +62,7 @@ def workers(folder):
 
 def all_end(folder):
     """On a busy machine they take a moment after the command's end."""
-    assert gone(workers(folder).values(), 60)
+    assert gone(workers(folder).values())
 
 
 def states(folder):
