@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -179,21 +178,6 @@ def test_what_is_no_record(tmp_path, text):
         Record.read(path)
     with pytest.raises(UserError, match="cannot be read"):
         Record.read(tmp_path / "absent.json")
-
-
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "record.json"
-    Record.model_validate(VALUES).write(path)
-    before = path.read_bytes()
-
-    def refuse(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
-        Record.model_validate(values_with(name="other")).write(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_records_are_frozen():
