@@ -180,6 +180,12 @@ def test_what_is_no_record(tmp_path, text):
         Record.read(tmp_path / "absent.json")
 
 
+def test_a_run_is_chosen_by_held_out_images_where_there_are_some():
+    accuracy = Record.model_validate(VALUES).accuracy
+    assert accuracy.objective == accuracy.test == 91
+    assert accuracy.model_copy(update={"holdout": 12.5}).objective == 12.5
+
+
 def test_records_are_frozen():
     with pytest.raises(ValidationError):
         Record.model_validate(VALUES).name = "other"
