@@ -212,6 +212,17 @@ def test_machine_without_slurm_is_one_line(tmp_path, monkeypatch, typed):
     assert error.startswith("2 of 2 runs are not done; ") and "srun" in error
 
 
+@pytest.mark.slow
+def test_jobs_of_joblib_share_the_cores(tmp_path, monkeypatch):
+    joblib = pytest.importorskip("joblib")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with waiting_runs(tmp_path, "joblib", "0,1") as process:
+        share = str(max(1, joblib.cpu_count() // 2))
+        assert [(tmp_path / f"threads-{seed}").read_text() for seed in (0, 1)] == [share, share]
+        (tmp_path / "go").touch()
+        process.communicate(timeout=200)
+
+
 def test_jobs_that_begin_together_share_the_cores(monkeypatch):
     plugin = pytest.importorskip("hydra_plugins.relinearize_submitit")
     pytest.importorskip("submitit")

@@ -206,7 +206,8 @@ def test_every_segment_ends_with_a_step_of_accumulated_gradients(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "expected"), [([(8, 0)], "bf16"), ([(7, 0)], "32"), ([(9, 0), (7, 5)], "32"), ([(9, 0)] * 2, "bf16")]
+    ("capabilities", "expected"),
+    [([(8, 0)], "bf16"), ([(7, 0)], "32"), ([(9, 0), (7, 5)], "32"), ([(9, 0)] * 2, "bf16")],
 )
 def test_auto_takes_bf16_where_all_gpus_compute_in_it(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.version, "hip", None)

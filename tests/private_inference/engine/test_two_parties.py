@@ -141,6 +141,33 @@ def test_a_signal_ends_the_engines_command_in_order(tmp_path, monkeypatch, capsy
     assert said == "relinearize: interrupted; both parties are stopped" or number != signal.SIGINT
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("1", "1")),
+        ({"OMP_NUM_THREADS": "4"}, ("4", "4")),
+        ({"OMP_THREAD_LIMIT": "8"}, ("1", "8")),
+    ],
+)
+def test_no_party_takes_more_threads_than_it_is_given(tmp_path, monkeypatch, given, expected):
+    """SPU's products start two whatever OMP_NUM_THREADS says, so the limit is that, too, unless the user sets it."""
+    seen = []
+
+    def measured(*arguments):
+        seen.append((os.environ["OMP_NUM_THREADS"], os.environ["OMP_THREAD_LIMIT"]))
+        raise UserError("seen")
+
+    for name in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(engine_infer, "measured", measured)
+    options = InferOptions(written(residual_network([0] * 5), tmp_path / "bundle"), protocol="tfp", n_images=1)
+    with pytest.raises(UserError, match="seen"):
+        engine_infer.infer(options)
+    assert seen == [expected]
+
+
 def test_signals_are_given_back():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit), stopped_by_signals():
