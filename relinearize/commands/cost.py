@@ -7,9 +7,8 @@ from rich.console import Console
 from relinearize.commands.composing import Count, Place, checked, command_options, composed
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import find_presets, one_preset, predicted_layers
-from relinearize.private_inference.cost.table import layer_table, print_costs
+from relinearize.private_inference.cost.table import print_costs, print_layers
 from relinearize.private_inference.cost.workload import bundle_layers, bundle_workload
-from relinearize.terminal import print_table
 
 SINGLE_IMAGES = "ckks"  # the protocol whose constants are those of a ciphertext that one image fills
 
@@ -58,4 +57,4 @@ def main(arguments: Sequence[str], console: Console | None = None) -> None:
     if options.layers:
         preset = one_preset(options.preset, options.network)
         layers = predicted_layers(preset, bundle_layers(bundle, options.batch))
-        print_table(layer_table(f"{preset.name} by layer, predicted", layers), console)
+        print_layers(f"{preset.name} by layer, predicted", layers, console)

@@ -26,6 +26,7 @@ from relinearize.runs.build import all_relu_network, open_source
 from relinearize.runs.finished import FinishedRun
 from relinearize.runs.submodels import ROUTE
 from relinearize.targets import build
+from relinearize.terminal import print_lines
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def export_subject(
         if onnx:
             model.unlink()
         raise
-    (console or Console()).print("\n".join([*lines, str(folder)]), soft_wrap=True, highlight=False, markup=False)
+    print_lines([*lines, str(folder)], console)
     return folder
 
 

@@ -75,8 +75,8 @@ class RecordFile(Part):
     def find(cls, folders: Iterable[Path | str], required: bool = False) -> list[tuple[Path, Self]]:
         """All records below `folders` (a file itself may be named, too), each key once, in the order of their paths.
 
-        A broken file is skipped with one warning line. Raises UserError if a folder does not exist or, if `required`,
-        holds no readable record.
+        A broken file is skipped with one warning line, and so is one of a key that is known with other content (of two
+        machines, say). Raises UserError if a folder does not exist or, if `required`, holds no readable record.
         """
         found: dict[str, tuple[Path, Self]] = {}
         for folder in sorted({Path(folder) for folder in folders}):
@@ -90,7 +90,9 @@ class RecordFile(Part):
                 except UserError as error:
                     problems.append(str(error))
                 else:
-                    found.setdefault(record.key, (path, record))
+                    known, same = found.setdefault(record.key, (path, record))
+                    if record != same:
+                        logger.warning("skipped: %s: the same run as %s, with other content", path, known)
             if required and not paths:
                 raise UserError(f"{folder}: holds no {cls.FILE}; a finished run leaves one in its folder")
             if required and len(problems) == len(paths):

@@ -94,7 +94,7 @@ def test_all_of_it_on_grey_images(folder, quick_checks, chunks, capsys):
         "clean accuracy", "clean agreement", "logits", "determinism", "transfer",
     ]  # fmt: skip
     assert all(check.passed for check in record.checks)
-    for words in ("n=360", "n=16", "14 corruptions, generated", "left out: frost", "pass  determinism"):
+    for words in ("n 360", "n 16", "14 corruptions, generated", "left out: frost", "pass  determinism"):
         assert words in printed
     again = evaluate_run(arguments, Console(quiet=True))  # answers from the file
     assert again == [record] and len(chunks) == 9

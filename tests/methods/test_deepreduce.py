@@ -198,7 +198,10 @@ def test_a_search_without_training_needs_no_batches_for_each_device(tmp_path):
             ["budget.relus=48", "method.search.resolution=0.5", "method/finetune=senet"],
             "maps, and those of site layer1",
         ),
-        (["budget.relus=192", "method/finetune=senetpp"], "method.finetune.widths: this search gives the student a"),
+        (
+            ["budget.relus=192", "method/finetune=senetpp"],
+            r"method.finetune.widths=\[0.5, 1.0\]: this search gives the student a",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(tmp_path, settings, message):

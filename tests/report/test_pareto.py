@@ -141,7 +141,72 @@ def test_a_seed_counts_once():
     again = first.model_copy(update={"key": "f" * 64})
     (panel,) = build_panels([first, again, fake_record(seed=1)])
     assert sorted(panel.points["n"]) == [1, 2]
-    assert {"snl [run=None]", "snl [run=ffffffff]"} == set(panel.points["method_name"])
+    assert {"snl [repeat=1]", "snl [repeat=2]"} == set(panel.points["method_name"])
+
+
+def test_seeds_that_ran_again_are_one_curve_of_the_later_runs():
+    """The key says nothing about which run came first."""
+    times = {2024: "0", 2026: "f"}
+    records = []
+    for seed in (0, 1, 2):
+        for year, digit in (times if seed else {2024: "f", 2026: "0"}).items():
+            record = fake_record(seed=seed)
+            changed = {"key": f"{digit}{seed}" * 32, "created": f"{year}-01-01T00:00:00+00:00"}
+            records.append(record.model_copy(update=changed))
+    (panel,) = build_panels(records)
+    assert list(panel.points["n"]) == [3, 3]
+    for _, runs in panel.runs.groupby("method_name"):
+        assert len({record.created for record in runs["record"]}) == 1
+
+
+def test_networks_from_weights_are_no_seeds_of_others():
+    """Each seed may have a file of its own, but with one or without makes two curves, and two levels."""
+    files = (None, "a.pt", "b.pt")
+    records = [with_config(fake_record(seed=seed), "backbone", weights=file) for seed, file in enumerate(files)]
+    (panel,) = build_panels(records)
+    assert sorted(panel.points["n"]) == [1, 2] == sorted(panel.levels["n"])
+    assert "backbone.weights=given" in "".join(panel.levels["label"])
+
+
+def test_one_teacher_from_a_file_counts_once():
+    records = []
+    for seed in (0, 1):
+        record = with_config(fake_record(seed=seed), "teacher", weights="teacher.pt")
+        method = record.method.model_copy(update={"teacher": "file"})
+        teacher = record.stages["teacher"].model_copy(update={"key": f"{seed}" * 64})
+        same = record.accuracy.model_copy(update={"teacher_test": 70.0})
+        changed = {"method": method, "stages": record.stages | {"teacher": teacher}, "accuracy": same}
+        records.append(record.model_copy(update=changed))
+    (panel,) = build_panels(records)
+    assert list(panel.levels["n"]) == [1] and list(panel.points["n"]) == [2]
+
+
+def test_further_routes_have_no_accuracy_of_the_teacher():
+    """Older records of adversarial routes have that of its clean route."""
+    (panel,) = build_panels([fake_record().model_copy(update={"route": "adversarial"})])
+    assert panel.points["all_relu_mean"].isna().all() and panel.levels.empty
+
+
+def test_images_of_two_sizes_are_told_apart():
+    small = fake_record()
+    large = small.model_copy(update={"dataset": small.dataset.model_copy(update={"image_size": 64}), "key": "e" * 64})
+    titles = [panel.title for panel in build_panels([small, large])]
+    assert titles == [f"{small.dataset.title}, {size} pixels" for size in (small.dataset.image_size, 64)]
+
+
+def test_equal_numbers_are_one_setting():
+    values = (1000, 1000.0)
+    records = [with_config(fake_record(seed=s), "method", finetune={"weight": one}) for s, one in enumerate(values)]
+    (panel,) = build_panels(records)
+    assert list(panel.points["n"]) == [2]
+
+
+def test_a_mean_is_of_all_runs_or_unknown():
+    """Three seeds, of one the calibration is not known."""
+    records = [fake_record(seed=seed) for seed in range(3)]
+    last = records[2].accuracy.model_copy(update={"holdout": None})
+    (panel,) = build_panels([*records[:2], records[2].model_copy(update={"accuracy": last})])
+    assert list(panel.points["n"]) == [3] and panel.points["holdout_mean"].isna().all()
 
 
 def test_teachers_of_other_images_are_other_levels():

@@ -211,6 +211,16 @@ def test_find_follows_links_and_each_folder_once(tmp_path):
     assert len(find_records([tmp_path / "runs"])) == 1
 
 
+def test_find_skips_what_is_unfinished_and_says_which_of_two_contents_it_takes(tmp_path, caplog):
+    first = written(tmp_path / "a", VALUES)
+    written(tmp_path / "a" / "mine.work", values_with(key="unfinished"))
+    other = written(tmp_path / "b", values_with(seed=VALUES["seed"] + 1))
+    with caplog.at_level(logging.WARNING):
+        assert [path for path, _ in find_records([tmp_path])] == [first]
+    (line,) = caplog.messages
+    assert line == f"skipped: {other}: the same run as {first}, with other content"
+
+
 def test_find_skips_a_broken_record_and_names_it(tmp_path, caplog):
     written(tmp_path / "good", VALUES)
     broken = written(tmp_path / "broken", {"schema_version": 3})

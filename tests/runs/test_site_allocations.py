@@ -12,6 +12,7 @@ from relinearize.private_inference.cost.presets import Terms, protocols
 from relinearize.records.run import Record
 from relinearize.relu.allocation import allocate
 from relinearize.relu.mask import Mask
+from relinearize.runs.pipeline import check_stages
 from relinearize.runs.search import SCORES
 
 SHARE = f"budget.fraction={SMALL}"
@@ -91,6 +92,28 @@ def test_other_sensitivities_divide_it_as_well(tmp_path, source):
     sizes, values = {site.name: site.total for site in record.sites}, {s.name: s.sensitivity for s in record.sites}
     assert kept == allocate(sizes, values, BUDGET) and record.method.name == f"random+{source}"
     assert ("sensitivity" in record.stages) == (source == "snl")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["allocation.sensitivity.permutations=0"], "allocation.sensitivity.permutations=0: must be"),
+        (
+            ["+allocation.sensitivity.learning_rate=0.1"],
+            "does not take it; leave it out: '~allocation.sensitivity.learning_rate'",
+        ),
+        (["sensitivity@allocation.sensitivity=list"], "allocation.sensitivity.values"),
+        (
+            ["sensitivity@allocation.sensitivity=snl", "method/search@allocation.sensitivity.search=senet"],
+            "allocation.sensitivity.search needs sensitivities itself; give one that does not, as "
+            "method/search@allocation.sensitivity.search=snl",
+        ),
+    ],
+)
+def test_errors_of_an_allocations_sensitivities_name_its_keys(tmp_path, settings, message):
+    with pytest.raises(UserError) as error:
+        check_stages(quick_plan(tmp_path, SHARE, "allocation=shapley", *settings, method="random"))
+    assert message in str(error.value)
 
 
 def test_a_search_with_shares_of_its_own_is_told_where_they_come_from(tmp_path):

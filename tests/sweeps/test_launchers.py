@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import gone
 from quick_runs import shell
 
+from hydra_plugins.relinearize_submitit import WaitForAll
 from relinearize.sweeps.files import job_files
 from relinearize.sweeps.status import Sweep
 
@@ -106,6 +108,19 @@ def test_failed_run_leaves_the_others_and_is_reported_at_the_end(tmp_path, launc
     if launcher == "submitit":  # for Slurm's accounting the job has failed, too
         ends = [pickle.loads(path.read_bytes())[0] for path in sorted(folder.glob(".submitit/*/*_result.pkl"))]
         assert sorted(ends) == ["error", "success", "success"]
+
+
+def test_an_interrupted_command_says_that_its_jobs_on_a_cluster_go_on(monkeypatch):
+    """Typed again it would queue them all a second time."""
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    launcher = object.__new__(WaitForAll)
+    jobs = [SimpleNamespace(job_id=f"7_{number}", results=interrupted) for number in (0, 1)]
+    monkeypatch.setattr(launcher, "submit", lambda *_: jobs, raising=False)
+    with pytest.raises(KeyboardInterrupt, match=r"its jobs go on \(`relinearize status`\); to end them: scancel 7$"):
+        launcher.launch([["seed=0"], ["seed=1"]], 0)
 
 
 @pytest.mark.slow

@@ -34,20 +34,13 @@ def kept_ratio(target: float, epoch: float, start: float, end: float) -> float:
 
 
 class ReLUPruner(MaskedSearch):
-    """The search stage of ReLUPruner.
-
-    Args:
-        network, teacher, budget: see MaskedSearch.
-        ramp_start, ramp_end: the epochs between which ReLUs go, as shares of all (5 and 92 of 150).
-        mask_every: steps from mask to mask; twice as many after the ramp.
-        decay, layer_weights, second_order: of the score, see ReLUPrunerMeans.
-        start: "teacher": from the teacher's weights; "scratch": from its own, as the released code.
-        settings: see Distill. Steps run uncompiled, since hooks look at the sites.
+    """The search stage of ReLUPruner; see MaskedSearch. Settings: conf/method/search/relupruner.yaml; ReLUPrunerMeans.
 
     A budget that the masks have not come down to by the end is met by projection (Snapshot.reached is False).
     """
 
-    hooked = True
+    hooked = True  # hooks look at the sites
+    SAVED = (*MaskedSearch.SAVED, "means.means", "means.shares")
 
     def __init__(
         self,
@@ -108,11 +101,3 @@ class ReLUPruner(MaskedSearch):
 
     def position_scores(self) -> dict[str, Tensor]:
         return self.means.scores()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] |= {"means": self.means.means, "shares": self.means.shares}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.means.means, self.means.shares = checkpoint["search"]["means"], checkpoint["search"]["shares"]

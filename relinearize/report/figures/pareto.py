@@ -138,7 +138,6 @@ def _draw_curves(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, 
         look = {"color": colours[method], "linestyle": LINE_STYLES[drawn.get(method, 0) % len(LINE_STYLES)]}
         look |= {"linewidth": 2, "marker": "o", "markersize": 6}
         drawn[method] = drawn.get(method, 0) + 1
-        seeds = points["n"].max()
         points = points.dropna(subset=[axis.column, mean])
         if points.empty:
             continue
@@ -150,7 +149,9 @@ def _draw_curves(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, 
             values = runs[measure.column].dropna()
             across = [point[axis.column]] * len(values)
             axes.plot(across, values, "o", color=colours[method], markersize=2.6, alpha=0.55, zorder=4)
-        label += f" (mean ± std, {seeds} seeds)" if seeds > 1 else ""
+        fewest, most = points["n"].min(), points["n"].max()
+        seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
+        label += f" (mean ± std, {seeds} seeds)" if most > 1 else ""
         handles.append(Line2D([], [], label=label, **look))
     return handles
 
@@ -165,6 +166,6 @@ def _draw_all_relu(axes: Axes, panel: Panel, axis: Axis, measure: Measure) -> li
             continue
         axes.axhline(value, linewidth=1.1, zorder=3, **look)
         label = f"all ReLUs ({compact_count(level['total'])}): {value:.1f} %"
-        label += f", {level['network']}" if len(panel.levels) > 1 else ""
+        label += f", {level['label']}" if len(panel.levels) > 1 else ""
         handles += axes.plot(level[axis.column], value, marker="D", markersize=5.5, zorder=6, label=label, **look)
     return handles

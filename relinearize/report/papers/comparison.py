@@ -22,6 +22,7 @@ from relinearize.report.tables.text import markdown, markdown_table
 BUDGET_TOLERANCE = 0.02
 PAPER_METHODS = {"snl": "SNL", "senet": "SENet"}  # `method.name` -> the papers' name
 UNKNOWN_NUMBERS = {"senetpp": "SENet++", "rlnet": "RLNet"}
+RERUN = " (independent rerun)"  # after the method of points that others measured with its released code
 # SNL's figure does not say which of its networks a point is of.
 NOT_STATED = {"SNL": ("resnet18", "wrn22_8")}
 ALL_RELUS = "all-relu"  # the name of the run without search and fine-tuning, whose convention says whose teacher it is
@@ -94,7 +95,7 @@ def counterpart(record: Record) -> tuple[Series | None, str]:
     if allocation != "free":
         return None, f"allocation is {allocation}, {paper}'s is free"
     networks = [backbone.name, *(["not stated"] if backbone.name in NOT_STATED.get(paper, ()) else [])]
-    points = points[points["method"].isin((paper, f"{paper} (independent rerun)")) & points["backbone"].isin(networks)]
+    points = points[points["method"].isin((paper, paper + RERUN)) & points["backbone"].isin(networks)]
     if points.empty:
         return None, f"{paper} has no point with {backbone.name} on this dataset"
     if backbone.width != (width := paper_width(backbone.name)):
@@ -104,7 +105,7 @@ def counterpart(record: Record) -> tuple[Series | None, str]:
     published = points["met"].fillna(points["relus"])
     nearest = published.sub(met).abs().idxmin()
     near = abs(published[nearest] - met) <= BUDGET_TOLERANCE * published[nearest]
-    if not near and points["asked"][nearest] != record.budget.asked:
+    if not near and (record.narrower or points["asked"][nearest] != record.budget.asked):
         return None, f"{met:,} ReLUs; the nearest published budget is {published[nearest]:,.0f}"
     return points.loc[nearest], ""
 
@@ -124,6 +125,8 @@ def differences(record: Record, point: Series) -> list[str]:
         found.append(f"{record.budget.met:,} ReLUs (paper: {met:,.0f})")
     if point.backbone == "not stated":
         found.append("the paper does not state the network of this point")
+    if point.method.endswith(RERUN):
+        found.append("an independent rerun of the released code, not the paper's number")
     if point.confidence != "high":
         found.append(f"the paper's number has {point.confidence} confidence ({point.tag})")
     return found

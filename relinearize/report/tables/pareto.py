@@ -7,15 +7,16 @@ level   the all-ReLU networks of one kind
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.records.run import Record
+from relinearize.records.store import plain_numbers
 from relinearize.report.papers.published import drawn, published_for
 from relinearize.report.tables.cost import predicted_costs
 from relinearize.report.tables.text import network_name
@@ -29,7 +30,11 @@ OF_IMAGES = ("mean", "std", "augment", "short_batch")
 # Beginnings of the entries of a recipe that say how the teacher came to be, beside those that name it.
 OF_TEACHER = ("backbone.", "dataset.", "trainer.", "callbacks.", "data", "train images", "holdout images", "precision")
 # What settings were before there was a choice; older records say nothing.
-_FORMERLY = {"backbone.initialisation": "he", "backbone.student_skip": True, "dataset.short_batch": False}
+_FORMERLY = {
+    **{"backbone.initialisation": "he", "backbone.student_skip": True, "dataset.short_batch": False},
+    **{"backbone.pool": "max", "method.teacher.shared_shortcut_norms": False},
+    **{f"method.{stage}.attack_order": "first" for stage in ("teacher", "search", "finetune")},
+}
 # Names and files, and what follows from the total or the budget.
 _NOT_RECIPE = {
     *("method.name", "replacement.name", "allocation.name", "backbone.name", "backbone.weights", "teacher.weights"),
@@ -61,7 +66,9 @@ def build_panels(records: Sequence[Record], published: bool = True, preset: Pres
     for _, runs in run_table(records, preset).groupby("panel"):
         dataset = runs["record"].iloc[0].dataset
         points = drawn(published_for(dataset.name, dataset.image_size if published else 0))
-        panels.append(Panel(dataset.name, dataset.title, runs, point_table(runs), level_table(runs, preset), points))
+        panels.append(
+            Panel(dataset.name, runs["title"].iloc[0], runs, point_table(runs), level_table(runs, preset), points)
+        )
     return panels
 
 
@@ -74,21 +81,22 @@ def run_table(records: Sequence[Record], preset: Preset | None = None) -> DataFr
     """
     rows = [_row(record) | predicted_costs(record, preset) for record in sorted(records, key=_order)]
     runs = DataFrame(rows, dtype=object).astype(dict.fromkeys(("asked", "met", "total"), int))
+    sizes = runs["record"].map(lambda record: record.dataset.image_size)
+    unlike = sizes.groupby(runs["title"]).transform("nunique") > 1
+    runs["title"] = runs["title"].where(~unlike, runs["title"] + sizes.map(", {} pixels".format))
     numbers = runs.columns[runs.columns.get_loc("total") + 1 :]
     runs = runs.astype(dict.fromkeys(numbers, float))
-    # A seed counts once: runs that nothing here tells apart (another version of the program, say) are no further seeds.
-    again = runs.groupby(["panel", "curve", "asked", "seed"])["key"].transform(lambda keys: pd.factorize(keys)[0]) > 0
-    for place in runs.index[again]:
-        runs.at[place, "recipe"] = {**runs.at[place, "recipe"], "run": runs.at[place, "key"][:8]}
-        runs.at[place, "curve"] += runs.at[place, "key"]
+    # A seed counts once: of runs that nothing here tells apart (another version of the program, say), the later ones of
+    # all seeds are a curve of their own.
+    turns = runs.groupby(["panel", "curve", "asked", "seed"])["key"].transform(lambda keys: pd.factorize(keys)[0] + 1)
+    runs["recipe"] = [recipe | {"repeat": turn} for recipe, turn in zip(runs["recipe"], turns, strict=True)]
+    runs["curve"] += turns.map(" {}".format)
     for name in ("panel", "curve"):
         runs[name] = pd.factorize(runs[name])[0]
     runs = runs.sort_values(["panel", "curve"], kind="stable", ignore_index=True)
-    variants: dict[int, str] = {}
-    for _, alike in runs.drop_duplicates("curve").groupby(["panel", "method", "network"]):
-        variants |= dict(zip(alike["curve"], variants_of(list(alike["recipe"])), strict=True))
+    variants = _variants(runs.drop_duplicates("curve").set_index("curve"), ["panel", "method", "network"], "recipe")
     runs["variant"] = runs["curve"].map(variants)
-    runs["method_name"] = runs["method"].where(runs["variant"] == "", runs["method"] + " [" + runs["variant"] + "]")
+    runs["method_name"] = runs["method"] + _bracketed(runs["variant"])
     several = runs.groupby("panel")["network"].transform("nunique") > 1
     runs["label"] = runs["method_name"].where(~several, runs["method_name"] + ", " + runs["network"])
     return runs
@@ -99,7 +107,7 @@ def _order(record: Record) -> tuple:
     names = (record.dataset.name, record.dataset.title, record.dataset.image_size)
     network = (backbone.name, backbone.width or 0, backbone.convention)
     method = (record.method.name == "random", record.method.name)  # the yardstick comes last
-    return (*names, *method, *network, -record.budget.asked, record.seed, record.key)
+    return (*names, *method, *network, -record.budget.asked, record.seed, record.created, record.key)
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -107,7 +115,13 @@ def _row(record: Record) -> dict[str, Any]:
     panel = (dataset.name, dataset.title, dataset.image_size)
     curve = (panel, record.method.name, backbone.name, backbone.width, backbone.convention, sorted(recipe.items()))
     teacher = record.stages.get("teacher")
-    of_teacher = [item for item in recipe.items() if "teacher" in item[0] or item[0].startswith(OF_TEACHER)]
+    of_teacher = {name: value for name, value in recipe.items() if "teacher" in name or name.startswith(OF_TEACHER)}
+    accuracies = {name: getattr(record.accuracy, name) for name in (*ACCURACIES, "class_spread")}
+    about_teacher = record.accuracy.teacher_predictions
+    if record.route not in (None, "clean"):  # older records have the teacher's on its clean route
+        accuracies["teacher_test"] = accuracies["class_spread"] = about_teacher = None
+    # The key of a network from a file has the seed of its run.
+    from_file = f"{(record.config.get('teacher') or {}).get('weights')} {accuracies['teacher_test']}"
     return {
         "record": record,
         "key": record.key,
@@ -122,13 +136,13 @@ def _row(record: Record) -> dict[str, Any]:
         "replacement": record.replacement,
         "unit": record.unit,
         "recipe": recipe,
-        "teacher": teacher.key if teacher else f"seed {record.seed}",
-        "teacher_recipe": repr(sorted(of_teacher)),
+        "teacher": from_file if record.method.teacher == "file" else teacher.key if teacher else f"seed {record.seed}",
+        "teacher_recipe": of_teacher,
         "seed": record.seed,
         **{name: getattr(budget, name) for name in ("asked", "met", "total")},
-        **{name: getattr(record.accuracy, name) for name in (*ACCURACIES, "class_spread")},
+        **accuracies,
         **{name: getattr(record.accuracy.predictions, name, None) for name in PREDICTIONS},
-        **{f"teacher_{name}": getattr(record.accuracy.teacher_predictions, name, None) for name in PREDICTIONS},
+        **{f"teacher_{name}": getattr(about_teacher, name, None) for name in PREDICTIONS},
     }
 
 
@@ -152,6 +166,8 @@ def recipe_of(record: Record) -> dict[str, Any]:
         "allocation": _allocation(config.get("allocation") or {}),
         "precision": record.hardware.precision,
         "route": record.route,  # the same weights with other batch norms: another network, no seed of the first
+        "backbone.weights": (config.get("backbone") or {}).get("weights") and "given",  # a file for each seed, maybe
+        "submodel": record.submodel.fraction if record.narrower else None,
         "total epochs": config.get("total_epochs"),
     }
     # The number of search epochs follows from the budget; that of the other two stages is part of the recipe, or, where
@@ -170,7 +186,17 @@ def recipe_of(record: Record) -> dict[str, Any]:
     settings["trainer.devices"] = trainer.get("devices")
     arguments = (trainer.get("lightning") or {}).items()
     settings["trainer.lightning"] = {name: value for name, value in arguments if name not in NEUTRAL_ARGUMENTS}
-    return recipe | {key: value for name, group in settings.items() for key, value in _flattened(group, name)}
+    plain = plain_numbers(settings).items()
+    return recipe | {key: value for name, group in plain for key, value in _flattened(group, name)}
+
+
+def _variants(rows: DataFrame, kinds: list[str], column: str) -> Series:
+    """Of each row what tells its recipe, in `column`, from those of the rows of its kind; index as that of `rows`."""
+    return rows.groupby(kinds)[column].transform(lambda recipes: variants_of(list(recipes)))
+
+
+def _bracketed(variants: Series) -> Series:
+    return variants.map(lambda words: f" [{words}]" if words else "")
 
 
 def variants_of(recipes: Sequence[dict[str, Any]]) -> list[str]:
@@ -218,9 +244,13 @@ def point_table(runs: DataFrame) -> DataFrame:
     """One row per point, by curve and growing number of ReLUs.
 
     `relus`: mean met; accuracies and PREDICTIONS: mean, sample standard deviation (NaN for one run) and `n`; `drop`:
-    all-ReLU minus test accuracy; `class_spread`: points between the class that lost most and the one that lost least;
-    costs: means, NaN unless all runs' are known.
+    all-ReLU minus test accuracy; `class_spread`: points between the class that lost most and the one that lost least.
+    Costs and all that is not the test accuracy: NaN unless all runs' are known.
     """
+
+    def of_all(name: str, of: str) -> tuple[str, Callable[[Series], float]]:
+        return name, lambda values: getattr(values, of)(skipna=False)
+
     costs = list(runs.columns[runs.columns.get_loc("live_sites") : runs.columns.get_loc("variant")])
     points = runs.groupby(["curve", "asked"], sort=False).agg(
         **{name: (name, "first") for name in (*OF_CURVE, *NAMES, "unit")},
@@ -228,12 +258,12 @@ def point_table(runs: DataFrame) -> DataFrame:
         accuracy_mean=("test", "mean"),
         accuracy_std=("test", "std"),
         n=("test", "count"),
-        accuracy_last_mean=("test_last", "mean"),
-        accuracy_last_std=("test_last", "std"),
-        holdout_mean=("holdout", "mean"),
-        all_relu_mean=("teacher_test", "mean"),
-        **{f"{name}_{of}": (name, of) for name in (*PREDICTIONS, "class_spread") for of in ("mean", "std")},
-        **{name: (name, lambda values: values.mean(skipna=False)) for name in costs},
+        accuracy_last_mean=of_all("test_last", "mean"),
+        accuracy_last_std=of_all("test_last", "std"),
+        holdout_mean=of_all("holdout", "mean"),
+        all_relu_mean=of_all("teacher_test", "mean"),
+        **{f"{name}_{of}": of_all(name, of) for name in (*PREDICTIONS, "class_spread") for of in ("mean", "std")},
+        **{name: of_all(name, "mean") for name in costs},
         seeds=("seed", lambda seeds: " ".join(map(str, seeds))),
         keys=("key", " ".join),
     )
@@ -245,20 +275,23 @@ def point_table(runs: DataFrame) -> DataFrame:
 def level_table(runs: DataFrame, preset: Preset | None = None) -> DataFrame:
     """One row per network and teacher recipe with its all-ReLU accuracy (`accuracy_mean`, `accuracy_std`, `n`).
 
-    Each teacher counts once, however many runs share it. `relus`: all; costs of the network with all ReLUs.
+    Each teacher counts once, however many runs share it. `relus`: all; costs of the network with all ReLUs. `label`:
+    the network, with what tells its teachers' recipes apart where it has several levels.
     """
-    kind = ["network", "total", "teacher_recipe"]
+    kind = ["network", "total", "recipe"]
     reshaped = [record.backbone.student is not None for record in runs["record"]]
-    runs = runs.assign(unknown=runs["teacher_test"].isna(), reshaped=reshaped)
+    recipes = [repr(sorted(recipe.items())) for recipe in runs["teacher_recipe"]]
+    runs = runs.assign(unknown=runs["teacher_test"].isna(), reshaped=reshaped, recipe=recipes)
     teachers = runs.sort_values(["unknown", "reshaped"], kind="stable").drop_duplicates([*kind, "teacher"])
     levels = teachers.groupby(kind, sort=False).agg(
         accuracy_mean=("teacher_test", "mean"),
         accuracy_std=("teacher_test", "std"),
         n=("teacher_test", "count"),
         **{f"{name}_mean": (f"teacher_{name}", "mean") for name in PREDICTIONS},
-        **{name: (name, "first") for name in ("record", "reshaped")},
+        **{name: (name, "first") for name in ("record", "reshaped", "teacher_recipe")},
     )
     levels = levels[levels["n"] > 0].reset_index()
+    levels["label"] = levels["network"] + _bracketed(_variants(levels, ["network"], "teacher_recipe"))
     levels["relus"] = levels["total"]
     costs = [predicted_costs(record, preset, all_relus=True) for record in levels["record"]]
     costs = DataFrame(costs, index=levels.index).astype(float)

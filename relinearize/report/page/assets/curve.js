@@ -192,7 +192,7 @@ function tipFor(target, state, panel) {
   }
   if (target.allRelu) {
     const one = target.allRelu;
-    return [el("b", {}, "all-ReLU network"), tip.rows([["network", one.network], ["test accuracy", spreadText(one.accuracy) + " %"], ["ReLUs", whole(one.total)], isNumber(one.predicted.seconds) ? [`predicted, ${DATA.preset.name}`, costText(one.predicted)] : null, ["trained networks", one.accuracy.n]])];
+    return [el("b", {}, "all-ReLU network"), tip.rows([["network", one.label], ["test accuracy", spreadText(one.accuracy) + " %"], ["ReLUs", whole(one.total)], isNumber(one.predicted.seconds) ? [`predicted, ${DATA.preset.name}`, costText(one.predicted)] : null, ["trained networks", one.accuracy.n]])];
   }
   if (target.point) {
     const { runs, accuracy, relus } = target.point;
