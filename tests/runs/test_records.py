@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -181,19 +180,10 @@ def test_what_is_no_record(tmp_path, text):
         Record.read(tmp_path / "absent.json")
 
 
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "record.json"
-    Record.model_validate(VALUES).write(path)
-    before = path.read_bytes()
-
-    def refuse(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
-        Record.model_validate(values_with(name="other")).write(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+def test_a_run_is_chosen_by_held_out_images_where_there_are_some():
+    accuracy = Record.model_validate(VALUES).accuracy
+    assert accuracy.objective == accuracy.test == 91
+    assert accuracy.model_copy(update={"holdout": 12.5}).objective == 12.5
 
 
 def test_records_are_frozen():

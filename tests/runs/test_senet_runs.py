@@ -122,7 +122,7 @@ def test_any_search_goes_with_any_finetuning(tmp_path, alone, search, finetune, 
     if further:
         etas = torch.tensor([site.sensitivity for site in record.sites])
         kept = torch.tensor([site.kept for site in record.sites])
-        assert ((kept - BUDGET * etas / etas.sum()).abs() < 1).all() or any(s.kept == s.total for s in record.sites)
+        assert ((kept - BUDGET * etas / etas.sum()).abs() < 1).all()
     assert ("sensitivity" in record.stages) == ("sensitivity=snl" in further)
 
 

@@ -64,7 +64,7 @@ def workers(folder):
 
 def all_end(folder):
     """On a busy machine they take a moment after the command's end."""
-    assert gone(workers(folder).values(), 60)
+    assert gone(workers(folder).values())
 
 
 def states(folder):
@@ -225,6 +225,17 @@ def test_machine_without_slurm_is_one_line(tmp_path, monkeypatch, typed):
     monkeypatch.setenv("PATH", str(tmp_path))
     error = error_of(typed, "-m", "seed=0,1", "launcher=slurm", f"output={tmp_path}")
     assert error.startswith("2 of 2 runs are not done; ") and "srun" in error
+
+
+@pytest.mark.slow
+def test_jobs_of_joblib_share_the_cores(tmp_path, monkeypatch):
+    joblib = pytest.importorskip("joblib")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with waiting_runs(tmp_path, "joblib", "0,1") as process:
+        share = str(max(1, joblib.cpu_count() // 2))
+        assert [(tmp_path / f"threads-{seed}").read_text() for seed in (0, 1)] == [share, share]
+        (tmp_path / "go").touch()
+        process.communicate(timeout=200)
 
 
 def test_jobs_that_begin_together_share_the_cores(monkeypatch):

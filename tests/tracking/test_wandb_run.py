@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-from quick_runs import SMALL, lasting, quick_plan, quick_run
+from quick_runs import SMALL, assert_same_tensors, lasting, quick_plan, quick_run
 from wandb_files import epochs_of, keep_off, local_paths, runs_below
 
 from relinearize.errors import UserError
@@ -201,6 +201,13 @@ def test_failing_run_is_closed_as_failed(tmp_path, offline):
         quick_run(tmp_path, "method.teacher.learning_rate=1e20", *offline)
     runs = runs_below(tmp_path)
     assert set(runs) == {"teacher"} and runs["teacher"][0]["ended"] == [1]
+
+
+def test_a_disabled_logger_runs_and_leaves_nothing(tmp_path, alone, monkeypatch):
+    keep_off(monkeypatch, tmp_path / "wandb-own")
+    record, folder = quick_run(tmp_path, f"budget.fraction={SMALL}", "logger=wandb", "logger.mode=disabled")
+    assert record.key == alone[SMALL][0].key and not runs_below(tmp_path)
+    assert_same_tensors(folder, alone[SMALL][1])
 
 
 def test_names_are_texts():

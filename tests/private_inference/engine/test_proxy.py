@@ -74,17 +74,17 @@ def test_bytes_arrive_whole_and_in_order(echo):
 
 
 def test_a_message_takes_half_a_round_trip_each_way(echo):
-    with DelayProxy(Network("own", 60, None), echo.paths) as proxy, connected(proxy, 0) as one:
-        seconds = [sent_and_back(one, b"x")[0] for _ in range(5)]
-        assert min(seconds) >= 0.0599
-        assert min(seconds) < 0.09, "far later than asked"
+    with DelayProxy(Network("own", 500, None), echo.paths) as proxy, connected(proxy, 0) as one:
+        seconds = [sent_and_back(one, b"x")[0] for _ in range(2)]
+        assert min(seconds) >= 0.4999
+        assert min(seconds) < 1.5, "far later than asked"
         proxy.become(NETWORKS["loopback"])
-        assert min(sent_and_back(one, b"x")[0] for _ in range(5)) < 0.05
+        assert min(sent_and_back(one, b"x")[0] for _ in range(5)) < 0.4999
 
 
 def test_the_rate_is_of_each_direction_and_shared_by_connections(echo):
     size = 1_500_000
-    with DelayProxy(Network("own", 0, 40), echo.paths) as proxy:  # 5 MB/s
+    with DelayProxy(Network("own", 0, 16), echo.paths) as proxy:  # 2 MB/s
         began = time.monotonic()
         found = []
 
@@ -98,8 +98,8 @@ def test_the_rate_is_of_each_direction_and_shared_by_connections(echo):
         for thread in threads:
             thread.join()
         both = time.monotonic() - began
-    assert len(found) == 2 and both >= 2 * size / 5e6, "two together take twice as long"
-    assert both < 2 * 2 * size / 5e6, "there and back go side by side"
+    assert len(found) == 2 and both >= 2 * size / 2e6, "two together take twice as long"
+    assert both < 2 * 2 * size / 2e6, "there and back go side by side"
 
 
 def test_who_is_not_there_yet_is_a_closed_connection(folder):

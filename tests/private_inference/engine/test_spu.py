@@ -156,7 +156,7 @@ def test_both_parties_end_where_the_command_is_killed_in_the_middle(bundle, tmp_
         process.kill()
         process.wait()
     assert len(parties) == 2
-    assert gone(parties, 30), "a party was left behind"
+    assert gone(parties), "a party was left behind"
 
 
 def children(pid):
