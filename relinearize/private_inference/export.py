@@ -16,7 +16,7 @@ from relinearize.data.augment import to_pixels
 from relinearize.data.splits import stable_order
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import About, Bundle, worst_difference, write_bundle
-from relinearize.private_inference.bundle.exporting import as_bundle
+from relinearize.private_inference.bundle.exporting import as_bundle, counted_bundle
 from relinearize.private_inference.bundle.onnx_model import check_free, check_installed, onnx_path, write_onnx
 from relinearize.private_inference.cost.backbones import recorded_name
 from relinearize.relu.mask import Mask
@@ -160,6 +160,6 @@ def summary(bundle: Bundle, subject: Subject) -> list[str]:
 
 
 def bundle_of_run(folder: Path, route: str | None, trust: bool = False) -> tuple[str, Bundle]:
-    """(its name, its bundle in memory). UserError where the folder is no finished run or has no such route."""
+    """(its name, its bundle for counts). UserError where the folder is no finished run or has no such route."""
     subject = of_run(folder, route, trust=trust)
-    return subject.about.name, as_bundle(subject.network, subject.input_size)
+    return subject.about.name, counted_bundle(subject.network, subject.input_size)

@@ -123,6 +123,19 @@ def test_the_cost_has_it(made, identity, capsys):
     assert more == {"affine": 8, "quadratic": 48, "cubic": 96, "zero": 0}[kind] * removed
 
 
+def test_polynomials_that_overflow_are_counted_and_named(tmp_path, capsys):
+    record, folder = quick_run(tmp_path, "replacement=quadratic", method="no_relu")
+    path = folder / "weights.safetensors"
+    weights = load_file(path)
+    path.unlink()  # a link into the store
+    save_file({name: value * (1e9 if "coefficients" in name else 1) for name, value in weights.items()}, path)
+    sealed_again(folder)
+    show_cost([f"run={folder}", "preset=semi2k", "network=wan"])
+    assert f"{record.budget.total:,} quadratics at {len(record.sites)}" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"polynomials at removed positions \(quadratic\) can overflow$"):
+        export_run([f"run={folder}", "images=0"])
+
+
 @ONE
 def test_each_is_a_curve_of_its_own(made, identity):
     _, record, _ = made

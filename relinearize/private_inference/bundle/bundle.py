@@ -75,13 +75,16 @@ class Reference:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The content of the folder. `weights` is None for a party that must not know them."""
+    """The content of the folder. `weights` is None for a party that must not know them.
+
+    reference: None in memory, for counts alone.
+    """
 
     input_shape: Shape
     nodes: tuple[Node, ...]
     masks: dict[str, np.ndarray]  # bool, in forward order
     weights: dict[str, np.ndarray] | None
-    reference: Reference
+    reference: Reference | None
     about: About = About()
     coefficients: dict[str, np.ndarray] = field(default_factory=dict)  # of sites with replaced_relu
 

@@ -190,14 +190,10 @@ def bundle_workload(bundle: Bundle, batch: int = 1) -> Workload:
     return Workload(**counts, linear=LinearWork.total(work.linear for work in works))
 
 
-def linear_work(input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]) -> LinearWork:
-    """Of a bundle's nodes in topological order; weights: `NODE.role` -> tensor."""
-    return LinearWork.total(_linear_layers(input_shape, nodes, weights))
-
-
 def _linear_layers(
-    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray], batch: int = 1
+    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray], batch: int
 ) -> list[LinearWork]:
+    """Of each node, in topological order; weights: `NODE.role` -> tensor."""
     shapes = {INPUT: tuple(input_shape), **{node.name: node.shape for node in nodes}}
     return [_node_work(node, [shapes[name] for name in node.inputs], weights, batch) for node in nodes]
 

@@ -12,11 +12,11 @@ from torch import nn
 from relinearize.backbones import PixelInput
 from relinearize.backbones.routes import on_route, with_routes
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle import export, read_bundle, run_bundle
+from relinearize.private_inference.bundle import export, exporting, read_bundle, run_bundle
 from relinearize.private_inference.bundle.bundle import worst_difference
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import linearize
+from relinearize.relu.sites import linearize, to_masked, to_replaced
 
 SIZE = (3, 16, 16)
 
@@ -60,6 +60,29 @@ def test_logits_that_are_not_finite_are_named():
     network.network.linear.bias.data[0] = float("nan")
     with pytest.raises(UserError, match="the network's logits are not finite for some of the first 8 images"):
         as_bundle(network, SIZE)
+
+
+def squared(times):
+    """A chain of squares, whose sites keep no ReLU."""
+    chain = [layer for _ in range(times) for layer in (nn.Identity(), nn.ReLU())]
+    network = linearize(nn.Sequential(*chain, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), SIZE)
+    square = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1, 1).repeat(1, 3, 1, 1)
+    to_replaced(network, {f"{site}.coefficients": square for site in Mask.of(network)})
+    to_masked(network, Mask({site: ~kept for site, kept in Mask.of(network).items()}))
+    return PixelInput(network, MEAN, STD).eval()
+
+
+def test_polynomials_are_checked_near_the_mean_pixel_and_named_where_they_overflow():
+    assert np.isfinite(as_bundle(squared(8), SIZE).reference.logits).all()
+    images = torch.rand(8, *SIZE, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=r"not finite .*polynomials at removed positions \(quadratic\) can overflow$"):
+        as_bundle(squared(8), SIZE, images=images)
+
+
+def test_polynomials_are_named_where_the_logits_differ(monkeypatch):
+    monkeypatch.setattr(exporting, "TOLERANCE", 0.0)
+    with pytest.raises(UserError, match=r"in place .*, or do the polynomials at removed positions \(quadratic\) make"):
+        as_bundle(squared(2), SIZE)
 
 
 def test_the_client_normalises_first():

@@ -10,9 +10,7 @@ from numpy_bundles import pooled_network, residual_network
 from torch import nn
 
 from relinearize.backbones import build_backbone
-from relinearize.private_inference.bundle.bundle import Bundle
-from relinearize.private_inference.bundle.exporting import as_bundle
-from relinearize.private_inference.bundle.tracing import traced_graph
+from relinearize.private_inference.bundle.exporting import as_bundle, counted_bundle
 from relinearize.private_inference.cost.backbones import backbone_work
 from relinearize.private_inference.cost.presets import find_presets, predict, predicted_layers
 from relinearize.private_inference.cost.workload import (
@@ -22,13 +20,6 @@ from relinearize.private_inference.cost.workload import (
     bundle_workload,
     mask_workload,
 )
-from relinearize.relu.sites import linearize
-
-
-def unchecked_bundle(network, size):
-    """Without the reference, which takes the time."""
-    nodes, weights, masks, _ = traced_graph(linearize(network, size).eval(), size)
-    return Bundle(size, tuple(nodes), masks, weights, None)
 
 
 def test_counts_by_hand():
@@ -116,7 +107,7 @@ def test_backbones_are_counted_without_the_network(name, size, width, convention
     settings = {"classes": 7, "image_size": size, "channels": 3}
     pool = {"pool": "average"} if name.endswith("average") else {}
     network = build_backbone(name.removesuffix("_average"), convention=convention, width=width, **settings, **pool)
-    bundle = unchecked_bundle(network, (3, size, size))
+    bundle = counted_bundle(network, (3, size, size))
     assert backbone_work(name, width, SimpleNamespace(**settings)) == bundle_workload(bundle).linear
 
 
