@@ -16,9 +16,10 @@ from relinearize.data.augment import to_pixels
 from relinearize.data.splits import stable_order
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import About, Bundle, worst_difference, write_bundle
-from relinearize.private_inference.bundle.exporting import as_bundle, counted_bundle
+from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.private_inference.bundle.onnx_model import check_free, check_installed, onnx_path, write_onnx
 from relinearize.private_inference.cost.backbones import recorded_name
+from relinearize.records.run import Record
 from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS, IDENTITY
 from relinearize.relu.sites import named_sites, to_masked, to_replaced
@@ -38,7 +39,7 @@ class Subject:
     input_size: tuple[int, int, int]
     about: About
     place: Path | None = None  # of the bundle, if the user names none
-    fingerprint: str | None = None  # of the images it was tested on
+    record: Record | None = None  # of a run
     other_routes: tuple[str, ...] = ()
 
 
@@ -88,8 +89,7 @@ def of_run(folder: Path, route: str | None, root: str | None = None, trust: bool
         route=record.route, test_accuracy=record.accuracy.test,
     )  # fmt: skip
     size = (record.dataset.channels, record.dataset.image_size, record.dataset.image_size)
-    place, fingerprint = run.folder / "bundle", record.dataset.fingerprint
-    return Subject(run.network(), run.config, size, about, place, fingerprint, other_routes=tuple(routes))
+    return Subject(run.network(), run.config, size, about, run.folder / "bundle", record, other_routes=tuple(routes))
 
 
 def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str | None, root: str | None) -> Subject:
@@ -130,7 +130,7 @@ def test_images(subject: Subject, count: int) -> tuple[Tensor, Tensor]:
         source = open_source(subject.config)
     except UserError as error:
         raise UserError(f"{error}{hint}") from error
-    if subject.fingerprint is not None and source.fingerprint() != subject.fingerprint:
+    if subject.record is not None and source.fingerprint() != subject.record.dataset.fingerprint:
         place = subject.config.dataset.get("root")
         raise UserError(f"the images at dataset.root={place} are not those of the run{hint}")
     test = source.load("test")
@@ -157,9 +157,3 @@ def summary(bundle: Bundle, subject: Subject) -> list[str]:
     if pools := bundle.pools:
         lines.append(f"max-pools: {bundle.pool_comparisons:,} comparisons beside the ReLUs, of {', '.join(pools)}")
     return lines
-
-
-def bundle_of_run(folder: Path, route: str | None, trust: bool = False) -> tuple[str, Bundle]:
-    """(its name, its bundle for counts). UserError where the folder is no finished run or has no such route."""
-    subject = of_run(folder, route, trust=trust)
-    return subject.about.name, counted_bundle(subject.network, subject.input_size)
