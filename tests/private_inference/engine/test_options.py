@@ -63,7 +63,7 @@ def test_all_images_that_are_asked_for_and_by_default_five_or_a_whole_batch(sett
         ({"engine": "spu", "protocol": "tfp"}, "protocol=tfp: valid with engine=spu: cheetah, semi2k"),
         ({"engine": "crypten", "kn2row": True}, "kn2row=true goes with protocol=semi2k only; tfp has"),
         ({"kn2row": True}, "kn2row=true goes with protocol=semi2k only"),
-        ({"network": "moon"}, "network=moon: must be loopback, lan, wan or"),
+        ({"network": "moon"}, "network=moon: must be loopback, lan, wan or '{rtt_ms:40,mbps:100}'$"),
         ({"network": "{rtt_ms:20,rtt_ms:30}"}, "network="),
         ({"network": "{mbps:0}"}, "mbps 0.1 to"),
         ({"network": "{rtt_ms:nan}"}, "network="),
