@@ -15,7 +15,7 @@ from relinearize.backbones.weights import match_weights, read_weights, without_p
 from relinearize.data.augment import to_pixels
 from relinearize.data.splits import stable_order
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle.bundle import About, Bundle, worst_difference, write_bundle
+from relinearize.private_inference.bundle.bundle import About, Bundle, right, worst_difference, write_bundle
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.private_inference.bundle.onnx_model import check_free, check_installed, onnx_path, write_onnx
 from relinearize.private_inference.cost.backbones import recorded_name
@@ -152,8 +152,8 @@ def summary(bundle: Bundle, subject: Subject) -> list[str]:
         lines.append(f"at the other {total - bundle.relus:,} positions: {bundle.replacement}")
     reference = bundle.reference
     if reference.labels is not None:
-        right = 100 * np.mean(reference.logits.argmax(1) == reference.labels)
-        lines.append(f"reference: {len(reference.images)} test images, {right:.2f} % right")
+        share = 100 * np.mean(right(reference.logits, reference.labels))
+        lines.append(f"reference: {len(reference.images)} test images, {share:.2f} % right")
     if pools := bundle.pools:
         lines.append(f"max-pools: {bundle.pool_comparisons:,} comparisons beside the ReLUs, of {', '.join(pools)}")
     return lines

@@ -214,6 +214,11 @@ def worst_difference(bundle: Bundle, run: Callable[[np.ndarray], np.ndarray] | N
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
 
 
+def right(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Whether the largest of each row of logits is that of its class, N bools; of a row with NaN nothing is right."""
+    return (logits.argmax(1) == classes) & ~np.isnan(logits).any(1)
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from relinearize import __version__
 from relinearize.errors import UserError
 from relinearize.files import file_digest
 from relinearize.machine import processor_name
-from relinearize.private_inference.bundle.bundle import GRAPH, Bundle, read_bundle
+from relinearize.private_inference.bundle.bundle import GRAPH, Bundle, read_bundle, right
 from relinearize.private_inference.cost.network import NETWORKS, Network
 from relinearize.private_inference.cost.workload import Workload, bundle_workload
 from relinearize.private_inference.engine.job import (
@@ -254,13 +254,13 @@ def fidelity_of(bundle: Bundle, logits: np.ndarray) -> Fidelity:
     """`logits` of the first reference images against those of plaintext, and against the labels."""
     count, reference = len(logits), bundle.reference
     plain, labels = reference.logits[:count], None if reference.labels is None else reference.labels[:count]
-    private_class, plain_class = logits.argmax(1), plain.argmax(1)
+    plain_class = plain.argmax(1)
     finite = np.isfinite(plain) & np.isfinite(logits)  # polynomials far from zero can leave either
     return Fidelity(
         images=count,
         max_error=float(np.abs(logits - plain)[finite].max(initial=0)),
         logit_scale=float(np.abs(plain)[finite].max(initial=0)),
-        agreement=100 * float(np.mean(private_class == plain_class)),
-        private_accuracy=None if labels is None else 100 * float(np.mean(private_class == labels)),
-        plaintext_accuracy=None if labels is None else 100 * float(np.mean(plain_class == labels)),
+        agreement=100 * float(np.mean(right(logits, plain_class) & right(plain, plain_class))),
+        private_accuracy=None if labels is None else 100 * float(np.mean(right(logits, labels))),
+        plaintext_accuracy=None if labels is None else 100 * float(np.mean(right(plain, labels))),
     )

@@ -115,6 +115,18 @@ def test_logits_are_compared_with_plaintext_and_labels():
     assert fidelity_of(unlabelled, logits).private_accuracy is None
 
 
+def test_logits_that_are_no_numbers_are_right_for_nobody():
+    """argmax takes the first NaN for the largest."""
+    bundle = residual_network([1] * 5, images=4)
+    plain = bundle.reference.logits.copy()
+    plain[0, 0] = np.nan
+    reference = replace(bundle.reference, logits=plain, labels=plain.argmax(1))
+    private = plain.astype(float)
+    private[1, reference.labels[1]] = np.nan
+    found = fidelity_of(replace(bundle, reference=reference), private)
+    assert (found.agreement, found.private_accuracy, found.plaintext_accuracy) == (50, 50, 75)
+
+
 @pytest.fixture
 def record():
     bundle = residual_network([1, 0, 0.4, 0.2, 0.5])
