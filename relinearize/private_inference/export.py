@@ -24,6 +24,7 @@ from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS, IDENTITY
 from relinearize.relu.sites import named_sites, to_masked, to_replaced
 from relinearize.runs.build import all_relu_network, open_source
+from relinearize.runs.describe import student_shape
 from relinearize.runs.finished import FinishedRun
 from relinearize.runs.submodels import ROUTE
 from relinearize.targets import build
@@ -84,7 +85,8 @@ def of_run(folder: Path, route: str | None, root: str | None = None, trust: bool
     run = routes.pop(route)
     record = run.record
     about = About(
-        name=record.name, key=record.key, backbone=record.backbone.name, width=record.backbone.width,
+        name=record.name, key=record.key, backbone=record.backbone.name,
+        width=(record.backbone.student or record.backbone).width,
         convention=record.backbone.convention, dataset=record.dataset.name, title=record.dataset.title,
         route=record.route, test_accuracy=record.accuracy.test,
     )  # fmt: skip
@@ -113,7 +115,7 @@ def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str 
             raise UserError(f"{path} does not have at removed positions what {mask} says: {metadata.replacement}")
         to_masked(network.network, kept)
     about = About(
-        name=path.stem, backbone=recorded_name(backbone), width=backbone.get("width"),
+        name=path.stem, backbone=recorded_name(backbone), width=student_shape(config)["width"],
         convention=backbone.get("convention", "all"), dataset=config.dataset.name, title=config.dataset.title,
         route=route,
     )  # fmt: skip
