@@ -209,7 +209,8 @@ def test_what_a_bundle_knows(name):
 
 
 def test_ways_of_flattening():
-    for flatten in (nn.Flatten(), Does(lambda x: x.view(x.size(0), -1)), Does(lambda x: torch.flatten(x, 1))):
+    by_name = Does(lambda x: torch.reshape(input=x, shape=(x.size(0), -1)))
+    for flatten in (nn.Flatten(), Does(lambda x: x.view(x.size(0), -1)), Does(lambda x: torch.flatten(x, 1)), by_name):
         layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), flatten, nn.Linear(4 * 14 * 14, 2), nn.BatchNorm1d(2))
         bundle = as_bundle(after_training(layers), SIZE)
         assert [node.op for node in bundle.nodes] == ["conv2d", "masked_relu", "flatten", "linear"]
@@ -224,6 +225,7 @@ UNKNOWN = {
     "dilated maxima": (nn.MaxPool2d(2, dilation=2), "MaxPool2d.*dilation"),
     "uncounted zeros": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), "count_include_pad"),
     "uneven windows": (nn.AdaptiveAvgPool2d(5), "windows differ in size"),
+    "more than there is": (nn.AdaptiveAvgPool2d((20, 16)), r"from \(16, 16\) to \(20, 16\): larger than the map"),
     "a batch's own statistics": (nn.BatchNorm2d(4, track_running_stats=False), "no running statistics"),
     "a constant": (Does(lambda x: x + 1), "add.*1 is no map"),
     "a weighted sum": (Does(lambda x: torch.add(x, x, alpha=2)), "alpha"),
