@@ -168,6 +168,8 @@ def test_free_allocations_have_the_keys_of_before_there_was_a_choice(tmp_path):
 
 def test_constants_fitted_anew_are_another_result(tmp_path, monkeypatch):
     keys = [quick_plan(tmp_path, SHARE, *choice).run.key for choice in (["allocation=cost"], SITES)]
+    named = quick_plan(tmp_path, SHARE, "allocation=cost").request.site_choice.measured["messages"]
+    assert list(named) == ["live_sites", "layers", "pool_steps"], "its former name, so that older runs are found"
     fitted = protocols()["cheetah"]
     online = replace(fitted.online, messages=Terms({"live_sites": 19, "layers": 4}))
     monkeypatch.setitem(protocols(), "cheetah", replace(fitted, online=online))

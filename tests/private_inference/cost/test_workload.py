@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from numpy_bundles import pooled_network, residual_network
+from numpy_bundles import all_operations, pooled_network, residual_network
 from torch import nn
 
 from relinearize.backbones import build_backbone
@@ -37,6 +37,7 @@ def test_counts_by_hand():
         gathered=16,
         linear=LinearWork(
             layers=3,
+            products=1 + 2 + 1,
             multiplications=64 * 27 + 16 * 2 + 5 * 16,
             inputs=3 * 64 + 16 + 16,
             outputs=64 + 16 + 5,
@@ -79,6 +80,16 @@ def test_layers_add_up_to_the_network(bundle):
     assert layers[-1].name == "rest" and layers[-1].work.inference == 1
 
 
+def test_spu_convolves_group_by_group_and_others_do_not():
+    grouped = bundle_workload(all_operations())
+    assert (grouped.linear.layers, grouped.linear.products) == (7, 6 + 4)
+    alike = replace(grouped, linear=replace(grouped.linear, products=7))
+    for name, each in {"cheetah": 4.04, "semi2k": 2, "tfp": 0, "ckks": 0}.items():
+        (preset,) = find_presets(name, "lan")
+        more, fewer = (predict(preset, one).online.messages for one in (grouped, alike))
+        assert more - fewer == pytest.approx(3 * each), name
+
+
 def test_what_a_mask_alone_says():
     workload = mask_workload([(10, 10), (3, 20), (0, 30)])
     assert workload == Workload(relus=13, live_sites=2, gathered=20)
@@ -88,7 +99,7 @@ def test_what_a_mask_alone_says():
 def test_a_batch_has_more_of_all_but_weights_sites_and_layers():
     bundle = residual_network([1, 0, 0.4, 0.2, 0.5])
     one, three = bundle_workload(bundle).features(), bundle_workload(bundle, batch=3).features()
-    same = ("inference", "live_sites", "layers", "weights")
+    same = ("inference", "live_sites", "layers", "products", "weights")
     grows = ("relus", "gathered", "multiplications", "inputs", "outputs", "windows", "patches")
     assert {name: three[name] for name in same} == {name: one[name] for name in same}
     assert {name: three[name] for name in grows} == {name: 3 * one[name] for name in grows}

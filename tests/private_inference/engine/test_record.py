@@ -95,8 +95,8 @@ def test_the_model_counts_live_sites_and_layers():
     assert semi2k.predicted_seconds == pytest.approx(3 + 25 * 0.02 + 5000 / 12.5e6) and semi2k.measured_seconds == 5
     cheetah = model_of(PROTOCOLS["cheetah"], NETWORKS["wan"], workload, slow, fast)
     said = protocols()["cheetah"].online.messages.constants
-    assert set(said) == {"live_sites", "pool_steps", "layers", "affine_sites", "quadratic_sites"}
-    assert cheetah.sequential_messages == round(said["live_sites"] * 4 + said["layers"] * 7), "one site is empty"
+    assert set(said) == {"live_sites", "pool_steps", "products", "affine_sites", "quadratic_sites"}
+    assert cheetah.sequential_messages == round(said["live_sites"] * 4 + said["products"] * 7), "one site is empty"
 
 
 def test_logits_are_compared_with_plaintext_and_labels():
