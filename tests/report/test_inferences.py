@@ -139,6 +139,14 @@ def test_a_batch_is_shown_per_image_and_is_a_curve_of_its_own():
     assert batch.messages == alone.messages
 
 
+def test_more_threads_are_a_curve_of_their_own_and_no_prediction_is_of_them():
+    run = fake_record("snl", 14_000)
+    one, four = (replace(fake_inference(run), machine={"load_before": 0.5, "cores": 4, "threads": n}) for n in "14")
+    found = build_inferences([one, four], run_table([run]))
+    assert list(found["protocol"]) == ["semi2k", "semi2k+threads4"] and len(curves(found)) == 2
+    assert list(found["predicted_s"].isna()) == [False, True]
+
+
 def test_csv_and_table_say_what_was_measured():
     run = fake_record("snl", 14_000, name="a|b")
     first, second = fake_inference(run, load=7.25), fake_inference(run, "cheetah", "loopback", private=None)

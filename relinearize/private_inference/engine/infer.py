@@ -58,9 +58,9 @@ def infer(options: InferOptions) -> InferenceRecord:
     protocol, engine = options.chosen_protocol, options.chosen_engine
     require(bundle, protocol.engine)
     count = options.images(len(bundle.reference.images))
-    threads = os.environ.setdefault("OMP_NUM_THREADS", "1")  # two parties share the cores of one machine
+    os.environ["OMP_NUM_THREADS"] = options.threads
     # SPU's products start two threads whatever that says, which wait for each other: ten times the processor time.
-    os.environ.setdefault("OMP_THREAD_LIMIT", threads)
+    os.environ.setdefault("OMP_THREAD_LIMIT", options.threads)
     load = os.getloadavg()[0]
     folder = options.folder
     progress = WorkProgress(STEPS_BEFORE + math.ceil(count / options.batch))
@@ -103,7 +103,7 @@ def infer(options: InferOptions) -> InferenceRecord:
         versions={"relinearize": __version__, **{name: version(name) for name in engine.versions}},
         machine={
             "cpu": processor_name(), "cores": os.cpu_count(),
-            "threads": os.environ["OMP_NUM_THREADS"], "load_before": load,
+            "threads": options.threads, "load_before": load,
         },
     )  # fmt: skip
     record.write(folder)

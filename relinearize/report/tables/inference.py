@@ -52,6 +52,7 @@ def _row(record: InferenceRecord, of_run: Any) -> dict[str, Any]:
     network = [bundle[part] for part in ("backbone", "width", "convention")]
     options = [option for option in OPTIONS if record.settings.get(option)]
     options += [f"batch{record.batch}"] if record.batch > 1 else []
+    options += [f"threads{threads}"] if (threads := record.machine.get("threads", "1")) != "1" else []
     per_image = 1 / record.batch
     protocol = "+".join([record.protocol, *options])
     predicted = None if options else _predicted(record, run, link)
