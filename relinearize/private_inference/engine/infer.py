@@ -65,6 +65,7 @@ def infer(options: InferOptions) -> InferenceRecord:
     folder = options.folder
     progress = WorkProgress(STEPS_BEFORE + math.ceil(count / options.batch))
     with alone_in(folder), stopped_by_signals(), progress:
+        keep_larger(folder, count)
         progress.begins("compiling", announce=True)
         began = time.monotonic()
         inputs = prepared(options, bundle)
@@ -134,6 +135,19 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def keep_larger(folder: Path, count: int) -> None:
+    """UserError where the record in `folder` is of more than `count` images: this inference would replace it."""
+    try:
+        there = InferenceRecord.read(folder / RECORD_FILE).fidelity.images
+    except UserError:  # none, or one that nothing can read
+        return
+    if there > count:
+        raise UserError(
+            f"output={folder} has a record of {there} images, which one of {count} would replace; "
+            f"give n_images={there} or more, or another output="
+        )
 
 
 def prepared(options: InferOptions, bundle: Bundle) -> dict[str, tuple[int, ...]]:

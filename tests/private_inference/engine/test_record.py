@@ -4,17 +4,17 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from numpy_bundles import residual_network
+from numpy_bundles import residual_network, written
 
 from relinearize.errors import UserError
 from relinearize.files import read_json, write_json
 from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.cost.workload import bundle_workload
-from relinearize.private_inference.engine.infer import fidelity_of, model_of, summary
+from relinearize.private_inference.engine.infer import fidelity_of, infer, keep_larger, model_of, summary
 from relinearize.private_inference.engine.job import KINDS, Cost, Inferred
 from relinearize.private_inference.engine.layers import layer_costs
-from relinearize.private_inference.engine.options import PROTOCOLS
+from relinearize.private_inference.engine.options import PROTOCOLS, InferOptions
 from relinearize.private_inference.engine.spu.profile import read_profile
 from relinearize.private_inference.engine.table import show
 from relinearize.records.inference import SHARED, InferenceRecord
@@ -169,6 +169,18 @@ def test_other_files_are_refused(record, tmp_path, change):
     write_json(path, read_json(path) | change)
     with pytest.raises(UserError, match=f"{path} is no record of an inference"):
         InferenceRecord.read(path)
+
+
+def test_a_record_of_more_images_is_not_replaced(record, tmp_path):
+    bundle = written(residual_network([1, 0, 0.4, 0.2, 0.5], images=4), tmp_path / "bundle")
+    larger = replace(record, fidelity=replace(record.fidelity, images=20))
+    path = larger.write(tmp_path / "out")
+    with pytest.raises(UserError, match=r"has a record of 20 images, .* give n_images=20 or more, or another output=$"):
+        infer(InferOptions(bundle, n_images=4, output=tmp_path / "out"))
+    assert InferenceRecord.read(path) == larger
+    keep_larger(tmp_path / "out", 20)
+    path.write_text("{}")
+    keep_larger(tmp_path / "out", 4)
 
 
 def test_the_table_says_what_matters(record, capsys):
