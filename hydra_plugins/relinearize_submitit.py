@@ -57,9 +57,8 @@ class WaitForAll(BaseSubmititLauncher):
                 self.outcome(job, number, list(overrides))
                 for number, (job, overrides) in enumerate(zip(jobs, job_overrides, strict=True), initial_job_idx)
             ]
-        except KeyboardInterrupt:
-            self.abandon(jobs)
-            raise
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(*self.abandon(jobs)) from interrupt
 
     def submit(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
         """submitit's jobs: on Slurm, one array."""
@@ -94,8 +93,10 @@ class WaitForAll(BaseSubmititLauncher):
             accuracy = note_lost(Path(self.config.hydra.sweep.dir), number, overrides, why_lost(job, error))
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=accuracy)
 
-    def abandon(self, jobs: Sequence[Any]) -> None:
-        """The command is interrupted; what runs on a cluster goes on."""
+    def abandon(self, jobs: Sequence[Any]) -> list[str]:
+        """The command is interrupted; what runs on a cluster goes on. What the user should know, if anything."""
+        numbers = dict.fromkeys(job.job_id.partition("_")[0] for job in jobs)
+        return [f"its jobs go on (`relinearize status`); to end them: scancel {' '.join(numbers)}"] if jobs else []
 
     def checkpoint(self, *arguments: Any, **settings: Any) -> Any:
         """submitit calls it in the job, before the job is queued again."""
@@ -113,9 +114,10 @@ class LocalWaitForAll(WaitForAll, LocalLauncher):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // len(job_overrides))))
         return super().submit(job_overrides, initial_job_idx)
 
-    def abandon(self, jobs: Sequence[Any]) -> None:
+    def abandon(self, jobs: Sequence[Any]) -> list[str]:
         """Stop them like this process."""
         for job in jobs:
             job.cancel()
         for job in jobs:
             job.wait()
+        return []

@@ -78,9 +78,10 @@ def main() -> None:
         refuse_words(arguments[1:])
         import_module(f"relinearize.commands.{arguments[0]}").main(arguments[1:])
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        goes_on = "; the same command goes on from the last checkpoint" if arguments[0] in ("run", "evaluate") else ""
-        print(f"relinearize: interrupted{goes_on}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # a launcher may say what becomes of its jobs
+        usual = "the same command goes on from the last checkpoint" if arguments[0] in ("run", "evaluate") else ""
+        goes_on = str(interrupt) or usual
+        print(f"relinearize: interrupted{f'; {goes_on}' if goes_on else ''}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         if not reader_left():

@@ -21,6 +21,7 @@ from relinearize.errors import UserError
 SHARED = 0o666  # mode of lock files, which hold nothing: whoever shares a folder must be able to take them
 CONTROL = re.compile(r"\\u00[0189]|\\u007f|\x7f", re.IGNORECASE)  # as JSON writes them; but not of lines and tabs
 DAMAGED = ".damaged"  # what a repair puts behind the name of a run's folder
+UNFINISHED = ".work"  # behind the name of a folder that is being made
 DIGEST = "sha256"
 SEAL = f',\n "{DIGEST}": '
 
@@ -139,7 +140,7 @@ def check_readable(path: Path) -> None:
 
 
 def files_below(folder: Path, name: str) -> list[Path]:
-    """Everything called `name` below `folder`, sorted, but not what a repair has put aside.
+    """Everything called `name` below `folder`, sorted, but not what is unfinished or was put aside by a repair.
 
     Links are followed, to each folder once. One warning for each folder that cannot be listed.
     """
@@ -152,7 +153,7 @@ def files_below(folder: Path, name: str) -> list[Path]:
             continue
         seen.add(real)
         found += [Path(place) / name] * (name in (*folders, *files))
-        folders[:] = [one for one in folders if not one.endswith(DAMAGED)]
+        folders[:] = [one for one in folders if not one.endswith((DAMAGED, UNFINISHED))]
         folders.sort(key=lambda one: os.path.islink(os.path.join(place, one)))  # a link gives way to what it leads to
     return sorted(found)
 

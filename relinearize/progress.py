@@ -13,18 +13,26 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def terminal_bar(*columns: Any, transient: bool = False) -> "Progress":
+def terminal_bar(*columns: Any, shown: bool | None = None, transient: bool = False) -> "Progress":
     """A rich progress bar on standard error: description, bar, `columns`, time passed, time left.
 
-    transient: it is removed when the work is done.
+    shown: without it the bar is disabled; None: if standard error is a terminal. transient: it is removed when the work
+    is done.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     description = TextColumn("{task.description}", style="bold", markup=False)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
-    shown = (description, BarColumn(bar_width=30), *columns, *times)
-    return Progress(*shown, console=Console(stderr=True), transient=transient)
+    columns = (description, BarColumn(bar_width=30), *columns, *times)
+    disable = not (sys.stderr.isatty() if shown is None else shown)
+    return Progress(*columns, console=Console(stderr=True), transient=transient, disable=disable)
+
+
+def stop(bar: "Progress") -> None:
+    """Stop a bar that was started; older rich would print an empty line for a disabled one."""
+    if bar.live.is_started:
+        bar.stop()
 
 
 class WorkProgress:
@@ -47,41 +55,32 @@ class WorkProgress:
         line: Callable[[str], Any] = say,
     ) -> None:
         self.line = line
-        self.bar: Progress | None = None
-        self.group = ""
-        if sys.stderr.isatty() if bar is None else bar:
-            self.bar = terminal_bar(*_amounts(unit), transient=transient)
-            self.task = self.bar.add_task("", total=total)
+        self.bar = terminal_bar(*_amounts(unit), shown=bar, transient=transient)
+        self.task = self.bar.add_task("", total=total)
 
     def __enter__(self) -> Self:
-        if self.bar is not None:
-            self.bar.start()
+        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        stop(self.bar)
 
     def begins(self, group: str, announce: bool = False) -> None:
         """`group` is worked on from now; `announce`: without a bar, a line says so."""
-        if self.bar is None:
-            if announce:
-                self.line(group)
-        elif group != self.group:
-            self.bar.update(self.task, description=group)
-        self.group = group
+        self.bar.update(self.task, description=group)
+        if announce and self.bar.disable:
+            self.line(group)
 
     def done(self, units: float) -> None:
         """A piece of `units` is done, now or by an earlier process."""
-        if self.bar is not None:
-            self.bar.advance(self.task, units)
+        self.bar.advance(self.task, units)
 
     def says(self, message: str) -> None:
         """A line that stays: above the bar, or in the log."""
-        if self.bar is not None:
-            self.bar.console.print(message, highlight=False, markup=False)
-        else:
+        if self.bar.disable:
             self.line(message)
+        else:
+            self.bar.console.print(message, highlight=False, markup=False)
 
 
 def _amounts(unit: str | None) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ from relinearize.records.run import Record, find_records
 from relinearize.report.figures.canvas import GREY, new_figure, png
 from relinearize.report.figures.style import method_colours
 from relinearize.report.tables.text import csv_text
+from relinearize.terminal import right_column
 
 STYLE = {"font.size": 9, "axes.edgecolor": "#9aa0a9", "axes.spines.top": False, "axes.spines.right": False}
 
@@ -92,10 +93,7 @@ def in_words(comparison: Comparison) -> str:
 
 
 def show(comparison: Comparison, runs: list[str], console: Console) -> None:
-    result = Table()
-    result.add_column("site")
-    result.add_column("ours", justify="right")
-    result.add_column("released", justify="right")
+    result = Table("site", right_column("ours"), right_column("released"))
     for site, own, other in zip(comparison.sites, comparison.ours, comparison.released, strict=True):
         result.add_row(site, f"{own:.3f}", f"{other:.3f}")
     more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""

@@ -57,7 +57,8 @@ def main(arguments: Sequence[str]) -> int:
         for protocol, network, images in ASKED:
             if not measured(folder, protocol, network):
                 asked = (f"protocol={protocol}", f"network={network}", f"n_images={images}", f"python={engine}")
-                relinearize("infer", f"bundle={folder / 'bundle'}", *asked)
+                output = record_file(folder, protocol, network).parent  # however many threads there are
+                relinearize("infer", f"bundle={folder / 'bundle'}", *asked, f"output={output}")
     relinearize("report", str(RUNS))
     console = Console()
     Console(width=None if console.is_terminal else 120).print(table(runs))

@@ -15,17 +15,26 @@ from relinearize.report.tables.cost import predicted_costs
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = (RESULTS / "README.md").read_text(encoding="utf-8")
-TABLES = re.findall(r"<!-- records: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-PAGES = [(RESULTS.parent / page).read_text(encoding="utf-8") for page in ("README.md", "docs/methods.md")]
-MEANS = re.findall(r"<!-- means: (\w+) -->\n(.*?)<!-- end -->", "".join([README, *PAGES]), flags=re.DOTALL)
+OTHERS = "".join((RESULTS.parent / page).read_text(encoding="utf-8") for page in ("README.md", "docs/methods.md"))
 CELLS = re.compile(r"(?<!\\)\|")
-SITES = re.findall(r"<!-- sites: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-WHOLE_CHANNELS = re.findall(r"<!-- whole channels: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-OFFICIAL = re.findall(r"<!-- official: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-INFERENCES = re.findall(r"<!-- inferences: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-LATENCIES = re.findall(r"<!-- latencies: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-COSTS = re.findall(r"<!-- costs: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-ROBUST_TABLES = re.findall(r"<!-- robustness: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+
+
+def tables(kind: str, at_least: int, text: str = README) -> list[tuple[str, str]]:
+    """(folder, table) of each marker of this kind; of a lost marker its table would be compared with nothing."""
+    found = re.findall(rf"<!-- {kind}: (\w+) -->\n(.*?)<!-- end -->", text, flags=re.DOTALL)
+    assert len(found) >= at_least, f"of {at_least} tables <!-- {kind}: FOLDER -->, {len(found)} are left"
+    return found
+
+
+TABLES = tables("records", 7)
+MEANS = [*tables("means", 1), *tables("means", 2, OTHERS)]
+SITES = tables("sites", 1)
+WHOLE_CHANNELS = tables("whole channels", 1)
+OFFICIAL = tables("official", 1)
+INFERENCES = tables("inferences", 1)
+LATENCIES = tables("latencies", 1)
+COSTS = tables("costs", 1)
+ROBUST_TABLES = tables("robustness", 2)
 
 
 @pytest.mark.parametrize(("folder", "table"), TABLES, ids=[folder for folder, _ in TABLES])

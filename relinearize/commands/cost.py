@@ -7,9 +7,9 @@ from rich.console import Console
 from relinearize.commands.composing import Count, Place, checked, command_options, composed
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import find_presets, one_preset, predicted_layers
-from relinearize.private_inference.cost.table import layer_table, print_costs
-from relinearize.private_inference.cost.workload import bundle_layers, bundle_workload
-from relinearize.terminal import print_table
+from relinearize.private_inference.cost.table import print_costs, print_layers
+from relinearize.private_inference.cost.workload import bundle_layers, bundle_workload, mask_workload
+from relinearize.terminal import print_lines
 
 SINGLE_IMAGES = "ckks"  # the protocol whose constants are those of a ciphertext that one image fills
 
@@ -44,18 +44,30 @@ def main(arguments: Sequence[str], console: Console | None = None) -> None:
             raise UserError(
                 f"batch={options.batch}: the constants of {SINGLE_IMAGES} are of single images; give batch=1"
             )
+    reason = None
     if options.bundle:
         from relinearize.private_inference.bundle.bundle import read_bundle
 
         bundle = read_bundle(options.bundle)
-        name = bundle.about.name or str(options.bundle)
+        name, workload = bundle.about.name or str(options.bundle), bundle_workload(bundle, options.batch)
     else:
-        from relinearize.private_inference.export import bundle_of_run
+        from relinearize.private_inference.bundle.exporting import counted_bundle
+        from relinearize.private_inference.export import of_run
 
-        name, bundle = bundle_of_run(options.run, options.route, options.trust)
-    workload = bundle_workload(bundle, options.batch)
+        subject = of_run(options.run, options.route, trust=options.trust)
+        name, record = subject.about.name, subject.record
+        try:
+            bundle = counted_bundle(subject.network, subject.input_size)
+            workload = bundle_workload(bundle, options.batch)
+        except UserError as error:  # what it does is in no bundle, but its ReLUs are in the record
+            if options.layers:
+                raise
+            sites = [(site.kept, site.total) for site in record.sites]
+            reason, workload = str(error), mask_workload(sites, record.replacement, options.batch)
     print_costs(f"Private inference with {name}, predicted", workload, presets, console, options.batch)
+    if reason:
+        print_lines([reason], console)
     if options.layers:
         preset = one_preset(options.preset, options.network)
         layers = predicted_layers(preset, bundle_layers(bundle, options.batch))
-        print_table(layer_table(f"{preset.name} by layer, predicted", layers), console)
+        print_layers(f"{preset.name} by layer, predicted", layers, console)

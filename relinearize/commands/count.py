@@ -54,18 +54,15 @@ def show_counts(config: DictConfig) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from relinearize.terminal import right_column
+
     OmegaConf.resolve(config)
     conventions = ("senet", "snl") if "convention" in config.backbone else (None,)
     columns = {name or "ReLUs": count_sites(config, name) for name in conventions}
     longest = max(columns.values(), key=len)
     width = config.backbone.get("width")
     title = f"{recorded_name(config.backbone)}{f' width {width}' if width else ''} on {config.dataset.title}"
-    table = Table(title=escape(title))
-    table.add_column("#", justify="right")
-    table.add_column("site")
-    table.add_column("shape", justify="right")
-    for name in columns:
-        table.add_column(name, justify="right")
+    table = Table(right_column("#"), "site", right_column("shape"), *map(right_column, columns), title=escape(title))
     for index, (site, shape) in enumerate(longest.items()):
         counts = [f"{math.prod(sites[site]):,}" if site in sites else "-" for sites in columns.values()]
         table.add_row(str(index), escape(site), " x ".join(map(str, shape)), *counts)

@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from relinearize.commands.composing import Count, checked, command_options, comp
 from relinearize.commands.jobs import require_all
 from relinearize.errors import UserError, one_line, user_error_behind
 from relinearize.evaluation.settings import Evaluation, RobustSettings
-from relinearize.files import DAMAGED
+from relinearize.files import DAMAGED, UNFINISHED
 from relinearize.records.run import RECORD_FILE
 
 # What the user calls the choice of a file in these groups.
@@ -42,14 +43,19 @@ class EvaluateOptions:
 def main(arguments: Sequence[str], console: Console | None = None) -> Any:
     """The clean evaluation's numbers, or all robust records; with several runs a list of these."""
     evaluation = read_evaluation(arguments)
-    if evaluation.robust is None:
-        from relinearize.evaluation.clean import evaluate_clean as evaluate
-    else:
-        from relinearize.evaluation.robustness import evaluate_robustness as evaluate
     console, folders = console or Console(), run_folders(str(evaluation.folder))
+    if evaluation.robust is None:
+        from relinearize.evaluation.clean import evaluate_clean
+
+        evaluate = partial(evaluate_clean, console=console)
+    else:
+        from relinearize.evaluation.robustness import evaluate_robustness
+        from relinearize.report.tables.terminal import print_evaluation
+
+        evaluate = partial(evaluate_robustness, show=partial(print_evaluation, console=console))
     if len(folders) == 1:
-        return evaluate(replace(evaluation, folder=folders[0]), console)
-    return evaluate_each(folders, lambda folder: evaluate(replace(evaluation, folder=folder), console))
+        return evaluate(replace(evaluation, folder=folders[0]))
+    return evaluate_each(folders, lambda folder: evaluate(replace(evaluation, folder=folder)))
 
 
 def run_folders(text: str) -> list[Path]:
@@ -66,7 +72,7 @@ def run_folders(text: str) -> list[Path]:
             there = next((folder for folder in Path(part).parents if folder.is_dir()), Path())
             found = sorted(glob.glob(str(Path(part).relative_to(there)), root_dir=there))
             matched = [there / path for path in found if (there / path / RECORD_FILE).is_file()]
-            matched = [folder for folder in matched if folder.suffix != DAMAGED]
+            matched = [folder for folder in matched if folder.suffix not in (DAMAGED, UNFINISHED)]
             if not matched:
                 raise UserError(f"run={part} matches no finished run (a folder with {RECORD_FILE})")
             folders |= dict.fromkeys(matched)

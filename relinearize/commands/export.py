@@ -39,6 +39,8 @@ class ExportOptions:
 
 
 def refused_with_run(argument: str) -> UserError:
+    if argument.lstrip("+").startswith(("dataset.root=", "dataset.source.root=")):
+        return UserError(f"export run=... does not take {argument}: root=FOLDER says where the run's images lie now")
     return UserError(f"export run=... takes network and mask from the run: {argument} goes with weights=FILE only")
 
 
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str], console: Console | None = None) -> Path:
     """Write the bundle, and say so. Returns its folder."""
     config = composed("export", arguments, ExportOptions)
     options = checked(ExportOptions, config)
-    network = [word for word in arguments if word.startswith(("backbone", "dataset"))]
+    network = [word for word in arguments if word.lstrip("+~").startswith(("backbone", "dataset"))]
     if options.run and network:
         raise refused_with_run(network[0])
     if options.weights:

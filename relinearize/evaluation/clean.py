@@ -1,5 +1,8 @@
 """`relinearize evaluate run=FOLDER`: the test accuracy of a finished run's network, built again from its files."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -9,13 +12,14 @@ from rich.table import Table
 
 from relinearize.data.loaders import OrderedLoader
 from relinearize.data.source import check_set
+from relinearize.errors import user_error_behind
 from relinearize.evaluation.settings import Evaluation
-from relinearize.evaluation.table import shown_anyway
 from relinearize.files import write_json
 from relinearize.methods.losses import measure_predictions
 from relinearize.records.run import PredictionsRecord
 from relinearize.relu.mask import relu_total
 from relinearize.runs.finished import FinishedRun
+from relinearize.terminal import right_column
 from relinearize.training.settings import resolve_accelerator
 
 EVALUATION = "evaluation.json"
@@ -44,9 +48,8 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, Any]:
         "record/test": record.accuracy.test,
         "record/relu/count": record.budget.met,
     }
-    table = Table(title=escape(f"{record.name} on {record.dataset.title}"), title_justify="left")
-    for column in ("", "record", "now"):
-        table.add_column(column, justify="right" if column else "left")
+    title = escape(f"{record.name} on {record.dataset.title}")
+    table = Table("", right_column("record"), right_column("now"), title=title, title_justify="left")
     table.add_row("ReLUs", f"{record.budget.met:,}", f"{result['relu/count']:,}")
     table.add_row(f"test accuracy, % (n = {len(test):,})", f"{record.accuracy.test:.2f}", f"{found:.2f}")
     before = record.accuracy.predictions
@@ -57,3 +60,12 @@ def evaluate_clean(evaluation: Evaluation, console: Console) -> dict[str, Any]:
     with shown_anyway():
         write_json(run.folder / EVALUATION, result)
     return result
+
+
+@contextlib.contextmanager
+def shown_anyway() -> Iterator[None]:
+    """Around the storing of results that were printed: a run may be a colleague's, a disk read-only or full."""
+    try:
+        yield
+    except OSError as error:
+        print(f"relinearize: these results could not be stored: {user_error_behind(error) or error}", file=sys.stderr)

@@ -5,7 +5,7 @@ evaluated one by one, each into a robustness.json of its own. The work is a list
 done; what was filed before is taken from there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from rich.console import Console
 
 from relinearize.corruptions.sources import CorruptedImages
 from relinearize.data.decoding import EncodedImages
@@ -21,11 +20,11 @@ from relinearize.data.loaders import evaluation_batch
 from relinearize.errors import UserError
 from relinearize.evaluation.attacked import CHUNK, attack_part, clean_part
 from relinearize.evaluation.checks import checks_part, clean_accuracy_check
+from relinearize.evaluation.clean import shown_anyway
 from relinearize.evaluation.corrupted import corrupted_part
 from relinearize.evaluation.pieces import PIECES_FILE, Part, PiecesFile, total_seconds
 from relinearize.evaluation.settings import Evaluation
 from relinearize.evaluation.subject import Subject
-from relinearize.evaluation.table import show_robustness, shown_anyway
 from relinearize.files import SHARED
 from relinearize.machine import device_name, git_commit, versions
 from relinearize.progress import WorkProgress, say
@@ -39,8 +38,11 @@ EVALUATION_VERSION = 1  # raise it when the same settings would give other resul
 PACKAGES = ("torchattacks", "pyautoattack", "opencv-python-headless", "scipy", "pillow")
 
 
-def evaluate_robustness(evaluation: Evaluation, console: Console) -> list[RobustRecord]:
-    """Evaluate the run and its sub-folders, or find it done; print the table. Returns the records, the run's first."""
+def evaluate_robustness(evaluation: Evaluation, show: Callable[[list[RobustRecord]], None]) -> list[RobustRecord]:
+    """Evaluate the run and its sub-folders, or find it done. Returns the records, the run's first.
+
+    `show` prints them before anything is stored.
+    """
     run = FinishedRun.open(evaluation.folder, evaluation.root, evaluation.trust)
     runs = [run, *run.parts()]
     evaluation, attacks = fitting_attacks(run, evaluation)
@@ -50,7 +52,7 @@ def evaluate_robustness(evaluation: Evaluation, console: Console) -> list[Robust
         with exact_arithmetic():
             made = iter(evaluated(missing, [*runs, *siblings(run, evaluation)], evaluation, attacks))
         records = [record or next(made) for record in records]
-    show_robustness(records, console)
+    show(records)
     for one, record in zip(runs, records, strict=True):
         if one in missing:
             with shown_anyway():

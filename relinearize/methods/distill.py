@@ -15,15 +15,11 @@ from relinearize.methods.stage.stage import Stage
 
 
 class Distill(Stage):
-    """Fine-tunes a linearized `network` against a frozen `teacher`.
+    """Fine-tunes a linearized `network` against a frozen `teacher`. Settings: conf/method/finetune/distill.yaml.
 
     Args:
         network: linearized; its masks do not change.
         teacher: pixels to logits; not trained, not saved.
-        temperature: T of the distillation term.
-        cross_entropy_weight, distillation_weight: of the two terms (both 1 in SNL).
-        class_multiplier_rate: mu of ClassMultipliers, against a loss of accuracy that falls on few classes; None: none.
-        stage_settings: see Stage. SNL: 100 epochs, SGD at 1e-3 with cosine decay, weight decay 5e-4, batch 128.
     """
 
     name = "finetune"

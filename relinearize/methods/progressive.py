@@ -27,7 +27,7 @@ from relinearize.methods.scores import check_callable, damage_vectors
 from relinearize.methods.stage.cycle import CycleStage
 from relinearize.methods.stage.schedule import one_cycle
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
-from relinearize.processes import process_rank, sum_over_processes, take_from_first
+from relinearize.processes import sum_over_processes, take_from_first
 from relinearize.relu.budget import kept_first, listed_budget, top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import slopes
@@ -37,30 +37,13 @@ SELECTED = ("top", "correlated", "correlated_within_sites")
 
 
 class Progressive(CycleStage, Distill):
-    """The search stage of method=progressive.
+    """The search stage of method=progressive. Settings: conf/method/search/progressive.yaml.
 
     Args:
         network: sites are SlopedReLU; starts from the teacher's weights.
         teacher: frozen all-ReLU network.
         budgets: counts at which to leave a snapshot; the walk ends at the smallest.
-        on_snapshot: called with each Snapshot, largest budget first; of several processes in the first one only.
-        score: a function of scores.py with its settings.
-        rungs: how many, in equal ratios from all ReLUs down to `lowest`; or a list: fractions of the ReLUs (floats up
-            to 1) or counts. Rungs below the smallest budget are not walked.
-        lowest: fraction of the ReLUs at the last rung.
-        rung_epochs: epochs of training at each rung; 0: the rungs are scored one after the other, without training.
-        continuation: share of a rung's training in which removed positions become linear; 0: at once.
-        hysteresis: what is kept now has its score times 1 + hysteresis.
-        selection: top: the positions of largest score. correlated: by joint damage (correlated.py), in the whole
-            network or, with correlated_within_sites, under the counts that the score gives each site.
-        diagonal: of correlated selection.
-        score_images: training images for a score; correlated selection takes 1,024.
-        exchanges: at each rung, after its training, so many times: linearize the `exchange_share` of kept positions of
-            least score, restore as many of largest score, train an epoch at `exchange_rate` times the learning rate,
-            and go back unless KL(teacher || network) on the hold-out has fallen; after each such return, half as
-            many are exchanged. A budget that is a rung then gets the
-            mask that the exchanges end with; without exchanges, it is chosen before the rung's training.
-        settings: see CycleStage and Distill, whose loss it is.
+        on_snapshot: called with each Snapshot, largest budget first.
     """
 
     name = "search"
@@ -115,6 +98,8 @@ class Progressive(CycleStage, Distill):
         self.slopes_settled = False  # they are those of `kept`; a resumed training sets them once more
         self.accepted: dict[str, Any] | None = None  # weights, mask and divergence before the exchange that is tried
         self.rejected = 0  # exchanges of this rung that were gone back on
+        # Budgets from here on have had their snapshot; runs/search.py reads it in a checkpoint.
+        self.lowest_checked = total + bool(exchanges)
 
     def check_selection(self, holdout: float) -> None:
         super().check_selection(holdout)
@@ -178,11 +163,6 @@ class Progressive(CycleStage, Distill):
         """Positions kept at the present rung."""
         return int(torch.stack([kept.sum() for kept in self.kept.values()]).sum())
 
-    @property
-    def lowest_checked(self) -> int:
-        """Budgets from here on have had their snapshot; runs/search.py reads it in a checkpoint."""
-        return self.count + bool(self.exchanges)
-
     def next_rung(self, history: list[dict[str, float]]) -> None:
         """Score the network, leave the masks of the budgets down to the next rung, and choose that rung's."""
         last = self.rung == len(self.counts)
@@ -200,6 +180,7 @@ class Progressive(CycleStage, Distill):
         if not last:
             self.former, self.kept = self.kept, self.on_device(top_mask(scores, rung))
             self.rung, self.accepted, self.rejected, self.slopes_settled = self.rung + 1, None, 0, False
+            self.lowest_checked = rung + bool(self.exchanges)
 
     def on_device(self, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: mask[name].to(alpha.device) for name, alpha in self.alphas.items()}
@@ -207,17 +188,16 @@ class Progressive(CycleStage, Distill):
     def position_scores(self, keep: int) -> dict[str, Tensor]:
         """Of the network as it is now, on the CPU; those of what is kept with their hysteresis."""
         images = min(self.score_images, 1024) if self.choice != "top" else self.score_images
-        count = -(-images // self.batch_size)
         ((first, _),) = self.further_batches(self.rung, 1)
         for network in (self.network, *self._frozen):
             network.to(first.device)  # without any training, nothing has moved them there yet
-        batches = self.further_batches(self.rung, count)
+        batches = self.further_batches(self.rung, images)
         found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed + self.rung)
         # One's own may have any order, and be of this process's images alone.
         found = {name: found[name].to(first.device).contiguous() for name in self.alphas}
         take_from_first(found.values())
         if self.choice != "top":
-            found = self.correlated_scores(found, self.further_batches(self.rung, count), keep)
+            found = self.correlated_scores(found, self.further_batches(self.rung, images), keep)
         return {
             name: (score * (1 + self.hysteresis * self.kept[name].to(score))).cpu() for name, score in found.items()
         }
@@ -239,8 +219,6 @@ class Progressive(CycleStage, Distill):
         self, budget: int, mask: Mask, scores: dict[str, Tensor] | None, history: list[dict[str, float]]
     ) -> None:
         self._count_seconds()
-        if process_rank() > 0:
-            return
         weights = without_alphas(self.weights(), self.alphas)
         moment = {"epoch": float(len(history)), **count_columns(mask.counts)}
         trained = len(history) >= min(self.rung, self.walked) * self.epochs_of_rung  # else a callback ended it

@@ -45,14 +45,8 @@ class GaussianFit:
     """Per channel, of the mean and the deviation of the pre-activations at the removed positions.
 
     The sites are fitted one after the other in a single forward pass: each to what it is given by sites that are
-    replaced already, as in the network that is left. All images are one batch.
-
-    Args:
-        images: training images for the two statistics; above 64 pixels a side fewer, as many pixels.
-        error_weight: of their error in the loss of what trains with them (polynomials.py); 0: none.
-        continuation: share of such a training in which they come in, the ReLUs going; 0: at once. With it they are
-            fitted to what ReLUs at the removed positions give.
-        clip: largest norm of a step's gradient in such a training, unless the stage's own is smaller; None: that one.
+    replaced already, as in the network that is left. With a continuation (polynomials.py) they are fitted to what ReLUs
+    at the removed positions give. Settings: conf/replacement/quadratic.yaml.
     """
 
     heavy_tailed = False  # whether it is a polynomial of a degree above 1
@@ -65,6 +59,11 @@ class GaussianFit:
         check_number("replacement.continuation", continuation, ">= 0", "<= 1")
         check_number("replacement.clip", clip, "> 0", optional=True)
         self.images, self.error_weight, self.continuation, self.clip = images, error_weight, continuation, clip
+
+    @property
+    def held(self) -> bool:
+        """Whether the network's polynomials are held while it trains: see polynomials.py."""
+        return bool(self.error_weight or self.continuation or self.heavy_tailed)
 
     @staticmethod
     def fitted(mean: Tensor, deviation: Tensor) -> Tensor:

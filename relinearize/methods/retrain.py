@@ -17,14 +17,8 @@ from relinearize.processes import average_batch_norms
 class Retrain(CycleStage, Distill):
     """Trains a linearized network against a frozen teacher: CycleStage's schedule, the loss of Distill.
 
-    Args:
-        average_decay: of the exponential moving average of the weights, per step, once it has lasted: after n steps it
-            is (1 + n) / (10 + n) at most. None: no average. The average is what is validated, chosen and left, with
-            batch-norm statistics estimated anew.
-        norm_images: training images for these statistics.
-        standardise: distillation on standardised logits (losses.py); usual with temperature 2 and a
-            distillation_weight of 9.
-        settings: see CycleStage and Distill.
+    An average of the weights is what is validated, chosen and left, with batch-norm statistics estimated anew.
+    Settings: conf/method/finetune/retrain.yaml.
     """
 
     def __init__(

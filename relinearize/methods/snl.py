@@ -21,7 +21,6 @@ from relinearize.methods.losses import logit_losses
 from relinearize.methods.stage.schedule import adam
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
 from relinearize.methods.stage.stage import Stage
-from relinearize.processes import process_rank
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import slopes
@@ -47,24 +46,18 @@ def next_lasso(lasso: float, count: int, lowest: int, epoch: int, growth: float,
 
 
 class SNLSearch(Stage):
-    """The search stage of SNL.
+    """The search stage of SNL. Settings: conf/method/search/snl.yaml.
 
     Args:
         network: sites are SlopedReLU; starts from the teacher's weights.
         teacher: frozen all-ReLU network.
         budgets: counts at which to leave a snapshot; the search ends at the smallest.
-        on_snapshot: called with each Snapshot, largest budget first; of several processes in the first one only.
-        lasso: lambda at the start. lasso_growth: kappa. threshold: epsilon. temperature: T.
-        patience_epochs: first epoch index after which lambda may grow.
-        alpha_learning_rate: of the alphas; None: that of the weights, as in the paper. Larger ones shorten the search
-            (an alpha needs about 1 / rate steps from 1 to 0): for runs at reduced scale.
-        checks_per_epoch: how often the count is compared with the budgets.
-        paper_parity: look at epoch ends only and keep alpha > epsilon as it is: the official code's undershoot.
-        epochs: at most; budgets not reached by then are met by projection (Snapshot.reached is False).
+        on_snapshot: called with each Snapshot, largest budget first.
     """
 
     name = "search"
     segments_key = "checks_per_epoch"
+    UNUSED = ("momentum", "weight_decay")  # of Adam
     SAVED = ("lasso", "lowest", "lowest_checked", "count", "kept", "segments_done")
 
     def __init__(
@@ -140,8 +133,6 @@ class SNLSearch(Stage):
         row |= {**count_columns(self.kept), "lasso": self.lasso_of_epoch}
 
     def _leave_snapshot(self, budget: int) -> None:
-        if process_rank() > 0:
-            return
         reached = self.count <= budget
         alphas = {name: alpha.detach().cpu().clone() for name, alpha in self.alphas.items()}
         if self.paper_parity and reached:

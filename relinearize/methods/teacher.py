@@ -7,7 +7,7 @@ from relinearize.methods.stage.stage import Stage
 
 
 class Classifier(Stage):
-    """Cross-entropy and SGD. SNL: 160 epochs, rate .1, a tenth at 50 % and 75 %, weight decay 5e-4, batch 256."""
+    """Cross-entropy and SGD. Settings: conf/method/teacher/classifier.yaml."""
 
     name = "teacher"
 

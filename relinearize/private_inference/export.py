@@ -15,17 +15,20 @@ from relinearize.backbones.weights import match_weights, read_weights, without_p
 from relinearize.data.augment import to_pixels
 from relinearize.data.splits import stable_order
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle.bundle import About, Bundle, worst_difference, write_bundle
+from relinearize.private_inference.bundle.bundle import About, Bundle, right, worst_difference, write_bundle
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.private_inference.bundle.onnx_model import check_free, check_installed, onnx_path, write_onnx
 from relinearize.private_inference.cost.backbones import recorded_name
+from relinearize.records.run import Record
 from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS, IDENTITY
 from relinearize.relu.sites import named_sites, to_masked, to_replaced
 from relinearize.runs.build import all_relu_network, open_source
+from relinearize.runs.describe import student_shape
 from relinearize.runs.finished import FinishedRun, has_root
 from relinearize.runs.submodels import ROUTE
 from relinearize.targets import build
+from relinearize.terminal import print_lines
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Subject:
     input_size: tuple[int, int, int]
     about: About
     place: Path | None = None  # of the bundle, if the user names none
-    fingerprint: str | None = None  # of the images it was tested on
+    record: Record | None = None  # of a run
     other_routes: tuple[str, ...] = ()
 
 
@@ -63,7 +66,7 @@ def export_subject(
         if onnx:
             model.unlink()
         raise
-    (console or Console()).print("\n".join([*lines, str(folder)]), soft_wrap=True, highlight=False, markup=False)
+    print_lines([*lines, str(folder)], console)
     return folder
 
 
@@ -82,13 +85,13 @@ def of_run(folder: Path, route: str | None, root: str | None = None, trust: bool
     run = routes.pop(route)
     record = run.record
     about = About(
-        name=record.name, key=record.key, backbone=record.backbone.name, width=record.backbone.width,
+        name=record.name, key=record.key, backbone=record.backbone.name,
+        width=(record.backbone.student or record.backbone).width,
         convention=record.backbone.convention, dataset=record.dataset.name, title=record.dataset.title,
         route=record.route, test_accuracy=record.accuracy.test,
     )  # fmt: skip
     size = (record.dataset.channels, record.dataset.image_size, record.dataset.image_size)
-    place, fingerprint = run.folder / "bundle", record.dataset.fingerprint
-    return Subject(run.network(), run.config, size, about, place, fingerprint, other_routes=tuple(routes))
+    return Subject(run.network(), run.config, size, about, run.folder / "bundle", record, other_routes=tuple(routes))
 
 
 def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str | None, root: str | None) -> Subject:
@@ -112,7 +115,7 @@ def of_checkpoint(config: DictConfig, path: Path, mask: Path | None, route: str 
             raise UserError(f"{path} does not have at removed positions what {mask} says: {metadata.replacement}")
         to_masked(network.network, kept)
     about = About(
-        name=path.stem, backbone=recorded_name(backbone), width=backbone.get("width"),
+        name=path.stem, backbone=recorded_name(backbone), width=student_shape(config)["width"],
         convention=backbone.get("convention", "all"), dataset=config.dataset.name, title=config.dataset.title,
         route=route,
     )  # fmt: skip
@@ -130,7 +133,7 @@ def test_images(subject: Subject, count: int) -> tuple[Tensor, Tensor]:
         source = open_source(subject.config)
     except UserError as error:
         raise UserError(f"{error}{hint}") from error
-    if subject.fingerprint is not None and source.fingerprint() != subject.fingerprint:
+    if subject.record is not None and source.fingerprint() != subject.record.dataset.fingerprint:
         place = subject.config.dataset.get("root")
         raise UserError(f"the images at dataset.root={place} are not those of the run{hint}")
     test = source.load("test")
@@ -152,14 +155,8 @@ def summary(bundle: Bundle, subject: Subject) -> list[str]:
         lines.append(f"at the other {total - bundle.relus:,} positions: {bundle.replacement}")
     reference = bundle.reference
     if reference.labels is not None:
-        right = 100 * np.mean(reference.logits.argmax(1) == reference.labels)
-        lines.append(f"reference: {len(reference.images)} test images, {right:.2f} % right")
+        share = 100 * np.mean(right(reference.logits, reference.labels))
+        lines.append(f"reference: {len(reference.images)} test images, {share:.2f} % right")
     if pools := bundle.pools:
         lines.append(f"max-pools: {bundle.pool_comparisons:,} comparisons beside the ReLUs, of {', '.join(pools)}")
     return lines
-
-
-def bundle_of_run(folder: Path, route: str | None, trust: bool = False) -> tuple[str, Bundle]:
-    """(its name, its bundle in memory). UserError where the folder is no finished run or has no such route."""
-    subject = of_run(folder, route, trust=trust)
-    return subject.about.name, as_bundle(subject.network, subject.input_size)

@@ -12,7 +12,7 @@ SCHEMA_VERSION = 3  # the only one that is read
 RECORD_FILE = "record.json"
 OWN_BUILDER = "relinearize.backbones.build_backbone"  # what builds the project's own backbones
 
-StageName = Literal["teacher", "search", "finetune", "sensitivity", "first"]
+StageName = Literal["teacher", "search", "finetune", "sensitivity", "first", "sensitivity_first"]
 
 
 class MethodRecord(Part):
@@ -147,7 +147,8 @@ class StageRecord(Part):
 class SubmodelRecord(Part):
     """A network beside the main one of the run with key `run`: of `fraction` of its channels, or of another route.
 
-    The budget of a narrower one is not asked for by anybody: asked is what its part of the mask keeps.
+    The budget asked of a narrower one is that of its run, and may be above its total; met is what its part of the mask
+    keeps, and so no miss.
     """
 
     fraction: Annotated[float, Field(gt=0, le=1)]
@@ -233,6 +234,15 @@ class Record(RecordFile):
     route: str | None = None  # the batch-norm route of this network, where the method has several (RLNet)
     cost: CostRecord | None = None
     files: dict[str, str] | None = None  # sha256 of config, mask and weights beside the record; None: an earlier record
+
+    @property
+    def narrower(self) -> bool:
+        """Whether it is a part of its run's network (SENet++), for whose ReLUs nobody asked a budget."""
+        return self.submodel is not None and self.submodel.fraction < 1
+
+    @property
+    def budget_missed(self) -> bool:
+        return self.budget.met != self.budget.asked and not self.narrower
 
     @property
     def own_backbone(self) -> bool:

@@ -76,8 +76,7 @@ class RecordFile(Part):
         """All records below `folders` (a file itself may be named, too), each key once, in the order of their paths.
 
         A broken file is skipped with one warning line, and so is one of a key that is known with other content (of two
-        machines, say). Raises UserError if a folder does not exist or, if `required`,
-        holds no readable record.
+        machines, say). Raises UserError if a folder does not exist or, if `required`, holds no readable record.
         """
         found: dict[str, tuple[Path, Self]] = {}
         for folder in sorted({Path(folder) for folder in folders}):

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from relinearize.errors import UserError
-from relinearize.files import SHARED, check_readable, file_digest, look_anew, read_json, sync_folder, write_json
+from relinearize.files import (
+    SHARED,
+    UNFINISHED,
+    check_readable,
+    file_digest,
+    look_anew,
+    read_json,
+    sync_folder,
+    write_json,
+)
 from relinearize.progress import say
 
 KEY_LENGTH = 12  # hex digits in folder names; the whole key stands in artifact.json
@@ -69,7 +79,7 @@ class Artifact:
     @property
     def work(self) -> Path:
         """The folder of the unfinished work (checkpoints); kept between attempts."""
-        return self.path.with_name(self.path.name + ".work")
+        return self.path.with_name(self.path.name + UNFINISHED)
 
     def describe(self) -> dict[str, Any]:
         """The content of artifact.json. UserError if it cannot be read, was changed, or is another artifact's."""
@@ -138,8 +148,14 @@ class Artifact:
         digests.pop(DESCRIPTION, None)
         write_json(folder / DESCRIPTION, {"key": self.key, "name": self.path.name, **description, "files": digests})
         sync_folder(folder)
-        os.replace(folder, self.path)
-        PUBLISHED.add(self.path)
+        try:
+            os.replace(folder, self.path)
+        except OSError:
+            if not self.complete:
+                raise
+            shutil.rmtree(folder)  # another job made it meanwhile, where nodes do not share locks
+        else:
+            PUBLISHED.add(self.path)
 
 
 def artifact_in(root: str, kind: str, prefix: str, content: dict[str, Any]) -> Artifact:

@@ -63,8 +63,9 @@ class Report:
         self.masks = build_groups(self.panels, masks)
         self.trajectories = build_trajectories(self.panels)
         self.combinations = build_matrices(self.panels)
-        self.inferences = build_inferences(find_inferences(self.folders), self.records)
-        self.comparisons = compare(pd.concat([panel.runs for panel in self.panels])) if against_paper else None
+        runs = pd.concat([panel.runs for panel in self.panels])
+        self.inferences = build_inferences(find_inferences(self.folders), runs)
+        self.comparisons = compare(runs) if against_paper else None
 
 
 def write_report(report: Report, out: Path | str | None = None) -> dict[str, Path]:

@@ -22,15 +22,19 @@ Positions = dict[str, np.ndarray]  # site name -> bool array of the site's shape
 
 
 def find_inferences(folders: Sequence[Path]) -> list[InferenceRecord]:
-    """All records of private inferences below `folders`, each file once; broken ones are named in the log."""
+    """All records of private inferences below `folders`, each once, also where a folder was copied; broken
+    ones are named in the log."""
     places = [path.parent if path.is_file() else path for path in folders]
     paths = {path.resolve(): path for place in places for path in files_below(place, INFERENCE_FILE)}
-    found = []
+    found: list[InferenceRecord] = []
     for path in paths.values():
         try:
-            found.append(InferenceRecord.read(path))
+            record = InferenceRecord.read(path)
         except UserError as error:
             logger.warning("skipped: %s", error)
+            continue
+        if record not in found:
+            found.append(record)
     return found
 
 

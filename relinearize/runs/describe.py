@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from relinearize.backbones.adapter import inner_network
 from relinearize.data.source import Source
 from relinearize.machine import device_name, git_commit, versions
-from relinearize.private_inference.bundle.tracing import traced_graph
+from relinearize.private_inference.bundle.exporting import counted_bundle
 from relinearize.private_inference.cost.backbones import backbone_work, recorded_name
 from relinearize.private_inference.cost.presets import PhaseCost, predict, recorded_presets
-from relinearize.private_inference.cost.workload import LinearWork, linear_work, mask_workload
+from relinearize.private_inference.cost.workload import LinearWork, bundle_workload, mask_workload
 from relinearize.records.run import OWN_BUILDER, SCHEMA_VERSION, Record
 from relinearize.relu.mask import Mask
 from relinearize.runs.build import STUDENT_SHAPE, all_relu_network
@@ -164,9 +163,7 @@ def network_work(config: DictConfig, source: Source) -> LinearWork | None:
         return backbone_work(recorded_name(backbone), shape["width"], source)
     input_size = (source.channels, source.image_size, source.image_size)
     try:
-        network = inner_network(all_relu_network(config, source, student=True).eval())
-        nodes, weights, *_ = traced_graph(network, input_size)
-        return linear_work(input_size, nodes, weights)
+        return bundle_workload(counted_bundle(all_relu_network(config, source, student=True), input_size)).linear
     except Exception as error:  # a user's network, after its training: whatever is wrong must not cost the run
         logger.warning("the record has no cost of the linear layers: %s", str(error) or type(error).__name__)
         return None

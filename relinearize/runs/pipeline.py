@@ -41,10 +41,10 @@ from relinearize.runs.stages import (
     train,
 )
 from relinearize.runs.submodels import (
-    check_submodels,
     copy_file,
     leave_record,
     leave_submodels,
+    narrower_input,
     run_mask_of,
     submodel_network,
     submodels,
@@ -75,7 +75,7 @@ def run(config: DictConfig) -> tuple[Record, Path]:
 
 def remove_damaged(plan: Plan) -> None:
     """Remove the run's stored results that have damaged files; they are then made again."""
-    for artifact in (plan.run, *plan.artifacts.values(), plan.chosen, plan.sensitivity_teacher):
+    for artifact in plan.read:
         with artifact.lock():
             try:
                 artifact.check_place()
@@ -118,7 +118,7 @@ def make_run(plan: Plan) -> None:
     if device == "cpu":
         device += f", {torch.get_num_threads()} of {usable_cores()} cores"
     say(f"{request.name}: {request.budget:,} of {request.total:,} ReLUs, {title}, {device}")
-    for artifact in (plan.run, *plan.artifacts.values(), plan.chosen, plan.sensitivity_teacher):
+    for artifact in plan.read:
         artifact.check_place()
     before = set(PUBLISHED)
     checked = check_stages(plan)
@@ -183,8 +183,8 @@ def finetune_stage(plan: Plan) -> Stage:
     network = begun(plan, plan.request.stage_network("finetune"))
     if plan.request.replacement is not None:
         to_replaced(network.network, read_checkpoint(plan.finetune.work / REPLACEMENT))
-    build = builder(plan.request.config.method.finetune)
-    stage = build(network=network, teacher=frozen_teacher(plan, "finetune"), **epochs_left(plan))
+    build, further = builder(plan.request.config.method.finetune), narrower_input(plan.request) | epochs_left(plan)
+    stage = build(network=network, teacher=frozen_teacher(plan, "finetune"), **further)
     if isinstance(fit := plan.request.replacement_fit, GaussianFit):
         stage.hold_polynomials(fit)
     return stage
@@ -203,7 +203,7 @@ def check_total_epochs(plan: Plan, untrained: dict[str, Stage]) -> int:
 
     UserError where `total_epochs` leaves the fine-tuning none. A fine-tuning of no epochs stays one.
     """
-    made = [artifact for name, artifact in plan.artifacts.items() if name in ("sensitivity", "first", "search")]
+    made = [artifact for name, artifact in plan.artifacts.items() if name not in ("teacher", "finetune")]
     spent = sum(epochs_begun(artifact.describe()["history"]) for artifact in made if artifact.complete)
     before = untrained.keys() - {"method.teacher", "method.finetune"}
     spent += sum(untrained[key].fewest_epochs for key in before)
@@ -259,15 +259,21 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
         inputs["method.search"] = search_inputs(plan)
     if not plan.finetune.complete:
         teacher = request.stage_network("finetune", teacher=True)
-        inputs["method.finetune"] = {"network": request.stage_network("finetune"), "teacher": teacher}
+        network = request.stage_network("finetune")
+        inputs["method.finetune"] = {"network": network, "teacher": teacher, **narrower_input(request)}
     builds = {key: builder(OmegaConf.select(config, key)) for key in inputs}
     if plan.sensitivity is not None and not plan.sensitivity.complete:
+        key = plan.sensitivity_key
         if plan.sensitivity_learned:
-            inputs["sensitivity.search"] = search_inputs(plan.sensitivity_maker)
-            builds["sensitivity.search"] = builder(request.sensitivity["search"])
+            inputs[f"{key}.search"] = search_inputs(plan.sensitivity_maker)
+            builds[f"{key}.search"] = builder(request.sensitivity["search"])
         else:
-            inputs["sensitivity"] = {"network": request.new_network()}
-            builds["sensitivity"] = builder(plan.sensitivity_settings)
+            inputs[key] = {"network": request.new_network()}
+            builds[key] = builder(plan.sensitivity_settings)
+    if plan.sensitivity_first is not None and not plan.sensitivity_first.snapshot().complete:
+        key = f"{plan.sensitivity_key}.search.first"
+        inputs[key] = search_inputs(plan.sensitivity_first)
+        builds[key] = builder(request.sensitivity["search"]["first"])
     if plan.first is not None and not plan.first.snapshot().complete:
         inputs["method.search.first"] = search_inputs(plan.first)
         builds["method.search.first"] = builder(config.method.search.first)
@@ -288,7 +294,6 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
                     stages[key].check_selection(config.dataset.get("holdout", 0))
                     stages[key].check_devices(request.training.devices)
                     stages[key].rehearse(torch.zeros(2, *request.input_size), torch.zeros(2, dtype=torch.long))
-                    check_submodels(request, stages[key])
             if key in stages:
                 check_monitors(request, key, stages[key])
         except TypeError as error:  # keys that the class does not take, set for a stage that was exchanged since

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from relinearize.runs.keys import RESULTS_VERSION, settings_content, without_def
 from relinearize.runs.request import Request, built
 from relinearize.targets import plain, target
 
-SECOND_SEARCHES = ("method.search.first", "sensitivity.search")
+OWN_STAGES = ("method.teacher", "method.search", "method.finetune")
 OF_IMAGES = ("holdout", "subset", "mean", "std", "augment")  # keys of `dataset` that decide what is trained on
 
 
@@ -31,28 +31,24 @@ class Results:
     """Masks and weights of finished stages. Each file is read once in a run, and not at all if the run wrote it."""
 
     def __init__(self) -> None:
-        self._weights: dict[Path, dict[str, Tensor]] = {}
-        self._masks: dict[Path, tuple[Mask, MaskMetadata]] = {}
+        self._contents: dict[Path, Any] = {}
 
     def weights(self, artifact: Artifact, file: str = WEIGHTS) -> dict[str, Tensor]:
         """The tensors of one of its files; not to be changed."""
-        path = artifact.path / file
-        if path not in self._weights:
-            self._weights[path] = read_weights(artifact.file(file))
-        return self._weights[path]
+        return self._read(artifact, file, read_weights)
 
     def mask(self, artifact: Artifact) -> tuple[Mask, MaskMetadata]:
-        path = artifact.path / MASK
-        if path not in self._masks:
-            self._masks[path] = Mask.from_file(artifact.file(MASK))
-        return self._masks[path]
+        return self._read(artifact, MASK, Mask.from_file)
 
-    def keep(self, artifact: Artifact, files: dict[str, dict[str, Tensor] | None]) -> None:
-        """Tensors that the run has just written to these files of the artifact."""
-        self._weights |= {artifact.path / file: tensors for file, tensors in files.items() if tensors is not None}
+    def _read(self, artifact: Artifact, file: str, reader: Callable[[Path], Any]) -> Any:
+        path = artifact.path / file
+        if path not in self._contents:
+            self._contents[path] = reader(artifact.file(file))
+        return self._contents[path]
 
-    def keep_mask(self, artifact: Artifact, mask: Mask, metadata: MaskMetadata) -> None:
-        self._masks[artifact.path / MASK] = mask, metadata
+    def keep(self, artifact: Artifact, files: dict[str, Any]) -> None:
+        """What `weights` and `mask` give of these files of the artifact, which the run has just written."""
+        self._contents |= {artifact.path / file: content for file, content in files.items() if content is not None}
 
 
 class Plan:
@@ -176,7 +172,14 @@ class Plan:
         stages = {"teacher": self.teacher, "search": self.snapshot(), "finetune": self.finetune}
         if self.sensitivity is not None:
             stages["sensitivity"] = self.sensitivity
+        if self.sensitivity_first is not None:
+            stages["sensitivity_first"] = self.sensitivity_first.snapshot()
         return stages if self.first is None else {**stages, "first": self.first.snapshot()}
+
+    @property
+    def read(self) -> list[Artifact]:
+        """All that the run reads or makes: its folder, the results of its stages, and what they start from."""
+        return [self.run, *self.artifacts.values(), self.chosen, self.sensitivity_teacher]
 
     # ---- sensitivities, for an allocated search or an allocation -----------------------------------------------------
 
@@ -192,16 +195,30 @@ class Plan:
         """Whether they are the counts of another search's mask."""
         return "search" in self.sensitivity_settings
 
+    @property
+    def sensitivity_key(self) -> str:
+        """Where the config has them."""
+        return "sensitivity" if self.request.allocated else "allocation.sensitivity"
+
+    @property
+    def sensitivity_first(self) -> "Plan | None":
+        """The plan of the search that theirs starts from, if one has to be made."""
+        if self.sensitivity is None or not self.sensitivity_learned:
+            return None
+        with keys_of(f"{self.sensitivity_key}.search"):
+            return self.sensitivity_maker.first
+
     @cached_property
     def known_sensitivities(self) -> dict[str, float] | None:
         """Those that need no training."""
         if self.sensitivity_learned or hasattr(target(self.sensitivity_settings), "training_step"):
             return None
-        maker = built("sensitivity", self.sensitivity_settings)
-        found = maker.sensitivities(self.request.shapes, self.request.config.backbone.name)
-        for name in self.request.shapes:
-            if not math.isfinite(found.get(name, math.nan)):
-                raise UserError(f"sensitivity: site {name} is given {found.get(name)}; it must be a finite number")
+        with keys_of(self.sensitivity_key):
+            maker = built("sensitivity", self.sensitivity_settings)
+            found = maker.sensitivities(self.request.shapes, self.request.config.backbone.name)
+            for name in self.request.shapes:
+                if not math.isfinite(found.get(name, math.nan)):
+                    raise UserError(f"sensitivity: site {name} is given {found.get(name)}; it must be a finite number")
         return {name: float(value) for name, value in found.items()}
 
     @cached_property
@@ -212,10 +229,8 @@ class Plan:
         if self.sensitivity_learned:
             changes["method.search"] = search = self.sensitivity_settings["search"]
             if getattr(target(search), "allocated", False):
-                raise UserError(
-                    "sensitivity.search needs sensitivities itself; give one that does not, as "
-                    "method/search@sensitivity.search=snl"
-                )
+                key = f"{self.sensitivity_key}.search"
+                raise UserError(f"{key} needs sensitivities itself; give one that does not, as method/search@{key}=snl")
         return Plan(self.request.with_settings(changes)) if changes else self
 
     @cached_property
@@ -262,7 +277,7 @@ class Plan:
     @property
     def _replacement_content(self) -> dict[str, Any]:
         content = {"replacement": settings_content(self.request.replacement)}
-        if getattr(self.request.replacement_fit, "heavy_tailed", False):
+        if getattr(self.request.replacement_fit, "held", False):
             content["norms"] = "median"  # before, they were estimated as means
         if self.request.input_size[-1] > 64:
             content["fit"] = "by size"  # before, of as many images as of smaller ones
@@ -292,7 +307,7 @@ class Plan:
         if content["stage"].get("selection") == "correlated":
             content["correlated"] = "to the rung"  # to the lowest budget that was asked
         if self._word(stage) == "relupruner" and "accumul" in str(self.request.training.identity):
-            content["masks"] = "once a step"  # in each batch of a step
+            content["masks"] = "once a step, by the whole loss"  # in each batch of a step, by a part of it
         drawn = getattr(target(self.request.config.method[stage]), "drawn_validation", False)
         if drawn and content["stage"].get("robust_validation", {}).get("images") != 0:
             content["val/robust"] = "of drawn images"  # of the first ones, a few classes where a set is sorted by class
@@ -316,10 +331,16 @@ def _by_content(settings: Any) -> Any:
 
 @contextmanager
 def keys_of(key: str) -> Iterator[None]:
-    """What is wrong with another search than the run's own is said of its keys: `method.search.first.epochs`."""
+    """What is wrong with another search than the run's own, or with an allocation's sensitivities, is said of their
+    keys: `method.search.first.epochs`, `allocation.sensitivity.epochs`.
+    """
+    if key.endswith("sensitivity"):
+        usual = r"(?<![\w.])sensitivity(?=[.=: ])"
+    else:
+        usual = r"(?<![\w.@])method\.search\b" + r"(?!\.first\b)" * key.endswith(".first")
     try:
         yield
     except UserError as error:
-        if key not in SECOND_SEARCHES:
+        if key in OWN_STAGES:
             raise
-        raise type(error)(re.sub(r"method\.search\b(?!\.first\b)", key, str(error))) from error
+        raise type(error)(re.sub(usual, key, str(error))) from error

@@ -5,14 +5,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.weights import write_weights
 from relinearize.errors import UserError
-from relinearize.methods.senet.ordered import first
+from relinearize.methods.senet.ordered import first_channels
 from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.methods.stage.stage import Stage
+from relinearize.processes import process_rank
 from relinearize.progress import say
 from relinearize.records.store import MASK, WEIGHTS, Artifact
 from relinearize.relu.allocation import allocate
@@ -93,7 +92,7 @@ def make_sensitivities(plan: Plan) -> dict[str, float]:
         maker = plan.sensitivity_maker
         maker.teacher.make(partial(make_teacher, maker))
         if plan.sensitivity_learned:
-            with keys_of("sensitivity.search"):
+            with keys_of(f"{plan.sensitivity_key}.search"):
                 make_snapshot(maker)
         else:
             plan.sensitivity.make(partial(train_sensitivity, plan))
@@ -170,11 +169,6 @@ def budget_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
     return stage
 
 
-def first_channels(weights: dict[str, Tensor], network: PixelInput) -> dict[str, Tensor]:
-    """The teacher's weights, as far as a narrower `network` has room for them."""
-    return {name: first(weights[name], value.shape) for name, value in network.network.state_dict().items()}
-
-
 def walk_search(plan: Plan) -> None:
     """A search that walks down through the budgets, continued from where it stood last.
 
@@ -215,8 +209,9 @@ def walking_stage(plan: Plan, budgets: list[int]) -> Stage:
 
 
 def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
+    """Of several processes, the first one's."""
     artifact = plan.snapshot(snapshot.budget)
-    if artifact.complete:
+    if process_rank() > 0 or artifact.complete:
         return
     snapshot.mask.check_fits(plan.request.shapes)
     if snapshot.scores is None and plan.request.allocation is not None and not plan.request.allocated:
@@ -251,7 +246,7 @@ def write_mask(plan: Plan, artifact: Artifact, budget: int, mask: Mask) -> None:
         key=plan.search.key,
     )
     mask.to_file(artifact.work / MASK, metadata)
-    plan.results.keep_mask(artifact, mask, metadata)
+    plan.results.keep(artifact, {MASK: (mask, metadata)})
 
 
 def search_inputs(plan: Plan) -> dict[str, Any]:

@@ -69,6 +69,9 @@ class FewerSites(SiteChoice):
         return keep_sites(sizes, budget, divide, self.number(len(sizes)))
 
 
+IN_KEYS = {"products": "layers"}  # a count's former name, by which the runs of then are found
+
+
 class LowerLatency(SiteChoice):
     """`allocation=cost`: sites are culled while the predicted latency falls and enough of the search's score is kept.
 
@@ -98,7 +101,11 @@ class LowerLatency(SiteChoice):
         online = self.preset.protocol.online
         terms = {"seconds": online.seconds, "bytes": online.bytes, "messages": online.messages}
         self.measured = {  # fitted anew, other sites may go; what stands at removed positions is there on any sites
-            name: {count: value for count, value in one.constants.items() if count not in REPLACEMENT_COUNTS}
+            name: {
+                IN_KEYS.get(count, count): value
+                for count, value in one.constants.items()
+                if count not in REPLACEMENT_COUNTS
+            }
             for name, one in terms.items()
         }
 

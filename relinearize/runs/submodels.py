@@ -10,6 +10,8 @@ import copy
 import os
 import shutil
 from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,17 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
 from relinearize.files import file_digest, write_text
-from relinearize.methods.senet.ordered import narrowed
+from relinearize.methods.senet.ordered import first_positions
 from relinearize.methods.stage.stage import Stage
 from relinearize.records.run import RECORD_FILE, Record
 from relinearize.records.store import CONFIG, MASK, WEIGHTS, content_key
 from relinearize.relu.mask import Mask, MaskMetadata
-from relinearize.relu.sites import site_shapes, to_masked
+from relinearize.relu.sites import to_masked
 from relinearize.runs.build import all_relu_network
 from relinearize.runs.describe import cost_values
 from relinearize.runs.plan import Plan
 from relinearize.runs.request import Request
-from relinearize.targets import build
+from relinearize.targets import build, target
 
 ROUTE = "route-"  # what stands before a route in the name of its folder
 
@@ -45,7 +47,7 @@ def submodel_config(config: DictConfig, fraction: float) -> DictConfig:
     width = config.backbone.get("width")
     if not isinstance(width, int) or round(width * fraction) != width * fraction:
         raise UserError(
-            f"method.finetune.widths: {fraction:g} of backbone.width={width} is no network of this backbone; "
+            f"{fraction:g} of backbone.width={width} is no network of this backbone; "
             "give a backbone with a width, and fractions of it that are integer numbers of channels"
         )
     narrow = copy.deepcopy(config)
@@ -55,30 +57,40 @@ def submodel_config(config: DictConfig, fraction: float) -> DictConfig:
     return narrow
 
 
+def narrower_network(request: Request, fraction: float) -> PixelInput:
+    """The student of `fraction` of the channels, with all ReLUs and initial weights.
+
+    UserError unless this is the backbone of a smaller width, all layers of which have that fraction of the channels.
+    """
+    if request.reshaped:
+        raise UserError("this search gives the student a width itself; give widths=[1.0]")
+    config, same = submodel_config(request.config, fraction), (request.source.channels, request.source.classes)
+    narrow = all_relu_network(config, request.source, student=True)
+    part, whole = (network.network.state_dict() for network in (narrow, request.all_relu))
+    ratio = Fraction(config.backbone.width, request.config.backbone.width)
+    for name in whole | part:
+        few, many = (weights[name].shape if name in weights else (0,) for weights in (part, whole))
+        channels = zip(few[:2], many[:2], strict=False)  # outputs and inputs; behind them come the sides of kernels
+        proportional = all(one == other * ratio or one == other in same for one, other in channels)
+        if len(few) != len(many) or few[2:] != many[2:] or not proportional:
+            raise UserError(
+                f"backbone.width times {fraction:g} does not give the first {fraction:g} of this backbone's channels "
+                f"in every layer (not of {name}); all of them must be proportional to backbone.width"
+            )
+    return narrow
+
+
+def narrower_input(request: Request) -> dict[str, Any]:
+    """What a fine-tuning of several widths is given beside the network and its teacher."""
+    narrows = getattr(target(request.config.method.finetune), "narrows", False)
+    return {"narrower": partial(narrower_network, request)} if narrows else {}
+
+
 def submodel_network(request: Request, fraction: float, mask: Mask) -> PixelInput:
     """The network of `fraction` of the channels, without routes, under its part of `mask`; initial weights."""
-    if fraction == 1:
-        network = request.new_student()
-    else:
-        network = all_relu_network(submodel_config(request.config, fraction), request.source, student=True)
-    shapes = site_shapes(network.network)
-    to_masked(network.network, Mask({name: kept[: shapes[name][0]] for name, kept in mask.items()}))
+    network = request.new_student() if fraction == 1 else narrower_network(request, fraction)
+    to_masked(network.network, first_positions(mask, network))
     return network
-
-
-def check_submodels(request: Request, stage: Stage) -> None:
-    """UserError unless each sub-model of `stage` is the backbone of its width, by names and shapes."""
-    narrower = set(submodels(stage).values()) - {1.0}
-    if narrower and request.reshaped:
-        raise UserError("method.finetune.widths: this search gives the student a width itself; give widths=[1.0]")
-    for fraction in narrower:
-        built = submodel_network(request, fraction, Mask.full(request.all_relu.network)).network.state_dict()
-        cut = narrowed(request.new_student(), fraction).network.state_dict()
-        if [(name, value.shape) for name, value in built.items()] != [(name, cut[name].shape) for name in cut]:
-            raise UserError(
-                f"method.finetune.widths: backbone.width times {fraction:g} does not give the first {fraction:g} of "
-                "this backbone's channels in every layer; all of them must be proportional to backbone.width"
-            )
 
 
 def run_mask_of(plan: Plan) -> tuple[Mask, MaskMetadata]:
@@ -96,7 +108,7 @@ def leave_submodels(plan: Plan, record: Record, folder: Path) -> None:
         mask = Mask.of(submodel_network(plan.request, fraction, run_mask).network)
         config = submodel_config(plan.request.config, fraction)
         write_text(place / CONFIG, OmegaConf.to_yaml(config, resolve=True))
-        mask.to_file(place / MASK, replace(metadata, asked=mask.count, met=mask.count))
+        mask.to_file(place / MASK, replace(metadata, met=mask.count))
         copy_file(plan.finetune.file(f"{name}/{WEIGHTS}"), place / WEIGHTS)
         leave_record(submodel_record(record, name, mask, fraction, content["accuracy"]), place)
 
@@ -126,7 +138,7 @@ def submodel_record(record: Record, name: str, mask: Mask, fraction: float, accu
     if fraction < 1:
         values["backbone"]["width"] = round(record.backbone.width * fraction)
         values["config"]["backbone"]["width"] = values["backbone"]["width"]
-        values["budget"] |= {"asked": mask.count, "met": mask.count, "total": mask.total}
+        values["budget"] |= {"met": mask.count, "total": mask.total}
     for site in values["sites"]:
         kept = mask[site["name"]]
         site |= {"shape": tuple(kept.shape), "total": kept.numel(), "kept": int(kept.sum())}

@@ -17,22 +17,23 @@ def quoted(text: str) -> str:
 def with_budget_grid(arguments: list[str]) -> list[str]:
     """Tell each job of `-m budget=100k,50k` the budgets of all, as `budget.grid`.
 
-    Whichever job walks the search first then leaves a snapshot for every other. The grid is no part of any key.
+    Whichever job walks the search first then leaves a snapshot for every other, and none walks on to budgets of an
+    experiment's grid that were not asked for. The grid is no part of any key.
     `budget=` names files of the group: 50k is the file and the count alike; names that are no counts (half) are left
     to the order of the sweep.
     """
-    if not any(flag in arguments for flag in MULTIRUN) or any("budget.grid=" in argument for argument in arguments):
+    if not any(flag in arguments for flag in MULTIRUN) or any("budget.grid" in argument for argument in arguments):
         return arguments
     grid: list[str] = []
     for argument in arguments:
         key, _, values = argument.partition("=")
-        if key in ("budget", "budget.relus", "budget.fraction") and "," in values:
+        if key in ("budget", "budget.relus", "budget.fraction"):
             for value in values.strip("[]").split(","):
                 value = value.strip()
                 with contextlib.suppress(ValueError):  # of a file's name
                     number = float(value if key == "budget.fraction" else value.rstrip("kKmM"))
                     grid.append(str(number) if key == "budget.fraction" else value)
-    return [*arguments, f"budget.grid=[{','.join(grid)}]"] if len(grid) > 1 else arguments
+    return [*arguments, f"budget.grid=[{','.join(grid)}]"] if grid else arguments
 
 
 def name_sweep(arguments: list[str]) -> None:

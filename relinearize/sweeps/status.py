@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
+from rich.table import Column
 
 from relinearize.errors import UserError
 from relinearize.sweeps.files import ENDED, SWEEP_FILE, JobFile, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive
-from relinearize.terminal import duration, new_table, print_table
+from relinearize.terminal import duration, new_table, number_column, print_lines, print_table, text_column
 
 # State -> its colour, in the order of the summary.
 STATES = {"done": "green", "running": "cyan", "failed": "red", "stopped": "red", "killed": "red", "waiting": "dim"}
@@ -102,11 +102,10 @@ def sweeps_below(output: Path) -> list[Path]:
 
 def print_sweep(sweep: Sweep) -> None:
     """Print a row for each job in the order of the command, and the summary."""
-    table = new_table(f"sweep {sweep.folder}")
     errors = any(row.error for row in sweep.rows)
-    for name in ("job", "run", "state", "time", "test", *["error"] * errors):
-        look = {"overflow": "fold"} if name in ("run", "error") else {"no_wrap": True}
-        table.add_column(name, justify="right" if name in ("job", "time", "test") else "left", **look)
+    columns = [number_column("job"), text_column("run"), Column("state", no_wrap=True)]
+    columns += [*map(number_column, ("time", "test")), *map(text_column, ["error"] * errors)]
+    table = new_table(f"sweep {sweep.folder}", *columns)
     # What tells the jobs apart: each one's overrides without those that all share (with one job: all).
     shared = set.intersection(*(set(row.overrides) for row in sweep.rows)) if len(sweep.rows) > 1 else set()
     for row in sweep.rows:
@@ -119,10 +118,8 @@ def print_sweep(sweep: Sweep) -> None:
             "-" if row.accuracy is None else f"{row.accuracy:.2f}",
         ]
         table.add_row(*cells, *([escape(row.error or "")] if errors else []))
-    console = Console()
-    print_table(table, console)
-    for line in summary(sweep):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    print_table(table)
+    print_lines(summary(sweep))
 
 
 def summary(sweep: Sweep) -> list[str]:

@@ -20,6 +20,7 @@ import wandb
 from filelock import FileLock
 
 from relinearize.files import write_text
+from relinearize.progress import say
 from relinearize.records.run import PredictionsRecord, Record, find_records
 from relinearize.records.store import KEY_LENGTH, MASK, WEIGHTS
 from relinearize.relu.mask import Mask
@@ -45,14 +46,14 @@ FIGURE = 96  # pixels a site's figure has at least
 class WandbRows(StageLogger):
     """Sends each epoch's row; at the end the summary columns, the sites, mask and weights.
 
-    mark: the file that says that W&B was given the result. sent: the file with the last epoch that it was given, of
-    whatever budget: stages that serve several have one W&B run.
+    sent: the file with the last epoch that W&B was given, of whatever budget: stages that serve several have one W&B
+    run. complete: whether the result was handed over, too.
     """
 
     run: Any
     info: StageInfo
-    mark: Path
     sent: Path
+    complete: bool = False
 
     def rows(self, history: list[dict[str, float]]) -> None:
         self.send(history)
@@ -85,7 +86,7 @@ class WandbRows(StageLogger):
                 "sites/mask": [site_figure(name, kept.numpy()) for name, kept in mask.items()],
             }
         )
-        self.mark.touch()
+        self.complete = True
 
     def log_history(self, history: list[dict[str, float]]) -> None:
         """The curves, as far as they were not logged while the stage was trained, and their summary.
@@ -140,7 +141,10 @@ def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]
             for one in inputs:
                 declare_use(run, one)
         mark = mark_of(settings, info)
-        yield WandbRows(run, info, mark, mark.with_name(f"{mark.name.removesuffix(f'-{info.name}')}.epoch"))
+        rows = WandbRows(run, info, mark.with_name(f"{mark.name.removesuffix(f'-{info.name}')}.epoch"))
+        yield rows
+    if rows.complete:  # the upload has ended
+        mark.touch()
 
 
 def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:
@@ -159,12 +163,14 @@ def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:
             rows.run.summary.update(result_columns(description.get("accuracy", {}), **counts))
             for artifact in wandb_artifacts(info):
                 rows.run.log_artifact(artifact, aliases=["latest", info.alias])
-        mark.touch()
+            rows.complete = True
 
 
 def log_finished(settings: LoggerSettings, finetune: StageInfo, record: Record, folder: Path) -> None:
     """Give W&B a run that was finished before, once; without its stages in the store it is left alone."""
-    if settings.mode != "disabled" and finetune.in_store and not mark_of(settings, finetune).is_file():
+    if settings.mode != "disabled" and not mark_of(settings, finetune).is_file():
+        if not finetune.in_store:
+            return say(f"not logged: {finetune.title}: its stages are no longer in the store")
         with open_wandb(settings, finetune) as rows:
             rows.finish(record, folder)
 
@@ -229,14 +235,15 @@ def declare_use(run: Any, info: StageInfo) -> None:
 
 
 def lineage(info: StageInfo) -> dict[str, dict[str, str]]:
-    """Stage -> its W&B run and artifacts, of all that `info` was made from; for the run's config and its artifacts."""
-    return {
-        one.stage: {
-            "run": one.run_id,
-            **{kind: f"{artifact_name(kind, one.name)}:{one.alias}" for kind in one.files},
-        }
-        for one in info.inputs
-    }
+    """Stage -> its W&B run and artifacts, of all that `info` was made from; for the run's config and its artifacts.
+
+    A further input of the same stage (the search that sensitivities come from) has its run's id as its name.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for one in info.inputs:
+        files = {kind: f"{artifact_name(kind, one.name)}:{one.alias}" for kind in one.files}
+        found[one.run_id if one.stage in found else one.stage] = {"run": one.run_id, **files}
+    return found
 
 
 def wandb_artifacts(info: StageInfo) -> list[Any]:

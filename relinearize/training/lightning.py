@@ -137,6 +137,8 @@ class SegmentCheckpoint(pl.callbacks.Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, stage: Stage) -> None:
         self.rows_seen = len(stage.history)
+        if stage.history:  # of a stop within the end of an epoch, the last row was not logged
+            self.log_rows(stage.history)
         self.signals.begin()
 
     def on_train_batch_end(self, trainer: pl.Trainer, stage: Stage, outputs: Any, batch: Any, batch_index: int) -> None:

@@ -1,10 +1,11 @@
-"""The resident loader on CIFAR-sized images: random crops (padding 4) and flips, batches of 128."""
+"""The resident loader on CIFAR-sized images: random crops (padding 4) and flips, batches of 128; and AugMix."""
 
 from collections.abc import Iterator
 
 import torch
 
 from bench.common import Row, Settings, interleaved
+from relinearize.data.augmix import draw_augmix, mixed
 from relinearize.data.loaders import TrainLoader
 from relinearize.data.training_images import ResidentImages
 
@@ -28,7 +29,12 @@ def measure(settings: Settings) -> Iterator[Row]:
         for rows in torch.randperm(count).split(settings.batch):
             images[rows].permute(0, 3, 1, 2).float().div_(255), labels[rows]
 
-    seconds = interleaved({"ours": ours, "plain": plain}, settings.rounds, clock=settings.clock)
+    def augmix() -> None:
+        mixed(images[: settings.batch], draw_augmix(settings.batch, generator))
+
+    variants = {"ours": ours, "plain": plain, "augmix": augmix}
+    seconds = interleaved(variants, settings.rounds, clock=settings.clock)
     case = f"32 x 32 x 3, batch {settings.batch}, {settings.threads} thread(s)"
     yield Row("loader", case, "crop, flip, to float", count / seconds["ours"], "images/s", ">= 50,000 on one thread")
     yield Row("loader", case, "against no crop, no flip", seconds["plain"] / seconds["ours"], "x its speed")
+    yield Row("loader", case, "AugMix of one batch", settings.batch / seconds["augmix"], "images/s")

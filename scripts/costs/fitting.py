@@ -13,19 +13,19 @@ from costs.measuring import Measured
 FITTED = {
     "cheetah": {
         "seconds": (
-            "relus", "live_sites", "gathered", "layers", "multiplied_ciphertexts", "result_ciphertexts",
+            "relus", "live_sites", "gathered", "products", "multiplied_ciphertexts", "result_ciphertexts",
             "packed_ciphertexts",
         ),
         "bytes": ("relus", "outputs", "sent_polynomials", "returned_polynomials"),
-        "messages": ("live_sites", "layers"),
+        "messages": ("live_sites", "products"),
     },
     "semi2k": {
         "seconds": (
-            "relus", "live_sites", "gathered", "layers", "windows", "patches", "weights", "multiplications",
+            "relus", "live_sites", "gathered", "products", "windows", "patches", "weights", "multiplications",
             "inference",
         ),
         "bytes": ("relus", "patches", "weights", "outputs"),
-        "messages": ("live_sites", "layers", "inference"),
+        "messages": ("live_sites", "products", "inference"),
     },
     "tfp": {
         "seconds": (

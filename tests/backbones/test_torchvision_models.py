@@ -88,21 +88,6 @@ def test_refusals(model: str, options: dict, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("model", "named"),
-    [
-        ("mobilenet_v3_small", "Hardswish"),
-        ("efficientnet_b0", "SiLU"),
-        ("mobilenet_v2", "ReLU6"),
-        pytest.param("vit_b_32", "GELU", marks=pytest.mark.slow),
-    ],
-)
-def test_other_activations_are_refused_by_name(model: str, named: str) -> None:
-    size = 224 if model.startswith("vit") else 32
-    with pytest.raises(UserError, match=f"no ReLU and cannot be linearized: .* is {named}"):
-        linearize(built(model, size), (3, size, size))
-
-
 # ---- in runs ---------------------------------------------------------------------------------------------------------
 
 SMALL = (

@@ -9,12 +9,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from fake_inferences import fake_inference
 from quick_runs import SMALL, quick_run, sealed_again
 
 from relinearize import files
 from relinearize.evaluation.clean import EVALUATION
-from relinearize.files import move_into, user_cache, write_bytes
+from relinearize.files import move_into, user_cache, write_bytes, write_json
 from relinearize.records.robustness import ROBUST_FILE
+from relinearize.records.run import Record
+from relinearize.records.store import MASK
+from relinearize.relu.mask import Mask
 from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
 
 DEBUG = ("scale=debug", "method=random", "budget=tenth")
@@ -72,6 +76,32 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
     with pytest.raises(OSError) as caught:
         write_bytes(tmp_path / "small", b"")
     assert caught.value.filename == str(tmp_path / "small")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, alone):
+    """Of masks and records, too: killed before the new file takes the place of the old one."""
+    folder = Path(shutil.copytree(alone[SMALL][1], tmp_path / "run"))
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    path = folder / "record.json"
+    (mask, metadata), record = Mask.from_file(folder / MASK), Record.read(path)
+    with pytest.raises(OSError, match="run"), files_up_to(100):
+        write_bytes(path, bytes(101))
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"seconds": float("nan")})
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "replace", killed)
+    for write in (
+        lambda: write_bytes(path, b"new"),
+        lambda: mask.to_file(folder / MASK, metadata),
+        lambda: record.write(path),
+        lambda: fake_inference(record).write(folder),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 def test_a_full_disk_is_one_line_that_names_the_file_of_the_run(typed):

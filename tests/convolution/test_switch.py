@@ -9,7 +9,8 @@ from torch import fx, nn
 
 import relinearize
 from relinearize.backbones import PixelInput, build_backbone
-from relinearize.convolution import on_winograd, resolve_convolutions, winograd
+from relinearize.convolution import on_winograd, winograd
+from relinearize.convolution.building import library
 from relinearize.data.loaders import TrainLoader
 from relinearize.data.training_images import ResidentImages
 from relinearize.errors import UserError
@@ -19,7 +20,16 @@ from relinearize.relu.sites import to_sloped
 from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
 
-pytestmark = pytest.mark.skipif(resolve_convolutions("auto") == "torch", reason="no compiler, or not AVX2")
+try:
+    library()
+except UserError as error:  # a machine without a compiler
+    pytest.skip(str(error), allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def on_a_processor_that_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On others trainer.convolutions=auto leaves all to torch; the library gives the same there."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
 
 
 @pytest.fixture

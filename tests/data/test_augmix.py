@@ -1,8 +1,6 @@
 """AugMix: batches against a straight line of Pillow calls, the draws' statistics, seeds and shards."""
 
 import itertools
-import math
-import time
 
 import numpy as np
 import pytest
@@ -118,21 +116,3 @@ def test_gpu_gives_the_same_bytes():
         planes = images.permute(0, 3, 1, 2).contiguous()
         values = parameters(torch.full((60,), position), draw.levels[:, 0, 0], draw.signs[:, 0, 0], 32, 32)
         assert torch.equal(operation(planes.cuda(), values.cuda()).cpu(), operation(planes, values))
-
-
-@pytest.mark.slow
-def test_images_per_second_on_one_thread():
-    """pytest -m slow -s tests/data/test_augmix.py"""
-    torch.set_num_threads(1)
-    images, rng = photographs(128), np.random.default_rng(0)
-    fastest = dict.fromkeys(("batched", "one by one"), math.inf)
-    for seed in range(20):
-        start = time.process_time()
-        augmix(images, seed)
-        between = time.process_time()
-        for image in images[:32]:
-            drawn_by_numpy(image, rng)
-        fastest["batched"] = min(fastest["batched"], (between - start) / 128)
-        fastest["one by one"] = min(fastest["one by one"], (time.process_time() - between) / 32)
-    print({name: f"{1 / seconds:,.0f} images/s" for name, seconds in fastest.items()})
-    assert fastest["batched"] < fastest["one by one"] / 3

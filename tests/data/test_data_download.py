@@ -2,11 +2,14 @@
 
 import hashlib
 import io
+import runpy
 import socket
+import sys
 import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from fake_sets import write_cifar10, write_tiny
@@ -79,6 +82,26 @@ def test_cifar_is_fetched_once(server, tmp_path, monkeypatch):
     CIFAR10(root, download=True, url=server.url("/set.tar.gz")).check()
     assert server.asked == ["/set.tar.gz"] and left_over(root) == ["cifar-10-batches-py"]
     assert fetched.fingerprint() == CIFAR10(tmp_path / "original").fingerprint()
+
+
+def test_the_script_fetches_ahead_of_time(server, tmp_path, monkeypatch, capsys):
+    """What is there already is only checked; what cannot be fetched is named and stops no other."""
+    original = write_cifar10(tmp_path / "original")
+    source(server, tmp_path, tar_of(original), monkeypatch)
+    monkeypatch.setattr(datasets.CIFAR10, "url", server.url("/set.tar.gz"))
+    monkeypatch.setattr(TinyImageNet.__init__, "__defaults__", ("data", False, True, server.url("/none.zip")))
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "download_data.py"))["main"]
+    root = tmp_path / "root"
+    monkeypatch.setattr(sys, "argv", ["download_data.py", "tiny_imagenet", "cifar10", "--root", str(root)])
+    for _ in range(2):
+        assert script() == 1
+        out, err = capsys.readouterr()
+        fingerprint = CIFAR10(original.parent).fingerprint()[:16]
+        assert out == f"cifar10: {root / original.name}, fingerprint {fingerprint}\n"
+        assert err.startswith("tiny_imagenet: ") and "HTTP Error 404" in err
+    assert server.asked == ["/none.zip", "/set.tar.gz", "/none.zip"]
+    monkeypatch.setattr(sys, "argv", ["download_data.py", "cifar10", "--root", str(root)])
+    assert script() == 0
 
 
 def test_tiny_imagenet_is_fetched_from_a_zip(server, tmp_path):

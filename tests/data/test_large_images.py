@@ -1,5 +1,7 @@
 """Large images: decoded for each batch, RandomResizedCrop in training, Resize and CenterCrop else; replay; a run."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -112,9 +114,21 @@ def test_global_random_state_is_left_alone(root):
 
 
 def test_padded_crops_of_streamed_images(root):
+    """Windows of the central crop of evaluation, with zeros around it."""
+    crop = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(28), transforms.Pad(2)])
+    files = sorted((root / "train").glob("*/*"))
+    padded = torch.stack([transforms.functional.to_tensor(crop(Image.open(file))) for file in files])
     augment = {"crop_padding": 2, "flip": False}
-    images, _ = next(iter(data(root, augment=augment, holdout=0).train_loader(8, 0)))
+    images, labels = next(iter(data(root, augment=augment, holdout=0).train_loader(8, 0)))
     assert images.shape == (8, 3, 28, 28)
+    rows, corners = [], set()
+    for image in images:
+        for top, left in itertools.product(range(5), range(5)):
+            found = (padded[:, :, top : top + 28, left : left + 28] == image).flatten(1).all(1).nonzero()
+            rows += found.flatten().tolist()
+            corners |= {(top, left)} if len(found) else set()
+    assert len(rows) == len(set(rows)) == 8 and [row // 6 for row in rows] == labels.tolist()
+    assert len(corners) > 4
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -28,7 +28,6 @@ from relinearize.methods.rlnet.inner_attack import InnerAttack
 from relinearize.methods.senet.mismatch import add_mismatch
 from relinearize.records.robustness import RobustRecord
 from relinearize.records.run import Record, find_records
-from relinearize.relu.activation import MaskedReLU, SlopedReLU
 from relinearize.relu.budget import top_mask
 from relinearize.robustness.attack import pgd
 from relinearize.runs.pipeline import run
@@ -51,34 +50,6 @@ TINY_RLNET = ["method=rlnet", "sensitivity.epochs=1"] + [
     for setting in ("attack.steps=2", "robust_validation.steps=2", "robust_validation.images=20")
 ]
 FLOAT32_ERROR = 1e-3  # of a sum of 576 products of size 1; TF32, of 10 bits, is off by ten times as much
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_activations_equal_their_formulas(device: str, dtype: torch.dtype, layout: torch.memory_format) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, 6, 5, 5, generator=generator).to(device, dtype).contiguous(memory_format=layout)
-    gradient = torch.randn(4, 6, 5, 5, generator=generator).to(device, dtype).contiguous(memory_format=layout)
-    masked, sloped = MaskedReLU((6, 5, 5)).to(device), SlopedReLU((6, 5, 5)).to(device)
-    masked.mask.copy_(torch.rand(6, 5, 5, generator=generator) < 0.5)
-    with torch.no_grad():
-        sloped.alpha.copy_(torch.rand(6, 5, 5, generator=generator))
-
-    leaf = x.clone().requires_grad_()
-    output = masked(leaf)
-    output.backward(gradient)
-    assert torch.equal(output, torch.where(masked.mask, torch.relu(x), x))
-    assert torch.equal(leaf.grad, torch.where(masked.mask & (x <= 0), 0, gradient))
-
-    leaf = x.clone().requires_grad_()
-    output = sloped(leaf)
-    output.backward(gradient)
-    wide_x, wide_gradient, alpha = x.double(), gradient.double(), sloped.alpha.detach().double()
-    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(output.double(), wide_x - alpha * wide_x.clamp(max=0), **tolerance)
-    torch.testing.assert_close(leaf.grad.double(), torch.where(wide_x > 0, 1, 1 - alpha) * wide_gradient, **tolerance)
-    torch.testing.assert_close(sloped.alpha.grad.double(), -(wide_gradient * wide_x.clamp(max=0)).sum(0), **tolerance)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -20,6 +20,7 @@ from relinearize.private_inference.engine.sockets import dialled
 from relinearize.private_inference.engine.two_parties import TwoParties
 
 NOBODY = 65534
+ENVIRONMENT = {"COLUMNS": "120", "OMP_NUM_THREADS": "1"}  # of the command
 
 
 def inferred(bundle, folder, **settings):
@@ -31,7 +32,7 @@ def by_command(bundle, folder, **settings):
     """The finished process of the engine's own command."""
     options = InferOptions(written(bundle, folder / "bundle"), **settings)
     command = [sys.executable, "-P", "-m", "relinearize.private_inference.engine", options.to_json()]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
     return done
 

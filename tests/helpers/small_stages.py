@@ -40,6 +40,7 @@ class Batches:
             return (shown, labels, torch.rand(shown.shape, generator=generator)) if second_view else (shown, labels)
 
         self.batches = [batch() for _ in range(2)]
+        self.batches_per_epoch = 2
         self.killed_in_epoch, self.epoch = killed_in_epoch, 0
 
     def seek(self, epoch, segment):

@@ -1,6 +1,7 @@
 """`relinearize` whose runs only wait, until there is a file `go` in their output: for tests of launchers."""
 
 import contextlib
+import os
 import signal
 import time
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from relinearize.commands import run
 def make_run(config):
     """A record as far as a sweep looks at it. Seed 13 brings bad luck."""
     output = Path(config.output)
+    (output / f"threads-{config.seed}").write_text(os.environ.get("OMP_NUM_THREADS", "as torch likes"))
     with open(output / f"begun-{config.seed}", "a") as file:
         file.write("once more\n")
     if config.seed == 13:

@@ -239,7 +239,10 @@ def test_rounds_are_saved_on_the_way(finished, tmp_path, monkeypatch, way):
         signal.signal(signal.SIGUSR2, before)
     again, _ = quick_run(tmp_path, SHARE, *SEARCH, *tolerant, method="bcd")
     assert rounds == ([0, 1, 2, 2, 3] if way == "kill" else [0, 1, 2, 3])
-    assert again.stages["search"].epochs == 1 and again.budget.met == BUDGET
+    search = again.stages["search"]
+    assert search.epochs == 1 and again.budget.met == BUDGET
+    (file,) = tmp_path.glob("store/search/bcd*/history.csv")
+    assert len(file.read_text().splitlines()) == 1 + sum("seconds" in row for row in search.history)
 
 
 @pytest.mark.slow

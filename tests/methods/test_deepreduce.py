@@ -113,6 +113,10 @@ def test_a_narrower_student_is_found_again(narrow, tmp_path, capsys):
     export_run([f"run={folder}", f"output={tmp_path / 'bundle'}", "images=20"])
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.relus == 192 and worst_difference(bundle) < 1e-4
+    network = ["backbone=resnet8", "backbone.width=8", "+backbone.student_width=4", "dataset=digits"]
+    files = [f"weights={folder / 'weights.safetensors'}", f"mask={folder / 'mask.safetensors'}"]
+    export_run([*files, *network, f"output={tmp_path / 'checkpoint'}"])
+    assert bundle.about.width == read_bundle(tmp_path / "checkpoint").about.width == 4
 
 
 def test_teachers_do_not_depend_on_the_student(narrow, tmp_path):
@@ -198,7 +202,10 @@ def test_a_search_without_training_needs_no_batches_for_each_device(tmp_path):
             ["budget.relus=48", "method.search.resolution=0.5", "method/finetune=senet"],
             "maps, and those of site layer1",
         ),
-        (["budget.relus=192", "method/finetune=senetpp"], "method.finetune.widths: this search gives the student a"),
+        (
+            ["budget.relus=192", "method/finetune=senetpp"],
+            r"method.finetune.widths=\[0.5, 1.0\]: this search gives the student a",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(tmp_path, settings, message):

@@ -4,6 +4,7 @@ Wherever two networks are compared, the other one is an ordinary network with we
 """
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -37,6 +38,15 @@ def linear_network(name: str, width: int, convention: str = "senet") -> PixelInp
     return network
 
 
+def narrower(name: str, width: int, convention: str = "senet") -> Callable[[float], PixelInput]:
+    """From a fraction to a network of that width with weights of its own."""
+    return lambda fraction: pixels(linearize(backbone(name, int(width * fraction), convention), (3, SIZE, SIZE)))
+
+
+def half_of(network: PixelInput, name: str, width: int, convention: str = "senet") -> PixelInput:
+    return narrowed(network, narrower(name, width, convention)(0.5))
+
+
 def half_network(name: str, width: int, ordered: OrderedNetwork) -> PixelInput:
     """Built at half the width from the start, with the weights of `ordered` and the first half of its masks."""
     network = pixels(linearize(backbone(name, width // 2), (3, SIZE, SIZE)))
@@ -59,7 +69,7 @@ def images(count: int = 4) -> Tensor:
 @pytest.mark.parametrize("convention", ["snl", "senet"])
 def test_half_of_a_backbone_is_the_backbone_of_half_the_width(name, width, convention):
     network = linear_network(name, width, convention)
-    half = narrowed(network, 0.5)
+    half = half_of(network, name, width, convention)
     plain = linearize(backbone(name, width // 2, convention), (3, SIZE, SIZE))
     found, wanted = half.network.state_dict(), plain.state_dict()
     assert list(found) == list(wanted)
@@ -71,7 +81,8 @@ def test_half_of_a_backbone_is_the_backbone_of_half_the_width(name, width, conve
 
 
 def test_first_channels_are_what_stays():
-    full, half = linear_network("resnet8", 8).network, narrowed(linear_network("resnet8", 8), 0.5).network
+    full = linear_network("resnet8", 8).network
+    half = half_of(linear_network("resnet8", 8), "resnet8", 8).network
     assert torch.equal(half.conv1.weight, full.conv1.weight[:4])
     assert torch.equal(half.layer2[0].conv1.weight, full.layer2[0].conv1.weight[:8, :4])
     assert torch.equal(half.layer2[0].shortcut[0].weight, full.layer2[0].shortcut[0].weight[:8, :4])
@@ -84,13 +95,13 @@ def test_first_channels_are_what_stays():
 def test_relu_count_is_that_of_the_first_half_of_the_channels(name, width):
     network = linear_network(name, width)
     kept = sum(int(site.mask[: len(site.mask) // 2].sum()) for site in named_sites(network.network).values())
-    assert Mask.of(narrowed(network, 0.5).network).count == kept
+    assert Mask.of(half_of(network, name, width).network).count == kept
 
 
 def test_the_network_itself_stays_as_it_is_and_shares_nothing():
     network = linear_network("resnet8", 8)
     before, masks = copy.deepcopy(network.state_dict()), Mask.of(network.network)
-    half = narrowed(network, 0.5)
+    half = half_of(network, "resnet8", 8)
     for tensor in (*half.parameters(), *half.buffers()):
         tensor.data.zero_()
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
@@ -100,7 +111,7 @@ def test_the_network_itself_stays_as_it_is_and_shares_nothing():
 @pytest.mark.parametrize("fraction", [0.25, 0.75, 1.0])
 def test_other_fractions(fraction):
     plain = backbone("resnet18", int(8 * fraction))
-    half = narrowed(backbone("resnet18", 8), fraction)
+    half = narrowed(backbone("resnet18", 8), backbone("resnet18", int(8 * fraction)))
     assert {key: value.shape for key, value in half.state_dict().items()} == {
         key: value.shape for key, value in plain.state_dict().items()
     }
@@ -110,12 +121,12 @@ def test_other_fractions(fraction):
 class Functional(nn.Module):
     """Functional and repeated ReLU calls, biases, a head of two linear layers on flattened maps, normed classes."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.last = nn.Linear(6, CLASSES)  # before the others, so that order of registration says nothing
+        self.last = nn.Linear(width * 3 // 2, CLASSES)  # before the others, so that order of registration says nothing
         self.norm = nn.BatchNorm1d(CLASSES)
-        self.hidden = nn.Linear(4 * 8 * 8, 6)
-        self.first = nn.Conv2d(3, 4, 3, 2, 1)
+        self.hidden = nn.Linear(width * 8 * 8, width * 3 // 2)
+        self.first = nn.Conv2d(3, width, 3, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.first(x))
@@ -123,8 +134,8 @@ class Functional(nn.Module):
 
 
 def test_networks_of_users_with_functional_calls():
-    network = linearize(Functional(), (3, SIZE, SIZE))
-    half = narrowed(network, 0.5)
+    network, half = (linearize(Functional(width), (3, SIZE, SIZE)) for width in (4, 2))
+    half = narrowed(network, half)
     shapes = {key: tuple(value.shape) for key, value in half.named_parameters()}
     assert shapes == {
         "first.weight": (2, 3, 3, 3), "first.bias": (2,), "hidden.weight": (3, 2 * 8 * 8), "hidden.bias": (3,),
@@ -140,23 +151,21 @@ def test_networks_of_users_with_functional_calls():
     torch.testing.assert_close(half.eval()(images()), wanted)
 
 
-class Refused(nn.Module):
-    def __init__(self, kind: str) -> None:
+class Special(nn.Module):
+    def __init__(self, kind: str, width: int = 8) -> None:
         super().__init__()
         self.kind = kind
-        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
-        self.conv2 = nn.Conv2d(4, 4, 3, padding=1, groups=2 if kind == "groups" else 1)
-        self.linear = nn.Linear(8 if kind == "concatenation" else 4, CLASSES)
+        self.conv1 = nn.Conv2d(width if kind == "twice" else 3, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, groups=2 if kind == "groups" else 1)
+        self.linear = nn.Linear(2 * width if kind == "concatenation" else width, CLASSES)
         if kind == "other weights":
-            self.scale = nn.Parameter(torch.ones(4, 1, 1))
+            self.scale = nn.Parameter(torch.ones(width, 1, 1))
         if kind == "unused":
-            self.spare = nn.Conv2d(4, 4, 1)
-        if kind == "twice":
-            self.conv1 = nn.Conv2d(4, 4, 3, padding=1)
+            self.spare = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "twice":
-            x = F.pad(x, (0, 0, 0, 0, 0, 1))
+            x = F.pad(x, (0, 0, 0, 0, 0, self.conv1.in_channels - 3))
             x = self.conv1(x)
         x = self.conv1(x)
         if self.kind == "branch" and x.sum() > 0:
@@ -169,24 +178,27 @@ class Refused(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "fraction", "message"),
+    ("kind", "message"),
     [
-        ("width", 0.3, "width 0.3 of the 4 channels of layer conv1"),
-        ("width", 0.0, "width 0.0: must be above 0 and at most 1"),
-        ("groups", 0.5, "layer conv2 cannot be narrowed: it has 2 groups"),
-        ("other weights", 0.5, "class Refused cannot be narrowed"),
-        ("unused", 0.5, "layer spare cannot be narrowed: the network does not call it"),
-        ("twice", 0.5, "layer conv1 cannot be narrowed: it is called both"),
-        ("branch", 0.5, "torch.fx cannot follow it"),
-        ("concatenation", 0.5, "concatenate"),
+        ("groups", "layer conv2 cannot be narrowed: it has 2 groups"),
+        ("other weights", "class Special cannot be narrowed"),
+        ("branch", "torch.fx cannot follow it"),
+        ("concatenation", "concatenate"),
     ],
 )
-def test_what_cannot_be_narrowed_is_one_line(kind, fraction, message):
-    network = Refused(kind)
+def test_what_cannot_be_narrowed_is_one_line(kind, message):
+    network = Special(kind)
     network(images())
     with pytest.raises(UserError, match=message) as error:
-        narrowed(network, fraction)
+        OrderedNetwork(network, lambda fraction: Special(kind, int(8 * fraction)))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["unused", "twice"])
+def test_layers_that_run_never_or_twice(kind):
+    ordered, plain = OrderedNetwork(Special(kind), lambda fraction: Special(kind, int(8 * fraction))), Special(kind, 4)
+    plain.load_state_dict(ordered.weights_at(ordered.state_dict(), 0.5))
+    assert torch.equal(ordered(images(), 0.5), plain(images()))
 
 
 # ---- OrderedNetwork ----------------------------------------------------------------------------------------------
@@ -201,7 +213,7 @@ def test_what_cannot_be_narrowed_is_one_line(kind, fraction, message):
 def test_each_width_is_exactly_an_ordinary_network(name, width, layout):
     """Training mode (and what it does to the statistics), then eval mode."""
     full = linear_network(name, width)
-    ordered = OrderedNetwork(copy.deepcopy(full))
+    ordered = OrderedNetwork(copy.deepcopy(full), narrower(name, width))
     half = half_network(name, width, ordered)
     for network in (full, half, ordered):
         network.to(memory_format=layout)
@@ -220,7 +232,7 @@ def test_each_width_is_exactly_an_ordinary_network(name, width, layout):
 
 
 def test_bf16_answers_are_those_of_the_ordinary_network():
-    ordered = OrderedNetwork(linear_network("resnet8", 8))
+    ordered = OrderedNetwork(linear_network("resnet8", 8), narrower("resnet8", 8))
     half = half_network("resnet8", 8, ordered)
     with torch.autocast("cpu", torch.bfloat16):
         found = ordered(images(), 0.5)
@@ -231,7 +243,7 @@ def test_bf16_answers_are_those_of_the_ordinary_network():
 @EVERY_BACKBONE
 def test_gradients_of_shared_weights_are_the_sum_of_both_widths(name, width):
     full = linear_network(name, width).double()
-    ordered = OrderedNetwork(copy.deepcopy(full))
+    ordered = OrderedNetwork(copy.deepcopy(full), narrower(name, width)).double()
     half = half_network(name, width, ordered).double()
     pixels = images().double()
     torch.manual_seed(2)
@@ -256,14 +268,14 @@ def test_parameters_and_state_hold_each_shared_weight_once():
     full = linear_network("resnet8", 8)
     norms = sum(module.num_features for module in full.modules() if isinstance(module, nn.BatchNorm2d))
     count = sum(parameter.numel() for parameter in full.parameters())
-    ordered = OrderedNetwork(full)
+    ordered = OrderedNetwork(full, narrower("resnet8", 8))
     assert sum(parameter.numel() for parameter in ordered.parameters()) == count + 2 * norms // 2
     assert all(".bn" in key or ".shortcut.1." in key for key in ordered.state_dict() if key.startswith("narrow"))
     assert not any("conv" in key for key, _ in ordered.narrow.named_parameters())
 
 
 def test_a_step_of_the_full_weights_is_seen_by_the_narrow_network_at_once():
-    ordered = OrderedNetwork(linear_network("resnet8", 8)).eval()
+    ordered = OrderedNetwork(linear_network("resnet8", 8), narrower("resnet8", 8)).eval()
     before = ordered(images(), 0.5)
     with torch.no_grad():
         ordered.full.network.linear.bias += 1
@@ -272,7 +284,7 @@ def test_a_step_of_the_full_weights_is_seen_by_the_narrow_network_at_once():
 
 
 def test_each_width_updates_its_own_statistics():
-    ordered = OrderedNetwork(linear_network("resnet8", 8), [0.25, 0.5, 1.0])
+    ordered = OrderedNetwork(linear_network("resnet8", 8), narrower("resnet8", 8), [0.25, 0.5, 1.0])
     before = copy.deepcopy(ordered.state_dict())
     ordered(images(), 0.5)
     changed = {key.split(".network")[0] for key, value in ordered.state_dict().items() if not value.equal(before[key])}
@@ -281,13 +293,13 @@ def test_each_width_updates_its_own_statistics():
 
 def test_state_goes_round():
     """All that is trained at either width stands in the state dict."""
-    ordered = OrderedNetwork(linear_network("resnet8", 8), [1.0, 0.5])
+    ordered = OrderedNetwork(linear_network("resnet8", 8), narrower("resnet8", 8), [1.0, 0.5])
     optimizer = torch.optim.SGD(ordered.parameters(), lr=0.1, momentum=0.9)
     for _ in range(2):
         optimizer.zero_grad()
         (ordered(images()).square().sum() + ordered(images(), 0.5).square().sum()).backward()
         optimizer.step()
-    other = OrderedNetwork(linear_network("resnet8", 8))
+    other = OrderedNetwork(linear_network("resnet8", 8), narrower("resnet8", 8))
     other.load_state_dict(ordered.state_dict())
     for fraction in (0.5, 1.0):
         found, wanted = OneWidth(other, fraction).eval()(images()), OneWidth(ordered, fraction).eval()(images())
@@ -297,7 +309,7 @@ def test_state_goes_round():
 def test_hooks_see_the_sites_of_the_width_that_runs():
     network = linear_network("resnet8", 8)
     sites = list(named_sites(network.network))
-    ordered = OrderedNetwork(network)
+    ordered = OrderedNetwork(network, narrower("resnet8", 8))
     half = half_network("resnet8", 8, ordered)
     watched = {fraction: SiteOutputs(ordered.at(fraction), sites) for fraction in (0.5, 1.0)}
     plain = SiteOutputs(half, sites)
@@ -311,8 +323,10 @@ def test_hooks_see_the_sites_of_the_width_that_runs():
 
 
 def test_an_ordinary_network_without_adapter_and_sites():
-    ordered = OrderedNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 2)))
-    plain = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 14 * 14, 2))
+    def of_width(width: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Flatten(), nn.Linear(width * 14 * 14, 2))
+
+    ordered, plain = OrderedNetwork(of_width(4), lambda fraction: of_width(int(4 * fraction))), of_width(2)
     plain.load_state_dict(ordered.weights_at(ordered.state_dict(), 0.5))
     assert torch.equal(ordered(images(), 0.5), plain(images()))
 
@@ -320,7 +334,7 @@ def test_an_ordinary_network_without_adapter_and_sites():
 @pytest.mark.parametrize("widths", [[0.5], [], [0.5, 0.5, 1.0], [1.0, 2.0], [0.0, 1.0], ["half", 1.0], 0.5, [True]])
 def test_impossible_widths(widths):
     with pytest.raises(UserError, match=r"different fractions above 0 and up to 1\.0"):
-        OrderedNetwork(linear_network("resnet8", 8), widths)
+        OrderedNetwork(linear_network("resnet8", 8), narrower("resnet8", 8), widths)
 
 
 @pytest.mark.slow
@@ -328,7 +342,7 @@ def test_compiled(without_code_generation):
     """No graph breaks, the same answers, gradients and statistics, hooks included."""
     torch._dynamo.reset()
     network = linear_network("resnet8", 8)
-    plain = OrderedNetwork(network)
+    plain = OrderedNetwork(network, narrower("resnet8", 8))
     compiled = copy.deepcopy(plain)
     watched = {fraction: SiteOutputs(compiled.at(fraction), ["relu1"]) for fraction in compiled.widths}
     compiled.compile(fullgraph=True)

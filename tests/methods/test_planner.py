@@ -137,6 +137,19 @@ def test_polynomials_come_in_anew_in_every_trial():
         assert stage.share_before(0) == expected
 
 
+def test_multipliers_of_classes_begin_anew_in_every_trial(tmp_path, monkeypatch):
+    found, begin = [], Delphi.begin_trial
+
+    def noted(stage):
+        begin(stage)
+        found.append(stage.class_multipliers.state)
+
+    monkeypatch.setattr(Delphi, "begin_trial", noted)
+    rate = "+method.search.class_multiplier_rate=1"
+    quick_run(tmp_path, SHARE, *SEARCH, rate, "method.finetune.epochs=0", method="delphi")
+    assert found == [None] * 3
+
+
 def test_a_run_leaves_the_weights_of_its_best_trial(made):
     _, record, folder = made
     history = record.stages["search"].history

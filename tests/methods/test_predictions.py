@@ -12,6 +12,7 @@ from relinearize.methods.class_multipliers import ClassMultipliers
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import measure_predictions
 from relinearize.methods.stage.stage import Stage
+from relinearize.records.run import AccuracyRecord, PredictionsRecord
 
 LOG = math.log
 
@@ -32,6 +33,16 @@ def test_predictions_by_hand():
     assert found["per_class"] == [pytest.approx(200 / 3), 100, None]
     assert found["ece"] == pytest.approx(100 * (0.5 * (0.8 - 0.5) + 0.5 * (1 - 0.6)), rel=1e-5)
     assert found["nll"] == pytest.approx(-(LOG(0.8) + LOG(0.1) + 2 * LOG(0.6)) / 4, rel=1e-5)
+
+
+def test_class_spread_by_hand():
+    """The classes lost 10, 25, -5 and 0 points; of the fifth there are no test images."""
+    before, now = [90.0, 80.0, 70.0, 60.0, None], [80.0, 55.0, 75.0, 60.0, None]
+    teacher, ours = (PredictionsRecord(per_class=values, ece=1.0, nll=1.0) for values in (before, now))
+    numbers = dict(test=67.5, test_last=None, holdout=None, teacher_test=75.0, n_test=8, n_holdout=0)
+    record = AccuracyRecord(**numbers, selection="last", selected_epoch=None, predictions=ours)
+    assert record.class_spread is None
+    assert record.model_copy(update={"teacher_predictions": teacher}).class_spread == 30
 
 
 def test_predictions_of_a_network_that_grew_beyond_all_bounds():

@@ -65,13 +65,28 @@ def test_at_its_own_sum_the_allocation_is_the_list(name: str) -> None:
     assert all(abs(of_fractions[site] - found[site]) <= 1 for site in shapes)
 
 
-# Lists that the formula of sensitivity=released does not give: the median over the sites of its relative difference.
-SHAPED_BY_HAND = {
-    "ResNet18_c100_relu25k": 0.025,
-    "ResNet18_c100_relu50k": 0.16,
-    "ResNet18_c100_relu82k": 0.83,
-    "ResNet18_C10_relu82k": 0.83,
-    "ResNet34_C100_relu25k": 0.075,
+# How far the formula of sensitivity=released is from each list: relative difference at a site, median and largest. It
+# does not give those above a median of 2 %, which were shaped by hand.
+DIFFERENCES = {
+    "ResNet18_c100_relu25k": (0.0254, 0.447),
+    "ResNet18_c100_relu50k": (0.1587, 0.782),
+    "ResNet18_c100_relu82k": (0.8340, 3.692),
+    "ResNet18_c100_relu100k": (0.0004, 0.002),
+    "ResNet18_c100_relu120k": (0.0019, 0.043),
+    "ResNet18_C10_relu82k": (0.8340, 3.692),
+    "ResNet18_C10_relu150k": (0.0049, 0.164),
+    "ResNet18_tiny_imagenet_relu150k": (0.0001, 0.001),
+    "ResNet18_tiny_imagenet_relu300k": (0.0001, 0.001),
+    "ResNet18_imagenet_relu300k": (0.0097, 0.409),
+    "ResNet34_C100_relu25k": (0.0755, 0.763),
+    "ResNet34_C100_relu50k": (0.0042, 0.376),
+    "ResNet34_C100_relu80k": (0.0003, 0.002),
+    "ResNet34_C100_relu200k": (0.0020, 0.902),
+    "VGG16bn_C10_relu29k": (0.0089, 0.083),
+    "VGG16bn_C10_relu49k": (0.0002, 0.002),
+    "VGG16bn_C10_relu120k": (0.0000, 0.074),
+    "WRN22_8_C100_relu240k": (0.0003, 0.002),
+    "WRN22_8_C100_relu300k": (0.0062, 0.125),
 }
 
 
@@ -80,11 +95,22 @@ def test_which_lists_the_formula_gives(name: str) -> None:
     kept = LISTS[name]
     sizes = {site: math.prod(shape) for site, shape in full_shapes(kept.backbone, kept.image_size).items()}
     found = allocate(sizes, dict(zip(sizes, RELEASED[kept.backbone], strict=True)), sum(kept.counts))
-    median = statistics.median(abs(found[site] - count) / count for site, count in zip(sizes, kept.counts, strict=True))
-    if name in SHAPED_BY_HAND:
-        assert median == pytest.approx(SHAPED_BY_HAND[name], abs=0.005)
-    else:
-        assert median <= 0.0105
+    differences = [abs(found[site] - count) / count for site, count in zip(sizes, kept.counts, strict=True)]
+    median, largest = DIFFERENCES[name]
+    assert statistics.median(differences) == pytest.approx(median, abs=0.0001)
+    assert max(differences) == pytest.approx(largest, abs=0.001)
+
+
+def test_released_keep_fractions() -> None:
+    """SENet's list ResNet18_c100_relu100k as fractions of four digits, from the sensitivities alone."""
+    released = (0.0097, 0.0313, 0.0360, 0.0424, 0.0466, 0.1199, 0.1650, 0.1724, 0.1882, 0.4555, 0.5504, 0.5594, 0.5828,
+                1, 1, 1, 1)  # fmt: skip
+    sizes = {site: math.prod(shape) for site, shape in full_shapes("resnet18", 32).items()}
+    counts = allocate(sizes, dict(zip(sizes, RELEASED["resnet18"], strict=True)), 99_988)
+    assert sum(counts.values()) == 99_988
+    for name, fraction in zip(sizes, released, strict=True):
+        # Half a unit of the last digit is up to 0.5 % of the small ones.
+        assert counts[name] / sizes[name] == pytest.approx(fraction, rel=0.002, abs=0.00005), name
 
 
 def test_every_list_but_the_ones_without_counts() -> None:

@@ -138,16 +138,22 @@ def test_a_search_that_a_callback_ends_keeps_its_budget(finished, tmp_path):
     assert record.budget.met == BUDGET and not record.budget.reached
 
 
-def test_scores_of_a_step_are_those_of_the_function_by_the_same_gradients(finished):
-    """A step's hooks see what autograd gives for the sites: here with a loss of cross-entropy alone."""
+@pytest.mark.parametrize(("second_order", "batches"), [(False, 1), (True, 1), (True, 4)])
+def test_scores_of_a_step_are_those_of_the_function_by_the_same_gradients(finished, monkeypatch, second_order, batches):
+    """A step's hooks see what autograd gives for the sites: here with a loss of cross-entropy alone.
+
+    Where a step has several batches, Lightning divides the loss by their number.
+    """
+    monkeypatch.setattr(ReLUPruner, "batches_of_step", batches)
     plan = quick_plan(finished[1].parents[1], SHARE, *SEARCH, "method.search.distillation_weight=0",
+                      f"method.search.second_order={second_order}",
                       "method.search.cross_entropy_weight=1", method="relupruner")  # fmt: skip
     stage = ready(plan, budget_stage(plan, {}))
     images, labels = next(iter(stage.train_loader))
     stage.network.eval()
     loss, _ = stage.loss(images, labels)
-    loss.backward()
-    expected = relupruner(stage.network, [(images, labels)])
+    (loss / batches).backward()
+    expected = relupruner(stage.network, [(images, labels)], second_order=second_order)
     for name, score in stage.means.scores().items():
         torch.testing.assert_close(score, expected[name], rtol=1e-4, atol=1e-8)
 

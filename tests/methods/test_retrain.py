@@ -71,7 +71,7 @@ def test_further_batches_are_those_of_a_whole_epoch(segments, tmp_path):
     plan = quick_plan(tmp_path, "budget.fraction=0.5")
     stage = ready(plan, new_stage(plan.request.new_network(), batch_size=60, epochs=2, segments=segments))
     assert [len(labels) for _, labels in stage.further_batches(0, None)] == [60, 60, 60]
-    assert len(list(stage.further_batches(0, 2))) == 2 and stage.train_loader.parts == segments
+    assert len(list(stage.further_batches(0, 2 * 60))) == 2 and stage.train_loader.parts == segments
 
 
 def test_the_average_follows_every_step(tmp_path):

@@ -35,7 +35,7 @@ def test_one_search_epoch_equals_the_formulas(networks, batches, layout, measure
     state, teacher_state = state_of(student), state_of(teacher)
     weights = (0.3, 0.7)
     stage = search(student, teacher, cross_entropy_weight=weights[0], distillation_weight=weights[1], mismatch=measure)
-    assert stage.counts == {"relu1": 20, "relu2": 10} or sum(stage.counts.values()) == 30
+    assert stage.counts == {"relu1": 18, "relu2": 12}, "relu2 has 12, not the 20 of its share"
     masks = [site.mask.clone() for site in named_sites(student).values()]
     assert [int(mask.sum()) for mask in masks] == list(stage.counts.values())
     stage.mismatch.sums = {name: total.double() for name, total in stage.mismatch.sums.items()}

@@ -206,6 +206,8 @@ def passed(make, layout: str, dtype: torch.dtype, device: str = "cpu", compiled:
 def test_cuda_equals_cpu(make, layout: str, dtype: torch.dtype, compiled: bool) -> None:
     torch._dynamo.reset()
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    if make is half_masked and not compiled:
+        tolerance = 0  # nothing is computed, values are only chosen
     on_gpu = passed(make, layout, dtype, "cuda", compiled)
     for cpu, cuda in zip(passed(make, layout, dtype), on_gpu, strict=True):
         torch.testing.assert_close(cuda, cpu, rtol=tolerance, atol=tolerance)

@@ -149,17 +149,3 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message) as caught:
             Mask.from_file(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, old = tmp_path / "mask", random_mask()
-    old.to_file(path, metadata(old))
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    new = random_mask(1)
-    with pytest.raises(KeyboardInterrupt):
-        new.to_file(path, metadata(new))
-    assert Mask.from_file(path)[0] == old and os.listdir(tmp_path) == ["mask"]

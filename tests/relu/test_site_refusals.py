@@ -235,6 +235,11 @@ REFUSED = {
         r"no ReLU .* features\.0\.2 is ReLU6, .* and 29 more",
     ),
     "GELU": (lambda: nn.Sequential(nn.Flatten(), nn.ReLU(), nn.GELU()), "2 is GELU"),
+    "Hardswish": (
+        lambda: torchvision.models.mobilenet_v3_small(weights=None),
+        "no ReLU and cannot be linearized: .* is Hardswish",
+    ),
+    "SiLU": (lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.SiLU()), "no ReLU and cannot be linearized: 1 is SiLU"),
     "LeakyReLU beside ReLU": (lambda: nn.Sequential(nn.ReLU(), nn.LeakyReLU()), "1 is LeakyReLU"),
     "no ReLU": (lambda: nn.Conv2d(3, 3, 1), "has no ReLU"),
     "wrong input": (lambda: nn.Sequential(nn.Conv2d(5, 3, 1), nn.ReLU()), "does not run on input of 3x32x32"),

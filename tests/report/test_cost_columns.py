@@ -92,6 +92,9 @@ def test_a_users_own_network_has_columns_by_the_counts_in_its_record():
     assert record_workload(counted, all_relus=True).relus == counted.budget.total
     assert cost_columns([counted])["cheetah_wan_mb"] > 0 and cost_columns([own])["cheetah_wan_mb"] is None
     assert cost_columns([own, counted])["cheetah_wan_s"] is None, "no mean over a part of the runs"
+    without = {name: count for name, count in asdict(linear).items() if name != "products"}
+    before = counted.model_copy(update={"cost": counted.cost.model_copy(update={"linear": without})})
+    assert record_workload(before).linear == replace(linear, products=linear.layers)
     older = counted.model_copy(update={"cost": counted.cost.model_copy(update={"linear": {"layers": 2}})})
     assert record_workload(older).linear is None, "counted before there were all counts"
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -20,16 +21,17 @@ from relinearize.report.report import Report, write_report
 from relinearize.report.sources import find_inferences
 from relinearize.report.tables.cost import record_workload
 from relinearize.report.tables.inference import build_inferences, curves, inference_markdown, inference_texts
-from relinearize.report.tables.pareto import build_panels
+from relinearize.report.tables.pareto import build_panels, run_table
 from relinearize.report.tables.text import csv_text
 
 
 def measured(*runs, settings=(("semi2k", "wan"),), **options):
-    return build_inferences([fake_inference(run, *setting, **options) for run in runs for setting in settings], runs)
+    found = [fake_inference(run, *setting, **options) for run in runs for setting in settings]
+    return build_inferences(found, run_table(runs))
 
 
 def without_run(record, **changes):
-    return build_inferences([replace(record, **changes)], [])
+    return build_inferences([replace(record, **changes)], pd.DataFrame())
 
 
 def test_they_are_found_once_and_know_their_runs(tmp_path, caplog):
@@ -41,7 +43,7 @@ def test_they_are_found_once_and_know_their_runs(tmp_path, caplog):
     broken = write_inference(fake_inference(runs[0], "cheetah", "lan"), tmp_path / "run-000") / "inference.json"
     broken.write_text("{}")
     with caplog.at_level(logging.WARNING):
-        found = build_inferences(find_inferences([tmp_path, tmp_path / "run-000"]), runs)
+        found = build_inferences(find_inferences([tmp_path, tmp_path / "run-000"]), run_table(runs))
     assert list(found["setting"]) == ["cheetah wan", "semi2k wan", "semi2k wan"]
     assert list(found["relus"]) == [70_000, 70_000, 3_500]
     assert list(found["run_key"]) == [run.key for run in (runs[0], *runs)] and str(broken) in caplog.text
@@ -60,12 +62,52 @@ def test_curves_are_of_protocol_network_and_what_else_differs():
     assert curves(without_run(record, bundle={**record.bundle, "test_accuracy": None})) == {}
 
 
+def test_a_copied_folder_adds_nothing(tmp_path):
+    run = fake_record("snl", 14_000)
+    write_records([run], tmp_path)
+    write_inference(fake_inference(run), tmp_path / "run-000")
+    shutil.copytree(tmp_path / "run-000", tmp_path / "copy")
+    assert len(find_inferences([tmp_path])) == 1
+    write_inference(fake_inference(run, load=3.0), tmp_path / "again")
+    assert len(find_inferences([tmp_path])) == 2, "measured twice"
+
+
+def met_by(run, met):
+    """A search that ends near its budget, and with each seed elsewhere: what it kept less comes off the first site."""
+    first, *sites = run.sites
+    fewer = first.model_copy(update={"kept": first.kept - (run.budget.met - met)})
+    budget = run.budget.model_copy(update={"met": met, "reached": False})
+    return run.model_copy(update={"sites": [fewer, *sites], "budget": budget})
+
+
+def test_seeds_are_one_point_and_variants_curves_of_their_own():
+    mets = {70_000: (69_990, 69_970, 69_980), 3_500: (3_499, 3_498, 3_500)}
+    runs = [met_by(fake_record("snl", asked, seed), met) for asked, own in mets.items() for seed, met in enumerate(own)]
+    some = measured(*runs)
+    ((key, points),) = curves(some).items()
+    assert key == ("semi2k wan", "") and list(points["relus"]) == [3_499, 69_980]
+    for point in points.itertuples():
+        own = some[some["asked"] == point.asked]
+        assert sorted(own["seed"]) == [0, 1, 2] and sorted(point.rows) == sorted(own.index)
+        for name in ("test_accuracy", "steady_mb", "steady_s", "predicted_mb", "predicted_s"):
+            assert getattr(point, name) == pytest.approx(sum(own[name]) / 3), name
+    found = json.loads(Page(render_page(build_panels(runs), {}, inferences=some)).data)["inferences"]["rows"]
+    assert [row["curve"]["point"] for row in found] == [1, 1, 1, 0, 0, 0] and len(
+        {row["accuracy"] for row in found}
+    ) > 2
+    slower = [fake_record("snl", asked, seed, finetune_lr=0.01) for asked in mets for seed in (0, 1)]
+    both = curves(measured(*runs, *slower))
+    kinds = [f"snl [finetune.lr={rate}]" for rate in (0.001, 0.01)]
+    assert [(kind, len(points)) for (_, kind), points in both.items()] == [(kind, 2) for kind in kinds]
+
+
 def culled(run):
     """The same number of ReLUs, those of the first site at the last one, under an allocation."""
     first, *sites, last = run.sites
     sites = [first.model_copy(update={"kept": 0}), *sites, last.model_copy(update={"kept": last.kept + first.kept})]
     method = run.method.model_copy(update={"name": f"{run.method.name}+sites"})
-    return run.model_copy(update={"sites": sites, "method": method, "config": {"allocation": {"name": "sites"}}})
+    config = {**run.config, "allocation": {"name": "sites"}}
+    return run.model_copy(update={"key": f"culled-{run.key}", "sites": sites, "method": method, "config": config})
 
 
 def test_a_method_and_its_culled_networks_are_one_curve_at_each_number_of_relus():
@@ -83,24 +125,32 @@ def test_predictions_are_those_of_the_cost_model():
     assert (one.predicted_s, one.predicted_mb) == (cost.seconds, cost.bytes / 1e6)
     assert measured(run, kn2row=True)["predicted_s"].isna().all(), "the constants are without options"
     assert without_run(record)["predicted_s"].isna().all(), "nobody knows the linear part"
-    assert build_inferences([replace(record, protocol="aby3")], [run])["predicted_s"].isna().all()
+    assert build_inferences([replace(record, protocol="aby3")], run_table([run]))["predicted_s"].isna().all()
 
 
 def test_a_batch_is_shown_per_image_and_is_a_curve_of_its_own():
     (run,) = fake_sweep(methods=("snl",), budgets=(70_000,), seeds=(0,))
     one = fake_inference(run)
     eight = replace(one, batch=8, steady=replace(one.steady, seconds_per_image=one.steady.median_seconds / 8))
-    alone, (_, batch) = build_inferences([one], [run]).iloc[0], next(build_inferences([eight], [run]).iterrows())
+    alone, batch = (build_inferences([record], run_table([run])).iloc[0] for record in (one, eight))
     assert (alone.protocol, batch.protocol) == ("semi2k", "semi2k+batch8") and batch.predicted_s is None
     for column in ("steady_mb", "relu_mb", "steady_s", "linear_s", "loopback_s", "model_s"):
         assert batch[column] == pytest.approx(alone[column] / 8), column
     assert batch.messages == alone.messages
 
 
+def test_more_threads_are_a_curve_of_their_own_and_no_prediction_is_of_them():
+    run = fake_record("snl", 14_000)
+    one, four = (replace(fake_inference(run), machine={"load_before": 0.5, "cores": 4, "threads": n}) for n in "14")
+    found = build_inferences([one, four], run_table([run]))
+    assert list(found["protocol"]) == ["semi2k", "semi2k+threads4"] and len(curves(found)) == 2
+    assert list(found["predicted_s"].isna()) == [False, True]
+
+
 def test_csv_and_table_say_what_was_measured():
     run = fake_record("snl", 14_000, name="a|b")
     first, second = fake_inference(run, load=7.25), fake_inference(run, "cheetah", "loopback", private=None)
-    some = build_inferences([first, second], [run])[::-1]
+    some = build_inferences([first, second], run_table([run]))[::-1]
     wan, loopback = csv.DictReader(io.StringIO(csv_text(some.loc[:, :"created"])))
     assert (wan["protocol"], wan["network"], wan["relus"], wan["live_sites"]) == ("semi2k", "wan", "14000", "17")
     assert float(wan["steady_mb"]) == pytest.approx(10 + 0.144 * 14) and float(wan["relu_mb"]) == pytest.approx(2.016)

@@ -1,5 +1,6 @@
 """The report as a whole: three files, a table for the terminal, no torch."""
 
+import csv
 import io
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import one_preset
+from relinearize.records.run import PredictionsRecord
 from relinearize.report.figures.pareto import draw_pareto
 from relinearize.report.page.page import render_page
 from relinearize.report.report import Report, report_files, write_report
@@ -36,6 +38,31 @@ def test_published_points_can_be_left_out(tmp_path):
     assert drawn.points.equals(without.points)
     assert '"published":[]' in render_page([without], {}) and '"published":[]' not in render_page([drawn], {})
     assert draw_pareto([drawn]) != draw_pareto([without])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_record_says_of_its_predictions_has_columns_and_figures(tmp_path):
+    """Two seeds; the classes of the first lost 2 and 10 points against the teacher, of the second 6 and 2."""
+    teacher = PredictionsRecord(per_class=[90, 80], ece=1, nll=0.25)
+    records = []
+    for seed, (per_class, ece, nll) in enumerate([([88, 70], 3, 0.5), ([84, 78], 5, 0.75)]):
+        given = {
+            "predictions": PredictionsRecord(per_class=per_class, ece=ece, nll=nll),
+            "teacher_predictions": teacher,
+        }
+        record = fake_record(seed=seed)
+        records.append(record.model_copy(update={"accuracy": record.accuracy.model_copy(update=given)}))
+    folder = write_records(records, tmp_path / "runs")
+    paths = write_report(Report([folder]))
+    with open(paths["pareto.csv"], newline="") as file:
+        (row,) = csv.DictReader(file)
+    means = {"worst_class": 74, "ece": 4, "nll": 0.625, "class_spread": 6}
+    stds = {"worst_class": 32**0.5, "ece": 2**0.5, "nll": 0.125 * 2**0.5, "class_spread": 8**0.5}
+    assert {name: float(row[f"{name}_mean"]) for name in means} == means
+    assert {name: float(row[f"{name}_std"]) for name in stds} == pytest.approx(stds, abs=1e-4)
+    assert {"worst_class.png", "calibration.png"} < set(paths)
+    without = write_report(Report([write_records([fake_record()], tmp_path / "earlier")]))
+    assert not {"worst_class.png", "calibration.png"} & set(without)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -11,6 +11,7 @@ from operator import lt
 import pytest
 from fake_records import REPORT_FILES, fake_record, fake_sweep, write_records
 from fake_robust_records import ATTACKS, CORRUPTIONS, EXTRA, fake_robust, fake_robust_runs, routed, write_robust
+from matplotlib.axes import Axes
 from rich.console import Console
 from test_page import Page
 
@@ -23,7 +24,7 @@ from relinearize.report.tables.measures import interval_95
 from relinearize.report.tables.pareto import build_panels, pareto_table
 from relinearize.report.tables.robustness import ORACLE, build_tables
 from relinearize.report.tables.robustness_text import corruptions_csv, robustness_csv, robustness_markdown
-from relinearize.report.tables.terminal import print_robustness
+from relinearize.report.tables.terminal import print_evaluation, print_robustness
 
 FILES = ["robustness.md", "robustness.csv", "robustness_corruptions.csv", "robustness.png"]
 
@@ -84,6 +85,48 @@ def test_seeds_are_averaged_and_nothing_else():
     other = [records[0], fake_record("snl", 7_000, 1, finetune_lr=0.01)]
     assert [row.kind for row in table_of(other).rows] == ["checkpoint", "checkpoint"]
     assert len({row.label for row in table_of(other).rows}) == 2
+
+
+def met_by(record, met):
+    """A search that ends near its budget, and with each seed elsewhere."""
+    return record.model_copy(update={"budget": record.budget.model_copy(update={"met": met, "reached": False})})
+
+
+def test_seeds_of_one_asked_budget_are_one_row_whatever_each_met():
+    mets = (59_177, 60_279, 59_380)
+    records = [met_by(fake_record("snl", 60_000, seed), met) for seed, met in enumerate(mets)]
+    robust = [with_clean(fake_robust(record), 80.0 + record.seed) for record in records]
+    (table,), (panel,) = build_tables(robust, build_panels(records)), build_panels(records)
+    (row,) = table.rows
+    assert (row.kind, row.seeds, row.cells["ca"].value, row.cells["ca"].seeds) == ("mean", [0, 1, 2], 81.0, 3)
+    assert row.relus == panel.points["relus"].item() == 59_612
+    assert [one.relus for one in table.checkpoints] == list(mets)
+    mean, *each = csv_rows(robustness_csv([table]))
+    assert (mean["relus"], [one["relus"] for one in each]) == ("59612", [str(met) for met in mets])
+    assert "| snl | 59,612 |" in robustness_markdown([table])
+    page = json.loads(Page(render_page(build_panels(records), {}, robustness=[table])).data)
+    assert [one["relus"] for one in page["robustness"][0]["rows"]] == [59_612]
+    assert [row.kind for row in build_tables(robust)[0].rows] == ["checkpoint"] * 3  # nobody knows what was asked
+
+
+def test_rows_stand_by_the_relus_met_and_are_compared_at_equal_ones():
+    seeds = [met_by(fake_record("snl", 60_000, seed), met) for seed, met in enumerate((59_000, 61_000))]
+    records = [*seeds, fake_record("senet", 60_000), fake_record("senet", 60_500), fake_record("senet", 59_000)]
+    table = table_of(records)
+    shown = [(row.label, row.relus) for row in table.rows]
+    assert shown == [("senet", 60_500), ("senet", 60_000), ("snl", 60_000), ("senet", 59_000)]
+    assert [bool(best_of(row)) for row in (table.rows[0], table.rows[3])] == [False, False]
+    alike = [row for row in table.checkpoints if row.relus == 59_000]
+    assert len(alike) == 2 and sum("ca" in best_of(row) for row in alike) == 1
+
+
+def test_images_of_several_sizes_are_tables_named_like_their_panels():
+    records = [fake_record("snl", image_size=size) for size in (32, 64)]
+    records[1] = records[1].model_copy(update={"key": f"64-{records[1].key}"})
+    panels = build_panels(records)
+    tables = build_tables([fake_robust(record) for record in records], panels)
+    titles = ["CIFAR-10 (JPEG), 32 pixels", "CIFAR-10 (JPEG), 64 pixels"]
+    assert [table.title for table in tables] == [panel.title for panel in panels] == titles
 
 
 def test_what_was_measured_otherwise_is_neither_averaged_nor_compared():
@@ -363,6 +406,14 @@ def test_picture_is_drawn_with_the_attack_that_most_rows_have():
     assert draw_robustness(bare).startswith(b"\x89PNG")
 
 
+def test_seeds_that_met_other_numbers_are_one_point_of_the_picture(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "errorbar", lambda axes, x, y, **look: drawn.append((x, look["yerr"])))
+    records = [met_by(fake_record("snl", 60_000, seed), met) for seed, met in enumerate((59_177, 60_279, 59_380))]
+    draw_robustness([table_of(records)])
+    assert [x for x, _ in drawn] == [[59_612]] * 3 and drawn[0][1][0] > 0
+
+
 def test_variants_of_a_method_stand_together_and_differ_in_the_picture():
     rates = (0.001, 0.01)
     runs = [fake_record("rlnet", seed=seed, finetune_lr=rate) for rate in rates for seed in (0, 1)]
@@ -381,6 +432,29 @@ def test_a_table_in_a_file_is_never_cut_off():
     print_robustness(build_tables(robust, build_panels(records)), Console(file=file, width=80))
     text = file.getvalue()
     assert "…" not in text and "files sha256 aaaaaaaa" in text and text.count("ε 4/255") == len(ATTACKS)
+
+
+def test_an_evaluation_prints_the_same_table_with_all_that_it_stands_on():
+    clean, adversarial = (fake_robust(record) for record in routed(fake_record("rlnet"), ("clean", "adversarial")))
+    fgsm, *others = clean.attacks
+    clean = clean.model_copy(update={"attacks": [fgsm.model_copy(update={"epsilon": 4.0}), *others]})
+    for options in ({}, {"force_terminal": True, "no_color": True}):  # on a narrow terminal lines wrap
+        print_evaluation([clean, adversarial], Console(file=(file := io.StringIO()), width=40, **options))
+        text = file.getvalue()
+        assert f"{clean.name} on CIFAR-10 (JPEG): accuracies in %" in text and "…" not in text
+        for record in (clean, adversarial):
+            assert f"{record.relus:,}" in text and record.route in text
+            for accuracy in (record.clean.accuracy, record.corruptions.npa, *(one.accuracy for one in record.attacks)):
+                assert f"{accuracy:.2f}" in text
+        assert "n 10,000" in text and "n 1,000" in text and "ReLUs" in text
+        assert "FGSM, ε 4/255: ε 4/255, step 8/255, 1 step" in text and "FGSM, ε 8/255: ε 8/255" in text
+        assert "clean: 14 corruptions, generated, cifar constants; left out: frost; mCE: mean error" in text
+    print_evaluation([clean], Console(file=(file := io.StringIO())))
+    alone = file.getvalue()
+    assert "\n14 corruptions" in alone and "\npass  epsilon sweep: falls to 0.0 %" in alone
+    only = fake_robust(fake_record(), attacks=("fgsm",), corruptions=False, checks=False)
+    print_evaluation([only], Console(file=(file := io.StringIO())))
+    assert "PGD" not in file.getvalue() and "NPA" not in file.getvalue(), "what was not asked for has no column"
 
 
 def test_terminal_shows_the_table():

@@ -345,6 +345,17 @@ def test_a_result_that_another_process_publishes_meanwhile_is_not_in_the_way(tmp
     assert artifact.complete
 
 
+def test_a_result_that_a_node_without_shared_locks_made_meanwhile_is_taken(tmp_path):
+    """Both trained it: the second finds the place taken when it publishes."""
+    artifact = Artifact(tmp_path / "teacher", "key")
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "weights").write_text(name)
+        artifact.publish(folder, {})
+    assert artifact.complete and artifact.file("weights").read_text() == "first" and not (tmp_path / "second").exists()
+
+
 @pytest.mark.slow
 def test_a_checkpoint_of_another_program_is_not_gone_on_from(typed, tmp_path):
     words = ["run", "method=random", "scale=debug", "budget.relus=300", "output=out"]

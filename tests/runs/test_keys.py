@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 from quick_runs import SMALL, composed, quick_plan, quick_run
 
 from relinearize import targets
 from relinearize.conf_folder import conf_folder
+from relinearize.runs.build import NETWORK_DEFAULTS
 from relinearize.runs.keys import RESULTS_VERSION, defaults_of, settings_content
 from relinearize.targets import build, present_path, target
 
@@ -183,13 +183,14 @@ def test_files_of_inner_settings_are_in_keys_by_content(tmp_path):
 
 def in_keys():
     """Name -> defaults of each class and function of ours that a config names in what keys are made of."""
-    found = {}
-    for group in ("method", "sensitivity", "allocation", "replacement", "backbone"):
-        for file in (conf_folder() / group).rglob("*.yaml"):
-            path = OmegaConf.load(file).get("_target_")
-            if path is not None:
-                defaults = defaults_of(target({"_target_": path}))
-                found[path.rpartition(".")[2]] = json.loads(json.dumps(defaults))
+    groups = ("method", "sensitivity", "allocation", "replacement", "backbone", "score")
+    found = {"every network": NETWORK_DEFAULTS}
+    for path in set().union(*(all_targets(conf_folder() / group) for group in groups)):
+        function = target({"_target_": path})
+        defaults = defaults_of(function)
+        for name, inner in getattr(function, "setting_defaults", dict)().items():
+            defaults |= {f"{name}.{key}": value for key, value in inner.items()}
+        found[path.rpartition(".")[2]] = json.loads(json.dumps(defaults))
     return found
 
 
@@ -197,14 +198,17 @@ def test_defaults_are_those_that_stored_results_were_made_with():
     """Keys leave defaults out: with another default a stored result would be found for what it is not."""
     noted, now = json.loads(DEFAULTS.read_text()), in_keys()
     if noted["version"] != RESULTS_VERSION:  # a new version begins with the defaults of today
-        noted = {"version": RESULTS_VERSION, "defaults": now}
-        DEFAULTS.write_text(json.dumps(noted, indent=1, sort_keys=True) + "\n")
+        DEFAULTS.write_text(json.dumps({"version": RESULTS_VERSION, "defaults": now}, indent=1, sort_keys=True) + "\n")
+        pytest.fail(f"{DEFAULTS.name} was of version {noted['version']} and is now renewed: commit it")
     for name, defaults in noted["defaults"].items():
         assert name in now, f"{name} is gone: give its new name in RENAMED (targets.py), or raise RESULTS_VERSION"
         for parameter, value in defaults.items():
             assert now[name].get(parameter, value) == value, (
                 f"{name}.{parameter} was {value!r} by default: raise RESULTS_VERSION (runs/keys.py)"
             )
+    for name, defaults in now.items():
+        missing = defaults.keys() - noted["defaults"].get(name, {}).keys()
+        assert name in noted["defaults"] and not missing, f"note the defaults of {name} in {DEFAULTS.name}: {defaults}"
 
 
 def test_names_that_configs_may_hold_are_unique_in_the_package():

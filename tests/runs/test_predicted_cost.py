@@ -6,9 +6,10 @@ from hydra.utils import instantiate
 from quick_runs import SMALL, composed, quick_plan
 from torch import nn
 
+from relinearize.private_inference.bundle.exporting import counted_bundle
 from relinearize.private_inference.cost.presets import RECORDED, find_presets, predict
 from relinearize.private_inference.cost.workload import bundle_workload
-from relinearize.private_inference.export import bundle_of_run
+from relinearize.private_inference.export import of_run
 from relinearize.records.run import Record
 from relinearize.relu.mask import Mask
 from relinearize.report.tables.cost import record_workload
@@ -37,9 +38,14 @@ def own_config(folder, kind):
     return composed(folder, *own, *(f"~backbone.{key}" for key in ("width", "convention", "initialisation")))
 
 
+def run_workload(folder):
+    subject = of_run(folder, None)
+    return bundle_workload(counted_bundle(subject.network, subject.input_size))
+
+
 def test_the_record_of_a_run_says_what_the_cost_command_counts(alone):
     record, folder = alone[SMALL]
-    workload = bundle_workload(bundle_of_run(folder, None)[1])
+    workload = run_workload(folder)
     assert record.schema_version == 3 and record_workload(record) == workload
     assert tuple(record.cost.predicted) == RECORDED
     for name, found in record.cost.predicted.items():
@@ -76,7 +82,7 @@ def test_a_narrower_network_costs_less(senetpp):
     assert narrow.cost.relus == narrow.budget.met and narrow.cost.linear["layers"] == whole.cost.linear["layers"]
     assert narrow.cost.linear["multiplications"] < 0.3 * whole.cost.linear["multiplications"]
     assert narrow.cost.predicted["cheetah_wan"].online.bytes < whole.cost.predicted["cheetah_wan"].online.bytes
-    assert record_workload(narrow) == bundle_workload(bundle_of_run(folder / "width-0.5", None)[1])
+    assert record_workload(narrow) == run_workload(folder / "width-0.5")
 
 
 def test_average_pools_make_another_network(tmp_path):

@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -181,19 +180,10 @@ def test_what_is_no_record(tmp_path, text):
         Record.read(tmp_path / "absent.json")
 
 
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "record.json"
-    Record.model_validate(VALUES).write(path)
-    before = path.read_bytes()
-
-    def refuse(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
-        Record.model_validate(values_with(name="other")).write(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+def test_a_run_is_chosen_by_held_out_images_where_there_are_some():
+    accuracy = Record.model_validate(VALUES).accuracy
+    assert accuracy.objective == accuracy.test == 91
+    assert accuracy.model_copy(update={"holdout": 12.5}).objective == 12.5
 
 
 def test_records_are_frozen():
@@ -219,6 +209,16 @@ def test_find_follows_links_and_each_folder_once(tmp_path):
     assert [path for path, _ in find_records([chosen])] == [chosen / "linked" / "record.json"]
     (left / "back").symlink_to(tmp_path / "runs")
     assert len(find_records([tmp_path / "runs"])) == 1
+
+
+def test_find_skips_what_is_unfinished_and_says_which_of_two_contents_it_takes(tmp_path, caplog):
+    first = written(tmp_path / "a", VALUES)
+    written(tmp_path / "a" / "mine.work", values_with(key="unfinished"))
+    other = written(tmp_path / "b", values_with(seed=VALUES["seed"] + 1))
+    with caplog.at_level(logging.WARNING):
+        assert [path for path, _ in find_records([tmp_path])] == [first]
+    (line,) = caplog.messages
+    assert line == f"skipped: {other}: the same run as {first}, with other content"
 
 
 def test_find_skips_a_broken_record_and_names_it(tmp_path, caplog):

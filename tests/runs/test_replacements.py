@@ -123,6 +123,19 @@ def test_the_cost_has_it(made, identity, capsys):
     assert more == {"affine": 8, "quadratic": 48, "cubic": 96, "zero": 0}[kind] * removed
 
 
+def test_polynomials_that_overflow_are_counted_and_named(tmp_path, capsys):
+    record, folder = quick_run(tmp_path, "replacement=quadratic", method="no_relu")
+    path = folder / "weights.safetensors"
+    weights = load_file(path)
+    path.unlink()  # a link into the store
+    save_file({name: value * (1e9 if "coefficients" in name else 1) for name, value in weights.items()}, path)
+    sealed_again(folder)
+    show_cost([f"run={folder}", "preset=semi2k", "network=wan"])
+    assert f"{record.budget.total:,} quadratics at {len(record.sites)}" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"polynomials at removed positions \(quadratic\) can overflow$"):
+        export_run([f"run={folder}", "images=0"])
+
+
 @ONE
 def test_each_is_a_curve_of_its_own(made, identity):
     _, record, _ = made
@@ -224,6 +237,14 @@ def test_impossible_settings_are_refused_before_anything_is_trained(tmp_path, se
     with pytest.raises(UserError) as error:
         quick_plan(tmp_path, *settings)
     assert message in str(error.value)
+
+
+def test_whether_polynomials_are_held_is_in_the_key(tmp_path):
+    """Then batch-norm statistics are medians: of affine ones, too, which by default are not held."""
+    for settings, held in ((["affine"], False), (["affine", "replacement.continuation=0.5"], True), (["cubic"], True)):
+        kind, *words = settings
+        plan = quick_plan(tmp_path, "budget.fraction=0.3", f"replacement={kind}", *words)
+        assert ("norms" in plan._replacement_content) == held
 
 
 def test_networks_that_keep_all_relus_take_none(tmp_path):

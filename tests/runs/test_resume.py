@@ -22,6 +22,7 @@ from quick_runs import (
 )
 
 from relinearize import files
+from relinearize.data.digits import Digits
 from relinearize.records.run import Record, find_records
 from relinearize.records.store import KEY_LENGTH, Artifact
 from relinearize.runs import stages as making
@@ -208,9 +209,9 @@ def test_finished_run_asked_again_trains_and_loads_nothing(tmp_path, alone, monk
 
     monkeypatch.setattr(making, "fit", refuse)
     monkeypatch.setattr("relinearize.data.digits.Digits.load", refuse)
-    started = time.monotonic()
+    started = time.process_time()
     again, place = quick_run(folder.parents[1], f"budget.fraction={SMALL}")
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
     assert (again, place) == (record, folder)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -230,7 +231,8 @@ def keys_of(plan):
     [
         "logger=none", "dataset.workers=7", "dataset.resident=false", "trainer.checkpoint_seconds=1",
         "trainer.progress=lines", "output=/elsewhere", "sweep=other", "budget.grid=[0.3]", "logger=wandb",
-        "trainer.threads=1", "dataset.root=/moved",
+        "trainer.threads=1", "dataset.root=/moved", "trainer.compile=true", "trainer.channels_last=false",
+        "trainer.convolutions=torch",
     ],
 )  # fmt: skip
 def test_what_cannot_change_a_result_is_no_part_of_its_key(tmp_path, plain_keys, override):
@@ -243,6 +245,7 @@ def test_what_cannot_change_a_result_is_no_part_of_its_key(tmp_path, plain_keys,
         ("seed=1", "teacher"), ("dataset.subset=201", "teacher"), ("dataset.holdout=0.2", "teacher"),
         ("backbone.width=9", "teacher"), ("method.teacher.learning_rate=0.2", "teacher"),
         ("trainer.precision=bf16", "teacher"), ("dataset.augment.crop_padding=2", "teacher"),
+        ("dataset.augment.flip=true", "teacher"), ("dataset.mean=[0.1]", "teacher"), ("dataset.std=[0.9]", "teacher"),
         ("method.search.lasso=1e-4", "search"), ("method.search.paper_parity=true", "search"),
         ("method.finetune.epochs=3", "finetune"), ("method.finetune.temperature=2", "finetune"),
         ("budget.fraction=0.3", "finetune"), ("dataset.title=Other", "run"),
@@ -252,6 +255,15 @@ def test_what_changes_a_result_changes_the_keys_from_its_stage_on(tmp_path, plai
     other, stages = keys_of(quick_plan(tmp_path, override)), list(plain_keys)
     changed = [stage for stage in stages if other[stage] != plain_keys[stage]]
     assert changed == stages[stages.index(first_changed) :]
+
+
+def test_images_and_a_given_teacher_are_in_keys_by_content(tmp_path, plain_keys, monkeypatch):
+    for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / name).write_text(text)
+    one, same, two = (keys_of(quick_plan(tmp_path, f"teacher.weights={tmp_path / name}")) for name in "abc")
+    assert one == same and not set(one.items()) & (set(two.items()) | set(plain_keys.items()))
+    monkeypatch.setattr(Digits, "fingerprint", lambda source: "of other images")
+    assert not set(keys_of(quick_plan(tmp_path)).items()) & set(plain_keys.items())
 
 
 def test_key_does_not_depend_on_how_a_number_is_written(tmp_path):

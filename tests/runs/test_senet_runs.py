@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from quick_runs import METHODS, QUICK, SMALL, assert_same_tensors, copy_store, quick_plan, quick_run
+from torch import nn
 
 from relinearize.commands.evaluate import main as evaluate_run
 from relinearize.errors import UserError
@@ -121,7 +122,7 @@ def test_any_search_goes_with_any_finetuning(tmp_path, alone, search, finetune, 
     if further:
         etas = torch.tensor([site.sensitivity for site in record.sites])
         kept = torch.tensor([site.kept for site in record.sites])
-        assert ((kept - BUDGET * etas / etas.sum()).abs() < 1).all() or any(s.kept == s.total for s in record.sites)
+        assert ((kept - BUDGET * etas / etas.sum()).abs() < 1).all()
     assert ("sensitivity" in record.stages) == ("sensitivity=snl" in further)
 
 
@@ -193,8 +194,32 @@ def test_submodels_are_runs_of_their_own(senetpp):
         assert site.shape == (wide.shape[0] // 2, *wide.shape[1:])
         assert site.kept == int(mask[site.name][: site.shape[0]].sum())  # the first half of the channels
     assert narrow.budget.met == sum(site.kept for site in narrow.sites) < whole.budget.met == BUDGET
+    assert (narrow.budget.asked, narrow.budget.total) == (BUDGET, sum(site.total for site in narrow.sites))
+    assert narrow.narrower and not whole.narrower and not narrow.budget_missed
+    _, metadata = Mask.from_file(folder / "width-0.5" / "mask.safetensors")
+    assert (metadata.asked, metadata.met) == (BUDGET, narrow.budget.met)
     assert evaluate_run([f"run={folder / 'width-0.5'}"])["test"] == narrow.accuracy.test
     assert evaluate_run([f"run={folder}"])["test"] == whole.accuracy.test
+
+
+FROM_BCD = ["sensitivity=snl", "method/search@sensitivity.search=bcd"]
+
+
+@pytest.mark.slow
+def test_what_the_search_of_the_sensitivities_starts_from_is_a_stage_too(tmp_path):
+    """Its epochs count, it is in the record, and `repair` sees it."""
+    quick = [f"sensitivity.search.{key}" for key in ("block=0.5", "block_epochs=1", "batch_size=60", "tolerance=100")]
+    first = [f"sensitivity.search.first.{key}" for key in ("epochs=3", "batch_size=60")]
+    words = [SHARE, *FROM_BCD, *quick, *first, "method.search.epochs=1", "total_epochs=8"]
+    record, folder = quick_run(tmp_path, *words, method="senet, any sensitivity")
+    stages = record.stages
+    assert sum(stage.epochs for name, stage in stages.items() if name != "teacher") == 8
+    assert stages["sensitivity_first"].epochs == 3 and stages["sensitivity"].epochs > 0
+    shutil.rmtree(folder)
+    (mask,) = tmp_path.glob("store/search/snl*/*/mask.safetensors")
+    mask.write_bytes(b"damaged")
+    remove_damaged(quick_plan(tmp_path, *words, method="senet, any sensitivity"))
+    assert not mask.exists()
 
 
 @pytest.mark.parametrize(
@@ -210,6 +235,7 @@ def test_submodels_are_runs_of_their_own(senetpp):
         (["method.finetune.sites=[nowhere]"], "no site nowhere"),
         (["sensitivity=snl", "method/search@sensitivity.search=senet"], "sensitivity.search needs"),
         (["sensitivity=snl", "sensitivity.search.lasso=0"], "sensitivity.search.lasso=0: must be a number > 0"),
+        ([*FROM_BCD, "sensitivity.search.first.lasso=0"], "sensitivity.search.first.lasso=0: must be a number > 0"),
         (["+backbone.student_skip=false", "backbone=wrn22_8", "backbone.width=1"], "student_skip"),
     ],
 )  # fmt: skip
@@ -220,13 +246,40 @@ def test_what_a_user_gets_wrong_is_found_before_anything_is_trained(tmp_path, se
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_widths_that_the_backbone_has_not_are_one_line(tmp_path):
-    for settings, words in (
-        ("method.finetune.widths=[0.3,1.0]", "method.finetune.widths"),
-        ("method.finetune.widths=[0.5]", "1.0 included"),
-    ):
-        with pytest.raises(UserError, match=words):
-            check_stages(quick_plan(tmp_path, settings, method="senetpp"))
+class Hidden(nn.Sequential):
+    """Its second convolution has `fixed` channels, and `growing` for each of the width."""
+
+    def __init__(self, classes, image_size, channels, width, convention, fixed, growing):
+        hidden = fixed + growing * width
+        layers = nn.Conv2d(channels, width, 3), nn.ReLU(), nn.Conv2d(width, hidden, 3), nn.ReLU(), nn.Flatten()
+        super().__init__(*layers, nn.Linear(hidden * (image_size - 4) ** 2, classes))
+
+
+def hidden_channels(fixed, growing):
+    own = [f"backbone._target_={__name__}.Hidden", "~backbone.initialisation"]
+    return [*own, f"+backbone.fixed={fixed}", f"+backbone.growing={growing}"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ["method.finetune.widths=[0.3,1.0]"],
+            r"method.finetune.widths=\[0.3, 1.0\]: 0.3 of backbone.width=8 is no net",
+        ),
+        (["method.finetune.widths=[0.5]"], "1.0 included"),
+        (hidden_channels(4, 1), r"widths=\[0.5, 1.0\]: backbone.width times 0.5 .* \(not of 2.weight\); all of them"),
+        (hidden_channels(6, 0), "all of them must be proportional to backbone.width"),
+    ],
+)
+def test_widths_that_the_backbone_has_not_are_one_line(tmp_path, settings, words):
+    with pytest.raises(UserError, match=words) as refusal:
+        check_stages(quick_plan(tmp_path, *settings, method="senetpp"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_ones_own_backbone_has_narrower_networks(tmp_path):
+    check_stages(quick_plan(tmp_path, *hidden_channels(0, 2), method="senetpp"))
 
 
 @pytest.mark.slow

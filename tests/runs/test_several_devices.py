@@ -5,12 +5,12 @@ import gc
 import multiprocessing
 import os
 import signal
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from processes import LIMIT, gone
 from pytorch_lightning import Trainer
 from quick_runs import (
     LARGE,
@@ -63,7 +63,7 @@ def forks_free_what_is_left():
         yield
         child = multiprocessing.get_context("fork").Process(target=gc.collect)
         child.start()
-        child.join(60)
+        child.join(LIMIT)
         child.kill()
         assert child.exitcode == 0
     finally:
@@ -333,14 +333,4 @@ def test_no_process_outlives_the_first(tmp_path):
     job.join(600)
     numbers = [int(number) for number in (tmp_path / "peers").read_text().split()]
     assert len(numbers) >= 2  # the peer and what started it
-    limit = time.monotonic() + 60
-    while any(running(number) for number in numbers):
-        assert time.monotonic() < limit
-        time.sleep(0.1)
-
-
-def running(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    assert gone(numbers)

@@ -12,6 +12,7 @@ from relinearize.private_inference.cost.presets import Terms, protocols
 from relinearize.records.run import Record
 from relinearize.relu.allocation import allocate
 from relinearize.relu.mask import Mask
+from relinearize.runs.pipeline import check_stages
 from relinearize.runs.search import SCORES
 
 SHARE = f"budget.fraction={SMALL}"
@@ -93,6 +94,28 @@ def test_other_sensitivities_divide_it_as_well(tmp_path, source):
     assert ("sensitivity" in record.stages) == (source == "snl")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["allocation.sensitivity.permutations=0"], "allocation.sensitivity.permutations=0: must be"),
+        (
+            ["+allocation.sensitivity.learning_rate=0.1"],
+            "does not take it; leave it out: '~allocation.sensitivity.learning_rate'",
+        ),
+        (["sensitivity@allocation.sensitivity=list"], "allocation.sensitivity.values"),
+        (
+            ["sensitivity@allocation.sensitivity=snl", "method/search@allocation.sensitivity.search=senet"],
+            "allocation.sensitivity.search needs sensitivities itself; give one that does not, as "
+            "method/search@allocation.sensitivity.search=snl",
+        ),
+    ],
+)
+def test_errors_of_an_allocations_sensitivities_name_its_keys(tmp_path, settings, message):
+    with pytest.raises(UserError) as error:
+        check_stages(quick_plan(tmp_path, SHARE, "allocation=shapley", *settings, method="random"))
+    assert message in str(error.value)
+
+
 def test_a_search_with_shares_of_its_own_is_told_where_they_come_from(tmp_path):
     with pytest.raises(UserError, match=r"allocation=shapley: this search .*; give sensitivity=shapley"):
         quick_run(tmp_path, "allocation=shapley", method="senet")
@@ -145,6 +168,8 @@ def test_free_allocations_have_the_keys_of_before_there_was_a_choice(tmp_path):
 
 def test_constants_fitted_anew_are_another_result(tmp_path, monkeypatch):
     keys = [quick_plan(tmp_path, SHARE, *choice).run.key for choice in (["allocation=cost"], SITES)]
+    named = quick_plan(tmp_path, SHARE, "allocation=cost").request.site_choice.measured["messages"]
+    assert list(named) == ["live_sites", "layers", "pool_steps"], "its former name, so that older runs are found"
     fitted = protocols()["cheetah"]
     online = replace(fitted.online, messages=Terms({"live_sites": 19, "layers": 4}))
     monkeypatch.setitem(protocols(), "cheetah", replace(fitted, online=online))

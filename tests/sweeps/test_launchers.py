@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import gone
 from quick_runs import shell
 
+from hydra_plugins.relinearize_submitit import WaitForAll
 from relinearize.sweeps.files import job_files
 from relinearize.sweeps.status import Sweep
 
@@ -62,7 +64,7 @@ def workers(folder):
 
 def all_end(folder):
     """On a busy machine they take a moment after the command's end."""
-    assert gone(workers(folder).values(), 60)
+    assert gone(workers(folder).values())
 
 
 def states(folder):
@@ -106,6 +108,19 @@ def test_failed_run_leaves_the_others_and_is_reported_at_the_end(tmp_path, launc
     if launcher == "submitit":  # for Slurm's accounting the job has failed, too
         ends = [pickle.loads(path.read_bytes())[0] for path in sorted(folder.glob(".submitit/*/*_result.pkl"))]
         assert sorted(ends) == ["error", "success", "success"]
+
+
+def test_an_interrupted_command_says_that_its_jobs_on_a_cluster_go_on(monkeypatch):
+    """Typed again it would queue them all a second time."""
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    launcher = object.__new__(WaitForAll)
+    jobs = [SimpleNamespace(job_id=f"7_{number}", results=interrupted) for number in (0, 1)]
+    monkeypatch.setattr(launcher, "submit", lambda *_: jobs, raising=False)
+    with pytest.raises(KeyboardInterrupt, match=r"its jobs go on \(`relinearize status`\); to end them: scancel 7$"):
+        launcher.launch([["seed=0"], ["seed=1"]], 0)
 
 
 @pytest.mark.slow
@@ -210,6 +225,17 @@ def test_machine_without_slurm_is_one_line(tmp_path, monkeypatch, typed):
     monkeypatch.setenv("PATH", str(tmp_path))
     error = error_of(typed, "-m", "seed=0,1", "launcher=slurm", f"output={tmp_path}")
     assert error.startswith("2 of 2 runs are not done; ") and "srun" in error
+
+
+@pytest.mark.slow
+def test_jobs_of_joblib_share_the_cores(tmp_path, monkeypatch):
+    joblib = pytest.importorskip("joblib")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with waiting_runs(tmp_path, "joblib", "0,1") as process:
+        share = str(max(1, joblib.cpu_count() // 2))
+        assert [(tmp_path / f"threads-{seed}").read_text() for seed in (0, 1)] == [share, share]
+        (tmp_path / "go").touch()
+        process.communicate(timeout=200)
 
 
 def test_jobs_that_begin_together_share_the_cores(monkeypatch):

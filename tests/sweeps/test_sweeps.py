@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
+from processes import LIMIT
 
 from relinearize import cli
 from relinearize.commands import run
@@ -120,7 +122,7 @@ def test_status_shows_waiting_jobs_while_another_process_runs_the_sweep(monkeypa
     sweep(monkeypatch, look, *SEEDS)
     code, out, err = seen["status"]
     assert code == 0, err
-    assert "1 done, 1 running, 1 failed, 1 waiting; ETA 0 s" in out, out
+    assert re.search(r"1 done, 1 running, 1 failed, 1 waiting; ETA \d+ s", out), out
     assert "seed 1 brings bad luck" in out
 
 
@@ -133,7 +135,7 @@ def die(job, killed):
 
     process = FORK.Process(target=run)
     process.start()
-    process.join(60)
+    process.join(LIMIT)
     assert process.exitcode == -signal.SIGKILL
 
 
@@ -154,12 +156,14 @@ def test_killed_sweep_is_told_from_a_running_one_and_goes_on_by_the_same_command
 
 def test_the_name_of_a_running_sweep_is_refused(monkeypatch, place, capsys):
     def run():
-        sweep(pytest.MonkeyPatch(), lambda seed: (place / "begun").touch() or time.sleep(60), *SEEDS)
+        sweep(pytest.MonkeyPatch(), lambda seed: (place / "begun").touch() or time.sleep(LIMIT), *SEEDS)
 
     process = FORK.Process(target=run)
     process.start()
     try:
+        limit = time.monotonic() + LIMIT
         while not (place / "begun").exists():
+            assert time.monotonic() < limit
             time.sleep(0.05)
         assert sweep(monkeypatch, float, *SEEDS) == (1, [])
         assert f"sweep=mine is running ({socket.gethostname()}, process {process.pid}): " in capsys.readouterr().err
@@ -221,14 +225,6 @@ def test_records_of_jobs_that_had_the_number_before_are_no_results_of_the_new_on
     assert [(folder / "record.json").is_file() for folder in folders] == [True, False, False, False]
 
 
-def test_jobs_that_cannot_be_composed_leave_no_sweep(monkeypatch, capsys, place):
-    code, begun = sweep(monkeypatch, float, "-m", "sede=0,1", "sweep=mine")
-    assert code == 1 and not begun
-    assert "sede" in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(UserError, match="none in outputs"):
-        find_sweep(None)
-
-
 @pytest.mark.slow
 def test_experiment_that_brings_its_own_sweep_is_listed(monkeypatch):
     seen = []
@@ -274,12 +270,6 @@ def test_a_single_run_is_no_sweep(monkeypatch, capsys, place):
     assert not list(place.rglob("*.json"))
 
 
-def test_counting_several_networks_is_no_sweep(monkeypatch, capsys, place):
-    monkeypatch.setattr(sys, "argv", ["relinearize", "count", "-m", "backbone.width=4,8"])
-    cli.main()
-    assert capsys.readouterr().out.count("2,304") and not list(place.rglob(SWEEP_FILE))
-
-
 # ---- from files alone ----------------------------------------------------------------------------------------------
 
 ELSEWHERE = Process("another-node", 1)
@@ -295,7 +285,7 @@ def fake_sweep(folder, jobs, *files, begun=0.0):
 def test_job_on_another_node_lives_as_long_as_its_file_is_touched(place):
     folder = fake_sweep(place / "far", [["seed=0"]], JobFile(time.time() - 100, ELSEWHERE, 0, ["seed=0"]))
     (row,) = Sweep.read(folder).rows
-    assert row.state == "running" and 99 < row.seconds < 110
+    assert row.state == "running" and 99 < row.seconds < 100 + LIMIT
     old = time.time() - 2 * heartbeat.SILENCE
     os.utime(folder / "0" / JOB_FILE, (old, old))
     assert states(folder) == ["killed"]

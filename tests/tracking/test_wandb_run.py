@@ -1,11 +1,12 @@
 """W&B offline: what a run leaves there, read back from the files that `wandb sync` would upload."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-from quick_runs import SMALL, lasting, quick_run
+from quick_runs import SMALL, assert_same_tensors, lasting, quick_plan, quick_run
 from wandb_files import epochs_of, keep_off, local_paths, runs_below
 
 from relinearize.errors import UserError
@@ -13,8 +14,10 @@ from relinearize.records.run import Record
 
 wandb = pytest.importorskip("wandb")
 
+from relinearize.runs.stages import stage_info
+from relinearize.tracking import wandb_logger
 from relinearize.tracking.interface import LoggerSettings
-from relinearize.tracking.wandb_logger import WandbRows, site_figure
+from relinearize.tracking.wandb_logger import WandbRows, lineage, site_figure
 
 
 @pytest.fixture
@@ -118,6 +121,35 @@ def test_interrupted_stage_goes_on_in_the_same_wandb_run(tmp_path, offline, monk
     assert [content["summary"]["val/accuracy_best"] for content in contents[1:]] == [best, best]
 
 
+@pytest.mark.slow
+def test_a_finished_run_whose_upload_was_interrupted_is_logged_again(tmp_path, offline, monkeypatch):
+    short = ["budget.fraction=0.5", "method.teacher.epochs=1", "method.finetune.epochs=0"]
+    quick_run(tmp_path, *short, method="random")
+    open_run = wandb_logger.wandb_run
+
+    @contextlib.contextmanager
+    def interrupted(*words, **about):
+        with open_run(*words, **about) as run:
+            yield run
+            if about["job_type"] == "finetune":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(wandb_logger, "wandb_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quick_run(tmp_path, *short, *offline, method="random")
+    monkeypatch.setattr(wandb_logger, "wandb_run", open_run)
+    for _ in range(2):
+        quick_run(tmp_path, *short, *offline, method="random")
+    assert len(runs_below(tmp_path)["finetune"]) == 2, "again after the interrupt, and then no more"
+
+
+def test_lineage_has_both_searches(tmp_path):
+    words = ["allocation=shapley", "sensitivity@allocation.sensitivity=snl", "allocation.name=snl"]
+    info = stage_info(quick_plan(tmp_path, "budget.fraction=0.5", *words, method="random"), "finetune")
+    masks = {entry["mask"].split("-")[1] for entry in lineage(info).values() if "mask" in entry}
+    assert masks == {"randommask", "snlsearch"}
+
+
 def test_figure_of_a_site_is_its_mask_summed_over_channels():
     kept = np.zeros((2, 4, 3), dtype=bool)
     kept[:, 0, 0] = kept[0, 3, 2] = True
@@ -169,6 +201,13 @@ def test_failing_run_is_closed_as_failed(tmp_path, offline):
         quick_run(tmp_path, "method.teacher.learning_rate=1e20", *offline)
     runs = runs_below(tmp_path)
     assert set(runs) == {"teacher"} and runs["teacher"][0]["ended"] == [1]
+
+
+def test_a_disabled_logger_runs_and_leaves_nothing(tmp_path, alone, monkeypatch):
+    keep_off(monkeypatch, tmp_path / "wandb-own")
+    record, folder = quick_run(tmp_path, f"budget.fraction={SMALL}", "logger=wandb", "logger.mode=disabled")
+    assert record.key == alone[SMALL][0].key and not runs_below(tmp_path)
+    assert_same_tensors(folder, alone[SMALL][1])
 
 
 def test_names_are_texts():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from quick_runs import composed, quick_plan, quick_run, tensors
+from quick_runs import assert_same_tensors, composed, lasting, quick_plan, quick_run, tensors
 from torch._dynamo.exc import BackendCompilerFailed
 
 from relinearize import machine
@@ -224,6 +224,22 @@ def test_every_segment_ends_with_a_step_of_accumulated_gradients(tmp_path, monke
     assert steps.count("finetune") == 3 * 2
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [([(8, 0)], "bf16"), ([(7, 0)], "32"), ([(9, 0), (7, 5)], "32"), ([(9, 0)] * 2, "bf16")],
+)
+def test_auto_takes_bf16_where_all_gpus_compute_in_it(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device])
+    assert TrainerSettings.resolve(accelerator="auto").precision == expected
+    assert TrainerSettings.resolve(accelerator="cuda", precision="32").precision == "32"
+    for name in ("device_count", "get_device_capability"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: pytest.fail("a GPU is woken up"))
+    assert TrainerSettings.resolve(accelerator="cpu").precision == "32"
+
+
 class Meddle(pl.Callback):
     rates, clips = [], []
 
@@ -256,6 +272,18 @@ def test_early_stopping_monitors_what_is_validated(tmp_path):
         check_stages(quick_plan(tmp_path, *settings))
     with pytest.raises(UserError, match="in stage teacher: Early stopping conditioned on metric `nothing`"):
         quick_run(tmp_path, *STOP, "+callbacks.stop.monitor=nothing", "budget.fraction=0.5", method="random")
+
+
+def test_early_stopping_counts_on_where_a_run_goes_on(tmp_path, run_in_pieces):
+    """The best epoch of a stage, and how many since were no better, are in its checkpoints."""
+    words = [*STOP, "+callbacks.stop.monitor=val/accuracy", "+callbacks.stop.min_delta=1000", "budget.fraction=0.5"]
+    words += ["+callbacks.stop.patience=2", "method.teacher.epochs=6", "method.finetune.epochs=6"]
+    whole, folder = quick_run(tmp_path / "whole", *words, method="random")
+    pieces, again = run_in_pieces(4, tmp_path / "pieces", *words, method="random")
+    assert [record.stages["teacher"].epochs for record in (whole, pieces)] == [3, 3]
+    assert [record.stages["finetune"].epochs for record in (whole, pieces)] == [3, 3]
+    assert_same_tensors(again, folder)
+    assert lasting(pieces) == lasting(whole)
 
 
 @pytest.mark.parametrize(("most", "expected"), [("max", 2048), ("1500", 1500 - 900 + 300), ("500", 0)])

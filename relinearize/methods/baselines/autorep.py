@@ -17,7 +17,7 @@ from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.data.order import seeded_generator
-from relinearize.methods.distill import Distill
+from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.stage.schedule import adam
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
 from relinearize.relu.activation import SlopedReLU
@@ -51,39 +51,30 @@ class GatedReLU(SlopedReLU):
         self.kept.copy_(torch.where(self.kept > 0, self.alpha > -hysteresis, self.alpha > hysteresis))
 
 
-class AutoReP(Distill):
-    """The search stage of AutoReP, for one budget.
+class AutoReP(MaskedSearch):
+    """The search stage of AutoReP, for one budget. Settings: conf/method/search/autorep.yaml.
 
     Args:
-        network: starts from the teacher's weights; its sites become GatedReLU.
-        teacher: frozen all-ReLU network.
+        network, teacher: see MaskedSearch; the network's sites become GatedReLU.
         budget: met exactly by projection at the end: kept positions first, then by gate.
-        penalty: lambda.
-        hysteresis: h.
-        gate_learning_rate: of the gates; None: that of the weights.
-        settings: see Distill; Adam has neither momentum nor weight decay.
     """
 
-    name = "search"
-    least_epochs = 1
-    one_budget = True  # is given the budget, and nothing of the sites; see runs/search.py
+    UNUSED = ("momentum", "weight_decay")  # of Adam
 
     def __init__(
         self,
         network: nn.Module,
         teacher: nn.Module,
         *,
-        budget: int,
         penalty: float = 40.0,
         hysteresis: float = 0.003,
         gate_learning_rate: float | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(network, teacher, selection="last", **settings)
+        super().__init__(network, teacher, **settings)
         self.take("> 0", penalty=penalty)
         self.take(">= 0", hysteresis=hysteresis)
         self.take("> 0", optional=True, gate_learning_rate=gate_learning_rate)
-        self.budget = budget
         to_sloped(inner_network(network), GatedReLU)
         self.sites: dict[str, GatedReLU] = named_sites(inner_network(network))
         self.total = sum(site.kept.numel() for site in self.sites.values())
@@ -118,11 +109,12 @@ class AutoReP(Distill):
     def mask(self) -> Mask:
         return Mask({name: site.kept > 0 for name, site in self.sites.items()})
 
+    def put_on(self, mask: Mask) -> None:
+        for name, site in self.sites.items():
+            site.kept.copy_(mask[name])
+
     def segment_end(self, last_of_epoch: bool) -> None:
         self.follow()
-
-    def epoch_end(self, row: dict[str, float]) -> None:
-        row |= count_columns(self.mask.counts)
 
     def snapshot(self) -> Snapshot:
         """The projection of the last state, with the weights of that moment."""
@@ -134,12 +126,3 @@ class AutoReP(Distill):
         reached = kept.count <= self.budget + CLOSE * self.total
         history = [*self.history, {"epoch": float(len(self.history)), **count_columns(mask.counts)}]
         return Snapshot(self.budget, mask, weights, reached, self.seconds, history, scores)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] = {"kept": {name: site.kept for name, site in self.sites.items()}}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        for name, site in self.sites.items():
-            site.kept.copy_(checkpoint["search"]["kept"][name])

@@ -23,22 +23,13 @@ from relinearize.relu.mask import Mask
 
 
 class BCD(MaskedSearch):
-    """The search stage of block coordinate descent.
+    """The search stage of block coordinate descent. Settings: conf/method/search/bcd.yaml.
 
     Args:
         network: with the mask and the weights that it starts from; see MaskedSearch.
         teacher, budget: see MaskedSearch.
         first: scores of all positions by the search that made the first mask. (In the config: that search.)
-        first_factor: of the first mask's budget; read by runs/request.py.
-        block: K, an integer; or a share of the positions to go, below 1.
-        draws: R. tolerance: percentage points of training accuracy.
-        candidates: blocks are drawn from this share of the kept positions, those of least score, and restored from as
-            large a share of the linear ones, those of largest score; 1: from all.
-        train: "needed": after a block that costs more than `tolerance`; "always": after every block.
-        block_epochs: epochs of a training; `schedule` covers them and begins again with each.
-        accuracy_images: training images that the accuracy is measured on; None: all.
-        swaps: rounds of exchanges at the budget.
-        settings: see Distill.
+        first_factor: read by runs/request.py.
     """
 
     SAVED = (*MaskedSearch.SAVED, "round", "due")
@@ -61,16 +52,16 @@ class BCD(MaskedSearch):
         swaps: int = 0,
         **settings: Any,
     ) -> None:
-        for name, value in {"draws": draws, "block_epochs": block_epochs}.items():
-            check_number(f"{self.config_key}.{name}", value, ">= 1", integer=True)
+        self.take(">= 1", integer=True, draws=draws)
+        check_number(f"{self.config_key}.block_epochs", block_epochs, ">= 1", integer=True)
         check_number(f"{self.config_key}.swaps", swaps, ">= 0", integer=True)
-        check_number(f"{self.config_key}.tolerance", tolerance, ">= 0")
-        check_number(f"{self.config_key}.candidates", candidates, "> 0", "<= 1")
+        self.take(">= 0", tolerance=tolerance)
+        self.take("> 0", "<= 1", candidates=candidates)
         check_choice(f"{self.config_key}.train", train, ("needed", "always"))
         check_number(f"{self.config_key}.block", block, "> 0")
         if isinstance(block, float) and block > 1 and not block.is_integer():
             raise UserError(f"{self.config_key}.block={block}: must be an integer, or a share below 1")
-        check_number(f"{self.config_key}.accuracy_images", accuracy_images, ">= 1", integer=True, optional=True)
+        self.take(">= 1", integer=True, optional=True, accuracy_images=accuracy_images)
         going = Mask.of(inner_network(network)).count - budget
         if going < 0:
             raise UserError(
@@ -79,8 +70,7 @@ class BCD(MaskedSearch):
         self.block = max(1, math.ceil(block * going)) if block < 1 else int(block)
         self.rounds = math.ceil(going / self.block) + swaps
         super().__init__(network, teacher, budget=budget, epochs=(1 + self.rounds) * block_epochs, **settings)
-        self.draws, self.tolerance, self.candidates = draws, tolerance, candidates
-        self.train_always, self.period, self.accuracy_images = train == "always", block_epochs, accuracy_images
+        self.train_always, self.period = train == "always", block_epochs
         self.first = dict(first)
         self.round = 0  # blocks and swaps done
         self.due = False  # whether a training has ended and the rounds after it have not
@@ -161,8 +151,7 @@ class BCD(MaskedSearch):
     def train_accuracy(self, mask: Mask) -> float:
         """Percent of training images that the network has right under `mask`; the same images in a round."""
         mask.apply(inner_network(self.network))
-        count = None if self.accuracy_images is None else -(-self.accuracy_images // self.batch_size)
-        return accuracy(self.network, self.further_batches(self.round, count), self.precision_name)
+        return accuracy(self.network, self.further_batches(self.round, self.accuracy_images), self.precision_name)
 
     def position_scores(self) -> Mapping[str, Tensor]:
         return self.first

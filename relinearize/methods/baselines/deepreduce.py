@@ -1,20 +1,7 @@
 """DeepReDuce (Jha et al., ICML 2021): ReLUs go by whole layers, from the stages that need them least.
 
-A stage is made of the sites of one map size. Three steps, here one choice for each budget:
-
-    culled      the least critical stages lose all their ReLUs; of a ResNet-18: S3 > S2 > S4 > S1. Of networks with
-                another number of stages the order is measured
-    thinned     the second ReLU of every block goes, too
-    reshaped    the network gets a part of its channels, or maps of a part of their size, and ReLUs fall with them
-
-The network that is left is trained with distillation from the all-ReLU network (method/finetune). The published budgets
-of a ResNet-18 come out to the unit. Other budgets: the last of the kept stages is filled by a score of its positions
-(ours), or, without one, the next lower number of ReLUs is taken.
-
-Not known here, and ours: how the paper measures criticality, apart from the order that it found; how it divides the
-1/8 of its smallest network between channels and resolution (here: channels); how it makes maps smaller (here: the
-stride of the first convolution); what its networks are trained from (here: the teacher's weights, of a narrower network
-their first channels).
+A stage is made of the sites of one map size. The paper's three steps, culled, thinned and reshaped, are one choice here
+for each budget (`choose`). What they are, what is published, and what is not known and ours: docs/methods.md.
 """
 
 import math
@@ -121,21 +108,12 @@ def choose(
 
 
 class DeepReDuce(MaskedSearch):
-    """The search stage of DeepReDuce; it trains nothing.
+    """The search stage of DeepReDuce; it trains nothing. Settings: conf/method/search/deepreduce.yaml.
 
     Args:
-        network: all-ReLU, of the width and resolution that `reshape` gives.
+        network: all-ReLU, of the width and resolution that `reshape` makes of `channels` and `resolution`. A measured
+            order is not known before the images are, so that channels are 1 then unless given.
         teacher, budget: see MaskedSearch.
-        order: stages from the most critical one on, counted from 1; "measured": the one without which the teacher
-            loses most accuracy on training images first; "published": RESNET18, measured where stages are not four.
-        thinned: None: as the budget needs it.
-        channels: share of the channels; None: 1, 1/2, 1/4 or 1/8, as the budget needs it (1 with a measured order,
-            which is not known before the images are). Read by `reshape`.
-        resolution: of the maps' sides: 1, 0.5 or 0.25. Read by `reshape`.
-        score: a function of scores.py that fills the last stage; None: whole layers alone.
-        score_images: training images for it, and for a measured order.
-        exact: refuse budgets that whole layers do not come to, instead of staying below; without a score.
-        batch_size: images at a time.
     """
 
     least_epochs = 0
@@ -213,7 +191,7 @@ class DeepReDuce(MaskedSearch):
 
     def images(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Training images, and the networks on their device: without any training, nothing has moved them there yet."""
-        for images, labels in self.further_batches(0, -(-self.score_images // self.batch_size)):
+        for images, labels in self.further_batches(0, self.score_images):
             for network in (self.network, *self._frozen):
                 network.to(images.device)
             yield images, labels

@@ -1,10 +1,7 @@
 """DELPHI's planner (Mishra et al., USENIX Security 2020): which layers become quadratics, under a budget of ReLUs.
 
 Known second-hand: a population search decides layer by layer between ReLU and a quadratic, a plan is trained with
-clipped gradients, and accuracy counts. The paper's planner trains a population whose members also inherit weights and
-hyper-parameters, and its quadratic is trained; how long, with which coefficients, and how quadratics come into trained
-weights is not known. Here: planner.py, and the least-squares quadratic per channel of `replacement=quadratic`, which
-stays constant.
+clipped gradients, and accuracy counts. What the paper has beyond that, and what is not known of it: docs/methods.md.
 
 A plan is a priority per site: sites keep their ReLUs in this order, each if the others can still make up the largest
 number of ReLUs that whole sites have within the budget.

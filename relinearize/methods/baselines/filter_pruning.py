@@ -1,10 +1,8 @@
 """Structured pruning: whole filters go, and the ReLUs of their channels with them.
 
-A channel that goes is the constant 0 behind its site. So nothing is cut out of the network: a mask over whole channels
-with `zero` at removed positions (relu/replacement.py) computes what the smaller network computes, and has its ReLUs. In
-front of a site inside a block this is the filter and its batch norm set to zero. At a site behind an addition the
-shortcut's part of the channel goes, too, and a later block may write to the channel again: sites are pruned one by one,
-the channels of a residual stage are not tied together.
+A channel that goes is the constant 0 behind its site (docs/methods.md): a mask of whole channels with `zero` at removed
+positions (relu/replacement.py). In front of a site inside a block this is the filter and its batch norm set to zero; at
+a site behind an addition the shortcut's part of the channel goes, too.
 
 Every site keeps the same share of its channels, at least one, those of the most important filters in the layer in front
 of it:
@@ -19,9 +17,6 @@ of it:
                             softmax((logits + Gumbel noise) / tau),
 
                         the loss is cross-entropy and distillation; in the end each layer takes its largest logit.
-
-Not known here, and ours: LFPC's loss, its temperature and its shares of the layers. Li et al. choose shares by hand and
-leave the second layers of residual blocks whole.
 """
 
 from collections.abc import Mapping
@@ -78,21 +73,16 @@ def channel_counts(shapes: Mapping[str, tuple[int, ...]], budget: int) -> dict[s
 
 
 class FilterPruning(MaskedSearch):
-    """The search stage of method=filter_pruning.
+    """The search stage of method=filter_pruning. Settings: conf/method/search/filter_pruning.yaml.
 
     Args:
         network: all-ReLU, starts from the teacher's weights, which stay (batch-norm statistics follow the selections).
         teacher, budget: see MaskedSearch; whole channels come to the budget or to the next lower count that they reach.
-        criterion: one of CRITERIA, or "learned".
-        exact: refuse budgets that whole channels do not come to.
-        criterion_epochs: epochs that the logits of a learned criterion are trained.
-        learning_rate: of the logits (Adam).
-        gumbel_temperature: tau.
-        settings: see Distill.
     """
 
     least_epochs = 0
     hooked = True
+    UNUSED = ("momentum", "weight_decay")  # of Adam
     replacement = "zero"  # what stands at removed positions: the weights that it leaves have the coefficients
     divides = True  # decides itself how many ReLUs each site keeps: `allocation` cannot
 

@@ -13,13 +13,7 @@ SLOPES = ("alpha", "mask")  # words in the names of the tensors that are masks o
 
 
 class GivenMask:
-    """The mask that `file` holds. The run's budget is what it keeps.
-
-    Args:
-        file: a mask.safetensors of this program, or a torch checkpoint whose tensors named ...alpha... or ...mask...
-            are those of the sites in forward order, each of the site's shape or with a first dimension of 1, as in the
-            checkpoints of SNL's released code; positions above 1e-2 keep their ReLU.
-    """
+    """The mask that `file` holds. The run's budget is what it keeps. Settings: conf/method/search/given.yaml."""
 
     name = "search"
 
@@ -50,7 +44,7 @@ class GivenMask:
         return Mask({name: mask[name] for name in shapes})
 
     def released(self, shapes: dict[str, tuple[int, ...]]) -> Mask:
-        """The mask in a checkpoint of another program."""
+        """The mask in a checkpoint of another program: in forward order a tensor of each site's shape, or 1 x that."""
         tensors = read_weights(self.file)
         found = {name: value for name, value in tensors.items() if any(word in name.lower() for word in SLOPES)}
         sizes = [tuple(value.shape) for value in found.values()]

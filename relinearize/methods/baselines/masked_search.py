@@ -20,25 +20,30 @@ class MaskedSearch(Distill):
         network: sites are MaskedReLU; its mask is the first one.
         teacher: frozen all-ReLU network.
         budget: ReLUs that stay; a subclass meets it exactly when its epochs end. Where a callback ended it
-            before, its mask is projected.
-        settings: see Distill. The result is the last mask, with the weights trained towards it.
+            before, its mask is projected. The result is the last mask, with the weights trained towards it.
     """
 
     name = "search"
     least_epochs = 1
     one_budget = True  # is given the budget, and nothing of the sites; see runs/search.py
+    FIXED: Mapping[str, Any] = {"selection": "last"}  # settings that nobody chooses
     SAVED: tuple[str, ...] = ("reached",)
 
     def __init__(self, network: nn.Module, teacher: nn.Module, *, budget: int, **settings: Any) -> None:
-        super().__init__(network, teacher, selection="last", **settings)
+        super().__init__(network, teacher, **self.FIXED, **settings)
         self.budget = budget
-        self.mask = Mask.of(inner_network(network))
+        self._mask = Mask.of(inner_network(network))
         self.reached = True
+
+    @property
+    def mask(self) -> Mask:
+        """What is trained under."""
+        return self._mask
 
     def put_on(self, mask: Mask) -> None:
         """Train under `mask` from now on."""
         mask.apply(inner_network(self.network))
-        self.mask = mask
+        self._mask = mask
 
     def position_scores(self) -> Mapping[str, Tensor]:
         """Of every position; an allocation that culls sites chooses again by them."""

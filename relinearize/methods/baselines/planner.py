@@ -1,11 +1,8 @@
 """A planner: a genetic search over what keeps its ReLUs and what becomes a polynomial, as DELPHI's (2020).
 
-Every trial puts a plan on the teacher, fits the polynomials, trains for a few epochs with clipped gradients, and is
-worth the accuracy on the held-out images at the end. Optuna's NSGA-II breeds the plans: numbers from 0 to 1, which a
-subclass turns into counts that meet the budget, so that no plan is wasted. The best trial's weights are the result.
-
-The plan of the next trial is a function of the finished trials and the seed. So a checkpoint has the trials, no state
-of Optuna's, and a killed search goes on to the same bits.
+What a trial is, and how plans are bred: docs/methods.md. A plan is numbers from 0 to 1, which a subclass turns into
+counts that meet the budget, so that no plan is wasted. The next one is a function of the finished trials and the seed:
+a checkpoint has the trials, no state of Optuna's, and a killed search goes on to the same bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,14 +27,11 @@ Trial = dict[str, Any]
 class Planner(MaskedSearch):
     """What DELPHI and SAFENet share; a subclass says which numbers make a plan, and what a plan is.
 
+    Settings: conf/method/search/delphi.yaml.
+
     Args:
         network, teacher, budget: see MaskedSearch. network: with the teacher's weights, from which every trial starts.
         fit: the run's `replacement`. Its polynomials are held in every trial (polynomials.py).
-        trials: plans that are tried.
-        trial_epochs: epochs of each; `schedule` covers them and begins again with each trial.
-        population: plans of a generation; the first generation is random.
-        exact: refuse a budget that whole layers or channels cannot meet; else they have the most that lies below it.
-        settings: see Distill.
     """
 
     plans_with = "quadratic"  # what the run's `replacement` must be; see runs/request.py
@@ -125,12 +119,13 @@ class Planner(MaskedSearch):
         inner.load_state_dict(self.initial, strict=False)  # which lacks coefficients
         mask, fit = self.plan(self.tried["params"])
         self.put_on(mask)
-        batches = self.further_batches(0, -(-fit.images // self.batch_size))
-        coefficients = fit.coefficients(self.network, batches, self.seed)
+        coefficients = fit.coefficients(self.network, self.further_batches(0, fit.images), self.seed)
         for name, site in named_sites(inner).items():
             site.coefficients.copy_(coefficients[f"{name}.{COEFFICIENTS}"])
         for optimizer in self.trainer.optimizers:  # momentum of the trial before
             optimizer.state.clear()
+        if self.class_multipliers is not None:
+            self.class_multipliers.state = None
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -34,20 +34,13 @@ def kept_ratio(target: float, epoch: float, start: float, end: float) -> float:
 
 
 class ReLUPruner(MaskedSearch):
-    """The search stage of ReLUPruner.
-
-    Args:
-        network, teacher, budget: see MaskedSearch.
-        ramp_start, ramp_end: the epochs between which ReLUs go, as shares of all (5 and 92 of 150).
-        mask_every: steps from mask to mask; twice as many after the ramp.
-        decay, layer_weights, second_order: of the score, see ReLUPrunerMeans.
-        start: "teacher": from the teacher's weights; "scratch": from its own, as the released code.
-        settings: see Distill. Steps run uncompiled, since hooks look at the sites.
+    """The search stage of ReLUPruner; see MaskedSearch. Settings: conf/method/search/relupruner.yaml; ReLUPrunerMeans.
 
     A budget that the masks have not come down to by the end is met by projection (Snapshot.reached is False).
     """
 
-    hooked = True
+    hooked = True  # hooks look at the sites
+    SAVED = (*MaskedSearch.SAVED, "means.means", "means.shares")
 
     def __init__(
         self,
@@ -73,9 +66,12 @@ class ReLUPruner(MaskedSearch):
         self.outputs = SiteOutputs(network, names, take=self.look)
 
     def look(self, name: str, z: Tensor, output: Tensor) -> None:
-        """In the forward pass of a step: have the scores learn this batch when its gradient is there."""
+        """In the forward pass of a step: have the scores learn this batch when its gradient is there.
+
+        Lightning divides the loss by the batches of a step, the scores are of the whole loss.
+        """
         z = z.detach()
-        output.register_hook(lambda g: self.means.add(name, z, g))
+        output.register_hook(lambda g: self.means.add(name, z, g * self.batches_of_step))
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self.outputs.watching():
@@ -108,11 +104,3 @@ class ReLUPruner(MaskedSearch):
 
     def position_scores(self) -> dict[str, Tensor]:
         return self.means.scores()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] |= {"means": self.means.means, "shares": self.means.shares}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.means.means, self.means.shares = checkpoint["search"]["means"], checkpoint["search"]["shares"]

@@ -1,9 +1,8 @@
 """SAFENet (Lou et al., ICLR 2021): which channels become polynomials, and of which degree, under a budget of ReLUs.
 
 Known of the abstract: the most useful channels keep their ReLUs, the others become polynomials of several degrees, and
-each layer has a replacement ratio of its own, found by a search. How the paper measures usefulness, its degrees and its
-coefficients are not known. Here: the mean of `score=` over a channel's positions, on the teacher; degrees 2 and 3; the
-least-squares polynomials of replacement.py; and the search of planner.py.
+each layer has a replacement ratio of its own, found by a search. Here: the mean of `score=` over a channel's positions,
+on the teacher; degrees 2 and 3; replacement.py; planner.py. What is not known of the paper: docs/methods.md.
 
 A plan has two numbers per site: what its share of the budget is proportional to, as in SENet's allocation, rounded to
 whole channels; and the share of its removed channels that have degree 3, those of largest score. Engines compute all
@@ -39,13 +38,7 @@ class MixedDegrees(Cubic):
 
 
 class SAFENet(Planner):
-    """The search stage of method=safenet.
-
-    Args:
-        score: a function of scores.py with its settings.
-        score_images: training images for it.
-        settings: see Planner.
-    """
+    """The search stage of method=safenet; see Planner. Settings: conf/method/search/safenet.yaml."""
 
     plans_with = "cubic"
     unit = "channels"
@@ -76,7 +69,7 @@ class SAFENet(Planner):
 
     def on_train_start(self) -> None:
         if not self.scores:  # else of a checkpoint; the network is no longer the teacher's then
-            batches = self.further_batches(1, -(-self.score_images // self.batch_size))
+            batches = self.further_batches(1, self.score_images)
             found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed)
             self.scores = {name: found[name].cpu() for name in self.shapes}
         super().on_train_start()

@@ -17,13 +17,9 @@ from relinearize.relu.sites import named_sites
 
 
 class ShapleyValues(Stage):
-    """The sensitivities of sensitivity=shapley; trains nothing.
+    """The sensitivities of sensitivity=shapley; trains nothing. Settings: conf/sensitivity/shapley.yaml.
 
-    Args:
-        network: pixels to logits with the teacher's weights; sites are MaskedReLU that keep all their ReLUs.
-        permutations: random orders of the sites.
-        images: training images for an accuracy.
-        batch_size: images at a time.
+    `network`: pixels to logits with the teacher's weights; sites are MaskedReLU that keep all their ReLUs.
     """
 
     name = "sensitivity"
@@ -39,7 +35,7 @@ class ShapleyValues(Stage):
     def values(self) -> dict[str, float]:
         """Site -> Shapley value in percentage points, in forward order; negative where the ReLUs of a site do harm."""
         started = time.monotonic()
-        batches = list(self.further_batches(0, -(-self.images // self.batch_size)))
+        batches = list(self.further_batches(0, self.images))
         self.network.to(batches[0][0].device)  # without any training, nothing has moved it there yet
         sites = named_sites(inner_network(self.network))
         generator = torch.Generator().manual_seed(self.seed)

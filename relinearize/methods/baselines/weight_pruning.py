@@ -17,14 +17,8 @@ DENSE, KEPT = "_orig", "_mask"  # what prune appends to a parameter's name
 
 
 class PrunedDistill(Distill):
-    """Fine-tuning, with distillation, of a network most of whose weights are and stay 0.
-
-    Args:
-        network: its smallest weights are pruned as the stage begins: of convolutions and linear layers, not biases and
-            batch norms. Its mask does not change.
-        teacher: see Distill.
-        share: of these weights that become 0.
-        settings: see Distill.
+    """Fine-tuning, with distillation, of a network most of whose weights are and stay 0. Biases and batch norms are not
+    pruned. Settings: conf/method/finetune/weight_pruning.yaml; arguments: see Distill.
     """
 
     def __init__(self, network: nn.Module, teacher: nn.Module, *, share: float = 0.9, **settings: Any) -> None:

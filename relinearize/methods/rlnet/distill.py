@@ -6,18 +6,8 @@ The first two as in the search (search.py). AT compares the sites of student and
 the student is shown, both on the part's route: clean images on route clean, AugMix views on route clean (three routes:
 augmix), and, where it has a weight, the student's adversarial images on route adversarial (then the mean of three).
 
-The official code's modes in these weights. Without "+ce" its KL terms have weight 1, whatever its option alpha says:
-
-    mode                           gamma  alpha  beta  pram_part_weights   attack.loss
-    rslad                          0      1      0                         kl
-    rslad+attn                     0      1      1000  augmix 0            kl
-    rslad+attn+augattn             0      1      1000                      kl
-    rslad+attn+augattn+advattn     0      1      1000  adversarial 1       kl
-    rslad+attn+augattn+ce          .5     .5     1000                      kl (its README's and our default)
-    rslad+attn+augattn+advattn+ce  .5     .5     1000  adversarial 1       kl
-    pgd                            1      0      0                         ce
-
-With three sets of batch norms it knows the first two alone; here each part is compared on its own route then, too.
+The official code's modes in these weights: conf/method/finetune/rlnet.yaml. With three sets of batch norms it knows
+rslad and rslad+attn alone; here each part is compared on its own route then, too.
 """
 
 from collections.abc import Mapping
@@ -43,9 +33,8 @@ class RobustDistill(RobustTraining, PRAMDistill):
         network: linearized, with routes; its masks do not change.
         teacher: robust all-ReLU network, with routes or without (then its only one serves for all). Folded copies of
             the routes that are needed are used.
-        pram_part_weights: factor of the AT of each part; the mean is over the parts of factor above 0.
-        settings: see PRAMDistill (gamma, alpha, beta as cross_entropy_weight, distillation_weight, pram_weight; form,
-            sites, temperature) and RobustTraining.
+
+    Settings: conf/method/finetune/rlnet.yaml.
     """
 
     attack_loss = "kl"

@@ -44,20 +44,8 @@ class RobustTraining(Stage):
     autocast: float32, in which CUDA's convolutions may use TF32. The attack of a training step computes in the
     precision of training, on pixels in float32.
 
-    Args:
-        network: with 1, 2 or 3 routes (see backbones/routes.py), on route clean.
-        second_view: "augmix", or None: no AugMix part.
-        split: "shares" or "full", see batch_parts.
-        part_weights: factor of each part's loss, 1 by default. The loss is the sum over the parts of weight times loss,
-            divided by the number of parts of weight above 0.
-        attack: see InnerAttack.
-        attack_order: "first": what is attacked is the network as it stands when the step begins; "last": as it is after
-            the passes of the clean and AugMix images (official code). These differ in the running statistics of batch
-            norms that clean and adversarial images share: all of them with one route.
-        robust_validation: steps: of PGD. images: how many at most; 0: none. every: so many epochs, and the last.
-        select_by: what selection "best" (and "test") compares: "mean" of val/accuracy and val/robust, "clean" or
-            "robust" alone. One set of weights serves all routes, hence the mean. The official code keeps the best of
-            each on the test set and goes on with the best clean one: selection=test, select_by=clean.
+    `network` has 1, 2 or 3 routes (see backbones/routes.py) and is on route clean. Settings:
+    conf/method/teacher/rlnet.yaml.
     """
 
     routed = True

@@ -9,10 +9,7 @@ at temperature T). The mismatch that ranks the positions is that of the clean pa
 Which rows are which part: see batch_parts.py. With three routes the AugMix part goes through the student's route
 augmix, and its soft labels are those of the same rows' clean images on the teacher's route clean. So has the official
 code, which cannot be run with three sets as released: it builds networks that lack them. We do not follow it in
-normalising AugMix images twice there.
-
-The official code's modes: `rslad+ce` has gamma = alpha = 0.5 (its README's and our default), `rslad` gamma = 0 and
-alpha = 1, `pgd` gamma = 1, alpha = 0 and attack.loss = ce. With three sets of batch norms it knows `rslad` alone.
+normalising AugMix images twice there. Of its modes (conf/method/search/rlnet.yaml) it knows `rslad` alone then.
 """
 
 from typing import Any
@@ -34,8 +31,7 @@ class RLNetSearch(RobustTraining, SENetSearch):
         network: with routes; sites are MaskedReLU.
         teacher: robust all-ReLU network with the same sites, with routes or without; its route clean is used, in a
             folded copy.
-        settings: see SENetSearch (sensitivities, budget, weights gamma and alpha, switches) and RobustTraining.
-            paper_parity adds select_by=clean and attack_order=last to SENet's.
+        settings: see SENetSearch (sensitivities, budget) and conf/method/search/rlnet.yaml.
     """
 
     attack_loss = "kl"

@@ -6,10 +6,6 @@ Two routes: the clean half of the batch and the AugMix views of the same images 
 half, under PGD-7, through "adversarial". Three routes: a third of the batch each, through its own, as in the official
 code's teacher (its later stages cannot run with three sets as released; see search.py for how they are read).
 Every part is a forward pass of its own, so batch statistics are never taken over two of them together.
-
-Every batch norm has one set per route. In the official two-set ResNet teacher those of the projection shortcuts have a
-single set, in which clean and adversarial statistics mix (`shared_shortcut_norms`); its students, its three-set teacher
-and its wide ResNets have one each.
 """
 
 from typing import Any
@@ -18,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from relinearize.backbones.resnet import share_shortcut_norms
-from relinearize.errors import UserError, check_choice, check_number
+from relinearize.errors import UserError, check_choice
 from relinearize.methods.losses import classification_loss, distillation_divergence, percent_correct
 from relinearize.methods.rlnet.robust_training import RobustTraining, part_metrics
 
@@ -26,16 +22,12 @@ from relinearize.methods.rlnet.robust_training import RobustTraining, part_metri
 class RobustClassifier(RobustTraining):
     """Trains an all-ReLU network with 1, 2 or 3 routes on clean, AugMix and adversarial images.
 
-    Args:
-        trades_weight: lambda of TRADES (Zhang et al., ICML 2019), for one route:
-            L = CE_clean (or the mean with CE_augmix) + lambda * T^2 KL(softmax(clean / T) || softmax(adversarial / T))
-            with gradients on both sides, both outputs in train mode. None: cross-entropy on the adversarial images.
-        trades_temperature: T, also of the attack. 1 in TRADES; the official code of RLNet has 4, that is 16 KL, and its
-            lambdas 1 and 6 belong to that.
-        shared_shortcut_norms: one set of batch norms for all routes in the projection shortcuts of a ResNet.
-        robust_settings: see RobustTraining and Stage. attack.loss is "ce" or "margin"; "kl", away from the network's
-            own outputs for the clean images, is TRADES' and needs trades_weight. With attack_order "first" these
-            outputs are those of eval mode (TRADES), with "last" those of the clean pass, in train mode (official code).
+    With `trades_weight` lambda, for one route, the loss is that of TRADES (Zhang et al., ICML 2019),
+
+        L = CE_clean (or the mean with CE_augmix) + lambda * T^2 KL(softmax(clean / T) || softmax(adversarial / T))
+
+    with gradients on both sides, both outputs in train mode. Settings: rlnet.yaml and rlnet_trades.yaml in
+    conf/method/teacher.
     """
 
     name = "teacher"
@@ -54,8 +46,8 @@ class RobustClassifier(RobustTraining):
         if shared_shortcut_norms:
             share_shortcut_norms(network)
         super().__init__(network, **robust_settings)
-        check_number(f"{key}.trades_weight", trades_weight, ">= 0", optional=True)
-        check_number(f"{key}.trades_temperature", trades_temperature, "> 0")
+        self.take(">= 0", optional=True, trades_weight=trades_weight)
+        self.take("> 0", trades_temperature=trades_temperature)
         if trades_weight is not None and (len(self.routes) > 1 or not {"clean", "adversarial"} <= set(self.part_names)):
             raise UserError(
                 f"{key}.trades_weight={trades_weight} compares two outputs of one route; give method.routes=1 and "
@@ -68,7 +60,6 @@ class RobustClassifier(RobustTraining):
             raise UserError(
                 f"{key}.part_weights.adversarial={weight}: TRADES' divergence has {key}.trades_weight; give 1 here"
             )
-        self.trades_weight, self.trades_temperature = trades_weight, trades_temperature
 
     def loss(
         self, images: Tensor, labels: Tensor, augmix_images: Tensor | None = None

@@ -5,45 +5,26 @@ its inputs. Masks are cut likewise; each width has batch norms (affine and stati
 linear weights are shared. So read in the layers of SENet's official code; its training loop is not public.
 """
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from relinearize.backbones.adapter import PixelInput, inner_network
 from relinearize.backbones.batch_norm import NORMS
 from relinearize.errors import UserError
 from relinearize.relu.activation import MaskedReLU, ReplacedReLU
+from relinearize.relu.mask import Mask
+from relinearize.relu.replacement import COEFFICIENTS
+from relinearize.relu.sites import site_shapes, to_masked, to_replaced
 from relinearize.relu.tracing import SitesAsLeaves
 
-WEIGHTED = {nn.Conv2d: ("in_channels", "out_channels"), nn.Linear: ("in_features", "out_features")}
+WEIGHTED = (nn.Conv2d, nn.Linear)
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 
 
 # ---- one narrower network ------------------------------------------------------------------------------------------
-
-
-def narrowed(network: nn.Module, fraction: float) -> nn.Module:
-    """A copy of `network` with the first `fraction` (in (0, 1]) of the channels of every layer; it shares nothing.
-
-    Convolutions and linear layers keep the first outputs and inputs, batch norms and masks the first channels; the
-    image's channels and the classes stay. A backbone of ours becomes what `build_backbone` gives for `width` times
-    `fraction`: the same names and shapes. What is cut follows from the graph (torch.fx): layers that read the image
-    keep their inputs, layers whose result nothing with weights reads keep their outputs.
-
-    `network`: linearized or not, with or without its pixel adapter. UserError where a channel count times `fraction` is
-    not an integer, and for networks with groups, concatenations or other layers with weights, or that torch.fx cannot
-    follow.
-    """
-    if not 0 < fraction <= 1:
-        raise UserError(f"width {fraction}: must be above 0 and at most 1")
-    narrow = copy.deepcopy(network)
-    inner = inner_network(narrow)
-    for name, (inputs, outputs) in _cuts(inner).items():
-        _cut(inner.get_submodule(name), fraction if inputs else 1, fraction if outputs else 1, name)
-    return narrow
 
 
 def first(tensor: Tensor, shape: Sequence[int]) -> Tensor:
@@ -51,95 +32,51 @@ def first(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor[tuple(slice(size) for size in shape)]
 
 
-def _cuts(network: nn.Module) -> dict[str, tuple[bool, bool]]:
-    """Name of each layer with channels -> whether its (inputs, outputs) are cut."""
+def first_channels(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Of each of `weights` the first entries, as far as a narrower `network` has room for them; views."""
+    return {name: first(weights[name], value.shape) for name, value in inner_network(network).state_dict().items()}
+
+
+def first_positions(mask: Mapping[str, Tensor], network: nn.Module) -> Mask:
+    """The part of a `mask` that lies in a narrower `network`."""
+    return Mask({name: first(mask[name], shape) for name, shape in site_shapes(inner_network(network)).items()})
+
+
+def narrowed(network: nn.Module, narrower: nn.Module) -> nn.Module:
+    """`narrower`, with the first entries of each weight, mask and coefficient of `network` in place of its own.
+
+    `network`: linearized or not, with or without its pixel adapter. `narrower`: the same of a smaller width, all ReLUs
+    kept. They share nothing.
+    """
+    whole, part = inner_network(network), inner_network(narrower)
+    weights = whole.state_dict()
+    to_masked(part, first_positions(Mask.of(whole), part))
+    names = {f"{site}.{COEFFICIENTS}": channels for site, (channels, *_) in site_shapes(part).items()}
+    to_replaced(part, {name: weights[name][:, :channels] for name, channels in names.items() if name in weights})
+    part.load_state_dict(first_channels(weights, part))
+    return narrower
+
+
+def check_narrowable(network: nn.Module) -> None:
+    """UserError where the first channels would get lost: groups, concatenations, other layers with tensors of their
+    own, and what torch.fx cannot follow.
+    """
+    for name, layer in network.named_modules():
+        if type(layer) is nn.Conv2d and layer.groups != 1:
+            raise UserError(f"layer {name} cannot be narrowed: it has {layer.groups} groups")
+        tensors = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+        if tensors and type(layer) not in (*WEIGHTED, *NORMS, MaskedReLU, ReplacedReLU):
+            raise UserError(
+                f"layer {name} of class {type(layer).__name__} cannot be narrowed; "
+                "nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d and masked ReLUs can"
+            )
     try:
         graph = SitesAsLeaves().trace(network)
     except Exception as error:  # whatever a user's forward does to a symbolic tensor
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the network cannot be narrowed, since torch.fx cannot follow it: {reason}") from error
-    layers = {name: module for name, module in network.named_modules() if _has_channels(module, name)}
-    names = {module: name for name, module in layers.items()}
-    called = {node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
-    heads = _heads(graph, called)
-    cuts: dict[str, tuple[bool, bool]] = {}
-    is_cut: dict[fx.Node, bool] = {}
-    for node in graph.nodes:
-        inputs = outputs = any(is_cut[source] for source in node.all_input_nodes)
-        if node.target in CONCATENATIONS:
-            raise UserError("networks that concatenate feature maps cannot be narrowed: the first channels get lost")
-        module = called.get(node)
-        if module in names:
-            if type(module) in WEIGHTED:
-                outputs = node not in heads
-            name = names[module]
-            if cuts.setdefault(name, (inputs, outputs)) != (inputs, outputs):
-                raise UserError(f"layer {name} cannot be narrowed: it is called both before and after the first layer")
-        is_cut[node] = outputs
-    unused = [name for name in layers if name not in cuts]
-    if unused:
-        raise UserError(f"layer {unused[0]} cannot be narrowed: the network does not call it")
-    return cuts
-
-
-def _has_channels(module: nn.Module, name: str) -> bool:
-    """Whether `module` is one of the layers that can be cut; UserError for others that hold tensors."""
-    if type(module) in (*WEIGHTED, *NORMS, MaskedReLU, ReplacedReLU):
-        if getattr(module, "groups", 1) != 1:
-            raise UserError(f"layer {name} cannot be narrowed: it has {module.groups} groups")
-        return True
-    if next(module.parameters(recurse=False), None) is None and next(module.buffers(recurse=False), None) is None:
-        return False
-    raise UserError(
-        f"layer {name} of class {type(module).__name__} cannot be narrowed; "
-        "nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d and masked ReLUs can"
-    )
-
-
-def _heads(graph: fx.Graph, called: Mapping[fx.Node, nn.Module]) -> set[fx.Node]:
-    """The calls of weighted layers from which the output is reached without another weighted layer."""
-    heads: set[fx.Node] = set()
-    others: set[fx.Node] = set()  # the output, and what reaches it without a weighted layer
-    for node in reversed(graph.nodes):
-        if node.op == "output" or others.intersection(node.users):
-            (heads if type(called.get(node)) in WEIGHTED else others).add(node)
-    return heads
-
-
-def _part(channels: int, fraction: float, name: str) -> int:
-    part = round(channels * fraction)
-    if abs(part - channels * fraction) > 1e-6:
-        raise UserError(f"width {fraction:g} of the {channels} channels of layer {name} is not an integer")
-    return part
-
-
-def _cut(layer: nn.Module, inputs: float, outputs: float, name: str) -> None:
-    if type(layer) in WEIGHTED:
-        size_in, size_out = WEIGHTED[type(layer)]
-        setattr(layer, size_in, _part(getattr(layer, size_in), inputs, name))
-        setattr(layer, size_out, _part(getattr(layer, size_out), outputs, name))
-        shape = (getattr(layer, size_out), getattr(layer, size_in), *layer.weight.shape[2:])
-        _keep_first(layer, weight=shape, bias=shape[:1])
-    elif isinstance(layer, MaskedReLU):
-        channels = _part(len(layer.mask), outputs, name)
-        layer.mask = layer.mask[:channels].clone()
-        if isinstance(layer, ReplacedReLU):
-            layer.coefficients = layer.coefficients[:, :channels].clone()
-    else:
-        layer.num_features = _part(layer.num_features, outputs, name)
-        shape = (layer.num_features,)
-        _keep_first(layer, weight=shape, bias=shape, running_mean=shape, running_var=shape)
-
-
-def _keep_first(layer: nn.Module, **shapes: Sequence[int]) -> None:
-    for name, shape in shapes.items():
-        tensor = getattr(layer, name)
-        if tensor is None:
-            continue
-        kept = first(tensor.detach(), shape).clone()
-        if isinstance(tensor, nn.Parameter):
-            kept = nn.Parameter(kept, requires_grad=tensor.requires_grad)
-        setattr(layer, name, kept)
+    if any(node.target in CONCATENATIONS for node in graph.nodes):
+        raise UserError("networks that concatenate feature maps cannot be narrowed: the first channels get lost")
 
 
 # ---- all widths in one ---------------------------------------------------------------------------------------------
@@ -154,19 +91,24 @@ class OrderedNetwork(nn.Module):
 
     Args:
         network: linearized or not, with or without its pixel adapter.
+        narrower: from a fraction below 1 to a new network of that width, all ReLUs kept.
         widths: fractions in (0, 1], among them 1 (the full network).
 
-    Raises UserError for other widths and for networks that `narrowed` refuses.
+    Raises UserError for other widths and for networks that `check_narrowable` or `narrower` refuses.
     """
 
-    def __init__(self, network: nn.Module, widths: Sequence[float] = (0.5, 1.0)) -> None:
+    def __init__(
+        self, network: nn.Module, narrower: Callable[[float], nn.Module], widths: Sequence[float] = (0.5, 1.0)
+    ) -> None:
         super().__init__()
         numbers = isinstance(widths, list | tuple) and all(type(width) in (int, float) for width in widths)
         if not numbers or len(set(widths)) < len(widths) or max(widths, default=0) != 1 or min(widths) <= 0:
             raise UserError("give a list of different fractions above 0 and up to 1.0 (the full network), 1.0 included")
         self.widths = tuple(sorted(float(width) for width in widths))
+        if len(self.widths) > 1:
+            check_narrowable(inner_network(network))
         self.full = network
-        self.narrow = nn.ModuleList(narrowed(network, width) for width in self.widths[:-1])
+        self.narrow = nn.ModuleList(narrowed(network, narrower(width)) for width in self.widths[:-1])
         self._index = {width: index for index, width in enumerate(self.widths[:-1])}
         self._borrowed = [_without_weights(narrow) for narrow in self.narrow]  # name -> shape, of each narrower one
 

@@ -6,7 +6,7 @@ Every width runs on every batch, each with SENet's terms against the same output
 loop of SENet++ is public; the sum over widths is how the paper is remembered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,17 +30,24 @@ class OrderedDistill(PRAMDistill):
         network: linearized, of full width; its masks do not change and are cut for the narrower widths.
         teacher: of full width. Attention maps are means over channels and compared as they are; activations with the
             teacher's first channels.
-        widths: fractions of the channels, in (0, 1], among them 1.0.
-        pram_settings: see PRAMDistill and Stage.
+        narrower: from a fraction below 1 to a new network of that width, all ReLUs kept.
 
-    Raises UserError for widths that the network does not allow.
+    Settings: conf/method/finetune/senetpp.yaml. Raises UserError for widths that the network does not allow.
     """
 
+    narrows = True
+
     def __init__(
-        self, network: nn.Module, teacher: nn.Module, *, widths: Sequence[float] = (0.5, 1.0), **pram_settings: Any
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        *,
+        narrower: Callable[[float], nn.Module],
+        widths: Sequence[float] = (0.5, 1.0),
+        **pram_settings: Any,
     ) -> None:
         try:
-            ordered = OrderedNetwork(network, widths)  # before the hooks on the network, which copies would share
+            ordered = OrderedNetwork(network, narrower, widths)
         except UserError as error:
             raise UserError(f"{self.config_key}.widths={widths}: {error}") from error
         super().__init__(network, teacher, **pram_settings)
@@ -80,7 +87,7 @@ class OrderedDistill(PRAMDistill):
     def variants(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """From `weights()` or `selected()`: for each of `variant_fractions` the weights of the ordinary network.
 
-        They fit `narrowed(network, fraction)` and carry the names of the backbone of that width.
+        They carry the names of the backbone of that width, and fit it.
         """
         return {name: self.network.weights_at(weights, width) for name, width in self.variant_fractions.items()}
 

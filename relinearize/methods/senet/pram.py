@@ -103,9 +103,10 @@ def activation_mismatch(form: str, student: Mapping[str, Tensor], teacher: Mappi
 def stage_sites(shapes: Mapping[str, Sequence[int]]) -> list[str]:
     """The last site of each map size H x W, in forward order; `shapes` as of `site_shapes`, C x H x W each.
 
-    ResNets: the ReLUs that end layer1, layer2, ... Wide ResNets, which activate before they convolve: the ReLU that
-    reads a block's output for the next one and the final one (in convention snl, which has no final ReLU, the last of
-    the third block); the official code compares batch-normed with raw sums there.
+    ResNets: the ReLUs that end layer1, layer2, ... and, behind a 7x7 stem with a pool, the stem's, too. Wide ResNets,
+    which activate before they convolve: the ReLU that reads a block's output for the next one and the final one (in
+    convention snl, which has no final ReLU, the last of the third block); the official code compares batch-normed with
+    raw sums there.
     """
     last = {tuple(shape[1:]): name for name, shape in shapes.items()}
     return [name for name, shape in shapes.items() if last[tuple(shape[1:])] == name]
@@ -140,15 +141,12 @@ def chosen_sites(
 class PRAMDistill(Distill):
     """Fine-tunes a linearized `network` against a frozen `teacher` with distillation and PRAM.
 
+    Settings: conf/method/finetune/senet.yaml.
+
     Args:
         network: linearized; its masks do not change.
         teacher: pixels to logits, with modules of the same names as the network's sites (as of `frozen_copy`); not
             trained, not saved.
-        form: how outputs are compared, see FORMS.
-        sites: where: "stages" (the ends of the network's stages), "all" or a list of site names; see chosen_sites.
-        cross_entropy_weight, distillation_weight, pram_weight: gamma, alpha and beta. With form=activations beta
-            multiplies half the sum over the sites.
-        settings: temperature T of the distillation term, and see Stage.
     """
 
     def __init__(

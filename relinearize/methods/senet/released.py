@@ -39,11 +39,7 @@ LISTS = {name: KeepList(backbone, size, tuple(kept)) for name, (backbone, size, 
 
 
 class ReleasedList:
-    """One released list. At the budget equal to its sum the allocation is the list itself.
-
-    Args:
-        list: its name, a key of LISTS.
-    """
+    """One released list, a key of LISTS. At the budget equal to its sum the allocation is the list itself."""
 
     def __init__(self, list: str | None = None) -> None:
         if not isinstance(list, str) or list not in LISTS:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
-from relinearize.methods.distill import Distill
+from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
 from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.processes import sum_in_first, sum_over_processes, zero_unless_first
@@ -74,31 +74,17 @@ def site_distances(mask: Mask, other: Mask) -> dict[str, float]:
     return {name: hamming_distance({name: kept}, other) for name, kept in mask.items()}
 
 
-class SENetSearch(Distill):
-    """The search stage of SENet, for one budget.
+class SENetSearch(MaskedSearch):
+    """The search stage of SENet, for one budget. Settings: conf/method/search/senet.yaml.
 
     Args:
         network: sites are MaskedReLU. teacher: frozen all-ReLU network with the same sites.
         sensitivities: eta_l per site, None for a culled site; the allotment is min(N_l, c * eta_l), summing to
             `budget`.
-        cross_entropy_weight, distillation_weight: gamma and alpha.
-        mismatch: "linear" or "activation" (the official one), see mismatch.py.
-        granularity: "position"; or "channel": whole channels, those of largest mean mismatch, as many as fit below the
-            budget (the record says what was met).
-        initial_mask: "exact": n_l random positions of each site; "spatial": the official one, see spatial_mask.
-        top: "exact": n_l positions, ties to the lower index; "strict": the official code's n_l - 1 or fewer.
-        start: the student's first weights: "teacher": the teacher's (paper, unverified); "scratch": its own (code).
-        paper_parity: the official code throughout: activation, spatial, strict, scratch, constant rate, selection on
-            the test set.
-        stop_distance: end after `stop_patience` epochs in a row in which no more than this share of the kept ReLUs
-            moved (see hamming_distance); None: all epochs, since every threshold measured costs accuracy where the
-            fine-tuning stays as it is (docs/methods.md). The official code trains all epochs, too.
-        settings: see Distill. selection "last" is the last mask with the weights trained towards it.
     """
 
-    name = "search"
-    least_epochs = 1
-    SAVED = ("settled_epochs",)
+    FIXED: Mapping[str, Any] = {}
+    SAVED = (*MaskedSearch.SAVED, "settled_epochs", "mismatch.sums")
     allocated = True  # is given sensitivities and one budget, see pipeline.py
 
     def __init__(
@@ -130,7 +116,7 @@ class SENetSearch(Distill):
         if paper_parity:
             switches, settings = switches | PARITY, settings | STAGE_PARITY
         weights = {"cross_entropy_weight": cross_entropy_weight, "distillation_weight": distillation_weight}
-        super().__init__(network, teacher, **weights, **settings)
+        super().__init__(network, teacher, budget=budget, **weights, **settings)
         for key, value in switches.items():
             self.take_one_of(CHOICES[key], **{key: value})
         self.take_one_of((True, False), paper_parity=paper_parity)
@@ -139,7 +125,6 @@ class SENetSearch(Distill):
         if self.granularity == "channel" and self.top == "strict":
             remedy = "method.search.paper_parity=false" if paper_parity else "method.search.top=exact"
             raise UserError(f"method.search.granularity=channel keeps exact counts; give {remedy}")
-        self.budget = budget
         self.shapes = site_shapes(inner_network(network))
         if self.granularity == "channel":  # what each site keeps: channels, or positions
             self.counts = allocate_channels(self.shapes, sensitivities, budget)
@@ -147,7 +132,6 @@ class SENetSearch(Distill):
             sizes = {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
             self.counts = allocate(sizes, sensitivities, budget)
         self.mismatch = Mismatch(network, teacher, self.shapes, switches["mismatch"])
-        self.mask = Mask.full(inner_network(network))
         self.distance, self.distances = 1.0, {name: 1.0 for name in self.shapes}
         self.settled_epochs = 0
 
@@ -169,14 +153,10 @@ class SENetSearch(Distill):
         super().use(seed=seed, **settings)
         self.put_on(self.first_mask(seed))
 
-    def put_on(self, mask: Mask) -> None:
-        """Train under `mask` from now on."""
-        mask.apply(inner_network(self.network))
-        self.mask = mask
-
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.mismatch.to(self.device)
+        zero_unless_first(self.mismatch.sums.values())  # those of a checkpoint are of all processes
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.logit_loss(*self.mismatch.logits(images), labels)
@@ -210,15 +190,3 @@ class SENetSearch(Distill):
         weights, _ = self.selected()
         mask = self.mask if self.selection == "last" else Mask(self.best.get("mask", self.mask))
         return Snapshot(self.budget, mask, weights, True, self.seconds, list(self.history))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        sums = {name: total.cpu() for name, total in self.mismatch.sums.items()}  # of a part of an epoch
-        checkpoint["search"] |= {"mask": dict(self.mask), "sums": sums}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        state = checkpoint["search"]
-        self.put_on(Mask(state["mask"]))
-        self.mismatch.sums = dict(state["sums"])
-        zero_unless_first(self.mismatch.sums.values())

@@ -31,13 +31,7 @@ class Proportional:
 class Given:
     """What the user says: a list in forward order or a mapping from every site to its number.
 
-    Args:
-        values: the list or mapping itself.
-        file: a YAML file that holds either; the path is relative to the current folder. Exactly one of the two.
-        fractions: the numbers are the shares s_l of their positions that the sites keep, as in SENet's official lists;
-            eta is int(s_l * N_l) then, the official count, so that a budget of their sum gives these counts.
-
-    Raises UserError, at once, unless exactly one is given and a file can be read.
+    Settings: conf/sensitivity/list.yaml. Raises UserError, at once, unless exactly one is given and a file can be read.
     """
 
     def __init__(

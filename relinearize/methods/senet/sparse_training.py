@@ -31,7 +31,7 @@ from torch.nn.utils import parametrize
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.data.loaders import TrainLoader
-from relinearize.errors import UserError, check_number
+from relinearize.errors import UserError
 from relinearize.methods.teacher import Classifier
 from relinearize.relu.budget import top_positions
 from relinearize.relu.sites import named_sites
@@ -119,14 +119,9 @@ class PrunedWeight(nn.Module):
 class SparseTraining(Classifier):
     """Sparse learning of the all-ReLU network, for the densities of its layers.
 
-    Pruned are the layers in front of sites (see `site_layers`); shortcuts and the classifier stay dense.
-
-    Args:
-        network: all-ReLU; starts from the teacher's weights.
-        density: d, the share of the prunable weights that is kept in the end, exactly (rounded to one weight).
-        pruning_share: the part of the training, 0 to 1, after which d is reached. The masks still move afterwards.
-        updates_per_epoch: how often the mask is updated.
-        stage_settings: see Stage. `selection` is "last": only the end has the final density.
+    Pruned are the layers in front of sites (see `site_layers`); shortcuts and the classifier stay dense. `network`:
+    all-ReLU; starts from the teacher's weights. Only the end has the final density, hence the `selection` "last".
+    Settings: conf/sensitivity/computed.yaml.
 
     `use` runs the network once, to see which layers lead into which sites.
     """
@@ -145,9 +140,8 @@ class SparseTraining(Classifier):
         **stage_settings: Any,
     ) -> None:
         super().__init__(network, segments=updates_per_epoch, selection="last", **stage_settings)
-        check_number(f"{self.config_key}.density", density, "> 0", "< 1")
-        check_number(f"{self.config_key}.pruning_share", pruning_share, "> 0", "<= 1")
-        self.density, self.pruning_share = density, pruning_share
+        self.take("> 0", "< 1", density=density)
+        self.take("> 0", "<= 1", pruning_share=pruning_share)
         self.layers: dict[str, str] = {}
         self.pruned: dict[str, nn.Module] = {}
 

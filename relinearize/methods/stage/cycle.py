@@ -11,10 +11,10 @@ from relinearize.methods.stage.stage import Stage
 class CycleStage(Stage):
     """SGD with Nesterov momentum under `one_cycle` over all epochs; a subclass may divide them into several cycles.
 
-    Args:
-        warmup: share of a cycle in which the rate rises from 0 to `learning_rate`; from 0 to below 1.
-        stage_settings: see Stage, whose schedules are not used.
+    Settings: conf/method/finetune/retrain.yaml.
     """
+
+    UNUSED = ("schedule", "milestones", "gamma")
 
     def __init__(self, network: nn.Module, *arguments: Any, warmup: float = 0.05, **stage_settings: Any) -> None:
         super().__init__(network, *arguments, **stage_settings)

@@ -7,7 +7,9 @@ of a segment's end or, after a signal or in a long segment, of any batch.
 """
 
 import copy
+import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -40,16 +42,12 @@ class Diverged(UserError):
 class Stage(nn.Module):
     """Trains `network` (pixels in, logits out) for `epochs` epochs; subclasses say with which loss and optimizer.
 
+    Settings: conf/method/teacher/classifier.yaml; rates: schedule.py.
+
     Args:
         network: pixels N x C x H x W in [0, 1] to logits; trained in place.
         epochs: passes over the training images; 0, for a fine-tuning: the weights stay as they are.
-        batch_size: images a step, over all processes.
-        learning_rate: of the first epoch; `schedule`, `milestones` and `gamma` as in schedule.py.
-        momentum, weight_decay: of SGD.
         clip: largest norm of a step's gradient, which is shortened to it; None: any.
-        selection: which weights count as the result. "best": highest accuracy on the hold-out (earliest on ties);
-            "last": those of the last epoch; "test": highest accuracy on the test set, as the official codes choose
-            (paper parity; the record says so).
         segments: parts of an epoch between which the training may stop, be checked and be saved.
     """
 
@@ -59,12 +57,16 @@ class Stage(nn.Module):
     least_epochs = 1
     segments_key = "segments"  # the setting that says how many
     routed = False  # whether the stage uses the batch-norm routes of the network (see backbones.routes)
+    narrows = False  # whether it is given `narrower`: from a fraction of the channels to a new network with these
     score_of: Callable[..., Scores] | None = None  # of a search: what scores positions
     period: int | None = None  # epochs that `schedule` covers before it begins again; None: all
     drawn_validation = False  # whether validation images come in an order that is drawn, so that some stand for all
     batch_shares = 1  # parts of a batch that pass batch norms separately
     start = "teacher"  # of a search for one budget: from the teacher's weights, or from "scratch"
-    SAVED: tuple[str, ...] = ()  # attributes of the subclass that a checkpoint holds, too: plain types and tensors
+    # Attributes of the subclass, or of what it has ("mismatch.sums"), that a checkpoint holds, too, under their last
+    # names: plain types and tensors.
+    SAVED: tuple[str, ...] = ()
+    UNUSED: tuple[str, ...] = ()  # settings of this class that the subclass has no use for
 
     def __init__(
         self,
@@ -82,7 +84,12 @@ class Stage(nn.Module):
         selection: str = "best",
         segments: int = 1,
     ) -> None:
+        rates = {"schedule": schedule, "milestones": tuple(milestones), "gamma": gamma}
+        rates |= {"momentum": momentum, "weight_decay": weight_decay}
         super().__init__()
+        for name in self.UNUSED:
+            if rates[name] != Stage.__init__.__kwdefaults__[name]:
+                raise UserError(f"{self.config_key}.{name}: {type(self).__name__} does not use it; leave it out")
         self.take_one_of(SELECTIONS, selection=selection)
         self.take_one_of(SCHEDULES, schedule=schedule)
         self.take(f">= {self.least_epochs}", integer=True, epochs=epochs)
@@ -196,7 +203,7 @@ class Stage(nn.Module):
 
         Batch-norm statistics are then estimated anew to be validated (`median_norms`).
         """
-        if fit.error_weight or fit.continuation or fit.heavy_tailed:
+        if fit.held:
             self.polynomials = HeldPolynomials(self.network, fit.error_weight, fit.continuation)
         self.clip = min((clip for clip in (self.clip, fit.clip) if clip is not None), default=None)
 
@@ -214,12 +221,15 @@ class Stage(nn.Module):
         self.train_loader, self.validation_loader = train_loader, validation_loader
         self.precision_name, self.seed = precision, seed
 
-    def further_batches(self, number: int, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first `count` training batches (None: all) of an epoch that is not trained on, one for each `number`."""
+    def further_batches(self, number: int, images: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first training batches of an epoch that is not trained on, one for each `number`: as many as `images`
+        fill, the last of them whole; None: all.
+        """
         loader = copy.copy(self.train_loader)  # the place of the training stays where it is
         if process_count() == 1:  # after a training in several, of which each has had its share
             loader.rank, loader.world_size = 0, 1
         loader.seek(UNTRAINED + number)
+        count = None if images is None else math.ceil(images / self.batch_size)
         return itertools.islice(itertools.chain.from_iterable(loader for _ in range(loader.parts)), count)
 
     def estimate_norms(self, network: nn.Module, images: int = 2048) -> None:
@@ -231,7 +241,7 @@ class Stage(nn.Module):
         norms = [module for module in network.modules() if isinstance(module, NORMS)]
         former = [copy.deepcopy(norm.state_dict()) for norm in norms]
         estimate = update_bn if self.polynomials is None else median_norms
-        estimate(self.further_batches(self.current_epoch, -(-images // self.batch_size)), network)
+        estimate(self.further_batches(self.current_epoch, images), network)
         for norm, state in zip(norms, former, strict=True):
             if norm.track_running_stats and not norm.num_batches_tracked:
                 norm.load_state_dict(state)
@@ -287,9 +297,9 @@ class Stage(nn.Module):
     def on_train_start(self) -> None:
         self._segment_started = time.monotonic()
         self.sums.to(self.device)  # a checkpoint is read before Lightning moves the module
-        for name in self.SAVED:
-            if isinstance(value := getattr(self, name), Tensor):
-                setattr(self, name, value.to(self.device))
+        for owner, name in self._saved():
+            if isinstance(value := getattr(owner, name), Tensor):
+                setattr(owner, name, value.to(self.device))
         if (state := self._generator_state.get(self.device.type)) is not None:  # another kind of device has its own
             global_generator(self.device).set_state(state)
         self.trainer.should_stop |= self._stopped
@@ -440,7 +450,7 @@ class Stage(nn.Module):
             "generator": {self.device.type: global_generator(self.device).get_state()},
             "stopped": getattr(self.trainer, "should_stop", False),
         }
-        checkpoint["search"] = {name: copy.copy(getattr(self, name)) for name in self.SAVED}
+        checkpoint["search"] = {name: copy.copy(getattr(owner, name)) for owner, name in self._saved()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["stage"]
@@ -449,7 +459,15 @@ class Stage(nn.Module):
         self._stopped = state.get("stopped", False)
         self._generator_state = state["generator"]
         saved = checkpoint["search"]  # of an earlier version perhaps, without what has its default since
-        vars(self).update((name, saved[name]) for name in self.SAVED if name in saved)
+        for owner, name in self._saved():
+            if name in saved:
+                setattr(owner, name, saved[name])
+
+    def _saved(self) -> Iterator[tuple[Any, str]]:
+        """Of each of SAVED the object and the name of its attribute."""
+        for path in self.SAVED:
+            *owners, name = path.split(".")
+            yield functools.reduce(getattr, owners, self), name
 
 
 def global_generator(device: torch.device) -> torch.Generator:

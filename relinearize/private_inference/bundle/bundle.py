@@ -75,13 +75,16 @@ class Reference:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The content of the folder. `weights` is None for a party that must not know them."""
+    """The content of the folder. `weights` is None for a party that must not know them.
+
+    reference: None in memory, for counts alone.
+    """
 
     input_shape: Shape
     nodes: tuple[Node, ...]
     masks: dict[str, np.ndarray]  # bool, in forward order
     weights: dict[str, np.ndarray] | None
-    reference: Reference
+    reference: Reference | None
     about: About = About()
     coefficients: dict[str, np.ndarray] = field(default_factory=dict)  # of sites with replaced_relu
 
@@ -209,6 +212,11 @@ def worst_difference(bundle: Bundle, run: Callable[[np.ndarray], np.ndarray] | N
     images, expected = bundle.reference.images[:CHECKED], bundle.reference.logits[:CHECKED]
     found = run_bundle(bundle, images) if run is None else run(images)
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
+
+
+def right(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Whether the largest of each row of logits is that of its class, N bools; of a row with NaN nothing is right."""
+    return (logits.argmax(1) == classes) & ~np.isnan(logits).any(1)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from relinearize.relu.mask import Mask
 from relinearize.relu.sites import Site, linearize, to_masked
 
 RANDOM_IMAGES = 8  # for a reference where nobody gives images
+NOISE = 0.1  # of these around the mean pixel, in standard deviations: polynomials overflow far from what they know
 
 
 def export(network: nn.Module, folder: Path | str, **settings: Any) -> Bundle:
@@ -53,40 +54,54 @@ def as_bundle(
 
     network: linearized, with the masks it carries unless `mask` is given; or any network, which is linearized here,
     with all ReLUs kept unless `mask` is given. input_size: (C, H, W). route: which batch norms, needed where the
-    network has several. images: N x C x H x W, what the reference holds (random pixels if None), with their labels.
+    network has several. images: N x C x H x W, what the reference holds (if None, noise around the mean pixel,
+    or uniform where the network knows none), with their labels.
 
     UserError where the network cannot be a bundle, or the bundle's logits are not the network's.
     """
     network = _prepared(network, tuple(input_size), mask, route)
-    nodes, weights, masks, coefficients = traced_graph(inner_network(network), tuple(input_size))
-    if isinstance(network, PixelInput):
-        nodes = _normalising(network, nodes, tuple(input_size))
-    if images is None:
-        images = torch.rand(RANDOM_IMAGES, *input_size, generator=torch.Generator().manual_seed(0))
-    images = images.detach().cpu().float()
+    bundle = _unchecked(network, tuple(input_size))
+    images = _stand_ins(network, input_size) if images is None else images.detach().cpu().float()
     with torch.no_grad():
         logits = torch.cat([network(part) for part in images.split(50)])
-    bundle = Bundle(
-        input_shape=tuple(input_size),
-        nodes=tuple(nodes),
-        masks=masks,
-        weights=weights,
-        reference=Reference(
-            images.numpy(), logits.numpy(), None if labels is None else labels.cpu().to(torch.int64).numpy()
-        ),
-        about=about or About(),
-        coefficients=coefficients,
+    reference = Reference(
+        images.numpy(), logits.numpy(), None if labels is None else labels.cpu().to(torch.int64).numpy()
     )
+    bundle = replace(bundle, reference=reference, about=about or About())
     bundle.check()
+    polynomials = f"the polynomials at removed positions ({bundle.replacement})" if bundle.coefficients else ""
     if not logits[:CHECKED].isfinite().all():
-        raise UserError(f"the network's logits are not finite for some of the first {CHECKED} images")
+        cause = f": {polynomials} can overflow" if polynomials else ""
+        raise UserError(f"the network's logits are not finite for some of the first {CHECKED} images{cause}")
     difference = worst_difference(bundle)
     if not difference < TOLERANCE:
+        cause = f", or do {polynomials} make rounding larger?" if polynomials else "?"
         raise UserError(
             f"the bundle's logits differ from torch's by {difference:.1e} of the largest; at most {TOLERANCE:.0e} are "
-            "rounding: does forward change a tensor in place that is read again?"
+            f"rounding: does forward change a tensor in place that is read again{cause}"
         )
     return bundle
+
+
+def counted_bundle(network: nn.Module, input_size: Sequence[int]) -> Bundle:
+    """`as_bundle` without reference and check, for counts alone: nothing is computed, so nothing can overflow."""
+    return _unchecked(_prepared(network, tuple(input_size), None, None), tuple(input_size))
+
+
+def _unchecked(network: nn.Module, input_size: tuple[int, ...]) -> Bundle:
+    """network: `_prepared`."""
+    nodes, weights, masks, coefficients = traced_graph(inner_network(network), input_size)
+    if isinstance(network, PixelInput):
+        nodes = _normalising(network, nodes, input_size)
+    return Bundle(input_size, tuple(nodes), masks, weights, reference=None, coefficients=coefficients)
+
+
+def _stand_ins(network: nn.Module, input_size: Sequence[int]) -> Tensor:
+    """Pixels of 0 to 1: around the mean pixel, if the network knows it."""
+    noise = torch.rand(RANDOM_IMAGES, *input_size, generator=torch.Generator().manual_seed(0))
+    if not isinstance(network, PixelInput):
+        return noise
+    return (network.mean + NOISE * network.std * (2 * noise - 1)).clamp(0, 1)
 
 
 def _prepared(

@@ -91,7 +91,7 @@ class _Translation:
             translate = next((_TRANSLATIONS[key] for key in keys if key in _TRANSLATIONS), None)
             if translate is None or not call.op.startswith("call"):
                 raise ValueError("no operation of a bundle does this")
-            given = call.args[0] if call.args else call.kwargs.get("input")
+            given = _argument(call, 0, "input")
             result = translate(self, call, given, self._module(call))
             if isinstance(result, fx.Node):  # dropout, identity, a folded batch norm: nothing is left
                 self.names[call] = self._input(result)
@@ -150,7 +150,8 @@ def _needed(output: fx.Node) -> set[fx.Node]:
         if call not in needed:
             needed.add(call)
             flattens = call.op == "call_method" and call.target in ("view", "reshape")
-            waiting += [call.args[0]] if flattens or call.target is torch.reshape else call.all_input_nodes
+            flattens |= call.target is torch.reshape
+            waiting += [_argument(call, 0, "input")] if flattens else call.all_input_nodes
     return needed
 
 
@@ -269,6 +270,8 @@ def _adaptive_pool(graph: _Translation, call: fx.Node, x: Any, module: nn.Module
         return x
     if wanted == [1, 1]:
         return graph.add(call, "global_avg_pool", [x])
+    if any(length > side for side, length in zip(given, wanted, strict=True)):
+        raise ValueError(f"from {given} to {tuple(wanted)}: larger than the map; give larger images")
     if any(side % length for side, length in zip(given, wanted, strict=True)):
         raise ValueError(f"from {given} to {tuple(wanted)}: the windows differ in size")
     window = [side // length for side, length in zip(given, wanted, strict=True)]

@@ -68,7 +68,7 @@ def read_network(asked: str | Mapping[str, float]) -> Network:
             raise ValueError
     except (AttributeError, TypeError, ValueError):
         raise UserError(
-            f"network={'null' if asked is None else asked}: must be {', '.join(NETWORKS)} or {{rtt_ms:40,mbps:100}}"
+            f"network={'null' if asked is None else asked}: must be {', '.join(NETWORKS)} or '{{rtt_ms:40,mbps:100}}'"
         ) from None
     rtt_ms, mbps = values.get("rtt_ms", 0.0), values.get("mbps")
     if not 0 <= rtt_ms <= 10_000 or (mbps is not None and not 0.1 <= mbps <= 1e6):

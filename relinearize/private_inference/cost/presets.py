@@ -36,7 +36,7 @@ class Terms:
 
 
 # What may stand at removed positions, and at a cost: counts of a Workload.
-REPLACEMENT_COUNTS = ("affine", "quadratic")
+REPLACED_POSITIONS = ("affine", "quadratic")
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Protocol:
     on_network: bool
 
     def unpriced(self, features: Mapping[str, int]) -> list[str]:
-        """Of REPLACEMENT_COUNTS those that an inference has and no constant says the cost of; 0 is one."""
+        """Of REPLACED_POSITIONS those that an inference has and no constant says the cost of; 0 is one."""
         online = (self.online.seconds, self.online.bytes, self.online.messages)
         priced = {name for terms in online for name in terms.constants}
-        return [count for count in REPLACEMENT_COUNTS if features[count] and count not in priced]
+        return [count for count in REPLACED_POSITIONS if features[count] and count not in priced]
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from relinearize.private_inference.cost.presets import Prediction, Preset, predict
 from relinearize.private_inference.cost.workload import Workload
 from relinearize.records.inference import LayerCost
-from relinearize.terminal import new_table, print_table
+from relinearize.terminal import new_table, print_lines, print_table, right_column
 
 LAYER_COLUMNS = ("layer", "operation", "ReLUs kept", "comparisons", "MB", "share", "messages", "seconds")
-COLUMNS = ("preset", "online s", "online MB", "messages", "offline s", "offline MB", "stored MB, client / server")
+COLUMNS = ("online s", "online MB", "messages", "offline s", "offline MB", "stored MB, client / server")
 
 
 def print_costs(
@@ -24,9 +23,8 @@ def print_costs(
     workload: of a batch of `batch` images. "-" stands for what a protocol does not have. Returns the predictions.
     """
     predictions = [predict(preset, workload) for preset in presets]
-    table = new_table(f"{title}, {'one image' if batch == 1 else f'a batch of {batch} images'}")
-    for name in (*COLUMNS, *(["s / image"] if batch > 1 else [])):
-        table.add_column(name, justify="left" if name == "preset" else "right")
+    columns = ["preset", *map(right_column, COLUMNS), *([right_column("s / image")] if batch > 1 else [])]
+    table = new_table(f"{title}, {'one image' if batch == 1 else f'a batch of {batch} images'}", *columns)
     for found in predictions:
         online, offline, on_network = found.online, found.offline, found.preset.network is not None
         stored = [significant(size / 1e6) for size in (found.client_storage, found.server_storage)]
@@ -55,10 +53,8 @@ def print_costs(
     lines += [
         f"{name}: the cost of {' and '.join(names)} is not known and not included" for name, names in unpriced.items()
     ]
-    console = console or Console()
     print_table(table, console)
-    for line in (*lines, counted):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    print_lines([*lines, counted], console)
     return predictions
 
 
@@ -84,16 +80,14 @@ def layer_texts(layers: Sequence[LayerCost]) -> list[list[str]]:
     ]
 
 
-def layer_table(title: str, layers: Sequence[LayerCost]) -> Table:
-    table = new_table(title)
-    for name in LAYER_COLUMNS:
-        table.add_column(name, justify="left" if name in LAYER_COLUMNS[:2] else "right")
+def print_layers(title: str, layers: Sequence[LayerCost], console: Console | None = None) -> None:
+    table = new_table(title, *LAYER_COLUMNS[:2], *map(right_column, LAYER_COLUMNS[2:]))
     *rows, together = layer_texts(layers)
     for row in rows:
         table.add_row(*map(escape, row))
     table.add_section()
     table.add_row(*together)
-    return table
+    print_table(table, console)
 
 
 def significant(value: float) -> str:

@@ -27,9 +27,10 @@ SENT, PACKED, MULTIPLIED = 1000, 1, 0.1
 class LinearWork:
     """The part that no mask changes, of all images of an inference together.
 
-    layers: convolutions, linear layers, batch norms that no layer took in. inputs, outputs: scalars that go in and come
-    out of them, and the means of average pools, which are rounded. weights: scalars they are multiplied by (of a
-    lone batch norm a diagonal matrix). pool_comparisons: of max-pools, as engines make them (`bundle.tournament`), in
+    layers: convolutions, linear layers, batch norms that no layer took in. products: the same, but of a grouped
+    convolution one for each group, as SPU computes it. inputs, outputs: scalars that go in and come out of them, and
+    the means of average pools, which are rounded. weights: scalars they are multiplied by (of a lone batch norm a
+    diagonal matrix). pool_comparisons: of max-pools, as engines make them (`bundle.tournament`), in
     pool_steps batches that wait for each other. parameters: scalars of the layers' weights, which CrypTen opens as
     they are, with the inputs.
 
@@ -44,6 +45,7 @@ class LinearWork:
     """
 
     layers: int = 0
+    products: int = 0
     multiplications: int = 0
     inputs: int = 0
     outputs: int = 0
@@ -80,7 +82,7 @@ class LinearWork:
             "patches": rows * inner,
             **ciphertexts(rows, inner, columns),
         }
-        return cls(layers=1, inputs=inputs, **{name: groups * count for name, count in counts.items()})
+        return cls(layers=1, products=groups, inputs=inputs, **{name: groups * count for name, count in counts.items()})
 
     @classmethod
     def of_convolution(
@@ -190,14 +192,10 @@ def bundle_workload(bundle: Bundle, batch: int = 1) -> Workload:
     return Workload(**counts, linear=LinearWork.total(work.linear for work in works))
 
 
-def linear_work(input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray]) -> LinearWork:
-    """Of a bundle's nodes in topological order; weights: `NODE.role` -> tensor."""
-    return LinearWork.total(_linear_layers(input_shape, nodes, weights))
-
-
 def _linear_layers(
-    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray], batch: int = 1
+    input_shape: Shape, nodes: Sequence[Node], weights: Mapping[str, np.ndarray], batch: int
 ) -> list[LinearWork]:
+    """Of each node, in topological order; weights: `NODE.role` -> tensor."""
     shapes = {INPUT: tuple(input_shape), **{node.name: node.shape for node in nodes}}
     return [_node_work(node, [shapes[name] for name in node.inputs], weights, batch) for node in nodes]
 

@@ -18,7 +18,7 @@ from relinearize import __version__
 from relinearize.errors import UserError
 from relinearize.files import file_digest
 from relinearize.machine import processor_name
-from relinearize.private_inference.bundle.bundle import GRAPH, Bundle, read_bundle
+from relinearize.private_inference.bundle.bundle import GRAPH, Bundle, read_bundle, right
 from relinearize.private_inference.cost.network import NETWORKS, Network
 from relinearize.private_inference.cost.workload import Workload, bundle_workload
 from relinearize.private_inference.engine.job import (
@@ -58,13 +58,14 @@ def infer(options: InferOptions) -> InferenceRecord:
     protocol, engine = options.chosen_protocol, options.chosen_engine
     require(bundle, protocol.engine)
     count = options.images(len(bundle.reference.images))
-    threads = os.environ.setdefault("OMP_NUM_THREADS", "1")  # two parties share the cores of one machine
+    os.environ["OMP_NUM_THREADS"] = options.threads
     # SPU's products start two threads whatever that says, which wait for each other: ten times the processor time.
-    os.environ.setdefault("OMP_THREAD_LIMIT", threads)
+    os.environ.setdefault("OMP_THREAD_LIMIT", options.threads)
     load = os.getloadavg()[0]
     folder = options.folder
     progress = WorkProgress(STEPS_BEFORE + math.ceil(count / options.batch))
     with alone_in(folder), stopped_by_signals(), progress:
+        keep_larger(folder, count)
         progress.begins("compiling", announce=True)
         began = time.monotonic()
         inputs = prepared(options, bundle)
@@ -103,7 +104,7 @@ def infer(options: InferOptions) -> InferenceRecord:
         versions={"relinearize": __version__, **{name: version(name) for name in engine.versions}},
         machine={
             "cpu": processor_name(), "cores": os.cpu_count(),
-            "threads": os.environ["OMP_NUM_THREADS"], "load_before": load,
+            "threads": options.threads, "load_before": load,
         },
     )  # fmt: skip
     record.write(folder)
@@ -134,6 +135,19 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def keep_larger(folder: Path, count: int) -> None:
+    """UserError where the record in `folder` is of more than `count` images: this inference would replace it."""
+    try:
+        there = InferenceRecord.read(folder / RECORD_FILE).fidelity.images
+    except UserError:  # none, or one that nothing can read
+        return
+    if there > count:
+        raise UserError(
+            f"output={folder} has a record of {there} images, which one of {count} would replace; "
+            f"give n_images={there} or more, or another output="
+        )
 
 
 def prepared(options: InferOptions, bundle: Bundle) -> dict[str, tuple[int, ...]]:
@@ -254,13 +268,13 @@ def fidelity_of(bundle: Bundle, logits: np.ndarray) -> Fidelity:
     """`logits` of the first reference images against those of plaintext, and against the labels."""
     count, reference = len(logits), bundle.reference
     plain, labels = reference.logits[:count], None if reference.labels is None else reference.labels[:count]
-    private_class, plain_class = logits.argmax(1), plain.argmax(1)
+    plain_class = plain.argmax(1)
     finite = np.isfinite(plain) & np.isfinite(logits)  # polynomials far from zero can leave either
     return Fidelity(
         images=count,
         max_error=float(np.abs(logits - plain)[finite].max(initial=0)),
         logit_scale=float(np.abs(plain)[finite].max(initial=0)),
-        agreement=100 * float(np.mean(private_class == plain_class)),
-        private_accuracy=None if labels is None else 100 * float(np.mean(private_class == labels)),
-        plaintext_accuracy=None if labels is None else 100 * float(np.mean(plain_class == labels)),
+        agreement=100 * float(np.mean(right(logits, plain_class) & right(plain, plain_class))),
+        private_accuracy=None if labels is None else 100 * float(np.mean(right(logits, labels))),
+        plaintext_accuracy=None if labels is None else 100 * float(np.mean(right(plain, labels))),
     )

@@ -176,12 +176,18 @@ class InferOptions:
         return read_network(self.network)
 
     @property
+    def threads(self) -> str:
+        """Of each party: two share the cores of one machine."""
+        return os.environ.get("OMP_NUM_THREADS") or "1"
+
+    @property
     def folder(self) -> Path:
         """Where record and logs go; what changes the numbers is in its name."""
         if self.output:
             return self.output
         flags = [f"batch{self.batch}"] if self.batch > 1 else []
         flags += [key for key in SEMI2K_ONLY if getattr(self, key)]
+        flags += [f"threads{self.threads}"] if self.threads != "1" else []
         name = "-".join([self.chosen_protocol.name, self.link.name, *flags])
         bundle = self.bundle.resolve() if self.bundle.name in ("", "..") else self.bundle
         return bundle.with_name(f"{bundle.name}-infer") / name

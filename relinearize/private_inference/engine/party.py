@@ -20,7 +20,7 @@ from relinearize.private_inference.engine.job import SERVER, Job
 
 
 def new_party(job: Job, rank: int, folder: Path) -> Any:
-    """Set up, which takes both parties; for `link_seconds` of it they connect.
+    """Set up, which takes both parties.
 
     It has `infer(indices)`, of a batch of reference images, to an Inferred, which both parties must call together.
     UserError where its bundle is damaged or another than the one of the job; the server alone reads the weights.
@@ -53,7 +53,7 @@ def main(folder: Path, rank: int) -> None:
     except UserError as error:
         say("failed", reason=str(error))
         raise SystemExit(1) from None
-    say("ready", link_seconds=party.link_seconds)
+    say("ready")
     while True:
         say("inferred", **asdict(party.infer(json.loads(commands.get())["images"])))
 

@@ -21,11 +21,10 @@ AHEAD_SECONDS = 0.05  # of data may wait for the rate before reading stops, so t
 
 
 class Lane:
-    """One direction. `passed` counts the bytes, all connections together."""
+    """One direction, of all connections together."""
 
     def __init__(self, network: Network) -> None:
         self.free = 0.0  # when all data so far has been sent
-        self.passed = 0
         self.lock = threading.Lock()
         self.become(network)
 
@@ -35,7 +34,6 @@ class Lane:
     def departure(self, now: float, size: int) -> float:
         """When the last of `size` bytes that arrive at `now` has been sent."""
         with self.lock:
-            self.passed += size
             self.free = max(now, self.free) + size / self.rate
             return self.free
 

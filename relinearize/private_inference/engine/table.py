@@ -4,15 +4,15 @@ from rich.console import Console
 from rich.table import Table
 
 from relinearize.private_inference.cost.network import Network
-from relinearize.private_inference.cost.table import layer_table
+from relinearize.private_inference.cost.table import print_layers
 from relinearize.records.inference import InferenceRecord
-from relinearize.terminal import print_table
+from relinearize.terminal import print_lines, right_column
 
 
 def show(record: InferenceRecord, console: Console | None = None, layers: bool = False) -> None:
-    phases = Table("phase", title=f"{record.engine} {record.protocol}, {Network(**record.network).text}")
-    for column in ("runs", "seconds", "CPU s, both", "MB to client", "MB to server", "messages"):
-        phases.add_column(column, justify="right")
+    columns = ("runs", "seconds", "CPU s, both", "MB to client", "MB to server", "messages")
+    title = f"{record.engine} {record.protocol}, {Network(**record.network).text}"
+    phases = Table("phase", *map(right_column, columns), title=title)
     phases.add_row("compile", "", f"{record.compile_seconds:.2f}")
     phases.add_row("set-up", "", f"{record.setup_seconds:.2f}")
     for name, phase in (("first", record.first), ("steady", record.steady), ("no delay", record.loopback)):
@@ -21,9 +21,8 @@ def show(record: InferenceRecord, console: Console | None = None, layers: bool =
             sent = [f"{size / 1e6:.3f}" for size in (phase.server_bytes, phase.client_bytes)]
             seconds = (f"{phase.median_seconds:.2f}", f"{cpu:.2f}")
             phases.add_row(name, str(len(phase.seconds)), *seconds, *sent, str(phase.messages))
-    kinds = Table("steady, by operation", title=f"one inference, batch={record.batch}")
-    for column in ("calls", "seconds", "MB both ways", "share", "messages"):
-        kinds.add_column(column, justify="right")
+    columns = ("calls", "seconds", "MB both ways", "share", "messages")
+    kinds = Table("steady, by operation", *map(right_column, columns), title=f"one inference, batch={record.batch}")
     for name, cost in record.steady.kinds.items():
         share = f"{100 * cost.bytes / record.steady.bytes:.1f} %"
         row = (str(cost.calls), f"{cost.seconds:.3f}", f"{cost.bytes / 1e6:.3f}", share, str(cost.messages))
@@ -32,9 +31,8 @@ def show(record: InferenceRecord, console: Console | None = None, layers: bool =
     console.print(phases)
     console.print(kinds)
     if layers:
-        print_table(layer_table(f"one inference by layer: {record.layers_are}", record.layers), console)
-    for line in lines(record):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        print_layers(f"one inference by layer: {record.layers_are}", record.layers, console)
+    print_lines(lines(record), console)
 
 
 def lines(record: InferenceRecord) -> list[str]:

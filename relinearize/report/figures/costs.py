@@ -31,7 +31,8 @@ TRAFFIC, LATENCY = "steady traffic, MB per image", "steady latency, seconds per 
 def draw_inference(inferences: DataFrame) -> bytes:
     """Accuracy against measured bytes and latency as PNG bytes, a row per dataset and setting.
 
-    The number of live sites stands at each point where it differs. One accuracy at least is known.
+    Points are means over seeds; the number of live sites stands at each where it differs. One accuracy at least is
+    known.
     """
     rows = dict(list(inferences.dropna(subset="test_accuracy").groupby(["title", "setting"], sort=False)))
     found = curves(inferences)
@@ -68,7 +69,9 @@ def _draw_curves(
         if several:
             for point in points.itertuples():
                 beside = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": colours[kind]}
-                axes.annotate(str(point.live_sites), (getattr(point, f"steady_{unit}"), point.test_accuracy), **beside)
+                axes.annotate(
+                    f"{point.live_sites:.3g}", (getattr(point, f"steady_{unit}"), point.test_accuracy), **beside
+                )
     if canvas.wide(axes.dataLim.x0, axes.dataLim.x1):
         canvas.log_axis(axes)
         label += " (log scale)"

@@ -67,7 +67,7 @@ def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> int:
         look["fillstyle"] = {"adversarial": "none", "augmix": "bottom"}.get(route, "full")
         for key, _, (line, marker) in drawn:
             # Rows come sorted by ReLUs.
-            points = [(row.first.relus, row.cells[key]) for row in rows if key in row.cells]
+            points = [(row.relus, row.cells[key]) for row in rows if key in row.cells]
             measured = {"linewidth": 1.7, "markersize": 5.8, "linestyle": line, "marker": marker, **look}
             axes.errorbar(
                 [relus for relus, _ in points],

@@ -33,8 +33,7 @@ def build_trajectories(panels: Sequence[Panel]) -> pd.DataFrame:
     """
     found: dict[str, list[Record]] = {}
     for record in pd.concat([panel.runs["record"] for panel in panels]):
-        narrower = record.submodel is not None and record.submodel.fraction < 1
-        if _recorded(record) is not None and not narrower:
+        if _recorded(record) is not None and not record.narrower:
             found.setdefault(record.stages["search"].key, []).append(record)
     rows = map(_trajectory, found.values())
     return pd.DataFrame(sorted(rows, key=lambda row: (row["labels"][0], -row["asked"], row["seed"])))

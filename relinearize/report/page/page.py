@@ -29,7 +29,7 @@ SCRIPTS = (
     "inference.js", "main.js",
 )  # fmt: skip
 STYLES = ("page.css", "masks.css", "inference.css")
-STAGES = ("teacher", "sensitivity", "first", "search", "finetune")
+STAGES = ("teacher", "sensitivity_first", "sensitivity", "first", "search", "finetune")
 MOST_EPOCHS = 300  # points per training curve; more are invisible at 300 pixels and make the page heavy
 
 
@@ -136,6 +136,7 @@ def _run(row: dict[str, Any], path: Path | None, preset: Preset, histories: dict
     run = record.model_dump(mode="json", exclude={"stages", "config", "schema_version", "cost"})
     run |= {name: row[name] for name in ("network", "teacher")} | {"predicted": sections.predicted_data(row, preset)}
     run["accuracy"]["teacher_test"] = None if math.isnan(row["teacher_test"]) else row["teacher_test"]
+    run["narrower"] = record.narrower
     run["path"] = "" if path is None else str(path)
     run["config"] = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True, width=100)
     run["stages"] = [

@@ -44,7 +44,10 @@ def predicted_data(row: Mapping[str, Any], preset: Preset) -> dict[str, float | 
 
 
 def inference_data(inferences: DataFrame, titles: Sequence[str]) -> dict[str, Any]:
-    """titles: the page's datasets; what was measured on others is shown with each."""
+    """titles: the page's datasets; what was measured on others is shown with each.
+
+    A row's `point`: the place on its curve, the same for its other seeds.
+    """
     found = curves(inferences)
     settings, kinds = (list(dict.fromkeys(names)) for names in zip(*found, strict=True)) if found else ([], [])
     looks = {
@@ -52,9 +55,11 @@ def inference_data(inferences: DataFrame, titles: Sequence[str]) -> dict[str, An
             "label": ", ".join(filter(None, (setting, kind))),
             "colour": CURVE_COLOURS[settings.index(setting) % len(CURVE_COLOURS)],
             "dash": kinds.index(kind),
+            "point": place,
         }
         for (setting, kind), points in found.items()
-        for index in points.index
+        for place, rows in points["rows"].items()
+        for index in rows
     }
     texts = inference_texts(inferences)
     return {
@@ -185,7 +190,7 @@ def _row(row: Row, table: RobustTable) -> dict[str, Any]:
             cell["each"] = [[one.first.seed, one.cells[key].value] for one in of if key in one.cells]
     return {
         **{name: getattr(row, name) for name in ("kind", "label", "network", "route", "strength", "seeds", "checks")},
-        **{name: getattr(row.first, name) for name in ("method", "relus", "total")},
+        **{"method": row.first.method, "relus": row.relus, "total": row.first.total},
         "cells": cells,
         "records": [places[record.key] for record in row.records],
     }

@@ -105,7 +105,7 @@ def counterpart(record: Record) -> tuple[Series | None, str]:
     published = points["met"].fillna(points["relus"])
     nearest = published.sub(met).abs().idxmin()
     near = abs(published[nearest] - met) <= BUDGET_TOLERANCE * published[nearest]
-    if not near and points["asked"][nearest] != record.budget.asked:
+    if not near and (record.narrower or points["asked"][nearest] != record.budget.asked):
         return None, f"{met:,} ReLUs; the nearest published budget is {published[nearest]:,.0f}"
     return points.loc[nearest], ""
 

@@ -23,8 +23,9 @@ def _linear_work(record: Record) -> LinearWork | None:
     student = backbone.student or StudentRecord(width=backbone.width, stride=1)
     if record.own_backbone and student.stride == 1:
         return backbone_work(backbone.name, student.width, record.dataset)
-    counts = record.cost and record.cost.linear
-    return LinearWork(**counts) if counts and set(counts) == {entry.name for entry in fields(LinearWork)} else None
+    counts = dict((record.cost and record.cost.linear) or {})
+    counts.setdefault("products", counts.get("layers"))  # an older record took grouped convolutions as one
+    return LinearWork(**counts) if set(counts) == {entry.name for entry in fields(LinearWork)} else None
 
 
 def predicted_costs(record: Record, preset: Preset | None = None, all_relus: bool = False) -> dict[str, float | None]:

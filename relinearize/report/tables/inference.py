@@ -1,6 +1,6 @@
 """inference.md and inference.csv: the private inferences that `relinearize infer` measured of the runs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,34 +13,46 @@ from relinearize.private_inference.cost.workload import mask_workload
 from relinearize.records.inference import InferenceRecord
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import record_workload
+from relinearize.report.tables.pareto import variants_of
 from relinearize.report.tables.text import markdown, markdown_table, network_name
 
 OPTIONS = ("kn2row", "local_truncation")  # of the engine; the presets' constants are of none
 OF_FIDELITY = ("max_error", "relative_error", "agreement", "private_accuracy", "plaintext_accuracy", "images")
+MEASURED = ["steady_mb", "steady_s", "predicted_mb", "predicted_s"]
 ORDER = ["title", "neural", "method", "protocol", "rtt_ms", "network", "relus", "run"]
 
 
-def build_inferences(records: Iterable[InferenceRecord], runs: Sequence[Record]) -> DataFrame:
+def build_inferences(records: Iterable[InferenceRecord], runs: DataFrame) -> DataFrame:
     """One row per record, with the run that its network is of, by dataset, network, method, setting and falling ReLUs.
 
+    `runs`: rows of `run_table`.
     Numbers as measured, None where unknown; megabytes (10^6 bytes, both directions) and seconds are per image, medians:
     of a batch its share. Messages are of an inference, whatever its batch.
     Columns up to `created` are those of inference.csv. Then `neural`: the neural network; `family`: the method under
-    whatever allocation; `setting`: protocol with its options, and network, which make a curve; `link`: the network
-    between the parties, for people; `run_key`: None for networks of no run below the folders; `record`.
+    whatever allocation, with its variant; `setting`: protocol with its options, and network; these make a curve;
+    `asked`: its budget; `point`: equal for what differs by nothing but the seed; `link`: the network between the
+    parties, for people; `run_key`: None for networks of no run below the folders; `recipe`, `record`.
     """
-    by_key = {run.key: run for run in runs}
+    by_key = {run.key: run for run in runs.itertuples()}
     rows = [_row(record, by_key.get(record.bundle["key"])) for record in records]
     rows.sort(key=lambda row: [-row[name] if name == "relus" else row[name] for name in ORDER])
-    return DataFrame(rows, dtype=object)
+    inferences = DataFrame(rows, dtype=object)
+    if rows:
+        known = inferences.dropna(subset="recipe")
+        alike = known.groupby(["title", "family", "neural"])["recipe"]
+        variants = alike.transform(lambda recipes: variants_of(list(recipes)))
+        inferences.loc[known.index, "family"] += variants.map(lambda words: f" [{words}]" if words else "")
+    return inferences
 
 
-def _row(record: InferenceRecord, run: Record | None) -> dict[str, Any]:
+def _row(record: InferenceRecord, of_run: Any) -> dict[str, Any]:
+    run: Record | None = of_run and of_run.record
     bundle, model, steady = record.bundle, record.model, record.steady
     name, link = bundle["name"] or Path(bundle["path"]).name, Network(**record.network)
     network = [bundle[part] for part in ("backbone", "width", "convention")]
     options = [option for option in OPTIONS if record.settings.get(option)]
     options += [f"batch{record.batch}"] if record.batch > 1 else []
+    options += [f"threads{threads}"] if (threads := record.machine.get("threads", "1")) != "1" else []
     per_image = 1 / record.batch
     protocol = "+".join([record.protocol, *options])
     predicted = None if options else _predicted(record, run, link)
@@ -50,7 +62,7 @@ def _row(record: InferenceRecord, run: Record | None) -> dict[str, Any]:
     return {
         "run": name,
         "key": bundle["key"],
-        "title": run.dataset.title if run else bundle["title"] or "dataset not stated",
+        "title": of_run.title if run else bundle["title"] or "dataset not stated",
         "method": run.method.name if run else "",
         "backbone": bundle["backbone"],
         "width": bundle["width"],
@@ -83,8 +95,11 @@ def _row(record: InferenceRecord, run: Record | None) -> dict[str, Any]:
         "neural": network_name(*network) if bundle["backbone"] else name,
         "family": run.method.name.replace(f"+{(run.config.get('allocation') or {}).get('name')}", "") if run else "",
         "setting": f"{protocol} {link.name}",
+        "asked": of_run.asked if run else sum(record.relus.values()),
+        "point": (of_run.curve, of_run.asked) if run else (bundle["key"], bundle["graph_sha256"]),
         "link": link.text,
         "run_key": run and run.key,
+        "recipe": run and {name: value for name, value in of_run.recipe.items() if name != "allocation"},
         "record": record,
     }
 
@@ -102,18 +117,24 @@ def _predicted(record: InferenceRecord, run: Record | None, link: Network) -> Ph
 
 
 def curves(inferences: DataFrame) -> dict[tuple[str, str], DataFrame]:
-    """(setting, method and network as far as there are several) -> rows by growing number of ReLUs, then of live sites.
+    """(setting, method and network as far as there are several) -> points by growing ReLUs, then live sites.
 
-    Several numbers of live sites at each number of ReLUs: a curve each. Rows of unknown accuracy are in none.
+    A point is the mean over what differs by nothing but the seed; `rows`: the index of each. Several numbers of live
+    sites at each budget: a curve each. Rows of unknown accuracy are in none.
     """
-    known = inferences.dropna(subset="test_accuracy").sort_values(["relus", "live_sites"], kind="stable")
+    known = inferences.dropna(subset="test_accuracy")
     several = known[[name for name in ("family", "neural") if known[name].nunique() > 1]]
     kinds = Series([", ".join(filter(None, names)) for names in several.to_numpy()], known.index, dtype=object)
-    alike = known.groupby(["title", "setting", kinds, "relus", "seed"], dropna=False)
-    by_sites = alike["live_sites"].transform("nunique") > 1
-    if known.loc[by_sites, "relus"].nunique() > 1:
-        kinds = kinds.mask(by_sites, (kinds + known["relus"].map(", {:,} ReLUs".format)).str.removeprefix(", "))
-    return dict(list(known.groupby(["setting", kinds])))
+    numbers = ["asked", "relus", "live_sites", "test_accuracy", *MEASURED]
+    known = known.assign(kind=kinds, rows=known.index).astype(dict.fromkeys(numbers, float))
+    means = {name: (name, lambda values: values.mean(skipna=False)) for name in numbers}
+    points = known.groupby(["title", "setting", "kind", "point"], sort=False).agg(rows=("rows", list), **means)
+    points = points.reset_index().sort_values(["relus", "live_sites"], kind="stable", ignore_index=True)
+    kinds = points["kind"]
+    by_sites = points.groupby(["title", "setting", "kind", "asked"])["live_sites"].transform("nunique") > 1
+    if points.loc[by_sites, "asked"].nunique() > 1:
+        kinds = kinds.mask(by_sites, (kinds + points["asked"].map(", {:,.0f} ReLUs".format)).str.removeprefix(", "))
+    return dict(list(points.groupby(["setting", kinds])))
 
 
 def inference_markdown(inferences: DataFrame) -> str:

@@ -167,6 +167,7 @@ def recipe_of(record: Record) -> dict[str, Any]:
         "precision": record.hardware.precision,
         "route": record.route,  # the same weights with other batch norms: another network, no seed of the first
         "backbone.weights": (config.get("backbone") or {}).get("weights") and "given",  # a file for each seed, maybe
+        "submodel": record.submodel.fraction if record.narrower else None,
         "total epochs": config.get("total_epochs"),
     }
     # The number of search epochs follows from the budget; that of the other two stages is part of the recipe, or, where

@@ -10,11 +10,14 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from relinearize.records.robustness import RobustRecord
 from relinearize.report.tables.measures import Column, Measure, columns_of, measures_of
-from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.text import network_name
+
+if TYPE_CHECKING:  # an evaluation prints its table without pandas
+    from relinearize.report.tables.pareto import Panel
 
 ORACLE = "oracle (not deployable)"
 _ROUTES = (None, "clean", "augmix", "adversarial")
@@ -32,6 +35,11 @@ class Row:
     @property
     def first(self) -> RobustRecord:
         return self.records[0]
+
+    @property
+    def relus(self) -> int:
+        """ReLUs kept, of several seeds their mean: a search may meet its budget a little differently with each."""
+        return mean_relus(self.records)
 
     @property
     def label(self) -> str:
@@ -87,43 +95,51 @@ class RobustTable:
         return sorted({row.network for row in self.checkpoints})
 
 
-def build_tables(records: Sequence[RobustRecord], panels: Sequence[Panel] = ()) -> list[RobustTable]:
+def mean_relus(records: Sequence[RobustRecord]) -> int:
+    return round(statistics.fmean(record.relus for record in records))
+
+
+def build_tables(records: Sequence[RobustRecord], panels: "Sequence[Panel]" = ()) -> list[RobustTable]:
     """Sort robust records into one table per dataset, deterministically and whatever their order.
 
-    `panels`: of the runs, whose curves say which checkpoints are seeds of each other. Without them two are only where
-    their names differ by nothing but the seed.
+    `panels`: of the runs, whose curves and asked budgets say which checkpoints are seeds of each other. Without them
+    two are only where their numbers of ReLUs are equal and their names differ by nothing but the seed.
     """
     runs = {run.key: run for panel in panels for run in panel.runs.itertuples()}
-    variants, recipes = {}, {}
-    for record in records:
+    variants: dict[str, str] = {}
+    points: dict[tuple, list[RobustRecord]] = {}
+    for record in sorted(records, key=lambda record: (record.seed, record.name, record.key)):
         run = runs.get(record.key) or runs.get(record.run)
+        # The page shows a table beside the panel of its dataset and title.
+        record = record.model_copy(update={"title": run.title}) if run else record
         # The route has a column of its own.
         parts = run.variant.split(", ") if run else []
         variants[record.key] = ", ".join(part for part in parts if not part.startswith("route="))
-        recipes[record.key] = run.curve if run else record.name.replace(f"-s{record.seed}", "", 1)
-    ordered = sorted(records, key=lambda record: _order(record, variants[record.key]))
+        point = (run.curve, run.asked) if run else (record.name.replace(f"-s{record.seed}", "", 1), record.relus)
+        network = (record.dataset, record.title, record.backbone, record.width, record.convention, record.total)
+        points.setdefault((network, record.method, record.route, point), []).append(record)
+    ordered = sorted(points.values(), key=lambda seeds: _order(seeds, variants[seeds[0].key]))
     tables = []
-    for (dataset, title), alike in itertools.groupby(ordered, key=lambda record: (record.dataset, record.title)):
+    for (dataset, title), alike in itertools.groupby(ordered, key=lambda seeds: (seeds[0].dataset, seeds[0].title)):
         own = list(alike)
-        columns = columns_of(own)
-        groups: dict[tuple, list[Row]] = {}
-        for record in own:
-            network = (record.backbone, record.width, record.convention, record.relus, record.total)
-            row = Row("checkpoint", (record,), variants[record.key], measures_of(record, columns))
-            groups.setdefault((record.method, record.route, network, recipes[record.key]), []).append(row)
-        checkpoints = [row for group in groups.values() for row in group]
-        rows = [group[0] if len(group) == 1 else _mean_row(group) for group in groups.values()]
-        marked = _marked(rows, columns), _marked(checkpoints, columns)
-        tables.append(RobustTable(dataset, title, columns, *marked, _oracle_rows(checkpoints, columns)))
+        columns = columns_of([record for seeds in own for record in seeds])
+        rows, checkpoints = [], []
+        for seeds in own:
+            each = [Row("checkpoint", (one,), variants[one.key], measures_of(one, columns)) for one in seeds]
+            rows.append(each[0] if len(each) == 1 else _mean_row(each))
+            checkpoints += each
+        oracles = _oracle_rows(checkpoints, columns)
+        tables.append(RobustTable(dataset, title, columns, _marked(rows), _marked(checkpoints), oracles))
     return tables
 
 
-def _order(record: RobustRecord, variant: str) -> tuple:
-    last = record.method == "random"  # the yardstick comes after the methods
-    network = (record.dataset, record.title, record.backbone, record.width or 0, record.convention)
-    known = _ROUTES.index(record.route) if record.route in _ROUTES else len(_ROUTES)
-    of_method = (record.method, variant, known, record.route or "", record.seed, record.name, record.key)
-    return (*network, -record.relus, last, *of_method)
+def _order(seeds: Sequence[RobustRecord], variant: str) -> tuple:
+    first = seeds[0]
+    last = first.method == "random"  # the yardstick comes after the methods
+    network = (first.dataset, first.title, first.backbone, first.width or 0, first.convention)
+    known = _ROUTES.index(first.route) if first.route in _ROUTES else len(_ROUTES)
+    of_method = (first.method, variant, known, first.route or "", first.seed, first.name, first.key)
+    return (*network, -mean_relus(seeds), last, *of_method)
 
 
 def _mean_row(group: Sequence[Row]) -> Row:
@@ -165,17 +181,21 @@ def _oracle_rows(checkpoints: Sequence[Row], columns: Sequence[Column]) -> list[
     return oracles
 
 
-def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
+def _marked(rows: Sequence[Row]) -> list[Row]:
     """The rows with the best value of each column marked, among those of one network with as many ReLUs."""
+    alike: dict[tuple, list[Measure]] = {}
+    for row in rows:
+        for key, measure in row.cells.items():
+            alike.setdefault((row.network, row.relus, key), []).append(measure)
+    best = {}  # none where values were not measured alike or do not differ
+    for place, measures in alike.items():
+        values = [measure.value for measure in measures]
+        if len({measure.basis for measure in measures}) == 1 and not math.isclose(min(values), max(values)):
+            best[place] = (min if place[-1].split(" ")[0] == "mce" else max)(values)
     marked = []
-    for _, group in itertools.groupby(rows, key=lambda row: (row.network, row.first.relus)):
-        alike, best = list(group), {}  # best: none where values were not measured alike or do not differ
-        for column in columns:
-            measures = [row.cells[column.key] for row in alike if column.key in row.cells]
-            values = [measure.value for measure in measures]
-            if len({measure.basis for measure in measures}) == 1 and not math.isclose(min(values), max(values)):
-                best[column.key] = (min if column.name == "mce" else max)(values)
-        for row in alike:
-            cells = {key: replace(measure, best=measure.value == best.get(key)) for key, measure in row.cells.items()}
-            marked.append(replace(row, cells=cells))
+    for row in rows:
+        cells = {}
+        for key, measure in row.cells.items():
+            cells[key] = replace(measure, best=measure.value == best.get((row.network, row.relus, key)))
+        marked.append(replace(row, cells=cells))
     return marked

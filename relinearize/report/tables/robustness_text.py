@@ -54,7 +54,7 @@ def _rows(table: RobustTable, rows: Sequence[Row]) -> str:
         part = row.kind == "checkpoint" and row.first.key in averaged
         cells = [("&nbsp;&nbsp;" if part else "") + plain(row.label)]
         cells += [plain(row.network)] if several else []
-        cells += [f"{row.first.relus:,}", plain(row.route)]
+        cells += [f"{row.relus:,}", plain(row.route)]
         for column in table.columns:
             text = _cell(row, column, notes[column.key] is None)
             cells.append(f"**{text}**" if column.key in row.cells and row.cells[column.key].best and not part else text)
@@ -97,7 +97,7 @@ def _values(table: RobustTable, row: Row) -> dict[str, Any]:
     record, (passed, checks) = row.first, row.checks
     values: dict[str, Any] = {"row": row.kind, "dataset": table.dataset, "title": table.title}
     values |= {name: getattr(record, name) for name in _OF_NETWORK}
-    values |= {"variant": row.variant, "route": row.route, "relus": record.relus, "relus_total": record.total}
+    values |= {"variant": row.variant, "route": row.route, "relus": row.relus, "relus_total": record.total}
     values["seeds"] = " ".join(map(str, row.seeds))
     for column in table.columns:
         name = re.sub(r"[\W_]+", "_", column.key).strip("_")

@@ -1,51 +1,45 @@
 """The runs, and their robustness, as tables for the terminal, printed at the end of a run and of a report."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from relinearize.private_inference.cost.presets import Preset, one_preset
 from relinearize.private_inference.cost.table import significant
+from relinearize.records.robustness import RobustRecord
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import predicted_costs, preset_text
-from relinearize.terminal import new_table, print_table
+from relinearize.report.tables.robustness import RobustTable, build_tables
+from relinearize.report.tables.text import spread_text
+from relinearize.terminal import new_table, number_column, print_lines, print_table, text_column
 
 if TYPE_CHECKING:  # a run prints its row without pandas
     from pandas import DataFrame
 
     from relinearize.report.tables.combinations import Matrix
-    from relinearize.report.tables.robustness import RobustTable
 
 
 def print_runs(records: Iterable[Record], console: Console | None = None, preset: Preset | None = None) -> None:
-    """Print the runs and what `preset` (None: Cheetah on the WAN) is."""
-    console, preset = console or Console(), preset or one_preset()
-    print_table(runs_table(records, preset), console)
-    text = f"PI: private inference of one image online, predicted for {preset.name}: {preset_text(preset)}"
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    """Print one row per run, sorted by dataset, method and budget; accuracies in percent, time in seconds.
 
-
-def runs_table(records: Iterable[Record], preset: Preset) -> Table:
-    """One row per run, sorted by dataset, method and budget; accuracies in percent, time in seconds.
-
-    live sites: those that keep any ReLU; then what one image costs online under `preset`, predicted. Columns that would
-    say nothing new are left out, so that the rest has room on a narrow terminal.
+    live sites: those that keep any ReLU; then what one image costs online under `preset` (None: Cheetah on the WAN),
+    predicted, with a line that says what the preset is. Columns that would say nothing new are left out, so that the
+    rest has room on a narrow terminal.
     """
-    records = sorted(records, key=_order)
-    table = new_table(padding=(0, 1), collapse_padding=True)
+    records, preset = sorted(records, key=_order), preset or one_preset()
     several_sets = len({record.dataset.title for record in records}) > 1
     methods = not all(record.name.startswith(f"{record.method.name}-") for record in records)
     units = len({(record.unit, record.replacement) for record in records}) > 1
-    missed = any(record.budget.met != record.budget.asked for record in records)
+    missed = any(record.budget_missed for record in records)
     sent = preset.network is not None
-    for name in ("run", *["dataset"] * several_sets, *["method"] * methods, *["removed", "replaced by"] * units):
-        table.add_column(name, overflow="fold")
+    names = ("run", *["dataset"] * several_sets, *["method"] * methods, *["removed", "replaced by"] * units)
     counts, costs = ["asked"] * missed + ["ReLUs", "ReLU %"], ["live\nsites", "PI s"] + ["PI MB"] * sent
-    for name in (*counts, "test", "last", "all-\nReLU", "train s", *costs):
-        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    numbers = (*counts, "test", "last", "all-\nReLU", "train s", *costs)
+    columns = [*map(text_column, names), *(number_column(name, vertical="bottom") for name in numbers)]
+    table = new_table(None, *columns, padding=(0, 1), collapse_padding=True)
     for record in records:
         budget, accuracy, cost = record.budget, record.accuracy, predicted_costs(record, preset)
         met = f"{budget.met:,}"
@@ -55,7 +49,7 @@ def runs_table(records: Iterable[Record], preset: Preset) -> Table:
             *[escape(record.method.name)] * methods,
             *[record.unit or "-", record.replacement] * units,
             *[f"{budget.asked:,}"] * missed,
-            met if budget.met == budget.asked else f"[red]{met}[/red]",
+            f"[red]{met}[/red]" if record.budget_missed else met,
             f"{100 * budget.met / budget.total:.2f}" if budget.total else "-",
             f"[bold]{_number(accuracy.test)}[/bold]",
             _number(accuracy.test_last),
@@ -65,7 +59,9 @@ def runs_table(records: Iterable[Record], preset: Preset) -> Table:
             _number(cost[f"{preset.name}_s"], significant),
             *[_number(cost.get(f"{preset.name}_mb"), significant)] * sent,
         )
-    return table
+    print_table(table, console)
+    about = f"PI: private inference of one image online, predicted for {preset.name}: {preset_text(preset)}"
+    print_lines([about], console)
 
 
 def _order(record: Record) -> tuple:
@@ -88,37 +84,65 @@ def print_combinations(matrices: "Iterable[Matrix]") -> None:
 
 def print_texts(title: str, texts: "DataFrame", right: Iterable[str] = ()) -> None:
     """Print a table of texts; the columns `right` are flush right and never folded."""
-    shown = new_table(title, min_width=len(title))  # a title is wrapped to the width of its table
-    for name in texts:
-        shown.add_column(escape(name), justify="right" if name in right else "left", no_wrap=name in right)
+    columns = [number_column(escape(name)) if name in right else escape(name) for name in texts]
+    shown = new_table(title, *columns, min_width=len(title))  # a title is wrapped to the width of its table
     for row in texts.itertuples(index=False):
         shown.add_row(*map(escape, row))
     print_table(shown)
 
 
-def print_robustness(tables: "Iterable[RobustTable]", console: Console | None = None) -> None:
-    """Print each robustness table: one row per checkpoint and route, seeds averaged.
+def print_robustness(tables: Iterable[RobustTable], console: Console | None = None, digits: int = 1) -> None:
+    """Print each robustness table: one row per checkpoint and route, seeds averaged; `digits` behind the point.
 
     The oracle's reading is left to the files and the page.
     """
     for table in tables:
-        shown = new_table(table.title)
         several = len(table.networks) > 1
-        for name in ("method", *["network"] * several, "route"):
-            shown.add_column(name, overflow="fold")
         titles = []
         for column in table.columns:
             counts = sorted({row.cells[column.key].n for row in table.rows if column.key in row.cells})
             numbers = "\nn " + " or ".join(f"{count:,}" for count in counts) if counts else ""
             titles.append(escape(column.title.replace(", ", "\n")) + numbers)
-        for name in ("ReLUs", *titles, "seeds", "checks"):
-            shown.add_column(name, justify="right", no_wrap=True)
+        names, numbers = ("method", *["network"] * several, "route"), ("ReLUs", *titles, "seeds", "checks")
+        shown = new_table(table.title, *map(text_column, names), *map(number_column, numbers))
         for row in table.rows:
-            cells = [escape(row.label), *[escape(row.network)] * several, escape(row.route), f"{row.first.relus:,}"]
-            for column in table.columns:
-                measure = row.cells.get(column.key)
-                cells.append("-" if measure is None else f"[bold]{measure}[/bold]" if measure.best else str(measure))
+            cells = [escape(row.label), *[escape(row.network)] * several, escape(row.route), f"{row.relus:,}"]
+            for measure in (row.cells.get(column.key) for column in table.columns):
+                text = spread_text(measure.value, measure.deviation, digits) if measure else "-"
+                cells.append(f"[bold]{text}[/bold]" if measure and measure.best else text)
             passed, number = row.checks
             warned = f"[red]{number - passed} warn[/red]" if passed < number else "pass" if number else "-"
             shown.add_row(*cells, ", ".join(map(str, row.seeds)), warned)
-        print_table(shown, console)
+        print_table(shown, console, whole=True)  # so many numbers leave too little room for names that are folded
+
+
+def print_evaluation(records: Sequence[RobustRecord], console: Console) -> None:
+    """Print what `relinearize evaluate` measured of one run, its first record, and of its other routes and widths.
+
+    Below the table: the attacks' settings and, for each row, its corrupted images and a line for each check.
+    """
+    (table,) = build_tables(records)
+    rows = table.checkpoints
+    columns = [column for column in table.columns if any(column.key in row.cells for row in rows)]
+    title = f"{records[0].name} on {table.title}: accuracies in %"
+    print_robustness([replace(table, title=title, columns=columns, rows=rows)], console, digits=2)
+    lines = [escape(f"{column.title}: {column.described}") for column in columns if column.is_attack]
+    for row in rows:
+        names = [row.route, *[row.network] * (len(table.networks) > 1)] if len(rows) > 1 else []
+        lines += [escape(f"{', '.join(names)}: " if names else "") + line for line in _notes(row.first)]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _notes(record: RobustRecord) -> Iterator[str]:
+    """What was left out, where corrupted images are from, and a line for each check; with Rich's markup."""
+    if corrupted := record.corruptions:
+        left_out = f"; left out: {', '.join(corrupted.left_out)}" if corrupted.left_out else ""
+        count = len(corrupted.accuracy)
+        yield escape(
+            f"{count} corruptions, {corrupted.source}, {corrupted.constants} constants{left_out}; "
+            f"mCE: {corrupted.mce_anchor}"
+        )
+    for check in record.checks:
+        verdict = "[green]pass[/green]" if check.passed else "[bold yellow]warn[/bold yellow]"
+        yield f"{verdict}  {escape(f'{check.name}: {check.message}')}"

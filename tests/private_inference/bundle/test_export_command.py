@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from bundles import small_bundle
 from omegaconf import OmegaConf
 from quick_runs import MIDDLE, command, shell
 from rich.console import Console
@@ -17,6 +18,7 @@ from relinearize.commands.export import main as export_command
 from relinearize.errors import UserError
 from relinearize.files import read_json, write_json
 from relinearize.private_inference.bundle import onnx_model, read_bundle, run_bundle
+from relinearize.private_inference.export import Subject, summary
 from relinearize.relu.mask import Mask
 from relinearize.runs.finished import FinishedRun
 
@@ -54,6 +56,15 @@ def test_a_finished_run(run):
     assert np.allclose(run_bundle(bundle, reference.images), expected, atol=1e-4)
     with pytest.raises(UserError, match="bundle exists already; name another folder by output="):
         export(f"run={folder}")
+
+
+def test_logits_that_are_no_numbers_are_not_right():
+    bundle = small_bundle()
+    logits = bundle.reference.logits.copy()
+    logits[2] = np.nan
+    reference = dataclasses.replace(bundle.reference, logits=logits, labels=logits.argmax(1))
+    about = Subject(None, None, (3, 16, 16), bundle.about)
+    assert "8 test images, 87.50 % right" in "".join(summary(dataclasses.replace(bundle, reference=reference), about))
 
 
 def test_without_the_images_of_the_run(run):
@@ -129,6 +140,10 @@ MISTAKES = {
     (): "export needs run=FOLDER",
     ("run=a", "weights=b"): "export needs run=FOLDER",
     ("run=a", "backbone=resnet8"): "backbone=resnet8 goes with weights=FILE only",
+    ("run=a", "+backbone.x=1"): r"\+backbone\.x=1 goes with weights=FILE only",
+    ("run=a", "~dataset.mean"): "~dataset.mean goes with weights=FILE only",
+    ("run=a", "dataset.root=/d"): "^export run=... does not take dataset.root=/d: root=FOLDER says where the run's",
+    ("run=a", "++dataset.root=/d"): r"^export run=... does not take \+\+dataset.root=/d: root=FOLDER says where",
     ("run=a", "mask=m"): "mask=m goes with weights=FILE only",
     ("weights=w",): "needs output=FOLDER",
     ("run=a", "pages=3"): "export does not know 'pages=3'; valid: run=, weights=",

@@ -12,11 +12,11 @@ from torch import nn
 from relinearize.backbones import PixelInput
 from relinearize.backbones.routes import on_route, with_routes
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle import export, read_bundle, run_bundle
+from relinearize.private_inference.bundle import export, exporting, read_bundle, run_bundle
 from relinearize.private_inference.bundle.bundle import worst_difference
 from relinearize.private_inference.bundle.exporting import as_bundle
 from relinearize.relu.mask import Mask
-from relinearize.relu.sites import linearize
+from relinearize.relu.sites import linearize, to_masked, to_replaced
 
 SIZE = (3, 16, 16)
 
@@ -60,6 +60,29 @@ def test_logits_that_are_not_finite_are_named():
     network.network.linear.bias.data[0] = float("nan")
     with pytest.raises(UserError, match="the network's logits are not finite for some of the first 8 images"):
         as_bundle(network, SIZE)
+
+
+def squared(times):
+    """A chain of squares, whose sites keep no ReLU."""
+    chain = [layer for _ in range(times) for layer in (nn.Identity(), nn.ReLU())]
+    network = linearize(nn.Sequential(*chain, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), SIZE)
+    square = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1, 1).repeat(1, 3, 1, 1)
+    to_replaced(network, {f"{site}.coefficients": square for site in Mask.of(network)})
+    to_masked(network, Mask({site: ~kept for site, kept in Mask.of(network).items()}))
+    return PixelInput(network, MEAN, STD).eval()
+
+
+def test_polynomials_are_checked_near_the_mean_pixel_and_named_where_they_overflow():
+    assert np.isfinite(as_bundle(squared(8), SIZE).reference.logits).all()
+    images = torch.rand(8, *SIZE, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=r"not finite .*polynomials at removed positions \(quadratic\) can overflow$"):
+        as_bundle(squared(8), SIZE, images=images)
+
+
+def test_polynomials_are_named_where_the_logits_differ(monkeypatch):
+    monkeypatch.setattr(exporting, "TOLERANCE", 0.0)
+    with pytest.raises(UserError, match=r"in place .*, or do the polynomials at removed positions \(quadratic\) make"):
+        as_bundle(squared(2), SIZE)
 
 
 def test_the_client_normalises_first():
@@ -186,7 +209,8 @@ def test_what_a_bundle_knows(name):
 
 
 def test_ways_of_flattening():
-    for flatten in (nn.Flatten(), Does(lambda x: x.view(x.size(0), -1)), Does(lambda x: torch.flatten(x, 1))):
+    by_name = Does(lambda x: torch.reshape(input=x, shape=(x.size(0), -1)))
+    for flatten in (nn.Flatten(), Does(lambda x: x.view(x.size(0), -1)), Does(lambda x: torch.flatten(x, 1)), by_name):
         layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), flatten, nn.Linear(4 * 14 * 14, 2), nn.BatchNorm1d(2))
         bundle = as_bundle(after_training(layers), SIZE)
         assert [node.op for node in bundle.nodes] == ["conv2d", "masked_relu", "flatten", "linear"]
@@ -201,6 +225,7 @@ UNKNOWN = {
     "dilated maxima": (nn.MaxPool2d(2, dilation=2), "MaxPool2d.*dilation"),
     "uncounted zeros": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), "count_include_pad"),
     "uneven windows": (nn.AdaptiveAvgPool2d(5), "windows differ in size"),
+    "more than there is": (nn.AdaptiveAvgPool2d((20, 16)), r"from \(16, 16\) to \(20, 16\): larger than the map"),
     "a batch's own statistics": (nn.BatchNorm2d(4, track_running_stats=False), "no running statistics"),
     "a constant": (Does(lambda x: x + 1), "add.*1 is no map"),
     "a weighted sum": (Does(lambda x: torch.add(x, x, alpha=2)), "alpha"),

@@ -2,7 +2,6 @@
 
 import pytest
 
-from relinearize.errors import UserError
 from relinearize.private_inference.cost.presets import RECORDED, one_preset, predict, recorded_presets
 from relinearize.private_inference.cost.workload import LinearWork, Workload
 
@@ -24,20 +23,6 @@ def test_records_speak_of_known_presets():
 )
 def test_a_report_speaks_of_one(asked, name):
     assert one_preset(*asked).name == name
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        (("spdz", None), "preset=spdz is unknown; valid: delphi_compute, delphi, "),
-        (("cheetah_wan", "lan"), "preset=cheetah_wan is on wan, not on network=lan"),
-        (("delphi_compute", "wan"), "computation alone and knows no network=wan"),
-        ((None, "moon"), "network=moon: must be loopback, lan, wan"),
-    ],
-)
-def test_wrong_ones_are_named_in_one_line(asked, message):
-    with pytest.raises(UserError, match=message):
-        one_preset(*asked)
 
 
 def test_a_latency_is_computation_bytes_and_rounds():

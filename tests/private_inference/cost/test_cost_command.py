@@ -3,6 +3,7 @@
 import io
 
 import pytest
+import torch
 from numpy_bundles import pooled_network, written
 from quick_runs import LARGE, SMALL, command, shell
 from rich.console import Console
@@ -10,11 +11,12 @@ from rich.console import Console
 from relinearize.commands.cost import main as cost_command
 from relinearize.commands.export import main as export_command
 from relinearize.errors import UserError
-from relinearize.private_inference.bundle import read_bundle
+from relinearize.private_inference.bundle import read_bundle, tracing
+from relinearize.private_inference.bundle.exporting import counted_bundle
 from relinearize.private_inference.cost.presets import find_presets
 from relinearize.private_inference.cost.table import print_costs
 from relinearize.private_inference.cost.workload import bundle_workload, mask_workload
-from relinearize.private_inference.export import bundle_of_run
+from relinearize.private_inference.export import of_run
 from relinearize.report.tables.cost import record_workload
 
 
@@ -26,21 +28,18 @@ def printed(workload, preset=None, network=None):
 
 def test_run_record_and_bundle_count_the_same(alone, tmp_path):
     record, folder = alone[SMALL]
-    name, bundle = bundle_of_run(folder, None)
-    workload = bundle_workload(bundle)
-    assert name == record.name and workload == record_workload(record)
+    subject = of_run(folder, None)
+    workload = bundle_workload(counted_bundle(subject.network, subject.input_size))
+    assert subject.about.name == record.name and workload == record_workload(record)
     bundle = export_command([f"run={folder}", f"output={tmp_path / 'b'}"], Console(quiet=True))
     assert bundle_workload(read_bundle(bundle)) == workload
     with pytest.raises(UserError, match="route=fast"):
-        bundle_of_run(folder, "fast")
+        of_run(folder, "fast")
 
 
 def test_fewer_relus_cost_less_everywhere_but_in_ckks(alone):
     few, many = (printed(record_workload(alone[share][0]))[0] for share in (SMALL, LARGE))
-    assert [prediction.preset.name for prediction in few] == [
-        "delphi_compute", "delphi_lan", "delphi_wan", "cheetah_lan", "cheetah_wan", "semi2k_lan", "semi2k_wan",
-        "tfp_lan", "tfp_wan", "ckks_lan", "ckks_wan",
-    ]  # fmt: skip
+    assert [prediction.preset.name for prediction in few] == [preset.name for preset in find_presets(None, None)]
     for less, more in zip(few, many, strict=True):
         alike = less.preset.protocol.name == "ckks"  # both keep some at every site
         assert (less.online == more.online) if alike else (less.online.seconds < more.online.seconds)
@@ -53,6 +52,18 @@ def test_what_is_known_of_single_images_is_left_out_of_batches(alone, capsys):
     assert "cheetah" in text and "ckks" not in text
     with pytest.raises(UserError, match=r"^batch=2: the constants of ckks are of single images; give batch=1$"):
         cost_command([f"run={alone[SMALL][1]}", "batch=2", "preset=ckks_wan"])
+
+
+def test_a_network_that_no_bundle_can_express_costs_its_relus_at_least(alone, monkeypatch, capsys):
+    record, folder = alone[SMALL]
+    monkeypatch.delitem(tracing._TRANSLATIONS, torch.mean)
+    cost_command([f"run={folder}", "preset=semi2k_wan"], Console(width=200))
+    text = capsys.readouterr().out
+    sites = sum(site.kept > 0 for site in record.sites)
+    assert f"{record.budget.met:,} ReLUs at {sites} sites; linear layers unknown, their cost is not in the" in text
+    assert "the network cannot be exported: mean (mean): no operation of a bundle does this" in text
+    with pytest.raises(UserError, match="the network cannot be exported: mean"):
+        cost_command([f"run={folder}", "layers=true"])
 
 
 def test_the_table_says_what_was_counted(alone):

@@ -219,7 +219,7 @@ def test_presets_and_networks():
     for name, network, message in (
         ("spdz", None, "preset=spdz is unknown; valid: delphi_compute, delphi"),
         ("delphi_lan", "wan", "is on lan, not on network=wan; give preset=delphi"),
-        ("delphi_compute", "wan", "computation alone"),
+        ("delphi_compute", "wan", "computation alone and knows no network=wan"),
         (None, "wifi", "network=wifi: must be loopback, lan, wan"),
         (None, 5, "network=5: must be loopback, lan, wan"),
     ):

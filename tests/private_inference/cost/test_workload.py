@@ -6,13 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from numpy_bundles import pooled_network, residual_network
+from numpy_bundles import all_operations, pooled_network, residual_network
 from torch import nn
 
 from relinearize.backbones import build_backbone
-from relinearize.private_inference.bundle.bundle import Bundle
-from relinearize.private_inference.bundle.exporting import as_bundle
-from relinearize.private_inference.bundle.tracing import traced_graph
+from relinearize.private_inference.bundle.exporting import as_bundle, counted_bundle
 from relinearize.private_inference.cost.backbones import backbone_work
 from relinearize.private_inference.cost.presets import find_presets, predict, predicted_layers
 from relinearize.private_inference.cost.workload import (
@@ -22,13 +20,6 @@ from relinearize.private_inference.cost.workload import (
     bundle_workload,
     mask_workload,
 )
-from relinearize.relu.sites import linearize
-
-
-def unchecked_bundle(network, size):
-    """Without the reference, which takes the time."""
-    nodes, weights, masks, _ = traced_graph(linearize(network, size).eval(), size)
-    return Bundle(size, tuple(nodes), masks, weights, None)
 
 
 def test_counts_by_hand():
@@ -46,6 +37,7 @@ def test_counts_by_hand():
         gathered=16,
         linear=LinearWork(
             layers=3,
+            products=1 + 2 + 1,
             multiplications=64 * 27 + 16 * 2 + 5 * 16,
             inputs=3 * 64 + 16 + 16,
             outputs=64 + 16 + 5,
@@ -88,6 +80,16 @@ def test_layers_add_up_to_the_network(bundle):
     assert layers[-1].name == "rest" and layers[-1].work.inference == 1
 
 
+def test_spu_convolves_group_by_group_and_others_do_not():
+    grouped = bundle_workload(all_operations())
+    assert (grouped.linear.layers, grouped.linear.products) == (7, 6 + 4)
+    alike = replace(grouped, linear=replace(grouped.linear, products=7))
+    for name, each in {"cheetah": 4.04, "semi2k": 2, "tfp": 0, "ckks": 0}.items():
+        (preset,) = find_presets(name, "lan")
+        more, fewer = (predict(preset, one).online.messages for one in (grouped, alike))
+        assert more - fewer == pytest.approx(3 * each), name
+
+
 def test_what_a_mask_alone_says():
     workload = mask_workload([(10, 10), (3, 20), (0, 30)])
     assert workload == Workload(relus=13, live_sites=2, gathered=20)
@@ -97,7 +99,7 @@ def test_what_a_mask_alone_says():
 def test_a_batch_has_more_of_all_but_weights_sites_and_layers():
     bundle = residual_network([1, 0, 0.4, 0.2, 0.5])
     one, three = bundle_workload(bundle).features(), bundle_workload(bundle, batch=3).features()
-    same = ("inference", "live_sites", "layers", "weights")
+    same = ("inference", "live_sites", "layers", "products", "weights")
     grows = ("relus", "gathered", "multiplications", "inputs", "outputs", "windows", "patches")
     assert {name: three[name] for name in same} == {name: one[name] for name in same}
     assert {name: three[name] for name in grows} == {name: 3 * one[name] for name in grows}
@@ -116,7 +118,7 @@ def test_backbones_are_counted_without_the_network(name, size, width, convention
     settings = {"classes": 7, "image_size": size, "channels": 3}
     pool = {"pool": "average"} if name.endswith("average") else {}
     network = build_backbone(name.removesuffix("_average"), convention=convention, width=width, **settings, **pool)
-    bundle = unchecked_bundle(network, (3, size, size))
+    bundle = counted_bundle(network, (3, size, size))
     assert backbone_work(name, width, SimpleNamespace(**settings)) == bundle_workload(bundle).linear
 
 

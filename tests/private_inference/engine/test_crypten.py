@@ -10,6 +10,7 @@ if importlib.util.find_spec("crypten") is None:
     pytest.skip("CrypTen is not here; `make test-crypten` runs this", allow_module_level=True)
 
 from numpy_bundles import all_operations, pooled_network, residual_network
+from processes import LIMIT
 from sessions import (
     FAULTS,
     by_command,
@@ -148,14 +149,14 @@ def test_strangers_are_turned_away_and_the_client_gets_in(tmp_path):
     """Those that may open the socket at all."""
     with ThreadPoolExecutor() as pool, socket_folder() as folder:
         path = str(folder / "server")
-        job = Job(("", ""), "", "crypten", "tfp", 16, True, 20, ((path, ""), (path, "")), {})
+        job = Job(("", ""), "", "crypten", "tfp", 16, True, LIMIT, ((path, ""), (path, "")), {})
         job.write(tmp_path)
         assert Job.read(tmp_path).token == job.token and (tmp_path / "job.json").stat().st_mode & 0o077 == 0
         server = pool.submit(connected, job, 0)
         for sent in (b"x" * len(job.token), b""):
             while True:
                 try:
-                    stranger = dialled(path, 20)
+                    stranger = dialled(path, LIMIT)
                     break
                 except OSError:
                     time.sleep(0.02)

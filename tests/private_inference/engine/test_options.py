@@ -13,6 +13,11 @@ from relinearize.private_inference.engine.__main__ import main
 from relinearize.private_inference.engine.options import InferOptions
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 def test_defaults():
     options = InferOptions("runs/a/bundle")
     assert (options.chosen_protocol.name, options.link.name, options.batch) == ("cheetah", "loopback", 1)
@@ -34,9 +39,12 @@ def test_a_protocol_has_one_engine_and_an_engine_a_default():
     assert InferOptions("b", engine="spu").chosen_protocol.name == "cheetah"
 
 
-def test_what_changes_the_numbers_has_a_folder_of_its_own():
+def test_what_changes_the_numbers_has_a_folder_of_its_own(monkeypatch):
     options = InferOptions("b", protocol="semi2k", network="wan", kn2row=True, local_truncation=True, batch=8)
     assert options.folder == Path("b-infer/semi2k-wan-batch8-kn2row-local_truncation")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert InferOptions("b", batch=8).folder == Path("b-infer/cheetah-loopback-batch8-threads4")
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
     own = InferOptions("b", network="{rtt_ms:20,mbps:50}")
     assert own.folder == Path("b-infer/cheetah-20ms-50mbps")
 
@@ -63,7 +71,7 @@ def test_all_images_that_are_asked_for_and_by_default_five_or_a_whole_batch(sett
         ({"engine": "spu", "protocol": "tfp"}, "protocol=tfp: valid with engine=spu: cheetah, semi2k"),
         ({"engine": "crypten", "kn2row": True}, "kn2row=true goes with protocol=semi2k only; tfp has"),
         ({"kn2row": True}, "kn2row=true goes with protocol=semi2k only"),
-        ({"network": "moon"}, "network=moon: must be loopback, lan, wan or"),
+        ({"network": "moon"}, "network=moon: must be loopback, lan, wan or '{rtt_ms:40,mbps:100}'$"),
         ({"network": "{rtt_ms:20,rtt_ms:30}"}, "network="),
         ({"network": "{mbps:0}"}, "mbps 0.1 to"),
         ({"network": "{rtt_ms:nan}"}, "network="),

@@ -4,17 +4,17 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from numpy_bundles import residual_network
+from numpy_bundles import residual_network, written
 
 from relinearize.errors import UserError
 from relinearize.files import read_json, write_json
 from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.cost.workload import bundle_workload
-from relinearize.private_inference.engine.infer import fidelity_of, model_of, summary
+from relinearize.private_inference.engine.infer import fidelity_of, infer, keep_larger, model_of, summary
 from relinearize.private_inference.engine.job import KINDS, Cost, Inferred
 from relinearize.private_inference.engine.layers import layer_costs
-from relinearize.private_inference.engine.options import PROTOCOLS
+from relinearize.private_inference.engine.options import PROTOCOLS, InferOptions
 from relinearize.private_inference.engine.spu.profile import read_profile
 from relinearize.private_inference.engine.table import show
 from relinearize.records.inference import SHARED, InferenceRecord
@@ -95,8 +95,8 @@ def test_the_model_counts_live_sites_and_layers():
     assert semi2k.predicted_seconds == pytest.approx(3 + 25 * 0.02 + 5000 / 12.5e6) and semi2k.measured_seconds == 5
     cheetah = model_of(PROTOCOLS["cheetah"], NETWORKS["wan"], workload, slow, fast)
     said = protocols()["cheetah"].online.messages.constants
-    assert set(said) == {"live_sites", "pool_steps", "layers", "affine_sites", "quadratic_sites"}
-    assert cheetah.sequential_messages == round(said["live_sites"] * 4 + said["layers"] * 7), "one site is empty"
+    assert set(said) == {"live_sites", "pool_steps", "products", "affine_sites", "quadratic_sites"}
+    assert cheetah.sequential_messages == round(said["live_sites"] * 4 + said["products"] * 7), "one site is empty"
 
 
 def test_logits_are_compared_with_plaintext_and_labels():
@@ -113,6 +113,18 @@ def test_logits_are_compared_with_plaintext_and_labels():
     assert np.isfinite(fidelity_of(bundle, logits).max_error), "an image of which nothing can be said"
     unlabelled = replace(bundle, reference=replace(bundle.reference, labels=None))
     assert fidelity_of(unlabelled, logits).private_accuracy is None
+
+
+def test_logits_that_are_no_numbers_are_right_for_nobody():
+    """argmax takes the first NaN for the largest."""
+    bundle = residual_network([1] * 5, images=4)
+    plain = bundle.reference.logits.copy()
+    plain[0, 0] = np.nan
+    reference = replace(bundle.reference, logits=plain, labels=plain.argmax(1))
+    private = plain.astype(float)
+    private[1, reference.labels[1]] = np.nan
+    found = fidelity_of(replace(bundle, reference=reference), private)
+    assert (found.agreement, found.private_accuracy, found.plaintext_accuracy) == (50, 50, 75)
 
 
 @pytest.fixture
@@ -159,11 +171,16 @@ def test_other_files_are_refused(record, tmp_path, change):
         InferenceRecord.read(path)
 
 
-def test_a_failed_write_leaves_the_old_record(record, tmp_path):
-    path = record.write(tmp_path)
-    with pytest.raises(ValueError, match="JSON"):
-        replace(record, compile_seconds=float("nan")).write(tmp_path)
-    assert InferenceRecord.read(path) == record and len(list(tmp_path.iterdir())) == 1
+def test_a_record_of_more_images_is_not_replaced(record, tmp_path):
+    bundle = written(residual_network([1, 0, 0.4, 0.2, 0.5], images=4), tmp_path / "bundle")
+    larger = replace(record, fidelity=replace(record.fidelity, images=20))
+    path = larger.write(tmp_path / "out")
+    with pytest.raises(UserError, match=r"has a record of 20 images, .* give n_images=20 or more, or another output=$"):
+        infer(InferOptions(bundle, n_images=4, output=tmp_path / "out"))
+    assert InferenceRecord.read(path) == larger
+    keep_larger(tmp_path / "out", 20)
+    path.write_text("{}")
+    keep_larger(tmp_path / "out", 4)
 
 
 def test_the_table_says_what_matters(record, capsys):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from numpy_bundles import residual_network, written
-from processes import alive, gone
+from processes import LIMIT, alive, gone
 
 from relinearize.errors import UserError
 from relinearize.private_inference.engine import infer as engine_infer
@@ -38,7 +38,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def parties(tmp_path):
-    with TwoParties(tmp_path, 30, (sys.executable, "-c", ECHO)) as started:
+    with TwoParties(tmp_path, LIMIT, (sys.executable, "-c", ECHO)) as started:
         pids = [event["pid"] for event in started.both()]
         yield started
     assert gone(pids), "left behind"
@@ -78,7 +78,7 @@ def test_a_command_to_the_dead_is_no_error_of_its_own(parties):
 
 
 def test_one_that_is_silent_is_named(tmp_path):
-    with TwoParties(tmp_path, 30, (sys.executable, "-c", ECHO)) as parties:
+    with TwoParties(tmp_path, LIMIT, (sys.executable, "-c", ECHO)) as parties:
         parties.both()
         parties.timeout = 0.5
         parties.tell(do="sleep 0")
@@ -87,7 +87,7 @@ def test_one_that_is_silent_is_named(tmp_path):
 
 
 def test_an_error_leaves_none_behind(tmp_path):
-    with pytest.raises(RuntimeError), TwoParties(tmp_path, 30, (sys.executable, "-c", ECHO)) as parties:
+    with pytest.raises(RuntimeError), TwoParties(tmp_path, LIMIT, (sys.executable, "-c", ECHO)) as parties:
         pids = [event["pid"] for event in parties.both()]
         raise RuntimeError
     assert gone(pids)
@@ -98,10 +98,11 @@ import signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests themselves run in the background
 from relinearize.private_inference.engine.two_parties import TwoParties, stopped_by_signals
+folder, party, seconds = Path(sys.argv[1]), (sys.executable, "-c", sys.argv[2]), int(sys.argv[3])
 try:
-    with stopped_by_signals(), TwoParties(Path(sys.argv[1]), 60, (sys.executable, "-c", sys.argv[2])) as parties:
+    with stopped_by_signals(), TwoParties(folder, seconds, party) as parties:
         print(*[event["pid"] for event in parties.both()], flush=True)
-        time.sleep(60)
+        time.sleep(seconds)
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -112,14 +113,14 @@ except KeyboardInterrupt:
 )
 def test_a_stopped_starter_takes_both_with_it(tmp_path, number, status):
     starter = subprocess.Popen(
-        [sys.executable, "-c", STARTER, str(tmp_path), ECHO],
+        [sys.executable, "-c", STARTER, str(tmp_path), ECHO, str(LIMIT)],
         stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
     )  # fmt: skip
     with starter.stdout:
         pids = [int(pid) for pid in starter.stdout.readline().split()]
     assert len(pids) == 2 and all(map(alive, pids))
     starter.send_signal(number)
-    assert starter.wait(30) == status
+    assert starter.wait(LIMIT) == status
     assert gone(pids)
 
 
@@ -138,6 +139,33 @@ def test_a_signal_ends_the_engines_command_in_order(tmp_path, monkeypatch, capsy
     assert end.value.code == status
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == "relinearize: interrupted; both parties are stopped" or number != signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("1", "1")),
+        ({"OMP_NUM_THREADS": "4"}, ("4", "4")),
+        ({"OMP_THREAD_LIMIT": "8"}, ("1", "8")),
+    ],
+)
+def test_no_party_takes_more_threads_than_it_is_given(tmp_path, monkeypatch, given, expected):
+    """SPU's products start two whatever OMP_NUM_THREADS says, so the limit is that, too, unless the user sets it."""
+    seen = []
+
+    def measured(*arguments):
+        seen.append((os.environ["OMP_NUM_THREADS"], os.environ["OMP_THREAD_LIMIT"]))
+        raise UserError("seen")
+
+    for name in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(engine_infer, "measured", measured)
+    options = InferOptions(written(residual_network([0] * 5), tmp_path / "bundle"), protocol="tfp", n_images=1)
+    with pytest.raises(UserError, match="seen"):
+        engine_infer.infer(options)
+    assert seen == [expected]
 
 
 def test_signals_are_given_back():

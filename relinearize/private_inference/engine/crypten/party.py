@@ -141,9 +141,7 @@ class CryptenParty:
 
     def __init__(self, job: Job, rank: int, bundle: Bundle) -> None:
         self.job, self.rank, self.bundle = job, rank, bundle
-        began = time.monotonic()
         self.link = Link(connected(job, rank))
-        self.link_seconds = time.monotonic() - began
         LinkCommunicator(self.link, rank).serve()
         crypten.init()
         crypten.cfg.mpc.provider = job.protocol

@@ -37,9 +37,7 @@ class SpuParty:
         self.program.ParseFromString((folder / PROGRAM_FILE).read_bytes())
         self.bundle = bundle
         own = server_tensors(bundle) if rank == SERVER else {}
-        began = time.monotonic()
         self.link = connected(job, rank)
-        self.link_seconds = time.monotonic() - began
         self.runtime = spu.Runtime(self.link, config)
         for name in job.inputs:
             if name != IMAGES:

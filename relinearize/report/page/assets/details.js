@@ -88,7 +88,7 @@ function drawDetails(holder, run, panel, state, redraw) {
   const worstClass = (found) => Math.min(...found.per_class.filter(isNumber));
   const beside = (of) => [run.accuracy.predictions, run.accuracy.teacher_predictions].filter(Boolean).map((found) => percent(of(found))).join(" / ") + " %";
   const own = run.stages.filter((stage) => !stage.reused).reduce((sum, stage) => sum + stage.seconds, 0);
-  const accuracy = run.accuracy, narrow = run.submodel && run.submodel.fraction < 1; // the search was of all channels
+  const accuracy = run.accuracy, narrow = run.narrower; // the search was of all channels
   const others = panel.runs.map((index) => DATA.runs[index]).filter((other) => other.key !== run.key && other.sites.length === run.sites.length);
   const rival = others.find((other) => other.key === state.rival) || null;
   const table = (pairs) => el("table", {}, el("tbody", {}, pairs.map(([name, value]) => el("tr", {}, el("td", { class: "text" }, name), el("td", { class: "text", style: { whiteSpace: "normal", overflowWrap: "anywhere" } }, value)))));
@@ -109,7 +109,7 @@ function drawDetails(holder, run, panel, state, redraw) {
         fact("calibration error", beside((found) => found.ece), "ECE in percent, 15 bins; the all-ReLU network's behind it"),
       ] : []),
       fact("ReLUs met", whole(run.budget.met), `asked: ${whole(run.budget.asked)}, of ${whole(run.budget.total)}`),
-      fact("asked", run.budget.met === run.budget.asked ? "met exactly" : whole(run.budget.asked)),
+      fact("asked", narrow ? whole(run.budget.asked) + " of all channels" : run.budget.met === run.budget.asked ? "met exactly" : whole(run.budget.asked)),
       fact("share kept", share(run.budget.met, run.budget.total)),
       fact("live sites", `${run.predicted.live} of ${run.sites.length}`, "sites that keep any ReLU"),
       fact(`predicted, ${DATA.preset.name}`, isNumber(run.predicted.seconds) ? significant(run.predicted.seconds) + " s" : MISSING, DATA.preset.text),

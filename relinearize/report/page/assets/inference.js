@@ -16,9 +16,10 @@ function costChart(rows, quantity, title) { // accuracy against a measured quant
   root.append(svg("line", { class: "axis", x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }),
     svg("text", { class: "title", x: (frame.left + frame.right) / 2, y: height - 6, "text-anchor": "middle" }, title + (log ? " (log scale)" : xLow > 0 ? " (axis begins above 0)" : "")));
   for (const group of grouped(rows, (row) => row.curve.label).values()) {
-    const { colour, dash } = group[0].curve, points = [...group].sort((a, b) => a.relus - b.relus);
-    root.append(svg("polyline", { points: points.map((row) => `${x(row.measured[quantity])},${y(row.accuracy)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2.2, "stroke-dasharray": DASHES[dash % DASHES.length] }));
-    for (const row of points) {
+    const { colour, dash } = group[0].curve, mean = (seeds, of) => spread(seeds.map(of)).mean; // the line joins means over seeds
+    const points = [...grouped(group, (row) => row.curve.point)].sort(([a], [b]) => a - b).map(([, seeds]) => [mean(seeds, (row) => row.measured[quantity]), mean(seeds, (row) => row.accuracy)]);
+    root.append(svg("polyline", { points: points.map(([cost, accuracy]) => `${x(cost)},${y(accuracy)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2.2, "stroke-dasharray": DASHES[dash % DASHES.length] }));
+    for (const row of group) {
       const show = (event) => tip.show(event, el("b", {}, `${row.name}, ${row.setting}`), tip.rows(DATA.inferences.columns.slice(1).map((name, index) => [name, row.cells[index + 1]])));
       const dots = [[row.measured[quantity], { fill: colour, stroke: "var(--card)" }]];
       if (row.predicted) dots.push([row.predicted[quantity], { fill: "var(--card)", stroke: colour }]);

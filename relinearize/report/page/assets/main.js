@@ -19,7 +19,7 @@ function drawTop() {
   $("panels").replaceChildren(...(DATA.panels.length < 2 ? [] : DATA.panels.map((one, index) =>
     el("button", { type: "button", "aria-pressed": String(index === state.panel), onclick: () => { openPanel(index); drawAll(); } }, one.title))));
   const runs = panel().runs.map((index) => DATA.runs[index]);
-  const exact = runs.filter((run) => run.budget.met === run.budget.asked).length;
+  const budgeted = runs.filter((run) => !run.narrower), exact = budgeted.filter((run) => run.budget.met === run.budget.asked).length;
   const best = runs.filter((run) => isNumber(difference(run))).sort((a, b) => a.budget.met / a.budget.total - b.budget.met / b.budget.total);
   const margin = [1, 2, 3, 5].find((points) => best.some((run) => difference(run) >= -points)) ?? 10;
   const within = best.find((run) => difference(run) >= -margin);
@@ -29,7 +29,7 @@ function drawTop() {
   const totals = [...new Set(panel().series.map((one) => short(one.total)))];
   $("tiles").replaceChildren(
     tile("Runs", String(runs.length), `${panel().series.length} curve${panel().series.length > 1 ? "s" : ""}, ${seeds} seed${seeds > 1 ? "s" : ""}`),
-    tile("Budgets met exactly", `${exact} of ${runs.length}`, counts.length > 1 ? `${short(Math.min(...counts))} to ${short(Math.max(...counts))} ReLUs` : `${short(counts[0])} ReLUs`),
+    tile("Budgets met exactly", `${exact} of ${budgeted.length}`, counts.length > 1 ? `${short(Math.min(...counts))} to ${short(Math.max(...counts))} ReLUs` : `${short(counts[0])} ReLUs`),
     tile(levels.length > 1 ? "All-ReLU networks" : "All-ReLU network",
       levels.length > 1 ? `${Math.min(...means).toFixed(1)} to ${Math.max(...means).toFixed(1)} %` : levels.length ? spreadText(levels[0].accuracy) + " %" : MISSING, `${totals.join(", ")} ReLUs`),
     tile(`Fewest ReLUs within ${margin} point${margin > 1 ? "s" : ""}`, within ? short(within.budget.met) : MISSING, within ? `${share(within.budget.met, within.budget.total)} of the network's, ${within.method.name}` : "no run so close to the all-ReLU network"),

@@ -5,7 +5,7 @@ function searchesOf(one) { // methods that share their searches are one entry
     const first = new Map(); // asked budget -> run of the first seed
     for (const index of series.runs) {
       const run = DATA.runs[index];
-      if (run.submodel && run.submodel.fraction < 1) continue; // its budget is not what the search was for
+      if (run.narrower) continue; // its budget is not what the search was for
       const stage = run.stages.find((other) => other.name === "search");
       const history = stage && DATA.histories[stage.history];
       if (history && history.epoch && history.epoch.length && !first.has(run.budget.asked)) first.set(run.budget.asked, { key: stage.key, history, sites: run.sites, asked: run.budget.asked });

@@ -4,12 +4,13 @@ function pointsTable(panel, state) {
   const columns = panel.series.map((one) => ({ one, points: new Map(seriesPoints(one, state.kind).map((point) => [point.runs[0].budget.asked, point])) }));
   const budgets = [...new Set(columns.flatMap(({ points }) => [...points.keys()]))].sort((a, b) => b - a);
   const totals = new Set(panel.series.map((one) => one.total));
-  const head = [el("th", { class: "text" }, "ReLUs asked"), totals.size === 1 ? el("th", {}, "share") : null,
+  const shares = totals.size === 1 && !panel.runs.some((index) => DATA.runs[index].narrower); // of what was asked
+  const head = [el("th", { class: "text" }, "ReLUs asked"), shares ? el("th", {}, "share") : null,
     columns.map(({ one }) => el("th", {}, dot(DATA.colours[one.method]), " ", one.label))];
   const rows = budgets.map((asked) => {
     const cells = columns.map(({ points }) => points.get(asked));
     const best = Math.max(...cells.map((point) => (point && point.accuracy ? point.accuracy.mean : -1)));
-    return el("tr", {}, el("td", { class: "text" }, whole(asked)), totals.size === 1 ? el("td", { class: "faint" }, share(asked, [...totals][0])) : null,
+    return el("tr", {}, el("td", { class: "text" }, whole(asked)), shares ? el("td", { class: "faint" }, share(asked, [...totals][0])) : null,
       cells.map((point) => {
         if (!point || !point.accuracy) return el("td", { class: "faint" }, MISSING);
         const text = spreadCell(point.accuracy);
@@ -24,7 +25,7 @@ function pointsTable(panel, state) {
     return spread([...distinct.values()]);
   });
   if (teachers.some(Boolean) && state.kind !== "holdout")
-    rows.unshift(el("tr", {}, el("td", { class: "text" }, totals.size === 1 ? el("span", { title: "all ReLUs" }, whole([...totals][0])) : "all ReLUs"), totals.size === 1 ? el("td", { class: "faint" }, "100 %") : null,
+    rows.unshift(el("tr", {}, el("td", { class: "text" }, totals.size === 1 ? el("span", { title: "all ReLUs" }, whole([...totals][0])) : "all ReLUs"), shares ? el("td", { class: "faint" }, "100 %") : null,
       teachers.map((level) => el("td", {}, spreadCell(level)))));
   return grid({}, head, rows);
 }
@@ -67,7 +68,7 @@ const COLUMNS = [
   { title: "method", text: true, of: (run) => run.method.name },
   { title: "network", text: true, of: (run) => run.network, wanted: (panel) => new Set(panel.series.map((one) => one.network)).size > 1 },
   { title: "asked", of: (run) => run.budget.asked, cell: (run) => whole(run.budget.asked) },
-  { title: "met", of: (run) => run.budget.met, cell: (run) => (run.budget.met === run.budget.asked ? whole(run.budget.met) : el("span", { class: "warn", title: "not the number asked" }, whole(run.budget.met))) },
+  { title: "met", of: (run) => run.budget.met, cell: (run) => (run.budget.met === run.budget.asked || run.narrower ? whole(run.budget.met) : el("span", { class: "warn", title: "not the number asked" }, whole(run.budget.met))) },
   { title: "share", of: (run) => run.budget.met / run.budget.total, cell: (run) => share(run.budget.met, run.budget.total) },
   { title: "live sites", hint: "sites that keep any ReLU", of: (run) => run.predicted.live },
   { title: "PI s", hint: `one image online, predicted: ${DATA.preset.name}`, of: (run) => run.predicted.seconds, cell: (run) => significant(run.predicted.seconds) },
