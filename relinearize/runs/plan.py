@@ -309,7 +309,8 @@ class Plan:
         if self._word(stage) == "relupruner" and "accumul" in str(self.request.training.identity):
             content["masks"] = "once a step, by the whole loss"  # in each batch of a step, by a part of it
         drawn = getattr(target(self.request.config.method[stage]), "drawn_validation", False)
-        if drawn and content["stage"].get("robust_validation", {}).get("images") != 0:
+        validation = content["stage"].get("robust_validation")
+        if drawn and not (isinstance(validation, dict) and validation.get("images") == 0):
             content["val/robust"] = "of drawn images"  # of the first ones, a few classes where a set is sorted by class
         return content if routes == ROUTES[1] else {**content, "routes": routes}
 

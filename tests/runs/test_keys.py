@@ -154,6 +154,7 @@ def test_robust_validation_on_drawn_images_is_another_result(tmp_path):
 
     assert entries("rlnet") == ["of drawn images"] * 3 and entries("senet") == [None] * 3
     without = ("method.teacher.robust_validation.images=0", "method.teacher.select_by=clean")
+    assert entries("rlnet", "method.teacher.robust_validation=5")[0], "which the stage refuses"
     assert entries("rlnet", *without) == [None, "of drawn images", "of drawn images"]
 
 
