@@ -58,7 +58,7 @@ class WaitForAll(BaseSubmititLauncher):
                 for number, (job, overrides) in enumerate(zip(jobs, job_overrides, strict=True), initial_job_idx)
             ]
         except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(*self.abandon(jobs)) from interrupt
+            raise KeyboardInterrupt(self.abandon(jobs) or "") from interrupt
 
     def submit(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
         """submitit's jobs: on Slurm, one array."""
@@ -93,10 +93,10 @@ class WaitForAll(BaseSubmititLauncher):
             accuracy = note_lost(Path(self.config.hydra.sweep.dir), number, overrides, why_lost(job, error))
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=accuracy)
 
-    def abandon(self, jobs: Sequence[Any]) -> list[str]:
-        """The command is interrupted; what runs on a cluster goes on. What the user should know, if anything."""
+    def abandon(self, jobs: Sequence[Any]) -> str | None:
+        """The command is interrupted; what runs on a cluster goes on. Returns what the user should know, if anything."""
         numbers = dict.fromkeys(job.job_id.partition("_")[0] for job in jobs)
-        return [f"its jobs go on (`relinearize status`); to end them: scancel {' '.join(numbers)}"] if jobs else []
+        return f"its jobs go on (`relinearize status`); to end them: scancel {' '.join(numbers)}" if jobs else None
 
     def checkpoint(self, *arguments: Any, **settings: Any) -> Any:
         """submitit calls it in the job, before the job is queued again."""
@@ -114,10 +114,9 @@ class LocalWaitForAll(WaitForAll, LocalLauncher):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // len(job_overrides))))
         return super().submit(job_overrides, initial_job_idx)
 
-    def abandon(self, jobs: Sequence[Any]) -> list[str]:
+    def abandon(self, jobs: Sequence[Any]) -> None:
         """Stop them like this process."""
         for job in jobs:
             job.cancel()
         for job in jobs:
             job.wait()
-        return []
