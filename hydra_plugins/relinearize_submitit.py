@@ -94,7 +94,7 @@ class WaitForAll(BaseSubmititLauncher):
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=accuracy)
 
     def abandon(self, jobs: Sequence[Any]) -> str | None:
-        """The command is interrupted; what runs on a cluster goes on. Returns what the user should know, if anything."""
+        """The command is interrupted; what runs on a cluster goes on. Returns what the user should know."""
         numbers = dict.fromkeys(job.job_id.partition("_")[0] for job in jobs)
         return f"its jobs go on (`relinearize status`); to end them: scancel {' '.join(numbers)}" if jobs else None
 
