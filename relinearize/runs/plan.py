@@ -15,7 +15,7 @@ from relinearize.backbones.routes import ROUTES
 from relinearize.backbones.weights import read_weights
 from relinearize.errors import UserError
 from relinearize.files import file_digest
-from relinearize.records.store import MASK, WEIGHTS, Artifact, artifact_in
+from relinearize.records.store import MASK, PUBLISHED, WEIGHTS, Artifact, artifact_in
 from relinearize.relu.budget import short_count
 from relinearize.relu.mask import Mask, MaskMetadata
 from relinearize.runs.build import NETWORK_DEFAULTS, STUDENT_SHAPE
@@ -23,7 +23,7 @@ from relinearize.runs.keys import RESULTS_VERSION, settings_content, without_def
 from relinearize.runs.request import Request, built
 from relinearize.targets import plain, target
 
-OWN_STAGES = ("method.teacher", "method.search", "method.finetune")
+USUAL_KEYS = ("method.teacher", "method.search", "method.finetune", "sensitivity")
 OF_IMAGES = ("holdout", "subset", "mean", "std", "augment")  # keys of `dataset` that decide what is trained on
 
 
@@ -47,7 +47,9 @@ class Results:
         return self._contents[path]
 
     def keep(self, artifact: Artifact, files: dict[str, Any]) -> None:
-        """What `weights` and `mask` give of these files of the artifact, which the run has just written."""
+        """What `weights` and `mask` give of these files of the artifact, which the run has just published."""
+        if artifact.path not in PUBLISHED:  # another job was first, and its files stand
+            return
         self._contents |= {artifact.path / file: content for file, content in files.items() if content is not None}
 
 
@@ -157,6 +159,8 @@ class Plan:
             content |= self._replacement_content
         if self.request.total_epochs is not None:
             content["total_epochs"] = self.request.total_epochs
+            if self.sensitivity_first is not None:
+                content["sensitivity"] = "with its first search"  # before, its epochs were not counted
         return self._artifact("finetune", [self._word("search"), self._word("finetune")], content, budget=True)
 
     @cached_property
@@ -243,7 +247,8 @@ class Plan:
             return None
         maker = self.sensitivity_maker
         if self.sensitivity_learned:
-            return maker.snapshot()
+            with keys_of(f"{self.sensitivity_key}.search"):
+                return maker.snapshot()
         content = {"stage": settings_content(self.sensitivity_settings), "teacher": maker.teacher.key, **maker.common}
         return maker._artifact("sensitivity", [], content)
 
@@ -312,6 +317,8 @@ class Plan:
         validation = content["stage"].get("robust_validation")
         if drawn and not (isinstance(validation, dict) and validation.get("images") == 0):
             content["val/robust"] = "of drawn images"  # of the first ones, a few classes where a set is sorted by class
+        if self._word(stage) in ("delphi", "safenet") and content["stage"].get("class_multiplier_rate"):
+            content["multipliers"] = "of each trial"  # of all trials
         return content if routes == ROUTES[1] else {**content, "routes": routes}
 
     def _word(self, stage: str) -> str:
@@ -335,13 +342,15 @@ def keys_of(key: str) -> Iterator[None]:
     """What is wrong with another search than the run's own, or with an allocation's sensitivities, is said of their
     keys: `method.search.first.epochs`, `allocation.sensitivity.epochs`.
     """
-    if key.endswith("sensitivity"):
-        usual = r"(?<![\w.])sensitivity(?=[.=: ])"
-    else:
-        usual = r"(?<![\w.@])method\.search\b" + r"(?!\.first\b)" * key.endswith(".first")
     try:
         yield
     except UserError as error:
-        if key in OWN_STAGES:
+        text = str(error)
+        if key in USUAL_KEYS:
             raise
-        raise type(error)(re.sub(usual, key, str(error))) from error
+        if key.endswith("sensitivity"):
+            text = re.sub(r"(?<![\w.@])sensitivity=", f"sensitivity@{key}=", text)
+            text = re.sub(r"(?<![\w.@])sensitivity(?=[.: ])", key, text)
+        else:
+            text = re.sub(r"(?<![\w.])method\.search\b" + r"(?!\.first\b)" * key.endswith(".first"), key, text)
+        raise type(error)(text) from error

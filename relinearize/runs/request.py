@@ -196,6 +196,8 @@ class Request:
     def sensitivity(self) -> dict[str, Any] | None:
         """Where sensitivities of the sites come from: the allocation's own, or the group of an allocated search."""
         own = (self.allocation or {}).get("sensitivity")
+        if isinstance(own, str):
+            raise UserError(f"allocation.sensitivity={own} is no group; give sensitivity@allocation.sensitivity={own}")
         return plain(self.config.sensitivity) if self.allocated else own
 
     @cached_property

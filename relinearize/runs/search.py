@@ -72,9 +72,9 @@ def make_mask(plan: Plan) -> None:
             else ScoredPositions(scores, request.budget)
         )
         division = request.site_choice.choose(request.sizes, request.budget, divide)
-        write_mask(plan, plan.chosen, request.budget, site_mask(scores, division.counts))
+        mask = write_mask(plan, plan.chosen, request.budget, site_mask(scores, division.counts))
         publish(plan, plan.chosen, {"live": division.live}, results.weights(snapshot))
-        results.keep(plan.chosen, {WEIGHTS: results.weights(snapshot)})
+        results.keep(plan.chosen, {WEIGHTS: results.weights(snapshot), MASK: mask})
 
 
 def open_sensitivities(plan: Plan) -> dict[str, float | None]:
@@ -88,14 +88,18 @@ def open_sensitivities(plan: Plan) -> dict[str, float | None]:
 
 def make_sensitivities(plan: Plan) -> dict[str, float]:
     """The sensitivity of each site, from wherever the `sensitivity` group says; trained if it must be."""
-    if plan.sensitivity is not None and not plan.sensitivity.complete:
+    first = plan.sensitivity_first  # in the record, also where the search that starts from it is there
+    made = [plan.sensitivity, first and first.snapshot()]
+    if not all(artifact.complete for artifact in made if artifact):
         maker = plan.sensitivity_maker
         maker.teacher.make(partial(make_teacher, maker))
         if plan.sensitivity_learned:
             with keys_of(f"{plan.sensitivity_key}.search"):
+                make_first(maker)
                 make_snapshot(maker)
         else:
-            plan.sensitivity.make(partial(train_sensitivity, plan))
+            with keys_of(plan.sensitivity_key):
+                plan.sensitivity.make(partial(train_sensitivity, plan))
     return plan.sensitivities()
 
 
@@ -210,8 +214,7 @@ def walking_stage(plan: Plan, budgets: list[int]) -> Stage:
 
 def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
     """Of several processes, the first one's."""
-    artifact = plan.snapshot(snapshot.budget)
-    if process_rank() > 0 or artifact.complete:
+    if process_rank() > 0 or (artifact := plan.snapshot(snapshot.budget)).complete:
         return
     snapshot.mask.check_fits(plan.request.shapes)
     if snapshot.scores is None and plan.request.allocation is not None and not plan.request.allocated:
@@ -219,7 +222,7 @@ def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
             f"allocation={plan.request.allocation['name']} divides the scores of a search, and this one leaves none "
             "(Snapshot.scores); give allocation=free"
         )
-    write_mask(plan, artifact, snapshot.budget, snapshot.mask)
+    mask = write_mask(plan, artifact, snapshot.budget, snapshot.mask)
     if snapshot.scores is not None:
         write_weights(snapshot.scores, artifact.work / SCORES)
     description = {
@@ -231,11 +234,11 @@ def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
     }
     publish(plan, artifact, description, snapshot.weights)
     if snapshot.budget == plan.request.budget:  # of other budgets, other runs go on
-        plan.results.keep(artifact, {WEIGHTS: snapshot.weights, SCORES: snapshot.scores})
+        plan.results.keep(artifact, {WEIGHTS: snapshot.weights, SCORES: snapshot.scores, MASK: mask})
 
 
-def write_mask(plan: Plan, artifact: Artifact, budget: int, mask: Mask) -> None:
-    """The mask file of an unfinished artifact, with what the mask belongs to."""
+def write_mask(plan: Plan, artifact: Artifact, budget: int, mask: Mask) -> tuple[Mask, MaskMetadata]:
+    """The mask file of an unfinished artifact, with what the mask belongs to; returned as it will be read."""
     backbone = plan.request.config.backbone
     metadata = MaskMetadata(
         backbone=backbone.name,
@@ -246,7 +249,7 @@ def write_mask(plan: Plan, artifact: Artifact, budget: int, mask: Mask) -> None:
         key=plan.search.key,
     )
     mask.to_file(artifact.work / MASK, metadata)
-    plan.results.keep(artifact, {MASK: (mask, metadata)})
+    return mask, metadata
 
 
 def search_inputs(plan: Plan) -> dict[str, Any]:

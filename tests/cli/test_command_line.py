@@ -63,6 +63,10 @@ RUN_ERRORS = {
     "winograd in bf16": (["trainer=bf16", "trainer.convolutions=winograd"], ["convolutions=winograd", "precision=32"]),
     "unknown compile": (["trainer.compile=maybe"], ["trainer.compile=maybe", "auto, true, false, reduce-overhead"]),
     "keys of another class": (["+method.teacher.lasso=1"], ["method.teacher.lasso: Classifier does not take it"]),
+    "one milestone": (
+        ["method.teacher.milestones=0.5"],
+        ["method.teacher.milestones=0.5: must be a list of fractions of the epochs, such as [0.5,0.75]"],
+    ),
     "keys without a use": (
         ["+method.search.weight_decay=5e-4"],
         ["method.search.weight_decay: SNLSearch does not use it; leave it out"],

@@ -62,6 +62,14 @@ def test_curves_are_of_protocol_network_and_what_else_differs():
     assert curves(without_run(record, bundle={**record.bundle, "test_accuracy": None})) == {}
 
 
+def test_narrower_students_are_on_the_curve_of_their_method():
+    """DeepReDuce's at two budgets, of two widths: bundles have the student's width, panels the teacher's."""
+    runs = fake_sweep(methods=("deepreduce",), budgets=(70_000, 3_500), seeds=(0,))
+    records = [fake_inference(run) for run in runs]
+    records = [replace(one, bundle=one.bundle | {"width": width}) for one, width in zip(records, (64, 32), strict=True)]
+    assert list(curves(build_inferences(records, run_table(runs)))) == [("semi2k wan", "")]
+
+
 def test_a_copied_folder_adds_nothing(tmp_path):
     run = fake_record("snl", 14_000)
     write_records([run], tmp_path)

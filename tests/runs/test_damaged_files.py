@@ -21,8 +21,9 @@ from relinearize.files import read_json
 from relinearize.methods.stage.stage import Stage
 from relinearize.private_inference.engine.infer import infer
 from relinearize.private_inference.engine.options import InferOptions
-from relinearize.records.store import Artifact
+from relinearize.records.store import PUBLISHED, Artifact
 from relinearize.runs.pipeline import run
+from relinearize.runs.plan import Results
 from relinearize.training.checkpoint import read_checkpoint, write_checkpoint
 
 
@@ -354,6 +355,10 @@ def test_a_result_that_a_node_without_shared_locks_made_meanwhile_is_taken(tmp_p
         (folder / "weights").write_text(name)
         artifact.publish(folder, {})
     assert artifact.complete and artifact.file("weights").read_text() == "first" and not (tmp_path / "second").exists()
+    PUBLISHED.discard(artifact.path)  # the first was the other node's
+    results = Results()
+    results.keep(artifact, {"weights": "second"})
+    assert results._read(artifact, "weights", Path.read_text) == "first"
 
 
 @pytest.mark.slow

@@ -220,6 +220,8 @@ def test_what_the_search_of_the_sensitivities_starts_from_is_a_stage_too(tmp_pat
     mask.write_bytes(b"damaged")
     remove_damaged(quick_plan(tmp_path, *words, method="senet, any sensitivity"))
     assert not mask.exists()
+    again, _ = quick_run(tmp_path, *words, method="senet, any sensitivity")
+    assert mask.is_file() and again.stages["sensitivity_first"].key == stages["sensitivity_first"].key
 
 
 @pytest.mark.parametrize(
@@ -236,6 +238,10 @@ def test_what_the_search_of_the_sensitivities_starts_from_is_a_stage_too(tmp_pat
         (["sensitivity=snl", "method/search@sensitivity.search=senet"], "sensitivity.search needs"),
         (["sensitivity=snl", "sensitivity.search.lasso=0"], "sensitivity.search.lasso=0: must be a number > 0"),
         ([*FROM_BCD, "sensitivity.search.first.lasso=0"], "sensitivity.search.first.lasso=0: must be a number > 0"),
+        (
+            [*FROM_BCD, "method/search@sensitivity.search.first=senet"],
+            "sensitivity.search.first needs .* as method/search@sensitivity.search.first=snl",
+        ),
         (["+backbone.student_skip=false", "backbone=wrn22_8", "backbone.width=1"], "student_skip"),
     ],
 )  # fmt: skip

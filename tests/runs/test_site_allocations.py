@@ -104,6 +104,14 @@ def test_other_sensitivities_divide_it_as_well(tmp_path, source):
         ),
         (["sensitivity@allocation.sensitivity=list"], "allocation.sensitivity.values"),
         (
+            ["sensitivity@allocation.sensitivity=released"],
+            "give sensitivity@allocation.sensitivity=computed",
+        ),
+        (
+            ["allocation.sensitivity=computed"],
+            "allocation.sensitivity=computed is no group; give sensitivity@allocation.sensitivity=computed",
+        ),
+        (
             ["sensitivity@allocation.sensitivity=snl", "method/search@allocation.sensitivity.search=senet"],
             "allocation.sensitivity.search needs sensitivities itself; give one that does not, as "
             "method/search@allocation.sensitivity.search=snl",

@@ -19,13 +19,13 @@ class MaskedSearch(Distill):
     Args:
         network: sites are MaskedReLU; its mask is the first one.
         teacher: frozen all-ReLU network.
-        budget: ReLUs that stay; a subclass meets it exactly when its epochs end. Where a callback ended it
-            before, its mask is projected. The result is the last mask, with the weights trained towards it.
+        budget: ReLUs that stay. Where the mask has more when the training ends (a callback may have ended it), it is
+            projected.
     """
 
     name = "search"
     least_epochs = 1
-    one_budget = True  # is given the budget, and nothing of the sites; see runs/search.py
+    one_budget = True  # see runs/search.py
     FIXED: Mapping[str, Any] = {"selection": "last"}  # settings that nobody chooses
     SAVED: tuple[str, ...] = ("reached",)
 

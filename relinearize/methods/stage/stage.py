@@ -84,12 +84,7 @@ class Stage(nn.Module):
         selection: str = "best",
         segments: int = 1,
     ) -> None:
-        rates = {"schedule": schedule, "milestones": tuple(milestones), "gamma": gamma}
-        rates |= {"momentum": momentum, "weight_decay": weight_decay}
         super().__init__()
-        for name in self.UNUSED:
-            if rates[name] != Stage.__init__.__kwdefaults__[name]:
-                raise UserError(f"{self.config_key}.{name}: {type(self).__name__} does not use it; leave it out")
         self.take_one_of(SELECTIONS, selection=selection)
         self.take_one_of(SCHEDULES, schedule=schedule)
         self.take(f">= {self.least_epochs}", integer=True, epochs=epochs)
@@ -101,6 +96,11 @@ class Stage(nn.Module):
             raise UserError(f"{key}={milestones}: must be a list of fractions of the epochs, such as [0.5,0.75]")
         for milestone in milestones:
             check_number(key, milestone, ">= 0", "< 2")  # the official code has some above 1
+        rates = {"schedule": schedule, "milestones": tuple(milestones), "gamma": gamma}
+        rates |= {"momentum": momentum, "weight_decay": weight_decay}
+        for name in self.UNUSED:
+            if rates[name] != Stage.__init__.__kwdefaults__[name]:
+                raise UserError(f"{self.config_key}.{name}: {type(self).__name__} does not use it; leave it out")
         check_number(f"{self.config_key}.learning_rate", learning_rate, ">= 0")
         self.take(">= 0", gamma=gamma, weight_decay=weight_decay)
         self.take(">= 0", "< 1", momentum=momentum)

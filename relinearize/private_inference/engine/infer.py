@@ -65,7 +65,7 @@ def infer(options: InferOptions) -> InferenceRecord:
     folder = options.folder
     progress = WorkProgress(STEPS_BEFORE + math.ceil(count / options.batch))
     with alone_in(folder), stopped_by_signals(), progress:
-        keep_larger(folder, count)
+        keep_larger(folder, options.bundle, count)
         progress.begins("compiling", announce=True)
         began = time.monotonic()
         inputs = prepared(options, bundle)
@@ -137,13 +137,14 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def keep_larger(folder: Path, count: int) -> None:
-    """UserError where the record in `folder` is of more than `count` images: this inference would replace it."""
+def keep_larger(folder: Path, bundle: Path, count: int) -> None:
+    """UserError where `folder` has a record of the bundle with more than `count` images, which would be replaced."""
     try:
-        there = InferenceRecord.read(folder / RECORD_FILE).fidelity.images
+        record = InferenceRecord.read(folder / RECORD_FILE)
     except UserError:  # none, or one that nothing can read
         return
-    if there > count:
+    there = record.fidelity.images
+    if there > count and record.bundle.get("graph_sha256") == file_digest(bundle / GRAPH):
         raise UserError(
             f"output={folder} has a record of {there} images, which one of {count} would replace; "
             f"give n_images={there} or more, or another output="

@@ -92,7 +92,7 @@ def _row(record: InferenceRecord, of_run: Any) -> dict[str, Any]:
         **{name: record.machine[name] for name in ("load_before", "cores")},
         "created": record.created,
         "seed": run and run.seed,
-        "neural": network_name(*network) if bundle["backbone"] else name,
+        "neural": of_run.network if run else network_name(*network) if bundle["backbone"] else name,
         "family": run.method.name.replace(f"+{(run.config.get('allocation') or {}).get('name')}", "") if run else "",
         "setting": f"{protocol} {link.name}",
         "asked": of_run.asked if run else sum(record.relus.values()),

@@ -179,7 +179,8 @@ def recipe_of(record: Record) -> dict[str, Any]:
             recipe[f"{name} epochs"] = record.stages[name].epochs if asked is None else asked
     settings = {name: config.get(name) for name in ("method", "teacher", "search", "finetune", "backbone")}
     settings["replacement"] = config.get("replacement")
-    if any(site.sensitivity is not None for site in record.sites):
+    own = "sensitivity" in (config.get("allocation") or {})
+    if not own and any(site.sensitivity is not None for site in record.sites):
         settings["sensitivity"] = config.get("sensitivity")
     settings["dataset"] = {name: value for name, value in dataset.items() if name in OF_IMAGES}
     settings["callbacks"] = callbacks

@@ -7,7 +7,8 @@ import pytest
 from numpy_bundles import residual_network, written
 
 from relinearize.errors import UserError
-from relinearize.files import read_json, write_json
+from relinearize.files import file_digest, read_json, write_json
+from relinearize.private_inference.bundle.bundle import GRAPH
 from relinearize.private_inference.cost.network import NETWORKS
 from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.cost.workload import bundle_workload
@@ -173,14 +174,17 @@ def test_other_files_are_refused(record, tmp_path, change):
 
 def test_a_record_of_more_images_is_not_replaced(record, tmp_path):
     bundle = written(residual_network([1, 0, 0.4, 0.2, 0.5], images=4), tmp_path / "bundle")
-    larger = replace(record, fidelity=replace(record.fidelity, images=20))
+    about = record.bundle | {"graph_sha256": file_digest(bundle / GRAPH)}
+    larger = replace(record, fidelity=replace(record.fidelity, images=20), bundle=about)
     path = larger.write(tmp_path / "out")
     with pytest.raises(UserError, match=r"has a record of 20 images, .* give n_images=20 or more, or another output=$"):
         infer(InferOptions(bundle, n_images=4, output=tmp_path / "out"))
     assert InferenceRecord.read(path) == larger
-    keep_larger(tmp_path / "out", 20)
+    keep_larger(tmp_path / "out", bundle, 20)
+    record.write(tmp_path / "stale")
+    keep_larger(tmp_path / "stale", bundle, 1)  # of a bundle that lay there before
     path.write_text("{}")
-    keep_larger(tmp_path / "out", 4)
+    keep_larger(tmp_path / "out", bundle, 4)
 
 
 def test_the_table_says_what_matters(record, capsys):
