@@ -67,6 +67,10 @@ RUN_ERRORS = {
         ["method.teacher.milestones=0.5"],
         ["method.teacher.milestones=0.5: must be a list of fractions of the epochs, such as [0.5,0.75]"],
     ),
+    "milestones without any": (
+        ["method.finetune.schedule=milestones"],
+        ["method.finetune.schedule=milestones: needs method.finetune.milestones, such as +method.finetune.milestones="],
+    ),
     "keys without a use": (
         ["+method.search.weight_decay=5e-4"],
         ["method.search.weight_decay: SNLSearch does not use it; leave it out"],
