@@ -59,6 +59,7 @@ class SingleCalls:
             return
         called = Counter(node.target for node in graph.nodes if node.op == "call_module")
         single = {path for path, count in called.items() if count == 1 and names[modules[path]] == 1}
+        single -= {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}  # read beside calls
         for node in graph.nodes:
             source = node.args[0] if node.args else None
             if node.op != "call_module" or node.target not in single or not isinstance(source, fx.Node):

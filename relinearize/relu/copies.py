@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from relinearize.errors import UserError
+from relinearize.errors import UserError, one_line
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -20,6 +20,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     for name, module in model.named_modules():
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
             raise UserError(f"{name or 'the network'} is a lazy layer without weights: run it on an image first")
+        if any(weight.is_meta for weight in module.parameters(recurse=False)):
+            raise UserError(f"{name or 'the network'} is on the device meta, without weights: load them first")
     return model
 
 
@@ -34,8 +36,9 @@ def copied(model: nn.Module) -> nn.Module:
         memo.update((id(tensor), tensor.detach().clone()) for tensor in _computed(module).values())
     try:
         network = copy.deepcopy(model, memo)
-    except TypeError as error:
-        raise UserError(f"the network cannot be copied ({error}): keep files, locks and writers out of it") from error
+    except (TypeError, RuntimeError) as error:
+        problem = f"the network cannot be copied ({one_line(error)})"
+        raise UserError(f"{problem}: keep files, locks and writers out of it, and past activations") from error
     originals = set(model.modules())
     for name, module in network.named_modules():
         forward = vars(module).get("forward")

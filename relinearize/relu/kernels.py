@@ -45,7 +45,7 @@ for _opaque in (_opaque_floor, _opaque_linear):
 
 
 def _compiling_for_cpu(x: Tensor) -> bool:
-    return torch.compiler.is_compiling() and x.device.type == "cpu"
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting() and x.device.type == "cpu"
 
 
 class MaskedReLUFunction(torch.autograd.Function):

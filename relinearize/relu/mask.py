@@ -41,6 +41,10 @@ class MaskMetadata:
 
     def __post_init__(self) -> None:
         self.input_size = tuple(int(size) for size in self.input_size)
+        for entry in fields(self):
+            if entry.type in (str, int) and type(getattr(self, entry.name)) is not entry.type:
+                kind = "a text" if entry.type is str else "an integer"
+                raise TypeError(f"metadata {entry.name} is not {kind}")
 
     def check(
         self, backbone: str | None = None, convention: str | None = None, input_size: tuple[int, ...] | None = None
@@ -179,10 +183,6 @@ class Mask(Mapping[str, Tensor]):
             version, names, metadata = content["version"], content["sites"], MaskMetadata(**content["metadata"])
             if version != FILE_VERSION:
                 raise UserError(f"mask file {path} has version {version}; this program reads version {FILE_VERSION}")
-            for entry in fields(MaskMetadata):
-                if entry.type in (str, int) and type(getattr(metadata, entry.name)) is not entry.type:
-                    kind = "a text" if entry.type is str else "an integer"
-                    raise TypeError(f"metadata {entry.name} is not {kind}")
             if sorted(names) != sorted(tensors):
                 raise ValueError("its list of sites and its tensors differ")
             for name, tensor in tensors.items():

@@ -164,8 +164,8 @@ def _random_input(model: nn.Module, input_size: Sequence[int]) -> Tensor:
             f"input size {tuple(input_size)} is impossible; give channels, height, width such as (3, 32, 32)"
         )
     example = next((weight for weight in model.parameters() if weight.is_floating_point()), torch.zeros(()))
-    generator = torch.Generator().manual_seed(0)
-    sample = torch.randn((PROBE_BATCH, *input_size), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    sample = torch.randn((PROBE_BATCH, *input_size), generator=generator, device="cpu")
     return sample.to(device=example.device, dtype=example.dtype)
 
 

@@ -45,8 +45,8 @@ def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
 
 
 def named_sites(network: nn.Module) -> dict[str, Site]:
-    """The sites of `network` by name (relative to `network`), in forward order."""
-    sites = [(name, module) for name, module in network.named_modules() if isinstance(module, Site)]
+    """The sites of `network` by name, in forward order; without what DistributedDataParallel or torch.compile add."""
+    sites = [(name, module) for name, module in unwrapped(network).named_modules() if isinstance(module, Site)]
     return dict(sorted(sites, key=lambda site: site[1].index))
 
 
@@ -111,6 +111,7 @@ def _values(site: Site) -> Tensor:
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     """Put `module` in the place of that at `name`, in its mode and under every name which it has in `network`."""
+    network = unwrapped(network)
     old = network.get_submodule(name)
     module.train(old.training)
     for path, other in list(network.named_modules(remove_duplicate=False)):

@@ -47,6 +47,11 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
     _follow_the_mode(graph, root)
     graph.lint()
     network = fx.GraphModule(root, graph, class_name=type(model).__name__).eval()
+    saved = model.state_dict()
+    for name, _ in network.named_buffers():
+        if name not in saved:  # torch makes a buffer of every tensor that the forward pass names
+            owner, _, buffer = name.rpartition(".")
+            network.get_submodule(owner)._non_persistent_buffers_set.add(buffer)
     if not does_the_same(network, found):
         raise UserError(
             f"the network computes something else after tracing; its ReLU calls are {describe(found.calls)}: "

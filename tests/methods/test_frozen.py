@@ -5,11 +5,12 @@ import copy
 import pytest
 import small_stages
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from relinearize.methods.frozen import frozen_copy
 from relinearize.relu.activation import MaskedReLU
-from relinearize.relu.sites import named_sites
+from relinearize.relu.sites import linearize, named_sites
 
 
 def pixel_network(name, size, width):
@@ -81,6 +82,24 @@ def test_shared_results_and_untraceable_networks(kind):
     images = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(frozen(images), network.eval()(images))
     assert isinstance(frozen.bn, nn.BatchNorm2d)
+
+
+class ReadsItsWeight(nn.Module):
+    """Beside the layer's call, which a batch norm follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.norm(self.layer(x)) + F.conv2d(x, self.layer.weight, padding=2, dilation=2))
+
+
+def test_layers_whose_weight_is_read_elsewhere_stay():
+    network = linearize(ReadsItsWeight(), (3, 8, 8))
+    network.norm.running_var.fill_(4.0)
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(frozen_copy(network)(x), network.eval()(x))
 
 
 def test_copies_are_bit_for_bit_the_same():

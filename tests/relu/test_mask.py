@@ -105,6 +105,13 @@ def test_metadata_check(wanted: dict, message: str) -> None:
         said.check(**wanted)
 
 
+@pytest.mark.parametrize(("name", "value", "kind"), [("asked", 0.1, "an integer"), ("key", 3, "a text")])
+def test_metadata_that_no_file_could_be_read_with_is_refused(name: str, value: object, kind: str) -> None:
+    given = {"backbone": "mine", "convention": "all", "input_size": (4,), "asked": 1, "met": 1, "key": "a"}
+    with pytest.raises(TypeError, match=f"metadata {name} is not {kind}"):
+        MaskMetadata(**{**given, name: value})
+
+
 def test_met_must_be_what_the_mask_keeps(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="met=5"):
         random_mask().to_file(tmp_path / "m", metadata(random_mask(), met=5))

@@ -135,6 +135,60 @@ def test_wrapped_networks_are_taken_out() -> None:
         assert list(named_sites(network)) == EXPECTED[Functional][0]
 
 
+def test_masks_and_sites_of_wrapped_networks_have_the_networks_names() -> None:
+    network = linearize(nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()), (1, 2, 2))
+    wrapped = nn.DataParallel(network)
+    kept = {"1": torch.zeros(2, 2, 2, dtype=torch.bool)}
+    Mask(kept).apply(wrapped)
+    assert list(Mask.of(wrapped)) == ["1"] and relu_total(network) == 0
+    to_sloped(wrapped)
+    assert isinstance(network[1], SlopedReLU)
+    to_masked(wrapped, Mask(kept))
+    assert isinstance(network[1], MaskedReLU)
+
+
+class WithConstants(nn.Module):
+    """Its ReLU is a function, so it is traced; it names tensors that are in no state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.scale = torch.tensor(2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.layer(x) * self.scale) * torch.tensor(0.5)
+
+
+def test_traced_networks_take_the_weights_of_the_model() -> None:
+    model = WithConstants()
+    network = linearize(model, (4,))
+    assert list(network.state_dict()) == list(copy.deepcopy(network).state_dict()) == list(model.state_dict())
+    other = WithConstants()
+    network.load_state_dict(other.state_dict())
+    x = torch.rand(3, 4)
+    torch.testing.assert_close(copy.deepcopy(network)(x), other(x))
+
+
+def test_networks_without_weights_are_refused() -> None:
+    with torch.device("meta"):
+        empty = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    with pytest.raises(UserError, match=r"^0 is on the device meta, without weights: load them first$"):
+        linearize(empty, (4,))
+
+
+def test_networks_that_keep_past_activations_are_refused() -> None:
+    class Remembering(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            self.past = [x * self.weight]
+            return torch.relu(self.past[0])
+
+    remembering = Remembering()
+    remembering.weight = nn.Parameter(torch.ones(4))
+    remembering(torch.rand(2, 4))
+    with pytest.raises(UserError, match=r"cannot be copied .* past activations$"):
+        linearize(remembering, (4,))
+
+
 def test_networks_that_cannot_be_copied_are_refused() -> None:
     model = built(Functional)
     model.lock = threading.Lock()
