@@ -11,12 +11,15 @@ from relinearize.errors import UserError, one_line
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside of DataParallel, DistributedDataParallel and torch.compile.
-
-    Raises UserError where it has lazy layers that have not seen an input.
-    """
+    """The network inside of DataParallel, DistributedDataParallel and torch.compile."""
     while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
         model = getattr(model, "_orig_mod", None) or model.module  # torch.compile's class takes seconds to import
+    return model
+
+
+def with_weights(model: nn.Module) -> nn.Module:
+    """`unwrapped`. UserError where layers have no weights: lazy ones before an input, those on the device meta."""
+    model = unwrapped(model)
     for name, module in model.named_modules():
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
             raise UserError(f"{name or 'the network'} is a lazy layer without weights: run it on an image first")

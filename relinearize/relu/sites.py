@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from relinearize.errors import UserError
 from relinearize.relu.activation import MaskedReLU, ReplacedReLU, SlopedReLU
-from relinearize.relu.copies import copied, unwrapped
+from relinearize.relu.copies import copied, unwrapped, with_weights
 from relinearize.relu.probe import Probe, does_the_same, listed, probe
 from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.tracing import traced_with_sites
@@ -32,7 +32,7 @@ def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     """
     if any(isinstance(module, Site) for module in model.modules()):
         raise UserError("the network is already linearized")
-    model = unwrapped(model)
+    model = with_weights(model)
     found = probe(model, input_size)
     network = _swapped(model, found) if found.modules_called_once else None
     if network is None or not does_the_same(network, found):

@@ -17,7 +17,7 @@ from relinearize.data.order import seeded_generator
 from relinearize.data.source import Source
 from relinearize.errors import UserError, one_line
 from relinearize.records.run import DatasetRecord
-from relinearize.relu.copies import unwrapped
+from relinearize.relu.copies import with_weights
 from relinearize.relu.sites import linearize
 from relinearize.targets import build, builder, plain, target
 
@@ -115,7 +115,7 @@ def all_relu_network(
         seed = seeded_generator("student", config.seed).initial_seed() if student else config.seed
         torch.default_generator.manual_seed(seed)
         try:
-            backbone = unwrapped(make(**images)).cpu()  # moved to its device when it trains
+            backbone = with_weights(make(**images)).cpu()  # moved to its device when it trains
         except TypeError as error:  # **kwargs take anything, and hand it on
             if "argument" not in str(error):
                 raise

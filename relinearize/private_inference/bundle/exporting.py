@@ -23,7 +23,7 @@ from relinearize.private_inference.bundle.bundle import (
     write_bundle,
 )
 from relinearize.private_inference.bundle.tracing import traced_graph
-from relinearize.relu.copies import copied, unwrapped
+from relinearize.relu.copies import copied, with_weights
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import Site, linearize, to_masked
 
@@ -108,7 +108,7 @@ def _prepared(
     network: nn.Module, input_size: tuple[int, ...], mask: Mapping[str, Tensor] | None, route: str | None
 ) -> nn.Module:
     """A float32 copy on the CPU in eval mode, of one route, linearized, with the mask."""
-    network = unwrapped(network)
+    network = with_weights(network)
     routes = routes_of(network)
     if route is None and len(routes) > 1:
         raise UserError(f"the network has several batch-norm routes; give route={' or route='.join(routes)}")
