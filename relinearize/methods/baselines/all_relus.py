@@ -9,8 +9,6 @@ from torch import Tensor
 class AllReLUs:
     """Every ReLU stays. With method/finetune=none such a run is its teacher, as a row of its own in tables."""
 
-    name = "search"
-
     def budget(self, shapes: dict[str, tuple[int, ...]]) -> int:
         """The ReLUs of sites of these shapes."""
         return sum(map(math.prod, shapes.values()))

@@ -15,8 +15,6 @@ SLOPES = ("alpha", "mask")  # words in the names of the tensors that are masks o
 class GivenMask:
     """The mask that `file` holds. The run's budget is what it keeps. Settings: conf/method/search/given.yaml."""
 
-    name = "search"
-
     def __init__(self, file: str | None = None) -> None:
         if file is None:
             raise UserError("method.search.file is not given; it names a mask.safetensors or a checkpoint with slopes")

@@ -15,8 +15,6 @@ class RandomMask:
     One seed gives one order of all positions, so the masks of several budgets are nested.
     """
 
-    name = "search"
-
     def scores(self, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
         """Site name -> float64 scores of the site's shape. float64: ties among millions of draws do not happen."""
         generator = seeded_generator("random mask", seed)  # the seed's own stream is that of the initial weights

@@ -64,7 +64,3 @@ class ShapleyValues(Stage):
         """Site -> its value, 0 where it is negative. All sites alike where none is above 0."""
         values = {name: max(0.0, value) for name, value in self.values().items()}
         return values if any(values.values()) else dict.fromkeys(values, 1.0)
-
-    def densities(self) -> dict[str, float]:
-        """Nothing is pruned."""
-        return {}
