@@ -97,7 +97,7 @@ class Stage(nn.Module):
         for milestone in milestones:
             check_number(key, milestone, ">= 0", "< 2")  # the official code has some above 1
         if schedule == "milestones" and not milestones:
-            raise UserError(f"{self.config_key}.schedule=milestones: needs {key}, such as +{key}=[0.5,0.75]")
+            raise UserError(f"{self.config_key}.schedule=milestones: needs {key}, such as ++{key}=[0.5,0.75]")
         rates = {"schedule": schedule, "milestones": tuple(milestones), "gamma": gamma}
         rates |= {"momentum": momentum, "weight_decay": weight_decay}
         for name in self.UNUSED:
