@@ -69,7 +69,7 @@ RUN_ERRORS = {
     ),
     "milestones without any": (
         ["method.finetune.schedule=milestones"],
-        ["method.finetune.schedule=milestones: needs method.finetune.milestones, such as ++method.finetune.milestones="],
+        ["method.finetune.schedule=milestones: needs method.finetune.milestones, such as ++method.finetune.milestones"],
     ),
     "keys without a use": (
         ["+method.search.weight_decay=5e-4"],
