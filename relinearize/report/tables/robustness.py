@@ -128,8 +128,8 @@ def build_tables(records: Sequence[RobustRecord], panels: "Sequence[Panel]" = ()
             each = [Row("checkpoint", (one,), variants[one.key], measures_of(one, columns)) for one in seeds]
             rows.append(each[0] if len(each) == 1 else _mean_row(each))
             checkpoints += each
-        oracles = _oracle_rows(checkpoints, columns)
-        tables.append(RobustTable(dataset, title, columns, _marked(rows), _marked(checkpoints), oracles))
+        marked = _marked(rows, columns), _marked(checkpoints, columns)
+        tables.append(RobustTable(dataset, title, columns, *marked, _oracle_rows(checkpoints, columns)))
     return tables
 
 
@@ -181,17 +181,18 @@ def _oracle_rows(checkpoints: Sequence[Row], columns: Sequence[Column]) -> list[
     return oracles
 
 
-def _marked(rows: Sequence[Row]) -> list[Row]:
+def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
     """The rows with the best value of each column marked, among those of one network with as many ReLUs."""
     alike: dict[tuple, list[Measure]] = {}
     for row in rows:
         for key, measure in row.cells.items():
             alike.setdefault((row.network, row.relus, key), []).append(measure)
+    falling = {column.key for column in columns if column.name == "mce"}
     best = {}  # none where values were not measured alike or do not differ
     for place, measures in alike.items():
         values = [measure.value for measure in measures]
         if len({measure.basis for measure in measures}) == 1 and not math.isclose(min(values), max(values)):
-            best[place] = (min if place[-1].split(" ")[0] == "mce" else max)(values)
+            best[place] = (min if place[-1] in falling else max)(values)
     marked = []
     for row in rows:
         cells = {}
