@@ -29,7 +29,7 @@ from relinearize.methods.stage.stage import Stage
 from relinearize.processes import process_count, process_rank
 from relinearize.training.checkpoint import LogRows, read_checkpoint, write_checkpoint
 from relinearize.training.progress import StageProgress
-from relinearize.training.settings import TrainerSettings, one_line, quiet_lightning
+from relinearize.training.settings import TrainerSettings, cause_message, quiet_lightning
 from relinearize.training.signals import DeferredSignals
 
 # Lightning's calls that a stage takes as they are; with its own state dict a checkpoint names no wrapper.
@@ -281,13 +281,13 @@ def train(
                     raise UserError(f"stage {stage.name}: {remedy}") from error
             if settings.compile and isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
                 raise UserError(
-                    f"stage {stage.name}: torch.compile failed ({one_line(error.inner_exception)}); "
+                    f"stage {stage.name}: torch.compile failed ({cause_message(error.inner_exception)}); "
                     "give trainer.compile=false, or install a C compiler and Python's headers"
                 ) from error
             other = isinstance(error, RuntimeError) and not str(error).startswith("Early stopping conditioned")
             if other or (not settings.lightning and not settings.callbacks):
                 raise
-            raise UserError(f"trainer.lightning or callbacks, in stage {stage.name}: {one_line(error)}") from error
+            raise UserError(f"trainer.lightning or callbacks, in stage {stage.name}: {cause_message(error)}") from error
         except SystemExit as end:
             if not isinstance(end.__context__, KeyboardInterrupt):
                 raise

@@ -154,7 +154,7 @@ class TrainerSettings:
             try:
                 callback = instantiate(dict(entry), _convert_="all")
             except (HydraException, MisconfigurationException, ImportError, TypeError, ValueError) as error:
-                raise UserError(f"callbacks.{name} cannot be built: {one_line(error)}") from error
+                raise UserError(f"callbacks.{name} cannot be built: {cause_message(error)}") from error
             if isinstance(callback, pl.callbacks.WeightAveraging | pl.callbacks.StochasticWeightAveraging):
                 raise UserError(
                     f"callbacks.{name}: it averages weights behind the selection's back; "
@@ -173,7 +173,7 @@ class TrainerSettings:
             quiet["plugins"] = LightningEnvironment()
             pl.Trainer(accelerator="cpu", callbacks=self.new_callbacks(), **quiet, **self.lightning_arguments())
         except (HydraException, MisconfigurationException, ImportError, TypeError, ValueError) as error:
-            raise UserError(f"trainer.lightning or callbacks: {one_line(error)}") from error
+            raise UserError(f"trainer.lightning or callbacks: {cause_message(error)}") from error
 
 
 def resolve_threads(threads: int | str | None) -> int | None:
@@ -223,7 +223,7 @@ def trainer_parameters() -> Mapping[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters.items() if name != "self"}
 
 
-def one_line(error: BaseException) -> str:
+def cause_message(error: BaseException) -> str:
     """The message of the first cause: Hydra wraps what a constructor raises."""
     while error.__cause__ is not None:
         error = error.__cause__
