@@ -22,7 +22,7 @@ GATES = frozenset({
     "sigmoid", "hardsigmoid", "tanh", "exp", "sqrt", "rsqrt", "reciprocal", "div", "addcdiv", "pow", "_softmax",
     "_log_softmax", "amax", "amin", "max", "min", "topk", "sort", "_scaled_dot_product_attention_math",
     "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_efficient_attention", "mkldnn_rnn_layer", "_cudnn_rnn",  # an LSTM's sigmoids and tanhs
 })  # fmt: skip
 # Elementwise, though torch does not tag them as such.
 UNTAGGED = frozenset({

@@ -22,6 +22,22 @@ def test_gates_are_named() -> None:
         linearize(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sigmoid()), (4,))
 
 
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_gates_of_recurrent_layers_are_named(layer: type[nn.RNNBase]) -> None:
+    """torch computes an LSTM by one operator of its own, in which no sigmoid is seen."""
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.relu, self.recurrent = nn.Linear(4, 4), nn.ReLU(), layer(4, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.recurrent(self.relu(self.first(x)))[0][:, -1]
+
+    with pytest.warns(UserWarning, match="neither linearized nor counted: recurrent is using"):
+        linearize(Recurrent(), (3, 4))
+
+
 class Untraceable(Toy):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
