@@ -15,7 +15,7 @@
 #   CHECKS=no               no tests and no benchmark first
 # Copies of CIFAR-10 that went through JPEG: dataset.verify=false 'dataset.title="CIFAR-10 (JPEG)"' as OVERRIDES. A dry
 # run on a CPU:
-#   scripts/gpu_session.sh unused /tmp/dry 5 dataset=digits backbone=resnet8 "budget.grid=[]" BUDGETS="2000 1000" \
+#   scripts/gpu_session.sh unused /tmp/dry 5 dataset=digits backbone=resnet8 BUDGETS="2000 1000" \
 #       SENET_BUDGETS="2000 1000" RLNET_BUDGETS="1000" ROBUST="evaluation.n_attack=16 evaluation.n_autoattack=2 \
 #       evaluation.n_corruptions=20 evaluation.n_checks=8" method.{teacher,search,finetune}.epochs=1 sensitivity.epochs=1
 set -euo pipefail
@@ -44,7 +44,7 @@ left() { echo $((end - SECONDS > 1 ? end - SECONDS : 1)); }
 mkdir -p "$out"
 
 run() { # EXPERIMENT BUDGET [OVERRIDES ...]: one run, whose files are collected at once
-    timeout "$(left)" python3 -m relinearize run "experiment=paper/$1" budget=default "budget.relus=$2" \
+    timeout "$(left)" python3 -m relinearize run "experiment=paper/$1" budget=default "budget.relus=$2" "budget.grid=[]" \
         "dataset.root=$images" "output=$out/work" trainer.progress=lines "${@:3}" 2>&1 |
         tee -a "$out/runs.txt" || return 1
     collect

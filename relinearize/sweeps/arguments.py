@@ -5,6 +5,10 @@ import os
 import re
 from datetime import datetime
 
+from omegaconf import OmegaConf
+
+from relinearize.conf_folder import conf_folder
+
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 SWEEP_VARIABLE = "RELINEARIZE_SWEEP"
 
@@ -19,8 +23,7 @@ def with_budget_grid(arguments: list[str]) -> list[str]:
 
     Whichever job walks the search first then leaves a snapshot for every other, and none walks on to budgets of an
     experiment's grid that were not asked for. The grid is no part of any key.
-    `budget=` names files of the group: 50k is the file and the count alike; names that are no counts (half) are left
-    to the order of the sweep.
+    `budget=` names files of the group: 50k is the file and the count alike, half has its fraction.
     """
     if not any(flag in arguments for flag in MULTIRUN) or any("budget.grid" in argument for argument in arguments):
         return arguments
@@ -30,8 +33,10 @@ def with_budget_grid(arguments: list[str]) -> list[str]:
         if key in ("budget", "budget.relus", "budget.fraction"):
             for value in values.strip("[]").split(","):
                 value = value.strip()
-                with contextlib.suppress(ValueError):  # of a file's name
-                    number = float(value if key == "budget.fraction" else value.rstrip("kKmM"))
+                if key == "budget" and (file := conf_folder() / "budget" / f"{value}.yaml").is_file():
+                    value = str(OmegaConf.load(file).get("fraction") or value)
+                with contextlib.suppress(ValueError):  # of a name that is no count
+                    number = float(value.rstrip("kKmM"))
                     grid.append(str(number) if key == "budget.fraction" else value)
     return [*arguments, f"budget.grid=[{','.join(grid)}]"] if grid else arguments
 

@@ -183,12 +183,12 @@ def test_grid_and_name_of_a_multirun():
     assert arguments[-1] == "budget.grid=[0.5,0.25]"
     assert with_budget_grid(["-m", "budget.fraction=1e-2,5e-2"])[-1] == "budget.grid=[0.01,0.05]"
     assert with_budget_grid(["-m", "budget=100k,50k"])[-1] == "budget.grid=[100k,50k]"
+    assert with_budget_grid(["-m", "budget=half,tenth,all,default"])[-1] == "budget.grid=[0.5,0.1,1.0]"
     assert with_budget_grid(["-m", "budget.relus=37_000,1e4"])[-1] == "budget.grid=[37_000,1e4]"
     assert with_budget_grid(["-m", "experiment=sweep/frontier", "budget.fraction=0.1"])[-1] == "budget.grid=[0.1]"
     for same in (
         ["budget=100k"],
         ["-m", "seed=1,2"],
-        ["-m", "budget=half,tenth"],
         ["-m", "budget=1k,2k", "budget.grid=[3k]"],
         ["-m", "budget=1k,2k", "method.search.rungs=${budget.grid}"],
     ):

@@ -202,6 +202,7 @@ def test_parity_sets_every_switch(networks):
         ({"stop_distance": 5}, "method.search.stop_distance=5"),
         ({"stop_patience": 0}, "method.search.stop_patience=0"),
         ({"granularity": "channel", "top": "strict"}, "give method.search.top=exact"),
+        ({"granularity": "channel", "initial_mask": "spatial"}, "give method.search.initial_mask=exact"),
     ],
 )
 def test_wrong_settings_are_one_line(networks, settings, words):

@@ -122,9 +122,10 @@ class SENetSearch(MaskedSearch):
         self.take_one_of((True, False), paper_parity=paper_parity)
         self.take(">= 0", "<= 1", optional=True, stop_distance=stop_distance)
         self.take(">= 1", integer=True, stop_patience=stop_patience)
-        if self.granularity == "channel" and self.top == "strict":
-            remedy = "method.search.paper_parity=false" if paper_parity else "method.search.top=exact"
-            raise UserError(f"method.search.granularity=channel keeps exact counts; give {remedy}")
+        for key in ("top", "initial_mask"):
+            if self.granularity == "channel" and getattr(self, key) != "exact":
+                remedy = "method.search.paper_parity=false" if paper_parity else f"method.search.{key}=exact"
+                raise UserError(f"method.search.granularity=channel keeps exact counts; give {remedy}")
         self.shapes = site_shapes(inner_network(network))
         if self.granularity == "channel":  # what each site keeps: channels, or positions
             self.counts = allocate_channels(self.shapes, sensitivities, budget)
@@ -144,7 +145,7 @@ class SENetSearch(MaskedSearch):
     def first_mask(self, seed: int) -> Mask:
         """The random mask of the first epoch, a function of `seed`."""
         generator = torch.Generator().manual_seed(seed)
-        if self.initial_mask == "spatial" and self.granularity == "position":
+        if self.initial_mask == "spatial":
             return spatial_mask(self.shapes, self.counts, generator)
         scores = {name: torch.rand(shape, generator=generator).double() for name, shape in self.shapes.items()}
         return channel_mask(scores, self.counts) if self.granularity == "channel" else site_mask(scores, self.counts)
