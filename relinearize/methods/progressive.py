@@ -23,7 +23,7 @@ from relinearize.errors import UserError, check_choice, check_number
 from relinearize.methods.correlated import removal_order
 from relinearize.methods.distill import Distill
 from relinearize.methods.losses import distillation_divergence
-from relinearize.methods.scores import check_callable, damage_vectors
+from relinearize.methods.scores import check_callable, damage_vectors, fisher
 from relinearize.methods.stage.cycle import CycleStage
 from relinearize.methods.stage.schedule import one_cycle
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
@@ -80,6 +80,11 @@ class Progressive(CycleStage, Distill):
         self.take(">= 0", hysteresis=hysteresis, diagonal=diagonal, exchange_rate=exchange_rate)
         self.take(">= 0", integer=True, rung_epochs=rung_epochs, exchanges=exchanges)
         self.take(">= 1", integer=True, score_images=score_images)
+        if selection == "correlated" and getattr(score, "func", score) is not fisher:
+            raise UserError(
+                f"{key}.selection=correlated has its own measure of damage; give score=fisher, which it is made of, or "
+                f"{key}.selection=correlated_within_sites"
+            )
         if exchanges and not rung_epochs:
             raise UserError(f"{key}.exchanges needs a trained rung; give {key}.rung_epochs >= 1")
         total = sum(alpha.numel() for alpha in alphas.values())
@@ -192,10 +197,12 @@ class Progressive(CycleStage, Distill):
         for network in (self.network, *self._frozen):
             network.to(first.device)  # without any training, nothing has moved them there yet
         batches = self.further_batches(self.rung, images)
-        found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed + self.rung)
-        # One's own may have any order, and be of this process's images alone.
-        found = {name: found[name].to(first.device).contiguous() for name in self.alphas}
-        take_from_first(found.values())
+        found: dict[str, Tensor] = {}
+        if self.choice != "correlated":
+            found = self.score_of(self.network, batches, teacher=self._frozen[0], seed=self.seed + self.rung)
+            # One's own may have any order, and be of this process's images alone.
+            found = {name: found[name].to(first.device).contiguous() for name in self.alphas}
+            take_from_first(found.values())
         if self.choice != "top":
             found = self.correlated_scores(found, self.further_batches(self.rung, images), keep)
         return {

@@ -170,7 +170,7 @@ class ReLUPrunerMeans:
         shares.append((z < 0).float().mean(0))
         del shares[: -self.SHARES]
         first = (g * z).abs() * len(z)  # of the sum of the losses, so that the two terms can be added
-        if self.second_order is True:
+        if self.second_order and self.second_order != "mean_loss":
             first += first.square() / 2
         damage = first.mean(0) * (shares[0] if len(shares) == 1 else torch.stack(shares).mean(0))
         if self.second_order == "mean_loss":

@@ -187,6 +187,11 @@ def test_a_search_without_training_needs_no_batches_for_each_device(tmp_path):
             "come to 128 to 2,304 ReLUs, and the budget is 1",
         ),
         (["method.search.channels=0.5", "budget.relus=1400"], "come to 128 to 1,152 ReLUs, and the budget is 1,400"),
+        (["method.search.order=measured", "method.search.channels=0.5"], "give method.search.order, the most critical"),
+        (
+            ["method.search.order=measured", "method.search.resolution=0.5"],
+            "give method.search.order, the most critical",
+        ),
         (["method.search.channels=0.3"], r"method.search.channels=0.3: no network of backbone.width=8"),
         (["method.search.order=[3,2,4,1]"], r"order=\[3, 2, 4, 1\]: this network has 3 stages"),
         (["method.search.order=[]"], r"order=\[\] is unknown; valid: published, measured"),

@@ -61,7 +61,11 @@ def test_shares_of_negatives_are_those_of_the_last_ten_batches():
 
 def test_second_order_terms_by_hand():
     z, g = torch.tensor([[-2.0], [-4.0]]), torch.tensor([[0.5], [0.25]])
-    for second_order, expected in ((True, 2 + (4 + 4) / 4), ("mean_loss", 2 + 10 * (0.25 + 0.0625) / 2)):
+    for second_order, expected in (
+        (True, 2 + (4 + 4) / 4),
+        (1, 2 + (4 + 4) / 4),
+        ("mean_loss", 2 + 10 * (0.25 + 0.0625) / 2),
+    ):
         means = means_of(["a"], second_order=second_order)
         means.add("a", z, g)
         assert float(means.scores()["a"]) == pytest.approx(expected)

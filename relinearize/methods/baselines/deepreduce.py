@@ -172,6 +172,11 @@ class DeepReDuce(MaskedSearch):
         known = known_order(order, shapes)
         if known is None and exact and score is None:
             raise UserError(f"{KEY}.exact=true needs an order of the stages that is not measured; give {KEY}.order")
+        if known is None and (stride > 1 or shares != [1.0]):
+            raise UserError(
+                f"{KEY}.order is measured for a network of these stages, and a student with fewer channels or smaller "
+                f"maps is not trained when it would be; give {KEY}.order, the most critical stage first"
+            )
         if known is not None and channels is None and width is not None:
             shares = [one for one in SHARES if (width * one).is_integer()]
         order = known or smallest_first(shapes, thinned is not False)
