@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.methods.losses import logit_losses
+from relinearize.methods.distill import Distill
 from relinearize.methods.stage.schedule import adam
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
-from relinearize.methods.stage.stage import Stage
 from relinearize.relu.budget import top_mask
 from relinearize.relu.mask import Mask
 from relinearize.relu.sites import slopes
@@ -45,7 +44,7 @@ def next_lasso(lasso: float, count: int, lowest: int, epoch: int, growth: float,
     return lasso if count < lowest or epoch < patience_epochs else lasso * growth
 
 
-class SNLSearch(Stage):
+class SNLSearch(Distill):
     """The search stage of SNL. Settings: conf/method/search/snl.yaml.
 
     Args:
@@ -56,6 +55,7 @@ class SNLSearch(Stage):
     """
 
     name = "search"
+    least_epochs = 1
     segments_key = "checks_per_epoch"
     UNUSED = ("momentum", "weight_decay")  # of Adam
     SAVED = ("lasso", "lowest", "lowest_checked", "count", "kept", "segments_done")
@@ -70,7 +70,6 @@ class SNLSearch(Stage):
         lasso: float = 1e-5,
         lasso_growth: float = 1.1,
         threshold: float = 1e-2,
-        temperature: float = 4.0,
         patience_epochs: int = 5,
         alpha_learning_rate: float | None = None,
         checks_per_epoch: int = 8,
@@ -78,13 +77,12 @@ class SNLSearch(Stage):
         **stage_settings: Any,
     ) -> None:
         segments = 1 if paper_parity else checks_per_epoch
-        super().__init__(network, segments=segments, selection="last", **stage_settings)
-        self.take("> 0", lasso=lasso, temperature=temperature)
+        super().__init__(network, teacher, segments=segments, selection="last", **stage_settings)
+        self.take("> 0", lasso=lasso)
         self.take(">= 0", threshold=threshold, patience_epochs=patience_epochs)
         self.take(">= 1", lasso_growth=lasso_growth)
         self.take("> 0", optional=True, alpha_learning_rate=alpha_learning_rate)
         self.take_one_of((True, False), paper_parity=paper_parity)
-        self._frozen = (teacher,)
         self.pending = sorted(set(budgets), reverse=True)
         self.on_snapshot = on_snapshot
         self.alphas = slopes(inner_network(network))
@@ -94,10 +92,8 @@ class SNLSearch(Stage):
         self.segments_done = 0
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            wanted = self._frozen[0](images)
-        cross_entropy, divergence, metrics = logit_losses(self.network(images), wanted, labels, self.temperature)
-        return cross_entropy + divergence + self.lasso * lasso_penalty(self.alphas.values()), metrics
+        loss, metrics = super().loss(images, labels)
+        return loss + self.lasso * lasso_penalty(self.alphas.values()), metrics
 
     def configure_optimizers(self) -> optim.Optimizer:
         """Adam on weights and alphas alike (the paper's recipe)."""
