@@ -159,18 +159,6 @@ def test_seeds_that_ran_again_are_one_curve_of_the_later_runs():
         assert len({record.created for record in runs["record"]}) == 1
 
 
-def test_a_complete_new_experiment_is_one_mean():
-    """Seeds 0 and 1 ran under an old program, then 0, 1 and 2 under the new one."""
-    records = []
-    for year, seeds in {2024: (0, 1), 2026: (0, 1, 2)}.items():
-        for seed in seeds:
-            changed = {"key": f"{year}{seed}" * 12, "created": f"{year}-01-01T00:00:00+00:00"}
-            records.append(fake_record(seed=seed).model_copy(update=changed))
-    (panel,) = build_panels(records)
-    years = {name: {one.created[:4] for one in runs["record"]} for name, runs in panel.runs.groupby("method_name")}
-    assert years == {"snl [repeat=1]": {"2026"}, "snl [repeat=2]": {"2024"}}
-
-
 def test_a_class_that_moved_is_no_difference():
     places = ("relinearize.methods.snl.SNLSearch", "relinearize.methods.elsewhere.SNLSearch")
     records = [

@@ -31,10 +31,8 @@ class Matrix:
 
 def build_matrices(panels: Iterable[Panel]) -> list[Matrix]:
     """In the order of the curves, larger budgets first; none without at least two runs that share a search or a
-    fine-tuning. Recipes that differ in more than their names are not averaged: the first one counts, of repeated runs
-    the newest."""
+    fine-tuning. Recipes that differ in more than their names are not averaged: the first one counts."""
     runs = pd.concat([panel.runs for panel in panels])
-    runs = runs.loc[runs["recipe"].map(lambda recipe: recipe["repeat"]).sort_values(kind="stable").index]
     stages = runs["method"].str.extract(r"^(?P<search>[^+]+)\+(?P<finetuning>[^+]+)$")
     runs = runs.join(stages[["search", "finetuning"]])
     main = runs["record"].map(lambda record: record.submodel is None and not _allocated(record))

@@ -86,10 +86,9 @@ def run_table(records: Sequence[Record], preset: Preset | None = None) -> DataFr
     runs["title"] = runs["title"].where(~unlike, runs["title"] + sizes.map(", {} pixels".format))
     numbers = runs.columns[runs.columns.get_loc("total") + 1 :]
     runs = runs.astype(dict.fromkeys(numbers, float))
-    # A seed counts once: of runs that nothing here tells apart (another version of the program, say), the newest of all
-    # seeds are one curve, earlier ones another. Rows stand from the oldest on.
-    alike = runs.groupby(["panel", "curve", "asked", "seed"])["key"]
-    turns = alike.transform(lambda keys: pd.factorize(keys[::-1])[0][::-1] + 1)
+    # A seed counts once: of runs that nothing here tells apart (another version of the program, say), the later ones of
+    # all seeds are a curve of their own.
+    turns = runs.groupby(["panel", "curve", "asked", "seed"])["key"].transform(lambda keys: pd.factorize(keys)[0] + 1)
     runs["recipe"] = [recipe | {"repeat": turn} for recipe, turn in zip(runs["recipe"], turns, strict=True)]
     runs["curve"] += turns.map(" {}".format)
     for name in ("panel", "curve"):

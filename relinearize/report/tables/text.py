@@ -42,7 +42,7 @@ def network_name(backbone: str, width: int | None, convention: str) -> str:
 def left_out_note(curves: Collection[int]) -> str:
     """Below a matrix of searches and fine-tunings: how many curves have no cell; "" if all have."""
     count = len(curves)
-    reason = "a cell shows the first of several settings, and of repeated runs the newest"
+    reason = "a cell shows the first of several settings, and of repeated runs"
     return f"{count} curve{'s' * (count != 1)} left out: {reason}." if count else ""
 
 
