@@ -27,9 +27,10 @@ def corrupted_part(subject: Subject, source: CorruptedImages, count: int | None,
         by_name = {name: [percent[name, severity] for severity in SEVERITIES] for name in source.names}
         anchor = TINY_RESNET18 if described.get("layout") == "folders" else MEAN_ERROR
         npa, mce = corruption_score({cell: value / 100 for cell, value in percent.items()}, anchor)
-        digests = described.get("sha256")
+        digests, frost = described.get("sha256"), described.get("frost_images_sha256")
+        content = f" sha256 {content_key(digests)}" if digests else f" with frost sha256 {frost}" if frost else ""
         return CorruptionsRecord(
-            source=source.source if digests is None else f"{source.source} sha256 {content_key(digests)}",
+            source=source.source + content,
             constants=described.get("constants") or ("tiny" if anchor == TINY_RESNET18 else "cifar"),
             seed=described.get("seed") or 0,
             n=len(rows),

@@ -50,9 +50,10 @@ class AttackRecord(Part):
 class CorruptionsRecord(Part):
     """Accuracy on `n` corrupted images at severity 1 to 5, for each of the 15 corruptions and the extra four.
 
-    source: "generated" or "files sha256..."; constants: whose severities, "cifar" or "tiny"; left_out: of the 15, those
-    that were not measured; npa: the mean over all of `accuracy`; mce: in percent, relative to `mce_anchor`, which says
-    "mean error" where it is no ratio.
+    source: "generated", "files sha256..." or "generated with frost sha256..." (of its photographs; older records do not
+    name them); constants: whose severities, "cifar" or "tiny"; left_out: of the 15, those that were not measured; npa:
+    the mean over all of `accuracy`; mce: in percent, relative to `mce_anchor`, which says "mean error" where it is no
+    ratio.
     """
 
     source: str

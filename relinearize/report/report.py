@@ -10,7 +10,6 @@ import pandas as pd
 from relinearize.errors import UserError
 from relinearize.files import write_bytes, write_text
 from relinearize.private_inference.cost.presets import Preset, one_preset
-from relinearize.records.robustness import ROBUST_FILE, RobustRecord
 from relinearize.records.run import find_records
 from relinearize.report.figures.costs import draw_inference, draw_inference_split, draw_latency_split, latency_splits
 from relinearize.report.figures.masks import draw_masks
@@ -19,7 +18,7 @@ from relinearize.report.figures.robustness import draw_robustness
 from relinearize.report.figures.searches import build_trajectories, draw_searches
 from relinearize.report.page.page import render_page
 from relinearize.report.papers.comparison import COLUMNS, against_paper_markdown, compare
-from relinearize.report.sources import find_inferences, find_masks
+from relinearize.report.sources import find_inferences, find_masks, find_robustness
 from relinearize.report.tables.combinations import build_matrices, combinations_markdown
 from relinearize.report.tables.inference import build_inferences, inference_markdown
 from relinearize.report.tables.masks import build_groups
@@ -56,9 +55,7 @@ class Report:
         self.runs = find_records(self.folders)
         self.records = [record for _, record in self.runs]
         self.panels = build_panels(self.records, published, self.preset)
-        robust = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in self.folders]
-        found = RobustRecord.find(path for path in robust if path.exists())
-        self.robustness = build_tables([record for _, record in found], self.panels)
+        self.robustness = build_tables(find_robustness(self.folders, self.runs), self.panels)
         masks, self.without_mask = find_masks(self.runs)
         self.masks = build_groups(self.panels, masks)
         self.trajectories = build_trajectories(self.panels)
@@ -115,7 +112,8 @@ def report_files(report: Report, folder: Path) -> Iterator[tuple[str, str | byte
     yield "combinations.md", combinations_markdown(report.combinations) if report.combinations else None
     yield "robustness.md", robustness_markdown(robust) if robust else None
     yield "robustness.csv", robustness_csv(robust) if robust else None
-    yield "robustness_corruptions.csv", corruptions_csv(robust) if robust else None
+    corrupted = any(row.first.corruptions for table in robust for row in table.checkpoints)
+    yield "robustness_corruptions.csv", corruptions_csv(robust) if corrupted else None
     yield "robustness.png", draw_robustness(robust) if robust else None
     compared = report.comparisons
     yield "against_paper.md", None if compared is None else against_paper_markdown(compared)

@@ -1,4 +1,4 @@
-"""What a report reads beside the records of runs: the records of private inferences, and masks."""
+"""What a report reads beside the records of runs: those of private inferences and robust evaluations, and masks."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -11,8 +11,9 @@ from relinearize.errors import UserError
 from relinearize.files import files_below
 from relinearize.records.inference import RECORD_FILE as INFERENCE_FILE
 from relinearize.records.inference import InferenceRecord
+from relinearize.records.robustness import ROBUST_FILE, RobustRecord
 from relinearize.records.run import Record
-from relinearize.records.store import MASK, check_digest
+from relinearize.records.store import MASK, WEIGHTS, check_digest
 
 MOST_NAMES = 4  # of runs in a warning
 
@@ -35,6 +36,21 @@ def find_inferences(folders: Sequence[Path]) -> list[InferenceRecord]:
             continue
         if record not in found:
             found.append(record)
+    return found
+
+
+def find_robustness(folders: Sequence[Path], runs: Iterable[tuple[Path, Record]]) -> list[RobustRecord]:
+    """The robust records below `folders`, but those of weights that their run of `runs` no longer has (it was made
+    again, with repair=true): these are named in the log."""
+    present = {record.key: (record.files or {}).get(WEIGHTS) for _, record in runs}
+    places = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in folders]
+    found = []
+    for path, robust in RobustRecord.find(place for place in places if place.exists()):
+        measured = (robust.evaluation.get("subject") or {}).get("weights")
+        if len({measured, present.get(robust.key)} - {None}) > 1:
+            logger.warning("skipped: %s: measured with weights that the run no longer has; evaluate it again", path)
+        else:
+            found.append(robust)
     return found
 
 

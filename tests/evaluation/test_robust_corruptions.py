@@ -115,7 +115,10 @@ def test_frost_given_later_costs_frost_only(folder, tmp_path, cells):
     assert len(hashes) == 1 and None not in hashes
     Image.fromarray(draw.integers(60, 256, (200, 200, 3), np.uint8)).save(place / "ice2.png")
     (folder / "robustness.json").unlink()
-    evaluate(folder, *ALONE, *FEW, *frost)
+    (others,) = evaluate(folder, *ALONE, *FEW, *frost)
+    sources = [record.corruptions.source for record in (before, after, others)]
+    assert sources[0] == "generated" and len(set(sources)) == 3, "a column for each kind of photographs"
+    assert all(source.startswith("generated with frost sha256 ") for source in sources[1:])
     assert cells[15 * 5 :] == [("frost", severity) for severity in SEVERITIES], "other photographs"
 
 

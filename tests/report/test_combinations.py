@@ -10,6 +10,7 @@ from relinearize.records.run import SubmodelRecord
 from relinearize.report.report import Report, write_report
 from relinearize.report.tables.combinations import build_matrices, combinations_markdown
 from relinearize.report.tables.pareto import build_panels
+from relinearize.report.tables.terminal import print_combinations
 
 BUDGETS = (35_000, 14_000)
 
@@ -45,6 +46,19 @@ def test_seeds_are_averaged_and_networks_beside_a_run_left_out():
     large, _ = matrices_of([*crossed(), with_accuracy("snl+distill", 35_000, 64.0, seed=1), beside])
     assert large.means.loc["snl", "distill"] == 62.0
     assert large.texts.loc["snl", "distill"] == f"62.00 ± {8**0.5:.2f}", "of two seeds"
+
+
+def test_curves_of_other_settings_are_counted(capfd):
+    other = fake_record("snl+distill", finetune_lr=0.5)
+    again = with_accuracy("senet+senet", 35_000, 70.0, key="f" * 64, created="2026-01-01T00:00:00+00:00")
+    matrices = matrices_of([*crossed(), other, again])
+    assert [len(matrix.left_out) for matrix in matrices] == [2, 0]
+    assert matrices[0].means.loc["senet", "senet"] != 70.0, "of repeated runs the first"
+    reason = "a cell shows the first of several settings, and of repeated runs."
+    assert combinations_markdown(matrices).count(f"2 curves left out: {reason}") == 1
+    print_combinations(matrices)
+    assert f"2 curves left out: {reason}" in capfd.readouterr().out
+    assert "left out" not in combinations_markdown(matrices_of(crossed()))
 
 
 @pytest.mark.parametrize(

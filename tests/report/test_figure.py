@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from fake_records import fake_record, fake_sweep
+from matplotlib.axes import Axes
 
 from relinearize.report.figures.canvas import log_axis, log_ticks, new_figure
 from relinearize.report.figures.pareto import draw_pareto
@@ -26,6 +27,41 @@ def test_figure_is_a_png(records):
     figure = draw_pareto(build_panels(records))
     assert figure.startswith(b"\x89PNG")
     assert len(figure) > 10_000
+
+
+def lines_of(monkeypatch, records):
+    """The lines of the figure: those of published points, and those of the legend."""
+    hair, legends = [], []
+    plot = Axes.plot
+
+    def recorded(axes, x, y, *words, **look):
+        if look.get("color") == "#dde0e5":
+            hair.append(list(zip(x, y, strict=True)))
+        return plot(axes, x, y, *words, **look)
+
+    monkeypatch.setattr(Axes, "plot", recorded)
+    monkeypatch.setattr(Axes, "legend", lambda axes, handles, **look: legends.extend(handles))
+    panels = build_panels(records)
+    draw_pareto(panels)
+    return panels, hair, legends
+
+
+def test_hair_lines_join_points_of_one_paper_method_and_network(monkeypatch):
+    (panel,), hair, _ = lines_of(monkeypatch, [fake_record(dataset="cifar100", title="CIFAR-100")])
+    of = {(point.relus, point.accuracy, point.method): point for point in panel.published.itertuples()}
+    assert len(hair) == len(panel.published.drop_duplicates(["paper", "method", "backbone", "replacement"]))
+    for line in hair:
+        joined = [[point for (relus, accuracy, _), point in of.items() if (relus, accuracy) == place] for place in line]
+        assert set.intersection(*({(one.paper, one.method, one.backbone) for one in points} for points in joined))
+
+
+def test_every_curve_has_a_look_of_its_own(monkeypatch):
+    """Sixteen methods have twelve colours, and one of them six variants."""
+    records = [fake_record(f"method {place:02}") for place in range(16)]
+    records += [fake_record("snl", finetune_lr=rate) for rate in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
+    _, _, legend = lines_of(monkeypatch, records)
+    looks = [(one.get_color(), one.get_linestyle(), one._dash_pattern, one.get_marker()) for one in legend[:22]]
+    assert len(set(map(str, looks))) == 22 and len({colour for colour, *_ in looks}) == 12
 
 
 @pytest.mark.parametrize(

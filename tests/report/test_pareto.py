@@ -159,6 +159,25 @@ def test_seeds_that_ran_again_are_one_curve_of_the_later_runs():
         assert len({record.created for record in runs["record"]}) == 1
 
 
+def test_a_class_that_moved_is_no_difference():
+    places = ("relinearize.methods.snl.SNLSearch", "relinearize.methods.elsewhere.SNLSearch")
+    records = [
+        with_config(fake_record(seed=seed), "method", search={"_target_": place}) for seed, place in enumerate(places)
+    ]
+    assert list(build_panels(records)[0].points["n"]) == [2]
+    others = [with_config(fake_record(), "method", search={"_target_": f"own.{name}.Search"}) for name in ("a", "b")]
+    others = [record.model_copy(update={"key": str(place)}) for place, record in enumerate(others)]
+    assert list(build_panels(others)[0].points["n"]) == [1, 1]
+
+
+def test_a_network_without_width_makes_no_fractions_of_the_others():
+    record = fake_record(seed=1)
+    own = record.model_copy(update={"backbone": record.backbone.model_copy(update={"name": "own", "width": None})})
+    rows = csv.DictReader(io.StringIO(csv_text(pareto_table(build_panels([fake_record(), own])))))
+    assert sorted(row["width"] for row in rows) == ["", "16"]
+    assert csv_text([{"width": 16, "share": 0.5}, {"width": None, "share": 1.0}]) == "width,share\n16,0.5\n,1.0\n"
+
+
 def test_networks_from_weights_are_no_seeds_of_others():
     """Each seed may have a file of its own, but with one or without makes two curves, and two levels."""
     files = (None, "a.pt", "b.pt")

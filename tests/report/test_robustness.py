@@ -144,6 +144,35 @@ def test_what_was_measured_otherwise_is_neither_averaged_nor_compared():
     assert not any(best_of(row) for row in build_tables(robust, build_panels(two))[0].rows)
 
 
+def test_a_mean_of_some_seeds_says_so_in_csv_and_terminal():
+    records = [fake_record("snl", 7_000, seed) for seed in range(3)]
+    attacks = (tuple(ATTACKS), ("fgsm",), tuple(ATTACKS))
+    robust = [fake_robust(record, attacks=names) for record, names in zip(records, attacks, strict=True)]
+    tables = build_tables(robust, build_panels(records))
+    mean, *each = csv_rows(robustness_csv(tables))
+    assert (mean["pgd20_seeds"], {one["pgd20_seeds"] for one in each}) == ("2", {"1", ""})
+    assert "fgsm_seeds" not in mean and "ca_seeds" not in mean, "where all seeds have it"
+    print_robustness(tables, Console(file=(file := io.StringIO()), width=80))
+    assert file.getvalue().count("(2 of 3 seeds)") == len(ATTACKS) - 1
+
+
+@pytest.mark.parametrize(
+    ("options", "note"), [(({"n": 500}, {}), "n differs"), (({"attack_seed": 1}, {}), "random numbers differ")]
+)
+def test_seeds_measured_unlike_are_a_dash_that_says_why(options, note):
+    records = [fake_record("snl", 7_000, seed) for seed in range(2)]
+    robust = [fake_robust(record, **given) for record, given in zip(records, options, strict=True)]
+    tables = build_tables(robust, build_panels(records))
+    assert "pgd20" not in tables[0].rows[0].cells
+    mean, *_ = markdown_rows(robustness_markdown(tables))[1:]
+    unlike = len(tables[0].rows[0].notes)
+    assert sum(cell == f"- ({note})" for cell in mean) == unlike >= len(ATTACKS)
+    print_robustness(tables, Console(file=(file := io.StringIO()), width=80))
+    assert file.getvalue().count(f"({note})") == unlike
+    (row,) = json.loads(Page(render_page(build_panels(records), {}, robustness=tables)).data)["robustness"][0]["rows"]
+    assert row["notes"]["pgd20"] == note
+
+
 def test_best_is_marked_within_one_number_of_relus():
     records = [fake_record(method, asked) for method in ("snl", "senet") for asked in (34_816, 13_926)]
     clean = dict(zip((record.key for record in records), (90.0, 70.0, 85.0, 75.0), strict=True))
@@ -414,6 +443,45 @@ def test_seeds_that_met_other_numbers_are_one_point_of_the_picture(monkeypatch):
     assert [x for x, _ in drawn] == [[59_612]] * 3 and drawn[0][1][0] > 0
 
 
+def test_a_line_of_the_picture_ends_where_values_were_measured_otherwise(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "errorbar", lambda axes, x, y, **look: drawn.append(x))
+    budgets = {7_000: {}, 14_000: {}, 35_000: {"attack_seed": 1}}
+    records = [fake_record("snl", asked) for asked in budgets]
+    robust = [fake_robust(record, **given) for record, given in zip(records, budgets.values(), strict=True)]
+    draw_robustness(build_tables(robust, build_panels(records)))
+    clean, corrupted, *attacked = drawn
+    assert sorted(clean) == sorted(corrupted) == list(budgets)
+    assert sorted(map(sorted, attacked)) == [[7_000, 14_000], [35_000]]
+
+
+def test_picture_and_terminal_say_what_numbers_stand_on(monkeypatch):
+    legends = []
+    monkeypatch.setattr(Axes, "legend", lambda axes, handles, **look: legends.append([h.get_label() for h in handles]))
+    tables = [table_of([fake_record("snl", 7_000), fake_record("senet", 7_000)])]
+    draw_robustness([table_of([fake_record("snl", 7_000)], attacks=("autoattack",))])
+    assert legends[0][1:] == [
+        "clean (CA), n 10,000",
+        "corrupted (NPA), 14 of 15, no frost, n 10,000",
+        "AutoAttack (AdvA), ε 8/255, n 1,000",
+    ]
+    print_robustness(tables, Console(file=(file := io.StringIO()), width=80))
+    head = file.getvalue().split("senet")[0]
+    assert head.count("ε 8/255") == len(ATTACKS) and head.count("14 of 15") == head.count("no frost") == 2
+    both = build_tables([fake_robust(fake_record("snl")), fake_robust(fake_record("senet"), epsilon=4.0, n=500)])
+    fgsm = next(column for column in both[0].columns if column.title == "FGSM, ε 4/255")
+    assert (fgsm.untold, both[0].basis(both[0].columns[0])) == ([], "n 500 or 10,000"), "radius is in the title"
+
+
+def test_networks_and_methods_of_one_colour_differ_in_the_picture(monkeypatch):
+    looks = set()
+    monkeypatch.setattr(Axes, "errorbar", lambda axes, x, y, **look: looks.add(look["color"]))
+    records = [fake_record("rlnet", width=width) for width in (16, 32)]
+    records += [fake_record(f"method {place:02}") for place in range(15)]
+    draw_robustness([table_of(records)])
+    assert len(looks) == len(records)
+
+
 def test_variants_of_a_method_stand_together_and_differ_in_the_picture():
     rates = (0.001, 0.01)
     runs = [fake_record("rlnet", seed=seed, finetune_lr=rate) for rate in rates for seed in (0, 1)]
@@ -421,7 +489,7 @@ def test_variants_of_a_method_stand_together_and_differ_in_the_picture():
     shown = [(row.label, row.route) for row in table.rows]
     labels = [f"rlnet [finetune.lr={rate}]" for rate in rates]
     assert shown == [(label, route) for label in labels for route in ("clean", "adversarial")]
-    first, second = (shade("#804020", label, "rlnet", table) for label in labels)
+    first, second = (shade({"rlnet": "#804020"}, table.rows[place], table) for place in (0, 2))
     assert first == pytest.approx((128 / 255, 64 / 255, 32 / 255)) and all(map(lt, first, second))
 
 
@@ -482,6 +550,30 @@ def test_report_finds_robust_records(tmp_path, capsys):
         assert str(runs / name) in printed
     assert str(tmp_path) not in (runs / "report.html").read_text()
     assert "PGD-100 x 5" in printed
+
+
+def test_robust_records_of_former_weights_are_left_out(tmp_path, caplog):
+    """A run was made again, with repair=true; where either digest is unknown nothing is left out."""
+    present, former = "a" * 64, "b" * 64
+    cases = [(present, present), (former, present), (former, None), (None, present)]
+    for seed, (measured, weights) in enumerate(cases):
+        record = fake_record(seed=seed)
+        record = record.model_copy(update={"files": weights and {"weights.safetensors": weights}})
+        record.write(tmp_path / str(seed) / "record.json")
+        subject = {"subject": {"weights": measured}} if measured else {}
+        robust = fake_robust(record).model_copy(update={"evaluation": subject})
+        robust.write(tmp_path / str(seed) / "robustness.json")
+    (table,) = Report([tmp_path]).robustness
+    assert sorted(row.first.seed for row in table.checkpoints) == [0, 2, 3]
+    assert str(tmp_path / "1" / "robustness.json") in caplog.text and "evaluate it again" in caplog.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_file_of_corruptions_where_none_were_measured(tmp_path):
+    runs = write_robust([fake_record("snl")], tmp_path / "runs", corruptions=False)
+    assert [name for name in write_report(Report([runs])) if name.startswith("robustness")] == [
+        name for name in FILES if "corruptions" not in name
+    ]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,11 +1,10 @@
 """The heat map of corruptions, drawn by a browser: the record's own numbers, each in its cell, for every route."""
 
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import BROWSER, dumped
 from fake_records import fake_record
 from fake_robust_records import fake_robust, routed
 
@@ -13,7 +12,6 @@ from relinearize.report.page.page import render_page
 from relinearize.report.tables.pareto import build_panels
 from relinearize.report.tables.robustness import build_tables
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ROUTES = ("clean", "augmix", "adversarial")
 # Chooses one checkpoint after the other, as a reader would, and keeps a copy of what is drawn for each.
 READER = """<script>
@@ -56,12 +54,7 @@ class Copies(HTMLParser):
 
 
 def drawn(page: str, folder: Path) -> dict[str, list[list[str]]]:
-    file = folder / "page.html"
-    file.write_text(page.replace("</body>", READER + "</body>"), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    options += ["--disable-background-networking", f"--user-data-dir={folder / 'browser'}", "--dump-dom"]
-    done = subprocess.run([BROWSER, *options, file.as_uri()], capture_output=True, text=True, check=True, timeout=300)
-    return Copies(done.stdout).lines
+    return Copies(dumped(page, READER, folder)).lines
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")

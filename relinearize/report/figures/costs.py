@@ -1,5 +1,6 @@
 """inference.png, inference_split.png, latency_split.png: measured private inferences and the parts of latencies."""
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.report.figures import canvas
-from relinearize.report.figures.style import CURVE_COLOURS, KINDS, PARTS
+from relinearize.report.figures.style import CURVE_COLOURS, KINDS, LINE_STYLES, PARTS
 from relinearize.report.tables.cost import preset_text
 from relinearize.report.tables.inference import curves
 from relinearize.report.tables.pareto import Panel
@@ -37,14 +38,14 @@ def draw_inference(inferences: DataFrame) -> bytes:
     rows = dict(list(inferences.dropna(subset="test_accuracy").groupby(["title", "setting"], sort=False)))
     found = curves(inferences)
     kinds = list(dict.fromkeys(kind for _, kind in found))
-    colours = {kind: CURVE_COLOURS[place % len(CURVE_COLOURS)] for place, kind in enumerate(kinds)}
+    looks = dict(zip(kinds, itertools.cycle(itertools.product(LINE_STYLES, CURVE_COLOURS)), strict=False))
     figure = canvas.new_figure(12.4, (4.6 + LEGEND_LINE * (len(kinds) + 1)) * len(rows))
     grid = figure.subplots(len(rows), 2, squeeze=False)
     for (left, right), ((title, setting), group) in zip(grid, rows.items(), strict=True):
         own = {kind: points[points["title"] == title] for (given, kind), points in found.items() if given == setting}
         own = {kind: points for kind, points in own.items() if len(points)}
-        handles = _draw_curves(left, own, "mb", TRAFFIC, colours)
-        _draw_curves(right, own, "s", LATENCY, colours)
+        handles = _draw_curves(left, own, "mb", TRAFFIC, looks)
+        _draw_curves(right, own, "s", LATENCY, looks)
         first = group.iloc[0]
         left.set_title(f"{title}: {first.protocol}, {first.link}", loc="left", fontweight="bold", fontsize=12)
         left.set_ylabel("test accuracy in plaintext (%)")
@@ -56,19 +57,20 @@ def draw_inference(inferences: DataFrame) -> bytes:
 
 
 def _draw_curves(
-    axes: Axes, found: dict[str, DataFrame], unit: str, label: str, colours: dict[str, str]
+    axes: Axes, found: dict[str, DataFrame], unit: str, label: str, looks: dict[str, tuple[Any, str]]
 ) -> list[Line2D]:
-    """`unit`: "mb" or "s", the end of the columns' names."""
+    """`unit`: "mb" or "s", the end of the columns' names; `looks`: line and colour of each kind."""
     handles, several = [], pd.concat(found.values())["live_sites"].nunique() > 1
     for kind, points in found.items():
-        look = {"color": colours[kind], "lw": 1.6, "zorder": 3, "label": kind or "measured", "marker": "o", "ms": 6}
-        handles += axes.plot(points[f"steady_{unit}"], points["test_accuracy"], **look)
+        line, colour = looks[kind]
+        look = {"color": colour, "ls": line, "lw": 1.6, "marker": "o", "ms": 6, "label": kind or "measured"}
+        handles += axes.plot(points[f"steady_{unit}"], points["test_accuracy"], zorder=3, **look)
         predicted = points.dropna(subset=f"predicted_{unit}")
-        hollow = {"mfc": "white", "mec": colours[kind], "mew": 1.2, "ms": 5, "zorder": 2}
+        hollow = {"mfc": "white", "mec": colour, "mew": 1.2, "ms": 5, "zorder": 2}
         axes.plot(predicted[f"predicted_{unit}"], predicted["test_accuracy"], "o", **hollow)
         if several:
             for point in points.itertuples():
-                beside = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": colours[kind]}
+                beside = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": colour}
                 axes.annotate(
                     f"{point.live_sites:.3g}", (getattr(point, f"steady_{unit}"), point.test_accuracy), **beside
                 )

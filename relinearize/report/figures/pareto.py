@@ -12,7 +12,7 @@ from pandas import DataFrame
 from relinearize.private_inference.cost.presets import Preset
 from relinearize.report.figures import canvas
 from relinearize.report.figures.published import name_published
-from relinearize.report.figures.style import LINE_STYLES, MARKERS, REPLACEMENT_WORDS, method_colours
+from relinearize.report.figures.style import CURVE_MARKERS, LINE_STYLES, MARKERS, REPLACEMENT_WORDS, method_colours
 from relinearize.report.tables.cost import preset_text
 from relinearize.report.tables.pareto import Panel
 from relinearize.report.tables.text import compact_count
@@ -49,6 +49,7 @@ PREDICTIONS = {
     "worst_class": Measure("worst_class", "worst_class", "test accuracy of the worst class (%)"),
     "calibration": Measure("ece", "ece", "expected calibration error (%)"),
 }
+LINE_OF_PAPER = ["paper", "method", "backbone", "replacement"]  # equal in the published points that a hair line joins
 MOST = 60  # curves in a legend; the page has all
 RELUS = Axis("relus", "ReLUs kept per image", compact_count)
 
@@ -114,8 +115,8 @@ def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, m
 
 
 def _draw_published(axes: Axes, published: DataFrame) -> list[Line2D]:
-    # A hair line says which points belong to one paper's method; our curves are drawn from our records alone.
-    for _, points in published.sort_values("relus", kind="stable").groupby(["method", "replacement"], sort=False):
+    # A hair line says which points belong to one paper's method and network; our curves are from our records alone.
+    for _, points in published.sort_values("relus", kind="stable").groupby(LINE_OF_PAPER, sort=False):
         axes.plot(points["relus"], points["accuracy"], color="#dde0e5", lw=0.8, zorder=1)
     handles = []
     for kind, marker in MARKERS.items():
@@ -135,9 +136,10 @@ def _draw_curves(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, 
     # Along the curve points keep the order of their budgets: a cost may fall where ReLUs grow.
     for curve, points in panel.points.groupby("curve", sort=False):
         method, label = points["method"].iloc[0], points["label"].iloc[0]
-        look = {"color": colours[method], "linestyle": LINE_STYLES[drawn.get(method, 0) % len(LINE_STYLES)]}
-        look |= {"linewidth": 2, "marker": "o", "markersize": 6}
-        drawn[method] = drawn.get(method, 0) + 1
+        colour = colours[method]
+        turn = drawn[colour] = drawn.get(colour, -1) + 1  # methods may share a colour
+        look = {"color": colour, "linestyle": LINE_STYLES[turn % len(LINE_STYLES)], "linewidth": 2}
+        look |= {"marker": CURVE_MARKERS[turn // len(LINE_STYLES) % len(CURVE_MARKERS)], "markersize": 6}
         points = points.dropna(subset=[axis.column, mean])
         if points.empty:
             continue
@@ -148,7 +150,7 @@ def _draw_curves(axes: Axes, panel: Panel, colours: dict[str, str], axis: Axis, 
             runs = panel.runs[(panel.runs["curve"] == curve) & (panel.runs["asked"] == point["asked"])]
             values = runs[measure.column].dropna()
             across = [point[axis.column]] * len(values)
-            axes.plot(across, values, "o", color=colours[method], markersize=2.6, alpha=0.55, zorder=4)
+            axes.plot(across, values, "o", color=colour, markersize=2.6, alpha=0.55, zorder=4)
         fewest, most = points["n"].min(), points["n"].max()
         seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
         label += f" (mean ± std, {seeds} seeds)" if most > 1 else ""

@@ -3,8 +3,9 @@
 Every line belongs to one route; the oracle's reading is not drawn.
 """
 
+import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -52,46 +53,51 @@ def _of_most_rows(table: RobustTable, columns: Sequence[Column]) -> Column | Non
 def _draw_table(axes: Axes, table: RobustTable, colours: dict[str, str]) -> int:
     """Returns how many lines the legend below has."""
     corrupted, attacked = corrupted_column(table), attacked_column(table)
-    drawn = [("ca", "clean (CA)", CLEAN)]
+    drawn = [(table.columns[0], "clean (CA)", CLEAN)]
     if corrupted is not None:
-        drawn.append((corrupted.key, f"corrupted ({corrupted.title})", CORRUPTED))
+        drawn.append((corrupted, f"corrupted ({corrupted.title})", CORRUPTED))
     if attacked is not None:
-        drawn.append((attacked.key, f"{attacked.title} (AdvA)", ATTACKED))
+        drawn.append((attacked, f"{attacked.title} (AdvA)", ATTACKED))
     series: dict[tuple, list[Row]] = {}
     for row in table.rows:
         series.setdefault((row.label, row.network, row.route), []).append(row)
     handles = []
     for (method, network, route), rows in series.items():
-        colour = shade(colours[rows[0].first.method], method, rows[0].first.method, table)
+        colour = shade(colours, rows[0], table)
         look = {"color": colour, "markeredgecolor": colour, "markerfacecoloralt": "white"}
         look["fillstyle"] = {"adversarial": "none", "augmix": "bottom"}.get(route, "full")
-        for key, _, (line, marker) in drawn:
-            # Rows come sorted by ReLUs.
-            points = [(row.relus, row.cells[key]) for row in rows if key in row.cells]
-            measured = {"linewidth": 1.7, "markersize": 5.8, "linestyle": line, "marker": marker, **look}
-            axes.errorbar(
-                [relus for relus, _ in points],
-                [measure.value for _, measure in points],
-                yerr=[measure.deviation or 0.0 for _, measure in points],
-                elinewidth=1.1,
-                capsize=2.5 if any(measure.deviation for _, measure in points) else 0,
-                **measured,
-            )
+        for column, _, (line, marker) in drawn:
+            # Rows come sorted by ReLUs. A line ends where values were measured on other images.
+            points = [(row.relus, row.cells[column.key]) for row in rows if column.key in row.cells]
+            for _, alike in itertools.groupby(points, key=lambda point: point[1].basis):
+                joined = list(alike)
+                measured = {"linewidth": 1.7, "markersize": 5.8, "linestyle": line, "marker": marker, **look}
+                axes.errorbar(
+                    [relus for relus, _ in joined],
+                    [measure.value for _, measure in joined],
+                    yerr=[measure.deviation or 0.0 for _, measure in joined],
+                    elinewidth=1.1,
+                    capsize=2.5 if any(measure.deviation for _, measure in joined) else 0,
+                    **measured,
+                )
         label = method + (f", {network}" if len(table.networks) > 1 else "") + (f", route {route}" * (route != "-"))
         handles.append(Line2D([], [], linewidth=1.7, marker="o", label=label, **look))
     handles += [
-        Line2D([], [], color=canvas.INK, linestyle=line, marker=marker, markersize=5.5, label=name)
-        for _, name, (line, marker) in drawn
+        Line2D([], [], color=canvas.INK, ls=line, marker=marker, ms=5.5, label=f"{name}, {table.basis(column)}")
+        for column, name, (line, marker) in drawn
     ]
     _set_axes(axes, table)
     look = {"fontsize": 8.6, "columnspacing": 1.8, "handlelength": 4.2, "borderaxespad": 0}
     return canvas.legend_below(axes, handles, -0.14, most=2, longer=6, **look)
 
 
-def shade(colour: str, label: str, method: str, table: RobustTable) -> tuple[float, ...]:
-    """The method's colour for its first variant, lighter ones for the others: line and marker say other things."""
-    variants = list(dict.fromkeys(row.label for row in table.rows if row.first.method == method))
-    white = 0.5 * variants.index(label) / max(1, len(variants) - 1)
+def shade(colours: Mapping[str, str], row: Row, table: RobustTable) -> tuple[float, ...]:
+    """The method's colour for the first variant and network that have it, lighter ones for the others: line and marker
+    say other things."""
+    colour = colours[row.first.method]
+    alike = [(one.label, one.network) for one in table.rows if colours[one.first.method] == colour]
+    variants = list(dict.fromkeys(alike))
+    white = 0.5 * variants.index((row.label, row.network)) / max(1, len(variants) - 1)
     return tuple(part + white * (1 - part) for part in to_rgb(colour))
 
 

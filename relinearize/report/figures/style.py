@@ -38,6 +38,7 @@ SHARE_TICKS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 # Curves that are told apart by what they were measured with, and kinds of lines.
 CURVE_COLOURS = _SOUND
 LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
+CURVE_MARKERS = ("o", "^", "v", "s")  # of curves that have colour and kind of line in common; the page has the same
 
 # Parts of a predicted latency, and kinds of operations of a measured inference with what is outside of them all.
 PARTS = {

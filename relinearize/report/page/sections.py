@@ -54,7 +54,7 @@ def inference_data(inferences: DataFrame, titles: Sequence[str]) -> dict[str, An
         index: {
             "label": ", ".join(filter(None, (setting, kind))),
             "colour": CURVE_COLOURS[settings.index(setting) % len(CURVE_COLOURS)],
-            "dash": kinds.index(kind),
+            "dash": kinds.index(kind) + len(kinds) * (settings.index(setting) // len(CURVE_COLOURS)),
             "point": place,
         }
         for (setting, kind), points in found.items()
@@ -192,6 +192,7 @@ def _row(row: Row, table: RobustTable) -> dict[str, Any]:
         **{name: getattr(row, name) for name in ("kind", "label", "network", "route", "strength", "seeds", "checks")},
         **{"method": row.first.method, "relus": row.relus, "total": row.first.total},
         "cells": cells,
+        "notes": row.notes,
         "records": [places[record.key] for record in row.records],
     }
 

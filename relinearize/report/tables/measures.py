@@ -87,6 +87,15 @@ class Column:
         """The settings in words: "ε 8/255, step 2/255, 20 steps, 1 restart, loss ce"."""
         return ", ".join(filter(None, (_described(name, value) for name, value in self.settings)))
 
+    @property
+    def untold(self) -> list[str]:
+        """Of the settings in words what every heading names, as far as the title does not: radius, corruptions."""
+        settings = dict(self.settings)
+        words = [_described("epsilon", settings.get("epsilon"))]
+        if "left_out" in settings:
+            words += coverage(settings["left_out"])
+        return [word for word in words if word and word not in self.title]
+
     def told_by(self, names: Sequence[str]) -> "Column":
         """The same with the settings `names` in key and title."""
         values = dict(self.settings)
@@ -168,9 +177,13 @@ def source_note(corruptions: CorruptionsRecord) -> str:
     source = corruptions.source.split()[0]
     if corruptions.constants and source == "generated":
         source += f" with {corruptions.constants} constants"
-    missing = corruptions.left_out
-    count = f"{CORRUPTIONS - len(missing)} of {CORRUPTIONS}, " if missing else ""
-    return f"{source}, {count}{_described('left_out', missing)}"
+    return ", ".join([source, *coverage(corruptions.left_out)])
+
+
+def coverage(left_out: Sequence[str]) -> list[str]:
+    """Which of the corruptions a mean is over: "14 of 15", "no frost"."""
+    count = [f"{CORRUPTIONS - len(left_out)} of {CORRUPTIONS}"] if left_out else []
+    return [*count, _described("left_out", left_out)]
 
 
 def interval_95(accuracy: float, n: int) -> float:

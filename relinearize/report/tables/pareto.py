@@ -19,8 +19,8 @@ from relinearize.records.run import Record
 from relinearize.records.store import plain_numbers
 from relinearize.report.papers.published import drawn, published_for
 from relinearize.report.tables.cost import predicted_costs
-from relinearize.report.tables.text import network_name
-from relinearize.targets import NEUTRAL_ARGUMENTS, only_watches
+from relinearize.report.tables.text import method_order, network_name
+from relinearize.targets import NEUTRAL_ARGUMENTS, TARGET, lasting_name, only_watches
 
 ACCURACIES = ("test", "test_last", "holdout", "teacher_test")
 PREDICTIONS = ("worst_class", "ece", "nll")  # of the test images, where a record has them; and the teacher's
@@ -105,8 +105,7 @@ def run_table(records: Sequence[Record], preset: Preset | None = None) -> DataFr
 def _order(record: Record) -> tuple:
     backbone = record.backbone
     names = (record.dataset.name, record.dataset.title, record.dataset.image_size)
-    network = (backbone.name, backbone.width or 0, backbone.convention)
-    method = (record.method.name == "random", record.method.name)  # the yardstick comes last
+    method, network = method_order(record.method.name), (backbone.name, backbone.width or 0, backbone.convention)
     return (*names, *method, *network, -record.budget.asked, record.seed, record.created, record.key)
 
 
@@ -238,6 +237,7 @@ def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             yield from _flattened(inner, f"{name}.{key}")
     elif value is not None and value != _FORMERLY.get(name):
+        value = lasting_name(value) if name.endswith(f".{TARGET}") else value  # a class may have moved since
         yield name, repr(value) if isinstance(value, list) else value
 
 
@@ -304,6 +304,7 @@ def pareto_table(panels: Sequence[Panel]) -> DataFrame:
     """pareto.csv: one row per point; accuracies in percent, costs predicted."""
     points = pd.concat([panel.points for panel in panels], ignore_index=True)
     points = points.rename(columns={"asked": "relus_asked", "total": "relus_total"})
+    points["width"] = points["width"].astype("Int64")  # a network without one makes no fractions of the others
     counts = ["relus_asked", "relus", "relus_total", "relus_percent"]
     accuracies = ["accuracy_mean", "accuracy_std", "n", "accuracy_last_mean", "accuracy_last_std"]
     costs = [name for name in points if name.endswith(("live_sites", "_s", "_mb"))]

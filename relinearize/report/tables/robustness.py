@@ -9,12 +9,12 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from relinearize.records.robustness import RobustRecord
 from relinearize.report.tables.measures import Column, Measure, columns_of, measures_of
-from relinearize.report.tables.text import network_name
+from relinearize.report.tables.text import method_order, network_name
 
 if TYPE_CHECKING:  # an evaluation prints its table without pandas
     from relinearize.report.tables.pareto import Panel
@@ -25,12 +25,17 @@ _ROUTES = (None, "clean", "augmix", "adversarial")
 
 @dataclass(frozen=True)
 class Row:
-    """One line. `kind`: "checkpoint", "mean" (over seeds) or "oracle"; `cells`: column key -> value."""
+    """One line. `kind`: "checkpoint", "mean" (over seeds) or "oracle"; `cells`: column key -> value.
+
+    `notes`: of a mean, column key -> what is not as in the other columns: "2 of 3 seeds"; "n differs" where there is no
+    mean at all.
+    """
 
     kind: str
     records: tuple[RobustRecord, ...]
     variant: str
     cells: dict[str, Measure]
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def first(self) -> RobustRecord:
@@ -94,6 +99,12 @@ class RobustTable:
     def networks(self) -> list[str]:
         return sorted({row.network for row in self.checkpoints})
 
+    def basis(self, column: Column) -> str:
+        """What its values stand on and the title does not say: "ε 8/255, n 1,000"; "" where it was not measured."""
+        counts = sorted({row.cells[column.key].n for row in self.checkpoints if column.key in row.cells})
+        numbers = [f"n {' or '.join(f'{count:,}' for count in counts)}"] if counts else []
+        return ", ".join([*column.untold, *numbers])
+
 
 def mean_relus(records: Sequence[RobustRecord]) -> int:
     return round(statistics.fmean(record.relus for record in records))
@@ -135,24 +146,29 @@ def build_tables(records: Sequence[RobustRecord], panels: "Sequence[Panel]" = ()
 
 def _order(seeds: Sequence[RobustRecord], variant: str) -> tuple:
     first = seeds[0]
-    last = first.method == "random"  # the yardstick comes after the methods
     network = (first.dataset, first.title, first.backbone, first.width or 0, first.convention)
     known = _ROUTES.index(first.route) if first.route in _ROUTES else len(_ROUTES)
-    of_method = (first.method, variant, known, first.route or "", first.seed, first.name, first.key)
-    return (*network, -mean_relus(seeds), last, *of_method)
+    of_method = (variant, known, first.route or "", first.seed, first.name, first.key)
+    return (*network, -mean_relus(seeds), *method_order(first.method), *of_method)
 
 
 def _mean_row(group: Sequence[Row]) -> Row:
     """Mean and sample standard deviation of each column over the seeds that have it, where it was measured alike."""
-    cells = {}
+    cells, notes = {}, {}
     for key in dict.fromkeys(key for row in group for key in row.cells):
         known = [row.cells[key] for row in group if key in row.cells]
-        if len({measure.basis for measure in known}) == 1:
+        if len(known) < len(group):
+            notes[key] = f"{len(known)} of {len(group)} seeds"
+        if len({measure.n for measure in known}) > 1:
+            notes[key] = "n differs"
+        elif len({measure.seed for measure in known}) > 1:
+            notes[key] = "random numbers differ"
+        else:
             values = [measure.value for measure in known]
             deviation = statistics.stdev(values) if len(values) > 1 else None
             mean = {"value": statistics.fmean(values), "deviation": deviation, "seeds": len(values), "interval": None}
             cells[key] = replace(known[0], **mean)
-    return Row("mean", tuple(row.first for row in group), group[0].variant, cells)
+    return Row("mean", tuple(row.first for row in group), group[0].variant, cells, notes)
 
 
 def _oracle_rows(checkpoints: Sequence[Row], columns: Sequence[Column]) -> list[Row]:

@@ -67,14 +67,12 @@ def _rows(table: RobustTable, rows: Sequence[Row]) -> str:
 
 def _cell(row: Row, column: Column, with_note: bool) -> str:
     measure = row.cells.get(column.key)
-    if measure is None:
-        return "-"
-    notes = [plain(measure.note)] if with_note else []
-    if row.kind == "mean" and measure.seeds < len(row.records):
-        notes.append(f"{measure.seeds} of {len(row.records)} seeds")
-    if row.kind == "oracle":
+    notes = [plain(measure.note)] if measure and with_note else []
+    if column.key in row.notes:
+        notes.append(row.notes[column.key])
+    if measure and row.kind == "oracle":
         notes.append(f"route {plain(measure.route)}")
-    return str(measure) + (f" ({'; '.join(notes)})" if notes else "")
+    return str(measure or "-") + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _numbers(table: RobustTable, column: Column) -> str:
@@ -101,18 +99,20 @@ def _values(table: RobustTable, row: Row) -> dict[str, Any]:
     values["seeds"] = " ".join(map(str, row.seeds))
     for column in table.columns:
         name = re.sub(r"[\W_]+", "_", column.key).strip("_")
-        values |= {name + part: value for part, value in _measured(row, column).items()}
+        with_seeds = any(column.key in other.cells and column.key in other.notes for other in table.rows)
+        values |= {name + part: value for part, value in _measured(row, column, with_seeds).items()}
     values |= {"checks_passed": passed, "checks": checks}
     return values | {f"{name}s": " ".join(getattr(each, name) for each in row.records) for name in ("name", "key")}
 
 
-def _measured(row: Row, column: Column) -> dict[str, Any]:
+def _measured(row: Row, column: Column, with_seeds: bool) -> dict[str, Any]:
     """The CSV columns of one value, as endings of its column's name; all None where it is missing.
 
-    The route is named with each, as an oracle's values are of several.
+    The route is named with each, as an oracle's values are of several; `with_seeds`: of how many seeds it is, too.
     """
     measure, settings = row.cells.get(column.key), dict(column.settings)
     names = {"": "value", "_sd": "deviation", "_n": "n", "_route": "route"}
+    names |= {"_seeds": "seeds"} if with_seeds else {}
     names |= {} if column.name == "ca" else {"_seed": "seed"}
     names |= {} if column.name == "mce" else {"_interval95": "interval"}
     values = {end: getattr(measure, name, None) for end, name in names.items()}

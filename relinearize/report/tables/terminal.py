@@ -13,7 +13,7 @@ from relinearize.records.robustness import RobustRecord
 from relinearize.records.run import Record
 from relinearize.report.tables.cost import predicted_costs, preset_text
 from relinearize.report.tables.robustness import RobustTable, build_tables
-from relinearize.report.tables.text import spread_text
+from relinearize.report.tables.text import left_out_note, method_order, spread_text
 from relinearize.terminal import new_table, number_column, print_lines, print_table, text_column
 
 if TYPE_CHECKING:  # a run prints its row without pandas
@@ -65,9 +65,8 @@ def print_runs(records: Iterable[Record], console: Console | None = None, preset
 
 
 def _order(record: Record) -> tuple:
-    last = record.method.name == "random"  # the yardstick comes after the methods
-    names = (record.dataset.name, record.backbone.name, last, record.method.name)
-    return (*names, -record.budget.asked, record.seed, record.name)
+    names = (record.dataset.name, record.backbone.name)
+    return (*names, *method_order(record.method.name), -record.budget.asked, record.seed, record.name)
 
 
 def _number(value: float | None, text_of: Callable[[float], str] = "{:.2f}".format) -> str:
@@ -80,6 +79,8 @@ def print_combinations(matrices: "Iterable[Matrix]") -> None:
         texts = matrix.texts.reset_index()
         title = f"{matrix.title}, {matrix.network}: {matrix.budget}, test accuracy in %"
         print_texts(title, texts, right=texts.columns[1:])
+        if note := left_out_note(matrix.left_out):
+            print_lines([note])
 
 
 def print_texts(title: str, texts: "DataFrame", right: Iterable[str] = ()) -> None:
@@ -100,16 +101,17 @@ def print_robustness(tables: Iterable[RobustTable], console: Console | None = No
         several = len(table.networks) > 1
         titles = []
         for column in table.columns:
-            counts = sorted({row.cells[column.key].n for row in table.rows if column.key in row.cells})
-            numbers = "\nn " + " or ".join(f"{count:,}" for count in counts) if counts else ""
-            titles.append(escape(column.title.replace(", ", "\n")) + numbers)
+            words = filter(None, (column.title, table.basis(column)))
+            titles.append(escape(", ".join(words).replace(", ", "\n")))
         names, numbers = ("method", *["network"] * several, "route"), ("ReLUs", *titles, "seeds", "checks")
         shown = new_table(table.title, *map(text_column, names), *map(number_column, numbers))
         for row in table.rows:
             cells = [escape(row.label), *[escape(row.network)] * several, escape(row.route), f"{row.relus:,}"]
-            for measure in (row.cells.get(column.key) for column in table.columns):
+            for key in (column.key for column in table.columns):
+                measure = row.cells.get(key)
                 text = spread_text(measure.value, measure.deviation, digits) if measure else "-"
-                cells.append(f"[bold]{text}[/bold]" if measure and measure.best else text)
+                text = f"[bold]{text}[/bold]" if measure and measure.best else text
+                cells.append(text + (f"\n({row.notes[key]})" if key in row.notes else ""))
             passed, number = row.checks
             warned = f"[red]{number - passed} warn[/red]" if passed < number else "pass" if number else "-"
             shown.add_row(*cells, ", ".join(map(str, row.seeds)), warned)

@@ -1,7 +1,7 @@
 """Numbers, names, Markdown and CSV as every table and figure of a report writes them."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a run prints its row without pandas
@@ -29,9 +29,21 @@ def spread_text(mean: float, std: float | None, digits: int = 2) -> str:
     return text if std is None or std != std else f"{text} ± {std:.{digits}f}"
 
 
+def method_order(name: str) -> tuple[bool, str]:
+    """Where a method stands among others: the yardstick comes last."""
+    return name == "random", name
+
+
 def network_name(backbone: str, width: int | None, convention: str) -> str:
     """The neural network, for people."""
     return f"{backbone}{'' if width is None else f' (width {width})'}, {convention} convention"
+
+
+def left_out_note(curves: Collection[int]) -> str:
+    """Below a matrix of searches and fine-tunings: how many curves have no cell; "" if all have."""
+    count = len(curves)
+    reason = "a cell shows the first of several settings, and of repeated runs"
+    return f"{count} curve{'s' * (count != 1)} left out: {reason}." if count else ""
 
 
 def markdown(template: str, filters: Mapping[str, Callable] | None = None, **values: Any) -> str:
@@ -63,6 +75,10 @@ def csv_text(rows: "Sequence[dict[str, Any]] | DataFrame", columns: Sequence[str
     """A line per row; unknown values are empty. Texts that a spreadsheet would compute stand behind an apostrophe."""
     from pandas import DataFrame
 
+    def safe(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and re.match(r"[=+@]|-\D", cell) else cell
+
     table = DataFrame(rows, columns=columns, dtype=object)
-    table = table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and re.match(r"[=+@]|-\D", cell) else cell)
-    return table.to_csv(index=False, lineterminator="\n")
+    # Not by table.map, which makes fractions of whole numbers where a cell of their column is empty.
+    cells = [[safe(cell) for cell in row] for row in table.to_numpy()]
+    return DataFrame(cells, columns=table.columns, dtype=object).to_csv(index=False, lineterminator="\n")

@@ -17,6 +17,9 @@ const SHAPES = { // path of a marker of radius r around (0, 0), by what replaces
   unknown: (r) => `M${-r},${-r}L${r},${r}M${-r},${r}L${r},${-r}`,
 };
 const DASHES = ["", "8 4", "2 3", "8 3 2 3"];
+// A curve's look by its place among those of its colour: once all dashes are taken, the marker is another.
+const dashes = (place) => DASHES[place % DASHES.length];
+const curveMarker = (place, x, y, radius, look) => svg("path", { d: Object.values(SHAPES)[Math.floor(place / DASHES.length) % 4](radius), transform: `translate(${x},${y})`, ...look });
 function marker(kind, x, y, radius) {
   const open = kind === "identity" || kind === "unknown";
   return svg("path", {
@@ -105,13 +108,13 @@ function drawCurve(holder, panel, state, select) {
     const pieces = Math.max(2, Math.round(Math.hypot(b[0] - a[0], b[1] - a[1]) / 7));
     for (let i = 0; i <= pieces; i++) dots.push({ at: [a[0] + ((b[0] - a[0]) * i) / pieces, a[1] + ((b[1] - a[1]) * i) / pieces], weight: 3 });
   };
-  const groups = [...grouped(published, (point) => point.method + "\n" + point.replacement).values()].map((points) => ({ ...points[0], points }));
+  const sorted = [...published].sort((a, b) => a.relus - b.relus);
+  const groupsOf = (...names) => [...grouped(sorted, (point) => names.map((name) => point[name]).join("\n")).values()].map((points) => ({ ...points[0], places: points.map((point) => [x(point.relus), y(point.accuracy)]) }));
+  for (const { places } of groupsOf("paper", "method", "backbone", "replacement"))
+    root.append(svg("polyline", { class: "paper", points: places.map((place) => place.join(",")).join(" "), fill: "none", stroke: "var(--hair)" }));
+  const groups = groupsOf("method", "replacement"); // a name each
   const namesOf = (method) => groups.filter((group) => group.method === method).length;
-  for (const group of groups) {
-    group.name = namesOf(group.method) > 1 ? `${group.method} (${DATA.shortWords[group.replacement]})` : group.method;
-    group.places = group.points.sort((a, b) => a.relus - b.relus).map((point) => [x(point.relus), y(point.accuracy)]);
-    root.append(svg("polyline", { points: group.places.map((place) => place.join(",")).join(" "), fill: "none", stroke: "var(--hair)" }));
-  }
+  for (const group of groups) group.name = namesOf(group.method) > 1 ? `${group.method} (${DATA.shortWords[group.replacement]})` : group.method;
   for (const point of published) {
     const at = [x(point.relus), y(point.accuracy)];
     root.append(marker(point.replacement, ...at, 3.6));
@@ -129,7 +132,7 @@ function drawCurve(holder, panel, state, select) {
     const colour = DATA.colours[one.method];
     const points = one.points.filter((point) => point.accuracy);
     const places = points.map((point) => [x(point.at), y(point.accuracy.mean)]);
-    root.append(svg("polyline", { points: places.map((place) => place.join(",")).join(" "), fill: "none", stroke: colour, "stroke-width": 2.4, "stroke-linejoin": "round", "stroke-dasharray": DASHES[one.dash % DASHES.length] }));
+    root.append(svg("polyline", { points: places.map((place) => place.join(",")).join(" "), fill: "none", stroke: colour, "stroke-width": 2.4, "stroke-linejoin": "round", "stroke-dasharray": dashes(one.dash) }));
     places.forEach((place, index) => {
       const point = points[index];
       if (index) along(places[index - 1], place);
@@ -144,11 +147,11 @@ function drawCurve(holder, panel, state, select) {
         if (point.runs.length > 1) root.append(svg("circle", { cx: at[0], cy: at[1], r: 2.6, fill: colour, opacity: .5 }));
         targets.push({ at, reach: 26, run, series: one, colour });
       }
-      root.append(svg("circle", { cx: place[0], cy: place[1], r: 5, fill: colour, stroke: "var(--card)", "stroke-width": 1.4 }));
+      root.append(curveMarker(one.dash, ...place, 5, { fill: colour, stroke: "var(--card)", "stroke-width": 1.4 }));
       if (point.runs.length > 1) targets.push({ at: place, reach: 5, point, series: one, colour });
     });
   }
-  const ordered = groups.sort((a, b) => a.points.length - b.points.length || (a.name < b.name ? -1 : 1));
+  const ordered = groups.sort((a, b) => a.places.length - b.places.length || (a.name < b.name ? -1 : 1));
   if (!narrow) for (const { name, x: left, y: base } of placeNames(ordered, dots, frame)) root.append(svg("text", { class: "name", x: left, y: base }, name));
   const chosen = targets.find((target) => target.run && target.run.key === state.selected);
   if (chosen) root.append(svg("circle", { cx: chosen.at[0], cy: chosen.at[1], r: 9.5, fill: "none", stroke: chosen.colour, "stroke-width": 1.8 }));

@@ -18,12 +18,12 @@ function costChart(rows, quantity, title) { // accuracy against a measured quant
   for (const group of grouped(rows, (row) => row.curve.label).values()) {
     const { colour, dash } = group[0].curve, mean = (seeds, of) => spread(seeds.map(of)).mean; // the line joins means over seeds
     const points = [...grouped(group, (row) => row.curve.point)].sort(([a], [b]) => a - b).map(([, seeds]) => [mean(seeds, (row) => row.measured[quantity]), mean(seeds, (row) => row.accuracy)]);
-    root.append(svg("polyline", { points: points.map(([cost, accuracy]) => `${x(cost)},${y(accuracy)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2.2, "stroke-dasharray": DASHES[dash % DASHES.length] }));
+    root.append(svg("polyline", { points: points.map(([cost, accuracy]) => `${x(cost)},${y(accuracy)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2.2, "stroke-dasharray": dashes(dash) }));
     for (const row of group) {
       const show = (event) => tip.show(event, el("b", {}, `${row.name}, ${row.setting}`), tip.rows(DATA.inferences.columns.slice(1).map((name, index) => [name, row.cells[index + 1]])));
       const dots = [[row.measured[quantity], { fill: colour, stroke: "var(--card)" }]];
       if (row.predicted) dots.push([row.predicted[quantity], { fill: "var(--card)", stroke: colour }]);
-      for (const [at, look] of dots) root.append(svg("circle", { cx: x(at), cy: y(row.accuracy), r: 5, "stroke-width": 1.6, ...look, onpointermove: show, onpointerleave: () => tip.hide() }));
+      for (const [at, look] of dots) root.append(curveMarker(dash, x(at), y(row.accuracy), 5, { "stroke-width": 1.6, ...look, onpointermove: show, onpointerleave: () => tip.hide() }));
     }
   }
   return el("div", { class: "chart" }, root);
@@ -43,7 +43,7 @@ function measuredParts(rows) {
   const bars = (title, unit, quantity) => el("div", {}, el("h3", {}, title), stackedBars({ parts: kinds, unit, rows: rows.map((row) => ({ label: row.curve ? `${row.curve.label}, ${short(row.relus)}` : `${row.name}, ${row.setting}`, name: `${row.name}, ${row.setting}`, lengths: row[quantity], open: open(row) })) }));
   return [
     el("h3", {}, "Measured: test accuracy (%, in plaintext) against what one image took"),
-    el("div", { class: "small-legend" }, legend.map((curve) => el("span", {}, svg("svg", { width: 24, height: 8 }, svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: curve.colour, "stroke-width": 2.4, "stroke-dasharray": DASHES[curve.dash % DASHES.length] })), curve.label)),
+    el("div", { class: "small-legend" }, legend.map((curve) => el("span", {}, svg("svg", { width: 24, height: 8 }, svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: curve.colour, "stroke-width": 2.4, "stroke-dasharray": dashes(curve.dash) }), curveMarker(curve.dash, 12, 4, 3.2, { fill: curve.colour })), curve.label)),
       drawn.some((row) => row.predicted) ? el("span", {}, svg("svg", { width: 12, height: 12 }, svg("circle", { cx: 6, cy: 6, r: 4.4, fill: "none", stroke: "var(--soft)", "stroke-width": 1.5 })), "hollow: predicted from counts, without the engine") : null),
     drawn.length ? el("div", { class: "pair-free" }, costChart(drawn, "megabytes", "steady traffic, MB per image"), costChart(drawn, "seconds", "steady latency, seconds per image")) : el("p", { class: "note" }, "The accuracy of these networks is not known."),
     el("div", { class: "block pair-free" }, bars("Measured traffic by kind of operation", "MB", "bytes"), bars("Measured latency by kind of operation", "s", "seconds")),

@@ -7,10 +7,11 @@ const panel = () => DATA.panels[state.panel];
 const byKey = new Map(DATA.runs.map((run) => [run.key, run]));
 
 DATA.panels.forEach((one, index) => {
-  const dashes = {};
+  const used = {};
   one.series.forEach((series, position) => {
     series.id = `${index}/${position}`;
-    series.dash = dashes[series.method] = (dashes[series.method] ?? -1) + 1;
+    const colour = DATA.colours[series.method]; // several methods may have it
+    series.dash = used[colour] = (used[colour] ?? -1) + 1;
   });
 });
 
@@ -20,19 +21,21 @@ function drawTop() {
     el("button", { type: "button", "aria-pressed": String(index === state.panel), onclick: () => { openPanel(index); drawAll(); } }, one.title))));
   const runs = panel().runs.map((index) => DATA.runs[index]);
   const budgeted = runs.filter((run) => !run.narrower), exact = budgeted.filter((run) => run.budget.met === run.budget.asked).length;
-  const best = runs.filter((run) => isNumber(difference(run))).sort((a, b) => a.budget.met / a.budget.total - b.budget.met / b.budget.total);
-  const margin = [1, 2, 3, 5].find((points) => best.some((run) => difference(run) >= -points)) ?? 10;
-  const within = best.find((run) => difference(run) >= -margin);
+  const means = panel().series.flatMap((series) => seriesPoints(series, "test").filter((point) => point.runs.every((run) => isNumber(difference(run))))
+    .map((point) => ({ method: series.method, total: series.total, relus: point.relus, difference: spread(point.runs.map(difference)).mean })));
+  const fewest = means.sort((a, b) => a.relus / a.total - b.relus / b.total);
+  const margin = [1, 2, 3, 5].find((points) => fewest.some((point) => point.difference >= -points)) ?? 10;
+  const within = fewest.find((point) => point.difference >= -margin);
   const tile = (title, value, note) => el("div", { class: "tile" }, el("span", {}, title), el("b", {}, value), el("small", {}, note));
   const counts = runs.map((run) => run.budget.met), seeds = new Set(runs.map((run) => run.seed)).size;
-  const levels = panel().levels, means = levels.map((one) => one.accuracy.mean);
+  const levels = panel().levels, heights = levels.map((one) => one.accuracy.mean);
   const totals = [...new Set(panel().series.map((one) => short(one.total)))];
   $("tiles").replaceChildren(
     tile("Runs", String(runs.length), `${panel().series.length} curve${panel().series.length > 1 ? "s" : ""}, ${seeds} seed${seeds > 1 ? "s" : ""}`),
     tile("Budgets met exactly", `${exact} of ${budgeted.length}`, counts.length > 1 ? `${short(Math.min(...counts))} to ${short(Math.max(...counts))} ReLUs` : `${short(counts[0])} ReLUs`),
     tile(levels.length > 1 ? "All-ReLU networks" : "All-ReLU network",
-      levels.length > 1 ? `${Math.min(...means).toFixed(1)} to ${Math.max(...means).toFixed(1)} %` : levels.length ? spreadText(levels[0].accuracy) + " %" : MISSING, `${totals.join(", ")} ReLUs`),
-    tile(`Fewest ReLUs within ${margin} point${margin > 1 ? "s" : ""}`, within ? short(within.budget.met) : MISSING, within ? `${share(within.budget.met, within.budget.total)} of the network's, ${within.method.name}` : "no run so close to the all-ReLU network"),
+      levels.length > 1 ? `${Math.min(...heights).toFixed(1)} to ${Math.max(...heights).toFixed(1)} %` : levels.length ? spreadText(levels[0].accuracy) + " %" : MISSING, `${totals.join(", ")} ReLUs`),
+    tile(`Fewest ReLUs within ${margin} point${margin > 1 ? "s" : ""}`, within ? short(within.relus) : MISSING, within ? `${share(within.relus, within.total)} of the network's, ${within.method}` : "no point so close to the all-ReLU network"),
   );
 }
 
@@ -54,7 +57,7 @@ function drawCurveCard() {
   const drawn = state.published && state.axis === "count" ? Object.keys(SHAPES).filter((kind) => one.published.some((point) => point.replacement === kind)) : [];
   $("legend").replaceChildren(
     ...one.series.map((series) => el("button", { type: "button", "aria-pressed": String(!state.off.has(series.id)), title: "Show or hide", onclick: () => flip(series.id) },
-      svg("svg", { width: 26, height: 12 }, svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: DATA.colours[series.method], "stroke-width": 2.4, "stroke-dasharray": DASHES[series.dash % DASHES.length] }), svg("circle", { cx: 13, cy: 6, r: 4.2, fill: DATA.colours[series.method] })), series.label)),
+      svg("svg", { width: 26, height: 12 }, svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: DATA.colours[series.method], "stroke-width": 2.4, "stroke-dasharray": dashes(series.dash) }), curveMarker(series.dash, 13, 6, 4.2, { fill: DATA.colours[series.method] })), series.label)),
     one.levels.length && state.kind !== "holdout" ? el("span", { class: "key" }, svg("svg", { width: 26, height: 12 }, svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: "var(--ink)", "stroke-dasharray": "5 4" }), svg("rect", { x: -3.6, y: -3.6, width: 7.2, height: 7.2, transform: "translate(13,6) rotate(45)", fill: "var(--ink)" })), "all-ReLU network") : "",
     ...drawn.map((kind) => el("span", { class: "key" }, svg("svg", { width: 12, height: 12 }, marker(kind, 6, 6, 3.6)), `published: ${DATA.words[kind]}`)));
   const several = one.series.some((series) => seriesPoints(series, state.kind).some((point) => point.runs.length > 1));
@@ -62,7 +65,7 @@ function drawCurveCard() {
     several ? "Large dots: mean over seeds, bars: sample standard deviation, small dots: single runs." : "",
     "Hover for the run behind a dot, click to open it.",
     AXES[state.axis].cost ? `Predicted from counts for ${DATA.preset.name}: ${DATA.preset.text}.` : "",
-    drawn.length ? "Grey: the papers' own numbers, on their own networks and recipes; thin grey lines join one paper's points." : "",
+    drawn.length ? "Grey: the papers' own numbers, on their own networks and recipes; thin grey lines join one paper's points of one network." : "",
   ].filter(Boolean).join(" ");
   drawCurve($("curve"), one, state, select);
   $("points-sub").textContent = `${KINDS[state.kind]} accuracy in percent, mean ± standard deviation over seeds`;

@@ -9,7 +9,8 @@ const pieces = (note) => note.split(", ").flatMap((part, index) => [index ? ", "
 
 function robustCell(row, column) {
   const cell = row.cells[column.key];
-  if (!cell) return el("td", { class: "faint", title: "not measured" }, MISSING);
+  const noted = row.notes[column.key]; // of a mean
+  if (!cell) return el("td", { class: "faint", title: noted ? "no mean of what was measured differently" : "not measured" }, MISSING, noted ? el("small", { style: { display: "block" } }, noted) : null);
   const value = [tenth(cell.value), isNumber(cell.deviation) ? el("small", {}, ` ±${tenth(cell.deviation)}`) : null];
   const small = column.attack || column.key === "ca";
   const hover = (event) => tip.show(event, el("b", {}, `${column.title}: ${tenth(cell.value)}${isNumber(cell.deviation) ? " ± " + tenth(cell.deviation) : ""} %`), tip.rows([
@@ -18,7 +19,7 @@ function robustCell(row, column) {
     small && isNumber(cell.interval) && (cell.n < 10000 || column.key.startsWith("autoattack")) ? ["95 % interval", `± ${tenth(cell.interval)} points`] : null,
     ...(cell.each || []).map(([seed, one]) => [`seed ${seed}`, tenth(one) + " %"]),
     row.kind === "oracle" ? ["note", "not deployable: assumes that it is known which images are attacked"] : null]));
-  const notes = [column.note === null ? cell.note : null, row.kind === "mean" && cell.seeds < row.seeds.length ? `${cell.seeds} of ${row.seeds.length} seeds` : null].filter(Boolean);
+  const notes = [column.note === null ? cell.note : null, noted].filter(Boolean);
   return el("td", { onpointermove: hover, onpointerleave: () => tip.hide() }, cell.best ? el("b", {}, value) : value, notes.length ? el("small", { style: { display: "block" } }, notes.join("; ")) : null);
 }
 
