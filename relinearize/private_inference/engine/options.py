@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from relinearize.errors import UserError, check_number, check_path
 from relinearize.machine import installed
+from relinearize.private_inference.bundle.fixed_point import SPU_BITS
 from relinearize.private_inference.cost.network import Network, read_network
 from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.cost.workload import Workload
@@ -53,7 +54,7 @@ ENGINES = {
         package="spu",
         environment=Path(".venv-pi/bin/python"),
         remedy="`make pi` makes it (Linux on x86-64, Python 3.11)",
-        fraction_bits=18,
+        fraction_bits=SPU_BITS,
         versions=("spu", "jax", "numpy"),
     ),
     "crypten": Engine(
