@@ -70,4 +70,4 @@ def main(arguments: Sequence[str], console: Console | None = None) -> None:
     if options.layers:
         preset = one_preset(options.preset, options.network)
         layers = predicted_layers(preset, bundle_layers(bundle, options.batch))
-        print_layers(f"{preset.name} by layer, predicted", layers, console)
+        print_layers(f"{preset.name} by layer, predicted", layers, console, options.batch)

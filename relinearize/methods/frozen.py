@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from relinearize.backbones.batch_norm import NORMS, folded
 from relinearize.relu.activation import MaskedReLU
-from relinearize.relu.tracing import SitesAsLeaves
+from relinearize.relu.tracing import ForOneImage
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
@@ -54,7 +54,7 @@ class SingleCalls:
         modules = dict(network.named_modules(remove_duplicate=False))
         names = Counter(modules.values())
         try:
-            graph = SitesAsLeaves().trace(network)
+            graph = ForOneImage().graph_of(network)
         except Exception:  # whatever a user's forward does to a symbolic tensor: folding is a matter of speed only
             return
         called = Counter(node.target for node in graph.nodes if node.op == "call_module")

@@ -67,8 +67,21 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
     return network
 
 
-class SitesAsLeaves(fx.Tracer):
-    """For linearized networks: each masked ReLU is one call, as the modules of torch are; all others are entered."""
+class ForOneImage(fx.Tracer):
+    """Follows what a network does with one argument, the image; others have the defaults of its forward.
+
+    For linearized networks: each masked ReLU is one call, as the modules of torch are; all others are entered.
+    """
+
+    def graph_of(self, root: nn.Module) -> fx.Graph:
+        """Raises whatever the forward of `root` raises."""
+        kind = type(root)
+        root.__class__ = type(kind.__name__, (kind,), {"forward": lambda self, image: kind.forward(self, image)})
+        try:
+            with torch.no_grad():
+                return self.trace(root)
+        finally:
+            root.__class__ = kind
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         return isinstance(module, MaskedReLU) or super().is_leaf_module(module, path)
@@ -102,52 +115,20 @@ class _Mode(int):
         return False
 
 
-class _Tracer(fx.Tracer):
-    """Enters only modules in which a ReLU is called, so that all others keep their train and eval behaviour.
+class ByValue(ForOneImage):
+    """Values are computed along with the graph, on `image`, a batch of them.
 
-    Values are computed along with the graph, on the image of `found`. What a forward decides by a size (`if h == 64`)
-    is decided as for that image, as masks have its size, too; what it decides by pixels cannot be traced.
+    What a forward decides by a size (`if h == 64`) is decided as for that image, as masks have its size, too; what it
+    decides by pixels, or by the size of the batch, cannot be traced.
     """
 
-    def __init__(self, root: nn.Module, found: Probe) -> None:
+    def __init__(self, root: nn.Module, image: Tensor) -> None:
         super().__init__()
-        self._found = found
+        self.values: dict[fx.Node, Any] = {}
+        self._image = image
         self._modules = set(root.modules())
         self._computing = False
-        self._values: dict[fx.Node, Any] = {}
         self._runner = fx.Interpreter(root, garbage_collect_values=False, graph=fx.Graph())
-        self.modules_that_ask: set[str] = set()
-
-    def graph_of(self, root: nn.Module) -> fx.Graph:
-        """The graph of `root` for one argument, the image; others have the defaults of its forward."""
-        entered = {path: root.get_submodule(path) for path in self._found.owners}
-        # torch's and torchvision's own ask for their mode only for auxiliary heads, or for ways to compute the same.
-        entered = {path: one for path, one in entered.items() if not type(one).__module__.startswith(KNOWN)}
-        for path, module in entered.items():
-            module.training = _Mode(0)
-            module.training.path, module.training.asked = path, self.modules_that_ask
-        kind = type(root)
-        root.__class__ = type(kind.__name__, (kind,), {"forward": lambda self, image: kind.forward(self, image)})
-        try:
-            with torch.no_grad():
-                graph = self.trace(root)
-        except Exception as error:  # tracing runs the user's forward: anything can be raised there
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            awkward = [call for call in self._found.calls if not call.is_module] or self._found.calls
-            raise UserError(
-                f"the network cannot be traced ({reason}), which its ReLU calls {describe(awkward)} make necessary; "
-                "write them as nn.ReLU modules, each called once"
-            ) from error
-        finally:
-            root.__class__ = kind
-            for module in entered.values():
-                module.training = False
-        plain = fx.Graph()  # knows nothing of this tracer, so that the network can be pickled
-        plain.output(plain.graph_copy(graph, {}))
-        return plain
-
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        return type(module) is nn.ReLU or path not in self._found.owners
 
     def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._computing or module not in self._modules:  # nn.ReLU()(x) in a forward
@@ -160,32 +141,67 @@ class _Tracer(fx.Tracer):
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(kind, target, *args, **kwargs)
         self._computing = True
-        self._values[node] = self._value(node)
+        self.values[node] = self._value(node)
         self._computing = False
         return node
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        value = self._values[obj.node]
+        value = self.values[obj.node]
         return super().to_bool(obj) if isinstance(value, Tensor) or self._of_batch_size(obj.node) else bool(value)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        value = self._values[obj.node]
+        value = self.values[obj.node]
         return super().iter(obj) if isinstance(value, Tensor) else (obj[index] for index in range(len(value)))
 
     def _value(self, node: fx.Node) -> Any:
         def value_of(argument: Any) -> Any:
             if isinstance(argument, _Mode):
                 return False
-            return self._values[argument] if isinstance(argument, fx.Node) else argument
+            return self.values[argument] if isinstance(argument, fx.Node) else argument
 
         if node.op == "placeholder":
-            return self._found.input.clone()
+            return self._image.clone()
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value_of)
         return getattr(self._runner, node.op)(node.target, args, kwargs)
 
     def _of_batch_size(self, node: fx.Node) -> bool:
-        sizes = isinstance(self._values[node], int) and node.args[1:] == (0,)
+        sizes = isinstance(self.values[node], int) and node.args[1:] == (0,)
         return sizes or any(self._of_batch_size(source) for source in node.all_input_nodes)
+
+
+class _Tracer(ByValue):
+    """Enters only modules in which a ReLU is called, so that all others keep their train and eval behaviour."""
+
+    def __init__(self, root: nn.Module, found: Probe) -> None:
+        super().__init__(root, found.input)
+        self._found = found
+        self.modules_that_ask: set[str] = set()
+
+    def graph_of(self, root: nn.Module) -> fx.Graph:
+        entered = {path: root.get_submodule(path) for path in self._found.owners}
+        # torch's and torchvision's own ask for their mode only for auxiliary heads, or for ways to compute the same.
+        entered = {path: one for path, one in entered.items() if not type(one).__module__.startswith(KNOWN)}
+        for path, module in entered.items():
+            module.training = _Mode(0)
+            module.training.path, module.training.asked = path, self.modules_that_ask
+        try:
+            graph = super().graph_of(root)
+        except Exception as error:  # tracing runs the user's forward: anything can be raised there
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            awkward = [call for call in self._found.calls if not call.is_module] or self._found.calls
+            raise UserError(
+                f"the network cannot be traced ({reason}), which its ReLU calls {describe(awkward)} make necessary; "
+                "write them as nn.ReLU modules, each called once"
+            ) from error
+        finally:
+            for module in entered.values():
+                module.training = False
+        plain = fx.Graph()  # knows nothing of this tracer, so that the network can be pickled
+        plain.output(plain.graph_copy(graph, {}))
+        return plain
+
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        return type(module) is nn.ReLU or path not in self._found.owners
 
 
 def _works_in_place(node: fx.Node, model: nn.Module) -> bool | None:

@@ -67,12 +67,21 @@ class Branching(nn.Module):
         return self.last(self.relu(z) + z + y)
 
 
+class BranchingByDefault(Branching):
+    """By an argument that images come without."""
+
+    def forward(self, x, more=None):
+        y = self.conv(x)
+        z = self.bn(y)
+        return self.last(self.relu(z) + (y if more is None else more))
+
+
 class Untraceable(Branching):
     def forward(self, x):
         return super().forward(x) if x.sum() > -1e9 else x
 
 
-@pytest.mark.parametrize("kind", [Branching, Untraceable])
+@pytest.mark.parametrize("kind", [Branching, BranchingByDefault, Untraceable])
 def test_shared_results_and_untraceable_networks(kind):
     torch.manual_seed(1)
     network = kind()

@@ -35,7 +35,7 @@ def content(script):
 
 
 WORKS = [
-    replace(LinearWork.of_products(inputs, rows, inner, columns), layers=inner % 5, products=inner % 5)
+    replace(LinearWork.of_products(inputs, rows, inner, columns), layers=inner % 5, products=inner % 5, means=rows % 3)
     for inputs, rows, inner, columns in (
         (3072, 1024, 27, 16), (16384, 1024, 144, 16), (4096, 64, 144, 16), (8192, 256, 288, 32), (64, 1, 64, 10),
         (16384, 256, 16, 32), (2048, 64, 576, 64),

@@ -18,7 +18,7 @@ from relinearize.relu.activation import MaskedReLU, ReplacedReLU
 from relinearize.relu.mask import Mask
 from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.sites import site_shapes, to_masked, to_replaced
-from relinearize.relu.tracing import SitesAsLeaves
+from relinearize.relu.tracing import ForOneImage
 
 WEIGHTED = (nn.Conv2d, nn.Linear)
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
@@ -71,7 +71,7 @@ def check_narrowable(network: nn.Module) -> None:
                 "nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d and masked ReLUs can"
             )
     try:
-        graph = SitesAsLeaves().trace(network)
+        graph = ForOneImage().graph_of(network)
     except Exception as error:  # whatever a user's forward does to a symbolic tensor
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the network cannot be narrowed, since torch.fx cannot follow it: {reason}") from error

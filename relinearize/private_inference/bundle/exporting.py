@@ -63,7 +63,8 @@ def as_bundle(
     bundle = _unchecked(network, tuple(input_size))
     images = _stand_ins(network, input_size) if images is None else images.detach().cpu().float()
     with torch.no_grad():
-        logits = torch.cat([network(part) for part in images.split(50)])
+        # `squeeze()` takes the batch off a single image, too
+        logits = torch.cat([network(part).reshape(len(part), -1) for part in images.split(50)])
     reference = Reference(
         images.numpy(), logits.numpy(), None if labels is None else labels.cpu().to(torch.int64).numpy()
     )

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torchvision.ops import stochastic_depth
 
 from relinearize.backbones.batch_norm import NORMS, folded
@@ -18,7 +17,7 @@ from relinearize.errors import UserError
 from relinearize.private_inference.bundle.bundle import INPUT, Node
 from relinearize.private_inference.bundle.operations import OPERATIONS, Shape, result_shape
 from relinearize.relu.activation import MaskedReLU, ReplacedReLU
-from relinearize.relu.tracing import SitesAsLeaves
+from relinearize.relu.tracing import ByValue
 
 BATCH = 2  # of the images that the shapes are found with
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -38,13 +37,12 @@ def traced_graph(
     Raises UserError, naming the call, where the network cannot be traced or does what no operation of a bundle does.
     """
     try:
-        traced = fx.GraphModule(network, SitesAsLeaves().trace(network))
-        with torch.no_grad():
-            ShapeProp(traced).propagate(torch.zeros(BATCH, *input_shape))
+        tracer = ByValue(network, torch.zeros(BATCH, *input_shape))
+        graph = tracer.graph_of(network)
     except Exception as error:  # the user's forward runs here: anything can be raised
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"the network cannot be exported: torch.fx cannot trace it ({reason})") from error
-    found = _Translation(traced, input_shape)
+    found = _Translation(network, graph, tracer.values, input_shape)
     with torch.no_grad():
         found.translate_all()
     weights = {name: tensor.float().numpy() for name, tensor in found.tensors.items()}
@@ -52,9 +50,17 @@ def traced_graph(
 
 
 class _Translation:
-    def __init__(self, traced: fx.GraphModule, input_shape: Shape) -> None:
-        self.modules = dict(traced.named_modules())
-        self.calls = list(traced.graph.nodes)
+    def __init__(self, network: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any], input_shape: Shape) -> None:
+        """values: of the calls in `graph`, for a batch of images."""
+
+        def by_value(argument: fx.Node) -> Any:
+            value = values[argument]
+            return tuple(value) if isinstance(value, torch.Size) else value if isinstance(value, int) else argument
+
+        self.network, self.values = network, values
+        self.calls = list(graph.nodes)
+        for call in self.calls:  # sizes of maps, which a forward gives to poolings and flattenings
+            call.args, call.kwargs = fx.node.map_arg((call.args, call.kwargs), by_value)
         self.used = _needed(self.calls[-1])
         self.shapes: dict[str, Shape] = {INPUT: tuple(input_shape)}
         self.names: dict[fx.Node, str] = {}  # a call -> the node that holds its result
@@ -66,11 +72,9 @@ class _Translation:
     def translate_all(self) -> None:
         for call in self.calls:
             if call.op == "placeholder":
-                if self.names:
-                    raise UserError("the network cannot be exported: it takes more than one input")
                 self.names[call] = INPUT
             elif call.op == "output":
-                if not isinstance(call.args[0], fx.Node) or len(_shape(call.args[0]) or ()) != 1:
+                if not isinstance(call.args[0], fx.Node) or len(self.result(call.args[0]) or ()) != 1:
                     raise UserError("the network cannot be exported: its result is not one tensor of N x classes")
                 if call.args[0] not in self.names or self.names[call.args[0]] != next(reversed(self.nodes), None):
                     raise UserError("the network cannot be exported: its result is not what it computes last")
@@ -81,7 +85,7 @@ class _Translation:
         """By the first of _TRANSLATIONS that knows the function, the method, or a class of the module."""
         keys, said = [call.target], f"{call.op} {call.target}"
         if call.op == "call_module":
-            keys = type(self.modules[call.target]).__mro__
+            keys = type(self.network.get_submodule(call.target)).__mro__
             said = f"{keys[0].__name__} at {call.target}"
         elif call.op == "call_function":
             said = getattr(call.target, "__name__", str(call.target))
@@ -97,9 +101,9 @@ class _Translation:
                 self.names[call] = self._input(result)
                 return
             self.names[call] = result.name
-            if result.shape != _shape(call):
-                raise ValueError(f"gives {_shape(call)}, where {result.op} gives {result.shape}")
-        except ValueError as error:
+            if result.shape != self.result(call):
+                raise ValueError(f"gives {self.result(call)}, where {result.op} gives {result.shape}")
+        except (TypeError, ValueError) as error:
             known = ", ".join(OPERATIONS)
             raise UserError(f"the network cannot be exported: {call.name} ({said}): {error}; known: {known}") from error
 
@@ -111,7 +115,7 @@ class _Translation:
     def _module(self, call: fx.Node) -> nn.Module | None:
         """The module that is called, or the one that a functional call stands for."""
         if call.op == "call_module":
-            return self.modules[call.target]
+            return self.network.get_submodule(call.target)
         stands_for = _AS_MODULE.get(call.target)
         return stands_for and stands_for(*call.args[1:], **{k: v for k, v in call.kwargs.items() if k != "input"})
 
@@ -131,6 +135,11 @@ class _Translation:
         self.tensors |= {f"{name}.{role}": tensor for role, tensor in tensors.items()}
         return self.nodes[name]
 
+    def result(self, call: fx.Node) -> Shape | None:
+        """Its shape without batch, None unless it is one tensor."""
+        value = self.values[call]
+        return tuple(value.shape[1:]) if isinstance(value, Tensor) else None
+
     def shape(self, given: Any) -> Shape:
         return self.shapes[self._input(given)]
 
@@ -143,15 +152,13 @@ class _Translation:
 
 
 def _needed(output: fx.Node) -> set[fx.Node]:
-    """The calls that `output` depends on, except those that only give a flattening its sizes."""
+    """The calls that `output` depends on."""
     needed, waiting = set(), [output]
     while waiting:
         call = waiting.pop()
         if call not in needed:
             needed.add(call)
-            flattens = call.op == "call_method" and call.target in ("view", "reshape")
-            flattens |= call.target is torch.reshape
-            waiting += [_argument(call, 0, "input")] if flattens else call.all_input_nodes
+            waiting += call.all_input_nodes
     return needed
 
 
@@ -174,11 +181,6 @@ def _with_strides(nodes: list[Node], weights: dict[str, np.ndarray]) -> list[Nod
                 if node is not pool
             ]
     return nodes
-
-
-def _shape(call: fx.Node) -> Shape | None:
-    meta = call.meta.get("tensor_meta")
-    return tuple(meta.shape[1:]) if isinstance(getattr(meta, "shape", None), torch.Size) else None
 
 
 def _argument(call: fx.Node, place: int, name: str, default: Any = None) -> Any:
@@ -279,9 +281,9 @@ def _adaptive_pool(graph: _Translation, call: fx.Node, x: Any, module: nn.Module
 
 
 def _mean(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node:
-    dims = _argument(call, 1, "dim", call.kwargs.get("axis", ()))
-    dims = {dim % 4 for dim in (dims if isinstance(dims, tuple | list) else (dims,))}
-    if dims != {2, 3} or len(graph.shape(x)) != 3:
+    dims = _argument(call, 1, "dim", call.kwargs.get("axis"))
+    dims = () if dims is None else dims if isinstance(dims, tuple | list) else (dims,)
+    if {dim % 4 for dim in dims} != {2, 3} or len(graph.shape(x)) != 3:
         raise ValueError("a mean over something else than height and width")
     keeps = _argument(call, 2, "keepdim", False)
     pooled = graph.add(call, "global_avg_pool", [x], name=call.name if keeps else f"{call.name}_pool")
@@ -289,9 +291,9 @@ def _mean(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) 
 
 
 def _flatten(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node | fx.Node:
-    """flatten, view and reshape, where N x (all the rest) comes out."""
-    shape, result = graph.shape(x), _shape(call)
-    if result == shape:
+    """flatten, view, reshape and squeeze, where N x (all the rest) comes out."""
+    shape, result = graph.shape(x), graph.result(call)
+    if result in (shape, (shape[0], 1)) and math.prod(result) == math.prod(shape):  # of one pixel the sides go singly
         return x
     if result != (math.prod(shape),):
         raise ValueError(f"a change of shape from {shape} to {result}")
@@ -306,7 +308,7 @@ def _add(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -
 
 def _concat(graph: _Translation, call: fx.Node, x: Any, module: nn.Module | None) -> Node | fx.Node:
     maps, dim = _argument(call, 0, "tensors"), _argument(call, 1, "dim", call.kwargs.get("axis", 0))
-    if dim not in (1, -len(_shape(call) or ())):
+    if dim not in (1, -len(graph.result(call) or ())):
         raise ValueError(f"dim={dim}")
     return graph.add(call, "concat", maps) if len(maps) > 1 else maps[0]
 
@@ -332,6 +334,7 @@ _TRANSLATIONS: dict[Any, Callable[[_Translation, fx.Node, Any, nn.Module | None]
     **dict.fromkeys((nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d), _adaptive_pool),
     **dict.fromkeys((torch.mean, "mean"), _mean),
     **dict.fromkeys((nn.Flatten, torch.flatten, torch.reshape, "flatten", "view", "reshape"), _flatten),
+    **dict.fromkeys((torch.squeeze, "squeeze"), _flatten),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concat),
     **dict.fromkeys((nn.Identity, *DROPOUTS, "contiguous", "clone", "detach"), _nothing),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relinearize.private_inference.cost.workload import LinearWork, affine_work, max_pool_work
+from relinearize.private_inference.cost.workload import LinearWork, affine_work, max_pool_work, mean_work
 
 # Usual channels of the first convolution, those of each stage in units of these, blocks of each stage.
 RESNETS = {
@@ -67,7 +67,7 @@ def _resnet(
             inside, size = outside, math.ceil(size / stride)
             if norms:
                 layers.append(affine_work(inside, size**2))  # of the next block, or the last one
-    return layers, inside
+    return [*layers, mean_work(inside, size**2)], inside
 
 
 def _vgg(width: int, channels: int, size: int, average: bool) -> tuple[list[LinearWork], int]:
@@ -79,7 +79,7 @@ def _vgg(width: int, channels: int, size: int, average: bool) -> tuple[list[Line
             inside = factor * width
         if block <= pooled:
             window = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0)}
-            outputs = LinearWork(outputs=inside * (size // 2) ** 2)
-            layers.append(outputs if average else max_pool_work((inside, size, size), window))
+            means = mean_work(inside * (size // 2) ** 2, 2 * 2)
+            layers.append(means if average else max_pool_work((inside, size, size), window))
             size //= 2
-    return layers, inside
+    return [*layers, mean_work(inside, size**2)], inside

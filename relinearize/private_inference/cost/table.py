@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from relinearize.private_inference.cost.presets import Prediction, Preset, predict
+from relinearize.private_inference.cost.presets import Preset, predict
 from relinearize.private_inference.cost.workload import Workload
 from relinearize.records.inference import LayerCost
 from relinearize.terminal import new_table, print_lines, print_table, right_column
@@ -17,15 +17,14 @@ COLUMNS = ("online s", "online MB", "messages", "offline s", "offline MB", "stor
 
 def print_costs(
     title: str, workload: Workload, presets: Sequence[Preset], console: Console | None = None, batch: int = 1
-) -> list[Prediction]:
+) -> None:
     """Print what one inference costs under each preset, what the presets' names stand for, and the counts that went in.
 
-    workload: of a batch of `batch` images. "-" stands for what a protocol does not have. Returns the predictions.
+    workload: of a batch of `batch` images. "-" stands for what a protocol does not have.
     """
-    predictions = [predict(preset, workload) for preset in presets]
     columns = ["preset", *map(right_column, COLUMNS), *([right_column("s / image")] if batch > 1 else [])]
     table = new_table(f"{title}, {'one image' if batch == 1 else f'a batch of {batch} images'}", *columns)
-    for found in predictions:
+    for found in (predict(preset, workload) for preset in presets):
         online, offline, on_network = found.online, found.offline, found.preset.network is not None
         stored = [significant(size / 1e6) for size in (found.client_storage, found.server_storage)]
         table.add_row(
@@ -55,7 +54,6 @@ def print_costs(
     ]
     print_table(table, console)
     print_lines([*lines, counted], console)
-    return predictions
 
 
 def layer_texts(layers: Sequence[LayerCost]) -> list[list[str]]:
@@ -80,8 +78,14 @@ def layer_texts(layers: Sequence[LayerCost]) -> list[list[str]]:
     ]
 
 
-def print_layers(title: str, layers: Sequence[LayerCost], console: Console | None = None) -> None:
-    table = new_table(title, *LAYER_COLUMNS[:2], *map(right_column, LAYER_COLUMNS[2:]))
+def whose(batch: int) -> str:
+    """Behind the title of a table of layers: of a batch their costs and counts are not of the same images."""
+    return f"; costs of a batch of {batch} images, ReLUs and comparisons of one" if batch > 1 else ""
+
+
+def print_layers(title: str, layers: Sequence[LayerCost], console: Console | None = None, batch: int = 1) -> None:
+    """layers: their costs are of `batch` images, their counts of one."""
+    table = new_table(f"{title}{whose(batch)}", *LAYER_COLUMNS[:2], *map(right_column, LAYER_COLUMNS[2:]))
     *rows, together = layer_texts(layers)
     for row in rows:
         table.add_row(*map(escape, row))

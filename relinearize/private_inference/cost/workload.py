@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from relinearize.private_inference.bundle.bundle import INPUT, Bundle, Node, Shape
+from relinearize.private_inference.bundle.fixed_point import mean_factors
 from relinearize.private_inference.bundle.operations import SITES
 from relinearize.private_inference.bundle.tournament import MaxPool
 from relinearize.relu.replacement import IDENTITY
@@ -29,10 +30,11 @@ class LinearWork:
 
     layers: convolutions, linear layers, batch norms that no layer took in. products: the same, but of a grouped
     convolution one for each group, as SPU computes it. inputs, outputs: scalars that go in and come out of them, and
-    the means of average pools, which are rounded. weights: scalars they are multiplied by (of a lone batch norm a
-    diagonal matrix). pool_comparisons: of max-pools, as engines make them (`bundle.tournament`), in
-    pool_steps batches that wait for each other. parameters: scalars of the layers' weights, which CrypTen opens as
-    they are, with the inputs.
+    the means of average pools, as often as SPU rounds them. weights: scalars they are multiplied by (of a lone batch
+    norm a diagonal matrix). pool_comparisons: of max-pools, as engines make them (`bundle.tournament`), in
+    pool_steps batches that wait for each other. means: roundings of average pools that wait for each other, one for
+    each pool and two of large windows. parameters: scalars of the layers' weights, which CrypTen opens as they are,
+    with the inputs.
 
     Engines compute convolutions as products of matrices: windows are the places of a map that a kernel is laid on,
     patches the scalars of the left matrices, all that is in the windows, weights those of the right ones.
@@ -53,6 +55,7 @@ class LinearWork:
     parameters: int = 0
     pool_comparisons: int = 0
     pool_steps: int = 0
+    means: int = 0
     windows: int = 0
     patches: int = 0
     sent_polynomials: int = 0
@@ -205,8 +208,9 @@ def _node_work(node: Node, inputs: Sequence[Shape], weights: Mapping[str, np.nda
     outputs = math.prod(node.shape)
     if node.op == "max_pool":
         return max_pool_work(inputs[0], node.attributes, batch)
-    if node.op == "avg_pool":
-        return LinearWork(outputs=batch * outputs)
+    if node.op in ("avg_pool", "global_avg_pool"):
+        window = node.attributes["kernel"] if node.op == "avg_pool" else inputs[0][1:]
+        return mean_work(outputs, math.prod(window), batch)
     if node.op not in LINEAR:
         return LinearWork()
     channels = node.shape[0]
@@ -224,6 +228,12 @@ def max_pool_work(shape: Shape, window: Mapping[str, Any], batch: int = 1) -> Li
     """Of a max-pool on maps of that shape; window: kernel, stride and padding, pairs."""
     pool = MaxPool.of(shape, window)
     return LinearWork(pool_comparisons=batch * pool.comparisons, pool_steps=pool.rounds)
+
+
+def mean_work(outputs: int, pixels: int, batch: int = 1) -> LinearWork:
+    """Of an average pool over windows of so many pixels."""
+    roundings = len(mean_factors(pixels))
+    return LinearWork(outputs=roundings * batch * outputs, means=roundings)
 
 
 def affine_work(channels: int, pixels: int, batch: int = 1) -> LinearWork:

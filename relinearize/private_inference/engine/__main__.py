@@ -1,8 +1,9 @@
 """`relinearize infer` in the engine's environment: `python -m relinearize.private_inference.engine OPTIONS` (JSON)."""
 
 import sys
+from collections.abc import Sequence
 
-from relinearize.errors import UserError
+from relinearize.errors import UserError, user_error_behind
 from relinearize.private_inference.engine.infer import infer_and_show
 from relinearize.private_inference.engine.options import InferOptions
 
@@ -15,11 +16,20 @@ def main(options: InferOptions) -> None:
     infer_and_show(options)
 
 
-if __name__ == "__main__":
+def run(words: Sequence[str]) -> None:
+    """`main` with what stands on the command line. Errors of the user, and of the disk, are one line and status 1."""
     try:
-        main(InferOptions.from_json(sys.argv[1]))
-    except UserError as error:
-        sys.exit(f"relinearize: error: {error}")
+        if len(words) != 1:
+            raise UserError('give the keys of `relinearize infer` as one word of JSON: \'{"bundle": "FOLDER"}\'')
+        main(InferOptions.from_json(words[0]))
     except KeyboardInterrupt:
         print("relinearize: interrupted; both parties are stopped", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if cause := user_error_behind(error):
+            sys.exit(f"relinearize: error: {cause}")
+        raise
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

@@ -2,12 +2,14 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+import sys
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from relinearize.errors import UserError, check_number
+from relinearize.errors import UserError, check_number, check_path
 from relinearize.machine import installed
+from relinearize.private_inference.bundle.fixed_point import SPU_BITS
 from relinearize.private_inference.cost.network import Network, read_network
 from relinearize.private_inference.cost.presets import protocols
 from relinearize.private_inference.cost.workload import Workload
@@ -52,7 +54,7 @@ ENGINES = {
         package="spu",
         environment=Path(".venv-pi/bin/python"),
         remedy="`make pi` makes it (Linux on x86-64, Python 3.11)",
-        fraction_bits=18,
+        fraction_bits=SPU_BITS,
         versions=("spu", "jax", "numpy"),
     ),
     "crypten": Engine(
@@ -121,7 +123,7 @@ class InferOptions:
     def __post_init__(self) -> None:
         for key in ("bundle", "output", "python"):
             value = getattr(self, key)
-            object.__setattr__(self, key, Path(value) if value else None)
+            object.__setattr__(self, key, check_path(key, value) if value else None)
         if self.bundle is None:
             raise UserError("infer needs bundle=FOLDER, what `relinearize export run=FOLDER` wrote")
         check_number("n_images", self.n_images, ">= 1", integer=True, optional=True)
@@ -152,14 +154,29 @@ class InferOptions:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """What `to_json` gave in another environment; the keys that are left out have their defaults."""
-        return cls(**json.loads(text))
+        """What `to_json` gave in another environment; the keys that are left out have their defaults.
+
+        UserError for what is no JSON, and for keys that are unknown here.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{text} is no JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f'{text} must hold keys of `relinearize infer`, as \'{{"bundle": "FOLDER"}}\' does')
+        names = [entry.name for entry in fields(cls)]
+        for key in values.keys() - names:
+            raise UserError(
+                f"{key} is unknown; valid: {', '.join(names)}. If `relinearize infer` gave it, {sys.executable} has "
+                "another version of relinearize: install the same one there"
+            )
+        return cls(**values)
 
     @property
     def chosen_protocol(self) -> Protocol:
         """Of engine and protocol each may be left out: a protocol has one engine, whose first one is its default."""
         engine, name = self.engine, self.protocol
-        if engine and engine not in ENGINES:
+        if engine and engine not in list(ENGINES):
             raise UserError(f"engine={engine}: valid: {', '.join(ENGINES)}")
         valid = [one for one, protocol in PROTOCOLS.items() if engine in (None, protocol.engine)]
         if name and name not in valid:

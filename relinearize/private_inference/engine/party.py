@@ -16,6 +16,7 @@ from typing import Any
 from relinearize.errors import UserError
 from relinearize.files import file_digest
 from relinearize.private_inference.bundle.bundle import GRAPH, read_bundle
+from relinearize.private_inference.bundle.fixed_point import with_nearest
 from relinearize.private_inference.engine.job import SERVER, Job
 
 
@@ -29,6 +30,7 @@ def new_party(job: Job, rank: int, folder: Path) -> Any:
     bundle = read_bundle(place, weights=rank == SERVER)
     if file_digest(place / GRAPH) != job.graph_sha256:
         raise UserError(f"bundle={place} is another version than the one that this inference was prepared with")
+    bundle = with_nearest(bundle, job.fraction_bits)
     if job.engine == "spu":
         from relinearize.private_inference.engine.spu.party import SpuParty
 

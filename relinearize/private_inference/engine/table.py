@@ -31,7 +31,7 @@ def show(record: InferenceRecord, console: Console | None = None, layers: bool =
     console.print(phases)
     console.print(kinds)
     if layers:
-        print_layers(f"one inference by layer: {record.layers_are}", record.layers, console)
+        print_layers(f"one inference by layer: {record.layers_are}", record.layers, console, record.batch)
     print_lines(lines(record), console)
 
 

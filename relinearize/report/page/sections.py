@@ -15,7 +15,7 @@ import numpy as np
 from pandas import DataFrame
 
 from relinearize.private_inference.cost.presets import Preset
-from relinearize.private_inference.cost.table import LAYER_COLUMNS, layer_texts
+from relinearize.private_inference.cost.table import LAYER_COLUMNS, layer_texts, whose
 from relinearize.report.figures.style import CURVE_COLOURS, KINDS, PARTS
 from relinearize.report.tables.cost import preset_text
 from relinearize.report.tables.inference import curves, inference_texts
@@ -83,7 +83,7 @@ def inference_data(inferences: DataFrame, titles: Sequence[str]) -> dict[str, An
                 "seconds": {kind: short_number(row[f"{kind}_s"]) for kind in (*row["record"].steady.kinds, "outside")},
                 "cells": list(texts.loc[index]),
                 "layers": layer_texts(row["record"].layers) if row["record"].layers else None,
-                "layersAre": row["record"].layers_are,
+                "layersAre": row["record"].layers_are + whose(row["record"].batch),
                 "security": row["record"].security,
             }
             for index, row in inferences.iterrows()

@@ -25,6 +25,7 @@ def _linear_work(record: Record) -> LinearWork | None:
         return backbone_work(backbone.name, student.width, record.dataset)
     counts = dict((record.cost and record.cost.linear) or {})
     counts.setdefault("products", counts.get("layers"))  # an older record took grouped convolutions as one
+    counts.setdefault("means", 1)  # and one mean for granted
     return LinearWork(**counts) if set(counts) == {entry.name for entry in fields(LinearWork)} else None
 
 

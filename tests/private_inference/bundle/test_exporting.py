@@ -183,6 +183,8 @@ KNOWN = {
     "padded averages": nn.AvgPool2d(3, 2, 1),
     "functional averages": Does(lambda x: F.avg_pool2d(x, 2)),
     "padded maxima": nn.MaxPool2d(3, 2, 1),
+    "averages over the whole side": Does(lambda x: F.avg_pool2d(x, x.size()[3])),
+    "averages over the whole map": Does(lambda x: F.avg_pool2d(x, x.shape[2:])),
     "functional maxima": Does(lambda x: F.max_pool2d(x, kernel_size=2, stride=1)),
     "adaptive averages": nn.AdaptiveAvgPool2d((4, 2)),
     "adaptive to the same size": nn.AdaptiveAvgPool2d(16),
@@ -205,7 +207,7 @@ def test_what_a_bundle_knows(name):
     assert worst_difference(bundle) < 1e-5
     affine, pooled = operations(bundle)["affine"], operations(bundle)["avg_pool"]
     assert affine == (name == "two batch norms in a row")  # one of the two is left: they follow a ReLU
-    assert pooled == (name in ("padded averages", "functional averages", "adaptive averages", "subsampling alone"))
+    assert pooled == ("averages" in name or name == "subsampling alone")
 
 
 def test_ways_of_flattening():
@@ -214,6 +216,38 @@ def test_ways_of_flattening():
         layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), flatten, nn.Linear(4 * 14 * 14, 2), nn.BatchNorm1d(2))
         bundle = as_bundle(after_training(layers), SIZE)
         assert [node.op for node in bundle.nodes] == ["conv2d", "masked_relu", "flatten", "linear"]
+
+
+@pytest.mark.parametrize(
+    "squeeze",
+    [lambda x: x.squeeze(), lambda x: x.squeeze(-1).squeeze(-1), lambda x: torch.squeeze(x, dim=(2, 3))],
+)
+def test_a_map_of_one_pixel_can_be_squeezed(squeeze):
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), Does(squeeze), nn.Linear(4, 2))
+    bundle = as_bundle(layers, SIZE, images=torch.rand(51, *SIZE))  # the last one is computed alone
+    assert [node.op for node in bundle.nodes] == ["conv2d", "masked_relu", "global_avg_pool", "flatten", "linear"]
+
+
+class Decides(Head):
+    """By an argument that images come without, and by the size of the map."""
+
+    def forward(self, x, scale=None, train=False):
+        assert x.shape[1] == 3 and x.ndim == 4
+        if scale is not None or train:
+            x = x * scale
+        x = self.relu(self.first(x))
+        if x.shape[-1] > 8:
+            x = F.avg_pool2d(x, 2)
+        batch, channels, *_ = x.shape
+        return self.last(self.middle(x).mean((2, 3)).view(batch, channels))
+
+
+def test_a_forward_may_have_optional_arguments_and_decide_by_sizes():
+    torch.manual_seed(0)
+    network = after_training(Decides(nn.Conv2d(4, 4, 3)))
+    for size, pools in ((SIZE, 1), ((3, 8, 8), 0)):
+        bundle = as_bundle(network, size)
+        assert worst_difference(bundle) < 1e-5 and operations(bundle)["avg_pool"] == pools
 
 
 UNKNOWN = {
@@ -231,6 +265,9 @@ UNKNOWN = {
     "a weighted sum": (Does(lambda x: torch.add(x, x, alpha=2)), "alpha"),
     "rows for channels": (Does(lambda x: torch.cat([x, x], 2)), "dim=2"),
     "a mean over channels": (Does(lambda x: x - x.mean(1, True)), "mean .*height and width"),
+    "a mean over everything": (Does(lambda x: x - x.mean(dim=None)), "mean .*height and width"),
+    "the batch's size": (Does(lambda x: x if x.size(0) == 2 else -x), "cannot trace it"),
+    "a squeezed side": (Does(lambda x: F.avg_pool2d(x, (16, 1)).squeeze(2).unsqueeze(2)), "squeeze.*change of shape"),
     "a shuffle": (Does(lambda x: x.view(-1, 2, 2, 16, 16).flatten(1, 2)), "change of shape"),
     "a loop over data": (Does(lambda x: x if x.sum() > -1e9 else -x), "cannot trace it"),
 }

@@ -13,7 +13,7 @@ from relinearize.commands.export import main as export_command
 from relinearize.errors import UserError
 from relinearize.private_inference.bundle import read_bundle, tracing
 from relinearize.private_inference.bundle.exporting import counted_bundle
-from relinearize.private_inference.cost.presets import find_presets
+from relinearize.private_inference.cost.presets import find_presets, predict
 from relinearize.private_inference.cost.table import print_costs
 from relinearize.private_inference.cost.workload import bundle_workload, mask_workload
 from relinearize.private_inference.export import of_run
@@ -23,7 +23,8 @@ from relinearize.report.tables.cost import record_workload
 def printed(workload, preset=None, network=None):
     text = io.StringIO()
     presets = find_presets(preset, network)
-    return print_costs("costs", workload, presets, Console(file=text, width=140)), text.getvalue()
+    print_costs("costs", workload, presets, Console(file=text, width=140))
+    return [predict(one, workload) for one in presets], text.getvalue()
 
 
 def test_run_record_and_bundle_count_the_same(alone, tmp_path):
@@ -85,6 +86,15 @@ def test_layers_beside_the_presets(tmp_path):
     assert rows["stem"].startswith("stem max_pool 552 0.0795 35.3 % 32 ")
     assert rows["relu1"].startswith("relu1 masked_relu 194 of 396 0.0279 ")
     assert rows["together"].startswith("together 194 of 546 984 0.225 100.0 % 88 ")
+
+
+def test_layers_of_a_batch_say_whose_counts_they_have(tmp_path):
+    place = written(pooled_network(), tmp_path / "bundle")
+    for words, batch in (([], False), (["batch=8"], True)):
+        text = io.StringIO()
+        cost_command([f"bundle={place}", "layers=true", *words], Console(file=text, width=140))
+        title = text.getvalue().partition("cheetah_wan by layer, predicted")[2].partition("\n")[0]
+        assert ("; costs of a batch of 8 images, ReLUs and comparisons of one" in title) == batch
 
 
 @pytest.mark.parametrize(

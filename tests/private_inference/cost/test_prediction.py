@@ -1,7 +1,7 @@
 """Predictions against what the papers print and what was measured; presets and their names."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib import resources
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ import pytest
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.backbones import backbone_work
 from relinearize.private_inference.cost.presets import find_presets, predict, preset_names, protocols
-from relinearize.private_inference.cost.workload import LinearWork, Workload, mask_workload
+from relinearize.private_inference.cost.workload import LinearWork, Workload, mask_workload, mean_work
 from relinearize.relu.replacement import REPLACEMENTS
 
 # Latencies (thousand ReLUs, seconds) as quoted by ReLUPruner (AAAI-26), tables 1 to 3. Two further rows of SNL there
@@ -68,8 +68,8 @@ for width, side, stride in ((16, 32, 1), (32, 32, 2), (64, 16, 2)):
 RESNET20_LAYERS = [
     LinearWork.of_convolution(inside, inside * side**2, kernel**2, outside, (side // stride) ** 2)
     for inside, side, outside, stride, kernel in RESNET20_CONVOLUTIONS
-] + [LinearWork.of_products(64, 1, 64, 10)]
-RESNET20 = LinearWork(*(sum(getattr(one, field.name) for one in RESNET20_LAYERS) for field in fields(LinearWork)))
+] + [mean_work(64, 8 * 8), LinearWork.of_products(64, 1, 64, 10)]
+RESNET20 = LinearWork.total(RESNET20_LAYERS)
 RESNET18 = backbone_work("resnet18", 64, SimpleNamespace(classes=10, image_size=32, channels=3))
 # SPU 0.9.5, two processes of several threads, months before presets.json was fitted: network, ReLUs, sites that keep
 # any, MB, and by how many seconds the WAN was slower than loopback.
@@ -158,9 +158,11 @@ def test_delphi_online_offline_and_storage():
 
 
 def test_dead_sites_cost_nothing_and_live_ones_rounds():
-    few, many = (predict(preset("semi2k_wan"), mask_workload(sites)).online for sites in (
-        [(500, 500), (0, 500), (0, 500)], [(200, 500), (200, 500), (100, 500)]
-    ))  # fmt: skip
+    pooled = LinearWork(means=1)
+    few, many = (
+        predict(preset("semi2k_wan"), replace(mask_workload(sites), linear=pooled)).online
+        for sites in ([(500, 500), (0, 500), (0, 500)], [(200, 500), (200, 500), (100, 500)])
+    )
     assert few.bytes == many.bytes == 500 * 144
     assert (few.messages, many.messages) == (8 + 2, 24 + 2) and few.seconds < many.seconds
     none = predict(preset("cheetah_lan"), mask_workload([(0, 500)])).online

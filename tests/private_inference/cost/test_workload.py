@@ -55,6 +55,19 @@ def test_counts_by_hand():
     )
 
 
+def test_means_are_counted_as_they_are_rounded():
+    """Each once, over large windows twice; whether of a window or of the whole map."""
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()]
+    head = [nn.Flatten(), nn.Linear(4, 5)]
+    pooled = nn.Sequential(*layers, nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), *head)
+    whole = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), *head)
+    for network, size, means, roundings in (
+        (pooled, 16, 4 * 8 * 8 + 4, 2), (whole, 16, 4, 1), (whole, 56, 2 * 4, 2),
+    ):  # fmt: skip
+        found = bundle_workload(counted_bundle(network, (3, size, size)), batch=3).linear
+        assert (found.outputs, found.means) == (3 * (4 * size**2 + means + 5), roundings)
+
+
 @pytest.mark.parametrize(
     ("inside", "size", "outside", "stride", "opened"),
     [(16, 8, 16, 1, 11520), (32, 4, 64, 2, 19584), (64, 2, 64, 1, 65792), (16, 3, 16, 1, 3600), (32, 2, 64, 2, 8320)],

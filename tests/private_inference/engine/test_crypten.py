@@ -50,6 +50,10 @@ def test_it_says_what_plaintext_says(record, bundle):
     assert set(record.versions) == {"relinearize", "crypten", "torch", "numpy"}
 
 
+def test_weights_and_pixels_are_rounded_and_not_cut(record):
+    assert record.fidelity.relative_error < 1e-4, "2e-4 where each is cut toward zero"
+
+
 def test_it_sends_464_bytes_for_each_kept_relu(record, bundle):
     assert record.steady.kinds["relu"].bytes == 464 * bundle.relus
     assert record.first.bytes == record.steady.bytes == record.loopback.bytes

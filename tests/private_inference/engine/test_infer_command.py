@@ -45,6 +45,15 @@ def test_another_python_takes_over_with_the_composed_options(no_engine, monkeypa
     assert InferOptions.from_json(text) == InferOptions("b", n_images=2, network="{rtt_ms:20,mbps:50}")
 
 
+def test_what_cannot_be_started_is_named(no_engine):
+    text = no_engine / "text"
+    text.write_text("no program\n")
+    text.chmod(0o755)
+    for place, reason in ((no_engine, "Permission denied"), (text, "Exec format error")):
+        with pytest.raises(UserError, match=rf"^python={place} cannot be started \({reason}\); python=FILE names"):
+            main(["bundle=b", f"python={place}"])
+
+
 @pytest.mark.parametrize(
     ("word", "message"), [("protocol=x", "protocol=x: valid"), ("n_images=a", "n_images=a: must be")]
 )

@@ -1,5 +1,6 @@
 """What `relinearize infer` can be asked for, and how mistakes are told. Runs in the engine's environment, too."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -8,8 +9,9 @@ import pytest
 
 from relinearize.errors import UserError
 from relinearize.private_inference.cost.network import NETWORKS, Network, read_network
+from relinearize.private_inference.engine import __main__ as engine_command
 from relinearize.private_inference.engine import options as engine_options
-from relinearize.private_inference.engine.__main__ import main
+from relinearize.private_inference.engine.__main__ import main, run
 from relinearize.private_inference.engine.options import InferOptions
 
 
@@ -99,6 +101,37 @@ def test_the_model():
 def test_options_come_back_from_json():
     options = InferOptions("a b/5", n_images=2, kn2row=True, protocol="semi2k", network="{mbps:5}", output="c")
     assert InferOptions.from_json(options.to_json()) == options
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"give the keys of `relinearize infer` as one word of JSON: '\{\"bundle\": \"FOLDER\"\}'"),
+        (["a", "b"], "give the keys of"),
+        (["{bundle: b}"], r"\{bundle: b\} is no JSON: Expecting property name"),
+        (["[1]"], r"\[1\] must hold keys of `relinearize infer`"),
+        (
+            ['{"bundle": "b", "colour": 1}'],
+            f"colour is unknown; valid: bundle, .* {sys.executable} has another version",
+        ),
+        (['{"bundle": 5}'], "bundle=5 is no path"),
+        (['{"bundle": "b", "engine": ["spu"]}'], "engine=.*: valid: spu, crypten"),
+        (["{}"], "infer needs bundle="),
+    ],
+)
+def test_mistakes_in_the_engines_environment_are_one_line(words, message):
+    with pytest.raises(SystemExit, match=f"^relinearize: error: {message}") as caught:
+        run(words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_one_line(monkeypatch):
+    def full(options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(engine_command, "main", full)
+    with pytest.raises(SystemExit, match=r"^relinearize: error: No space left on device \(output="):
+        run(['{"bundle": "b"}'])
 
 
 def test_an_environment_without_the_engine_says_so_and_asks_no_further(monkeypatch):

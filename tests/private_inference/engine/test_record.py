@@ -192,6 +192,7 @@ def test_the_table_says_what_matters(record, capsys):
 
     show(replace(record, steady=replace(record.steady, seconds=(2, 2))), Console(width=120), layers=True)
     printed = capsys.readouterr().out
+    assert "costs of a batch of 2 images, ReLUs and comparisons of one" in " ".join(printed.split())
     kept = sum(record.relus.values())
     for text in (
         "wan (40 ms RTT, 100 Mbit/s)",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from relinearize.private_inference.bundle.bundle import Bundle, Node
+from relinearize.private_inference.bundle.fixed_point import nearest
 from relinearize.private_inference.bundle.operations import SITES
 from relinearize.private_inference.bundle.tournament import Engine, Ids, progressions
 from relinearize.private_inference.engine.crypten.link import Link, LinkCommunicator, connected, crypten
@@ -156,7 +157,8 @@ class CryptenParty:
         return crypten.cryptensor(known, src=owner)
 
     def infer(self, indices: list[int]) -> Inferred:
-        pixels = normalized(self.bundle, self.bundle.reference.images[indices]) if self.rank == CLIENT else None
+        images = self.bundle.reference.images[indices]
+        pixels = nearest(normalized(self.bundle, images), self.job.fraction_bits) if self.rank == CLIENT else None
         with crypten.no_grad():
             images = self._secret(IMAGES, CLIENT, pixels)
             crypten.communicator.get().barrier()

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from relinearize.private_inference.bundle.bundle import Bundle, Node
+from relinearize.private_inference.bundle.fixed_point import SPU_BITS, mean_factors, with_nearest
 from relinearize.private_inference.bundle.tournament import Engine, Ids, progressions
 from relinearize.private_inference.engine.job import IMAGES, LOGITS, PROGRAM_FILE
 from relinearize.private_inference.engine.layout import Gathers, server_tensors
@@ -36,7 +37,7 @@ def write_program(bundle: Bundle, batch: int, kn2row: bool, folder: Path) -> dic
     inputs |= {name: tensor.shape for name, tensor in server_tensors(bundle).items()}
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in inputs.values()]
     secret = [spu.Visibility.VIS_SECRET] * len(shapes)
-    function = lowered(bundle, kn2row)
+    function = lowered(with_nearest(bundle, SPU_BITS), kn2row)
     program, _ = frontend.compile(frontend.Kind.JAX, function, shapes, {}, list(inputs), secret, lambda _: [LOGITS])
     (folder / PROGRAM_FILE).write_bytes(program.SerializeToString())
     return inputs
@@ -76,16 +77,18 @@ def lowered(bundle: Bundle, kn2row: bool = False) -> Callable[..., Array]:
             case "max_pool":
                 return pools[node.name].play(x, (1, 2), ENGINE)
             case "global_avg_pool":
-                total, pixels = x.sum((1, 2), keepdims=True), math.prod(x.shape[1:3])
+                mean, pixels = x.sum((1, 2), keepdims=True), math.prod(x.shape[1:3])
             case "avg_pool":
-                total, pixels = window_sums(x, **node.attributes), math.prod(node.attributes["kernel"])
+                mean, pixels = window_sums(x, **node.attributes), math.prod(node.attributes["kernel"])
             case "flatten":  # channels outermost, as in the bundle
                 return jnp.moveaxis(x, -1, 1).reshape(len(x), -1)
             case _:
                 raise ValueError(f"no lowering of {node.op}")
         # A product of matrices is counted with the linear layers, a plain one with the ReLUs. The means are not put
         # into the weights behind them: small weights lose digits (three times the error in a ResNet-8).
-        return (total[..., None] @ np.full((1, 1), 1 / pixels, np.float32))[..., 0]
+        for factor in mean_factors(pixels):
+            mean = (mean[..., None] @ np.full((1, 1), factor, np.float32))[..., 0]
+        return mean
 
     return network
 

@@ -7,6 +7,7 @@ import numpy as np
 import spu
 
 from relinearize.private_inference.bundle.bundle import Bundle
+from relinearize.private_inference.bundle.fixed_point import nearest
 from relinearize.private_inference.engine.job import (
     CLIENT,
     IMAGES,
@@ -49,7 +50,8 @@ class SpuParty:
         self.runtime.set_var(name, self.io.make_shares(known, SECRET, owner)[self.rank])
 
     def infer(self, indices: list[int]) -> Inferred:
-        images = client_images(self.bundle, self.bundle.reference.images[indices]) if self.rank == CLIENT else None
+        pixels = self.bundle.reference.images[indices]
+        images = nearest(client_images(self.bundle, pixels), self.job.fraction_bits) if self.rank == CLIENT else None
         self._share(IMAGES, CLIENT, images)
         profiled = self.log.stat().st_size
         self.link.barrier()
