@@ -69,7 +69,8 @@ class FewerSites(SiteChoice):
         return keep_sites(sizes, budget, divide, self.number(len(sizes)))
 
 
-IN_KEYS = {"products": "layers"}  # a count's former name, by which the runs of then are found
+# A count's former name, by which the runs of then are found: means were a part of each inference.
+IN_KEYS = {"products": "layers", "means": "inference"}
 
 
 class LowerLatency(SiteChoice):
@@ -100,14 +101,12 @@ class LowerLatency(SiteChoice):
         self.worth = worth
         online = self.preset.protocol.online
         terms = {"seconds": online.seconds, "bytes": online.bytes, "messages": online.messages}
-        self.measured = {  # fitted anew, other sites may go; what stands at removed positions is there on any sites
-            name: {
-                IN_KEYS.get(count, count): value
-                for count, value in one.constants.items()
-                if count not in REPLACEMENT_COUNTS
-            }
-            for name, one in terms.items()
-        }
+        self.measured = {}  # fitted anew, other sites may go; what stands at removed positions is there on any sites
+        for name, one in terms.items():
+            counts = {IN_KEYS.get(count, count): 0 for count in one.constants if count not in REPLACEMENT_COUNTS}
+            for count in set(one.constants) - set(REPLACEMENT_COUNTS):
+                counts[IN_KEYS.get(count, count)] += one.constants[count]
+            self.measured[name] = counts
 
     def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
         return cull_by_latency(sizes, budget, divide, self.latency(sizes), self.worth)

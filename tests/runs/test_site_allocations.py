@@ -14,6 +14,7 @@ from relinearize.relu.allocation import allocate
 from relinearize.relu.mask import Mask
 from relinearize.runs.pipeline import check_stages
 from relinearize.runs.search import SCORES
+from relinearize.runs.site_choice import LowerLatency
 
 SHARE = f"budget.fraction={SMALL}"
 BUDGET = round(SMALL * 2304)
@@ -176,6 +177,8 @@ def test_free_allocations_have_the_keys_of_before_there_was_a_choice(tmp_path):
 
 def test_constants_fitted_anew_are_another_result(tmp_path, monkeypatch):
     keys = [quick_plan(tmp_path, SHARE, *choice).run.key for choice in (["allocation=cost"], SITES)]
+    found = LowerLatency("semi2k", "wan", 0.7).measured["messages"]
+    assert found == {"live_sites": 8.0, "layers": 2.0, "inference": 2.0, "pool_steps": 8.0}, "means are in the last"
     named = quick_plan(tmp_path, SHARE, "allocation=cost").request.site_choice.measured["messages"]
     assert list(named) == ["live_sites", "layers", "pool_steps"], "its former name, so that older runs are found"
     fitted = protocols()["cheetah"]
