@@ -93,6 +93,12 @@ class TrainLoader:
     def batches_of(self, part: int) -> int:
         return self._part_bounds[part + 1] - self._part_bounds[part]
 
+    def weight(self, part: int, batch: int) -> float:
+        """What a mean over this process's share of a batch counts in the mean over the processes: so many images as it
+        has, of an equal share. Not 1 where the processes do not divide the batch."""
+        first, end = self._bounds[self._part_bounds[part] + batch :][:2]
+        return len(range(first + self.rank, end, self.world_size)) * self.world_size / (end - first)
+
     def seek(self, epoch: int, part: int = 0) -> None:
         """Make the next iteration yield this part; takes effect when its first batch is asked for."""
         if epoch < 0 or not 0 <= part < self.parts:
