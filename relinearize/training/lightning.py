@@ -246,8 +246,10 @@ def train(
         saving = SegmentCheckpoint(checkpoint, settings.checkpoint_seconds, progress, log_rows)
         callbacks += [progress, saving]
     quiet_lightning()
+    given = settings.lightning_arguments()
     defaults = {
-        "benchmark": settings.accelerator == "cuda",  # cuDNN tries its algorithms once: the shapes of the batches stay
+        # cuDNN tries its algorithms once: the shapes of the batches stay. The fastest may not be deterministic.
+        "benchmark": settings.accelerator == "cuda" and not given.get("deterministic"),
         "default_root_dir": checkpoint.parent,
     }
     trainer = pl.Trainer(
@@ -265,7 +267,7 @@ def train(
         use_distributed_sampler=False,
         # In a job of Slurm, too: whoever submitted it queues it again, and its tasks are no processes of a training.
         plugins=[WholeFiles(), LightningEnvironment()],
-        **defaults | settings.lightning_arguments(),
+        **defaults | given,
     )
     resume = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint.is_file() else {}
     fast = on_winograd(*networks) if settings.convolutions == "winograd" else nullcontext()
