@@ -188,6 +188,12 @@ def test_batches_too_small_for_their_parts(count, settings):
         resident(count, 16, **settings)
 
 
+@pytest.mark.parametrize("settings", [{"world_size": 3}, {"shares": 3}])
+def test_too_few_images_for_their_parts(settings):
+    with pytest.raises(UserError, match=r"^only 5 training images: .*; give more images, fewer devices"):
+        resident(5, 16, **settings)
+
+
 @pytest.mark.parametrize(
     ("device", "size", "images"), [("cpu", 32, 250), ("cpu", 224, 20), ("cuda", 64, 1000), ("cuda", 224, 81)]
 )
