@@ -165,7 +165,9 @@ class ImageData:
     @cached_property
     def _tested(self) -> Shown:
         images, labels = self._test.images, self._test.labels
-        return (images.to(self.device), labels.to(self.device), None) if self.is_resident else (images, labels, None)
+        if not self.is_resident:
+            return images, labels, None
+        return images[:].to(self.device), labels.to(self.device), None  # [:] decodes what is not decoded yet
 
 
 def channel_statistics(source: Source) -> tuple[list[float], list[float]]:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-CACHE_VERSION = 2  # raise it when the same files would be decoded to other bytes
+# Raise it when the same files would be decoded to other bytes. Keys of torchvision's sets do not have it, so that the
+# digest in torchvision_sets.py then needs it, too.
+CACHE_VERSION = 2
 CHUNK = 256  # images per task
 MARGIN = 256 / 224
 

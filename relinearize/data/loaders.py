@@ -74,10 +74,14 @@ class TrainLoader:
         self._part_bounds = part_bounds(self.batches_per_epoch, parts)
         smallest = min(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
         if smallest < 2 * world_size * shares:
+            problem = f"batch_size={batch_size}: a batch of {smallest} images"
+            remedy = "a larger batch_size, fewer devices, or dataset.short_batch=false"
+            if len(self._bounds) == 2:  # a larger batch would be the same
+                problem = f"only {smallest} training images: a batch of them"
+                remedy = "more images, fewer devices, or fewer method.routes"
             raise UserError(
-                f"batch_size={batch_size}: a batch of {smallest} images leaves a batch norm fewer than the 2 that it "
-                f"needs ({world_size} device(s), {shares} route(s)); give a larger batch_size, fewer devices, or "
-                "dataset.short_batch=false"
+                f"{problem} leaves a batch norm fewer than the 2 that it needs ({world_size} device(s), "
+                f"{shares} route(s)); give {remedy}"
             )
         self._next = (0, 0, 0)
         self._given = {"epoch": 0, "part": 0, "batch": 0}
@@ -92,6 +96,12 @@ class TrainLoader:
 
     def batches_of(self, part: int) -> int:
         return self._part_bounds[part + 1] - self._part_bounds[part]
+
+    def weight(self, part: int, batch: int) -> float:
+        """What a mean over this process's share of a batch counts in the mean over the processes: so many images as it
+        has, of an equal share. Not 1 where the processes do not divide the batch."""
+        first, end = self._bounds[self._part_bounds[part] + batch :][:2]
+        return len(range(first + self.rank, end, self.world_size)) * self.world_size / (end - first)
 
     def seek(self, epoch: int, part: int = 0) -> None:
         """Make the next iteration yield this part; takes effect when its first batch is asked for."""

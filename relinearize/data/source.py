@@ -42,6 +42,8 @@ class ImageSet:
         from a cache file, or decoded when rows of it are read.
     labels: int64, N, from 0 to len(class_names) - 1.
     class_names: the classes in label order.
+
+    Raises UserError for other shapes.
     """
 
     images: Tensor | EncodedImages
@@ -49,8 +51,9 @@ class ImageSet:
     class_names: list[str]
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or len(self.images) != len(self.labels):
-            raise ValueError(f"images {tuple(self.images.shape)} and labels {tuple(self.labels.shape)} do not match")
+        images, labels = tuple(self.images.shape), tuple(self.labels.shape)
+        if len(images) != 4 or labels != images[:1]:
+            raise UserError(f"images of {images} and labels of {labels} are no image set: N x H x W x C and N")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -87,4 +87,8 @@ def _makes_a_new_tensor(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether the result of `node` shares no memory with anything else, so that it may be overwritten."""
     if node.op == "call_module":
         return isinstance(modules[node.target], (nn.Conv2d, nn.Linear, *NORMS))
-    return node.op == "call_function" and node.target in (operator.add, torch.add)
+    if node.op != "call_function" or node.target not in (operator.add, torch.add) or node.kwargs:
+        return False
+    # fx sees `out += skip` as `out + skip`, too: its result is the memory of `out`, which nothing else may read.
+    first = node.args[0]
+    return isinstance(first, fx.Node) and len(first.users) == 1 and _makes_a_new_tensor(first, modules)

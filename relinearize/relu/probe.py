@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -105,15 +106,28 @@ def does_the_same(network: nn.Module, found: Probe) -> bool:
     """Whether `network` runs one site for each probed call, in order, and gives the probed outputs up to rounding.
 
     Compared in eval mode, on a copy. A site that does not run is one that the model reaches by another way than its
-    attribute, say from a list that it keeps.
+    attribute, say from a list that it keeps. Raises UserError where it does the same and the input of a site is written
+    over afterwards: gradients and scores read that input later.
     """
     network = copied(network).eval()
     ran: list[int] = []
-    for module in network.modules():
+    inputs: list[tuple[str, Tensor, int]] = []  # the site, what it was given, and how often that was written until then
+
+    def look(name: str, site: MaskedReLU, given: tuple[Tensor, ...], _: Tensor) -> None:
+        ran.append(site.index)
+        inputs.append((name, given[0], given[0]._version))
+
+    for name, module in network.named_modules():
         if isinstance(module, MaskedReLU):
-            module.register_forward_hook(lambda site, *_: ran.append(site.index))
+            module.register_forward_hook(partial(look, name))
     outputs = _outputs(network, found.input)
-    return ran == list(range(len(found.calls))) and _all_close(outputs, found.outputs)
+    if ran != list(range(len(found.calls))) or not _all_close(outputs, found.outputs):
+        return False
+    if written := [name for name, given, version in inputs if given._version > version]:
+        raise UserError(
+            f"the input of {listed(written)} is written over after its ReLU; write x = x + ... instead of x += ..."
+        )
+    return True
 
 
 def trains_the_same(network: nn.Module, model: nn.Module, found: Probe) -> bool:

@@ -28,7 +28,8 @@ def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     Networks inside of DataParallel, DistributedDataParallel and torch.compile are taken out of it.
 
     Raises UserError where the network has no ReLU, has other activations (ReLU6, GELU, ...), cannot be traced, does not
-    compute the same afterwards, in eval and in train mode, or gives two outputs for one input in eval mode.
+    compute the same afterwards, in eval and in train mode, writes over a ReLU's input after that ReLU, or gives two
+    outputs for one input in eval mode.
     """
     if any(isinstance(module, Site) for module in model.modules()):
         raise UserError("the network is already linearized")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from relinearize.backbones import build_backbone
@@ -61,7 +61,7 @@ def open_images(config: DictConfig, source: Source, device: str) -> "ImageData":
 
 
 def check_network(network: PixelInput, source: Source) -> None:
-    """UserError unless `network`, in training or not, gives logits of the images as they come: channels last."""
+    """UserError unless `network`, in training or not, gives logits of the images as they come (channels last)."""
     size = (4, source.channels, source.image_size, source.image_size)
     images, tried = torch.zeros(size).to(memory_format=torch.channels_last), copy.deepcopy(network)
     for training in (True, False):
@@ -70,7 +70,8 @@ def check_network(network: PixelInput, source: Source) -> None:
                 logits = tried.train(training)(images)
         except Exception as error:
             raise UserError(
-                f"backbone: fails on images whose channels are last in memory ({one_line(error)})"
+                f"backbone: fails on images{' whose channels are last in memory' if network.channels_last else ''} "
+                f"({one_line(error)})"
                 f"{'; views of maps need flatten(1) or reshape' if 'view' in str(error) else ''}"
             ) from error
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -136,4 +137,5 @@ def all_relu_network(
 
     mean = channel_values("dataset.mean", plain(config.dataset.mean), source.channels)
     std = channel_values("dataset.std", plain(config.dataset.std), source.channels, positive=True)
-    return PixelInput(linearize(backbone, input_size), mean, std)
+    channels_last = OmegaConf.select(config, "trainer.channels_last", default=True)  # `export` has no trainer
+    return PixelInput(linearize(backbone, input_size), mean, std, channels_last)

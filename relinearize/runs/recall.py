@@ -18,7 +18,7 @@ from relinearize.runs.keys import RESULTS_VERSION
 from relinearize.runs.schema import check_targets, checked
 from relinearize.targets import build, is_ours
 
-NOTES_VERSION = 6  # raise it where keys get an entry that follows from no setting: former notes lead past it
+NOTES_VERSION = 7  # raise it where keys get an entry that follows from no setting: former notes lead past it
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 
 

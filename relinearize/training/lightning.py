@@ -78,10 +78,17 @@ class LightningStage(pl.LightningModule):
         return self.stage.train_loader
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        """Compiled where the batch is whole: the odd sizes of last batches would take the compiler as long again."""
+        """Compiled where the batch is whole: the odd sizes of last batches would take the compiler as long again.
+
+        Of several processes each returns what, averaged over them, is the loss of all images of the batch.
+        """
         whole = len(batch[0]) * process_count() == self.stage.batch_size
         with torch.compiler.set_stance("default") if whole else nullcontext():
-            return self.stage.training_step(batch, batch_index)
+            loss = self.stage.training_step(batch, batch_index)
+        if process_count() == 1:
+            return loss
+        _, segment = self.stage.position
+        return loss * self.stage.train_loader.weight(segment, batch_index)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.stage.on_before_optimizer_step()
@@ -239,8 +246,10 @@ def train(
         saving = SegmentCheckpoint(checkpoint, settings.checkpoint_seconds, progress, log_rows)
         callbacks += [progress, saving]
     quiet_lightning()
+    given = settings.lightning_arguments()
     defaults = {
-        "benchmark": settings.accelerator == "cuda",  # cuDNN tries its algorithms once: the shapes of the batches stay
+        # cuDNN tries its algorithms once: the shapes of the batches stay. The fastest may not be deterministic.
+        "benchmark": settings.accelerator == "cuda" and not given.get("deterministic"),
         "default_root_dir": checkpoint.parent,
     }
     trainer = pl.Trainer(
@@ -258,7 +267,7 @@ def train(
         use_distributed_sampler=False,
         # In a job of Slurm, too: whoever submitted it queues it again, and its tasks are no processes of a training.
         plugins=[WholeFiles(), LightningEnvironment()],
-        **defaults | settings.lightning_arguments(),
+        **defaults | given,
     )
     resume = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint.is_file() else {}
     fast = on_winograd(*networks) if settings.convolutions == "winograd" else nullcontext()

@@ -112,6 +112,7 @@ class TrainerSettings:
         identity: dict[str, Any] = {"precision": self.precision, "devices": self.devices}
         if self.devices > 1:
             identity["scores"] = "of all images"  # before, searches that train nothing saw those of one device
+            identity["uneven"] = "by images"  # before, the shares of a batch counted alike, whatever their sizes
         arguments = {key: value for key, value in self.lightning.items() if key not in NEUTRAL_ARGUMENTS}
         if arguments:
             defaults = {name: parameter.default for name, parameter in trainer_parameters().items()}

@@ -16,6 +16,14 @@ def test_normalises_pixels_per_channel() -> None:
     assert adapter.mean.shape == adapter.std.shape == (1, 2, 1, 1) and not adapter.state_dict()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_network_is_given_the_memory_order_it_asks_for(channels_last: bool, channels: int) -> None:
+    pixels = torch.rand(2, 5, 4, channels).permute(0, 3, 1, 2)
+    given = PixelInput(nn.Identity(), [0.5] * channels, [0.25] * channels, channels_last)(pixels)
+    assert given.stride()[1:] == ((1, 4 * channels, channels) if channels_last else (20, 4, 1))
+
+
 def test_linearized_through_the_adapter() -> None:
     network = build_backbone("resnet8", classes=2, image_size=8, width=2, channels=1)
     sites = named_sites(linearize(PixelInput(network, (0.5,), (0.5,)), (1, 8, 8)))

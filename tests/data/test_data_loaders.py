@@ -168,12 +168,30 @@ def test_shards_do_not_overlap_and_make_the_batch_of_one_process(world_size):
             assert torch.equal(shard_images, images[rank::world_size])
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_weighed_means_of_the_shards_are_the_mean_of_the_batch(world_size):
+    whole = resident(61, 16, parts=2)
+    shards = [resident(61, 16, parts=2, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for part in range(2):
+        for batch, ((_, labels), *pieces) in enumerate(zip(whole, *shards, strict=True)):
+            means = [
+                shard.weight(part, batch) * own.double().mean() for shard, (_, own) in zip(shards, pieces, strict=True)
+            ]
+            assert sum(means) / world_size == pytest.approx(labels.double().mean())
+
+
 @pytest.mark.parametrize(
     ("count", "settings"), [(64, {"world_size": 9}), (18, {"short_batch": True, "shares": 3}), (64, {"shares": 9})]
 )
 def test_batches_too_small_for_their_parts(count, settings):
     with pytest.raises(UserError, match="larger batch_size"):
         resident(count, 16, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"world_size": 3}, {"shares": 3}])
+def test_too_few_images_for_their_parts(settings):
+    with pytest.raises(UserError, match=r"^only 5 training images: .*; give more images, fewer devices"):
+        resident(5, 16, **settings)
 
 
 @pytest.mark.parametrize(

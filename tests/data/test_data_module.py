@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
 from relinearize.data.datamodule import ImageData
+from relinearize.data.decoding import CentralCrop, EncodedImages
 from relinearize.data.digits import Digits, read_digits
 from relinearize.data.splits import choose_subset, split_holdout, stable_order
 from relinearize.errors import UserError
@@ -168,12 +170,43 @@ class Own(Digits):
         ("images", lambda images: images[:, 1:], r"must be N x H x W x C of \(8, 8, 1\), not \(7, 8, 1\)"),
         ("labels", lambda labels: labels.int(), r"labels must be torch\.int64, not torch\.int32"),
         ("labels", lambda labels: labels + 1, r"labels reach from 1 to 10, valid are 0 to 9"),
+        ("labels", lambda labels: labels[:, None], r"labels of \(1437, 1\) are no image set: N x H x W x C and N$"),
+        ("labels", lambda labels: labels[1:], r"labels of \(1436,\) are no image set"),
+        ("images", lambda images: images[..., 0], r"images of \(1437, 8, 8\) and labels of \(1437,\) are no image set"),
     ],
 )
 def test_images_of_one_s_own_source_are_looked_at(monkeypatch, name, change, words):
     monkeypatch.setattr(Own, "given", {name: change})
     with pytest.raises(UserError, match=words):
         _ = ImageData(Own(), mean=[0.5], std=[0.5], augment={}, holdout=0.1, seed=0).sizes
+
+
+class Lazy(EncodedImages):
+    """Images that are decoded when they are asked for, of a source that does not say stream=True."""
+
+    def __init__(self, images):
+        super().__init__(len(images), CentralCrop(8, channels=1))
+        self.images = images
+
+    def image(self, position):
+        return Image.fromarray(self.images[position, ..., 0].numpy())
+
+    def name(self, position):
+        return f"image {position}"
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_lazily_decoded_images_of_one_s_own_source_may_be_resident(monkeypatch, resident):
+    monkeypatch.setattr(Own, "given", {"images": Lazy})
+    settings = {"mean": [0.3], "std": [0.4], "augment": {"crop_padding": 1, "flip": False}, "workers": 0}
+    lazy, plain = (ImageData(source, resident=resident, **settings) for source in (Own(), Digits()))
+    for one, other in (
+        (lazy.train_loader(100, 5), plain.train_loader(100, 5)),
+        (lazy.holdout_loader(), plain.holdout_loader()),
+        (lazy.test_loader(), plain.test_loader()),
+    ):
+        for ours, theirs in zip(one, other, strict=True):
+            assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
 @pytest.mark.parametrize("given", [{"mean": [0.5], "std": None}, {"mean": None, "std": [0.5]}])

@@ -93,6 +93,32 @@ def test_shared_results_and_untraceable_networks(kind):
     assert isinstance(frozen.bn, nn.BatchNorm2d)
 
 
+class AddsInPlace(Branching):
+    """What was added to is read again under another name, or through a view."""
+
+    def __init__(self, view: bool) -> None:
+        super().__init__()
+        self.view = view
+
+    def forward(self, x):
+        kept = self.conv(x)
+        out = kept[:] if self.view else kept
+        out += x
+        return self.last(self.bn(self.relu(out)) - kept)
+
+
+@pytest.mark.parametrize("view", [True, False])
+def test_what_an_addition_in_place_leaves_is_not_written_over(view):
+    network = AddsInPlace(view).eval()
+    images = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(frozen_copy(network)(images), network(images))
+
+
+def test_relus_behind_the_additions_of_a_resnet_work_in_place():
+    frozen = frozen_copy(pixel_network("resnet18", 8, 4))
+    assert all(module.inplace for module in frozen.modules() if isinstance(module, nn.ReLU))
+
+
 class ReadsItsWeight(nn.Module):
     """Beside the layer's call, which a batch norm follows."""
 

@@ -184,6 +184,23 @@ class ThroughNumpy(Modules):
         return self.head(torch.from_numpy(np.maximum(x.detach().numpy() - 0.1, 0)))
 
 
+class WrittenOver(Modules):
+    """Weights, gradients and all are right, but who keeps what the second ReLU was given reads something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x += self.conv2(self.second(x))
+        return self.head(self.first(x))
+
+
+class WrittenOverByCall(Toy):
+    """What a trace keeps as it is, unlike +=."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.head(x.add_(self.conv2(F.relu(x))))
+
+
 def with_another_forward() -> nn.Module:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     layer = model[0]
@@ -219,8 +236,17 @@ class WithScale(Toy):
         return self.head(F.relu(self.conv1(x)) * F.relu(self.scale))
 
 
+class AddsInPlace(Toy):
+    """The traced network has + where += stands, and no ReLU in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x += self.conv2(F.relu(x))
+        return self.head(F.relu_(x))
+
+
 def test_what_users_networks_have_besides() -> None:
-    for kind, sites in ((WithOutput, 3), (WithScale, 1)):
+    for kind, sites in ((WithOutput, 3), (WithScale, 1), (AddsInPlace, 2)):
         assert len(named_sites(linearize(built(kind), SIZE))) == sites
     with pytest.warns(UserWarning, match="do not run on a random image .* second"):
         assert list(named_sites(linearize(built(Branches), SIZE))) == ["first"]
@@ -267,6 +293,8 @@ REFUSED = {
     "an axis before the batch": (TwoStreams, "one row per image"),
     "an axis of three": (ThreeStreams, "one row per image"),
     "numpy": (ThroughNumpy, "the network itself leaves torch by numpy"),
+    "written over": (WrittenOver, r"the input of second is written over after its ReLU; write x = x \+"),
+    "written over by a call": (WrittenOverByCall, "the input of relu is written over after its ReLU"),
     "a forward that holds the original": (with_another_forward, "the forward of 0 was replaced by a function"),
     "TorchScript": (Scripted, "runs 2 ReLUs, of which only 1"),
     "random in eval mode": (lambda: Applies(lambda y: F.dropout(y)), "differ from run to run .* uses"),

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 from quick_runs import SMALL, assert_same_tensors, quick_plan, quick_run, sealed_again
+from robust_runs import FGSM, evaluate, pieces
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -128,6 +129,15 @@ def test_networks_and_stages_of_ones_own_are_tried_before_the_teacher_trains(tmp
     with pytest.raises(UserError, match=message) as caught:
         quick_run(tmp_path, f"budget.fraction={SMALL}", *words, method="random")
     assert "\n" not in str(caught.value) and not list(tmp_path.glob("store/teacher/*/last.ckpt"))
+
+
+@pytest.mark.slow
+def test_with_channels_first_views_hold_in_trainings_scores_fits_and_attacks(tmp_path):
+    words = [f"backbone._target_={__name__}.OwnNet", "+backbone.kind=view", "trainer.channels_last=false"]
+    words += ["score=gradient", "replacement=zero", f"budget.fraction={SMALL}", "method.teacher.epochs=1"]
+    _, folder = quick_run(tmp_path, *words, "method.finetune.epochs=1", method="one_shot")
+    evaluate(folder, *FGSM, "trust=true")
+    assert "fgsm" in str(pieces(folder)).lower()
 
 
 def test_logits_that_are_not_finite_are_said(tmp_path, monkeypatch, capfd):

@@ -144,6 +144,17 @@ def test_two_processes_compute_what_one_does(notes, tmp_path, forks_free_what_is
     assert one[0].key != two[0].key, "devices are part of a result's identity"
 
 
+@pytest.mark.slow
+def test_an_uneven_batch_counts_each_of_its_images_once(tmp_path):
+    """An epoch of 60, 60 and 15 images: the two processes have 8 and 7 of the last batch."""
+    settings = [*PLAIN, f"budget.fraction={SMALL}", "trainer.convolutions=torch", "dataset.subset=150"]
+    settings += ["method.teacher.epochs=2", "method.finetune.epochs=1"]
+    one, two = (
+        quick_run(tmp_path / str(count), *settings, f"trainer.devices={count}", method="random") for count in (1, 2)
+    )
+    assert_same_run(one, two, tolerance=1e-4)
+
+
 def test_a_search_that_trains_nothing_sees_all_images(tmp_path):
     """It runs in one process, so nothing is summed over others."""
     plan = quick_plan(tmp_path, TWO, f"budget.fraction={SMALL}", method="one_shot")

@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from quick_runs import assert_same_tensors, composed, lasting, quick_plan, quick_run, tensors
+from small_stages import pixel_network
 from torch._dynamo.exc import BackendCompilerFailed
 
 from relinearize import machine
@@ -15,6 +16,7 @@ from relinearize.methods.teacher import Classifier
 from relinearize.runs.pipeline import check_stages
 from relinearize.targets import NEUTRAL_ARGUMENTS
 from relinearize.training import settings
+from relinearize.training.fit import fit
 from relinearize.training.settings import RESERVED, TrainerSettings, trainer_parameters
 
 SHORT = ["budget.fraction=0.5", "method.teacher.epochs=2", "method.finetune.epochs=0", "trainer.convolutions=torch"]
@@ -82,6 +84,31 @@ def test_clipped_gradients_give_other_weights_and_callbacks_that_watch_the_same(
     )
     assert all(value.equal(watched[name]) for name, value in plain.items())
     assert not plain["conv1.weight"].equal(clipped["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("given", "benchmark"),
+    [({}, True), ({"deterministic": True}, False), ({"deterministic": "warn"}, False), ({"benchmark": False}, False)],
+)
+def test_on_cuda_the_fastest_algorithms_are_tried_but_where_they_are_to_be_deterministic(
+    tmp_path, monkeypatch, given, benchmark
+):
+    found = {}
+
+    def no_trainer(**arguments):
+        found.update(arguments)
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr(pl, "Trainer", no_trainer)
+    network = pixel_network("resnet8", 2, 8)
+    stage = Classifier(network, epochs=1, batch_size=2, learning_rate=0.1)
+    with pytest.raises(RuntimeError, match="no GPU"):
+        fit(
+            stage,
+            TrainerSettings(accelerator="cuda", precision="32", compile=False, lightning=given, callbacks={}),
+            tmp_path / "last.ckpt",
+        )
+    assert found["benchmark"] is benchmark
 
 
 def test_gradients_are_clipped_in_bf16_too_and_in_jobs_of_many_tasks(tmp_path, monkeypatch):

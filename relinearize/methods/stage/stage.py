@@ -112,7 +112,7 @@ class Stage(nn.Module):
         self.train_loader: TrainLoader | None = None
         self.validation_loader: Iterable[tuple[Tensor, Tensor]] | None = None
         self.precision_name = "32"
-        self.memory_format = torch.channels_last  # as the loaders give them; of the images of a training step
+        self.memory_format = torch.channels_last  # of the weights
         self.seed = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"score": -1.0, "epoch": -1, "weights": None}
@@ -349,11 +349,8 @@ class Stage(nn.Module):
         return loss + held.error_weight * error, {**metrics, "polynomial_error": error.detach()}
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        images, labels, *views = batch
-        views = [view.contiguous(memory_format=self.memory_format) for view in views]
-        images = images.contiguous(memory_format=self.memory_format)
-        loss, metrics = self.step_loss(batch_index, images, labels, *views)
-        self.sums.add({"loss": loss.detach(), **metrics}, len(labels), self.global_step)
+        loss, metrics = self.step_loss(batch_index, *batch)
+        self.sums.add({"loss": loss.detach(), **metrics}, len(batch[0]), self.global_step)
         return loss
 
     def on_before_optimizer_step(self) -> None:
