@@ -29,7 +29,7 @@ from relinearize.runs.describe import epochs_begun, make_record
 from relinearize.runs.plan import Plan, keys_of
 from relinearize.runs.recall import note_of, remember
 from relinearize.runs.request import Request
-from relinearize.runs.search import make_first, make_mask, make_sensitivities, search_inputs
+from relinearize.runs.search import check_scores_left, make_first, make_mask, make_sensitivities, search_inputs
 from relinearize.runs.stages import (
     frozen_teacher,
     load_into,
@@ -252,6 +252,7 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
     """
     request, config = plan.request, plan.request.config
     check_network(request.all_relu, request.source)
+    check_scores_left(plan)
     inputs = {}
     if not plan.teacher.complete and request.teacher_file is None:
         inputs["method.teacher"] = {"network": request.stage_network("teacher")}

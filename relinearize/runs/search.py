@@ -58,11 +58,13 @@ def make_mask(plan: Plan) -> None:
     """The search, and what an allocation makes of its scores (see Plan.chosen)."""
     make_snapshot(plan)
     if plan.chosen.complete:
+        check_scores_left(plan)
         return
     sensitivities = make_sensitivities(plan)  # before the lock: may need another search
     with plan.chosen.lock():
         if plan.chosen.complete:
             return
+    check_scores_left(plan)
         request, snapshot, results = plan.request, plan.snapshot(), plan.results
         found = results.weights(snapshot, SCORES)
         scores = {name: found[name] for name in request.shapes}  # a file has an order of its own
@@ -83,6 +85,19 @@ def open_sensitivities(plan: Plan) -> dict[str, float | None]:
     if request.site_choice is None:
         return sensitivities
     divide = SensitiveSites(request.sizes, sensitivities, request.budget)
+def check_scores_left(plan: Plan) -> None:
+    """UserError where a finished search left no scores and the run divides them, or starts from them."""
+    request, needed = plan.request, []
+    if request.allocation is not None and not request.allocated:
+        needed += [(plan.snapshot(), f"allocation={request.allocation['name']} divides", "allocation=free")]
+    if plan.first is not None:
+        remedy = "another, as method/search@method.search.first=snl"
+        needed += [(plan.first.snapshot(), "method.search starts from", remedy)]
+    for snapshot, use, remedy in needed:
+        if snapshot.complete and SCORES not in snapshot.describe().get("files", {SCORES}):
+            raise UserError(f"{use} the scores of a search, and this one leaves none (Snapshot.scores); give {remedy}")
+
+
     return divide.among(request.site_choice.choose(request.sizes, request.budget, divide).live)
 
 
@@ -197,8 +212,11 @@ def walk_search(plan: Plan) -> None:
             f"search: {stage.epochs} epochs ended at {stage.count:,} ReLUs; budgets {unreached} are met by projection. "
             f"More method.search.epochs or a larger method.search.lasso would reach them"
         )
-    if passed:
-        target.unlink(missing_ok=True)  # a walk to before the first training leaves none
+
+
+def second_walk(plan: Plan) -> str:
+    """The checkpoint of a walk to a budget that was passed before."""
+    return f"again-{plan.request.budget}.ckpt"
 
 
 def walking_stage(plan: Plan, budgets: list[int]) -> Stage:
@@ -217,11 +235,6 @@ def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
     if process_rank() > 0 or (artifact := plan.snapshot(snapshot.budget)).complete:
         return
     snapshot.mask.check_fits(plan.request.shapes)
-    if snapshot.scores is None and plan.request.allocation is not None and not plan.request.allocated:
-        raise UserError(
-            f"allocation={plan.request.allocation['name']} divides the scores of a search, and this one leaves none "
-            "(Snapshot.scores); give allocation=free"
-        )
     mask = write_mask(plan, artifact, snapshot.budget, snapshot.mask)
     if snapshot.scores is not None:
         write_weights(snapshot.scores, artifact.work / SCORES)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -158,6 +159,17 @@ def test_its_first_search_is_snls_own(finished, tmp_path, fits):
     assert plan.first.request.grid == [FIRST, round(1.5 * 461)]
     other = quick_plan(tmp_path, SHARE, *SEARCH, "method.search.first.lasso=1", method="bcd")
     assert other.search.key != plan.search.key and other.teacher.key == plan.teacher.key
+
+
+def test_a_first_search_that_leaves_no_scores_is_named(finished, tmp_path, monkeypatch):
+    copy_store(finished[1], tmp_path)
+    words, keep = [SHARE, *SEARCH[:5], "method/search@method.search.first=random"], searches.keep_snapshot
+    with monkeypatch.context() as patched:  # a search of one's own
+        patched.setattr(searches, "keep_snapshot", lambda plan, found: keep(plan, replace(found, scores=None)))
+        with pytest.raises(UserError, match=r"^method.search starts from .*leaves none .*search.first=snl$"):
+            quick_run(tmp_path, *words, method="bcd")
+    with pytest.raises(UserError, match="leaves none"):
+        check_stages(quick_plan(tmp_path, *words, method="bcd"))
 
 
 @pytest.mark.parametrize("first", ["deepreduce", "filter_pruning"])
