@@ -118,11 +118,16 @@ class Artifact:
         return f"delete {self.path} or give repair=true, and it is made again"
 
     def make(self, work: Callable[[], None]) -> None:
-        """Do `work`, which publishes it, unless that is done, by another process perhaps that was waited for."""
+        """Do `work`, which publishes it, unless that is done, by another process perhaps that was waited for.
+
+        The checkpoint then goes. Not before: a kill in between would cost the whole training.
+        """
         if not self.complete:
             with self.lock():
                 if not self.complete:
                     work()
+        with contextlib.suppress(OSError):  # none is there; or the store can only be read
+            (self.path / CHECKPOINT).unlink()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

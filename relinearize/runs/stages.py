@@ -44,7 +44,8 @@ def stage_seed(seed: int, stage: str) -> int:
 def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
     """Load a state dict, with or without batch-norm routes, into a network with or without them (see `state_for`).
 
-    At removed positions the network has afterwards what the weights say.
+    At removed positions the network has afterwards what the weights say. Results of earlier versions hold tensors that
+    the forward pass of a traced network names; what that makes of them is in the network.
     """
     to_replaced(network.network, weights)
     own = network.network.state_dict()
@@ -149,11 +150,9 @@ def tested(
 
 
 def publish(plan: Plan, artifact: Artifact, description: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Turn the work folder into the finished artifact of `plan`; the checkpoint goes."""
-    artifact.work.mkdir(parents=True, exist_ok=True)
+    """Turn the work folder into the finished artifact of `plan`."""
     write_weights(weights, artifact.work / WEIGHTS)
     artifact.publish(artifact.work, {**description, "config": plan.request.plain_config})
-    (artifact.path / CHECKPOINT).unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
 
 
 # ---- what loggers are told of the stages: names, keys, files, and what each stage is made from ----------------------
