@@ -11,7 +11,9 @@ import logging
 import os
 import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ DAMAGED = ".damaged"  # what a repair puts behind the name of a run's folder
 UNFINISHED = ".work"  # behind the name of a folder that is being made
 DIGEST = "sha256"
 SEAL = f',\n "{DIGEST}": '
+TEMPORARY = ".*.tmp"  # half-written files, for glob and match
+HERE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # in the names of this machine's
+ABANDONED = 3600.0  # seconds after which nobody is still writing one
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
     `path`, which the user knows.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{HERE}.{os.getpid()}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
@@ -62,6 +67,17 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the half-written files below a `folder` that the caller holds alone, of processes that were killed.
+
+    Alone on this machine: another's may be writing still, where nodes do not share locks.
+    """
+    for leftover in folder.rglob(TEMPORARY):
+        with contextlib.suppress(FileNotFoundError):
+            if leftover.match(f".*.{HERE}.*.tmp") or time.time() - leftover.stat().st_mtime > ABANDONED:
+                leftover.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -113,8 +129,8 @@ def read_json(path: Path) -> Any:
 
 
 def sync_folder(folder: Path) -> None:
-    """fsync every file in `folder` and the folder itself, so that a rename of it survives a power cut."""
-    for path in [*sorted(folder.rglob("*")), folder]:
+    """fsync every complete file in `folder` and the folder itself, so that a rename of it survives a power cut."""
+    for path in [*sorted(path for path in folder.rglob("*") if not path.match(TEMPORARY)), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

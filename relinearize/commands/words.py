@@ -10,10 +10,9 @@ from relinearize.sweeps.arguments import quoted
 # What Hydra's grammar reads as something else than a text, and which texts it takes without quotes.
 NO_NAME = re.compile(r"null|true|false|nan|[-+]?(inf|[\d_]*\.?[\d_]+\.?(e[-+]?\d+)?)", re.IGNORECASE)
 UNQUOTED = re.compile(r"[\w./%+?|@:*-]*", re.ASCII)
-# Keys of names, folders and files: 2024 is a text there.
+# Keys of names, folders and files: 2024 is a text there, and wherever a key is called `file`.
 TEXTS = {"output", "store", "sweep", "method.name", "backbone.name", "dataset.name", "dataset.title", "dataset.root"}
 TEXTS |= {"teacher.weights", "backbone.weights", "logger.project", "logger.entity", "logger.group"}
-TEXTS |= {"method.search.file", "sensitivity.file"}
 TEXTS |= {"corruptions.folder", "corruptions.frost_images", "corruptions.cache"}
 # Hydra's flags that are followed by a value of their own.
 WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
@@ -37,7 +36,7 @@ def as_meant(word: str) -> str:
     """KEY=VALUE as Hydra reads it right: names and folders in quotes where they need them, 1e2 as 100."""
     key, equals, value = word.partition("=")
     values = value.split(",")
-    if key.lstrip("+") not in TEXTS:
+    if key.lstrip("+") not in TEXTS and not key.endswith(".file"):
         values = [str(int(float(part))) if re.fullmatch(r"\d+e\d{1,2}", part) else part for part in values]
     elif not value.startswith(("'", '"')) and "${" not in value:
         values = [part if part == "null" or is_name(part) else quoted(part) for part in values]

@@ -25,6 +25,7 @@ from relinearize.files import (
     file_digest,
     look_anew,
     read_json,
+    remove_temporaries,
     sync_folder,
     write_json,
 )
@@ -35,6 +36,8 @@ PUBLISHED: set[Path] = set()  # folders of artifacts, by this process
 LONGEST_PREFIX = 200  # bytes of what stands before them; file systems take 255, and temporary names are longer
 DESCRIPTION = "artifact.json"
 MASK, WEIGHTS, CONFIG = "mask.safetensors", "weights.safetensors", "config.yaml"  # file names in artifacts and runs
+CHECKPOINT = "last.ckpt"  # of a training
+NO_RESULTS = (".ckpt", ".lock", ".tmp")
 
 
 def content_key(content: Any) -> str:
@@ -105,7 +108,9 @@ class Artifact:
 
     def check(self) -> None:
         """UserError if any file is missing, or not the one that was published."""
-        for name, digest in self.describe().get("files", {}).items():
+        content = self.describe()
+        record = {content["record"]: None} if "record" in content else {}  # without its record a run is none
+        for name, digest in (record | content.get("files", {})).items():
             check_digest(self.path / name, digest, self.remedy)
 
     @property
@@ -113,11 +118,16 @@ class Artifact:
         return f"delete {self.path} or give repair=true, and it is made again"
 
     def make(self, work: Callable[[], None]) -> None:
-        """Do `work`, which publishes it, unless that is done, by another process perhaps that was waited for."""
+        """Do `work`, which publishes it, unless that is done, by another process perhaps that was waited for.
+
+        The checkpoint then goes. Not before: a kill in between would cost the whole training.
+        """
         if not self.complete:
             with self.lock():
                 if not self.complete:
                     work()
+        with contextlib.suppress(OSError):  # none is there; or the store can only be read
+            (self.path / CHECKPOINT).unlink()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -131,9 +141,8 @@ class Artifact:
             lock.acquire(poll_interval=0.2)
         try:
             look_anew(self.path.parent, self.path)
-            for folder in (self.path, self.work):  # half-written files of a holder that was killed
-                for leftover in folder.rglob(".*.tmp"):
-                    leftover.unlink(missing_ok=True)
+            for folder in (self.path, self.work):  # a holder may have been killed
+                remove_temporaries(folder)
             yield
         finally:
             lock.release()
@@ -141,10 +150,10 @@ class Artifact:
     def publish(self, folder: Path, description: dict[str, Any]) -> None:
         """Make `folder` (beside the final path, same file system) the finished artifact, by one rename.
 
-        artifact.json has the sha256 of each file, but not of the checkpoint, which goes.
+        artifact.json has the sha256 of each file, but not of those that go: checkpoints, and half-written ones.
         """
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        digests = {name: file_digest(path) for name, path in files.items() if path.suffix not in (".ckpt", ".lock")}
+        digests = {name: file_digest(path) for name, path in files.items() if path.suffix not in NO_RESULTS}
         digests.pop(DESCRIPTION, None)
         write_json(folder / DESCRIPTION, {"key": self.key, "name": self.path.name, **description, "files": digests})
         sync_folder(folder)

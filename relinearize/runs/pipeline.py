@@ -20,7 +20,7 @@ from relinearize.methods.scores import check_scores
 from relinearize.methods.stage.stage import UNTRAINED, Stage
 from relinearize.progress import say
 from relinearize.records.run import RECORD_FILE, Record
-from relinearize.records.store import CONFIG, MASK, PUBLISHED, WEIGHTS
+from relinearize.records.store import CHECKPOINT, CONFIG, MASK, PUBLISHED, WEIGHTS
 from relinearize.relu.budget import top_mask
 from relinearize.relu.replacement import COEFFICIENTS
 from relinearize.relu.sites import to_masked, to_replaced
@@ -29,7 +29,7 @@ from relinearize.runs.describe import epochs_begun, make_record
 from relinearize.runs.plan import Plan, keys_of
 from relinearize.runs.recall import note_of, remember
 from relinearize.runs.request import Request
-from relinearize.runs.search import make_first, make_mask, make_sensitivities, search_inputs
+from relinearize.runs.search import check_scores_left, make_first, make_mask, make_sensitivities, search_inputs
 from relinearize.runs.stages import (
     frozen_teacher,
     load_into,
@@ -52,7 +52,7 @@ from relinearize.runs.submodels import (
 from relinearize.runs.teacher import make_teacher
 from relinearize.targets import builder
 from relinearize.tracking.loggers import log_finished
-from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
+from relinearize.training.checkpoint import read_checkpoint, write_checkpoint
 
 REPLACEMENT = "replacement.ckpt"  # of a fine-tuning: the coefficients at removed positions
 FIT_BATCH = 128  # images that are drawn at a time for them
@@ -252,6 +252,7 @@ def check_stages(plan: Plan) -> dict[str, Stage]:
     """
     request, config = plan.request, plan.request.config
     check_network(request.all_relu, request.source)
+    check_scores_left(plan)
     inputs = {}
     if not plan.teacher.complete and request.teacher_file is None:
         inputs["method.teacher"] = {"network": request.stage_network("teacher")}

@@ -218,11 +218,15 @@ class Request:
                 f"method.search.first={as_typed(first)}: must be a search, as method/search@method.search.first=snl"
             )
         check_number("method.search.first_factor", factor, ">= 1")
-        for kind, problem in {"allocated": "needs sensitivities", "divides": "prunes whole layers or channels"}.items():
-            if getattr(target(first), kind, False):
-                raise UserError(
-                    f"method.search.first {problem}; give one that does not, as method/search@method.search.first=snl"
-                )
+        problems = {
+            "needs sensitivities": getattr(target(first), "allocated", False),
+            "prunes whole layers or channels": getattr(target(first), "divides", False),
+            "starts from another search itself": "first" in first,
+        }
+        for problem in (problem for problem, there in problems.items() if there):
+            raise UserError(
+                f"method.search.first {problem}; give one that does not, as method/search@method.search.first=snl"
+            )
         grid = [min(self.total, round(factor * budget)) for budget in self.grid]
         budget = {"relus": grid[self.grid.index(self.budget)], "fraction": None, "grid": grid}
         if hasattr(target(first), "budget"):  # the mask of a file: its own

@@ -139,9 +139,8 @@ class RunConfig(Keys):
     callbacks: dict[str, Any] | None = None
 
 
-# Paths, where a ~ is taken as it is; other classes expand it.
-FILES = ("teacher.weights", "backbone.weights", "method.search.file", "method.search.first.file", "sensitivity.file")
-PATHS = ("output", "store", *FILES)
+# Paths, where a ~ is taken as it is, as wherever a key is called `file`; other classes expand it.
+PATHS = ("output", "store", "teacher.weights", "backbone.weights")
 # Groups whose keys are all named here: no class of a user's takes others.
 CLOSED = ("method", "dataset", "budget", "teacher", "trainer")
 
@@ -155,7 +154,7 @@ def checked(config: DictConfig) -> dict[str, Any]:
     for key, value in entries(values):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}={value}: must be a finite number")
-        if key in PATHS and str(value).startswith("~"):
+        if (key in PATHS or key.endswith(".file")) and str(value).startswith("~"):
             raise UserError(f"{key}={value}: a ~ is for the command line only; give the whole path")
         if key.endswith(f".{TARGET}") and not isinstance(value, str):
             raise UserError(f"{key}={'null' if value is None else value}: must be MODULE.NAME of a class or a function")

@@ -1,5 +1,6 @@
 """The search of a run: the mask of its budget and the weights of that moment, from the store or by searching."""
 
+import contextlib
 import time
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.methods.stage.stage import Stage
 from relinearize.processes import process_rank
 from relinearize.progress import say
-from relinearize.records.store import MASK, WEIGHTS, Artifact
+from relinearize.records.store import CHECKPOINT, MASK, WEIGHTS, Artifact
 from relinearize.relu.allocation import allocate
 from relinearize.relu.budget import site_mask, top_mask
 from relinearize.relu.culling import ScoredPositions, SensitiveSites
@@ -23,28 +24,33 @@ from relinearize.runs.plan import Plan, keys_of
 from relinearize.runs.stages import frozen_teacher, load_into, publish, tested, train
 from relinearize.runs.teacher import make_teacher
 from relinearize.targets import builder
-from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
+from relinearize.training.checkpoint import read_checkpoint
 
 SCORES = "scores.safetensors"  # of a snapshot whose search scores positions
 
 
 def make_snapshot(plan: Plan) -> None:
-    """The search of `plan`, done as far as its budget."""
-    if plan.snapshot().complete:
-        return
-    request = plan.request
-    make_first(plan)
-    sensitivities = open_sensitivities(plan) if request.allocated else {}  # before the lock: may need other searches
-    with plan.search.lock():
-        if plan.snapshot().complete:
-            return
-        search = builder(request.config.method.search)
-        if hasattr(search.func, "scores"):
-            scored_snapshot(plan, search(), sensitivities)
-        elif request.one_budget:
-            budget_search(plan, sensitivities)
-        else:
-            walk_search(plan)
+    """The search of `plan`, done as far as its budget; the checkpoint then goes, but not the trajectory of a walk."""
+    if not plan.snapshot().complete:
+        make_first(plan)
+        # Before the lock: may need other searches.
+        sensitivities = open_sensitivities(plan) if plan.request.allocated else {}
+        with plan.search.lock():
+            if not plan.snapshot().complete:
+                search(plan, sensitivities)
+    with contextlib.suppress(OSError):  # as in Artifact.make
+        (plan.search.path / (CHECKPOINT if plan.request.one_budget else second_walk(plan))).unlink()
+
+
+def search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
+    """Search for the mask of `plan`'s budget, in whichever way its search does."""
+    build = builder(plan.request.config.method.search)
+    if hasattr(build.func, "scores"):
+        scored_snapshot(plan, build(), sensitivities)
+    elif plan.request.one_budget:
+        budget_search(plan, sensitivities)
+    else:
+        walk_search(plan)
 
 
 def make_first(plan: Plan) -> None:
@@ -52,11 +58,13 @@ def make_first(plan: Plan) -> None:
     if plan.first is not None:
         with keys_of("method.search.first"):
             make_snapshot(plan.first)
+        check_scores_left(plan)
 
 
 def make_mask(plan: Plan) -> None:
     """The search, and what an allocation makes of its scores (see Plan.chosen)."""
     make_snapshot(plan)
+    check_scores_left(plan)
     if plan.chosen.complete:
         return
     sensitivities = make_sensitivities(plan)  # before the lock: may need another search
@@ -77,6 +85,19 @@ def make_mask(plan: Plan) -> None:
         results.keep(plan.chosen, {WEIGHTS: results.weights(snapshot), MASK: mask})
 
 
+def check_scores_left(plan: Plan) -> None:
+    """UserError where a finished search left no scores and the run divides them, or starts from them."""
+    request, needed = plan.request, []
+    if request.allocation is not None and not request.allocated:
+        needed += [(plan.snapshot(), f"allocation={request.allocation['name']} divides", "allocation=free")]
+    if plan.first is not None:
+        remedy = "another, as method/search@method.search.first=snl"
+        needed += [(plan.first.snapshot(), "method.search starts from", remedy)]
+    for snapshot, use, remedy in needed:
+        if snapshot.complete and SCORES not in snapshot.describe().get("files", {SCORES}):
+            raise UserError(f"{use} the scores of a search, and this one leaves none (Snapshot.scores); give {remedy}")
+
+
 def open_sensitivities(plan: Plan) -> dict[str, float | None]:
     """The sensitivity of each site; None for those that the allocation culls."""
     request, sensitivities = plan.request, make_sensitivities(plan)
@@ -88,18 +109,19 @@ def open_sensitivities(plan: Plan) -> dict[str, float | None]:
 
 def make_sensitivities(plan: Plan) -> dict[str, float]:
     """The sensitivity of each site, from wherever the `sensitivity` group says; trained if it must be."""
+    if plan.sensitivity is None:
+        return plan.sensitivities()
+    maker = plan.sensitivity_maker
     first = plan.sensitivity_first  # in the record, also where the search that starts from it is there
-    made = [plan.sensitivity, first and first.snapshot()]
-    if not all(artifact.complete for artifact in made if artifact):
-        maker = plan.sensitivity_maker
+    if not all(artifact.complete for artifact in (plan.sensitivity, first and first.snapshot()) if artifact):
         maker.teacher.make(partial(make_teacher, maker))
-        if plan.sensitivity_learned:
-            with keys_of(f"{plan.sensitivity_key}.search"):
-                make_first(maker)
-                make_snapshot(maker)
-        else:
-            with keys_of(plan.sensitivity_key):
-                plan.sensitivity.make(partial(train_sensitivity, plan))
+    if plan.sensitivity_learned:
+        with keys_of(f"{plan.sensitivity_key}.search"):
+            make_first(maker)
+            make_snapshot(maker)
+    else:
+        with keys_of(plan.sensitivity_key):
+            plan.sensitivity.make(partial(train_sensitivity, plan))
     return plan.sensitivities()
 
 
@@ -147,7 +169,6 @@ def budget_search(plan: Plan, sensitivities: dict[str, float | None]) -> None:
         what = "its mask, without ties, comes" if unit == "positions" else f"whole {unit} come"
         say(f"search: of the {snapshot.budget:,} ReLUs asked, {what} to {met:,}")
     keep_snapshot(plan, snapshot)
-    checkpoint.unlink(missing_ok=True)
 
 
 def budget_stage(plan: Plan, sensitivities: dict[str, float | None]) -> Stage:
@@ -182,7 +203,7 @@ def walk_search(plan: Plan) -> None:
     budget, trajectory = plan.request.budget, plan.search.path / CHECKPOINT
     checkpoint = read_checkpoint(trajectory)
     passed = checkpoint is not None and checkpoint["search"]["lowest_checked"] <= budget
-    target = plan.search.path / f"again-{budget}.ckpt" if passed else trajectory
+    target = plan.search.path / second_walk(plan) if passed else trajectory
     wanted = [one for one in plan.request.grid if not plan.snapshot(one).complete]
     if passed:
         wanted = [one for one in wanted if one >= budget]
@@ -197,8 +218,11 @@ def walk_search(plan: Plan) -> None:
             f"search: {stage.epochs} epochs ended at {stage.count:,} ReLUs; budgets {unreached} are met by projection. "
             f"More method.search.epochs or a larger method.search.lasso would reach them"
         )
-    if passed:
-        target.unlink(missing_ok=True)  # a walk to before the first training leaves none
+
+
+def second_walk(plan: Plan) -> str:
+    """The checkpoint of a walk to a budget that was passed before."""
+    return f"again-{plan.request.budget}.ckpt"
 
 
 def walking_stage(plan: Plan, budgets: list[int]) -> Stage:
@@ -217,11 +241,6 @@ def keep_snapshot(plan: Plan, snapshot: Snapshot) -> None:
     if process_rank() > 0 or (artifact := plan.snapshot(snapshot.budget)).complete:
         return
     snapshot.mask.check_fits(plan.request.shapes)
-    if snapshot.scores is None and plan.request.allocation is not None and not plan.request.allocated:
-        raise UserError(
-            f"allocation={plan.request.allocation['name']} divides the scores of a search, and this one leaves none "
-            "(Snapshot.scores); give allocation=free"
-        )
     mask = write_mask(plan, artifact, snapshot.budget, snapshot.mask)
     if snapshot.scores is not None:
         write_weights(snapshot.scores, artifact.work / SCORES)

@@ -24,7 +24,7 @@ from relinearize.relu.sites import to_replaced
 from relinearize.runs.plan import Plan
 from relinearize.tracking.interface import StageInfo, StageLogger
 from relinearize.tracking.loggers import open_logger
-from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
+from relinearize.training.checkpoint import Unfit, read_checkpoint
 from relinearize.training.devices import peers
 from relinearize.training.fit import fit
 from relinearize.training.settings import quiet_lightning
@@ -44,10 +44,14 @@ def stage_seed(seed: int, stage: str) -> int:
 def load_into(network: PixelInput, weights: dict[str, Tensor]) -> PixelInput:
     """Load a state dict, with or without batch-norm routes, into a network with or without them (see `state_for`).
 
-    At removed positions the network has afterwards what the weights say.
+    At removed positions the network has afterwards what the weights say. Results of earlier versions hold tensors that
+    the forward pass of a traced network names; what that makes of them is in the network.
     """
     to_replaced(network.network, weights)
-    network.network.load_state_dict(state_for(weights, network.network.state_dict()))
+    own = network.network.state_dict()
+    unsaved = {name for name, _ in network.network.named_buffers()} - own.keys()
+    weights = {name: value for name, value in weights.items() if name not in unsaved}
+    network.network.load_state_dict(state_for(weights, own))
     return network
 
 
@@ -67,7 +71,8 @@ Build = Callable[[Plan], Stage]
 def train(plan: Plan, build: Build, checkpoint: Path, logged: bool = True, stage: Stage | None = None) -> Stage:
     """Fit the stage of `build` with the run's images, precision, devices and loggers, from `checkpoint` if it exists.
 
-    `stage`: what `build` gives, if it was built before. Returns the stage, trained.
+    `stage`: what `build` gives, if it was built before. Returns the stage, trained. A checkpoint that does not fit is
+    removed, which is said: the training starts again.
     """
     stage = ready(plan, stage or build(plan))
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -75,11 +80,16 @@ def train(plan: Plan, build: Build, checkpoint: Path, logged: bool = True, stage
         say(f"{stage.name}: going on from {checkpoint}")
     training = plan.request.training
     task = functools.partial(train_as_peer, plan.request.plain_config, build, checkpoint)
-    with (
-        stage_logger(plan, stage.name, checkpoint.parent) if logged else nullcontext(StageLogger()) as logger,
-        peers(training.devices if stage.epochs else 1, training.accelerator, task),
-    ):
-        fit(stage, training, checkpoint, log_rows=logger.rows, lightning_logger=logger.lightning)
+    try:
+        with (
+            stage_logger(plan, stage.name, checkpoint.parent) if logged else nullcontext(StageLogger()) as logger,
+            peers(training.devices if stage.epochs else 1, training.accelerator, task),
+        ):
+            fit(stage, training, checkpoint, log_rows=logger.rows, lightning_logger=logger.lightning)
+    except Unfit as error:
+        say(f"{checkpoint} is of another version of this stage ({error}): this training starts again")
+        checkpoint.unlink()
+        return train(plan, build, checkpoint, logged)
     return stage
 
 
@@ -140,11 +150,9 @@ def tested(
 
 
 def publish(plan: Plan, artifact: Artifact, description: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Turn the work folder into the finished artifact of `plan`; the checkpoint goes."""
-    artifact.work.mkdir(parents=True, exist_ok=True)
+    """Turn the work folder into the finished artifact of `plan`."""
     write_weights(weights, artifact.work / WEIGHTS)
     artifact.publish(artifact.work, {**description, "config": plan.request.plain_config})
-    (artifact.path / CHECKPOINT).unlink(missing_ok=True)  # not before: a kill in between would cost the whole training
 
 
 # ---- what loggers are told of the stages: names, keys, files, and what each stage is made from ----------------------

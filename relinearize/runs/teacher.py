@@ -4,11 +4,10 @@ from relinearize.backbones.weights import match_weights, read_weights
 from relinearize.methods.losses import accuracy, measure_predictions
 from relinearize.methods.stage.stage import Stage
 from relinearize.progress import say
-from relinearize.records.store import WEIGHTS
+from relinearize.records.store import CHECKPOINT, WEIGHTS
 from relinearize.runs.plan import Plan
 from relinearize.runs.stages import load_into, publish, tested, train
 from relinearize.targets import builder
-from relinearize.training.checkpoint import CHECKPOINT
 
 
 def make_teacher(plan: Plan, stage: Stage | None = None) -> None:

@@ -33,7 +33,6 @@ class _File:
             return None
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(self))
 
 
@@ -50,18 +49,34 @@ class SweepFile(_File):
 class JobFile(_File):
     """`state`: running, done, failed, stopped (by Ctrl-C), or waiting (preempted, and queued again by its launcher).
 
-    A killed job's stays running: see `heartbeat.alive`.
+    A killed job's stays running: see `heartbeat.alive`. A job that was ended and goes on has had several legs.
     """
 
     number: int
     overrides: list[str]
     state: str = "running"
-    seconds: float | None = None  # what this job took; None while it runs
+    seconds: float | None = None  # what its legs took that have ended; None: none has
     found: bool = False  # the run was finished before: its seconds say nothing of the others'
     run: str | None = None  # folder of the finished run
     accuracy: float | None = None  # of the finished run on the test set, in percent
     objective: float | None = None  # on held-out images, for sweepers that choose
     error: str | None = None  # one line
+
+    def taken(self, path: Path) -> float | None:
+        """Seconds of all its legs; one that runs, or was killed, counts to the last heartbeat of its file at `path`."""
+        if self.state != "running":
+            return self.seconds
+        try:
+            beaten = path.stat().st_mtime
+        except OSError:  # the same command, typed again, has removed it meanwhile
+            beaten = self.started
+        return (self.seconds or 0.0) + max(0.0, beaten - self.started)
+
+
+def state_of(path: Path, overrides: list[str]) -> JobFile | None:
+    """What a job of these overrides left at `path`; None for that of another."""
+    job = JobFile.read(path)
+    return job if job and job.overrides == overrides else None
 
 
 def job_files(sweep: Path) -> dict[Path, JobFile]:

@@ -15,10 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from relinearize.errors import one_line, user_error_behind
-from relinearize.sweeps.files import ENDED, JOB_FILE, JobFile, job_files
+from relinearize.sweeps.files import ENDED, JOB_FILE, JobFile, state_of
 from relinearize.sweeps.heartbeat import Process, beating, end_with_parent
 
-_at_work: list[tuple[Path, JobFile]] = []  # of this process; at most one
+_at_work: list[Callable[[str], None]] = []  # what notes a state of the job of this process; at most one
 
 
 def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) -> float:
@@ -31,13 +31,22 @@ def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) 
     # With n_jobs=1 joblib starts no process: this is the command's own.
     if hydra.runtime.choices.get("launcher") == "joblib" and multiprocessing.current_process().name != "MainProcess":
         end_with_parent()
-    path = Path(hydra.runtime.output_dir) / JOB_FILE
-    before = JobFile.read(path)
+    # Whatever hydra.sweep.subdir says, which may be one folder for several jobs.
+    path = Path(hydra.sweep.dir) / str(hydra.job.num) / JOB_FILE
     job = JobFile(time.time(), Process.this(), int(hydra.job.num), list(hydra.overrides.task))
+    before = state_of(path, job.overrides)
+    if before and before.state != "done":
+        job.seconds = before.taken(path)
+    earlier = job.seconds or 0.0
     job.write(path)
     began = time.monotonic()  # clocks may be set while the job runs
+
+    def note(state: str) -> None:
+        job.state, job.seconds = state, earlier + time.monotonic() - began
+        job.write(path)
+
     job.state = "stopped"  # unless it comes to an end of its own
-    _at_work[:] = [(path, job)]
+    _at_work[:] = [note]
     try:
         with beating(path):
             record, folder = task(config)
@@ -55,18 +64,16 @@ def tracked(task: Callable[[DictConfig], tuple[Any, Path]], config: DictConfig) 
         return math.nan
     finally:
         _at_work.clear()
-        if job.state != "waiting":
-            job.seconds = time.monotonic() - began
-        if job.found and before and before.state == "done" and before.overrides == job.overrides:
-            job = before  # says how long the run took when it was made
-        job.write(path)
+        if job.found and before and before.state == "done":
+            before.write(path)  # says how long the run took when it was made
+        else:
+            note(job.state)
 
 
 def note_waiting() -> None:
     """Note that the job of this process waits once more: its launcher is about to end it and to queue it again."""
-    for path, job in _at_work:
-        job.state = "waiting"
-        job.write(path)
+    for note in _at_work:
+        note("waiting")
 
 
 def why_lost(job: Any, error: Exception) -> str:
@@ -87,12 +94,10 @@ def note_lost(sweep: Path, number: int, overrides: list[str], reason: str) -> fl
 
     Returns what its run is judged by, NaN if there is none.
     """
-    found = {path: job for path, job in job_files(sweep).items() if job.number == number and job.overrides == overrides}
-    for job in found.values():
-        if job.state in ENDED:
-            return next((value for value in (job.objective, job.accuracy) if value is not None), math.nan)
-    path, job = next(iter(found.items()), (sweep / str(number) / JOB_FILE, None))
-    job = job or JobFile(time.time(), Process.this(), number, overrides)
-    job.state, job.error = "failed", reason
+    path = sweep / str(number) / JOB_FILE
+    job = state_of(path, overrides) or JobFile(time.time(), Process.this(), number, overrides, "waiting")
+    if job.state in ENDED:
+        return next((value for value in (job.objective, job.accuracy) if value is not None), math.nan)
+    job.state, job.error, job.seconds = "failed", reason, job.taken(path)
     job.write(path)
     return math.nan

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,18 @@ def listed_jobs(config: DictConfig) -> list[list[str]] | None:
 
 
 def forget_unfinished(folder: Path, jobs: list[list[str]] | None) -> None:
-    """Jobs of an earlier command of this name that failed or were killed wait again; done and living ones stay."""
+    """Jobs of an earlier command of this name that failed or were killed wait again; done and living ones stay.
+
+    Of those that are listed again a file stays, too, with the seconds that they took so far.
+    """
     for path, job in job_files(folder).items():
         listed = jobs is not None and job.number < len(jobs) and job.overrides == jobs[job.number]
         living = job.state == "running" and alive(job.process, path)
         if not living and not (listed and job.state == "done"):
-            path.unlink(missing_ok=True)
+            if listed:
+                replace(job, state="waiting", seconds=job.taken(path), error=None).write(path)
+            else:
+                path.unlink(missing_ok=True)
             path.with_name(RECORD_FILE).unlink(missing_ok=True)  # of a job that had this number before
 
 

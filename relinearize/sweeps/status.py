@@ -3,7 +3,6 @@
 Printed at the end of a multirun, and by `relinearize status`.
 """
 
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ STATES = {"done": "green", "running": "cyan", "failed": "red", "stopped": "red",
 @dataclass
 class Sweep:
     """`launching`: whether the process that starts the jobs lives. `rows`: the jobs; a killed one's state says so, and
-    `seconds` is what a running one has taken so far."""
+    `seconds` is what one that is not done has taken so far."""
 
     folder: Path
     command: str
@@ -66,9 +65,8 @@ def rows_of(jobs: list[list[str]] | None, files: dict[Path, JobFile]) -> list[Jo
         if jobs is not None and (job.number not in rows or rows[job.number].overrides != job.overrides):
             continue
         if job.state == "running":
-            passed = max(0.0, time.time() - job.started)
-            living = alive(job.process, path)
-            job = replace(job, seconds=passed) if living else replace(job, state="killed", seconds=None)
+            state = "running" if alive(job.process, path) else "killed"
+            job = replace(job, state=state, seconds=job.taken(path))
         rows[job.number] = job
     return [rows[number] for number in sorted(rows)]
 
@@ -130,7 +128,8 @@ def summary(sweep: Sweep) -> list[str]:
     if any(row.state not in ENDED for row in sweep.rows):
         lines[0] += f"; ETA {'-' if remaining is None else duration(remaining)}"
     if not sweep.launching and not counts["running"] and counts["done"] < len(sweep.rows):
-        waits = "slurm" in sweep.command and counts["waiting"]
+        # Killed: Slurm itself queues jobs again, of nodes that failed, say, and tells them nothing.
+        waits = "slurm" in sweep.command and (counts["waiting"] or counts["killed"])
         queued = " (but in Slurm's queue, perhaps: see squeue)" if waits else ""
         lines += [f"not all is done and nothing is running{queued}; go on with: {sweep.command}"]
     return lines

@@ -9,9 +9,11 @@ without W&B. So it is the stage that uses a result which sees to it that W&B has
 """
 
 import contextlib
+import math
 import re
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ ACCURACIES = {
     "teacher_test": "test/accuracy_teacher",
     "holdout": "val/accuracy_selected",
 }
+UPLOADED = 60.0  # seconds after which W&B has surely uploaded a row
 FIGURE = 96  # pixels a site's figure has at least
 
 
@@ -46,17 +49,21 @@ FIGURE = 96  # pixels a site's figure has at least
 class WandbRows(StageLogger):
     """Sends each epoch's row; at the end the summary columns, the sites, mask and weights.
 
-    sent: the file with the last epoch that W&B was given, of whatever budget: stages that serve several have one W&B
-    run. complete: whether the result was handed over, too.
+    sent: the file with two epochs, of whatever budget: stages that serve several have one W&B run. The last one that
+    W&B was given, and the last one that it surely has: a hard kill may take what W&B's own process holds.
+    began: the epoch behind which this object sends rows; None: it has sent none. times: of each epoch that it sent.
+    complete: whether the result was handed over, too.
     """
 
     run: Any
     info: StageInfo
     sent: Path
+    began: int | None = None
+    times: dict[int, float] = field(default_factory=dict)
     complete: bool = False
 
     def rows(self, history: list[dict[str, float]]) -> None:
-        self.send(history)
+        self.send(history, self.epochs_sent()[1])
         self.run.summary.update(best_columns(history))
 
     def lightning(self) -> Any:
@@ -94,18 +101,37 @@ class WandbRows(StageLogger):
         A snapshot's row, which lies between two epochs, is in neither; the summary says nothing of single sites.
         """
         rows = [row for row in history if "seconds" in row]
-        self.send(rows)
+        self.send(rows, self.epochs_sent()[0])  # what trains the stage now, in another process, sends the others
         last = {key: value for key, value in rows[-1].items() if key.count("/") < 2} if rows else {}
         self.run.summary.update(last | best_columns(history))
 
-    def send(self, history: list[dict[str, float]]) -> None:
-        """The rows that W&B does not have yet."""
-        last = int(self.sent.read_text()) if self.sent.is_file() else -1
+    def send(self, history: list[dict[str, float]], after: int) -> None:
+        """The rows behind epoch `after`, each once."""
+        if self.began is None:
+            self.began = after
         for row in history:
-            if "seconds" in row and row["epoch"] > last:
+            if "seconds" in row and row["epoch"] > max(self.times, default=self.began):
                 self.run.log(row)
-                last = int(row["epoch"])
-        write_text(self.sent, str(last))
+                self.times[int(row["epoch"])] = time.monotonic()
+        # Offline, W&B writes blocks of 32 KiB: rows of hours, perhaps, are in its memory until the run ends.
+        self.note(math.inf if self.run.offline else UPLOADED)
+
+    def ended(self) -> None:
+        """W&B has all that it was given."""
+        self.note(0.0)
+
+    def epochs_sent(self) -> tuple[int, int]:
+        """What stands in `sent`."""
+        words = self.sent.read_text().split() if self.sent.is_file() else ["-1"]
+        return int(words[0]), int(words[-1])
+
+    def note(self, seconds: float) -> None:
+        """Write down what W&B was given, and that it surely has what it was given `seconds` ago."""
+        given, sure = self.epochs_sent()
+        if self.began is not None and self.began <= sure:  # what another process sent in between may be lost
+            had = time.monotonic() - seconds
+            sure = max([sure, *(epoch for epoch, sent_at in self.times.items() if sent_at <= had)])
+        write_text(self.sent, f"{max([given, *self.times])} {sure}")
 
     def log_network(self, record: Record, files: Mapping[str, Path], copied: str | None = None) -> None:
         about = {"record": record.key, "relus": record.budget.met, "test_accuracy": record.accuracy.test}
@@ -122,9 +148,8 @@ def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]
     inputs = () if settings.mode == "disabled" else info.inputs
     for one in inputs:
         ensure_logged(settings, one)
-    run_id = run_id_of(info)
     about = {
-        "id": run_id,
+        "id": run_id_of(info),
         "resume": "allow",
         "sweep": agent.get("WANDB_SWEEP_ID"),
         "group": settings.group or info.group,
@@ -133,18 +158,18 @@ def open_wandb(settings: LoggerSettings, info: StageInfo) -> Iterator[WandbRows]
         "tags": [*(tag[:LONGEST_TAG] for tag in info.tags), *settings.tags],
         "config": {**info.config, "lineage": lineage(info)},
     }
-    with wandb_run(vars(settings), settings.output, **about) as run:
+    rows = WandbRows(None, info, run_file(settings, info, ".epoch"))
+    with wandb_run(vars(settings), settings.output, ended=rows.ended, **about) as run:
+        rows.run = run
         run.define_metric("epoch")
         for metric in (*OVER_EPOCHS, *OF_SITES):
             run.define_metric(metric, step_metric="epoch", summary="none" if metric in OF_SITES else None)
         if not run.offline:  # where W&B refuses it; there, `lineage` in the config says the same
             for one in inputs:
                 declare_use(run, one)
-        mark = mark_of(settings, info)
-        rows = WandbRows(run, info, mark.with_name(f"{mark.name.removesuffix(f'-{info.name}')}.epoch"))
         yield rows
     if rows.complete:  # the upload has ended
-        mark.touch()
+        mark_of(settings, info).touch()
 
 
 def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:
@@ -153,7 +178,7 @@ def ensure_logged(settings: LoggerSettings, info: StageInfo) -> None:
     A stage that was made without W&B, or elsewhere, gets its W&B run here, with the curves of its history.
     """
     mark = mark_of(settings, info)
-    with FileLock(mark.with_name(f"{mark.name.removesuffix(f'-{info.name}')}.lock")):  # of the run that budgets share
+    with FileLock(run_file(settings, info, ".lock")):
         if mark.is_file() or not info.artifact.complete:  # gone, perhaps, since what was made of it is there
             return
         description = info.artifact.describe()
@@ -177,9 +202,14 @@ def log_finished(settings: LoggerSettings, finetune: StageInfo, record: Record, 
 
 def mark_of(settings: LoggerSettings, info: StageInfo) -> Path:
     """The file that says that W&B was given the result; its folder is there."""
+    return run_file(settings, info, f"-{info.name}")
+
+
+def run_file(settings: LoggerSettings, info: StageInfo, ending: str) -> Path:
+    """A file for the stage's W&B run, which the budgets of a search share; its folder is there."""
     folder = settings.output / "wandb" / ".logged"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{settings.mode}-{settings.entity}-{settings.project}-{run_id_of(info)}-{info.name}"
+    return folder / f"{settings.mode}-{settings.entity}-{settings.project}-{run_id_of(info)}{ending}"
 
 
 def agent_of(info: StageInfo) -> dict[str, str]:

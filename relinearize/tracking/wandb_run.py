@@ -6,7 +6,7 @@ The only place that calls wandb.init. W&B is imported when a run is started, not
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,19 @@ STAGING = "WANDB_DATA_DIR"
 
 
 @contextlib.contextmanager
-def wandb_run(settings: Mapping[str, Any], folder: Path, *, sweep: str | None = None, **about: Any) -> Iterator[Any]:
+def wandb_run(
+    settings: Mapping[str, Any],
+    folder: Path,
+    *,
+    sweep: str | None = None,
+    ended: Callable[[], None] = lambda: None,
+    **about: Any,
+) -> Iterator[Any]:
     """A W&B run whose files lie in `folder`/wandb; marked as failed where the block raises.
 
-    settings: project, entity, mode of the `logger` group; sweep: the id of the W&B sweep that it is a run of; about:
-    further arguments of wandb.init. UserError where W&B does not start.
+    settings: project, entity, mode of the `logger` group; sweep: the id of the W&B sweep that it is a run of; ended:
+    called once W&B has all that it was given; about: further arguments of wandb.init. UserError where W&B does not
+    start.
     """
     import wandb
 
@@ -37,8 +45,10 @@ def wandb_run(settings: Mapping[str, Any], folder: Path, *, sweep: str | None = 
             yield run
         except BaseException:
             run.finish(exit_code=1)
+            ended()
             raise
         run.finish()  # or the runs of a multirun would merge
+        ended()
 
 
 @functools.cache

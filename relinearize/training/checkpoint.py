@@ -13,13 +13,17 @@ from typing import Any
 
 import torch
 
+from relinearize.errors import UserError
 from relinearize.files import write_bytes
 from relinearize.progress import say
 
-CHECKPOINT = "last.ckpt"
 MARK = "relinearize"  # the one key of a checkpoint of ours
 # Called after each epoch with the rows of the stage so far; the last one is new.
 LogRows = Callable[[list[dict[str, float]]], None]
+
+
+class Unfit(UserError):
+    """A checkpoint of ours that the stage cannot go on from: one of an earlier version of it."""
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:

@@ -3,6 +3,7 @@
 Importing Lightning takes seconds, so that only what trains imports this file (see fit.py).
 """
 
+import textwrap
 import time
 import warnings
 from collections.abc import Callable
@@ -24,10 +25,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from relinearize.convolution import on_winograd
-from relinearize.errors import UserError
+from relinearize.errors import UserError, one_line
 from relinearize.methods.stage.stage import Stage
 from relinearize.processes import process_count, process_rank
-from relinearize.training.checkpoint import LogRows, read_checkpoint, write_checkpoint
+from relinearize.training.checkpoint import LogRows, Unfit, read_checkpoint, write_checkpoint
 from relinearize.training.progress import StageProgress
 from relinearize.training.settings import TrainerSettings, cause_message, quiet_lightning
 from relinearize.training.signals import DeferredSignals
@@ -35,7 +36,7 @@ from relinearize.training.signals import DeferredSignals
 # Lightning's calls that a stage takes as they are; with its own state dict a checkpoint names no wrapper.
 HANDED_ON = (
     "configure_optimizers", "on_fit_start", "on_train_start", "on_train_epoch_start", "on_save_checkpoint",
-    "on_load_checkpoint", "state_dict", "load_state_dict",
+    "state_dict", "load_state_dict",
 )  # fmt: skip
 
 
@@ -73,6 +74,16 @@ class LightningStage(pl.LightningModule):
             setattr(stage, name, value)
         else:
             super().__setattr__(name, value)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Unfit where the stage has changed since it was written."""
+        try:
+            self.stage.on_load_checkpoint(checkpoint)
+            self.stage.load_state_dict(checkpoint["state_dict"])  # as Lightning will
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if "DefaultCPUAllocator" in str(error):  # no memory
+                raise
+            raise Unfit(textwrap.shorten(one_line(error), 200)) from error
 
     def train_dataloader(self) -> Any:
         return self.stage.train_loader

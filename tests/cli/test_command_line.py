@@ -314,6 +314,8 @@ def test_count_imports_torch_and_no_other_large_package():
         ("-m", "-m"), ("a=b=~", "a=b=~"), ("output=a=b", "output='a=b'"), ("store=é(1)", "store='é(1)'"),
         ("dataset.title=[a]", "dataset.title='[a]'"), ("store='é'", "store='é'"), ("output=it's", r"output='it\'s'"),
         ("output=${store}", "output=${store}"), ("method.search.file=é=3.ckpt", "method.search.file='é=3.ckpt'"),
+        ("method.search.first.file=1e5", "method.search.first.file='1e5'"),
+        ("allocation.sensitivity.file=7", "allocation.sensitivity.file='7'"),
         ('dataset.title="A, (b), c"', 'dataset.title="A, (b), c"'), ("score=f(x)", "score=f(x)"),
     ],
 )  # fmt: skip

@@ -17,9 +17,9 @@ from relinearize.evaluation.clean import EVALUATION
 from relinearize.files import move_into, user_cache, write_bytes, write_json
 from relinearize.records.robustness import ROBUST_FILE
 from relinearize.records.run import Record
-from relinearize.records.store import MASK
+from relinearize.records.store import CHECKPOINT, MASK
 from relinearize.relu.mask import Mask
-from relinearize.training.checkpoint import CHECKPOINT, read_checkpoint
+from relinearize.training.checkpoint import read_checkpoint
 
 DEBUG = ("scale=debug", "method=random", "budget=tenth")
 

@@ -5,8 +5,8 @@ import torch
 from toy_networks import with_statistics
 
 from relinearize.backbones import PixelInput, build_backbone
+from relinearize.records.store import CHECKPOINT
 from relinearize.relu.sites import linearize
-from relinearize.training.checkpoint import CHECKPOINT
 from relinearize.training.fit import fit
 from relinearize.training.settings import TrainerSettings
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -160,6 +161,17 @@ def test_its_first_search_is_snls_own(finished, tmp_path, fits):
     assert other.search.key != plan.search.key and other.teacher.key == plan.teacher.key
 
 
+def test_a_first_search_that_leaves_no_scores_is_named(finished, tmp_path, monkeypatch):
+    copy_store(finished[1], tmp_path)
+    words, keep = [SHARE, *SEARCH[:5], "method/search@method.search.first=random"], searches.keep_snapshot
+    with monkeypatch.context() as patched:  # a search of one's own
+        patched.setattr(searches, "keep_snapshot", lambda plan, found: keep(plan, replace(found, scores=None)))
+        with pytest.raises(UserError, match=r"^method.search starts from .*leaves none .*search.first=snl$"):
+            quick_run(tmp_path, *words, method="bcd")
+    with pytest.raises(UserError, match="leaves none"):
+        check_stages(quick_plan(tmp_path, *words, method="bcd"))
+
+
 @pytest.mark.parametrize("first", ["deepreduce", "filter_pruning"])
 def test_first_searches_that_prune_by_layers_or_channels_are_refused(tmp_path, first):
     with pytest.raises(UserError, match="first prunes whole layers or channels; give one that does not"):
@@ -282,8 +294,9 @@ def test_they_are_found_before_anything_is_trained(tmp_path, setting, message):
 
 
 def test_a_first_search_that_cannot_be_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"^method.search.first needs sensitivities; give one that does not"):
-        quick_plan(tmp_path, SHARE, "method/search@method.search.first=senet", method="bcd").search  # noqa: B018
+    for search, problem in {"senet": "needs sensitivities", "bcd": "starts from another search itself"}.items():
+        with pytest.raises(UserError, match=rf"^method.search.first {problem}; give one that does not"):
+            quick_plan(tmp_path, SHARE, f"method/search@method.search.first={search}", method="bcd").search  # noqa: B018
     with pytest.raises(UserError, match="has left 12 ReLUs, fewer than the 13 asked"):
         toy(budget=13)
 

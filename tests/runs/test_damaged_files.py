@@ -16,15 +16,19 @@ import torch
 from privileges import as_ordinary_user
 from quick_runs import LARGE, QUICK, SEARCH, assert_same_tensors, composed, quick_run
 
+from relinearize.backbones.adapter import PixelInput
 from relinearize.errors import UserError
-from relinearize.files import read_json
+from relinearize.files import HERE, read_json
 from relinearize.methods.stage.stage import Stage
 from relinearize.private_inference.engine.infer import infer
 from relinearize.private_inference.engine.options import InferOptions
 from relinearize.records.store import PUBLISHED, Artifact
+from relinearize.relu.sites import linearize
 from relinearize.runs.pipeline import run
 from relinearize.runs.plan import Results
-from relinearize.training.checkpoint import read_checkpoint, write_checkpoint
+from relinearize.runs.stages import load_into
+from relinearize.training.checkpoint import Unfit, read_checkpoint, write_checkpoint
+from relinearize.training.lightning import LightningStage
 
 
 def one_byte(path: Path) -> None:
@@ -328,6 +332,81 @@ def test_a_checkpoint_that_cannot_be_read_now_stays(tmp_path, monkeypatch, error
         with pytest.raises(type(error)):
             read_checkpoint(path)
     assert read_checkpoint(path) == {"epoch": 3}
+
+
+@pytest.mark.parametrize("lost", ["stage", "state_dict"])
+def test_a_checkpoint_of_an_earlier_version_of_its_stage_is_not_gone_on_from(tmp_path, monkeypatch, lost, capfd):
+    words = ("budget.fraction=0.6", "method.finetune.epochs=0", "trainer.checkpoint_seconds=0")
+    with at_step(monkeypatch, 5, interrupt), pytest.raises((KeyboardInterrupt, SystemExit)):
+        quick_run(tmp_path / "out", *words, method="random")
+    (checkpoint,) = tmp_path.glob("out/store/teacher/**/last.ckpt")
+    state = read_checkpoint(checkpoint)
+    state[lost].pop(next(iter(state[lost])))
+    write_checkpoint(state, checkpoint)
+    _, folder = quick_run(tmp_path / "out", *words, method="random")
+    err = capfd.readouterr().err
+    assert f"{checkpoint} is of another version of this stage (" in err and "this training starts again" in err
+    _, whole = quick_run(tmp_path / "whole", *words, method="random")
+    assert_same_tensors(folder, whole)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [("DefaultCPUAllocator: can't allocate memory", RuntimeError), ("size mismatch", Unfit)]
+)
+def test_a_checkpoint_is_none_of_an_earlier_version_where_memory_is_short(monkeypatch, error, raised):
+    def fail(checkpoint: object) -> None:
+        raise RuntimeError(error)
+
+    stage = Stage(torch.nn.Linear(2, 2), epochs=1, batch_size=2, learning_rate=0.1)
+    monkeypatch.setattr(stage, "on_load_checkpoint", fail)
+    with pytest.raises(Exception, match=error) as caught:
+        LightningStage(stage).on_load_checkpoint({})
+    assert caught.type is raised
+
+
+def test_results_of_earlier_versions_have_tensors_that_networks_no_longer_save():
+    """Of traced networks, those that the forward pass names."""
+
+    class WithConstant(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.layer(x)) * torch.tensor(0.5)
+
+    network = PixelInput(linearize(WithConstant(), (4,)), (0.0,), (1.0,))
+    (constant,) = (name for name, _ in network.network.named_buffers() if "constant" in name)
+    weights = {**linearize(WithConstant(), (4,)).state_dict(), constant: torch.tensor(0.5)}
+    loaded = load_into(network, weights).network.state_dict()
+    assert constant not in loaded and torch.equal(loaded["layer.weight"], weights["layer.weight"])
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        load_into(network, {**weights, "another": torch.ones(1)})
+
+
+def test_a_file_that_another_node_is_writing_is_no_part_of_a_result(tmp_path):
+    """Where nodes do not share locks."""
+    artifact = Artifact(tmp_path / "teacher", "key")
+    artifact.work.mkdir()
+    (artifact.work / "weights").write_text("whole")
+    young, old, own = (artifact.work / f".last.ckpt.{name}.tmp" for name in ("another.1", "another.2", f"{HERE}.3"))
+    for path in (young, old, own):
+        path.touch()
+    os.utime(old, (0, 0))
+    with artifact.lock():
+        assert [path.exists() for path in (young, old, own)] == [True, False, False]
+        artifact.publish(artifact.work, {})
+    assert list(artifact.describe()["files"]) == ["weights"]
+    (artifact.path / young.name).unlink()
+    artifact.check()
+
+
+def test_a_run_without_its_record_is_damaged(tmp_path):
+    artifact = Artifact(tmp_path / "run", "key")
+    artifact.work.mkdir()
+    artifact.publish(artifact.work, {"record": "record.json"})
+    with pytest.raises(UserError, match=r"record\.json is missing; delete .* or give repair=true"):
+        artifact.check()
 
 
 def test_a_result_that_another_process_publishes_meanwhile_is_not_in_the_way(tmp_path, monkeypatch):

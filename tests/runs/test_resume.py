@@ -16,6 +16,7 @@ from quick_runs import (
     SMALL,
     assert_same_tensors,
     composed,
+    copy_store,
     lasting,
     quick_plan,
     quick_run,
@@ -88,6 +89,25 @@ def test_killed_in_each_of_four_stages_it_goes_on_to_the_same_result(tmp_path, m
     assert child(run_and_die_at, tmp_path, 10_000, overrides, method) == 0
     assert_equals_undisturbed(tmp_path, whole)
     assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".work", ".ckpt")) or ".tmp" in file.name]
+
+
+@pytest.mark.parametrize("method", ["snl", "senet"])
+def test_checkpoints_that_a_kill_left_behind_results_go(tmp_path, alone, method, request):
+    """Between the publishing of a result and the end of its checkpoint. SNL's trajectory is needed further on."""
+    share, (_, whole) = (SMALL, alone[SMALL]) if method == "snl" else (0.2, request.getfixturevalue(method))
+    copy_store(whole, tmp_path)
+    plan = quick_plan(tmp_path, f"budget.fraction={share}", method=method)
+    left = [plan.teacher.path / "last.ckpt", plan.finetune.path / "last.ckpt"]
+    if method == "snl":
+        left.append(plan.search.path / f"again-{plan.request.budget}.ckpt")
+    else:
+        left += [plan.search.path / "last.ckpt", plan.sensitivity.path / "last.ckpt"]
+    for path in left:
+        assert path.parent.is_dir()
+        path.touch()
+    quick_run(tmp_path, f"budget.fraction={share}", method=method)
+    assert not [path for path in left if path.exists()]
+    assert (plan.search.path / "last.ckpt").exists() == (method == "snl")
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ WRONG = [
     ("replacement", "affine", "replacement=affine: must hold keys of its own"),
     ("output", "~/runs", "output=~/runs: a ~ is for the command line only"),
     ("teacher.weights", "~me/w.pt", "teacher.weights=~me/w.pt: a ~ is for the command line only"),
+    ("allocation.sensitivity.file", "~/s.yaml", "allocation.sensitivity.file=~/s.yaml: a ~ is for the command line"),
     ("dataset.title", "CIFAR\x07", "dataset.title=CIFAR"),
     ("dataset.title", 5, "dataset.title=5: must be a text"),
     ("dataset.mean", 0.5, "dataset.mean=0.5: must be a list"),

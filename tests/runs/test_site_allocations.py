@@ -12,6 +12,7 @@ from relinearize.private_inference.cost.presets import Terms, protocols
 from relinearize.records.run import Record
 from relinearize.relu.allocation import allocate
 from relinearize.relu.mask import Mask
+from relinearize.runs import search as searches
 from relinearize.runs.pipeline import check_stages
 from relinearize.runs.search import SCORES
 from relinearize.runs.site_choice import LowerLatency
@@ -59,6 +60,20 @@ def test_one_search_that_scores_positions_serves_every_allocation(tmp_path, fits
     chosen, _ = Mask.from_file(other / "mask.safetensors")
     for name in live(fewer):  # what the search kept there stays, and the positions next in its order join them
         assert bool((kept[name] & ~chosen[name]).sum() == 0) and chosen.counts[name] >= kept.counts[name]
+
+
+def test_a_search_that_leaves_no_scores_is_named_and_serves_runs_that_need_none(tmp_path, alone, fits, monkeypatch):
+    copy_store(alone[SMALL][1], tmp_path)
+    keep = searches.keep_snapshot
+    with monkeypatch.context() as patched:  # a search of one's own
+        patched.setattr(searches, "keep_snapshot", lambda plan, found: keep(plan, replace(found, scores=None)))
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"^allocation=sites divides .*leaves none .*; give allocation=free$"):
+                quick_run(tmp_path, SHARE, *SITES, *UNTUNED, method="random")
+    plan = quick_plan(tmp_path, SHARE, *SITES, *UNTUNED, method="random")
+    with pytest.raises(UserError, match="leaves none"):
+        check_stages(plan)
+    assert not fits and quick_run(tmp_path, SHARE, *UNTUNED, method="random")[0].stages["search"].reused
 
 
 def test_shapley_values_divide_the_budget_of_a_search_that_scores_positions(tmp_path, alone, fits):

@@ -23,6 +23,7 @@ from relinearize.sweeps import heartbeat
 from relinearize.sweeps.arguments import SWEEP_VARIABLE, name_sweep
 from relinearize.sweeps.files import JOB_FILE, SWEEP_FILE, JobFile, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive, beating
+from relinearize.sweeps.jobs import note_lost, note_waiting
 from relinearize.sweeps.launching import ListJobs
 from relinearize.sweeps.status import Sweep, find_sweep, print_sweep, summary
 from relinearize.terminal import duration
@@ -197,6 +198,51 @@ def test_run_found_finished_keeps_the_time_it_took_and_says_nothing_of_the_other
     assert row.found and row.state == "done"
 
 
+@pytest.mark.parametrize("subdir", ["${seed}/of/mine", "all"])
+def test_states_lie_by_number_whatever_the_subdir_of_a_job(monkeypatch, place, subdir):
+    """Below a folder of its own, or in one with others."""
+    assert sweep(monkeypatch, float, *SEEDS, f"hydra.sweep.subdir={subdir}")[0] == 0
+    assert states() == 4 * ["done"]
+    folder = place / "outputs" / "sweeps" / "mine"
+    assert [path.parent for path in job_files(folder)] == [folder / str(number) for number in range(4)]
+
+
+def test_the_seconds_of_all_legs_count(monkeypatch, place):
+    def stop(seed):
+        note_waiting()
+        raise KeyboardInterrupt
+
+    folder = place / "outputs" / "sweeps" / "mine"
+    sweep(monkeypatch, stop, *SEEDS)
+    path = folder / "0" / JOB_FILE
+    job = JobFile.read(path)
+    assert job.state == "waiting" and 0 < job.seconds < LIMIT
+    job.seconds = 3600.0
+    job.write(path)
+    sweep(monkeypatch, stop, *SEEDS)
+    assert 3600 < JobFile.read(path).seconds < 3600 + LIMIT
+    job.state, job.process, job.started = "running", ELSEWHERE, 1000.0
+    job.write(path)
+    os.utime(path, (1100.0, 1100.0))  # its last heartbeat
+    assert [(row.state, row.seconds) for row in Sweep.read(folder).rows[:2]] == [("killed", 3700), ("waiting", None)]
+    assert sweep(monkeypatch, float, *SEEDS)[0] == 0
+    row, *_ = Sweep.read(folder).rows
+    assert row.state == "done" and 3700 < row.seconds < 3700 + LIMIT
+    other = JobFile(1000.0, ELSEWHERE, 0, ["seed=7"], "failed", 50.0)
+    other.write(path)
+    sweep(monkeypatch, float, *SEEDS)
+    assert JobFile.read(path).seconds < 50, "another job's"
+
+
+def test_a_lost_job_keeps_its_seconds(place):
+    path = place / "0" / JOB_FILE
+    JobFile(1000.0, ELSEWHERE, 0, ["seed=0"], seconds=30.0).write(path)
+    os.utime(path, (1100.0, 1100.0))
+    note_lost(place, 0, ["seed=0"], "out of memory")
+    note_lost(place, 1, ["seed=1"], "cancelled")
+    assert [(job.state, job.seconds) for job in job_files(place).values()] == [("failed", 130), ("failed", None)]
+
+
 def test_interrupted_sweep_is_stopped(monkeypatch, capsys):
     def interrupt(seed):
         if seed == 1:
@@ -349,6 +395,15 @@ def test_eta_is_the_mean_time_of_done_runs_times_those_left_over_those_running(p
     assert rows(*done, waiting).remaining is None
     assert summary(rows(found, running, waiting)) == ["1 done, 1 running, 1 waiting; ETA -"]
     assert summary(rows(*done, failed)) == ["2 done, 1 failed"]
+
+
+@pytest.mark.parametrize("state", ["killed", "waiting", "stopped"])
+def test_jobs_may_be_in_slurms_queue(place, state):
+    """Killed ones, too: those of nodes that failed, Slurm itself queues again."""
+    rows = [JobFile(0.0, ELSEWHERE, 0, [], "done", 1.0), JobFile(0.0, ELSEWHERE, 1, [], state)]
+    for launcher in ("slurm", "joblib"):
+        line = summary(Sweep(place, f"relinearize run -m launcher={launcher}", False, rows))[1]
+        assert ("squeue" in line) == (launcher == "slurm" and state != "stopped")
 
 
 def test_durations_are_short():

@@ -1,7 +1,9 @@
 """W&B offline: what a run leaves there, read back from the files that `wandb sync` would upload."""
 
 import contextlib
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,7 +100,8 @@ def test_results_go_from_stage_to_stage_and_every_file_to_sync_is_there(tmp_path
 
 
 @pytest.mark.slow
-def test_interrupted_stage_goes_on_in_the_same_wandb_run(tmp_path, offline, monkeypatch):
+@pytest.mark.parametrize("hard", [False, True], ids=["interrupt", "hard kill"])
+def test_interrupted_stage_goes_on_in_the_same_wandb_run(tmp_path, offline, monkeypatch, hard):
     short = ["budget.fraction=0.5", "trainer.checkpoint_seconds=0", "method.finetune.epochs=0", *offline]
     send = WandbRows.rows
 
@@ -107,18 +110,53 @@ def test_interrupted_stage_goes_on_in_the_same_wandb_run(tmp_path, offline, monk
         if history[-1]["epoch"] == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(WandbRows, "rows", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(WandbRows, "rows", interrupt)
+        if hard:  # W&B is not known to have what it was given
+            patched.setattr(WandbRows, "ended", lambda self: None)
         quick_run(tmp_path, *short, method="random")
-    monkeypatch.setattr(WandbRows, "rows", send)
     record, _ = quick_run(tmp_path, *short, method="random")
     contents = runs_below(tmp_path)["teacher"]
     assert {content["run"].run_id for content in contents} == {f"teacher-{record.stages['teacher'].key[:12]}"}
     assert [content["ended"] for content in contents] == [[1], [0], [0]]
     epochs = [[row["epoch"] for row in epochs_of(content)] for content in contents]
-    assert epochs == [[0, 1], [2], []], "each once; the third folder brings the weights"
+    assert epochs == [[0, 1], [0, 1, 2] if hard else [2], []], "each once; the third folder brings the weights"
     best = max(row["val/accuracy"] for row in record.stages["teacher"].history)
     assert [content["summary"]["val/accuracy_best"] for content in contents[1:]] == [best, best]
+
+
+HISTORY = [{"epoch": epoch, "seconds": 1.0, "val/accuracy": 50.0} for epoch in range(9)]
+
+
+def sent_by(tmp_path, *counts, offline, ended, logged=False):
+    """The epochs that W&B was given in a run whose history had these lengths one after the other."""
+    epochs, summary = [], SimpleNamespace(update=lambda columns: None)
+    run = SimpleNamespace(offline=offline, summary=summary, log=lambda row: epochs.append(row["epoch"]))
+    rows = WandbRows(run, None, tmp_path / "epoch")
+    for count in counts:
+        (rows.log_history if logged else rows.rows)(HISTORY[:count])
+    if ended:
+        rows.ended()
+    return epochs
+
+
+def test_rows_that_a_hard_kill_may_have_lost_are_sent_again(tmp_path):
+    """Offline all since the last end, for W&B writes large blocks; another run meanwhile sends none of them."""
+    assert sent_by(tmp_path, 1, 2, offline=True, ended=True) == [0, 1]
+    assert sent_by(tmp_path, 3, 5, offline=True, ended=False) == [2, 3, 4]
+    assert sent_by(tmp_path, 4, offline=True, ended=True, logged=True) == []
+    assert sent_by(tmp_path, 6, offline=True, ended=True, logged=True) == [5]
+    assert sent_by(tmp_path, 4, 7, offline=True, ended=True) == [2, 3, 4, 5, 6]
+    assert sent_by(tmp_path, 7, 8, offline=True, ended=True) == [7]
+    (tmp_path / "epoch").write_text("7")  # as earlier versions wrote it
+    assert sent_by(tmp_path, 9, offline=True, ended=True) == [8]
+
+
+def test_online_the_rows_of_the_last_minute_are_sent_again(tmp_path, monkeypatch):
+    seconds = itertools.count()
+    monkeypatch.setattr(wandb_logger, "time", SimpleNamespace(monotonic=lambda: 10.0 * next(seconds)))
+    assert sent_by(tmp_path, *range(1, 7), offline=False, ended=False) == [0, 1, 2, 3, 4, 5]
+    assert sent_by(tmp_path, 6, offline=False, ended=True) == [3, 4, 5]
 
 
 @pytest.mark.slow
