@@ -22,6 +22,7 @@ _HOMES = {
     "save_mask": "relinearize.relu.mask",
     "resolve_budget": "relinearize.relu.budget",
     "top_mask": "relinearize.relu.budget",
+    "FinishedRun": "relinearize.runs.finished",
     "UserError": "relinearize.errors",
 }
 

@@ -77,7 +77,7 @@ def remove_temporaries(folder: Path) -> None:
     for leftover in folder.rglob(TEMPORARY):
         with contextlib.suppress(FileNotFoundError):
             if leftover.match(f".*.{HERE}.*.tmp") or time.time() - leftover.stat().st_mtime > ABANDONED:
-                leftover.unlink()
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

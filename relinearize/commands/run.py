@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from relinearize.commands.jobs import application, fail, find_users_modules, one_line_errors, show_help
 from relinearize.commands.words import flags_first
 from relinearize.conf_folder import conf_folder
+from relinearize.progress import say
 from relinearize.sweeps.arguments import name_sweep, with_budget_grid
 
 
@@ -40,6 +41,8 @@ def run_job(config: DictConfig) -> float:
     launcher = HydraConfig.get().runtime.choices.get("launcher")
     if launcher not in ("basic", None):  # Hydra would say nothing and run it here
         fail(f"launcher={launcher} starts the runs of a sweep: add -m, also for a single run")
+    if swept := OmegaConf.select(HydraConfig.get(), "sweeper.params"):
+        say(f"this experiment is a sweep over {', '.join(swept)}: add -m; without it one run is made")
     return make_run(config)[0].accuracy.objective
 
 
@@ -70,7 +73,8 @@ def run_and_copy(config: DictConfig) -> tuple[Any, Path]:
         found = run(config)
     record, folder = found
     if hydra.mode == RunMode.MULTIRUN:
-        write_bytes(Path(hydra.runtime.output_dir) / RECORD_FILE, (folder / RECORD_FILE).read_bytes())
+        place = Path(hydra.sweep.dir) / str(hydra.job.num)  # beside the job's state, whatever hydra.sweep.subdir says
+        write_bytes(place / RECORD_FILE, (folder / RECORD_FILE).read_bytes())
     return record, folder
 
 

@@ -100,7 +100,8 @@ class TrainLoader:
     def weight(self, part: int, batch: int) -> float:
         """What a mean over this process's share of a batch counts in the mean over the processes: so many images as it
         has, of an equal share. Not 1 where the processes do not divide the batch."""
-        first, end = self._bounds[self._part_bounds[part] + batch :][:2]
+        place = self._part_bounds[part] + batch
+        first, end = self._bounds[place : place + 2]
         return len(range(first + self.rank, end, self.world_size)) * self.world_size / (end - first)
 
     def seek(self, epoch: int, part: int = 0) -> None:

@@ -37,7 +37,8 @@ SELECTED = ("top", "correlated", "correlated_within_sites")
 
 
 class Progressive(CycleStage, Distill):
-    """The search stage of method=progressive. Settings: conf/method/search/progressive.yaml.
+    """The search stage of method=progressive. Settings in use: conf/method/search/progressive.yaml (the defaults here
+    are former ones, which the keys of results rest on).
 
     Args:
         network: sites are SlopedReLU; starts from the teacher's weights.
@@ -80,10 +81,11 @@ class Progressive(CycleStage, Distill):
         self.take(">= 0", hysteresis=hysteresis, diagonal=diagonal, exchange_rate=exchange_rate)
         self.take(">= 0", integer=True, rung_epochs=rung_epochs, exchanges=exchanges)
         self.take(">= 1", integer=True, score_images=score_images)
-        if selection == "correlated" and getattr(score, "func", score) is not fisher:
+        exact = getattr(score, "keywords", {}).get("exact")
+        if selection == "correlated" and (exact or getattr(score, "func", score) is not fisher):
             raise UserError(
-                f"{key}.selection=correlated has its own measure of damage; give score=fisher, which it is made of, or "
-                f"{key}.selection=correlated_within_sites"
+                f"{key}.selection=correlated has its own measure of damage; give score=fisher (exact=false), which it "
+                f"is made of, or {key}.selection=correlated_within_sites"
             )
         if exchanges and not rung_epochs:
             raise UserError(f"{key}.exchanges needs a trained rung; give {key}.rung_epochs >= 1")

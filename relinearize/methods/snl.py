@@ -5,9 +5,9 @@ are trained jointly (Algorithm 1) on
 
     L = CE(student, y) + T^2 KL(softmax(teacher / T) || softmax(student / T)) + lambda * sum ||alpha||_1
 
-where lambda grows by the factor kappa after each epoch in which the number of positions with alpha > epsilon did not
-fall. The search ends when that number has reached the budget. The search trajectory does not depend on where it ends,
-so one search serves every budget that it passes: it leaves a snapshot (weights, mask) at each.
+where lambda grows by the factor kappa after each epoch in which the number of positions with alpha > epsilon is not
+below the lowest so far. The search ends when that number has reached the budget. The search trajectory does not depend
+on where it ends, so one search serves every budget that it passes: it leaves a snapshot (weights, mask) at each.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -102,32 +102,31 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
     return found
 
 
-def does_the_same(network: nn.Module, found: Probe) -> bool:
+def does_the_same(network: nn.Module, found: Probe, traced: bool) -> bool:
     """Whether `network` runs one site for each probed call, in order, and gives the probed outputs up to rounding.
 
     Compared in eval mode, on a copy. A site that does not run is one that the model reaches by another way than its
-    attribute, say from a list that it keeps. Raises UserError where it does the same and the input of a site is written
-    over afterwards: gradients and scores read that input later.
+    attribute, say from a list that it keeps. Nor does one where the input of a site is written over afterwards, which
+    gradients and scores read later: a trace makes + of +=, and UserError is raised for what is `traced`.
     """
     network = copied(network).eval()
-    ran: list[int] = []
-    inputs: list[tuple[str, Tensor, int]] = []  # the site, what it was given, and how often that was written until then
+    ran: list[tuple[int, str, Tensor, int]] = []  # index, name, input, and how often that was written until then
 
     def look(name: str, site: MaskedReLU, given: tuple[Tensor, ...], _: Tensor) -> None:
-        ran.append(site.index)
-        inputs.append((name, given[0], given[0]._version))
+        ran.append((site.index, name, given[0], given[0]._version))
 
     for name, module in network.named_modules():
         if isinstance(module, MaskedReLU):
             module.register_forward_hook(partial(look, name))
     outputs = _outputs(network, found.input)
-    if ran != list(range(len(found.calls))) or not _all_close(outputs, found.outputs):
+    if [one[0] for one in ran] != list(range(len(found.calls))) or not _all_close(outputs, found.outputs):
         return False
-    if written := [name for name, given, version in inputs if given._version > version]:
+    written = [name for _, name, given, version in ran if given._version > version]
+    if written and traced:
         raise UserError(
-            f"the input of {listed(written)} is written over after its ReLU; write x = x + ... instead of x += ..."
+            f"the input of {listed(written)} is written over after its ReLU; write x = x + ... instead of x.add_(...)"
         )
-    return True
+    return not written
 
 
 def trains_the_same(network: nn.Module, model: nn.Module, found: Probe) -> bool:

@@ -36,7 +36,7 @@ def linearize(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     model = with_weights(model)
     found = probe(model, input_size)
     network = _swapped(model, found) if found.modules_called_once else None
-    if network is None or not does_the_same(network, found):
+    if network is None or not does_the_same(network, found, traced=False):
         network = traced_with_sites(model, found)
         kept = network.state_dict()
         if left_out := [name for name in model.state_dict() if name not in kept]:

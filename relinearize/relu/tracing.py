@@ -4,6 +4,7 @@ Needed where calls are functional or in place, or where one nn.ReLU module is ca
 """
 
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def traced_with_sites(model: nn.Module, found: Probe) -> fx.GraphModule:
         if name not in saved:  # torch makes a buffer of every tensor that the forward pass names
             owner, _, buffer = name.rpartition(".")
             network.get_submodule(owner)._non_persistent_buffers_set.add(buffer)
-    if not does_the_same(network, found):
+    if not does_the_same(network, found, traced=True):
         raise UserError(
             f"the network computes something else after tracing; its ReLU calls are {describe(found.calls)}: "
             "write them as nn.ReLU modules, each called once"
@@ -165,8 +166,10 @@ class ByValue(ForOneImage):
         return getattr(self._runner, node.op)(node.target, args, kwargs)
 
     def _of_batch_size(self, node: fx.Node) -> bool:
-        sizes = isinstance(self.values[node], int) and node.args[1:] == (0,)
-        return sizes or any(self._of_batch_size(source) for source in node.all_input_nodes)
+        if isinstance(self.values[node], Tensor):
+            return False
+        first = node.target in (operator.getitem, "size") and node.args[1:] == (0,)
+        return first or any(map(self._of_batch_size, node.all_input_nodes))
 
 
 class _Tracer(ByValue):

@@ -42,12 +42,12 @@ def find_inferences(folders: Sequence[Path]) -> list[InferenceRecord]:
 def find_robustness(folders: Sequence[Path], runs: Iterable[tuple[Path, Record]]) -> list[RobustRecord]:
     """The robust records below `folders`, but those of weights that their run of `runs` no longer has (it was made
     again, with repair=true): these are named in the log."""
-    present = {record.key: (record.files or {}).get(WEIGHTS) for _, record in runs}
+    present = {path.parent: (record.files or {}).get(WEIGHTS) for path, record in runs}
     places = [path.with_name(ROBUST_FILE) if path.is_file() else path for path in folders]
     found = []
     for path, robust in RobustRecord.find(place for place in places if place.exists()):
         measured = (robust.evaluation.get("subject") or {}).get("weights")
-        if len({measured, present.get(robust.key)} - {None}) > 1:
+        if len({measured, present.get(path.parent)} - {None}) > 1:
             logger.warning("skipped: %s: measured with weights that the run no longer has; evaluate it again", path)
         else:
             found.append(robust)

@@ -42,11 +42,12 @@ class FinishedRun:
     trust: bool = False
 
     @classmethod
-    def open(cls, folder: Path, root: str | None = None, trust: bool = False) -> "FinishedRun":
+    def open(cls, folder: Path | str, root: str | None = None, trust: bool = False) -> "FinishedRun":
         """Read record and config. `root`: where the images lie now; `trust`: see records/config.py.
 
         UserError names the first missing file.
         """
+        folder = Path(folder)
         for file in FILES:
             if not (folder / file).is_file():
                 raise UserError(f"run={folder} is no finished run: {file} is missing there")

@@ -103,10 +103,11 @@ class LowerLatency(SiteChoice):
         terms = {"seconds": online.seconds, "bytes": online.bytes, "messages": online.messages}
         self.measured = {}  # fitted anew, other sites may go; what stands at removed positions is there on any sites
         for name, one in terms.items():
-            counts = {IN_KEYS.get(count, count): 0 for count in one.constants if count not in REPLACEMENT_COUNTS}
-            for count in set(one.constants) - set(REPLACEMENT_COUNTS):
-                counts[IN_KEYS.get(count, count)] += one.constants[count]
-            self.measured[name] = counts
+            counts = self.measured[name] = {}
+            for count, value in one.constants.items():
+                if count not in REPLACEMENT_COUNTS:
+                    former = IN_KEYS.get(count, count)
+                    counts[former] = counts.get(former, 0) + value
 
     def choose(self, sizes: Mapping[str, int], budget: int, divide: Divide) -> Division:
         return cull_by_latency(sizes, budget, divide, self.latency(sizes), self.worth)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import PixelInput
 from relinearize.backbones.routes import state_for
 from relinearize.backbones.weights import write_weights
+from relinearize.errors import UserError
 from relinearize.methods.frozen import frozen_copy
 from relinearize.methods.losses import accuracy, measure_predictions
 from relinearize.methods.stage.stage import Stage
@@ -71,8 +72,8 @@ Build = Callable[[Plan], Stage]
 def train(plan: Plan, build: Build, checkpoint: Path, logged: bool = True, stage: Stage | None = None) -> Stage:
     """Fit the stage of `build` with the run's images, precision, devices and loggers, from `checkpoint` if it exists.
 
-    `stage`: what `build` gives, if it was built before. Returns the stage, trained. A checkpoint that does not fit is
-    removed, which is said: the training starts again.
+    `stage`: what `build` gives, if it was built before. Returns the stage, trained. Raises UserError for a checkpoint
+    that does not fit the stage, and leaves it there: of this program or of the user's network, another version may.
     """
     stage = ready(plan, stage or build(plan))
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +88,10 @@ def train(plan: Plan, build: Build, checkpoint: Path, logged: bool = True, stage
         ):
             fit(stage, training, checkpoint, log_rows=logger.rows, lightning_logger=logger.lightning)
     except Unfit as error:
-        say(f"{checkpoint} is of another version of this stage ({error}): this training starts again")
-        checkpoint.unlink()
-        return train(plan, build, checkpoint, logged)
+        raise UserError(
+            f"{checkpoint} does not fit this stage ({error}), which has changed since: go on with the version that "
+            "wrote it, or delete it, and this training starts again"
+        ) from error
     return stage
 
 

@@ -11,6 +11,7 @@ from relinearize.conf_folder import conf_folder
 
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 SWEEP_VARIABLE = "RELINEARIZE_SWEEP"
+BUDGETS = ("budget", "budget.relus", "budget.fraction")  # keys that say a budget
 
 
 def quoted(text: str) -> str:
@@ -30,7 +31,7 @@ def with_budget_grid(arguments: list[str]) -> list[str]:
     grid: list[str] = []
     for argument in arguments:
         key, _, values = argument.partition("=")
-        if key in ("budget", "budget.relus", "budget.fraction"):
+        if key in BUDGETS:
             for value in values.strip("[]").split(","):
                 value = value.strip()
                 if key == "budget" and (file := conf_folder() / "budget" / f"{value}.yaml").is_file():

@@ -17,12 +17,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from relinearize.errors import UserError, user_error_behind
 from relinearize.records.run import RECORD_FILE
-from relinearize.sweeps.arguments import SWEEP_VARIABLE, quoted
+from relinearize.sweeps.arguments import BUDGETS, SWEEP_VARIABLE, quoted
 from relinearize.sweeps.files import SWEEP_FILE, SweepFile, job_files
 from relinearize.sweeps.heartbeat import Process, alive, beating
 from relinearize.sweeps.status import Sweep, print_sweep
@@ -37,6 +37,7 @@ class ListJobs(Callback):
     heartbeat = contextlib.ExitStack()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        drop_other_budgets(config)
         if not ListJobs.watched:  # `relinearize count -m`: leaves no runs
             return
         if config.sweep is None:  # hydra.mode in a file
@@ -56,6 +57,18 @@ class ListJobs(Callback):
             sys.exit(1)
         ListJobs.folder = folder
         ListJobs.heartbeat.enter_context(beating(folder / SWEEP_FILE))
+
+
+def drop_other_budgets(config: DictConfig) -> None:
+    """Take the budgets out of an experiment's sweep where the command has some under another of the three keys.
+
+    Hydra replaces equal keys alone, so that each job would have both, and the experiment's would count.
+    """
+    typed = {argument.partition("=")[0] for argument in config.hydra.overrides.task}
+    with open_dict(config.hydra.sweeper):
+        for key in BUDGETS if typed & set(BUDGETS) and config.hydra.sweeper.params else ():
+            if key not in typed:
+                config.hydra.sweeper.params.pop(key, None)
 
 
 def refuse_running(folder: Path) -> None:

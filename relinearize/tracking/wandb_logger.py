@@ -101,7 +101,8 @@ class WandbRows(StageLogger):
         A snapshot's row, which lies between two epochs, is in neither; the summary says nothing of single sites.
         """
         rows = [row for row in history if "seconds" in row]
-        self.send(rows, self.epochs_sent()[0])  # what trains the stage now, in another process, sends the others
+        given, sure = self.epochs_sent()
+        self.send(rows, given if self.info.stage == "search" else sure)  # a search may be sent by another process, too
         last = {key: value for key, value in rows[-1].items() if key.count("/") < 2} if rows else {}
         self.run.summary.update(last | best_columns(history))
 

@@ -228,6 +228,10 @@ def test_settings_of_the_search_that_cannot_be_are_refused(plan, name, value, me
         (["method.finetune.standardise=no"], r"^method.finetune.standardise=no is unknown; valid: True, False$"),
         (["method.finetune.norm_images=0"], r"^method.finetune.norm_images=0: must be an integer >= 2"),
         (["method.search.selection=correlated", "score=snip"], "has its own measure of damage; give score=fisher"),
+        (
+            ["method.search.selection=correlated", "score.exact=true"],
+            r"has its own measure .*score=fisher \(exact=false",
+        ),
         (["method.search.exchanges=1", "dataset.holdout=0", "method.teacher.selection=last"], "dataset.holdout"),
         (["total_epochs=0"], "total_epochs=0: must be an integer >= 1"),
         (["method.finetune.average_decay=1"], "method.finetune.average_decay=1"),

@@ -185,7 +185,7 @@ class ThroughNumpy(Modules):
 
 
 class WrittenOver(Modules):
-    """Weights, gradients and all are right, but who keeps what the second ReLU was given reads something else."""
+    """Weights, gradients and all are right, but who keeps what the second ReLU was given would read something else."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
@@ -246,7 +246,7 @@ class AddsInPlace(Toy):
 
 
 def test_what_users_networks_have_besides() -> None:
-    for kind, sites in ((WithOutput, 3), (WithScale, 1), (AddsInPlace, 2)):
+    for kind, sites in ((WithOutput, 3), (WithScale, 1), (AddsInPlace, 2), (WrittenOver, 2)):
         assert len(named_sites(linearize(built(kind), SIZE))) == sites
     with pytest.warns(UserWarning, match="do not run on a random image .* second"):
         assert list(named_sites(linearize(built(Branches), SIZE))) == ["first"]
@@ -293,8 +293,7 @@ REFUSED = {
     "an axis before the batch": (TwoStreams, "one row per image"),
     "an axis of three": (ThreeStreams, "one row per image"),
     "numpy": (ThroughNumpy, "the network itself leaves torch by numpy"),
-    "written over": (WrittenOver, r"the input of second is written over after its ReLU; write x = x \+"),
-    "written over by a call": (WrittenOverByCall, "the input of relu is written over after its ReLU"),
+    "written over": (WrittenOverByCall, r"the input of relu is written over after its ReLU; write x = x \+"),
     "a forward that holds the original": (with_another_forward, "the forward of 0 was replaced by a function"),
     "TorchScript": (Scripted, "runs 2 ReLUs, of which only 1"),
     "random in eval mode": (lambda: Applies(lambda y: F.dropout(y)), "differ from run to run .* uses"),

@@ -107,6 +107,29 @@ def test_failed_jobs_stop_no_others_and_are_reported_at_the_end(monkeypatch, cap
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("experiment", "budget"),
+    [
+        ("paper/senet_cifar100_resnet18", "budget=50k"),
+        ("sweep/pareto", "budget.relus=50000"),
+        ("sweep/frontier", "budget=50k"),
+    ],
+)
+def test_a_budget_that_is_typed_replaces_those_of_an_experiment_under_any_key(monkeypatch, experiment, budget):
+    words = [
+        "-m",
+        f"experiment={experiment}",
+        budget,
+        "method=snl",
+        "method/teacher=classifier",
+        "seed=3",
+        "sweep=mine",
+    ]
+    assert sweep(monkeypatch, float, "-m", *words, whole_config=True) == (0, [3])
+    (job,) = SweepFile.read(find_sweep("mine") / SWEEP_FILE).jobs
+    assert [word for word in job if word.startswith("budget") and "grid" not in word] == [budget]
+
+
 def test_a_sweep_without_failures_ends_with_status_0(monkeypatch, capsys):
     assert sweep(monkeypatch, float, *SEEDS) == (0, [0, 1, 2, 3])
     assert "4 done\n" in capsys.readouterr().out

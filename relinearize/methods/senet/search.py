@@ -85,7 +85,7 @@ class SENetSearch(MaskedSearch):
 
     FIXED: Mapping[str, Any] = {}
     SAVED = (*MaskedSearch.SAVED, "settled_epochs", "mismatch.sums")
-    allocated = True  # is given sensitivities and one budget, see pipeline.py
+    allocated = True  # is given sensitivities and one budget, see runs/search.py
 
     def __init__(
         self,

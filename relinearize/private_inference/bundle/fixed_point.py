@@ -14,7 +14,7 @@ SPU_BITS = 18  # behind the point
 
 def nearest(values: np.ndarray | float, bits: int) -> np.ndarray:
     """`values` to the nearest that `bits` behind the point can hold, float32."""
-    return np.float32(np.rint(np.float64(values) * 2**bits) / 2**bits)
+    return np.float32(np.rint(values * 2**bits) / 2**bits)
 
 
 def with_nearest(bundle: Bundle, bits: int) -> Bundle:
@@ -33,7 +33,8 @@ def mean_factors(pixels: int) -> list[float]:
     One over their number, unless that is off by more than TOLERANCE, as of large maps it is: then a power of two, which
     is exact, and what is left.
     """
-    if abs(pixels * nearest(1 / pixels, SPU_BITS) - 1) <= TOLERANCE:
-        return [float(nearest(1 / pixels, SPU_BITS))]
+    share = float(nearest(1 / pixels, SPU_BITS))
+    if abs(pixels * share - 1) <= TOLERANCE:
+        return [share]
     power = 2 ** min(pixels.bit_length() - 1, SPU_BITS)
     return [1 / power, float(nearest(power / pixels, SPU_BITS))]

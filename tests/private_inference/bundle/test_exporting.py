@@ -232,7 +232,7 @@ class Decides(Head):
     """By an argument that images come without, and by the size of the map."""
 
     def forward(self, x, scale=None, train=False):
-        assert x.shape[1] == 3 and x.ndim == 4
+        assert x.shape[1] == 3 and x.ndim == 4 and x.shape[-1] % 2 == 0 and x.shape[2] > 0
         if scale is not None or train:
             x = x * scale
         x = self.relu(self.first(x))
