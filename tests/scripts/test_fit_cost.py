@@ -227,3 +227,10 @@ def test_quick_networks_make_no_constants(script, capsys):
 def test_without_the_engine_one_line(script, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"fit_cost: error: infer needs SecretFlow SPU .* none at /no/python"):
         script.main(["--check", "--python", "/no/python", "--folder", str(tmp_path)])
+
+
+def test_what_no_fit_can_tell_apart_is_what_is_committed(script, content):
+    from costs.fitting import LOGITS
+
+    for protocol, messages in LOGITS.items():
+        assert content["protocols"][protocol]["online"]["messages"]["inference"]["value"] == messages
