@@ -17,7 +17,7 @@ from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.data.order import seeded_generator
-from relinearize.methods.baselines.masked_search import MaskedSearch
+from relinearize.methods.masked_search import MaskedSearch
 from relinearize.methods.stage.schedule import adam
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
 from relinearize.relu.activation import SlopedReLU

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from relinearize.backbones.adapter import inner_network
 from relinearize.data.order import seeded_generator
 from relinearize.errors import UserError, check_choice, check_number
-from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.losses import accuracy
+from relinearize.methods.masked_search import MaskedSearch
 from relinearize.relu.mask import Mask
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_choice, check_number
-from relinearize.methods.baselines.masked_search import MaskedSearch
 from relinearize.methods.losses import accuracy
+from relinearize.methods.masked_search import MaskedSearch
 from relinearize.methods.scores import check_callable
 from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.relu.budget import top_positions

@@ -29,7 +29,7 @@ from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
-from relinearize.methods.baselines.masked_search import MaskedSearch
+from relinearize.methods.masked_search import MaskedSearch
 from relinearize.methods.senet.sparse_training import site_layers
 from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.relu.allocation import allocate_channels

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError, check_number
-from relinearize.methods.baselines.masked_search import MaskedSearch
+from relinearize.methods.masked_search import MaskedSearch
 from relinearize.methods.replacement import GaussianFit
 from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.relu.mask import Mask

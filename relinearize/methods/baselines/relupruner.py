@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
-from relinearize.methods.baselines.masked_search import MaskedSearch
+from relinearize.methods.masked_search import MaskedSearch
 from relinearize.methods.scores import ReLUPrunerMeans
 from relinearize.methods.senet.site_outputs import SiteOutputs
 from relinearize.relu.budget import top_mask

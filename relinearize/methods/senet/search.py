@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.errors import UserError
-from relinearize.methods.baselines.masked_search import MaskedSearch
+from relinearize.methods.masked_search import MaskedSearch
 from relinearize.methods.senet.mismatch import MEASURES, Mismatch
 from relinearize.methods.stage.snapshot import Snapshot
 from relinearize.processes import sum_in_first, sum_over_processes, zero_unless_first
