@@ -97,10 +97,10 @@ def mismatch(network: nn.Module, batches: Batches, *, teacher: nn.Module | None 
 
 
 def slope(network: nn.Module, batches: Batches = (), *, teacher: nn.Module | None = None, seed: int = 0) -> Scores:
-    """The slopes that SNL's search has trained. UserError where the sites have none."""
+    """The slopes that SNL's search trains: what its masks are made by. UserError where the sites have none."""
     sites = named_sites(inner_network(network))
     if not all(isinstance(site, SlopedReLU) for site in sites.values()):
-        raise UserError("score=slope: the sites have no trained slopes; SNL's search (method=snl) trains them")
+        raise UserError("the sites have no slopes; SNL's search (method=snl) trains them")
     return {name: site.alpha.detach().float() for name, site in sites.items()}
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn, optim
 
 from relinearize.backbones.adapter import inner_network
 from relinearize.methods.distill import Distill
+from relinearize.methods.scores import slope
 from relinearize.methods.stage.schedule import adam
 from relinearize.methods.stage.snapshot import Snapshot, count_columns, without_alphas
 from relinearize.relu.budget import top_mask
@@ -130,7 +131,7 @@ class SNLSearch(Distill):
 
     def _leave_snapshot(self, budget: int) -> None:
         reached = self.count <= budget
-        alphas = {name: alpha.detach().cpu().clone() for name, alpha in self.alphas.items()}
+        alphas = {name: alpha.cpu().clone() for name, alpha in slope(self.network).items()}
         if self.paper_parity and reached:
             mask = Mask({name: alpha > self.threshold for name, alpha in alphas.items()})
         else:
