@@ -62,7 +62,7 @@ def test_a_users_network_is_counted_whatever_its_name(tmp_path):
     config = own_config(tmp_path, "Plain")
     work = network_work(config, instantiate(config.dataset.source))
     outputs = 9 * 8 * 8
-    assert (work.layers, work.multiplications, work.outputs) == (2, outputs * 9 + 9 * 10, outputs + 10)
+    assert (work.layers, work.multiplications, work.outputs) == (2, outputs * 9 + 9 * 10, outputs + 9 + 10), "9 means"
     assert network_work(composed(tmp_path), instantiate(config.dataset.source)).layers == 10, "of the project's own"
 
 

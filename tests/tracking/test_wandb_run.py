@@ -128,11 +128,11 @@ def test_interrupted_stage_goes_on_in_the_same_wandb_run(tmp_path, offline, monk
 HISTORY = [{"epoch": epoch, "seconds": 1.0, "val/accuracy": 50.0} for epoch in range(9)]
 
 
-def sent_by(tmp_path, *counts, offline, ended, logged=False):
+def sent_by(tmp_path, *counts, offline, ended, logged=False, stage="search"):
     """The epochs that W&B was given in a run whose history had these lengths one after the other."""
     epochs, summary = [], SimpleNamespace(update=lambda columns: None)
     run = SimpleNamespace(offline=offline, summary=summary, log=lambda row: epochs.append(row["epoch"]))
-    rows = WandbRows(run, None, tmp_path / "epoch")
+    rows = WandbRows(run, SimpleNamespace(stage=stage), tmp_path / "epoch")
     for count in counts:
         (rows.log_history if logged else rows.rows)(HISTORY[:count])
     if ended:
@@ -150,6 +150,12 @@ def test_rows_that_a_hard_kill_may_have_lost_are_sent_again(tmp_path):
     assert sent_by(tmp_path, 7, 8, offline=True, ended=True) == [7]
     (tmp_path / "epoch").write_text("7")  # as earlier versions wrote it
     assert sent_by(tmp_path, 9, offline=True, ended=True) == [8]
+
+
+def test_a_killed_upload_after_the_training_is_sent_again(tmp_path):
+    assert sent_by(tmp_path, 3, offline=True, ended=False, logged=True, stage="finetune") == [0, 1, 2]
+    assert sent_by(tmp_path, 3, offline=True, ended=True, logged=True, stage="finetune") == [0, 1, 2]
+    assert sent_by(tmp_path, 3, offline=True, ended=True, logged=True, stage="finetune") == []
 
 
 def test_online_the_rows_of_the_last_minute_are_sent_again(tmp_path, monkeypatch):
